@@ -1,0 +1,4 @@
+//! hpfeeds for Rust.
+#![doc(test(attr(deny(warnings))))]
+
+pub mod wire;

@@ -1,0 +1,108 @@
+use std::{fmt, io};
+
+use super::{NameError, Opcode};
+
+/// The part of a frame that an error is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Field {
+    /// Who authenticates or publishes.
+    Ident,
+    /// Where a message goes.
+    Channel,
+    /// The broker's name in INFO.
+    Name,
+    /// The 20 bytes that prove the secret in AUTH.
+    Digest,
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ident => "ident",
+            Self::Channel => "channel",
+            Self::Name => "broker name",
+            Self::Digest => "digest",
+        })
+    }
+}
+
+/// The peer sent bytes that are not hpfeeds. Nothing after them can be understood: close the connection.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// The total length counts the five bytes of the header, so it cannot be less.
+    #[error("frame length {length} is too short: a frame has at least 5 bytes")]
+    TooShort {
+        /// The length that the header claims, in bytes.
+        length: u32,
+    },
+    /// The total length is above the limit of its opcode. See [`Limits`](super::Limits).
+    #[error("{opcode} frame of {length} bytes is too long: the limit is {limit} bytes")]
+    TooLong {
+        /// What kind of frame it is.
+        opcode: Opcode,
+        /// The length that the header claims, in bytes.
+        length: u32,
+        /// The longest that is accepted, in bytes, header included.
+        limit: u32,
+    },
+    /// The opcode is none of 0 to 5.
+    #[error("unknown opcode {0}")]
+    UnknownOpcode(u8),
+    /// The frame ends before or inside a field.
+    #[error("{opcode} frame ends inside the {field}")]
+    Truncated {
+        /// What kind of frame it is.
+        opcode: Opcode,
+        /// What is cut short.
+        field: Field,
+    },
+    /// A name has no bytes or too many, or is not UTF-8.
+    #[error("{field} in {opcode} frame {cause}")]
+    Name {
+        /// What kind of frame it is.
+        opcode: Opcode,
+        /// Which name.
+        field: Field,
+        /// What is wrong with it.
+        cause: NameError,
+    },
+    /// The signature of AUTH is not 20 bytes long.
+    #[error("AUTH digest is {found} bytes long: SHA-1 has 20")]
+    DigestLength {
+        /// Its length in bytes.
+        found: usize,
+    },
+    /// The connection ended in the middle of a frame.
+    #[error("the connection ended inside a frame: {missing} bytes are missing")]
+    Incomplete {
+        /// How many bytes the frame still lacks (of the header, when that is incomplete itself).
+        missing: usize,
+    },
+    /// The connection itself failed; only [`Codec`](super::Codec) returns it.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// A frame that the protocol or the limits do not allow. Nothing was written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EncodeError {
+    /// The frame would be above the limit of its opcode, and the peer would drop the connection.
+    #[error("{opcode} frame of {length} bytes is too long: the limit is {limit} bytes")]
+    TooLong {
+        /// What kind of frame it is.
+        opcode: Opcode,
+        /// The length the frame would have, in bytes, header included.
+        length: usize,
+        /// The longest that is allowed, in bytes, header included.
+        limit: u32,
+    },
+    /// A broker name of more than 255 bytes.
+    #[error("broker name {0}")]
+    Name(NameError),
+    /// The connection itself failed; only [`Codec`](super::Codec) returns it.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}

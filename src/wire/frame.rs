@@ -1,0 +1,415 @@
+use std::{fmt, str};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+
+use super::{Channel, DecodeError, Digest, EncodeError, Field, Ident, MAX_NAME_LEN, NameError, Nonce, names};
+
+/// The bytes before every body: the total length and the opcode.
+pub const HEADER_LEN: usize = 5;
+
+/// What a frame is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum Opcode {
+    /// The broker says what was wrong.
+    Error = 0,
+    /// The broker's greeting: its name and the nonce.
+    Info = 1,
+    /// The client proves that it knows the secret.
+    Auth = 2,
+    /// A message, in both directions.
+    Publish = 3,
+    /// The client wants a channel's messages.
+    Subscribe = 4,
+    /// The client no longer wants them.
+    Unsubscribe = 5,
+}
+
+impl Opcode {
+    fn from_byte(byte: u8) -> Result<Self, DecodeError> {
+        Ok(match byte {
+            0 => Self::Error,
+            1 => Self::Info,
+            2 => Self::Auth,
+            3 => Self::Publish,
+            4 => Self::Subscribe,
+            5 => Self::Unsubscribe,
+            other => return Err(DecodeError::UnknownOpcode(other)),
+        })
+    }
+}
+
+impl fmt::Display for Opcode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Error => "ERROR",
+            Self::Info => "INFO",
+            Self::Auth => "AUTH",
+            Self::Publish => "PUBLISH",
+            Self::Subscribe => "SUBSCRIBE",
+            Self::Unsubscribe => "UNSUBSCRIBE",
+        })
+    }
+}
+
+/// How long frames may be. Both sides of a connection need the same maximum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    max_message: u32,
+}
+
+impl Limits {
+    /// 1 MiB, as the Python implementation has it (`MAXBUF`).
+    pub const DEFAULT_MAX_MESSAGE: u32 = 1 << 20;
+
+    /// INFO and AUTH: header, a counted name, 20 bytes.
+    const HANDSHAKE: u32 = 5 + 256 + 20;
+    /// SUBSCRIBE and UNSUBSCRIBE: header, a counted ident, a channel.
+    const SUBSCRIPTION: u32 = 5 + 256 + 255;
+
+    /// Limits with another maximum for the body of PUBLISH and ERROR, in bytes. The body of PUBLISH is the two
+    /// counted names and the payload.
+    #[must_use]
+    pub const fn new(max_message: u32) -> Self {
+        Self { max_message }
+    }
+
+    /// The longest body of PUBLISH and ERROR, in bytes.
+    #[must_use]
+    pub const fn max_message(self) -> u32 {
+        self.max_message
+    }
+
+    /// The longest frame with this opcode, in bytes, header included.
+    #[must_use]
+    pub const fn of(self, opcode: Opcode) -> u32 {
+        match opcode {
+            Opcode::Error | Opcode::Publish => self.max_message.saturating_add(5),
+            Opcode::Info | Opcode::Auth => Self::HANDSHAKE,
+            Opcode::Subscribe | Opcode::Unsubscribe => Self::SUBSCRIPTION,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::new(Self::DEFAULT_MAX_MESSAGE)
+    }
+}
+
+/// The first five bytes of a frame, checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// What kind of frame follows.
+    pub opcode: Opcode,
+    /// The whole frame, in bytes, this header included: at least 5.
+    pub length: usize,
+}
+
+impl Header {
+    /// Reads the header at the start of `bytes`, or `None` when they are fewer than five.
+    ///
+    /// Both bounds of the length are checked here, before anybody waits for the body or reserves room for it.
+    pub fn parse(bytes: &[u8], limits: Limits) -> Result<Option<Self>, DecodeError> {
+        let Some(&[a, b, c, d, opcode]) = bytes.first_chunk() else {
+            return Ok(None);
+        };
+        let length = u32::from_be_bytes([a, b, c, d]);
+        if length < 5 {
+            return Err(DecodeError::TooShort { length });
+        }
+        let opcode = Opcode::from_byte(opcode)?;
+        let limit = limits.of(opcode);
+        if length > limit {
+            return Err(DecodeError::TooLong { opcode, length, limit });
+        }
+        Ok(Some(Self { opcode, length: length as usize }))
+    }
+}
+
+/// A frame that owns what it holds. Decoding one copies no payload: it is a slice of the read buffer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Frame {
+    /// The broker says what was wrong, and usually closes.
+    Error {
+        /// Text for a person; usually, but not always, UTF-8.
+        message: Bytes,
+    },
+    /// The broker's greeting.
+    Info {
+        /// The broker's name, at most 255 bytes.
+        name: String,
+        /// What the client must sign.
+        nonce: Nonce,
+    },
+    /// The client's answer to INFO.
+    Auth {
+        /// Who it is.
+        ident: Ident,
+        /// The proof.
+        digest: Digest,
+    },
+    /// A message.
+    Publish {
+        /// Who published it.
+        ident: Ident,
+        /// Where.
+        channel: Channel,
+        /// What; opaque bytes, possibly none.
+        payload: Bytes,
+    },
+    /// The client wants a channel's messages.
+    Subscribe {
+        /// Who it is; brokers do not check it here.
+        ident: Ident,
+        /// Which channel.
+        channel: Channel,
+    },
+    /// The client no longer wants a channel's messages.
+    Unsubscribe {
+        /// Who it is; brokers do not check it here.
+        ident: Ident,
+        /// Which channel.
+        channel: Channel,
+    },
+}
+
+impl Frame {
+    /// What kind of frame it is.
+    #[must_use]
+    pub fn opcode(&self) -> Opcode {
+        match self {
+            Self::Error { .. } => Opcode::Error,
+            Self::Info { .. } => Opcode::Info,
+            Self::Auth { .. } => Opcode::Auth,
+            Self::Publish { .. } => Opcode::Publish,
+            Self::Subscribe { .. } => Opcode::Subscribe,
+            Self::Unsubscribe { .. } => Opcode::Unsubscribe,
+        }
+    }
+
+    /// Takes a frame out of its bytes: exactly one whole frame, of which the payload stays a slice.
+    ///
+    /// # Panics
+    /// When `bytes` is shorter than the header says it is.
+    pub fn from_bytes(bytes: &Bytes, header: Header) -> Result<Self, DecodeError> {
+        Ok(match FrameRef::parse(header.opcode, &bytes[HEADER_LEN..header.length])? {
+            FrameRef::Error { message } => Self::Error { message: bytes.slice_ref(message) },
+            FrameRef::Info { name, nonce } => Self::Info { name: name.to_owned(), nonce: Nonce::new(nonce) },
+            FrameRef::Auth { ident, digest } => Self::Auth { ident: Ident::checked(ident), digest: *digest },
+            FrameRef::Publish { ident, channel, payload } => Self::Publish {
+                ident: Ident::checked(ident),
+                channel: Channel::checked(channel),
+                payload: bytes.slice_ref(payload),
+            },
+            FrameRef::Subscribe { ident, channel } => {
+                Self::Subscribe { ident: Ident::checked(ident), channel: Channel::checked(channel) }
+            }
+            FrameRef::Unsubscribe { ident, channel } => {
+                Self::Unsubscribe { ident: Ident::checked(ident), channel: Channel::checked(channel) }
+            }
+        })
+    }
+
+    /// Appends the frame's bytes to `dst`, or writes nothing and says which limit it breaks.
+    pub fn encode(&self, dst: &mut BytesMut, limits: Limits) -> Result<(), EncodeError> {
+        match self {
+            Self::Error { message } => put(dst, limits, Opcode::Error, &[message]),
+            Self::Info { name, nonce } => {
+                let Ok(len) = u8::try_from(name.len()) else {
+                    return Err(EncodeError::Name(NameError::TooLong(name.len())));
+                };
+                put(dst, limits, Opcode::Info, &[&[len], name.as_bytes(), nonce.as_bytes()])
+            }
+            Self::Auth { ident, digest } => {
+                put(dst, limits, Opcode::Auth, &[&[len_byte(ident)], ident.as_bytes(), digest])
+            }
+            Self::Publish { ident, channel, payload } => encode_publish(dst, limits, ident, channel, payload),
+            Self::Subscribe { ident, channel } | Self::Unsubscribe { ident, channel } => {
+                put(dst, limits, self.opcode(), &[&[len_byte(ident)], ident.as_bytes(), channel.as_bytes()])
+            }
+        }
+    }
+}
+
+/// The length of a PUBLISH frame with a payload of so many bytes, in bytes, header included.
+#[must_use]
+pub fn publish_len(ident: &Ident, channel: &Channel, payload: usize) -> usize {
+    HEADER_LEN + 1 + ident.len() + 1 + channel.len() + payload
+}
+
+/// Appends a PUBLISH frame to `dst`, or writes nothing when it is above the limit.
+pub fn encode_publish(
+    dst: &mut BytesMut,
+    limits: Limits,
+    ident: &Ident,
+    channel: &Channel,
+    payload: &[u8],
+) -> Result<(), EncodeError> {
+    encode_publish_head(dst, limits, ident, channel, payload.len())?;
+    dst.put_slice(payload);
+    Ok(())
+}
+
+/// Appends all of a PUBLISH frame but its payload, for a payload that is written from where it is.
+pub(crate) fn encode_publish_head(
+    dst: &mut BytesMut,
+    limits: Limits,
+    ident: &Ident,
+    channel: &Channel,
+    payload: usize,
+) -> Result<(), EncodeError> {
+    let length = publish_len(ident, channel, payload);
+    dst_header(dst, limits, Opcode::Publish, length)?;
+    put_name(dst, ident);
+    put_name(dst, channel);
+    Ok(())
+}
+
+/// Appends a frame whose body is the parts, one after the other.
+fn put(dst: &mut BytesMut, limits: Limits, opcode: Opcode, parts: &[&[u8]]) -> Result<(), EncodeError> {
+    let length = HEADER_LEN + parts.iter().map(|part| part.len()).sum::<usize>();
+    dst_header(dst, limits, opcode, length)?;
+    for part in parts {
+        dst.put_slice(part);
+    }
+    Ok(())
+}
+
+/// Checks the length, makes room for the whole frame and appends its header.
+fn dst_header(dst: &mut BytesMut, limits: Limits, opcode: Opcode, length: usize) -> Result<(), EncodeError> {
+    let limit = limits.of(opcode);
+    let Some(checked) = u32::try_from(length).ok().filter(|length| *length <= limit) else {
+        return Err(EncodeError::TooLong { opcode, length, limit });
+    };
+    dst.reserve(length);
+    dst.put_u32(checked);
+    dst.put_u8(opcode as u8);
+    Ok(())
+}
+
+fn put_name(dst: &mut BytesMut, name: &str) {
+    dst.put_u8(len_byte(name));
+    dst.put_slice(name.as_bytes());
+}
+
+fn len_byte(name: &str) -> u8 {
+    debug_assert!(name.len() <= MAX_NAME_LEN, "an Ident or Channel has at most 255 bytes");
+    name.len() as u8
+}
+
+/// A frame that borrows everything from the bytes it was read from: nothing is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FrameRef<'a> {
+    /// See [`Frame::Error`].
+    Error {
+        /// Text for a person.
+        message: &'a [u8],
+    },
+    /// See [`Frame::Info`].
+    Info {
+        /// The broker's name.
+        name: &'a str,
+        /// What the client must sign.
+        nonce: &'a [u8],
+    },
+    /// See [`Frame::Auth`].
+    Auth {
+        /// Who it is; 1 to 255 bytes.
+        ident: &'a str,
+        /// The proof.
+        digest: &'a Digest,
+    },
+    /// See [`Frame::Publish`].
+    Publish {
+        /// Who published it; 1 to 255 bytes.
+        ident: &'a str,
+        /// Where; 1 to 255 bytes.
+        channel: &'a str,
+        /// What.
+        payload: &'a [u8],
+    },
+    /// See [`Frame::Subscribe`].
+    Subscribe {
+        /// Who it is; 1 to 255 bytes.
+        ident: &'a str,
+        /// Which channel; 1 to 255 bytes.
+        channel: &'a str,
+    },
+    /// See [`Frame::Unsubscribe`].
+    Unsubscribe {
+        /// Who it is; 1 to 255 bytes.
+        ident: &'a str,
+        /// Which channel; 1 to 255 bytes.
+        channel: &'a str,
+    },
+}
+
+impl<'a> FrameRef<'a> {
+    /// Reads the body of a frame: what follows its [`Header`], to the end of the frame.
+    pub fn parse(opcode: Opcode, body: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader { opcode, rest: body };
+        Ok(match opcode {
+            Opcode::Error => Self::Error { message: reader.rest },
+            Opcode::Info => Self::Info { name: reader.counted(Field::Name)?, nonce: reader.rest },
+            Opcode::Auth => Self::Auth { ident: reader.name(Field::Ident)?, digest: reader.digest()? },
+            Opcode::Publish => Self::Publish {
+                ident: reader.name(Field::Ident)?,
+                channel: reader.name(Field::Channel)?,
+                payload: reader.rest,
+            },
+            Opcode::Subscribe => {
+                Self::Subscribe { ident: reader.name(Field::Ident)?, channel: reader.last_name(Field::Channel)? }
+            }
+            Opcode::Unsubscribe => {
+                Self::Unsubscribe { ident: reader.name(Field::Ident)?, channel: reader.last_name(Field::Channel)? }
+            }
+        })
+    }
+}
+
+/// The only thing that takes a peer's bytes apart.
+struct Reader<'a> {
+    opcode: Opcode,
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    /// A string with its length in the byte before it.
+    fn counted(&mut self, field: Field) -> Result<&'a str, DecodeError> {
+        let truncated = DecodeError::Truncated { opcode: self.opcode, field };
+        let Some((&len, rest)) = self.rest.split_first() else {
+            return Err(truncated);
+        };
+        let Some((bytes, rest)) = rest.split_at_checked(len.into()) else {
+            return Err(truncated);
+        };
+        self.rest = rest;
+        str::from_utf8(bytes).map_err(|_| self.fault(field, NameError::NotUtf8))
+    }
+
+    /// An ident or channel with its length in the byte before it.
+    fn name(&mut self, field: Field) -> Result<&'a str, DecodeError> {
+        let name = self.counted(field)?;
+        names::check(name).map_err(|cause| self.fault(field, cause))?;
+        Ok(name)
+    }
+
+    /// A channel that takes the rest of the frame.
+    fn last_name(&mut self, field: Field) -> Result<&'a str, DecodeError> {
+        let name = str::from_utf8(self.rest).map_err(|_| self.fault(field, NameError::NotUtf8))?;
+        names::check(name).map_err(|cause| self.fault(field, cause))?;
+        Ok(name)
+    }
+
+    fn digest(&mut self) -> Result<&'a Digest, DecodeError> {
+        self.rest.try_into().map_err(|_| DecodeError::DigestLength { found: self.rest.len() })
+    }
+
+    fn fault(&self, field: Field, cause: NameError) -> DecodeError {
+        DecodeError::Name { opcode: self.opcode, field, cause }
+    }
+}
