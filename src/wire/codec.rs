@@ -1,4 +1,4 @@
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio_util::codec::{Decoder, Encoder};
 
 use super::{DecodeError, EncodeError, Frame, HEADER_LEN, Header, Limits};
@@ -79,16 +79,5 @@ impl Encoder<&Frame> for Codec {
 
     fn encode(&mut self, frame: &Frame, dst: &mut BytesMut) -> Result<(), EncodeError> {
         frame.encode(dst, self.limits)
-    }
-}
-
-/// Decodes one frame from the front of `bytes`, which keeps the rest; `None` when it is not all there.
-pub(crate) fn split_frame(bytes: &mut Bytes, limits: Limits) -> Result<Option<Frame>, DecodeError> {
-    match Header::parse(bytes, limits)? {
-        Some(header) if header.length <= bytes.len() => {
-            let frame = bytes.split_to(header.length);
-            Frame::from_bytes(&frame, header).map(Some)
-        }
-        _ => Ok(None),
     }
 }

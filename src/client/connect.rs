@@ -1,0 +1,189 @@
+use std::{fmt, io, net::SocketAddr, str::FromStr, time::Duration};
+
+use futures::future::BoxFuture;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+
+use super::Error;
+
+/// Where a broker listens: a host name or IP address, and a port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct BrokerAddr {
+    host: String,
+    port: u16,
+}
+
+impl BrokerAddr {
+    /// The host may be a name, an IPv4 address or an IPv6 address (without brackets).
+    pub fn new(host: impl Into<String>, port: u16) -> Self {
+        Self { host: host.into(), port }
+    }
+
+    /// The host name or IP address.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The TCP port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl fmt::Display for BrokerAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl<H: Into<String>> From<(H, u16)> for BrokerAddr {
+    fn from((host, port): (H, u16)) -> Self {
+        Self::new(host, port)
+    }
+}
+
+impl From<SocketAddr> for BrokerAddr {
+    fn from(addr: SocketAddr) -> Self {
+        Self::new(addr.ip().to_string(), addr.port())
+    }
+}
+
+impl FromStr for BrokerAddr {
+    type Err = Error;
+
+    fn from_str(given: &str) -> Result<Self, Error> {
+        let (host, port) = given.rsplit_once(':').ok_or_else(|| Error::address(given))?;
+        let host = match host.strip_prefix('[') {
+            Some(rest) => rest.strip_suffix(']').ok_or_else(|| Error::address(given))?,
+            // An IPv6 address without brackets: which colon ends it?
+            None if host.contains(':') => return Err(Error::address(given)),
+            None => host,
+        };
+        match port.parse() {
+            Ok(port) if !host.is_empty() => Ok(Self::new(host, port)),
+            _ => Err(Error::address(given)),
+        }
+    }
+}
+
+impl TryFrom<&str> for BrokerAddr {
+    type Error = Error;
+
+    fn try_from(given: &str) -> Result<Self, Error> {
+        given.parse()
+    }
+}
+
+/// A connection to a broker: any byte stream.
+pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Whether the peer is known to have closed its side, asked before each write so that a message is not handed to
+    /// a connection that is already dead. `false` when it cannot be told; must not block.
+    fn peer_closed(&self) -> bool {
+        false
+    }
+}
+
+impl Transport for TcpStream {
+    fn peer_closed(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        match SockRef::from(self).peek(&mut byte) {
+            Ok(n) => n == 0,
+            Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+        }
+    }
+}
+
+impl Transport for tokio::io::DuplexStream {}
+
+/// How a session reaches its broker. Give your own to go through a proxy, over a Unix socket or into a simulation.
+pub trait Connector: Send + Sync + 'static {
+    /// Opens a connection. The session puts its own deadline around it, and drops the future when that has passed or
+    /// the session ends.
+    fn connect<'a>(&'a self, addr: &'a BrokerAddr) -> BoxFuture<'a, io::Result<Box<dyn Transport>>>;
+}
+
+/// TCP keepalive: how a side that only waits learns that the other one is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence before the first probe.
+    pub idle: Duration,
+    /// Time between probes.
+    pub interval: Duration,
+    /// Probes without an answer until the connection is given up.
+    pub retries: u32,
+}
+
+impl Default for Keepalive {
+    /// 10 s, 5 s, 3 probes, as the Python client and broker have them: a dead peer is noticed after 25 s.
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(10), interval: Duration::from_secs(5), retries: 3 }
+    }
+}
+
+/// Connects over TCP, without delay for small writes and with keepalive.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TcpConnector {
+    /// The keepalive of each connection.
+    pub keepalive: Keepalive,
+}
+
+impl TcpConnector {
+    pub(crate) async fn dial(&self, addr: &BrokerAddr) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect((addr.host(), addr.port())).await?;
+        stream.set_nodelay(true)?;
+        let keepalive = TcpKeepalive::new().with_time(self.keepalive.idle).with_interval(self.keepalive.interval);
+        #[cfg(not(target_os = "windows"))]
+        let keepalive = keepalive.with_retries(self.keepalive.retries);
+        SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+        Ok(stream)
+    }
+}
+
+impl Connector for TcpConnector {
+    fn connect<'a>(&'a self, addr: &'a BrokerAddr) -> BoxFuture<'a, io::Result<Box<dyn Transport>>> {
+        Box::pin(async move { Ok(Box::new(self.dial(addr).await?) as _) })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_parse_and_print() {
+        for text in ["localhost:20000", "192.0.2.1:1", "[2001:db8::1]:20000"] {
+            assert_eq!(text.parse::<BrokerAddr>().unwrap().to_string(), text);
+        }
+        assert_eq!("[::1]:1".parse::<BrokerAddr>().unwrap().host(), "::1");
+    }
+
+    #[test]
+    fn a_bad_address_says_what_is_wanted() {
+        for text in ["localhost", ":20000", "localhost:port", "localhost:70000", "::1:20000", "[::1:5"] {
+            let error = text.parse::<BrokerAddr>().unwrap_err();
+            assert!(error.is_usage() && error.to_string().contains("HOST:PORT"), "{text}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn tcp_sees_that_the_peer_closed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().into();
+        let stream = TcpConnector::default().dial(&addr).await.unwrap();
+        let (peer, _) = listener.accept().await.unwrap();
+        assert!(!stream.peer_closed());
+        drop(peer);
+        stream.readable().await.unwrap();
+        assert!(stream.peer_closed());
+    }
+}

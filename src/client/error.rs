@@ -1,0 +1,254 @@
+use std::{convert::Infallible, error, fmt, io, sync::Arc, time::Duration};
+
+use super::BrokerAddr;
+use crate::wire::{Channel, DecodeError, EncodeError, Field, Ident, NameError};
+
+/// Why something could not be done. One line, for a person; the predicates are for programs.
+///
+/// Cheap to clone: the same cause is reported by an event and by [`close`](super::ClientSession::close).
+#[derive(Debug, Clone)]
+pub struct Error(Arc<Cause>);
+
+#[derive(Debug)]
+pub(crate) enum Cause {
+    // The caller is at fault.
+    Name {
+        field: Field,
+        name: String,
+        cause: NameError,
+    },
+    Address {
+        given: String,
+    },
+    Encode(EncodeError),
+    #[cfg(feature = "tls")]
+    Tls {
+        what: String,
+        cause: Box<dyn error::Error + Send + Sync>,
+    },
+    // The broker is at fault, or the key.
+    Rejected {
+        addr: BrokerAddr,
+        ident: Ident,
+        message: Option<String>,
+    },
+    PublishDenied {
+        channel: Option<Channel>,
+        message: String,
+    },
+    SubscribeDenied {
+        channel: Option<Channel>,
+        message: String,
+    },
+    Broker {
+        message: String,
+    },
+    Protocol {
+        addr: BrokerAddr,
+        cause: DecodeError,
+    },
+    Unexpected {
+        addr: BrokerAddr,
+        what: String,
+    },
+    // The network is at fault.
+    Connect {
+        addr: BrokerAddr,
+        cause: io::Error,
+    },
+    HandshakeTimeout {
+        addr: BrokerAddr,
+        after: Duration,
+    },
+    Eof {
+        addr: BrokerAddr,
+    },
+    Io {
+        addr: BrokerAddr,
+        cause: io::Error,
+    },
+    // The session is over.
+    Closed,
+    Unsent {
+        messages: u64,
+        bytes: usize,
+        why: Option<Error>,
+    },
+    Unconfirmed {
+        messages: u64,
+        why: Option<Error>,
+    },
+}
+
+impl Error {
+    pub(crate) fn new(cause: Cause) -> Self {
+        Self(Arc::new(cause))
+    }
+
+    pub(crate) fn name(field: Field, name: &str, cause: NameError) -> Self {
+        Self::new(Cause::Name { field, name: name.chars().take(80).collect(), cause })
+    }
+
+    pub(crate) fn address(given: &str) -> Self {
+        Self::new(Cause::Address { given: given.to_owned() })
+    }
+
+    pub(crate) fn closed() -> Self {
+        Self::new(Cause::Closed)
+    }
+
+    fn cause(&self) -> &Cause {
+        &self.0
+    }
+
+    /// The cause behind messages that were left behind.
+    fn root(&self) -> &Cause {
+        match self.cause() {
+            Cause::Unsent { why: Some(why), .. } | Cause::Unconfirmed { why: Some(why), .. } => why.root(),
+            cause => cause,
+        }
+    }
+
+    /// The caller gave something that cannot work: a bad name, an oversized payload, an unreadable certificate.
+    /// Trying again does not help.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        match self.cause() {
+            Cause::Name { .. } | Cause::Address { .. } | Cause::Encode(_) => true,
+            #[cfg(feature = "tls")]
+            Cause::Tls { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// The broker did not accept the ident and secret (or closed right after them, as some brokers do).
+    #[must_use]
+    pub fn is_rejected(&self) -> bool {
+        matches!(self.root(), Cause::Rejected { .. })
+    }
+
+    /// The broker does not let this key publish or subscribe to a channel.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        matches!(self.root(), Cause::PublishDenied { .. } | Cause::SubscribeDenied { .. })
+    }
+
+    /// The channel that was denied, when the broker named it.
+    #[must_use]
+    pub fn denied_channel(&self) -> Option<&Channel> {
+        match self.root() {
+            Cause::PublishDenied { channel, .. } | Cause::SubscribeDenied { channel, .. } => channel.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The session was closed or dropped.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.cause(), Cause::Closed)
+    }
+
+    /// The network failed, not the broker or the caller: trying again may help.
+    #[must_use]
+    pub fn is_network(&self) -> bool {
+        matches!(
+            self.root(),
+            Cause::Connect { .. } | Cause::HandshakeTimeout { .. } | Cause::Eof { .. } | Cause::Io { .. }
+        )
+    }
+
+    /// [`close`](super::ClientSession::close) had to leave messages behind: some were never written, or the broker
+    /// did not confirm that it read them.
+    #[must_use]
+    pub fn is_incomplete(&self) -> bool {
+        matches!(self.cause(), Cause::Unsent { .. } | Cause::Unconfirmed { .. })
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.cause() {
+            Cause::Name { field, name, cause } => write!(f, "{field} {name:?} {cause}"),
+            Cause::Address { given } => {
+                write!(f, "{given:?} is not a broker address: use HOST:PORT, such as \"localhost:20000\"")
+            }
+            Cause::Encode(cause) => write!(f, "{cause}; raise the maximum on both sides or send less"),
+            #[cfg(feature = "tls")]
+            Cause::Tls { what, cause } => write!(f, "{what}: {cause}"),
+            Cause::Rejected { addr, ident, message: Some(message) } => {
+                write!(f, "{addr} rejected ident {ident:?}: {message:?}; check the ident and its secret")
+            }
+            Cause::Rejected { addr, ident, message: None } => write!(
+                f,
+                "{addr} closed the connection right after ident {ident:?} authenticated; check the ident and its secret"
+            ),
+            Cause::PublishDenied { channel, message } => denied(f, "publish to", channel.as_ref(), message),
+            Cause::SubscribeDenied { channel, message } => denied(f, "subscribe to", channel.as_ref(), message),
+            Cause::Broker { message } => write!(f, "the broker reported: {message:?}"),
+            Cause::Protocol { addr, cause } => write!(f, "{addr} does not speak hpfeeds: {cause}"),
+            Cause::Unexpected { addr, what } => write!(f, "{addr} does not speak hpfeeds: {what}"),
+            Cause::Connect { addr, cause } => write!(f, "cannot connect to {addr}: {cause}"),
+            Cause::HandshakeTimeout { addr, after } => {
+                write!(f, "{addr} did not answer as an hpfeeds broker within {after:?}")
+            }
+            Cause::Eof { addr } => write!(f, "{addr} closed the connection"),
+            Cause::Io { addr, cause } => write!(f, "the connection to {addr} failed: {cause}"),
+            Cause::Closed => f.write_str("the session is closed"),
+            Cause::Unsent { messages, bytes, why } => {
+                write!(f, "{messages} messages ({bytes} bytes) were not sent")?;
+                because(f, why.as_ref())
+            }
+            Cause::Unconfirmed { messages, why } => {
+                write!(f, "the broker did not confirm that it read the last {messages} messages")?;
+                because(f, why.as_ref())
+            }
+        }
+    }
+}
+
+fn denied(f: &mut fmt::Formatter<'_>, what: &str, channel: Option<&Channel>, message: &str) -> fmt::Result {
+    match channel {
+        Some(channel) => write!(f, "the broker does not let this key {what} {channel:?}: {message:?}"),
+        None => write!(f, "the broker does not let this key {what} a channel: {message:?}"),
+    }
+}
+
+fn because(f: &mut fmt::Formatter<'_>, why: Option<&Error>) -> fmt::Result {
+    match why {
+        Some(why) => write!(f, ": {why}"),
+        None => f.write_str(" before the deadline"),
+    }
+}
+
+impl error::Error for Error {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match self.cause() {
+            Cause::Name { cause, .. } => Some(cause),
+            Cause::Encode(cause) => Some(cause),
+            #[cfg(feature = "tls")]
+            Cause::Tls { cause, .. } => Some(&**cause),
+            Cause::Protocol { cause, .. } => Some(cause),
+            Cause::Connect { cause, .. } | Cause::Io { cause, .. } => Some(cause),
+            Cause::Unsent { why, .. } | Cause::Unconfirmed { why, .. } => why.as_ref().map(|why| why as _),
+            _ => None,
+        }
+    }
+}
+
+impl From<EncodeError> for Error {
+    fn from(cause: EncodeError) -> Self {
+        Self::new(Cause::Encode(cause))
+    }
+}
+
+impl From<Infallible> for Error {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        io::Error::other(error)
+    }
+}

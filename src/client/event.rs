@@ -1,0 +1,124 @@
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use futures::Stream;
+use tokio::sync::broadcast;
+use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
+
+use super::Error;
+use crate::wire::Channel;
+
+/// What a session is doing right now.
+///
+/// ```text
+///            ┌────────────── failure ─────────────┐
+///            ▼                                    │
+/// Waiting ──────► Connecting ──── accepted ──► Connected
+///    ▲                │                           │
+///    └─── failure ────┘        close, give up ────┴──► Closed
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SessionState {
+    /// Dialling, or waiting for the broker to accept the key.
+    Connecting,
+    /// The broker accepted the key. Subscriptions are in place and the queue is being sent.
+    Connected,
+    /// The last attempt failed; the next one follows after a delay.
+    Waiting {
+        /// How long from the failure to the next attempt.
+        delay: Duration,
+    },
+    /// The session is over and does not come back.
+    Closed,
+}
+
+/// Something that happened to a session, so that an operator can always learn why nothing arrives.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum SessionEvent {
+    /// The broker accepted the key.
+    Connected {
+        /// The name that the broker gave itself in INFO.
+        broker: String,
+    },
+    /// An attempt failed, or a connection ended. The session goes on unless [`SessionEvent::Closed`] follows.
+    Disconnected {
+        /// Why.
+        cause: Error,
+        /// How many messages were written to this connection. The base protocol has no acknowledgement: those that
+        /// the broker had not read when it went away are lost.
+        unconfirmed: u64,
+    },
+    /// The broker did not accept the ident and secret. The session tries again with growing delays.
+    AuthRejected {
+        /// What was refused, and what the broker said.
+        cause: Error,
+    },
+    /// The broker refused a message. The channel is quarantined: [`publish`](super::ClientSession::publish) to it
+    /// fails for a minute, so that it does not take the connection down for the others each time.
+    PublishDenied {
+        /// The channel, when the broker named it.
+        channel: Option<Channel>,
+        /// How many messages that were queued for the channel were discarded.
+        discarded: u64,
+        /// What the broker said.
+        cause: Error,
+    },
+    /// The broker refused a subscription. It is not asked for again until
+    /// [`subscribe`](super::ClientSession::subscribe) is called again.
+    SubscribeDenied {
+        /// The channel, when the broker named it or when it can only have been this one.
+        channel: Option<Channel>,
+        /// What the broker said.
+        cause: Error,
+    },
+    /// The broker reported something else, for example that this consumer is too slow.
+    BrokerError {
+        /// The broker's words.
+        message: String,
+    },
+    /// Whoever reads the events was too slow: this many are missing here.
+    Missed(u64),
+    /// The session is over; the last event.
+    Closed {
+        /// Why, unless it was closed or dropped by the program.
+        cause: Option<Error>,
+    },
+}
+
+/// The events of a session, as a stream. It holds the last 64 events until they are read, and ends after
+/// [`SessionEvent::Closed`].
+#[derive(Debug)]
+pub struct Events {
+    events: BroadcastStream<SessionEvent>,
+    ended: bool,
+}
+
+impl Events {
+    pub(crate) const CAPACITY: usize = 64;
+
+    pub(crate) fn new(events: broadcast::Receiver<SessionEvent>) -> Self {
+        Self { events: BroadcastStream::new(events), ended: false }
+    }
+}
+
+impl Stream for Events {
+    type Item = SessionEvent;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<SessionEvent>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let event = match ready!(Pin::new(&mut self.events).poll_next(cx)) {
+            Some(Ok(event)) => Some(event),
+            Some(Err(BroadcastStreamRecvError::Lagged(missed))) => Some(SessionEvent::Missed(missed)),
+            None => None,
+        };
+        self.ended = matches!(event, None | Some(SessionEvent::Closed { .. }));
+        Poll::Ready(event)
+    }
+}

@@ -1,0 +1,304 @@
+use std::{collections::VecDeque, io::IoSlice};
+
+use bytes::{Buf as _, Bytes};
+
+use crate::wire::{FrameRef, HEADER_LEN, Header, Limits};
+
+/// A run of whole frames on their way to the socket.
+#[derive(Debug, Clone)]
+pub(crate) enum Segment {
+    /// SUBSCRIBE, UNSUBSCRIBE, AUTH: belongs to one connection and is not repeated on the next.
+    Control(Bytes),
+    /// Many small PUBLISH frames.
+    Run { bytes: Bytes, messages: u64 },
+    /// One PUBLISH frame with a payload that is too large to copy.
+    Large { head: Bytes, payload: Bytes },
+}
+
+impl Segment {
+    fn len(&self) -> usize {
+        match self {
+            Self::Control(bytes) | Self::Run { bytes, .. } => bytes.len(),
+            Self::Large { head, payload } => head.len() + payload.len(),
+        }
+    }
+
+    /// How many bytes of the queue it takes up.
+    pub(crate) fn weight(&self) -> usize {
+        if matches!(self, Self::Control(_)) { 0 } else { self.len() }
+    }
+
+    pub(crate) fn messages(&self) -> u64 {
+        match self {
+            Self::Control(_) => 0,
+            Self::Run { messages, .. } => *messages,
+            Self::Large { .. } => 1,
+        }
+    }
+}
+
+/// What a write completed.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// Bytes of the queue that are free again.
+    pub(crate) room: usize,
+    /// Messages that are now with the operating system, whole.
+    pub(crate) messages: u64,
+}
+
+/// The segments being written, and how far into the first one the socket has got.
+///
+/// It outlives connections. [`rewind`](Self::rewind) turns the frame that a broken connection cut in two into a whole
+/// frame again, so that the next connection starts at a frame boundary and repeats nothing that was written whole.
+#[derive(Debug, Default)]
+pub(crate) struct Flight {
+    segments: VecDeque<Segment>,
+    /// Bytes of the first segment that are written.
+    offset: usize,
+}
+
+impl Flight {
+    /// Whether there is something to write; with `control_only`, before the first message.
+    pub(crate) fn has_next(&self, control_only: bool) -> bool {
+        match self.segments.front() {
+            Some(Segment::Control(_)) => true,
+            Some(_) => !control_only,
+            None => false,
+        }
+    }
+
+    /// Puts control frames before all messages but one that is partly written.
+    pub(crate) fn push_control(&mut self, bytes: Bytes) {
+        if bytes.is_empty() {
+            return;
+        }
+        let started = usize::from(self.offset > 0);
+        let controls = self.segments.iter().skip(started).take_while(|s| matches!(s, Segment::Control(_))).count();
+        self.segments.insert(started + controls, Segment::Control(bytes));
+    }
+
+    pub(crate) fn append(&mut self, segments: &mut VecDeque<Segment>) {
+        self.segments.append(segments);
+    }
+
+    /// What is left to write, for one vectored write; with `control_only`, up to the first message. Returns how many
+    /// slices were filled.
+    pub(crate) fn chunks<'a>(&'a self, slices: &mut [IoSlice<'a>], control_only: bool) -> usize {
+        let mut filled = 0;
+        let mut skip = self.offset;
+        let segments = self.segments.iter().take_while(|s| !control_only || matches!(s, Segment::Control(_)));
+        let parts = segments.flat_map(|segment| match segment {
+            Segment::Control(bytes) | Segment::Run { bytes, .. } => [bytes.as_ref(), &[]],
+            Segment::Large { head, payload } => [head.as_ref(), payload.as_ref()],
+        });
+        for part in parts {
+            if filled == slices.len() {
+                break;
+            }
+            if skip < part.len() {
+                slices[filled] = IoSlice::new(&part[skip..]);
+                filled += 1;
+                skip = 0;
+            } else {
+                skip -= part.len();
+            }
+        }
+        filled
+    }
+
+    /// Notes that the socket took `n` more bytes.
+    pub(crate) fn advance(&mut self, n: usize) -> Written {
+        let mut written = Written::default();
+        self.offset += n;
+        while let Some(first) = self.segments.front() {
+            if self.offset < first.len() {
+                break;
+            }
+            self.offset -= first.len();
+            written.room += first.weight();
+            written.messages += first.messages();
+            self.segments.pop_front();
+        }
+        written
+    }
+
+    /// Prepares for another connection: drops what was written whole and every control frame, keeps the rest whole.
+    pub(crate) fn rewind(&mut self) -> Written {
+        let mut written = Written::default();
+        let offset = std::mem::take(&mut self.offset);
+        if let Some(Segment::Run { bytes, messages }) = self.segments.front_mut() {
+            for length in frame_lengths(&bytes.clone()) {
+                if written.room + length > offset {
+                    break;
+                }
+                written.room += length;
+                written.messages += 1;
+            }
+            bytes.advance(written.room);
+            *messages -= written.messages;
+        }
+        self.segments.retain(|segment| !matches!(segment, Segment::Control(_)));
+        written
+    }
+
+    /// Takes out what does not satisfy `keep(channel)`; for use between connections only, after
+    /// [`rewind`](Self::rewind).
+    pub(crate) fn retain(&mut self, keep: impl FnMut(&str) -> bool) -> Written {
+        debug_assert_eq!(self.offset, 0, "a frame that is partly written must be finished");
+        retain(&mut self.segments, keep)
+    }
+
+    /// Messages and bytes that are not written whole.
+    pub(crate) fn unsent(&self) -> (u64, usize) {
+        let messages = self.segments.iter().map(Segment::messages).sum();
+        let bytes = self.segments.iter().map(Segment::weight).sum::<usize>();
+        (messages, bytes)
+    }
+}
+
+/// Takes messages whose channel does not satisfy `keep` out of the segments; says what went.
+pub(crate) fn retain(segments: &mut VecDeque<Segment>, mut keep: impl FnMut(&str) -> bool) -> Written {
+    let mut removed = Written::default();
+    let mut kept = VecDeque::with_capacity(segments.len());
+    for segment in segments.drain(..) {
+        match segment {
+            Segment::Control(_) => kept.push_back(segment),
+            Segment::Large { ref head, .. } => {
+                if channel_of(head).is_none_or(&mut keep) {
+                    kept.push_back(segment);
+                } else {
+                    removed.room += segment.weight();
+                    removed.messages += 1;
+                }
+            }
+            Segment::Run { mut bytes, .. } => {
+                for length in frame_lengths(&bytes.clone()) {
+                    let frame = bytes.split_to(length);
+                    if channel_of(&frame).is_none_or(&mut keep) {
+                        kept.push_back(Segment::Run { bytes: frame, messages: 1 });
+                    } else {
+                        removed.room += length;
+                        removed.messages += 1;
+                    }
+                }
+            }
+        }
+    }
+    *segments = kept;
+    removed
+}
+
+/// The lengths of the frames that we encoded one after the other.
+fn frame_lengths(bytes: &Bytes) -> Vec<usize> {
+    let mut lengths = Vec::new();
+    let mut rest = bytes.clone();
+    while let Ok(Some(header)) = Header::parse(&rest, Limits::new(u32::MAX)) {
+        if header.length > rest.len() {
+            break;
+        }
+        lengths.push(header.length);
+        rest.advance(header.length);
+    }
+    lengths
+}
+
+/// The channel of a PUBLISH frame that we encoded, whether or not its payload follows.
+fn channel_of(frame: &[u8]) -> Option<&str> {
+    let header = Header::parse(frame, Limits::new(u32::MAX)).ok()??;
+    match FrameRef::parse(header.opcode, frame.get(HEADER_LEN..)?) {
+        Ok(FrameRef::Publish { channel, .. }) => Some(channel),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::wire::{Channel, Ident, encode_publish};
+
+    fn frame(channel: &str, payload: &[u8]) -> Bytes {
+        let mut bytes = BytesMut::new();
+        let (ident, channel) = (Ident::new("me").unwrap(), Channel::new(channel).unwrap());
+        encode_publish(&mut bytes, Limits::default(), &ident, &channel, payload).unwrap();
+        bytes.freeze()
+    }
+
+    fn run(channels: &[&str]) -> Segment {
+        let bytes: Vec<u8> = channels.iter().flat_map(|channel| frame(channel, b"xyz")).collect();
+        Segment::Run { bytes: bytes.into(), messages: channels.len() as u64 }
+    }
+
+    fn rest(flight: &Flight) -> Vec<u8> {
+        let mut slices = [IoSlice::new(&[]); 16];
+        let n = flight.chunks(&mut slices, false);
+        slices[..n].iter().flat_map(|slice| slice.to_vec()).collect()
+    }
+
+    fn flight() -> Flight {
+        let mut flight = Flight::default();
+        let mut segments = VecDeque::from([run(&["a", "b", "a"])]);
+        let whole = frame("c", &[7; 100]);
+        segments.push_back(Segment::Large {
+            head: whole.slice(..whole.len() - 100),
+            payload: whole.slice(whole.len() - 100..),
+        });
+        segments.push_back(run(&["d"]));
+        flight.append(&mut segments);
+        flight.push_control(Bytes::from_static(b"control"));
+        flight
+    }
+
+    #[test]
+    fn a_cut_at_any_byte_repeats_exactly_the_frames_that_were_not_whole() {
+        let frames =
+            [frame("a", b"xyz"), frame("b", b"xyz"), frame("a", b"xyz"), frame("c", &[7; 100]), frame("d", b"xyz")];
+        let all = rest(&flight());
+        for cut in 0..=all.len() {
+            let mut flight = flight();
+            let first = flight.advance(cut);
+            assert_eq!(rest(&flight), all[cut..]);
+            let second = flight.rewind();
+
+            let mut sent = 7;
+            let whole =
+                frames.iter().take_while(|frame| (sent + frame.len() <= cut).then(|| sent += frame.len()).is_some());
+            let whole = whole.count();
+            assert_eq!(rest(&flight), frames[whole..].concat(), "cut at {cut}");
+            assert_eq!(first.messages + second.messages, whole as u64);
+            assert_eq!(first.room + second.room, frames[..whole].iter().map(Bytes::len).sum::<usize>());
+            assert_eq!(flight.unsent().0, (frames.len() - whole) as u64);
+        }
+    }
+
+    #[test]
+    fn control_frames_never_cut_a_message_in_two() {
+        let mut flight = flight();
+        flight.push_control(Bytes::from_static(b"more"));
+        assert_eq!(rest(&flight)[..11], *b"controlmore");
+        flight.advance(11 + 5);
+        let run = rest(&flight).len() - frame("c", &[7; 100]).len() - frame("d", b"xyz").len();
+        flight.push_control(Bytes::from_static(b"late"));
+        assert_eq!(rest(&flight)[run..run + 4], *b"late");
+    }
+
+    #[test]
+    fn chunks_stop_at_the_slices_given() {
+        let flight = flight();
+        let mut slices = [IoSlice::new(&[]); 2];
+        assert_eq!(flight.chunks(&mut slices, false), 2);
+        assert_eq!(flight.chunks(&mut slices, true), 1);
+    }
+
+    #[test]
+    fn retain_takes_out_whole_messages_and_counts_them() {
+        let mut flight = flight();
+        flight.rewind();
+        let removed = flight.retain(|channel| channel != "a" && channel != "c");
+        assert_eq!(removed.messages, 3);
+        assert_eq!(removed.room, 2 * frame("a", b"xyz").len() + frame("c", &[7; 100]).len());
+        assert_eq!(rest(&flight), [frame("b", b"xyz"), frame("d", b"xyz")].concat());
+    }
+}

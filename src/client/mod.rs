@@ -1,0 +1,29 @@
+//! The client: a session that stays connected, receives as a `Stream` and publishes through a bounded queue.
+
+mod backoff;
+mod connect;
+mod connection;
+mod driver;
+mod error;
+mod event;
+mod flight;
+mod inbox;
+mod link;
+mod options;
+mod outbox;
+mod publisher;
+mod refusal;
+mod session;
+mod shared;
+#[cfg(feature = "tls")]
+mod tls;
+
+pub use backoff::Backoff;
+pub use connect::{BrokerAddr, Connector, Keepalive, TcpConnector, Transport};
+pub use error::Error;
+pub use event::{Events, SessionEvent, SessionState};
+pub use options::SessionBuilder;
+pub use publisher::{PublishSink, Publisher, TryPublishError};
+pub use session::{ClientSession, Message};
+#[cfg(feature = "tls")]
+pub use tls::TlsOptions;

@@ -1,0 +1,208 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+#[cfg(feature = "tls")]
+use super::TlsOptions;
+use super::{Backoff, BrokerAddr, ClientSession, Connector, Error, Keepalive, TcpConnector};
+use crate::wire::{Field, Ident, Limits, Secret};
+
+/// Everything about a session that can be chosen. Made by [`ClientSession::builder`].
+///
+/// ```no_run
+/// # async fn example() -> Result<(), hpfeeds::Error> {
+/// use std::time::Duration;
+/// use hpfeeds::{Backoff, ClientSession};
+///
+/// let session = ClientSession::builder(("localhost", 20000), "sensor-17", "secret")
+///     .send_queue(64 << 20)
+///     .backoff(Backoff::new(Duration::from_secs(1), Duration::from_secs(60)))
+///     .start()?;
+/// # Ok(()) }
+/// ```
+#[must_use = "a builder does nothing until connect() or start()"]
+pub struct SessionBuilder {
+    addr: Result<BrokerAddr, Error>,
+    ident: Result<Ident, Error>,
+    secret: Secret,
+    limits: Limits,
+    send_queue: usize,
+    receive_queue: usize,
+    backoff: Backoff,
+    max_retries: Option<u32>,
+    keepalive: Keepalive,
+    handshake_timeout: Duration,
+    auth_grace: Duration,
+    close_timeout: Duration,
+    connector: Option<Arc<dyn Connector>>,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsOptions>,
+}
+
+impl SessionBuilder {
+    pub(crate) fn new<A>(addr: A, ident: impl AsRef<str>, secret: impl Into<Secret>) -> Self
+    where
+        A: TryInto<BrokerAddr, Error: Into<Error>>,
+    {
+        let ident = ident.as_ref();
+        Self {
+            addr: addr.try_into().map_err(Into::into),
+            ident: Ident::new(ident).map_err(|cause| Error::name(Field::Ident, ident, cause)),
+            secret: secret.into(),
+            limits: Limits::default(),
+            send_queue: 8 << 20,
+            receive_queue: 4 << 20,
+            backoff: Backoff::default(),
+            max_retries: None,
+            keepalive: Keepalive::default(),
+            handshake_timeout: Duration::from_secs(10),
+            auth_grace: Duration::from_millis(250),
+            close_timeout: Duration::from_secs(5),
+            connector: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+
+    /// How long frames may be, in both directions. Default: 1 MiB; the broker needs the same.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// How many bytes of messages wait while the broker is away or slow. Default: 8 MiB; never less than one maximal
+    /// message. When it is full, `publish` waits and `try_publish` gives the payload back.
+    pub fn send_queue(mut self, bytes: usize) -> Self {
+        self.send_queue = bytes;
+        self
+    }
+
+    /// How many received bytes wait for the program. Default: 4 MiB, plus one read of the socket. When it is full,
+    /// the session stops reading, and the broker sees a slow consumer.
+    pub fn receive_queue(mut self, bytes: usize) -> Self {
+        self.receive_queue = bytes;
+        self
+    }
+
+    /// The delays between attempts. Default: 0.25 s to 30 s.
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// Gives up after so many failed attempts in a row to get back; the stream then ends, and `close` says why.
+    /// Default: never. 0: one connection, no reconnecting.
+    pub fn max_retries(mut self, retries: u32) -> Self {
+        self.max_retries = Some(retries);
+        self
+    }
+
+    /// TCP keepalive. Default: 10 s idle, 5 s interval, 3 probes. Has no effect with a [`connector`](Self::connector)
+    /// of your own.
+    pub fn keepalive(mut self, keepalive: Keepalive) -> Self {
+        self.keepalive = keepalive;
+        self
+    }
+
+    /// How long dialling (with TLS) and the broker's greeting may take together. Default: 10 s.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.handshake_timeout = timeout;
+        self
+    }
+
+    /// How long a broker that refuses the key may take to say so. Default: 250 ms.
+    ///
+    /// The protocol has no positive answer to a key, so a session counts as accepted when the broker has neither
+    /// complained nor closed for this long, or has delivered something. Until then messages stay queued: what is
+    /// sent to a broker that then refuses the key is lost. Raise it for brokers that ask a slow database.
+    pub fn auth_grace(mut self, grace: Duration) -> Self {
+        self.auth_grace = grace;
+        self
+    }
+
+    /// How long [`close`](ClientSession::close) may take to send the queue and have it confirmed. Default: 5 s.
+    pub fn close_timeout(mut self, timeout: Duration) -> Self {
+        self.close_timeout = timeout;
+        self
+    }
+
+    /// Reaches the broker in another way than TCP or TLS.
+    pub fn connector(mut self, connector: impl Connector) -> Self {
+        self.connector = Some(Arc::new(connector));
+        self
+    }
+
+    /// Connects over TLS. Without this, over plain TCP.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: TlsOptions) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Connects, and returns when the broker has accepted the key; or says why the first attempt failed. Later
+    /// failures are repaired in the background.
+    ///
+    /// Takes at least [`auth_grace`](Self::auth_grace). Cancel safe: dropping the future ends the attempt.
+    pub async fn connect(self) -> Result<ClientSession, Error> {
+        ClientSession::open(self.build()?).await
+    }
+
+    /// Returns at once and connects in the background, as often as it takes. Fails only when an option makes no
+    /// sense.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start(self) -> Result<ClientSession, Error> {
+        Ok(ClientSession::spawn(self.build()?))
+    }
+
+    fn build(self) -> Result<Config, Error> {
+        let tcp = TcpConnector { keepalive: self.keepalive };
+        let connector: Arc<dyn Connector> = match self.connector {
+            Some(connector) => connector,
+            #[cfg(feature = "tls")]
+            None if self.tls.is_some() => Arc::new(self.tls.unwrap_or_default().connector(tcp)?),
+            None => Arc::new(tcp),
+        };
+        Ok(Config {
+            addr: self.addr?,
+            ident: self.ident?,
+            secret: self.secret,
+            limits: self.limits,
+            send_queue: self.send_queue,
+            receive_queue: self.receive_queue,
+            backoff: self.backoff,
+            max_retries: self.max_retries,
+            handshake_timeout: self.handshake_timeout,
+            auth_grace: self.auth_grace,
+            close_timeout: self.close_timeout,
+            connector,
+        })
+    }
+}
+
+impl fmt::Debug for SessionBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionBuilder").field("addr", &self.addr).field("ident", &self.ident).finish_non_exhaustive()
+    }
+}
+
+/// The checked options of a running session.
+pub(crate) struct Config {
+    pub(crate) addr: BrokerAddr,
+    pub(crate) ident: Ident,
+    pub(crate) secret: Secret,
+    pub(crate) limits: Limits,
+    pub(crate) send_queue: usize,
+    pub(crate) receive_queue: usize,
+    pub(crate) backoff: Backoff,
+    pub(crate) max_retries: Option<u32>,
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) auth_grace: Duration,
+    pub(crate) close_timeout: Duration,
+    pub(crate) connector: Arc<dyn Connector>,
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").field("addr", &self.addr).field("ident", &self.ident).finish_non_exhaustive()
+    }
+}

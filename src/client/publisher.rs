@@ -1,0 +1,216 @@
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use futures::{Sink, Stream, StreamExt as _};
+use tokio_util::sync::PollSemaphore;
+
+use super::{Error, shared::Shared};
+use crate::wire::{Channel, Field};
+
+/// The sending half of a session: clone it and hand it to whoever publishes.
+///
+/// It does not keep the session alive: when the [`ClientSession`](super::ClientSession) is closed or dropped, every
+/// call fails with an error that [`is_closed`](Error::is_closed).
+#[derive(Debug, Clone)]
+pub struct Publisher {
+    shared: Arc<Shared>,
+}
+
+impl Publisher {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Queues a message, and waits for room in the queue when there is none.
+    ///
+    /// `Ok` says that the session has it: it is written when the broker is there, in the order of the calls, also
+    /// after a reconnect. Only [`close`](super::ClientSession::close) confirms that the broker read it.
+    ///
+    /// Fails when the name or the size is not legal, when the broker has denied this channel in the last minute, and
+    /// when the session has ended. Cancel safe: a dropped future has queued nothing.
+    pub async fn publish(&self, channel: impl AsRef<str>, payload: impl Into<Bytes>) -> Result<(), Error> {
+        let channel = parse(channel.as_ref())?;
+        let payload = payload.into();
+        let size = self.shared.outbox.measure(&channel, payload.len())?;
+        match self.shared.outbox.room().acquire_many(size).await {
+            Ok(permit) => {
+                permit.forget();
+                self.push(&channel, payload, size)
+            }
+            Err(_closed) => Err(self.shared.outbox.closed()),
+        }
+    }
+
+    /// Queues a message if there is room for it right now.
+    pub fn try_publish(&self, channel: impl AsRef<str>, payload: impl Into<Bytes>) -> Result<(), TryPublishError> {
+        let payload = payload.into();
+        let measured = parse(channel.as_ref())
+            .and_then(|channel| Ok((self.shared.outbox.measure(&channel, payload.len())?, channel)));
+        let (size, channel) = match measured {
+            Ok(measured) => measured,
+            Err(cause) => return Err(TryPublishError { payload, cause: Some(cause) }),
+        };
+        match self.shared.outbox.room().try_acquire_many(size) {
+            Ok(permit) => {
+                permit.forget();
+                self.push(&channel, payload.clone(), size)
+                    .map_err(|cause| TryPublishError { payload, cause: Some(cause) })
+            }
+            Err(tokio::sync::TryAcquireError::NoPermits) => Err(TryPublishError { payload, cause: None }),
+            Err(tokio::sync::TryAcquireError::Closed) => {
+                Err(TryPublishError { payload, cause: Some(self.shared.outbox.closed()) })
+            }
+        }
+    }
+
+    /// Publishes everything that a stream yields, until it ends; waits for room as [`publish`](Self::publish) does.
+    ///
+    /// Returns at the first failure. Not cancel safe: an item that was taken from the stream may be lost.
+    pub async fn publish_stream<S>(&self, channel: impl AsRef<str>, stream: S) -> Result<(), Error>
+    where
+        S: Stream<Item: Into<Bytes>>,
+    {
+        let channel = parse(channel.as_ref())?;
+        let mut stream = std::pin::pin!(stream);
+        while let Some(payload) = stream.next().await {
+            self.publish(&channel, payload).await?;
+        }
+        Ok(())
+    }
+
+    /// A [`Sink`] of payloads for one channel, for [`forward`](futures::StreamExt::forward) and its kin.
+    pub fn sink(&self, channel: impl AsRef<str>) -> Result<PublishSink, Error> {
+        let room = PollSemaphore::new(self.shared.outbox.room().clone());
+        Ok(PublishSink { publisher: self.clone(), channel: parse(channel.as_ref())?, room, waiting: None })
+    }
+
+    /// How many bytes of messages can be queued right now without waiting.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.shared.outbox.free()
+    }
+
+    /// Queues a message whose `size` permits were taken.
+    fn push(&self, channel: &Channel, payload: Bytes, size: u32) -> Result<(), Error> {
+        match self.shared.outbox.push(channel, payload) {
+            Ok(wake) => {
+                if wake {
+                    self.shared.driver.wake();
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.shared.outbox.release(size as usize);
+                Err(error)
+            }
+        }
+    }
+}
+
+pub(crate) fn parse(channel: &str) -> Result<Channel, Error> {
+    Channel::new(channel).map_err(|cause| Error::name(Field::Channel, channel, cause))
+}
+
+/// A message that [`try_publish`](Publisher::try_publish) did not take.
+#[derive(Debug, Clone)]
+pub struct TryPublishError {
+    payload: Bytes,
+    cause: Option<Error>,
+}
+
+impl TryPublishError {
+    /// The queue has no room for it right now; the same call may succeed later.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.cause.is_none()
+    }
+
+    /// Why it cannot be taken, unless it only [is full](Self::is_full).
+    #[must_use]
+    pub fn cause(&self) -> Option<&Error> {
+        self.cause.as_ref()
+    }
+
+    /// The payload, back.
+    #[must_use]
+    pub fn into_payload(self) -> Bytes {
+        self.payload
+    }
+}
+
+impl fmt::Display for TryPublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.cause {
+            Some(cause) => cause.fmt(f),
+            None => f.write_str("the send queue is full: the broker is away or slower than this program"),
+        }
+    }
+}
+
+impl std::error::Error for TryPublishError {}
+
+/// Publishes what is sent into it to one channel. Made by [`Publisher::sink`].
+///
+/// It is ready when the message before has found room in the session's queue. Flushing waits for that too, and not
+/// for the broker; closing the sink does not close the session.
+#[derive(Debug)]
+pub struct PublishSink {
+    publisher: Publisher,
+    channel: Channel,
+    room: PollSemaphore,
+    /// The message that waits for room.
+    waiting: Option<(Bytes, u32)>,
+}
+
+impl PublishSink {
+    fn poll_settle(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let Some((_, size)) = &self.waiting else {
+            return Poll::Ready(Ok(()));
+        };
+        let permit = ready!(self.room.poll_acquire_many(cx, *size));
+        let Some((payload, size)) = self.waiting.take() else {
+            return Poll::Ready(Ok(()));
+        };
+        match permit {
+            Some(permit) => {
+                permit.forget();
+                Poll::Ready(self.publisher.push(&self.channel, payload, size))
+            }
+            None => Poll::Ready(Err(self.publisher.shared.outbox.closed())),
+        }
+    }
+}
+
+impl<T: Into<Bytes>> Sink<T> for PublishSink {
+    type Error = Error;
+
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.poll_settle(cx)
+    }
+
+    fn start_send(mut self: Pin<&mut Self>, payload: T) -> Result<(), Error> {
+        let payload = payload.into();
+        let size = self.publisher.shared.outbox.measure(&self.channel, payload.len())?;
+        match self.publisher.try_publish(&self.channel, payload) {
+            Ok(()) => Ok(()),
+            Err(TryPublishError { cause: Some(cause), .. }) => Err(cause),
+            Err(TryPublishError { payload, cause: None }) => {
+                self.waiting = Some((payload, size));
+                Ok(())
+            }
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.poll_settle(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.poll_settle(cx)
+    }
+}

@@ -1,0 +1,280 @@
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf as _, Bytes};
+use futures::{Stream, StreamExt as _, stream::FusedStream};
+use tokio::{
+    sync::{broadcast, oneshot, watch},
+    time::{Instant, timeout},
+};
+
+use super::{
+    BrokerAddr, Error, Events, PublishSink, Publisher, SessionBuilder, SessionEvent, SessionState, TryPublishError,
+    driver::Driver,
+    error::Cause,
+    options::Config,
+    publisher,
+    shared::{Intent, Shared, lock},
+};
+use crate::wire::{Channel, DecodeError, FrameRef, HEADER_LEN, Header, Ident, Limits, Opcode, Secret};
+
+/// A received message: who published it, where, and what.
+///
+/// The payload is a slice of the receive buffer (64 KiB and more). Copy it (`Bytes::copy_from_slice`) to keep a small
+/// one for long.
+pub type Message = (Ident, Channel, Bytes);
+
+/// A connection to a broker that repairs itself.
+///
+/// It is a [`Stream`] of received messages, and it publishes. A background task owns the connection: it reconnects
+/// with growing, random delays, subscribes again to what was [subscribed](Self::subscribe), and then sends what was
+/// queued meanwhile, in order. It works whether or not the stream is polled; a session that only publishes need not
+/// read. [`state`](Self::state) and [`events`](Self::events) tell what happens.
+///
+/// The stream ends (`None`) only after [`close`](Self::close), or when the session gives up
+/// ([`max_retries`](SessionBuilder::max_retries)); then `close` says why. Dropping the session ends it at once,
+/// without sending what is queued.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), hpfeeds::Error> {
+/// use futures::StreamExt as _;
+/// use hpfeeds::ClientSession;
+///
+/// let mut session = ClientSession::connect(("localhost", 20000), "ident", "secret").await?;
+/// session.subscribe("cowrie.sessions")?;
+/// while let Some((ident, channel, payload)) = session.next().await {
+///     println!("{ident} on {channel}: {} bytes", payload.len());
+/// }
+/// # Ok(()) }
+/// ```
+pub struct ClientSession {
+    shared: Arc<Shared>,
+    publisher: Publisher,
+    /// The run that is being read, message by message.
+    run: Bytes,
+    terminated: bool,
+    /// Sees every event from the start; taken by the first call of `events`.
+    first_events: Mutex<Option<broadcast::Receiver<SessionEvent>>>,
+}
+
+impl ClientSession {
+    /// Starts a session that connects in the background, as often as it takes, and returns at once.
+    ///
+    /// Fails only when the ident is not legal. A wrong secret or an unreachable broker shows in
+    /// [`events`](Self::events), not here: use [`connect`](Self::connect) to learn it at once.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn new(
+        host: impl Into<String>,
+        port: u16,
+        ident: impl AsRef<str>,
+        secret: impl Into<Secret>,
+    ) -> Result<Self, Error> {
+        Self::builder((host, port), ident, secret).start()
+    }
+
+    /// Connects and authenticates, or says why that failed.
+    ///
+    /// The address is `(host, port)`, `"host:port"` or a [`SocketAddr`](std::net::SocketAddr). Takes a quarter of a
+    /// second more than the network does: see [`auth_grace`](SessionBuilder::auth_grace). Cancel safe.
+    pub async fn connect<A>(addr: A, ident: impl AsRef<str>, secret: impl Into<Secret>) -> Result<Self, Error>
+    where
+        A: TryInto<BrokerAddr, Error: Into<Error>>,
+    {
+        Self::builder(addr, ident, secret).connect().await
+    }
+
+    /// Sets everything else: TLS, limits, queue sizes, delays.
+    pub fn builder<A>(addr: A, ident: impl AsRef<str>, secret: impl Into<Secret>) -> SessionBuilder
+    where
+        A: TryInto<BrokerAddr, Error: Into<Error>>,
+    {
+        SessionBuilder::new(addr, ident, secret)
+    }
+
+    /// Wants the messages of a channel, now and after every reconnect. Does not wait: what the broker thinks of it
+    /// comes as an event. A repeated call changes nothing, or tries again a channel that was denied.
+    pub fn subscribe(&self, channel: impl AsRef<str>) -> Result<(), Error> {
+        self.want(channel.as_ref(), true)
+    }
+
+    /// No longer wants the messages of a channel. Messages that are on their way still arrive.
+    pub fn unsubscribe(&self, channel: impl AsRef<str>) -> Result<(), Error> {
+        self.want(channel.as_ref(), false)
+    }
+
+    fn want(&self, channel: &str, wanted: bool) -> Result<(), Error> {
+        let channel = publisher::parse(channel)?;
+        match self.shared.outcome() {
+            None => {
+                self.shared.want(channel, wanted);
+                Ok(())
+            }
+            Some(outcome) => Err(outcome.err().unwrap_or_else(Error::closed)),
+        }
+    }
+
+    /// See [`Publisher::publish`].
+    pub async fn publish(&self, channel: impl AsRef<str>, payload: impl Into<Bytes>) -> Result<(), Error> {
+        self.publisher.publish(channel, payload).await
+    }
+
+    /// See [`Publisher::try_publish`].
+    pub fn try_publish(&self, channel: impl AsRef<str>, payload: impl Into<Bytes>) -> Result<(), TryPublishError> {
+        self.publisher.try_publish(channel, payload)
+    }
+
+    /// See [`Publisher::publish_stream`].
+    pub async fn publish_stream<S>(&self, channel: impl AsRef<str>, stream: S) -> Result<(), Error>
+    where
+        S: Stream<Item: Into<Bytes>>,
+    {
+        self.publisher.publish_stream(channel, stream).await
+    }
+
+    /// See [`Publisher::sink`].
+    pub fn sink(&self, channel: impl AsRef<str>) -> Result<PublishSink, Error> {
+        self.publisher.sink(channel)
+    }
+
+    /// A handle that publishes through this session, for another task.
+    #[must_use]
+    pub fn publisher(&self) -> Publisher {
+        self.publisher.clone()
+    }
+
+    /// The next message; `None` when the session is over. The same as `next()`, for programs that import no traits.
+    ///
+    /// Cancel safe: a dropped future has taken nothing.
+    pub async fn read(&mut self) -> Option<Message> {
+        self.next().await
+    }
+
+    /// What the session is doing; always current, and can be waited on.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<SessionState> {
+        self.shared.state.subscribe()
+    }
+
+    /// What happens to the session, as a stream that ends with it. The first call sees what happened since the
+    /// session was made (up to 64 events), later calls what happens from then on.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        let first = lock(&self.first_events).take();
+        Events::new(first.unwrap_or_else(|| self.shared.events.subscribe()))
+    }
+
+    /// Sends what is queued, closes our side, and waits until the broker closes its own: then it has read everything.
+    ///
+    /// `Ok` means that, and that the broker refused nothing. Otherwise the error says what was left unsent
+    /// or unconfirmed, or what was refused; or why the session had already given up. Never takes much longer than
+    /// [`close_timeout`](SessionBuilder::close_timeout). Messages that were already received can still be read.
+    ///
+    /// Cancel safe: the session goes on closing, and another call waits for the same outcome.
+    pub async fn close(&mut self) -> Result<(), Error> {
+        let limit = self.shared.config.close_timeout;
+        if self.shared.intent() == Intent::Run {
+            self.shared.ask(Intent::Close(Instant::now() + limit));
+        }
+        let mut state = self.shared.state.subscribe();
+        // The driver keeps the deadline; this second one holds even if its runtime stands still.
+        let closed = state.wait_for(|state| *state == SessionState::Closed);
+        drop(timeout(limit.saturating_mul(2), closed).await);
+        match self.shared.outcome() {
+            Some(outcome) => outcome,
+            None => {
+                let (messages, bytes) = self.shared.outbox.unsent();
+                Err(Error::new(Cause::Unsent { messages, bytes, why: None }))
+            }
+        }
+    }
+
+    pub(crate) fn spawn(config: Config) -> Self {
+        Self::launch(config, None)
+    }
+
+    pub(crate) async fn open(config: Config) -> Result<Self, Error> {
+        let (first, connected) = oneshot::channel();
+        let session = Self::launch(config, Some(first));
+        match connected.await {
+            Ok(Ok(())) => Ok(session),
+            Ok(Err(error)) => Err(error),
+            Err(_ended) => Err(session.shared.outcome().and_then(Result::err).unwrap_or_else(Error::closed)),
+        }
+    }
+
+    fn launch(config: Config, first: Option<oneshot::Sender<Result<(), Error>>>) -> Self {
+        let shared = Arc::new(Shared::new(config));
+        let first_events = Mutex::new(Some(shared.events.subscribe()));
+        // The task ends itself soon after `Intent::Abort`, which our `Drop` asks for.
+        tokio::spawn(Driver::new(shared.clone(), first).run());
+        Self { publisher: Publisher::new(shared.clone()), shared, run: Bytes::new(), terminated: false, first_events }
+    }
+
+    /// Takes the next message off the current run. The driver has checked the headers, but not the bodies.
+    fn next_in_run(&mut self) -> Option<Result<Message, DecodeError>> {
+        let header = Header::parse(&self.run, Limits::new(u32::MAX)).ok().flatten()?;
+        let parsed = FrameRef::parse(Opcode::Publish, self.run.get(HEADER_LEN..header.length)?);
+        let message = parsed.map(|frame| match frame {
+            FrameRef::Publish { ident, channel, payload } => {
+                Some((Ident::checked(ident), Channel::checked(channel), self.run.slice_ref(payload)))
+            }
+            _ => None,
+        });
+        self.run.advance(header.length);
+        message.transpose()
+    }
+}
+
+impl Stream for ClientSession {
+    type Item = Message;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        loop {
+            match self.next_in_run() {
+                Some(Ok(message)) => return Poll::Ready(Some(message)),
+                // The frames around it are whole, and are delivered.
+                Some(Err(fault)) => self.shared.report(fault),
+                None => match ready!(self.shared.inbox.poll_pop(cx)) {
+                    Some((run, made_room)) => {
+                        self.run = run;
+                        if made_room {
+                            self.shared.driver.wake();
+                        }
+                    }
+                    None => {
+                        self.terminated = true;
+                        return Poll::Ready(None);
+                    }
+                },
+            }
+        }
+    }
+}
+
+impl FusedStream for ClientSession {
+    fn is_terminated(&self) -> bool {
+        self.terminated
+    }
+}
+
+impl Drop for ClientSession {
+    fn drop(&mut self) {
+        self.shared.ask(Intent::Abort);
+    }
+}
+
+impl fmt::Debug for ClientSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientSession")
+            .field("addr", &self.shared.config.addr)
+            .field("ident", &self.shared.config.ident)
+            .field("state", &*self.shared.state.borrow())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,152 @@
+use std::{
+    collections::BTreeSet,
+    mem,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use futures::task::AtomicWaker;
+use tokio::{
+    sync::{broadcast, watch},
+    time::Instant,
+};
+
+use super::{Error, Events, SessionEvent, SessionState, inbox::Inbox, options::Config, outbox::Outbox};
+use crate::wire::{Channel, DecodeError};
+
+/// What the handles and the driver share. Handles change what is wanted and wake the driver; only the driver touches
+/// the connection.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) outbox: Outbox,
+    pub(crate) inbox: Inbox,
+    pub(crate) driver: AtomicWaker,
+    pub(crate) state: watch::Sender<SessionState>,
+    pub(crate) events: broadcast::Sender<SessionEvent>,
+    wanted: Mutex<Wanted>,
+    outcome: OnceLock<Result<(), Error>>,
+}
+
+#[derive(Debug, Default)]
+struct Wanted {
+    channels: BTreeSet<Channel>,
+    /// Channels whose membership changed since the driver looked.
+    changed: BTreeSet<Channel>,
+    intent: Intent,
+    fault: Option<DecodeError>,
+}
+
+/// What the program wants from the session as a whole.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Intent {
+    /// Stay connected.
+    #[default]
+    Run,
+    /// Send what is queued, have it confirmed, be done by then.
+    Close(Instant),
+    /// End at once: nobody holds the session any more.
+    Abort,
+}
+
+impl Shared {
+    pub(crate) fn new(config: Config) -> Self {
+        Self {
+            outbox: Outbox::new(config.ident.clone(), config.limits, config.send_queue),
+            inbox: Inbox::new(config.receive_queue),
+            driver: AtomicWaker::new(),
+            state: watch::Sender::new(SessionState::Connecting),
+            events: broadcast::Sender::new(Events::CAPACITY),
+            wanted: Mutex::default(),
+            outcome: OnceLock::new(),
+            config,
+        }
+    }
+
+    /// Wants a channel, or no longer. The driver sends what that takes, now or when it is connected.
+    pub(crate) fn want(&self, channel: Channel, wanted: bool) {
+        let mut state = lock(&self.wanted);
+        let changed = if wanted { state.channels.insert(channel.clone()) } else { state.channels.remove(&channel) };
+        if changed {
+            state.changed.insert(channel);
+        }
+        drop(state);
+        if changed {
+            self.driver.wake();
+        }
+    }
+
+    /// All wanted channels, for a new connection.
+    pub(crate) fn channels(&self) -> BTreeSet<Channel> {
+        let mut state = lock(&self.wanted);
+        state.changed.clear();
+        state.channels.clone()
+    }
+
+    /// Channels whose membership changed, each with whether it is wanted now.
+    pub(crate) fn changes(&self) -> Vec<(Channel, bool)> {
+        let mut state = lock(&self.wanted);
+        mem::take(&mut state.changed)
+            .into_iter()
+            .map(|channel| {
+                let wanted = state.channels.contains(&channel);
+                (channel, wanted)
+            })
+            .collect()
+    }
+
+    /// Takes a channel that the broker denied out of what is wanted.
+    pub(crate) fn unwant(&self, channel: &Channel) {
+        lock(&self.wanted).channels.remove(channel);
+    }
+
+    pub(crate) fn intent(&self) -> Intent {
+        lock(&self.wanted).intent
+    }
+
+    /// Asks the driver to end. What ends the session sooner wins over what was asked before.
+    pub(crate) fn ask(&self, intent: Intent) {
+        let mut state = lock(&self.wanted);
+        if state.intent != Intent::Abort {
+            state.intent = intent;
+        }
+        drop(state);
+        self.driver.wake();
+    }
+
+    /// The session found a frame in a run that it cannot read: the driver must drop the connection.
+    pub(crate) fn report(&self, fault: DecodeError) {
+        lock(&self.wanted).fault.get_or_insert(fault);
+        self.driver.wake();
+    }
+
+    pub(crate) fn take_fault(&self) -> Option<DecodeError> {
+        lock(&self.wanted).fault.take()
+    }
+
+    pub(crate) fn emit(&self, event: SessionEvent) {
+        // No receiver is no error: events are for whoever asks.
+        drop(self.events.send(event));
+    }
+
+    /// Ends everything that hangs on the session. The first outcome stays.
+    pub(crate) fn finish(&self, outcome: Result<(), Error>) {
+        let cause = outcome.as_ref().err().cloned();
+        if self.outcome.set(outcome).is_err() {
+            return;
+        }
+        self.outbox.close(cause.clone().unwrap_or_else(Error::closed));
+        self.emit(SessionEvent::Closed { cause });
+        self.inbox.end();
+        self.state.send_replace(SessionState::Closed);
+    }
+
+    /// How the session ended, once it has.
+    pub(crate) fn outcome(&self) -> Option<Result<(), Error>> {
+        self.outcome.get().cloned()
+    }
+}
+
+/// Locks a mutex whose critical sections cannot panic half-way; so poisoning tells nothing.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

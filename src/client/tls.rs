@@ -1,0 +1,148 @@
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use futures::future::BoxFuture;
+use tokio::net::TcpStream;
+use tokio_rustls::{
+    TlsConnector as RustlsConnector,
+    client::TlsStream,
+    rustls::{
+        ClientConfig, RootCertStore,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    },
+};
+
+use super::{BrokerAddr, Connector, Error, TcpConnector, Transport, error::Cause};
+
+/// How to trust the broker, and how to prove who we are, over TLS 1.2 or 1.3.
+///
+/// By default the broker's certificate must be signed by a root that the operating system trusts and must name the
+/// host that was dialled.
+#[derive(Debug, Clone, Default)]
+pub struct TlsOptions {
+    ca_file: Option<PathBuf>,
+    client_cert: Option<(PathBuf, PathBuf)>,
+    server_name: Option<String>,
+}
+
+impl TlsOptions {
+    /// The system's roots, no client certificate, the dialled host as the server's name.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Trusts the certificates in this PEM file, and no others.
+    #[must_use]
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.ca_file = Some(path.into());
+        self
+    }
+
+    /// Presents a certificate (a chain, leaf first) and its key (PKCS#8, PKCS#1 or SEC1), both PEM files.
+    #[must_use]
+    pub fn client_certificate(mut self, cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.client_cert = Some((cert.into(), key.into()));
+        self
+    }
+
+    /// Expects this name (or IP address) in the broker's certificate instead of the dialled host.
+    #[must_use]
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.server_name = Some(name.into());
+        self
+    }
+
+    /// Reads the files. Blocks, shortly; the errors name the file.
+    pub(crate) fn connector(&self, tcp: TcpConnector) -> Result<TlsConnector, Error> {
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|cause| tls_error("TLS cannot be set up".to_owned(), cause))?
+            .with_root_certificates(self.roots()?);
+        let config = match &self.client_cert {
+            None => config.with_no_client_auth(),
+            Some((cert, key)) => {
+                let key_der = PrivateKeyDer::from_pem_file(key)
+                    .map_err(|cause| tls_error(format!("cannot read a private key from {}", key.display()), cause))?;
+                config.with_client_auth_cert(certificates(cert)?, key_der).map_err(|cause| {
+                    tls_error(format!("cannot use {} with {}", cert.display(), key.display()), cause)
+                })?
+            }
+        };
+        let server_name = match &self.server_name {
+            None => None,
+            Some(name) => Some(
+                ServerName::try_from(name.clone())
+                    .map_err(|cause| tls_error(format!("{name:?} cannot be a TLS server name"), cause))?,
+            ),
+        };
+        Ok(TlsConnector { tcp, config: Arc::new(config).into(), server_name })
+    }
+
+    fn roots(&self) -> Result<RootCertStore, Error> {
+        let mut roots = RootCertStore::empty();
+        if let Some(path) = &self.ca_file {
+            for cert in certificates(path)? {
+                roots
+                    .add(cert)
+                    .map_err(|cause| tls_error(format!("a certificate in {} is unusable", path.display()), cause))?;
+            }
+            return Ok(roots);
+        }
+        let loaded = rustls_native_certs::load_native_certs();
+        let (added, _ignored) = roots.add_parsable_certificates(loaded.certs);
+        match loaded.errors.into_iter().next() {
+            Some(cause) if added == 0 => Err(tls_error("cannot load the system's root certificates".to_owned(), cause)),
+            None if added == 0 => Err(tls_error(
+                "no trust".to_owned(),
+                "this system has no root certificates; install them or give a CA file",
+            )),
+            _ => Ok(roots),
+        }
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let what = || format!("cannot read certificates from {}", path.display());
+    let certs: Vec<_> =
+        CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|cause| tls_error(what(), cause))?;
+    if certs.is_empty() {
+        return Err(tls_error(what(), "it holds no PEM certificate"));
+    }
+    Ok(certs)
+}
+
+fn tls_error(what: String, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::new(Cause::Tls { what, cause: cause.into() })
+}
+
+/// TCP, then TLS.
+pub(crate) struct TlsConnector {
+    tcp: TcpConnector,
+    config: RustlsConnector,
+    server_name: Option<ServerName<'static>>,
+}
+
+impl Connector for TlsConnector {
+    fn connect<'a>(&'a self, addr: &'a BrokerAddr) -> BoxFuture<'a, io::Result<Box<dyn Transport>>> {
+        Box::pin(async move {
+            let name = match &self.server_name {
+                Some(name) => name.clone(),
+                None => ServerName::try_from(addr.host().to_owned())
+                    .map_err(|cause| io::Error::new(io::ErrorKind::InvalidInput, cause))?,
+            };
+            let stream = self.tcp.dial(addr).await?;
+            Ok(Box::new(self.config.connect(name, stream).await?) as _)
+        })
+    }
+}
+
+impl Transport for TlsStream<TcpStream> {
+    fn peer_closed(&self) -> bool {
+        self.get_ref().0.peer_closed()
+    }
+}
