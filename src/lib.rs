@@ -1,4 +1,41 @@
-//! hpfeeds for Rust.
+//! hpfeeds for Rust: the publish/subscribe protocol of honeypots, as a client that stays connected.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), hpfeeds::Error> {
+//! use futures::StreamExt as _;
+//! use hpfeeds::ClientSession;
+//!
+//! let mut session = ClientSession::connect(("localhost", 20000), "ident", "secret").await?;
+//! session.subscribe("cowrie.sessions")?;
+//! while let Some((ident, channel, payload)) = session.next().await {
+//!     println!("{ident} on {channel}: {}", payload.escape_ascii());
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! - [`ClientSession`] is a [`Stream`](futures::Stream) of `(ident, channel, payload)`. It reconnects by itself,
+//!   subscribes again and sends what was queued meanwhile. Merge several with the combinators that you know
+//!   (`select_all`, `StreamMap`, `forward`).
+//! - [`Publisher`] is its cloneable sending half, and [`PublishSink`] a `Sink` for one channel.
+//! - [`SessionEvent`] and [`SessionState`] tell an operator why nothing arrives.
+//! - [`wire`] is the protocol itself, without any I/O, and a codec for `tokio_util`.
+//!
+//! # What the protocol promises
+//!
+//! hpfeeds has no acknowledgements. A message that [`publish`](ClientSession::publish) accepted is written once, in
+//! order, on the current connection or the next one; what the broker had not read when a connection broke is lost
+//! ([`SessionEvent::Disconnected`] says how many messages that can be). [`close`](ClientSession::close) confirms that
+//! the broker has read everything, with every broker of today: TCP is in order, so its EOF says so.
+//!
+//! # Features
+//!
+//! - `tls`: TLS with rustls, see [`SessionBuilder::tls`](client::SessionBuilder).
+//! - `serde`: [`Ident`] and [`Channel`] implement `Serialize` and `Deserialize`.
+//! - `cli`: the `hpfeeds` command-line tool.
+//!
+//! None is on by default.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![doc(test(attr(deny(warnings))))]
 
 pub mod client;
@@ -6,3 +43,8 @@ pub mod wire;
 
 pub use client::*;
 pub use wire::{Channel, Ident, Limits, Secret};
+
+/// The code blocks of the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

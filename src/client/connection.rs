@@ -152,7 +152,8 @@ impl<'a> Connection<'a> {
                         }
                         Received::Frame(frame) => {
                             let what = format!("it sent {} to a client", frame.opcode());
-                            return Err(self.fail(Cause::Unexpected { addr: self.shared.config.addr.clone(), what }));
+                            let addr = self.shared.config.addr.clone();
+                            return Err(End::Failed(Error::new(Cause::Unexpected { addr, what })));
                         }
                     }
                 }
@@ -206,11 +207,7 @@ impl<'a> Connection<'a> {
     }
 
     fn protocol(&self, cause: crate::wire::DecodeError) -> End {
-        self.fail(Cause::Protocol { addr: self.shared.config.addr.clone(), cause })
-    }
-
-    fn fail(&self, cause: Cause) -> End {
-        End::Failed(Error::new(cause))
+        End::Failed(Error::new(Cause::Protocol { addr: self.shared.config.addr.clone(), cause }))
     }
 
     // ---- what the broker refuses ----

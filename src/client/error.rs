@@ -195,11 +195,14 @@ impl fmt::Display for Error {
             Cause::Io { addr, cause } => write!(f, "the connection to {addr} failed: {cause}"),
             Cause::Closed => f.write_str("the session is closed"),
             Cause::Unsent { messages, bytes, why } => {
-                write!(f, "{messages} messages ({bytes} bytes) were not sent")?;
+                let what = if *messages == 1 { "message" } else { "messages" };
+                let were = if *messages == 1 { "was" } else { "were" };
+                write!(f, "{messages} {what} ({bytes} bytes) {were} not sent")?;
                 because(f, why.as_ref())
             }
             Cause::Unconfirmed { messages, why } => {
-                write!(f, "the broker did not confirm that it read the last {messages} messages")?;
+                let last = if *messages == 1 { "message".to_owned() } else { format!("{messages} messages") };
+                write!(f, "the broker did not confirm that it read the last {last}")?;
                 because(f, why.as_ref())
             }
         }

@@ -185,13 +185,10 @@ impl ClientSession {
         // The driver keeps the deadline; this second one holds even if its runtime stands still.
         let closed = state.wait_for(|state| *state == SessionState::Closed);
         drop(timeout(limit.saturating_mul(2), closed).await);
-        match self.shared.outcome() {
-            Some(outcome) => outcome,
-            None => {
-                let (messages, bytes) = self.shared.outbox.unsent();
-                Err(Error::new(Cause::Unsent { messages, bytes, why: None }))
-            }
-        }
+        self.shared.outcome().unwrap_or_else(|| {
+            let (messages, bytes) = self.shared.outbox.unsent();
+            Err(Error::new(Cause::Unsent { messages, bytes, why: None }))
+        })
     }
 
     pub(crate) fn spawn(config: Config) -> Self {
@@ -240,18 +237,16 @@ impl Stream for ClientSession {
                 Some(Ok(message)) => return Poll::Ready(Some(message)),
                 // The frames around it are whole, and are delivered.
                 Some(Err(fault)) => self.shared.report(fault),
-                None => match ready!(self.shared.inbox.poll_pop(cx)) {
-                    Some((run, made_room)) => {
-                        self.run = run;
-                        if made_room {
-                            self.shared.driver.wake();
-                        }
-                    }
-                    None => {
+                None => {
+                    let Some((run, made_room)) = ready!(self.shared.inbox.poll_pop(cx)) else {
                         self.terminated = true;
                         return Poll::Ready(None);
+                    };
+                    self.run = run;
+                    if made_room {
+                        self.shared.driver.wake();
                     }
-                },
+                }
             }
         }
     }

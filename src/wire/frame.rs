@@ -297,7 +297,7 @@ fn put_name(dst: &mut BytesMut, name: &str) {
 
 fn len_byte(name: &str) -> u8 {
     debug_assert!(name.len() <= MAX_NAME_LEN, "an Ident or Channel has at most 255 bytes");
-    name.len() as u8
+    u8::try_from(name.len()).unwrap_or(u8::MAX)
 }
 
 /// A frame that borrows everything from the bytes it was read from: nothing is copied.

@@ -1,0 +1,174 @@
+//! A broker that a test plays by hand, over in-memory pipes: no sockets, so tokio's paused time can run ahead.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{SinkExt as _, StreamExt as _, future::BoxFuture};
+use hpfeeds::{
+    BrokerAddr, ClientSession, Connector, SessionBuilder, Transport,
+    wire::{Codec, Frame, Nonce, Secret},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
+    sync::mpsc,
+    time::timeout,
+};
+use tokio_util::codec::Framed;
+
+pub(crate) const NONCE: [u8; 4] = [1, 2, 3, 4];
+pub(crate) const SECRET: &str = "hunter2";
+
+/// The test's side: peers arrive here as the session dials.
+pub(crate) struct Script {
+    peers: mpsc::UnboundedReceiver<DuplexStream>,
+    dials: Arc<AtomicUsize>,
+    down: Arc<AtomicBool>,
+}
+
+struct Dialer {
+    peers: mpsc::UnboundedSender<DuplexStream>,
+    dials: Arc<AtomicUsize>,
+    down: Arc<AtomicBool>,
+    pipe: usize,
+}
+
+impl Connector for Dialer {
+    fn connect<'a>(&'a self, _addr: &'a BrokerAddr) -> BoxFuture<'a, io::Result<Box<dyn Transport>>> {
+        Box::pin(async move {
+            self.dials.fetch_add(1, Ordering::Relaxed);
+            if self.down.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            }
+            let (ours, theirs) = duplex(self.pipe);
+            self.peers.send(theirs).map_err(|_| io::ErrorKind::ConnectionRefused)?;
+            Ok(Box::new(ours) as _)
+        })
+    }
+}
+
+impl Script {
+    /// A session builder whose connections come to this script, through pipes of 64 KiB.
+    pub(crate) fn new() -> (Self, SessionBuilder) {
+        Self::with_pipe(64 * 1024)
+    }
+
+    pub(crate) fn with_pipe(pipe: usize) -> (Self, SessionBuilder) {
+        let (sender, peers) = mpsc::unbounded_channel();
+        let (dials, down) = (Arc::default(), Arc::default());
+        let dialer = Dialer { peers: sender, dials: Arc::clone(&dials), down: Arc::clone(&down), pipe };
+        let builder = ClientSession::builder(("broker.test", 20000), "me", SECRET).connector(dialer);
+        (Self { peers, dials, down }, builder)
+    }
+
+    /// How often the session dialled.
+    pub(crate) fn dials(&self) -> usize {
+        self.dials.load(Ordering::Relaxed)
+    }
+
+    /// Refuses connections from now on, or accepts them again.
+    pub(crate) fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::Relaxed);
+    }
+
+    /// The next connection, before any byte.
+    pub(crate) async fn accept(&mut self) -> DuplexStream {
+        // Virtual time: far longer than any delay of a session.
+        timeout(Duration::from_secs(3600), self.peers.recv()).await.expect("the session did not dial").unwrap()
+    }
+
+    /// The next connection, greeted, with its AUTH checked.
+    pub(crate) async fn login(&mut self) -> Peer {
+        let mut peer = Peer { framed: Framed::new(self.accept().await, Codec::default()) };
+        peer.send(Frame::Info { name: "scripted".to_owned(), nonce: Nonce::new(NONCE) }).await;
+        match peer.frame().await {
+            Frame::Auth { ident, digest } => {
+                assert_eq!(ident, "me");
+                assert!(Secret::from(SECRET).verify(&Nonce::new(NONCE), &digest));
+            }
+            other => panic!("not AUTH: {other:?}"),
+        }
+        peer
+    }
+}
+
+/// One connection, as the broker sees it.
+pub(crate) struct Peer {
+    framed: Framed<DuplexStream, Codec>,
+}
+
+impl Peer {
+    pub(crate) async fn send(&mut self, frame: Frame) {
+        self.framed.send(frame).await.unwrap();
+    }
+
+    pub(crate) async fn error(&mut self, text: &str) {
+        self.send(Frame::Error { message: Bytes::copy_from_slice(text.as_bytes()) }).await;
+    }
+
+    pub(crate) async fn publish(&mut self, channel: &str, payload: impl Into<Bytes>) {
+        let (ident, channel) = ("them".parse().unwrap(), channel.parse().unwrap());
+        self.send(Frame::Publish { ident, channel, payload: payload.into() }).await;
+    }
+
+    pub(crate) async fn raw(&mut self, bytes: &[u8]) {
+        self.framed.get_mut().write_all(bytes).await.unwrap();
+    }
+
+    /// The next frame; waits, in virtual time.
+    pub(crate) async fn frame(&mut self) -> Frame {
+        self.next().await.expect("the session closed the connection")
+    }
+
+    /// The next frame, or `None` at the session's EOF.
+    pub(crate) async fn next(&mut self) -> Option<Frame> {
+        let next = timeout(Duration::from_secs(3600), self.framed.next()).await.expect("the session is silent");
+        next.map(|frame| frame.unwrap())
+    }
+
+    /// `None` when nothing comes within this much virtual time.
+    pub(crate) async fn frame_within(&mut self, limit: Duration) -> Option<Frame> {
+        timeout(limit, self.framed.next()).await.ok().map(|frame| frame.unwrap().unwrap())
+    }
+
+    pub(crate) async fn expect_subscribe(&mut self, channel: &str) {
+        assert!(matches!(self.frame().await, Frame::Subscribe { channel: c, .. } if c == channel), "{channel}");
+    }
+
+    pub(crate) async fn expect_unsubscribe(&mut self, channel: &str) {
+        assert!(matches!(self.frame().await, Frame::Unsubscribe { channel: c, .. } if c == channel), "{channel}");
+    }
+
+    pub(crate) async fn expect_publish(&mut self, payload: &str) {
+        assert_eq!(text(&self.frame().await), payload);
+    }
+
+    pub(crate) async fn expect_eof(&mut self) {
+        assert_eq!(self.next().await, None);
+    }
+
+    /// Reads so many bytes as they come, then drops the connection with whatever is left in the pipe.
+    pub(crate) async fn read_then_drop(self, bytes: usize) -> Vec<u8> {
+        let parts = self.framed.into_parts();
+        let mut read = parts.read_buf.to_vec();
+        let mut io = parts.io;
+        while read.len() < bytes {
+            read.push(io.read_u8().await.unwrap());
+        }
+        read
+    }
+}
+
+/// The payload of a PUBLISH frame, as text.
+pub(crate) fn text(frame: &Frame) -> String {
+    match frame {
+        Frame::Publish { payload, .. } => String::from_utf8(payload.to_vec()).unwrap(),
+        other => panic!("not PUBLISH: {other:?}"),
+    }
+}

@@ -1,0 +1,172 @@
+use std::time::Duration;
+
+use futures::{FutureExt as _, StreamExt as _};
+use hpfeeds::{ClientSession, SessionEvent};
+use tokio::time::sleep;
+
+use crate::script::{Peer, Script};
+
+/// The events so far that are not about connections coming and going.
+fn denials(session: &ClientSession) -> Vec<(&'static str, Option<String>)> {
+    let mut events = session.events();
+    std::iter::from_fn(|| events.next().now_or_never().flatten())
+        .filter_map(|event| match event {
+            SessionEvent::SubscribeDenied { channel, .. } => Some(("sub", channel.map(String::from))),
+            SessionEvent::PublishDenied { channel, .. } => Some(("pub", channel.map(String::from))),
+            _ => None,
+        })
+        .collect()
+}
+
+async fn delivers(peer: &mut Peer, session: &mut ClientSession, channel: &str) {
+    peer.publish(channel, "still here").await;
+    assert_eq!(session.next().await.unwrap().1, channel);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_named_subscription_is_taken_out_and_the_others_flow() {
+    let (mut script, builder) = Script::new();
+    let mut session = builder.start().unwrap();
+    for channel in ["a", "bad", "c"] {
+        session.subscribe(channel).unwrap();
+    }
+    let mut peer = script.login().await;
+    for channel in ["a", "bad", "c"] {
+        peer.expect_subscribe(channel).await;
+    }
+    peer.error("Authkey not allowed to sub here. ident=me, chan=bad").await;
+    drop(peer);
+
+    let mut peer = script.login().await;
+    peer.expect_subscribe("a").await;
+    peer.expect_subscribe("c").await;
+    delivers(&mut peer, &mut session, "c").await;
+    assert_eq!(denials(&session), [("sub", Some("bad".to_owned()))]);
+
+    // Asked again on purpose, it is tried again.
+    session.subscribe("bad").unwrap();
+    peer.expect_subscribe("bad").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_stays_open_after_a_denial_keeps_the_connection() {
+    let (mut script, builder) = Script::new();
+    let mut session = builder.start().unwrap();
+    session.subscribe("bad").unwrap();
+    session.subscribe("a").unwrap();
+    let mut peer = script.login().await;
+    peer.error("Authkey not allowed to sub here. ident=me, chan=bad").await;
+    delivers(&mut peer, &mut session, "a").await;
+    assert_eq!(script.dials(), 1);
+    assert_eq!(denials(&session), [("sub", Some("bad".to_owned()))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_only_subscription_is_the_one_that_an_unnamed_denial_means() {
+    let (mut script, builder) = Script::new();
+    let session = builder.start().unwrap();
+    session.subscribe("bad").unwrap();
+    let mut peer = script.login().await;
+    peer.expect_subscribe("bad").await;
+    peer.error("Subscribe not authorized").await;
+    assert_eq!(peer.frame_within(Duration::from_secs(60)).await, None);
+    assert_eq!(denials(&session), [("sub", Some("bad".to_owned()))]);
+}
+
+/// Plays a broker that refuses `bad` without naming it, in one of the ways that brokers have.
+async fn find_the_culprit(refusal: Option<&str>) {
+    let (mut script, builder) = Script::new();
+    let mut session = builder.start().unwrap();
+    for channel in ["a", "bad", "c"] {
+        session.subscribe(channel).unwrap();
+    }
+    session.publish("x", "held").await.unwrap();
+    let mut peer = script.login().await;
+    for channel in ["a", "bad", "c"] {
+        peer.expect_subscribe(channel).await;
+    }
+    peer.error("accessfail.").await;
+
+    // One at a time now, and no message in between.
+    let mut peer = script.login().await;
+    peer.expect_subscribe("a").await;
+    peer.expect_subscribe("bad").await;
+    if let Some(text) = refusal {
+        peer.error(text).await;
+    }
+    drop(peer);
+
+    let mut peer = script.login().await;
+    peer.expect_subscribe("a").await;
+    peer.expect_subscribe("c").await;
+    peer.expect_publish("held").await;
+    delivers(&mut peer, &mut session, "c").await;
+    assert_eq!(denials(&session), [("sub", Some("bad".to_owned()))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unnamed_denial_among_several_is_found_by_asking_one_at_a_time() {
+    find_the_culprit(Some("accessfail.")).await;
+    find_the_culprit(Some("Subscribe not authorized")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_without_a_word_after_one_subscription_means_that_one() {
+    find_the_culprit(None).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_denied_message_quarantines_its_channel_for_a_minute() {
+    let (mut script, builder) = Script::new();
+    let session = builder.start().unwrap();
+    session.publish("bad", "1").await.unwrap();
+    let mut peer = script.login().await;
+    peer.expect_publish("1").await;
+    peer.error("Authkey not allowed to pub here. ident=me, chan=bad").await;
+    drop(peer);
+    let mut peer = script.login().await;
+
+    let error = session.publish("bad", "2").await.unwrap_err();
+    assert!(error.is_denied() && error.denied_channel().is_some_and(|channel| channel == "bad"), "{error}");
+    assert!(session.try_publish("bad", "2").unwrap_err().cause().unwrap().is_denied());
+    session.publish("good", "3").await.unwrap();
+    peer.expect_publish("3").await;
+
+    sleep(Duration::from_secs(61)).await;
+    session.publish("bad", "4").await.unwrap();
+    peer.expect_publish("4").await;
+    assert_eq!(denials(&session), [("pub", Some("bad".to_owned()))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn queued_messages_to_a_denied_channel_are_discarded_and_counted() {
+    // The pipe is shorter than the queue: some messages are still with the session when the denial arrives.
+    let (mut script, builder) = Script::with_pipe(200);
+    let session = builder.start().unwrap();
+    let free = session.publisher().free();
+    for n in 0..50 {
+        session.publish("bad", format!("bad {n}")).await.unwrap();
+        session.publish("good", format!("good {n}")).await.unwrap();
+    }
+    let mut peer = script.login().await;
+    peer.expect_publish("bad 0").await;
+    peer.error("Authkey not allowed to pub here. ident=me, chan=bad").await;
+    sleep(Duration::from_secs(1)).await;
+    drop(peer);
+
+    let mut peer = script.login().await;
+    let mut got = Vec::new();
+    while got.last().is_none_or(|last: &String| last != "good 49") {
+        got.push(crate::script::text(&peer.frame().await));
+    }
+    let first = 50 - got.len() as u64;
+    assert_eq!(got, (first..50).map(|n| format!("good {n}")).collect::<Vec<_>>());
+    let mut events = session.events();
+    let discarded: u64 = std::iter::from_fn(|| events.next().now_or_never().flatten())
+        .map(|event| if let SessionEvent::PublishDenied { discarded, .. } = event { discarded } else { 0 })
+        .sum();
+    // Where the connection broke, "bad n" may or may not have been written before "good n".
+    assert!(discarded > 10 && (discarded == 50 - first || discarded == 49 - first), "{discarded}, {first}");
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(session.publisher().free(), free, "the discarded messages still take up room");
+}
