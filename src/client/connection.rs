@@ -325,13 +325,14 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// No more messages are taken, none are asked for; what is queued follows, without waiting for the grace: the
-    /// broker's answer to our half-close tells more.
+    /// No more messages are taken. What is queued follows, without waiting for the grace: the broker's answer to our
+    /// half-close tells more. Then no more messages are asked for, so that its EOF is not far.
     fn begin_closing(&mut self, deadline: Instant) {
         self.shared.outbox.close(Error::closed());
+        self.shared.outbox.take(&mut self.memory.flight);
         let frames: Vec<_> =
             mem::take(&mut self.subscribed).into_iter().map(|channel| unsubscribe(self.shared, channel)).collect();
-        self.memory.flight.push_control(encode(self.shared, &frames));
+        self.memory.flight.push_last(encode(self.shared, &frames));
         self.phase = Phase::Closing { deadline: Box::pin(sleep_until(deadline)) };
     }
 

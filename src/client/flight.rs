@@ -77,6 +77,13 @@ impl Flight {
         self.segments.insert(started + controls, Segment::Control(bytes));
     }
 
+    /// Puts control frames after everything.
+    pub(crate) fn push_last(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.segments.push_back(Segment::Control(bytes));
+        }
+    }
+
     pub(crate) fn append(&mut self, segments: &mut VecDeque<Segment>) {
         self.segments.append(segments);
     }

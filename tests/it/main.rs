@@ -4,4 +4,6 @@
 mod real;
 mod script;
 mod scripted;
+#[cfg(feature = "tls")]
+mod tls;
 mod vectors;

@@ -16,10 +16,10 @@ async fn close_sends_the_queue_and_is_confirmed_by_the_brokers_eof() {
     let serve = async {
         let mut peer = script.login().await;
         peer.expect_subscribe("a").await;
-        peer.expect_unsubscribe("a").await;
         for n in 0..100 {
             peer.expect_publish(&n.to_string()).await;
         }
+        peer.expect_unsubscribe("a").await;
         peer.expect_eof().await;
         peer.publish("a", "late").await;
     };

@@ -1,0 +1,188 @@
+//! TLS: the session against a rustls server that hands the plain bytes to the real broker.
+
+use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use futures::StreamExt as _;
+use hpfeeds::{ClientSession, Error, SessionBuilder, TlsOptions};
+use hpfeeds_broker::Broker;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tempfile::TempDir;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        RootCertStore, ServerConfig,
+        pki_types::{PrivateKeyDer, pem::PemObject as _},
+        server::WebPkiClientVerifier,
+    },
+};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A broker behind TLS, and the files that a client needs.
+struct Server {
+    addr: SocketAddr,
+    files: TempDir,
+    broker: Broker,
+    _accept: JoinSet<()>,
+}
+
+impl Server {
+    async fn start(name: &str, client_certificates: bool) -> Self {
+        let files = TempDir::new().unwrap();
+        let ca = authority();
+        let (cert, key) = issue(&ca, name);
+        let (client_cert, client_key) = issue(&ca, "client");
+        let texts = [
+            ("ca.pem", ca.pem()),
+            ("client.pem", client_cert.clone()),
+            ("client.key", client_key),
+            ("other-ca.pem", authority().pem()),
+        ];
+        for (file, text) in texts {
+            fs::write(files.path().join(file), text).unwrap();
+        }
+
+        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.der().clone()).unwrap();
+        let config =
+            ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
+        let config = if client_certificates {
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
+            config.with_client_cert_verifier(verifier)
+        } else {
+            config.with_no_client_auth()
+        };
+        let certs = vec![tokio_rustls::rustls::pki_types::CertificateDer::from_pem_slice(cert.as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config.with_single_cert(certs, key).unwrap()));
+
+        let broker = Broker::dev().await.unwrap();
+        let (listener, upstream) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), broker.local_addr());
+        let addr = listener.local_addr().unwrap();
+        let mut accept = JoinSet::new();
+        accept.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                connections.spawn(async move {
+                    // A client that refuses our certificate ends the handshake: that is the point of some tests.
+                    if let Ok(mut tls) = acceptor.accept(stream).await {
+                        let mut plain = TcpStream::connect(upstream).await.unwrap();
+                        drop(copy_bidirectional(&mut tls, &mut plain).await);
+                    }
+                });
+            }
+        });
+        Self { addr, files, broker, _accept: accept }
+    }
+
+    fn file(&self, name: &str) -> std::path::PathBuf {
+        self.files.path().join(name)
+    }
+
+    fn builder(&self, tls: TlsOptions) -> SessionBuilder {
+        ClientSession::builder(("localhost", self.addr.port()), "dev", "dev").tls(tls)
+    }
+
+    fn trusted(&self) -> TlsOptions {
+        TlsOptions::new().ca_file(self.file("ca.pem"))
+    }
+
+    async fn refused(&self, tls: TlsOptions) -> Error {
+        timeout(SOON, self.builder(tls).connect()).await.unwrap().unwrap_err()
+    }
+}
+
+fn authority() -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// A certificate and its key, PEM.
+fn issue(ca: &CertifiedIssuer<'static, KeyPair>, name: &str) -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    let cert = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, ca).unwrap();
+    (cert.pem(), key.serialize_pem())
+}
+
+async fn echo(session: &mut ClientSession) {
+    session.subscribe("a").unwrap();
+    let payload = vec![7; 500_000];
+    session.publish("a", payload.clone()).await.unwrap();
+    let (_, _, echoed) = timeout(SOON, session.next()).await.unwrap().unwrap();
+    assert!(echoed == payload);
+}
+
+#[tokio::test]
+async fn a_session_over_tls_works_as_one_without() {
+    let server = Server::start("localhost", false).await;
+    let mut session = server.builder(server.trusted()).connect().await.unwrap();
+    echo(&mut session).await;
+    session.publish("a", "last").await.unwrap();
+    session.close().await.unwrap();
+    assert_eq!(session.next().await.unwrap().2, "last");
+    let error = server.builder(server.trusted()).connect().await;
+    drop(error.unwrap());
+    server.broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_cannot_be_trusted_is_refused() {
+    let server = Server::start("localhost", false).await;
+    let error = server.refused(TlsOptions::new().ca_file(server.file("other-ca.pem"))).await;
+    assert!(error.is_network() && error.to_string().contains("certificate"), "{error}");
+    let error = server.refused(server.trusted().server_name("other.test")).await;
+    assert!(error.to_string().contains("other.test"), "{error}");
+}
+
+#[tokio::test]
+async fn the_name_in_the_certificate_can_be_given() {
+    let server = Server::start("broker.test", false).await;
+    server.refused(server.trusted()).await;
+    let mut session = server.builder(server.trusted().server_name("broker.test")).connect().await.unwrap();
+    echo(&mut session).await;
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_presented() {
+    let server = Server::start("localhost", true).await;
+    server.refused(server.trusted()).await;
+    let tls = server.trusted().client_certificate(server.file("client.pem"), server.file("client.key"));
+    let mut session = server.builder(tls).connect().await.unwrap();
+    echo(&mut session).await;
+}
+
+#[tokio::test]
+async fn an_unusable_file_is_named() {
+    let server = Server::start("localhost", false).await;
+    fs::write(server.file("empty.pem"), "").unwrap();
+    let cases = [
+        (TlsOptions::new().ca_file("/nowhere/ca.pem"), "/nowhere/ca.pem"),
+        (TlsOptions::new().ca_file(server.file("empty.pem")), "empty.pem"),
+        (TlsOptions::new().ca_file(server.file("client.key")), "client.key"),
+        (server.trusted().client_certificate(server.file("client.pem"), Path::new("/nowhere/key")), "/nowhere/key"),
+        (server.trusted().client_certificate(server.file("ca.pem"), server.file("client.key")), "ca.pem"),
+        (server.trusted().server_name("not a name"), "not a name"),
+    ];
+    for (tls, named) in cases {
+        let error = server.builder(tls).start().unwrap_err();
+        assert!(error.is_usage() && error.to_string().contains(named), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn plain_bytes_where_tls_is_expected_are_an_error() {
+    let broker = Broker::dev().await.unwrap();
+    let server = Server::start("localhost", false).await;
+    let builder = ClientSession::builder(("localhost", broker.local_addr().port()), "dev", "dev").tls(server.trusted());
+    let error = timeout(SOON, builder.connect()).await.unwrap().unwrap_err();
+    assert!(error.is_network(), "{error}");
+}
