@@ -75,7 +75,7 @@ pub enum DecodeError {
         found: usize,
     },
     /// The connection ended in the middle of a frame.
-    #[error("the connection ended inside a frame: {missing} bytes are missing")]
+    #[error("the connection ended inside a frame (bytes missing: {missing})")]
     Incomplete {
         /// How many bytes the frame still lacks (of the header, when that is incomplete itself).
         missing: usize,

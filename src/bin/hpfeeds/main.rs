@@ -1,1 +1,79 @@
-fn main() {}
+//! The `hpfeeds` command-line tool: subscribe, publish and send files.
+
+mod args;
+mod completions;
+mod connection;
+mod escape;
+mod exit;
+mod output;
+mod publish;
+mod record;
+mod save;
+mod sendfile;
+mod sending;
+mod signals;
+mod stdin;
+mod subscribe;
+mod watch;
+
+use std::{io, process::ExitCode, time::Duration};
+
+use tokio::runtime;
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    args::{Action, Cli},
+    exit::Failure,
+    signals::supervise,
+};
+
+fn main() -> ExitCode {
+    match Cli::from_arguments() {
+        Ok(cli) => exit::report(run(cli)),
+        Err(error) => exit::usage(&error),
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    if cli.connection.debug {
+        log_to_stderr();
+    }
+    let connection = cli.connection;
+    match cli.action {
+        Action::Completions(args) => completions::run(&args),
+        Action::Subscribe(args) => in_runtime(supervise(|stop| subscribe::run(connection, args, stop), Duration::ZERO)),
+        Action::Publish(args) => {
+            let patience = args.patience.timeout;
+            in_runtime(supervise(|stop| publish::run(connection, args, stop), patience))
+        }
+        Action::Sendfile(args) => {
+            let patience = args.patience.timeout;
+            in_runtime(supervise(|stop| sendfile::run(connection, args, stop), patience))
+        }
+    }
+}
+
+/// Runs something in a runtime that does not wait, at the end, for a thread that is stuck in a read or a write.
+///
+/// Two threads: one may wait for a slow pipe while the other serves the connection.
+fn in_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|cause| Failure::new(format!("cannot start: {cause}")))?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_background();
+    outcome
+}
+
+/// What the library does, for `--debug`. It is told no secret to log.
+fn log_to_stderr() {
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new("hpfeeds=debug"))
+        .with_writer(io::stderr)
+        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+        // Without this, a closed stderr would be a panic.
+        .log_internal_errors(false)
+        .init();
+}

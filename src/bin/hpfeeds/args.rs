@@ -1,0 +1,307 @@
+//! The command line, as the user sees it.
+
+use std::{ffi::OsString, num::NonZeroU64, path::PathBuf, time::Duration};
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint, error::ErrorKind};
+use clap_complete::Shell;
+use hpfeeds::{Channel, wire::NameError};
+
+use crate::connection::ConnectionArgs;
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0    done; for publish and sendfile: the broker has read everything and refused nothing
+  1    the network, the broker or a file failed; stderr says what was not sent or not confirmed
+  2    the command line makes no sense
+  3    the broker does not accept the ident and secret
+  4    the broker does not let this key use a channel
+  5    subscribe: --timeout passed before enough messages arrived
+  130  publish, sendfile: ended by Ctrl-C before everything was sent (143: by SIGTERM)
+
+Environment:
+  HPFEEDS_HOST, HPFEEDS_PORT, HPFEEDS_IDENT, HPFEEDS_SECRET stand in for the options of that name. Give the secret
+  this way: other users of this machine can read a command line.
+
+The connection options work before and after the action.";
+
+/// Receives, publishes and sends files over hpfeeds.
+#[derive(Debug, Parser)]
+#[command(name = "hpfeeds", version, after_help = AFTER_HELP, subcommand_value_name = "ACTION",
+    subcommand_help_heading = "Actions", disable_help_subcommand = false)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+
+    /// Channel; can be given many times, before and after the action.
+    #[arg(id = "channels_before", short = 'c', long = "chan", value_name = "CHANNEL", help_heading = "Connection",
+        allow_hyphen_values = true)]
+    channels: Vec<Channel>,
+
+    // Before the action, as the Python tool has it; documented where it belongs.
+    #[arg(id = "output_before", short = 'o', long = "output", value_name = "FILE", hide = true,
+        value_hint = ValueHint::FilePath)]
+    output: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub(crate) action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    /// Print the messages of channels as they arrive.
+    ///
+    /// Connects again by itself, for ever, when the connection is lost. Only the first connection must work. What
+    /// happens is told on stderr.
+    #[command(visible_alias = "sub")]
+    Subscribe(SubscribeArgs),
+
+    /// Publish a message, or each line of stdin as one.
+    ///
+    /// Exits with 0 only when the broker has read everything and refused nothing.
+    #[command(visible_alias = "pub")]
+    Publish(PublishArgs),
+
+    /// Publish files, each as one message.
+    ///
+    /// Exits with 0 only when the broker has read everything and refused nothing.
+    Sendfile(SendfileArgs),
+
+    /// Print a shell's completions, for example: hpfeeds completions bash > ~/.local/share/bash-completion/completions/hpfeeds
+    Completions(CompletionsArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SubscribeArgs {
+    #[command(flatten)]
+    pub(crate) channels: ChannelArgs,
+
+    /// More channels.
+    #[arg(value_name = "CHANNEL")]
+    more: Vec<Channel>,
+
+    /// How to print a message.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+
+    /// Append to this file instead of printing to stdout.
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Store each payload here under its SHA-256, and print where instead of the payload.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) save_dir: Option<PathBuf>,
+
+    /// End after N messages.
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(crate) count: Option<NonZeroU64>,
+
+    /// End after this time in total. Exit code 5 when nothing arrived, or fewer than --count.
+    #[arg(short, long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// `[channel] ident: payload`, one line each; what a terminal would act on is escaped.
+    #[default]
+    Line,
+    /// A JSON object a line: time, ident, channel, and payload, or `payload_base64` when it is not UTF-8.
+    Ndjson,
+    /// The payload's bytes and nothing else, not even a newline; not to a terminal.
+    Raw,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PublishArgs {
+    #[command(flatten)]
+    pub(crate) channels: ChannelArgs,
+
+    #[command(flatten)]
+    pub(crate) patience: PatienceArgs,
+
+    /// The message; several are joined by a space. Without it, or when it is `-`, all of stdin is the message.
+    #[arg(value_name = "DATA", allow_negative_numbers = true)]
+    pub(crate) data: Vec<OsString>,
+
+    /// Publish each line of stdin as a message, as it comes. An empty line is an empty message.
+    #[arg(short, long)]
+    pub(crate) lines: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SendfileArgs {
+    #[command(flatten)]
+    pub(crate) channels: ChannelArgs,
+
+    #[command(flatten)]
+    pub(crate) patience: PatienceArgs,
+
+    /// The files. Their names are not sent.
+    #[arg(value_name = "PATH", required = true, value_hint = ValueHint::FilePath)]
+    pub(crate) paths: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell.
+    pub(crate) shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChannelArgs {
+    /// Channel; can be given many times.
+    #[arg(short = 'c', long = "chan", value_name = "CHANNEL", help_heading = "Connection", allow_hyphen_values = true)]
+    pub(crate) channels: Vec<Channel>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PatienceArgs {
+    /// Give up when for so long the broker does not answer, or reads nothing, or does not confirm at the end.
+    #[arg(short, long, value_name = "SECONDS", value_parser = seconds, default_value = "30")]
+    pub(crate) timeout: Duration,
+}
+
+impl Cli {
+    /// The checked command line of this process, or what to print instead.
+    pub(crate) fn from_arguments() -> Result<Self, clap::Error> {
+        let mut cli = Self::try_parse()?;
+        cli.settle().map_err(|(kind, message)| Self::command().error(kind, message))?;
+        Ok(cli)
+    }
+
+    /// Brings together what stands before and after the action, and checks what goes with what.
+    fn settle(&mut self) -> Result<(), (ErrorKind, String)> {
+        let before = std::mem::take(&mut self.channels);
+        let output = self.output.take();
+        let misplaced = output.is_some();
+        let channels = match &mut self.action {
+            Action::Subscribe(args) => {
+                args.output = args.output.take().or(output);
+                args.channels.channels.append(&mut args.more);
+                args.check()?;
+                &mut args.channels
+            }
+            _ if misplaced => {
+                return Err((ErrorKind::ArgumentConflict, "--output FILE is for subscribe".to_owned()));
+            }
+            Action::Publish(args) => {
+                args.check()?;
+                &mut args.channels
+            }
+            Action::Sendfile(args) => &mut args.channels,
+            Action::Completions(_) => return Ok(()),
+        };
+        channels.complete(before)?;
+        self.connection.check()
+    }
+}
+
+impl ChannelArgs {
+    /// Each channel once: a message must not go twice to the same one.
+    fn complete(&mut self, before: Vec<Channel>) -> Result<(), (ErrorKind, String)> {
+        let mut all = before;
+        for channel in self.channels.drain(..) {
+            all.push(channel);
+        }
+        for channel in all {
+            if !self.channels.contains(&channel) {
+                self.channels.push(channel);
+            }
+        }
+        if self.channels.is_empty() {
+            let message = "no channel: give at least one with --chan CHANNEL";
+            return Err((ErrorKind::MissingRequiredArgument, message.to_owned()));
+        }
+        Ok(())
+    }
+}
+
+impl SubscribeArgs {
+    fn check(&self) -> Result<(), (ErrorKind, String)> {
+        if self.save_dir.is_some() && self.format == Format::Raw {
+            let message = "--save-dir prints where each payload is stored, which --format raw has no place for";
+            return Err((ErrorKind::ArgumentConflict, message.to_owned()));
+        }
+        Ok(())
+    }
+}
+
+impl PublishArgs {
+    /// Whether the message is to be read from stdin.
+    pub(crate) fn from_stdin(&self) -> bool {
+        self.data.is_empty() || self.data == ["-"]
+    }
+
+    fn check(&self) -> Result<(), (ErrorKind, String)> {
+        if self.lines && !self.from_stdin() {
+            let message = "--lines reads the messages from stdin, so there can be no DATA on the command line";
+            return Err((ErrorKind::ArgumentConflict, message.to_owned()));
+        }
+        Ok(())
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let wanted = || "give seconds, such as 10 or 0.5".to_owned();
+    let number: f64 = text.parse().map_err(|_| wanted())?;
+    match Duration::try_from_secs_f64(number) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err(wanted()),
+    }
+}
+
+/// Reads a size in bytes, with an optional K, M or G.
+pub(crate) fn size(text: &str) -> Result<u32, String> {
+    let wanted = || "give bytes, such as 65536, 512K or 10M, below 4G".to_owned();
+    let upper = text.to_ascii_uppercase();
+    let number = upper.trim_end_matches('B').trim_end_matches('I');
+    let (digits, shift) = match number.as_bytes().last() {
+        Some(b'K') => (&number[..number.len() - 1], 10),
+        Some(b'M') => (&number[..number.len() - 1], 20),
+        Some(b'G') => (&number[..number.len() - 1], 30),
+        _ => (number, 0),
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift)).ok_or_else(wanted)?;
+    match u32::try_from(bytes) {
+        Ok(bytes) if bytes > 0 => Ok(bytes),
+        _ => Err(wanted()),
+    }
+}
+
+/// Reads a name of 1 to 255 bytes. What is empty counts as not given, and is reported as missing.
+pub(crate) fn name(text: &str) -> Result<String, NameError> {
+    match text {
+        "" => Ok(String::new()),
+        _ => hpfeeds::Ident::new(text).map(String::from),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, expected) in [("1", 1), ("65536", 65536), ("512k", 512 << 10), ("10M", 10 << 20), ("1GiB", 1 << 30)] {
+            assert_eq!(size(text), Ok(expected), "{text}");
+        }
+        for text in ["", "0", "-1", "4G", "M", "1T", "1.5M", "99999999999999999999G", "é"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!(seconds("10"), Ok(Duration::from_secs(10)));
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for text in ["", "0", "-1", "inf", "NaN", "1e30", "soon"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! How to reach the broker and with which key.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use clap::{Args, ValueHint, error::ErrorKind};
+use hpfeeds::{BrokerAddr, Channel, ClientSession, Ident, Limits, Secret, SessionBuilder, TlsOptions, wire};
+
+use crate::{args, exit::Failure};
+
+/// Global options: clap copies them to where the action stands, and what is given later wins.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct ConnectionArgs {
+    /// The broker's name or address.
+    #[arg(long, global = true, env = "HPFEEDS_HOST", default_value = "localhost", value_parser = host,
+        value_hint = ValueHint::Hostname)]
+    host: String,
+
+    /// The broker's port.
+    #[arg(short, long, global = true, env = "HPFEEDS_PORT", default_value_t = 20000,
+        value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+
+    /// The key's name.
+    #[arg(short, long, global = true, env = "HPFEEDS_IDENT", value_parser = args::name, allow_hyphen_values = true)]
+    ident: Option<String>,
+
+    /// The key's secret; better given in the environment.
+    #[arg(short, long, global = true, env = "HPFEEDS_SECRET", hide_env_values = true, allow_hyphen_values = true)]
+    secret: Option<GivenSecret>,
+
+    /// Connect over TLS, trusting the system's roots.
+    #[arg(long, global = true)]
+    tls: bool,
+
+    /// Connect over TLS, trusting only the certificates in this PEM file.
+    #[arg(long, global = true, value_name = "CAFILE", value_hint = ValueHint::FilePath)]
+    tlscert: Option<PathBuf>,
+
+    /// Connect over TLS, and expect this name in the broker's certificate instead of the host.
+    #[arg(long, global = true, value_name = "NAME")]
+    tls_name: Option<String>,
+
+    /// Connect over TLS, and present the certificate in this PEM file.
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    tls_client_cert: Option<PathBuf>,
+
+    /// The private key (PEM) of the client certificate.
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    tls_client_key: Option<PathBuf>,
+
+    /// The largest message, names included, in bytes or as 512K or 10M; the broker needs the same.
+    #[arg(long, global = true, value_name = "SIZE", default_value = "1M", value_parser = args::size)]
+    max_message: u32,
+
+    /// Say on stderr what happens on the connection.
+    #[arg(long, global = true)]
+    pub(crate) debug: bool,
+}
+
+/// A secret as it was typed. Redacted when it is printed, as [`Secret`] is, which does not tell whether it is empty.
+#[derive(Clone)]
+struct GivenSecret(String);
+
+impl From<String> for GivenSecret {
+    fn from(secret: String) -> Self {
+        Self(secret)
+    }
+}
+
+impl fmt::Debug for GivenSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl ConnectionArgs {
+    /// What a key needs. An empty value, as an unset variable of a compose file leaves it, counts as none.
+    pub(crate) fn check(&self) -> Result<(), (ErrorKind, String)> {
+        let missing = |what: &str| {
+            let (long, variable) = (format!("--{what}"), format!("HPFEEDS_{}", what.to_uppercase()));
+            let message = format!("no {what}: give {long} {} or set {variable}", what.to_uppercase());
+            Err((ErrorKind::MissingRequiredArgument, message))
+        };
+        if self.ident.as_deref().unwrap_or_default().is_empty() {
+            return missing("ident");
+        }
+        if self.secret.as_ref().is_none_or(|secret| secret.0.is_empty()) {
+            return missing("secret");
+        }
+        match (&self.tls_client_cert, &self.tls_client_key) {
+            (Some(_), None) => Err((
+                ErrorKind::MissingRequiredArgument,
+                "--tls-client-cert FILE needs its private key: give --tls-client-key FILE".to_owned(),
+            )),
+            (None, Some(_)) => Err((
+                ErrorKind::MissingRequiredArgument,
+                "--tls-client-key FILE needs its certificate: give --tls-client-cert FILE".to_owned(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn addr(&self) -> BrokerAddr {
+        BrokerAddr::new(&*self.host, self.port)
+    }
+
+    /// A session that does not exist yet.
+    pub(crate) fn builder(&self) -> SessionBuilder {
+        let secret = self.secret.as_ref().map_or("", |secret| &*secret.0);
+        let ident = self.ident.as_deref().unwrap_or_default();
+        let builder =
+            ClientSession::builder(self.addr(), ident, Secret::from(secret)).limits(Limits::new(self.max_message));
+        match self.tls_options() {
+            Some(tls) => builder.tls(tls),
+            None => builder,
+        }
+    }
+
+    fn tls_options(&self) -> Option<TlsOptions> {
+        let mut tls = self.tls.then(TlsOptions::new);
+        if let Some(file) = &self.tlscert {
+            tls = Some(tls.unwrap_or_default().ca_file(file));
+        }
+        if let Some(name) = &self.tls_name {
+            tls = Some(tls.unwrap_or_default().server_name(name));
+        }
+        if let (Some(cert), Some(key)) = (&self.tls_client_cert, &self.tls_client_key) {
+            tls = Some(tls.unwrap_or_default().client_certificate(cert, key));
+        }
+        tls
+    }
+
+    /// The largest payload that fits a message to each of the channels.
+    pub(crate) fn largest_payload(&self, channels: &[Channel]) -> Result<usize, Failure> {
+        let ident = Ident::new(self.ident.as_deref().unwrap_or_default());
+        let ident = ident.map_err(|cause| Failure::new(format!("the ident {cause}")))?;
+        let limit = Limits::new(self.max_message).of(wire::Opcode::Publish) as usize;
+        let names = channels.iter().map(|channel| wire::publish_len(&ident, channel, 0)).max().unwrap_or_default();
+        limit.checked_sub(names).ok_or_else(|| {
+            let size = self.max_message;
+            Failure::with_code(crate::exit::USAGE, format!("--max-message {size} leaves no room for the names"))
+        })
+    }
+}
+
+/// How long dialling and the broker's greeting may take, for somebody who is willing to wait so long for an answer.
+pub(crate) fn handshake_timeout(patience: Duration) -> Duration {
+    patience.min(Duration::from_secs(10))
+}
+
+fn host(text: &str) -> Result<String, String> {
+    let host = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    if host.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    if host.contains(':') && host.parse::<std::net::Ipv6Addr>().is_err() && !host.contains('%') {
+        return Err("give a name or an address alone, and the port with --port".to_owned());
+    }
+    Ok(host.to_owned())
+}

@@ -1,0 +1,74 @@
+//! Text from the network, made safe to show: no byte of it can move the cursor, change colours or reorder a line.
+
+use std::fmt::{self, Write as _};
+
+/// Shows bytes as text on one line. What a terminal would act on is escaped as Rust writes it (`\n`, `\u{1b}`), and
+/// so are bytes that are not UTF-8 (`\xff`). Backslashes stay as they are: JSON remains JSON.
+pub(crate) struct Escaped<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            let mut rest = chunk.valid();
+            while let Some(at) = rest.find(acts_on_a_terminal) {
+                f.write_str(&rest[..at])?;
+                let mut characters = rest[at..].chars();
+                if let Some(character) = characters.next() {
+                    escape(f, character)?;
+                }
+                rest = characters.as_str();
+            }
+            f.write_str(rest)?;
+            for byte in chunk.invalid() {
+                write!(f, "\\x{byte:02x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn escape(f: &mut fmt::Formatter<'_>, character: char) -> fmt::Result {
+    match character {
+        '\n' => f.write_str("\\n"),
+        '\r' => f.write_str("\\r"),
+        '\t' => f.write_str("\\t"),
+        _ => character.escape_unicode().try_for_each(|part| f.write_char(part)),
+    }
+}
+
+/// Controls (C0, DEL, C1), and the invisible characters that break lines, reorder text or hide in it. The joiners
+/// U+200C and U+200D are left: languages and emoji need them.
+pub(crate) fn acts_on_a_terminal(character: char) -> bool {
+    character.is_control()
+        || matches!(character,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn escaped(bytes: &[u8]) -> String {
+        Escaped(bytes).to_string()
+    }
+
+    #[test]
+    fn readable_text_stays_as_it_is() {
+        let text = r#"{"a": "b\\n", "ü": "日本 👩‍💻"}"#;
+        assert_eq!(escaped(text.as_bytes()), text);
+    }
+
+    #[test]
+    fn what_a_terminal_acts_on_is_escaped() {
+        assert_eq!(escaped(b"\x1b[2J\r\n\t\x00\x7f"), r"\u{1b}[2J\r\n\t\u{0}\u{7f}");
+        assert_eq!(escaped("\u{9b}31m\u{202e}\u{2028}".as_bytes()), r"\u{9b}31m\u{202e}\u{2028}");
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf8_are_escaped_one_by_one() {
+        assert_eq!(escaped(b"a\xff\xc3\xbc\xc3"), r"a\xffü\xc3");
+        // A raw C1 control.
+        assert_eq!(escaped(b"\x9b"), r"\x9b");
+    }
+}

@@ -1,0 +1,148 @@
+//! One received message as a line, a JSON object or its bytes.
+
+use std::{
+    io::{self, Write as _},
+    path::Path,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use hpfeeds::Message;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::ser::{CompactFormatter, Formatter, Serializer};
+
+use crate::{
+    args::Format,
+    escape::{Escaped, acts_on_a_terminal},
+};
+
+/// Where a payload was stored.
+pub(crate) struct Saved<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) sha256: &'a str,
+}
+
+/// Appends a message to `to`. A payload that is stored is not printed as well.
+pub(crate) fn format(to: &mut Vec<u8>, format: Format, message: &Message, saved: Option<&Saved<'_>>) -> io::Result<()> {
+    match format {
+        Format::Line => line(to, message, saved),
+        Format::Ndjson => json(to, message, saved, Timestamp::now()),
+        Format::Raw => to.write_all(&message.2),
+    }
+}
+
+fn line(to: &mut Vec<u8>, (ident, channel, payload): &Message, saved: Option<&Saved<'_>>) -> io::Result<()> {
+    write!(to, "[{}] {}: ", Escaped(channel.as_bytes()), Escaped(ident.as_bytes()))?;
+    match saved {
+        Some(saved) => {
+            writeln!(to, "{} ({} bytes)", Escaped(saved.path.as_os_str().as_encoded_bytes()), payload.len())
+        }
+        None => writeln!(to, "{}", Escaped(payload)),
+    }
+}
+
+#[derive(Serialize)]
+struct Record<'a> {
+    time: String,
+    ident: &'a str,
+    channel: &'a str,
+    #[serde(flatten)]
+    payload: Payload<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Payload<'a> {
+    Text { payload: &'a str },
+    Bytes { payload_base64: String },
+    Saved { path: String, sha256: &'a str, size: usize },
+}
+
+fn json(
+    to: &mut Vec<u8>,
+    (ident, channel, payload): &Message,
+    saved: Option<&Saved<'_>>,
+    time: Timestamp,
+) -> io::Result<()> {
+    let payload = match (saved, str::from_utf8(payload)) {
+        (Some(saved), _) => Payload::Saved {
+            path: saved.path.to_string_lossy().into_owned(),
+            sha256: saved.sha256,
+            size: payload.len(),
+        },
+        (None, Ok(text)) => Payload::Text { payload: text },
+        (None, Err(_)) => Payload::Bytes { payload_base64: STANDARD.encode(payload) },
+    };
+    let record = Record { time: format!("{time:.3}"), ident, channel, payload };
+    record.serialize(&mut Serializer::with_formatter(&mut *to, Printable(CompactFormatter)))?;
+    to.write_all(b"\n")
+}
+
+/// JSON that is safe to show: [`acts_on_a_terminal`] knows more characters than JSON must escape, and JSON may.
+struct Printable(CompactFormatter);
+
+impl Formatter for Printable {
+    fn write_string_fragment<W: io::Write + ?Sized>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some(at) = rest.find(acts_on_a_terminal) {
+            writer.write_all(&rest.as_bytes()[..at])?;
+            let mut characters = rest[at..].chars();
+            if let Some(character) = characters.next() {
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    write!(writer, "\\u{unit:04x}")?;
+                }
+            }
+            rest = characters.as_str();
+        }
+        self.0.write_string_fragment(writer, rest)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use bytes::Bytes;
+    use hpfeeds::{Channel, Ident};
+
+    use super::*;
+
+    fn message(payload: &'static [u8]) -> Message {
+        (Ident::new("se\x1bnsor").unwrap(), Channel::new("a.b").unwrap(), Bytes::from_static(payload))
+    }
+
+    fn printed(payload: &'static [u8], saved: Option<&Saved<'_>>) -> [String; 2] {
+        let (mut one, mut other) = (Vec::new(), Vec::new());
+        line(&mut one, &message(payload), saved).unwrap();
+        json(&mut other, &message(payload), saved, "2025-01-02T03:04:05.678901Z".parse().unwrap()).unwrap();
+        [one, other].map(|bytes| String::from_utf8(bytes).unwrap())
+    }
+
+    #[test]
+    fn text() {
+        let [line, json] = printed("\"ü\"\n\u{9b}\u{e0001}".as_bytes(), None);
+        assert_eq!(line, "[a.b] se\\u{1b}nsor: \"ü\"\\n\\u{9b}\\u{e0001}\n");
+        let expected = concat!(
+            r#"{"time":"2025-01-02T03:04:05.678Z","ident":"se\u001bnsor","channel":"a.b","#,
+            r#""payload":"\"ü\"\n\u009b\udb40\udc01"}"#,
+            "\n"
+        );
+        assert_eq!(json, expected);
+        let parsed: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(parsed["payload"], "\"ü\"\n\u{9b}\u{e0001}");
+    }
+
+    #[test]
+    fn bytes() {
+        let [line, json] = printed(b"\x00\xff\xfe", None);
+        assert_eq!(line, "[a.b] se\\u{1b}nsor: \\u{0}\\xff\\xfe\n");
+        assert!(json.ends_with(r#""payload_base64":"AP/+"}"#.to_owned().as_str()) || json.contains("AP/+"), "{json}");
+    }
+
+    #[test]
+    fn a_stored_payload_is_not_printed() {
+        let saved = Saved { path: Path::new("d\x1b/ab"), sha256: "ab" };
+        let [line, json] = printed(b"secret", Some(&saved));
+        assert_eq!(line, "[a.b] se\\u{1b}nsor: d\\u{1b}/ab (6 bytes)\n");
+        assert!(json.contains(r#""path":"d\u001b/ab","sha256":"ab","size":6}"#), "{json}");
+    }
+}

@@ -1,0 +1,107 @@
+//! Ctrl-C and SIGTERM: the first asks the action to end, the second ends the process.
+
+use std::{future::Future, io, time::Duration};
+
+use tokio::{sync::watch, time::sleep};
+
+use crate::exit::Failure;
+
+/// How long an action may take to end after it was asked to, on top of the deadlines it keeps itself. It can be stuck
+/// in a write to a pipe that nobody reads.
+const GRACE: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signal {
+    Interrupt,
+    Terminate,
+}
+
+impl Signal {
+    pub(crate) fn exit_code(self) -> u8 {
+        match self {
+            Self::Interrupt => 128 + 2,
+            Self::Terminate => 128 + 15,
+        }
+    }
+}
+
+/// Tells an action to end.
+#[derive(Debug, Clone)]
+pub(crate) struct Stop(watch::Receiver<Option<Signal>>);
+
+impl Stop {
+    /// Waits until the user wants the action to end. Cancel safe.
+    pub(crate) async fn requested(&mut self) -> Signal {
+        match self.0.wait_for(Option::is_some).await.map(|signal| *signal) {
+            Ok(Some(signal)) => signal,
+            // Nobody is left to ask for it.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+/// Runs an action to its end, which a signal brings about sooner.
+///
+/// `patience`: how long the action may take to end when it is asked to.
+pub(crate) async fn supervise<F>(action: impl FnOnce(Stop) -> F, patience: Duration) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), Failure>> + Send + 'static,
+{
+    let mut signals = Signals::install().map_err(|cause| Failure::new(format!("cannot handle signals: {cause}")))?;
+    let (sender, receiver) = watch::channel(None);
+    // In a task of its own: when it is stuck in a write, this one still hears the second signal.
+    let mut task = tokio::spawn(action(Stop(receiver)));
+    let first = tokio::select! {
+        outcome = &mut task => return flatten(outcome),
+        signal = signals.next() => signal,
+    };
+    sender.send_replace(Some(first));
+    tokio::select! {
+        outcome = &mut task => flatten(outcome),
+        again = signals.next() => Err(Failure::interrupted(again, None)),
+        () = sleep(patience.saturating_add(GRACE)) => Err(Failure::interrupted(first, None)),
+    }
+}
+
+fn flatten(outcome: Result<Result<(), Failure>, tokio::task::JoinError>) -> Result<(), Failure> {
+    outcome.unwrap_or_else(|panicked| Err(Failure::new(format!("a bug in this tool: {panicked}"))))
+}
+
+#[cfg(unix)]
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn install() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.interrupt.recv() => Signal::Interrupt,
+            _ = self.terminate.recv() => Signal::Terminate,
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    #[allow(clippy::unnecessary_wraps, reason = "it can fail elsewhere")]
+    fn install() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) -> Signal {
+        match tokio::signal::ctrl_c().await {
+            Ok(()) => Signal::Interrupt,
+            Err(_) => std::future::pending().await,
+        }
+    }
+}

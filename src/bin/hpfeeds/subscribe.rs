@@ -1,0 +1,133 @@
+//! `hpfeeds subscribe`: prints messages as they arrive.
+
+use std::{num::NonZeroU64, time::Duration};
+
+use futures::{FutureExt as _, StreamExt as _, future::pending};
+use hpfeeds::{Channel, ClientSession, Message};
+use tokio::time::sleep;
+
+use crate::{
+    args::SubscribeArgs,
+    connection::ConnectionArgs,
+    exit::{Failure, TOO_FEW},
+    output::{Output, Stuck},
+    signals::Stop,
+    watch::Watch,
+};
+
+/// How long saying good-bye to the broker may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+pub(crate) async fn run(connection: ConnectionArgs, args: SubscribeArgs, mut stop: Stop) -> Result<(), Failure> {
+    let output = Output::open(&args)?;
+    let channels = args.channels.channels;
+    let session = connection.builder().close_timeout(GOODBYE).start()?;
+    // Before it is connected: the subscriptions go out together with the key, so that the broker has looked at them
+    // by the time that the session counts as connected.
+    subscribe(&session, &channels)?;
+    let watch = Watch::new(connection.addr(), channels);
+    let mut subscriber = Subscriber { session, output, watch, wanted: args.count, received: 0 };
+    let end = tokio::select! {
+        end = subscriber.receive() => end,
+        _ = stop.requested() => Ok(End::Done),
+        () = deadline(args.timeout) => Ok(End::TimedOut),
+    };
+    subscriber.finish(end, args.timeout).await
+}
+
+fn subscribe(session: &ClientSession, channels: &[Channel]) -> Result<(), Failure> {
+    channels.iter().try_for_each(|channel| session.subscribe(channel).map_err(Failure::from))
+}
+
+async fn deadline(timeout: Option<Duration>) {
+    match timeout {
+        Some(timeout) => sleep(timeout).await,
+        None => pending().await,
+    }
+}
+
+struct Subscriber {
+    session: ClientSession,
+    output: Output,
+    watch: Watch,
+    wanted: Option<NonZeroU64>,
+    received: u64,
+}
+
+/// Why no more is received.
+enum End {
+    /// Everything wanted has come, or nobody wants more.
+    Done,
+    TimedOut,
+}
+
+impl Subscriber {
+    async fn receive(&mut self) -> Result<End, Failure> {
+        let mut events = self.session.events();
+        loop {
+            tokio::select! {
+                // What has happened is told before what came after it.
+                biased;
+                event = events.next() => match event {
+                    Some(event) => self.watch.note(event)?,
+                    None => return Err(Failure::new("the session ended")),
+                },
+                message = self.session.next() => match message.map(|message| self.take_all(message)) {
+                    Some(Ok(false)) => {}
+                    Some(Ok(true)) | Some(Err(Stuck::ClosedPipe)) => return Ok(End::Done),
+                    Some(Err(Stuck::Failed(why))) => return Err(Failure::new(why)),
+                    None => return Err(Failure::new("the session ended")),
+                },
+                () = self.output.closed() => return Ok(End::Done),
+            }
+        }
+    }
+
+    /// Prints a message and all that have come with it, then flushes. True when no more are wanted.
+    fn take_all(&mut self, first: Message) -> Result<bool, Stuck> {
+        let mut next = Some(first);
+        // Not without end: events and signals want to be heard.
+        let mut budget = 1000;
+        while let Some(message) = next {
+            self.output.print(&message)?;
+            self.received += 1;
+            budget -= 1;
+            if self.is_done() || budget == 0 {
+                break;
+            }
+            next = self.session.next().now_or_never().flatten();
+        }
+        self.output.flush()?;
+        Ok(self.is_done())
+    }
+
+    fn is_done(&self) -> bool {
+        self.wanted.is_some_and(|wanted| self.received >= wanted.get())
+    }
+
+    async fn finish(mut self, end: Result<End, Failure>, timeout: Option<Duration>) -> Result<(), Failure> {
+        let verdict = match end {
+            Ok(End::TimedOut) => self.watch.verdict().and_then(|()| self.enough(timeout)),
+            Ok(End::Done) => self.watch.verdict(),
+            Err(failure) => return Err(failure),
+        };
+        // Nothing is queued: this tells the broker that we go, and how it takes that no longer matters.
+        drop(self.session.close().await);
+        verdict
+    }
+
+    fn enough(&self, timeout: Option<Duration>) -> Result<(), Failure> {
+        let (received, timeout) = (self.received, timeout.unwrap_or_default());
+        let message = match self.wanted {
+            Some(wanted) => format!("only {received} of {wanted} messages arrived within {timeout:?}"),
+            None if received == 0 => format!("nothing arrived within {timeout:?}"),
+            None => return Ok(()),
+        };
+        let why = if self.watch.was_connected() {
+            String::new()
+        } else {
+            format!(": {} had not accepted the key by then", self.watch.addr())
+        };
+        Err(Failure::with_code(TOO_FEW, message + &why))
+    }
+}
