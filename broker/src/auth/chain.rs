@@ -1,0 +1,89 @@
+use std::{fmt, sync::Arc};
+
+use super::{AuthStore, Lookup};
+
+/// Several stores: the first that knows the ident decides.
+///
+/// A store that fails ends the search with its error. The stores after it are not asked: an ident must not get
+/// another key because a database is down.
+#[derive(Clone, Default)]
+pub struct ChainStore {
+    stores: Vec<Arc<dyn AuthStore>>,
+}
+
+impl ChainStore {
+    /// A chain without stores, which knows nobody.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a store at the end.
+    pub fn push(&mut self, store: impl AuthStore) {
+        self.stores.push(Arc::new(store));
+    }
+
+    /// Whether there is no store at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.stores.is_empty()
+    }
+}
+
+impl fmt::Debug for ChainStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChainStore").field("stores", &self.stores.len()).finish()
+    }
+}
+
+impl AuthStore for ChainStore {
+    fn lookup<'a>(&'a self, ident: &'a str) -> Lookup<'a> {
+        Box::pin(async move {
+            for store in &self.stores {
+                if let Some(key) = store.lookup(ident).await? {
+                    return Ok(Some(key));
+                }
+            }
+            Ok(None)
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+    use crate::{AuthError, Key, MemoryStore};
+
+    struct Broken;
+
+    impl AuthStore for Broken {
+        fn lookup<'a>(&'a self, _: &'a str) -> Lookup<'a> {
+            Box::pin(async { Err(AuthError::new("down")) })
+        }
+    }
+
+    fn store(idents: &[&str], owner: &str) -> MemoryStore {
+        idents.iter().map(|ident| Key::new(ident, "s").unwrap().owner(owner)).collect()
+    }
+
+    #[tokio::test]
+    async fn the_first_store_that_knows_the_ident_wins() {
+        let mut chain = ChainStore::new();
+        chain.push(store(&["a"], "first"));
+        chain.push(store(&["a", "b"], "second"));
+        assert_eq!(chain.lookup("a").await.unwrap().unwrap().owner, "first");
+        assert_eq!(chain.lookup("b").await.unwrap().unwrap().owner, "second");
+        assert!(chain.lookup("c").await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_broken_store_ends_the_search() {
+        let mut chain = ChainStore::new();
+        chain.push(store(&["a"], "first"));
+        chain.push(Broken);
+        chain.push(store(&["b"], "third"));
+        assert!(chain.lookup("a").await.unwrap().is_some());
+        assert_eq!(chain.lookup("b").await.unwrap_err().to_string(), "down");
+    }
+}

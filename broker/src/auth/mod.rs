@@ -1,0 +1,140 @@
+//! Who may connect, and what they may do.
+
+mod chain;
+mod env;
+mod json;
+mod memory;
+
+use std::{error, fmt, pin::Pin, sync::Arc};
+
+use hpfeeds::wire::{Ident, NameError, Pattern, Secret};
+
+pub use self::{chain::ChainStore, env::EnvStore, json::JsonStore, memory::MemoryStore};
+
+/// What [`AuthStore::lookup`] returns: a future that can be kept in a box.
+pub type Lookup<'a> = Pin<Box<dyn Future<Output = Result<Option<Arc<Key>>, AuthError>> + Send + 'a>>;
+
+/// Where the broker finds the keys.
+///
+/// A lookup happens once per connection, while that connection waits and no other does. It is given a deadline
+/// ([`BrokerBuilder::auth_timeout`](crate::BrokerBuilder::auth_timeout)) and is dropped when that passes. An error
+/// lets nobody in: the client hears the same as for a wrong secret, and the operator finds the error in the log.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use hpfeeds_broker::{AuthStore, Key, Lookup};
+///
+/// /// Everybody whose ident starts with `sensor-` has the same secret.
+/// struct Fleet;
+///
+/// impl AuthStore for Fleet {
+///     fn lookup<'a>(&'a self, ident: &'a str) -> Lookup<'a> {
+///         Box::pin(async move {
+///             if !ident.starts_with("sensor-") {
+///                 return Ok(None);
+///             }
+///             let key = Key::new(ident, "s3cret").and_then(|key| key.publish(["cowrie.sessions"]));
+///             Ok(key.ok().map(Arc::new))
+///         })
+///     }
+/// }
+///
+/// let builder = hpfeeds_broker::Broker::builder().auth(Fleet);
+/// # drop(builder);
+/// ```
+pub trait AuthStore: Send + Sync + 'static {
+    /// The key of an ident, or `None` when the store does not know it.
+    fn lookup<'a>(&'a self, ident: &'a str) -> Lookup<'a>;
+}
+
+/// An authkey: who somebody is and what they may do.
+#[derive(Debug, Clone)]
+pub struct Key {
+    pub(crate) ident: Ident,
+    pub(crate) owner: String,
+    pub(crate) secret: Secret,
+    pub(crate) pubchans: Vec<Pattern>,
+    pub(crate) subchans: Vec<Pattern>,
+}
+
+impl Key {
+    /// A key that may do nothing yet, owned by itself. The ident has 1 to 255 bytes.
+    pub fn new(ident: impl AsRef<str>, secret: impl Into<Secret>) -> Result<Self, NameError> {
+        let ident = Ident::new(ident)?;
+        let owner = ident.to_string();
+        Ok(Self { ident, owner, secret: secret.into(), pubchans: Vec::new(), subchans: Vec::new() })
+    }
+
+    /// Names the person or project that the key belongs to; the default is the ident. It shows in logs and metrics.
+    #[must_use]
+    pub fn owner(mut self, owner: impl Into<String>) -> Self {
+        self.owner = owner.into();
+        self
+    }
+
+    /// Adds channels, or [patterns](Pattern) of them, that it may publish to.
+    pub fn publish(mut self, channels: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, NameError> {
+        for channel in channels {
+            self.pubchans.push(Pattern::new(channel)?);
+        }
+        Ok(self)
+    }
+
+    /// Adds channels, or [patterns](Pattern) of them, that it may subscribe to.
+    pub fn subscribe(mut self, channels: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, NameError> {
+        for channel in channels {
+            self.subchans.push(Pattern::new(channel)?);
+        }
+        Ok(self)
+    }
+
+    pub(crate) fn may_publish(&self, channel: &str) -> bool {
+        self.pubchans.iter().any(|pattern| pattern.matches(channel))
+    }
+
+    pub(crate) fn may_subscribe(&self, channel: &str) -> bool {
+        self.subchans.iter().any(|pattern| pattern.matches(channel))
+    }
+}
+
+/// A key store that cannot be read: one line that says which and why.
+#[derive(Debug)]
+pub struct AuthError {
+    message: String,
+}
+
+impl AuthError {
+    /// An error with the given text. It is logged: it must hold no secret.
+    #[must_use]
+    pub fn new(message: impl fmt::Display) -> Self {
+        Self { message: message.to_string() }
+    }
+}
+
+impl fmt::Display for AuthError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl error::Error for AuthError {}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_allows_what_its_lists_say() {
+        let key = Key::new("bob", "s").unwrap().publish(["a", "b.*"]).unwrap().subscribe(["c"]).unwrap();
+        assert!(key.may_publish("a") && key.may_publish("b.x") && !key.may_publish("c"));
+        assert!(key.may_subscribe("c") && !key.may_subscribe("a"));
+        assert_eq!(key.owner, "bob");
+    }
+
+    #[test]
+    fn debug_does_not_show_the_secret() {
+        assert!(!format!("{:?}", Key::new("bob", "hunter2").unwrap()).contains("hunter2"));
+    }
+}

@@ -1,0 +1,220 @@
+//! The read buffer of a connection: nothing while idle, large while a stream flows.
+
+use std::{
+    io, mem,
+    ops::RangeInclusive,
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::socket::ReadHalf;
+
+/// How much is read at once: little at first, more while reads fill it.
+const MIN_CHUNK: usize = 8 * 1024;
+const MAX_CHUNK: usize = 256 * 1024;
+
+/// A run is copied into an allocation of its own when it is shorter than this, or less than a quarter of the buffer,
+/// so that a slow subscriber never keeps a large buffer through a small slice.
+const MIN_ZERO_COPY: usize = 8 * 1024;
+const ZERO_COPY_SHARE: usize = 4;
+
+/// Received bytes that have not been acted on. At most a chunk larger than the longest frame.
+pub(crate) struct ReadBuffer {
+    pub(crate) bytes: BytesMut,
+    /// How many bytes the frame at the start still lacks, when its header is there.
+    pub(crate) missing: usize,
+    chunk: usize,
+    /// The size of the allocation that `bytes` is a part of.
+    allocated: usize,
+}
+
+impl ReadBuffer {
+    pub(crate) fn new(bytes: BytesMut) -> Self {
+        Self { missing: 0, chunk: MIN_CHUNK, allocated: bytes.capacity(), bytes }
+    }
+
+    /// Appends what is there to read; 0 is the end. Room is made only when there is something.
+    pub(crate) fn poll_read(
+        &mut self,
+        half: &mut ReadHalf<'_>,
+        pool: &BufferPool,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        ready!(half.poll_readable(cx))?;
+        self.make_room(pool);
+        let n = ready!(half.poll_read(cx, &mut self.bytes))?;
+        if self.bytes.len() == self.bytes.capacity() {
+            self.chunk = (self.chunk * 4).min(MAX_CHUNK);
+        } else if n < self.chunk / 4 {
+            self.chunk = (self.chunk / 2).max(MIN_CHUNK);
+        }
+        Poll::Ready(Ok(n))
+    }
+
+    /// Takes the first bytes out.
+    pub(crate) fn take(&mut self, len: usize) -> Bytes {
+        let bytes = self.bytes.split_to(len);
+        if len < MIN_ZERO_COPY || len * ZERO_COPY_SHARE < self.allocated {
+            return Bytes::copy_from_slice(&bytes);
+        }
+        bytes.freeze()
+    }
+
+    /// Gives the memory back when there is nothing in it.
+    pub(crate) fn release(&mut self, pool: &BufferPool) {
+        if self.bytes.is_empty() && self.allocated > 0 {
+            self.replace(BytesMut::new(), pool);
+        }
+    }
+
+    /// What a header claims is believed only as far as the bytes that came: for a long frame the buffer doubles.
+    fn make_room(&mut self, pool: &BufferPool) {
+        let len = self.bytes.len();
+        let enough = self.missing.min(self.chunk).max(self.chunk / 2);
+        if self.bytes.capacity() - len >= enough {
+            return;
+        }
+        // Moves what is left to the front, when nobody holds a slice of this allocation any more.
+        if self.allocated >= self.chunk && self.bytes.try_reclaim(enough) {
+            return;
+        }
+        let room = self.missing.clamp(self.chunk, self.chunk.max(len));
+        let mut larger = pool.take(len + room);
+        larger.extend_from_slice(&self.bytes);
+        self.replace(larger, pool);
+    }
+
+    fn replace(&mut self, bytes: BytesMut, pool: &BufferPool) {
+        let old = mem::replace(&mut self.bytes, bytes);
+        pool.put(old, mem::replace(&mut self.allocated, self.bytes.capacity()));
+    }
+}
+
+/// Large buffers that were used lately. Getting memory from the system and giving it back for each read of a stream
+/// costs more than the read.
+#[derive(Debug, Default)]
+pub(crate) struct BufferPool {
+    /// Each is the end of an allocation of which slices may still be queued somewhere.
+    ends: Mutex<Vec<BytesMut>>,
+}
+
+impl BufferPool {
+    /// How many are kept: at most 8 MiB.
+    const MAX: usize = 16;
+    const SIZES: RangeInclusive<usize> = MAX_CHUNK..=2 * MAX_CHUNK;
+
+    /// An empty buffer with at least this capacity.
+    fn take(&self, capacity: usize) -> BytesMut {
+        if Self::SIZES.contains(&capacity) {
+            let mut ends = self.lock();
+            // The one that was used last is most likely still in the cache.
+            if let Some(index) = ends.iter_mut().rposition(|end| end.try_reclaim(capacity)) {
+                return ends.remove(index);
+            }
+        }
+        BytesMut::with_capacity(capacity)
+    }
+
+    /// Keeps what is left of a buffer for later.
+    fn put(&self, mut end: BytesMut, allocated: usize) {
+        if Self::SIZES.contains(&allocated) {
+            end.clear();
+            let mut ends = self.lock();
+            if ends.len() == Self::MAX {
+                ends.remove(0);
+            }
+            ends.push(end);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<BytesMut>> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn received(buffer: &mut ReadBuffer, bytes: &[u8]) {
+        assert!(buffer.bytes.capacity() - buffer.bytes.len() >= bytes.len(), "a read never grows the buffer");
+        buffer.bytes.extend_from_slice(bytes);
+    }
+
+    #[test]
+    fn a_claimed_length_reserves_nothing_before_bytes_arrive() {
+        let mut buffer = ReadBuffer::new(BytesMut::new());
+        buffer.make_room(&BufferPool::default());
+        received(&mut buffer, &[0; 5]);
+        buffer.missing = 1 << 20;
+        buffer.make_room(&BufferPool::default());
+        assert!(buffer.bytes.capacity() <= 2 * MIN_CHUNK + 5, "{}", buffer.bytes.capacity());
+    }
+
+    #[test]
+    fn a_long_frame_fits_without_much_more() {
+        const FRAME: usize = 3_000_000;
+        let mut buffer = ReadBuffer::new(BytesMut::new());
+        while buffer.bytes.len() < FRAME {
+            buffer.missing = if buffer.bytes.is_empty() { 0 } else { FRAME - buffer.bytes.len() };
+            buffer.make_room(&BufferPool::default());
+            let capacity = buffer.bytes.capacity();
+            assert!(capacity <= FRAME + MAX_CHUNK, "{capacity}");
+            let room = (capacity - buffer.bytes.len()).min(FRAME - buffer.bytes.len());
+            received(&mut buffer, &vec![0; room]);
+        }
+    }
+
+    #[test]
+    fn small_runs_are_copied_and_large_ones_are_not() {
+        let mut buffer = ReadBuffer::new(BytesMut::with_capacity(MAX_CHUNK));
+        buffer.bytes.resize(MAX_CHUNK, 0);
+        let inside = buffer.bytes.as_ptr_range();
+        let large = buffer.take(MAX_CHUNK / 2);
+        assert!(inside.contains(&large.as_ptr()));
+        let small = buffer.take(MAX_CHUNK / 8);
+        assert!(!inside.contains(&small.as_ptr()));
+    }
+
+    #[test]
+    fn the_allocation_is_reused_once_nobody_holds_it() {
+        let mut buffer = ReadBuffer::new(BytesMut::with_capacity(MIN_CHUNK));
+        buffer.bytes.resize(MIN_CHUNK, 0);
+        let start = buffer.bytes.as_ptr();
+        drop(buffer.take(MIN_CHUNK - 1));
+        buffer.make_room(&BufferPool::default());
+        assert_eq!((buffer.bytes.as_ptr(), buffer.bytes.len()), (start, 1));
+    }
+
+    #[test]
+    fn large_buffers_come_back_once_nobody_holds_a_slice() {
+        let pool = BufferPool::default();
+        let mut buffer = ReadBuffer::new(pool.take(MAX_CHUNK));
+        buffer.bytes.resize(MAX_CHUNK, 0);
+        let start = buffer.bytes.as_ptr();
+        let held = buffer.take(MAX_CHUNK);
+        buffer.release(&pool);
+        assert_ne!(pool.take(MAX_CHUNK).as_ptr(), start);
+        drop(held);
+        let again = pool.take(MAX_CHUNK);
+        assert_eq!((again.as_ptr(), again.len()), (start, 0));
+        for _ in 0..2 * BufferPool::MAX {
+            pool.put(BytesMut::with_capacity(MAX_CHUNK), MAX_CHUNK);
+        }
+        pool.put(BytesMut::with_capacity(MIN_CHUNK), MIN_CHUNK);
+        assert_eq!(pool.lock().len(), BufferPool::MAX);
+    }
+
+    #[test]
+    fn an_idle_buffer_is_given_back() {
+        let mut buffer = ReadBuffer::new(BytesMut::with_capacity(10));
+        buffer.bytes.extend_from_slice(b"part");
+        buffer.release(&BufferPool::default());
+        assert_eq!(buffer.bytes, "part");
+        buffer.bytes.clear();
+        buffer.release(&BufferPool::default());
+        assert_eq!(buffer.bytes.capacity(), 0);
+    }
+}

@@ -1,0 +1,117 @@
+//! One peer, one task: handshake, session, farewell.
+
+use std::{
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, OnceLock},
+    task::Poll,
+};
+
+use futures::future::poll_fn;
+use tokio::time::timeout;
+use tracing::info;
+
+use crate::{
+    broker::Shared,
+    config::Config,
+    handshake::{self, Admitted, error_frame},
+    inbound::{End, Inbound},
+    listener::Permit,
+    outbox::Outbox,
+    socket::{ReadHalf, Socket, close},
+    writer::{WriteEnd, Writer},
+};
+
+/// A connection that was accepted. The permit is given back when the socket is closed.
+pub(crate) struct Connection {
+    pub(crate) socket: Socket,
+    pub(crate) peer: SocketAddr,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) _permit: Permit,
+}
+
+/// Serves one connection until it ends.
+///
+/// Its parts, and rare or short states, live in boxes of their own: a future holds what is passed to it twice, and
+/// this one is what an idle connection costs.
+pub(crate) async fn serve(mut connection: Box<Connection>) {
+    let Connection { socket, peer, shared, .. } = &mut *connection;
+    let Some(mut inbound) = Box::pin(admit(socket, *peer, shared)).await else {
+        return;
+    };
+    let (mut read, write) = socket.split();
+    let mut writer = Writer::new(write, inbound.outbox().clone());
+    let end = exchange(&mut inbound, &mut read, &mut writer, shared).await;
+    // Nothing more is queued for it from here on.
+    drop(inbound);
+    Box::pin(farewell(end, *peer, &mut read, &mut writer, shared)).await;
+}
+
+/// The handshake, unless the broker shuts down meanwhile.
+async fn admit(socket: &mut Socket, peer: SocketAddr, shared: &Arc<Shared>) -> Option<Box<Inbound>> {
+    // `run_until_cancelled` would hold it twice.
+    let handshake = pin!(handshake::run(socket, peer, shared));
+    let Admitted { ident, key, received } = shared.draining.run_until_cancelled(handshake).await??;
+    shared.depot.counters.authenticated.add(1);
+    info!(?ident, owner = ?key.owner, %peer, "connected");
+    let outbox = Outbox::new(ident.clone(), peer, shared.depot.clone());
+    Some(Box::new(Inbound::new(shared.clone(), ident, key, outbox, received)))
+}
+
+/// Reads and writes at the same time, until there is no more to read or no sense in it.
+async fn exchange(inbound: &mut Inbound, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, shared: &Shared) -> End {
+    let mut stop = OnceLock::new();
+    let ended = {
+        let mut reading = pin!(inbound.run(read, &stop));
+        let mut draining = pin!(shared.draining.cancelled());
+        let mut aborted = None;
+        let mut writing = true;
+        poll_fn(|cx| {
+            if writing && let Poll::Ready(end) = writer.poll_run(cx) {
+                writing = false;
+                // On a broken connection there may still be something to read.
+                if let WriteEnd::Slow = end {
+                    let _ = stop.set(End::Slow);
+                }
+            }
+            if stop.get().is_none() && draining.as_mut().poll(cx).is_ready() {
+                let _ = stop.set(End::Shutdown);
+            }
+            if let Some(End::Shutdown) = stop.get() {
+                let aborted = aborted.get_or_insert_with(|| Box::pin(shared.aborted.cancelled()));
+                if aborted.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(None);
+                }
+            }
+            reading.as_mut().poll(cx)
+        })
+        .await
+    };
+    ended.or_else(|| stop.take()).unwrap_or(End::Eof)
+}
+
+/// Writes what is left and says goodbye, unless there is no time for it.
+async fn farewell(end: End, peer: SocketAddr, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, shared: &Shared) {
+    shared.aborted.run_until_cancelled(pin!(finish(&end, read, writer, &shared.config))).await;
+    if let End::Refused(_) = end {
+        shared.depot.counters.refused.add(1);
+    }
+    let outbox = writer.outbox();
+    info!(ident = ?outbox.ident(), %peer, reason = %end, dropped = outbox.dropped(), "disconnected");
+}
+
+/// Writes what is left, says what was wrong, and closes.
+async fn finish(end: &End, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, config: &Config) {
+    let (text, deadline) = match end {
+        End::Eof => (None, config.write_timeout),
+        End::Refused(text) => (Some(text.as_str()), config.write_timeout),
+        End::Slow => (Some("Backpressure deadline timer expired"), config.write_timeout),
+        End::Shutdown => (None, config.drain_timeout),
+        End::Failed(_) => return writer.abandon(),
+    };
+    writer.outbox().close(text.map(|text| error_frame(text, config.limits).freeze()));
+    match timeout(deadline, poll_fn(|cx| writer.poll_run(cx))).await {
+        Ok(WriteEnd::Drained) => close(read, writer.half(), matches!(end, End::Refused(_) | End::Slow)).await,
+        Ok(WriteEnd::Slow | WriteEnd::Failed) | Err(_) => writer.abandon(),
+    }
+}

@@ -1,0 +1,59 @@
+use std::{io, net::SocketAddr};
+
+use crate::AuthError;
+
+/// Why a broker did not start. Nothing is left half started: what it had opened is closed again.
+///
+/// Each is one line that names the place, fit to be printed to the person who has to act.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Neither [`listen`](crate::BrokerBuilder::listen) nor [`endpoint`](crate::BrokerBuilder::endpoint) nor
+    /// [`listener`](crate::BrokerBuilder::listener) was called.
+    #[error("no endpoint to listen on")]
+    NoEndpoint,
+    /// Neither [`user`](crate::BrokerBuilder::user) nor [`auth`](crate::BrokerBuilder::auth) was called.
+    #[error("no keys: nobody could authenticate")]
+    NoKeys,
+    /// An option makes no sense, alone or together with another.
+    #[error("{0}")]
+    Option(String),
+    /// The endpoint asks for something that this version cannot do.
+    #[error("endpoint {endpoint:?}: {what} is not supported yet")]
+    Unsupported {
+        /// Which endpoint.
+        endpoint: String,
+        /// What it asks for.
+        what: &'static str,
+    },
+    /// The interface of an endpoint is not an address and could not be resolved to one.
+    #[error("cannot resolve {interface:?}: {cause}")]
+    Resolve {
+        /// The name as it was given.
+        interface: String,
+        /// What the resolver said.
+        cause: io::Error,
+    },
+    /// The network device of an endpoint cannot be used.
+    #[error("cannot bind to device {device:?}: {cause}")]
+    Device {
+        /// The name as it was given.
+        device: String,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {addr}: {cause}")]
+    Listen {
+        /// The address and port.
+        addr: SocketAddr,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// A listener that the caller opened cannot be used.
+    #[error("cannot use the given listener: {0}")]
+    Listener(io::Error),
+    /// A key store could not be opened.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+}

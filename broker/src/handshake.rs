@@ -1,0 +1,201 @@
+//! From INFO to an authenticated client.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use bytes::{Buf as _, BytesMut};
+use hpfeeds::wire::{DecodeError, Digest, Frame, FrameRef, Header, Ident, Limits, Nonce, Opcode};
+use tokio::time::{Instant, timeout};
+use tracing::{debug, info, warn};
+
+use crate::{
+    Key,
+    broker::Shared,
+    scan,
+    socket::{ReadHalf, Socket, WriteHalf, close},
+};
+
+/// As many as the Python broker sends.
+const NONCE_LEN: usize = 4;
+
+/// Room for AUTH, which has at most 281 bytes, and for a little that a client sends along with it.
+const BUFFER: usize = 512;
+
+/// How much is read of what a client sends after a failed authentication.
+const REJECTED_BYTES: usize = 1 << 20;
+
+/// A client that has proved who it is.
+pub(crate) struct Admitted {
+    pub(crate) ident: Ident,
+    pub(crate) key: Arc<Key>,
+    /// What it sent after AUTH.
+    pub(crate) received: BytesMut,
+}
+
+/// Why there is no session.
+enum Failure {
+    /// It sent something else than AUTH, or nothing in time: the ERROR text.
+    Refused(String),
+    /// Wrong ident or secret, or nobody could tell.
+    Rejected(Ident),
+    /// It is gone.
+    Gone(Option<io::Error>),
+}
+
+/// Greets a client and finds out who it is. `None` when it may not stay: that has been said to it, and logged.
+pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, shared: &Shared) -> Option<Admitted> {
+    let (mut read, mut write) = socket.split();
+    let failure = match authenticate(&mut read, &mut write, peer, shared).await {
+        Ok(admitted) => return Some(admitted),
+        Err(failure) => failure,
+    };
+    let counters = &shared.depot.counters;
+    match failure {
+        Failure::Refused(text) => {
+            counters.handshake_failures.add(1);
+            info!(%peer, reason = ?text, "handshake failed");
+            say(&mut write, &text, shared).await;
+            close(&mut read, &mut write, true).await;
+        }
+        Failure::Rejected(ident) => {
+            counters.auth_failures.add(1);
+            let delay = Instant::now() + shared.config.auth_failure_delay;
+            say(&mut write, &format!("Authentication failed for {ident}"), shared).await;
+            read.discard(REJECTED_BYTES, delay).await;
+            close(&mut read, &mut write, true).await;
+        }
+        Failure::Gone(cause) => {
+            counters.handshake_failures.add(1);
+            debug!(%peer, cause = cause.map(tracing::field::display), "gone before authentication");
+        }
+    }
+    None
+}
+
+async fn authenticate(
+    read: &mut ReadHalf<'_>,
+    write: &mut WriteHalf<'_>,
+    peer: SocketAddr,
+    shared: &Shared,
+) -> Result<Admitted, Failure> {
+    let wait = shared.config.handshake_timeout;
+    let greeting = timeout(wait, greet(read, write, shared)).await;
+    let (nonce, ident, digest, received) =
+        greeting.map_err(|_| Failure::Refused(format!("No AUTH within {} s", wait.as_secs_f32())))??;
+    let key = match timeout(shared.config.auth_timeout, shared.store.lookup(&ident)).await {
+        Ok(Ok(Some(key))) => key,
+        Ok(Ok(None)) => {
+            info!(?ident, %peer, "authentication failed: unknown ident");
+            return Err(Failure::Rejected(ident));
+        }
+        Ok(Err(cause)) => {
+            warn!(?ident, %peer, %cause, "authentication failed: cannot look up the key");
+            return Err(Failure::Rejected(ident));
+        }
+        Err(_) => {
+            warn!(?ident, %peer, "authentication failed: the key store did not answer in time");
+            return Err(Failure::Rejected(ident));
+        }
+    };
+    if !key.secret.verify(&nonce, &digest) {
+        info!(?ident, %peer, "authentication failed: wrong secret");
+        return Err(Failure::Rejected(ident));
+    }
+    Ok(Admitted { ident, key, received })
+}
+
+/// Sends INFO and waits for AUTH.
+async fn greet(
+    read: &mut ReadHalf<'_>,
+    write: &mut WriteHalf<'_>,
+    shared: &Shared,
+) -> Result<(Nonce, Ident, Digest, BytesMut), Failure> {
+    let gone = |cause| Failure::Gone(Some(cause));
+    let mut nonce = [0; NONCE_LEN];
+    getrandom::fill(&mut nonce).map_err(|cause| gone(io::Error::other(cause)))?;
+    let nonce = Nonce::new(nonce);
+    let mut buf = BytesMut::with_capacity(BUFFER);
+    let info = Frame::Info { name: shared.config.name.clone(), nonce: nonce.clone() };
+    info.encode(&mut buf, Limits::default()).map_err(|cause| gone(io::Error::other(cause)))?;
+    write.write_all(&buf).await.map_err(gone)?;
+    buf.clear();
+    loop {
+        match first_frame(&buf, shared.config.limits) {
+            Ok(Some((ident, digest, len))) => {
+                buf.advance(len);
+                return Ok((nonce, ident, digest, buf));
+            }
+            Ok(None) => {}
+            Err(text) => return Err(Failure::Refused(text)),
+        }
+        // AUTH is shorter than the buffer, so there is room until it is complete.
+        match read.read(&mut buf).await {
+            Ok(0) if buf.is_empty() => return Err(Failure::Gone(None)),
+            Ok(0) => return Err(Failure::Refused("the connection ended inside AUTH".to_owned())),
+            Ok(_) => {}
+            Err(cause) => return Err(gone(cause)),
+        }
+    }
+}
+
+/// The ident, digest and length of AUTH when it is all there, or what to say about something else.
+fn first_frame(bytes: &[u8], limits: Limits) -> Result<Option<(Ident, Digest, usize)>, String> {
+    let fault = |cause: DecodeError| cause.to_string();
+    let Some(header) = Header::parse(bytes, limits).map_err(fault)? else {
+        return Ok(None);
+    };
+    if header.opcode != Opcode::Auth {
+        return Err("First message was not AUTH".to_owned());
+    }
+    let Some(body) = scan::body(bytes, header) else {
+        return Ok(None);
+    };
+    match FrameRef::parse(header.opcode, body).map_err(fault)? {
+        FrameRef::Auth { ident, digest } => {
+            let ident = Ident::new(ident).map_err(|cause| format!("ident {cause}"))?;
+            Ok(Some((ident, *digest, header.length)))
+        }
+        _ => Err("First message was not AUTH".to_owned()),
+    }
+}
+
+/// Sends an ERROR, if the client takes it in time.
+async fn say(write: &mut WriteHalf<'_>, text: &str, shared: &Shared) {
+    let frame = error_frame(text, shared.config.limits);
+    // It is on its way out either way.
+    let _ = timeout(shared.config.write_timeout, write.write_all(&frame)).await;
+}
+
+/// An ERROR frame, with as much of the text as fits.
+pub(crate) fn error_frame(text: &str, limits: Limits) -> BytesMut {
+    let mut len = text.len().min(limits.max_message() as usize);
+    while !text.is_char_boundary(len) {
+        len -= 1;
+    }
+    let message = text.as_bytes().get(..len).unwrap_or_default().to_vec().into();
+    let mut frame = BytesMut::new();
+    let encoded = Frame::Error { message }.encode(&mut frame, limits);
+    debug_assert!(encoded.is_ok(), "the text has been cut to the limit");
+    frame
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_text_is_cut_to_the_limit_between_characters() {
+        assert_eq!(error_frame("abc", Limits::new(3)), &b"\0\0\0\x08\0abc"[..]);
+        assert_eq!(error_frame("abc", Limits::new(2)), &b"\0\0\0\x07\0ab"[..]);
+        assert_eq!(error_frame("aé", Limits::new(2)), &b"\0\0\0\x06\0a"[..]);
+    }
+
+    #[test]
+    fn what_is_not_auth_is_refused_at_its_header() {
+        let refusal = |bytes: &[u8]| first_frame(bytes, Limits::default()).unwrap_err();
+        assert_eq!(refusal(&[0, 0, 1, 0, 4]), "First message was not AUTH");
+        assert_eq!(refusal(&[0, 0, 0, 4, 2]), "frame length 4 is too short: a frame has at least 5 bytes");
+        assert_eq!(refusal(b"GET / HTTP/1.1\r\n"), "unknown opcode 47");
+        assert_eq!(first_frame(&[0, 0, 0, 27, 2, 1, b'i'], Limits::default()).unwrap(), None);
+    }
+}

@@ -1,0 +1,66 @@
+//! An hpfeeds broker to embed in a program: a drop-in replacement for the Python broker.
+//!
+//! A broker for a test takes three lines; it listens on the loopback interface, at a port that the system picks, and
+//! lets the ident `dev` with the secret `dev` publish and subscribe everywhere:
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use hpfeeds_broker::Broker;
+//!
+//! let broker = Broker::dev().await?;
+//! println!("listening on {}", broker.local_addr());
+//! broker.shutdown().await;
+//! # Ok(()) }
+//! ```
+//!
+//! A real one names its endpoints and its keys, see [`BrokerBuilder`]:
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use hpfeeds_broker::{Broker, Key};
+//!
+//! let broker = Broker::builder()
+//!     .listen("127.0.0.1:0")?
+//!     .user(Key::new("sensor", "s3cret")?.publish(["cowrie.sessions"])?)
+//!     .user(Key::new("collector", "t0psecret")?.subscribe(["cowrie.*"])?)
+//!     .start()
+//!     .await?;
+//! # broker.shutdown().await;
+//! # Ok(()) }
+//! ```
+//!
+//! # What it promises
+//! A subscriber that keeps up loses nothing: publishers are slowed down through TCP to the speed of the slowest
+//! subscriber that still drains a floor rate. A subscriber below that floor is buffered up to its high mark and then
+//! meets the [`SlowPolicy`]; it never slows anybody else down for longer than the second that it takes to notice.
+//! Memory is bounded, see [`BrokerBuilder::max_buffered`].
+#![doc(test(attr(deny(warnings))))]
+
+mod auth;
+mod broker;
+mod buffer;
+mod config;
+mod connection;
+mod endpoint;
+mod error;
+mod handshake;
+mod inbound;
+mod listener;
+mod outbox;
+mod router;
+mod scan;
+mod socket;
+mod stats;
+mod writer;
+
+pub use auth::{AuthError, AuthStore, ChainStore, EnvStore, JsonStore, Key, Lookup, MemoryStore};
+pub use broker::Broker;
+pub use config::{BrokerBuilder, SlowPolicy};
+pub use endpoint::{Endpoint, EndpointError};
+pub use error::StartError;
+pub use stats::{Dropped, Stats};
+
+#[doc(no_inline)]
+pub use hpfeeds::wire::{Pattern, Secret};

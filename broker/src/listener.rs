@@ -1,0 +1,96 @@
+//! Accepts connections.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::sleep,
+};
+use tracing::{debug, warn};
+
+use crate::{
+    broker::Shared,
+    connection::{self, Connection},
+    handshake::error_frame,
+    socket::Socket,
+};
+
+/// How long to wait when the system is out of something, such as file descriptors: twice as long each time.
+const MIN_BACKOFF: Duration = Duration::from_millis(10);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
+
+/// Accepts connections until the broker shuts down. No error ends it.
+pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>) {
+    let accepting = async {
+        let mut backoff = MIN_BACKOFF;
+        loop {
+            match listener.accept().await {
+                Ok((tcp, peer)) => {
+                    backoff = MIN_BACKOFF;
+                    admit(tcp, peer, &shared);
+                }
+                Err(cause) if is_about_one_connection(&cause) => debug!(%cause, "a connection was gone already"),
+                Err(cause) => {
+                    warn!(%cause, retry_in = ?backoff, "cannot accept connections");
+                    sleep(backoff).await;
+                    backoff = (backoff * 2).min(MAX_BACKOFF);
+                }
+            }
+        }
+    };
+    shared.draining.run_until_cancelled(accepting).await;
+}
+
+fn is_about_one_connection(cause: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(cause.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+fn admit(tcp: TcpStream, peer: SocketAddr, shared: &Arc<Shared>) {
+    match Permit::take(shared) {
+        Some(permit) => {
+            shared.depot.counters.accepted.add(1);
+            match Socket::new(tcp) {
+                Ok(socket) => {
+                    let connection = Connection { socket, peer, shared: shared.clone(), _permit: permit };
+                    shared.tasks.spawn(connection::serve(Box::new(connection)));
+                }
+                Err(cause) => debug!(%peer, %cause, "gone before it was greeted"),
+            }
+        }
+        None => turn_away(&tcp, peer, shared),
+    }
+}
+
+/// Says why in one try: there is no room for a task that would wait.
+fn turn_away(tcp: &TcpStream, peer: SocketAddr, shared: &Shared) {
+    shared.depot.counters.rejected.add(1);
+    debug!(%peer, "too many connections");
+    let frame = error_frame("Too many connections", shared.config.limits);
+    let socket = socket2::SockRef::from(tcp);
+    // The send buffer of a new connection has room, and if not, it is told nothing.
+    let _ = socket.send(&frame);
+    let _ = socket.shutdown(std::net::Shutdown::Write);
+}
+
+/// The right to hold a connection open; given back when dropped.
+pub(crate) struct Permit(Arc<Shared>);
+
+impl Permit {
+    fn take(shared: &Arc<Shared>) -> Option<Self> {
+        let limit = shared.config.max_connections;
+        let more = |open: usize| (open < limit).then_some(open + 1);
+        shared.connections.fetch_update(Relaxed, Relaxed, more).ok().map(|_| Self(shared.clone()))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Relaxed);
+    }
+}

@@ -1,0 +1,61 @@
+//! The broker as a program: reads its arguments, runs a [`Broker`](hpfeeds_broker::Broker) until it is told to stop.
+
+mod cli;
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
+};
+
+use hpfeeds_broker::Broker;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::LevelFilter;
+
+fn main() -> ExitCode {
+    let cli = match cli::Cli::read() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    let level = if cli.debug { LevelFilter::DEBUG } else { LevelFilter::INFO };
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_max_level(level)
+        .with_target(false)
+        .init();
+    // As many connections as the system allows; when that is too few, accepting waits and says so.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(cause) => {
+            eprintln!("hpfeeds-broker: {cause}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(cli: &cli::Cli) -> Result<(), Box<dyn std::error::Error>> {
+    // Before anything is printed: whoever reads that may signal at once.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let broker = cli.builder()?.start().await?;
+    announce(cli, &broker)?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+    }
+    broker.shutdown().await;
+    Ok(())
+}
+
+fn announce(cli: &cli::Cli, broker: &Broker) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for addr in broker.local_addrs() {
+        writeln!(out, "listening on {addr}")?;
+    }
+    if cli.dev {
+        out.write_all(cli::hints(broker.local_addr()).as_bytes())?;
+    }
+    out.flush()
+}

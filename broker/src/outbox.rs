@@ -1,0 +1,450 @@
+//! The bounded queue of one subscriber, and what happens when it is full.
+//!
+//! ```text
+//!            above the low mark               under the floor rate
+//!            for a publisher                  for a second
+//!  flowing ────────────────────▶ pressed ─────────────────────▶ slow ──▶ high mark: policy
+//!     ▲     publishers wait         │        nobody waits         │
+//!     └──────── empty ──────────────┘                             │
+//!     └──────────────────────── at or below the low mark ─────────┘
+//! ```
+
+use std::{
+    collections::VecDeque,
+    fmt, mem,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::task::AtomicWaker;
+use hpfeeds::wire::Ident;
+use tokio::{
+    sync::Notify,
+    time::{Instant, Sleep, sleep_until, timeout_at},
+};
+use tracing::{info, warn};
+
+use crate::{SlowPolicy, scan, stats::Counters};
+
+/// Over which time the rate of a subscriber is measured.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// How often drops of one subscriber are logged.
+const REPORT: Duration = Duration::from_secs(10);
+
+/// What a queued run takes besides its bytes: its place in the queue and its allocation.
+const OVERHEAD: usize = 128;
+
+/// How much the writer takes at once. What it has taken can no longer be dropped as the oldest.
+const TAKE_RUNS: usize = 64;
+const TAKE_BYTES: usize = 256 * 1024;
+
+/// A queue that has grown longer gives its room back when it is empty.
+const KEEP_CAPACITY: usize = 64;
+
+/// Whole PUBLISH frames of one ident and channel, as they were received.
+#[derive(Debug, Clone)]
+pub(crate) struct Run {
+    pub(crate) bytes: Bytes,
+    pub(crate) messages: u32,
+}
+
+/// The marks and policy of every outbox. See [`BrokerBuilder`](crate::BrokerBuilder).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules {
+    pub(crate) low_mark: usize,
+    pub(crate) high_mark: usize,
+    pub(crate) floor_rate: usize,
+    pub(crate) policy: SlowPolicy,
+    pub(crate) deadline: Duration,
+    pub(crate) max_buffered: usize,
+}
+
+/// What all outboxes of a broker have in common.
+#[derive(Debug)]
+pub(crate) struct Depot {
+    pub(crate) rules: Rules,
+    /// What is queued in all of them, with overhead.
+    pub(crate) buffered: AtomicUsize,
+    pub(crate) counters: Counters,
+}
+
+/// What became of a run that was offered to an outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Offer {
+    /// It is queued; `more` says whether there is room for another.
+    Queued { more: bool },
+    /// The subscriber keeps up, but has enough: offer it again when there is room, at the latest at this time.
+    Wait(Instant),
+    /// It is not queued and never will be: the subscriber is slow, which has been counted, or gone.
+    Refused,
+}
+
+/// The queue of one subscriber. Publishers put runs in, its connection's [`Writer`](crate::writer::Writer) takes
+/// them out.
+pub(crate) struct Outbox {
+    ident: Ident,
+    peer: SocketAddr,
+    depot: Arc<Depot>,
+    state: Mutex<State>,
+    /// The connection's task, when it waits for something to write or for the deadline.
+    writer: AtomicWaker,
+    /// Publishers that wait for room, first come, first served.
+    room: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Bytes>,
+    /// The cost of what is in the queue and of what the writer has taken but not yet written.
+    queued: usize,
+    closed: bool,
+    /// The writer waits for something to write.
+    idle: bool,
+    window: Option<Window>,
+    slow: bool,
+    deadline: Option<Instant>,
+    drops: Drops,
+}
+
+/// Measures what a subscriber drains while publishers wait for it.
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    start: Instant,
+    drained: usize,
+}
+
+#[derive(Debug, Default)]
+struct Drops {
+    total: u64,
+    logged: u64,
+    last_log: Option<Instant>,
+}
+
+impl Outbox {
+    pub(crate) fn new(ident: Ident, peer: SocketAddr, depot: Arc<Depot>) -> Arc<Self> {
+        Arc::new(Self {
+            ident,
+            peer,
+            depot,
+            state: Mutex::default(),
+            writer: AtomicWaker::new(),
+            room: Notify::const_new(),
+        })
+    }
+
+    pub(crate) fn ident(&self) -> &Ident {
+        &self.ident
+    }
+
+    /// Queues a run, or says what else to do with it.
+    pub(crate) fn offer(&self, run: &Run, now: Instant) -> Offer {
+        let mut state = self.lock();
+        if state.closed {
+            return Offer::Refused;
+        }
+        let rules = &self.depot.rules;
+        let cost = run.bytes.len() + OVERHEAD;
+        let crowded = self.depot.buffered.load(Relaxed) + cost > rules.max_buffered;
+        let low = if crowded { 0 } else { rules.low_mark };
+        if state.queued > low {
+            if let Some(until) = state.press(rules, now) {
+                return Offer::Wait(until);
+            }
+            let high = if crowded { 0 } else { rules.high_mark };
+            if state.queued + cost > high && !self.make_room(&mut state, cost, high, now) {
+                self.drop_messages(&mut state, &run.bytes, false, now);
+                return Offer::Refused;
+            }
+        }
+        state.queue.push_back(run.bytes.clone());
+        state.queued += cost;
+        self.depot.buffered.fetch_add(cost, Relaxed);
+        self.depot.counters.queued.add(run.messages.into());
+        let more = state.queued <= low;
+        let wake = mem::take(&mut state.idle);
+        drop(state);
+        if wake {
+            self.writer.wake();
+        }
+        Offer::Queued { more }
+    }
+
+    /// Queues a run as soon as there is room, after [`offer`](Self::offer) has said to wait. It takes no longer than
+    /// the subscriber drains at the floor rate: once that is no longer so, nobody waits.
+    ///
+    /// Not cancel-safe: when it is dropped, nobody counts the run.
+    pub(crate) async fn offer_waiting(&self, run: &Run, mut until: Instant) {
+        loop {
+            // Either there is room, or it is time to measure again.
+            let _ = timeout_at(until, self.room.notified()).await;
+            match self.offer(run, Instant::now()) {
+                Offer::Wait(later) => until = later,
+                Offer::Queued { more: true } => return self.room.notify_one(),
+                Offer::Queued { more: false } | Offer::Refused => return,
+            }
+        }
+    }
+
+    /// Moves what is queued, up to a limit, to the end of `batch`; `false` when the outbox is closed and empty.
+    pub(crate) fn poll_take(&self, cx: &mut Context<'_>, batch: &mut VecDeque<Bytes>) -> Poll<bool> {
+        let mut state = self.lock();
+        if state.queue.is_empty() {
+            if state.closed {
+                return Poll::Ready(false);
+            }
+            if state.queue.capacity() > KEEP_CAPACITY {
+                state.queue = VecDeque::new();
+            }
+            state.idle = true;
+            self.writer.register(cx.waker());
+            return Poll::Pending;
+        }
+        let mut bytes = 0;
+        while bytes < TAKE_BYTES
+            && batch.len() < TAKE_RUNS
+            && let Some(run) = state.queue.pop_front()
+        {
+            bytes += run.len();
+            batch.push_back(run);
+        }
+        Poll::Ready(true)
+    }
+
+    /// Accounts for what the writer has written: bytes, and runs of which the last byte was among them.
+    pub(crate) fn sent(&self, bytes: usize, runs: usize) {
+        let rules = &self.depot.rules;
+        self.depot.counters.sent_bytes.add(bytes as u64);
+        let buffered = self.depot.buffered.fetch_sub(bytes + runs * OVERHEAD, Relaxed);
+        let low = if buffered > rules.max_buffered { 0 } else { rules.low_mark };
+        let mut state = self.lock();
+        let recovered = state.sent(bytes, runs, rules);
+        let room = state.queued <= low;
+        drop(state);
+        if recovered {
+            info!(ident = ?self.ident, peer = %self.peer, "slow subscriber has recovered");
+        }
+        if room {
+            self.room.notify_one();
+        }
+    }
+
+    /// Ready when the subscriber has been slow for too long. Otherwise the task is woken when there is a deadline to
+    /// wait for, or when it has passed.
+    pub(crate) fn poll_deadline(&self, cx: &mut Context<'_>, timer: &mut Option<Pin<Box<Sleep>>>) -> Poll<()> {
+        self.writer.register(cx.waker());
+        let Some(deadline) = self.lock().deadline else {
+            *timer = None;
+            return Poll::Pending;
+        };
+        let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if timer.deadline() != deadline {
+            timer.as_mut().reset(deadline);
+        }
+        timer.as_mut().poll(cx)
+    }
+
+    /// Takes nothing more from publishers. What is queued can still be written, and then, if given, one last frame.
+    pub(crate) fn close(&self, last: Option<Bytes>) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.deadline = None;
+        if let Some(last) = last {
+            let cost = last.len() + OVERHEAD;
+            state.queue.push_back(last);
+            state.queued += cost;
+            self.depot.buffered.fetch_add(cost, Relaxed);
+        }
+        drop(state);
+        self.writer.wake();
+        self.room.notify_waiters();
+    }
+
+    /// Closes it and drops what is queued, because the subscriber was slow for too long. `taken` is what the writer
+    /// holds, of whose first run so much has been written: of that, the rest of a frame that was begun stays.
+    pub(crate) fn expire(&self, taken: &mut VecDeque<Bytes>, written: usize, now: Instant) {
+        self.close(None);
+        let begun = if written > 0 { taken.pop_front() } else { None };
+        let mut state = self.lock();
+        let queue = mem::take(&mut state.queue);
+        for run in taken.drain(..).chain(queue) {
+            self.unqueue(&mut state, run.len(), 1);
+            self.drop_messages(&mut state, &run, true, now);
+        }
+        if let Some(mut run) = begun {
+            let rest = run.split_off(scan::frame_end(&run, written));
+            self.unqueue(&mut state, rest.len(), 0);
+            self.drop_messages(&mut state, &rest, true, now);
+            taken.push_back(run);
+        }
+        self.depot.counters.slow_disconnects.add(1);
+    }
+
+    /// Closes it and forgets everything, because the connection cannot be written to any more. `taken` is what the
+    /// writer holds, of whose first run so much has been written.
+    pub(crate) fn abandon(&self, taken: &mut VecDeque<Bytes>, mut written: usize) {
+        self.close(None);
+        let mut state = self.lock();
+        let queue = mem::take(&mut state.queue);
+        for run in taken.drain(..).chain(queue) {
+            let sent = mem::take(&mut written);
+            self.unqueue(&mut state, run.len() - sent, 1);
+            // A frame that was begun has not arrived.
+            if let Some((_, messages)) = scan::contents(&run[scan::frame_start(&run, sent)..]) {
+                self.depot.counters.discarded.add(messages);
+                self.depot.counters.unqueued.add(messages);
+            }
+        }
+    }
+
+    /// How many messages it has dropped so far.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.lock().drops.total
+    }
+
+    /// A slow subscriber is at its high mark: the policy. Whether there is room now.
+    fn make_room(&self, state: &mut State, cost: usize, high: usize, now: Instant) -> bool {
+        let rules = &self.depot.rules;
+        match rules.policy {
+            SlowPolicy::Disconnect => {
+                if state.deadline.is_none() {
+                    state.deadline = Some(now + rules.deadline);
+                    // Now it has a deadline to wait for.
+                    self.writer.wake();
+                    warn!(ident = ?self.ident, peer = %self.peer, queued = state.queued, deadline = ?rules.deadline,
+                        "slow subscriber is at its high mark: its messages are dropped");
+                }
+                false
+            }
+            SlowPolicy::DropOldest => {
+                while state.queued + cost > high
+                    && let Some(oldest) = state.queue.pop_front()
+                {
+                    self.unqueue(state, oldest.len(), 1);
+                    self.drop_messages(state, &oldest, true, now);
+                }
+                state.queued + cost <= high
+            }
+        }
+    }
+
+    fn unqueue(&self, state: &mut State, bytes: usize, runs: usize) {
+        let cost = bytes + runs * OVERHEAD;
+        state.queued -= cost;
+        self.depot.buffered.fetch_sub(cost, Relaxed);
+    }
+
+    /// Counts messages that a slow subscriber does not get, and logs that now and then.
+    fn drop_messages(&self, state: &mut State, run: &[u8], was_queued: bool, now: Instant) {
+        let Some((channel, messages)) = scan::contents(run) else {
+            return;
+        };
+        self.depot.counters.drop_messages(&self.ident, channel, messages);
+        if was_queued {
+            self.depot.counters.unqueued.add(messages);
+        }
+        if let Some(dropped) = state.drops.count(messages, now) {
+            warn!(ident = ?self.ident, peer = %self.peer, ?channel, dropped, total = state.drops.total,
+                "messages dropped for a slow subscriber");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        // What a task that was aborted has left behind.
+        let left = self.lock().queued;
+        self.depot.buffered.fetch_sub(left, Relaxed);
+    }
+}
+
+impl State {
+    /// A publisher finds more than the low mark queued: until when it has to wait, or `None` when the subscriber is
+    /// slow.
+    fn press(&mut self, rules: &Rules, now: Instant) -> Option<Instant> {
+        if self.slow {
+            return None;
+        }
+        let window = self.window.get_or_insert(Window { start: now, drained: 0 });
+        let elapsed = now.saturating_duration_since(window.start);
+        if elapsed >= WINDOW {
+            // When it is much longer, nobody has waited meanwhile: there may have been little to drain.
+            if elapsed < 2 * WINDOW && window.rate(elapsed) < rules.floor_rate as u128 {
+                self.slow = true;
+                return None;
+            }
+            *window = Window { start: now, drained: 0 };
+        }
+        Some(window.start + WINDOW)
+    }
+
+    /// Whether this has ended a deadline.
+    fn sent(&mut self, bytes: usize, runs: usize, rules: &Rules) -> bool {
+        self.queued -= bytes + runs * OVERHEAD;
+        if self.queued == 0 {
+            self.window = None;
+        } else if let Some(window) = &mut self.window {
+            window.drained += bytes;
+        }
+        if self.queued > rules.low_mark {
+            return false;
+        }
+        self.slow = false;
+        self.deadline.take().is_some()
+    }
+}
+
+impl Window {
+    /// In bytes per second.
+    fn rate(&self, elapsed: Duration) -> u128 {
+        self.drained as u128 * 1_000_000 / elapsed.as_micros().max(1)
+    }
+}
+
+impl Drops {
+    /// How many there were since the last time that this said so.
+    fn count(&mut self, messages: u64, now: Instant) -> Option<u64> {
+        self.total += messages;
+        if self.last_log.is_some_and(|last| now < last + REPORT) {
+            return None;
+        }
+        self.last_log = Some(now);
+        Some(self.total - mem::replace(&mut self.logged, self.total))
+    }
+}
+
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbox").field("ident", &self.ident).field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests;
+
+#[cfg(test)]
+impl Outbox {
+    /// An outbox that nobody writes.
+    #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+    pub(crate) fn for_test() -> Arc<Self> {
+        let depot = Depot {
+            rules: crate::config::Config::default().rules(),
+            buffered: AtomicUsize::new(0),
+            counters: Counters::default(),
+        };
+        Self::new("test".parse().unwrap(), ([127, 0, 0, 1], 1).into(), Arc::new(depot))
+    }
+}

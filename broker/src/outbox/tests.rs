@@ -1,0 +1,339 @@
+//! Time is passed in: nothing here waits.
+
+use bytes::BytesMut;
+use futures::task::noop_waker;
+use hpfeeds::wire::{Frame, Limits};
+
+use super::*;
+
+const RULES: Rules = Rules {
+    low_mark: 1000,
+    high_mark: 5000,
+    floor_rate: 100,
+    policy: SlowPolicy::Disconnect,
+    deadline: Duration::from_secs(60),
+    max_buffered: 100_000,
+};
+
+/// The cost of a run of [`run`].
+const COST: usize = 500;
+
+struct Fixture {
+    outbox: Arc<Outbox>,
+    depot: Arc<Depot>,
+    taken: VecDeque<Bytes>,
+    now: Instant,
+}
+
+fn fixture(rules: Rules) -> Fixture {
+    let depot = Arc::new(Depot { rules, buffered: AtomicUsize::new(0), counters: Counters::default() });
+    let outbox = Outbox::new("sub".parse().unwrap(), ([127, 0, 0, 1], 1).into(), depot.clone());
+    Fixture { outbox, depot, taken: VecDeque::new(), now: Instant::now() }
+}
+
+/// Two messages.
+fn run(number: u8) -> Run {
+    let mut bytes = BytesMut::new();
+    for _ in 0..2 {
+        let payload = vec![number; (COST - OVERHEAD) / 2 - 9].into();
+        let frame = Frame::Publish { ident: "i".parse().unwrap(), channel: "c".parse().unwrap(), payload };
+        frame.encode(&mut bytes, Limits::default()).unwrap();
+    }
+    assert_eq!(bytes.len() + OVERHEAD, COST);
+    Run { bytes: bytes.freeze(), messages: 2 }
+}
+
+impl Fixture {
+    fn offer(&self, number: u8) -> Offer {
+        self.outbox.offer(&run(number), self.now)
+    }
+
+    /// Offers until it is told to wait or refused.
+    fn fill(&self) -> Offer {
+        loop {
+            match self.offer(0) {
+                Offer::Queued { .. } => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn take(&mut self) -> Poll<bool> {
+        let waker = noop_waker();
+        self.outbox.poll_take(&mut Context::from_waker(&waker), &mut self.taken)
+    }
+
+    /// Writes one run.
+    fn write(&mut self) -> u8 {
+        if self.taken.is_empty() {
+            assert_eq!(self.take(), Poll::Ready(true));
+        }
+        let run = self.taken.pop_front().unwrap();
+        self.outbox.sent(run.len(), 1);
+        *run.last().unwrap()
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+    }
+
+    fn make_slow(&mut self) {
+        assert!(matches!(self.fill(), Offer::Wait(_)));
+        self.pass(WINDOW);
+    }
+
+    fn buffered(&self) -> usize {
+        self.depot.buffered.load(Relaxed)
+    }
+
+    fn stats(&self) -> crate::Stats {
+        self.depot.counters.snapshot(0, self.buffered())
+    }
+}
+
+#[test]
+fn runs_come_out_in_order() {
+    let mut f = fixture(RULES);
+    assert_eq!(f.take(), Poll::Pending);
+    assert_eq!(f.offer(1), Offer::Queued { more: true });
+    assert_eq!(f.offer(2), Offer::Queued { more: true });
+    assert_eq!(f.offer(3), Offer::Queued { more: false });
+    assert_eq!(f.buffered(), 3 * COST);
+    assert_eq!((f.write(), f.write(), f.write()), (1, 2, 3));
+    assert_eq!((f.buffered(), f.stats().delivered), (0, 6));
+    assert_eq!(f.take(), Poll::Pending);
+}
+
+#[test]
+fn publishers_wait_above_the_low_mark() {
+    let mut f = fixture(RULES);
+    let until = f.now + WINDOW;
+    assert_eq!(f.fill(), Offer::Wait(until));
+    assert_eq!(f.buffered(), 3 * COST);
+    f.pass(WINDOW / 2);
+    assert_eq!(f.offer(0), Offer::Wait(until));
+    f.write();
+    assert_eq!(f.offer(0), Offer::Queued { more: false });
+}
+
+#[test]
+fn one_that_drains_the_floor_rate_is_waited_for() {
+    let mut f = fixture(RULES);
+    for _ in 0..10 {
+        assert!(matches!(f.fill(), Offer::Wait(_)));
+        // 372 bytes in 3 seconds are more than 100 in one, measured when somebody waits.
+        f.write();
+        f.pass(WINDOW);
+        assert_ne!(f.offer(0), Offer::Refused);
+    }
+    assert_eq!(f.stats().dropped, 0);
+    assert!(f.buffered() <= RULES.low_mark + COST);
+}
+
+#[test]
+fn nobody_waits_for_one_below_the_floor_rate() {
+    let mut f = fixture(RULES);
+    f.make_slow();
+    for _ in 4..=10 {
+        assert_eq!(f.offer(0), Offer::Queued { more: false });
+    }
+    assert_eq!(f.buffered(), RULES.high_mark);
+    assert_eq!(f.offer(0), Offer::Refused);
+    assert_eq!((f.stats().dropped, f.stats().delivered), (2, 20));
+    // It is slow until it is at the low mark again.
+    for _ in 0..7 {
+        f.write();
+        assert!(f.outbox.lock().slow);
+    }
+    f.write();
+    assert!(!f.outbox.lock().slow);
+    assert!(matches!(f.fill(), Offer::Wait(_)));
+}
+
+#[test]
+fn a_window_that_nobody_waited_in_judges_nobody() {
+    let mut f = fixture(RULES);
+    assert!(matches!(f.fill(), Offer::Wait(_)));
+    f.write();
+    f.pass(100 * WINDOW);
+    assert_eq!(f.fill(), Offer::Wait(f.now + WINDOW));
+    // An empty queue starts afresh, too.
+    for _ in 0..3 {
+        f.write();
+    }
+    f.pass(WINDOW);
+    assert_eq!(f.fill(), Offer::Wait(f.now + WINDOW));
+}
+
+#[test]
+fn at_the_high_mark_a_deadline_starts_and_recovery_ends_it() {
+    let mut f = fixture(RULES);
+    f.make_slow();
+    let _ = f.fill();
+    let deadline = f.now + RULES.deadline;
+    assert_eq!(f.outbox.lock().deadline, Some(deadline));
+    // It is not put off.
+    f.pass(WINDOW);
+    assert_eq!(f.offer(0), Offer::Refused);
+    assert_eq!(f.outbox.lock().deadline, Some(deadline));
+    for _ in 0..8 {
+        f.write();
+    }
+    assert_eq!(f.outbox.lock().deadline, None);
+    assert!(matches!(f.offer(0), Offer::Queued { .. }));
+}
+
+#[test]
+fn expiry_leaves_the_rest_of_a_frame_that_was_begun() {
+    let frame = (COST - OVERHEAD) / 2;
+    for (written, left) in [(0, 0), (1, frame), (frame, 0), (frame + 1, 2 * frame)] {
+        let mut f = fixture(RULES);
+        f.make_slow();
+        let _ = f.fill();
+        assert_eq!(f.take(), Poll::Ready(true));
+        f.outbox.sent(written, 0);
+        let before = f.stats();
+        f.outbox.expire(&mut f.taken, written, f.now);
+        let rest: usize = f.taken.iter().map(Bytes::len).sum();
+        assert_eq!(rest, if written > 0 { left.max(written) } else { 0 }, "{written}");
+        let begun = rest / frame;
+        let after = f.stats();
+        assert_eq!(after.dropped - before.dropped, 20 - begun as u64, "{written}");
+        assert_eq!(after.delivered, begun as u64, "{written}");
+        assert_eq!(f.offer(0), Offer::Refused);
+        // The last word comes after it.
+        f.outbox.close(Some(Bytes::from_static(b"\0\0\0\x05\0")));
+        if !f.taken.is_empty() {
+            f.outbox.sent(rest - written, 1);
+            f.taken.clear();
+        }
+        assert_eq!(f.take(), Poll::Ready(true));
+        f.outbox.sent(5, 1);
+        f.taken.clear();
+        assert_eq!((f.take(), f.buffered()), (Poll::Ready(false), 0), "{written}");
+    }
+}
+
+#[test]
+fn drop_oldest_drops_whole_runs_that_nobody_has_begun_to_write() {
+    let mut f = fixture(Rules { policy: SlowPolicy::DropOldest, ..RULES });
+    let _ = f.offer(1);
+    assert_eq!(f.take(), Poll::Ready(true));
+    f.outbox.sent(100, 0);
+    f.make_slow();
+    for number in 2..=30 {
+        assert!(matches!(f.offer(number), Offer::Queued { .. }));
+    }
+    assert!(f.buffered() <= RULES.high_mark);
+    f.taken.clear();
+    f.outbox.sent(COST - OVERHEAD - 100, 1);
+    let mut last = Vec::new();
+    while f.take() == Poll::Ready(true) {
+        last.extend(f.taken.drain(..).map(|run| *run.last().unwrap()));
+    }
+    assert_eq!(last, (22..=30).collect::<Vec<_>>());
+    // Of 1, three of `make_slow`, and 29.
+    assert_eq!(f.stats().dropped + 2 * 10, 2 * (1 + 2 + 29));
+    assert_eq!(f.outbox.lock().deadline, None);
+    let dropped = f.depot.counters.drops();
+    assert_eq!((dropped.len(), &*dropped[0].ident, &*dropped[0].channel), (1, "sub", "c"));
+}
+
+#[test]
+fn all_outboxes_together_have_a_bound() {
+    let mut f = fixture(Rules { max_buffered: 600, ..RULES });
+    assert_eq!(f.offer(0), Offer::Queued { more: true });
+    // Crowded: what is healthy is waited for as soon as it has anything queued, ...
+    assert!(matches!(f.offer(0), Offer::Wait(_)));
+    f.pass(WINDOW);
+    // ... and what is slow meets the policy.
+    assert_eq!(f.offer(0), Offer::Refused);
+    // Who has nothing queued gets one run all the same.
+    let other = Outbox::new("other".parse().unwrap(), ([127, 0, 0, 1], 2).into(), f.depot.clone());
+    assert!(matches!(other.offer(&run(0), f.now), Offer::Queued { .. }));
+    assert_eq!(f.buffered(), 2 * COST);
+    drop(other);
+    assert_eq!(f.buffered(), COST);
+}
+
+#[test]
+fn what_is_left_when_the_connection_breaks_is_counted() {
+    let mut f = fixture(RULES);
+    let _ = f.offer(1);
+    let _ = f.offer(2);
+    let _ = f.offer(3);
+    assert_eq!(f.take(), Poll::Ready(true));
+    // The first frame arrived, the second was begun.
+    f.outbox.sent(COST - OVERHEAD - 1, 0);
+    f.outbox.abandon(&mut f.taken, COST - OVERHEAD - 1);
+    assert_eq!((f.stats().delivered, f.stats().discarded, f.buffered()), (1, 5, 0));
+    assert_eq!(f.offer(4), Offer::Refused);
+    assert_eq!(f.take(), Poll::Ready(false));
+    assert_eq!(f.stats().dropped, 0);
+}
+
+#[test]
+fn the_writer_takes_a_bounded_amount() {
+    let mut f = fixture(Rules { low_mark: usize::MAX, ..RULES });
+    for _ in 0..=TAKE_RUNS {
+        let _ = f.offer(0);
+    }
+    assert_eq!(f.take(), Poll::Ready(true));
+    assert_eq!(f.taken.len(), TAKE_RUNS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_publishers_are_served_in_turn() {
+    let mut f = fixture(RULES);
+    f.now = Instant::now();
+    let Offer::Wait(until) = f.fill() else { panic!("no wait") };
+    let waiting: Vec<_> = (1..=3)
+        .map(|number| {
+            let outbox = f.outbox.clone();
+            tokio::spawn(async move { outbox.offer_waiting(&run(number), until).await })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    let mut written = Vec::new();
+    for _ in 0..6 {
+        written.push(f.write());
+        // Whoever is woken has its turn.
+        for _ in 0..5 {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(written, [0, 0, 0, 1, 2, 3]);
+    for task in waiting {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_ends_when_the_subscriber_is_slow_or_gone() {
+    let mut f = fixture(RULES);
+    f.now = Instant::now();
+    let Offer::Wait(until) = f.fill() else { panic!("no wait") };
+    f.outbox.offer_waiting(&run(1), until).await;
+    assert_eq!(Instant::now(), until);
+    assert_eq!(f.buffered(), 4 * COST);
+
+    let mut f = fixture(RULES);
+    f.now = Instant::now();
+    let Offer::Wait(until) = f.fill() else { panic!("no wait") };
+    let outbox = f.outbox.clone();
+    let waiting = tokio::spawn(async move { outbox.offer_waiting(&run(1), until).await });
+    tokio::task::yield_now().await;
+    f.outbox.close(None);
+    waiting.await.unwrap();
+    assert!(Instant::now() < until);
+}
+
+#[test]
+fn drops_are_logged_now_and_then_with_totals() {
+    let mut drops = Drops::default();
+    let start = Instant::now();
+    assert_eq!(drops.count(2, start), Some(2));
+    assert_eq!(drops.count(3, start + REPORT / 2), None);
+    assert_eq!(drops.count(4, start + REPORT), Some(7));
+    assert_eq!(drops.total, 9);
+}

@@ -1,0 +1,183 @@
+//! Finds runs of messages in received bytes without taking each apart.
+
+use hpfeeds::wire::{DecodeError, FrameRef, HEADER_LEN, Header, Limits, Opcode};
+
+/// How far a run reaches: consecutive whole PUBLISH frames with the same ident and channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// From the start of the bytes, in bytes.
+    pub(crate) len: usize,
+    pub(crate) messages: u32,
+}
+
+/// The body of the first frame, when that is there as a whole.
+pub(crate) fn body(bytes: &[u8], header: Header) -> Option<&[u8]> {
+    bytes.get(HEADER_LEN..header.length)
+}
+
+/// The counted ident and channel at the start of a PUBLISH body: as they hold their lengths, another body that
+/// starts with the same bytes has the same names.
+pub(crate) fn names<'a>(body: &'a [u8], ident: &str, channel: &str) -> &'a [u8] {
+    body.get(..2 + ident.len() + channel.len()).unwrap_or(body)
+}
+
+/// The run that starts with the first frame of `bytes`, which is whole and whose body starts with `names`.
+///
+/// It ends before the first frame that is incomplete, malformed or something else: whoever looks at that next will
+/// see why. Nothing but the header and the names of a frame is looked at, as its payload is opaque.
+pub(crate) fn run(bytes: &[u8], first: Header, names: &[u8], limits: Limits) -> Extent {
+    let mut run = Extent { len: first.length, messages: 1 };
+    while let Some(rest) = bytes.get(run.len..)
+        && let Ok(Some(header)) = Header::parse(rest, limits)
+        && header.opcode == Opcode::Publish
+        && body(rest, header).is_some_and(|body| body.starts_with(names))
+    {
+        run.len += header.length;
+        run.messages += 1;
+    }
+    run
+}
+
+/// The channel of a run and how many messages it holds; `None` when it is something else, such as an ERROR.
+pub(crate) fn contents(run: &[u8]) -> Option<(&str, u64)> {
+    let mut messages = 0;
+    let mut channel = None;
+    for frame in frames(run) {
+        if channel.is_none() {
+            channel = publish_channel(frame).ok()?;
+        }
+        messages += 1;
+    }
+    channel.map(|channel| (channel, messages))
+}
+
+/// Where the frame ends that the position is inside of, or the position itself when it is between two frames.
+pub(crate) fn frame_end(run: &[u8], position: usize) -> usize {
+    let mut end = 0;
+    for frame in frames(run) {
+        if end >= position {
+            break;
+        }
+        end += frame.len();
+    }
+    end
+}
+
+/// Where the frame starts that the position is inside of, or the position itself when it is between two frames.
+pub(crate) fn frame_start(run: &[u8], position: usize) -> usize {
+    let mut start = 0;
+    for frame in frames(run) {
+        if start + frame.len() > position {
+            break;
+        }
+        start += frame.len();
+    }
+    start
+}
+
+/// The frames of bytes that were checked when they were received.
+fn frames(mut run: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let header = Header::parse(run, Limits::new(u32::MAX)).ok()??;
+        let (frame, rest) = run.split_at_checked(header.length)?;
+        run = rest;
+        Some(frame)
+    })
+}
+
+fn publish_channel(frame: &[u8]) -> Result<Option<&str>, DecodeError> {
+    let Some(header) = Header::parse(frame, Limits::new(u32::MAX))? else {
+        return Ok(None);
+    };
+    match FrameRef::parse(header.opcode, body(frame, header).unwrap_or_default())? {
+        FrameRef::Publish { channel, .. } => Ok(Some(channel)),
+        _ => Ok(None),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use bytes::BytesMut;
+    use hpfeeds::wire::Frame;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits::new(64);
+
+    fn publish(to: &mut BytesMut, ident: &str, channel: &str, payload: &'static str) {
+        let frame = Frame::Publish {
+            ident: ident.parse().unwrap(),
+            channel: channel.parse().unwrap(),
+            payload: payload.into(),
+        };
+        frame.encode(to, LIMITS).unwrap();
+    }
+
+    fn scan(bytes: &[u8]) -> Extent {
+        let first = Header::parse(bytes, LIMITS).unwrap().unwrap();
+        let body = body(bytes, first).unwrap();
+        let FrameRef::Publish { ident, channel, .. } = FrameRef::parse(first.opcode, body).unwrap() else {
+            panic!("no PUBLISH");
+        };
+        run(bytes, first, names(body, ident, channel), LIMITS)
+    }
+
+    #[test]
+    fn a_run_ends_where_a_name_changes() {
+        // The names below share all their bytes, but not their lengths.
+        for (ident, channel) in [("j", "cd"), ("ic", "d"), ("i", "c"), ("i", "cde")] {
+            let mut bytes = BytesMut::new();
+            publish(&mut bytes, "i", "cd", "1");
+            publish(&mut bytes, "i", "cd", "");
+            let len = bytes.len();
+            publish(&mut bytes, ident, channel, "d3");
+            assert_eq!(scan(&bytes), Extent { len, messages: 2 }, "{ident} {channel}");
+        }
+    }
+
+    #[test]
+    fn a_run_ends_before_what_is_incomplete_or_malformed() {
+        let mut whole = BytesMut::new();
+        publish(&mut whole, "i", "c", "1");
+        let len = whole.len();
+        publish(&mut whole, "i", "c", "2");
+        for cut in len..whole.len() {
+            assert_eq!(scan(&whole[..cut]), Extent { len, messages: 1 }, "{cut}");
+        }
+        for header in [[0, 0, 0, 4, 3], [0, 1, 0, 0, 3], [0, 0, 0, 9, 9], [0, 0, 0, 9, 4]] {
+            whole[len..len + 5].copy_from_slice(&header);
+            assert_eq!(scan(&whole), Extent { len, messages: 1 }, "{header:?}");
+        }
+    }
+
+    #[test]
+    fn contents_counts_messages_only() {
+        let mut bytes = BytesMut::new();
+        publish(&mut bytes, "i", "c", "1");
+        publish(&mut bytes, "i", "c", "2");
+        assert_eq!(contents(&bytes), Some(("c", 2)));
+        let mut error = BytesMut::new();
+        Frame::Error { message: "no".into() }.encode(&mut error, LIMITS).unwrap();
+        assert_eq!(contents(&error), None);
+        assert_eq!(contents(&[]), None);
+    }
+
+    #[test]
+    fn frame_boundaries_are_found() {
+        let mut bytes = BytesMut::new();
+        publish(&mut bytes, "i", "c", "1");
+        let first = bytes.len();
+        publish(&mut bytes, "i", "c", "22");
+        let len = bytes.len();
+        for position in [0, first, len] {
+            assert_eq!((frame_start(&bytes, position), frame_end(&bytes, position)), (position, position));
+        }
+        for position in 1..first {
+            assert_eq!((frame_start(&bytes, position), frame_end(&bytes, position)), (0, first));
+        }
+        for position in first + 1..len {
+            assert_eq!((frame_start(&bytes, position), frame_end(&bytes, position)), (first, len));
+        }
+    }
+}

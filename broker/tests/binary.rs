@@ -1,0 +1,153 @@
+//! The program itself: arguments, files, signals, exit codes.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod support;
+
+use std::{fs, net::SocketAddr, process::Stdio};
+
+use support::{Peer, publish, within};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    process::{Child, ChildStdout, Command},
+};
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hpfeeds-broker"));
+    command.args(arguments).env_clear().kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.stderr(Stdio::piped());
+    command
+}
+
+/// Runs it to its end: exit code and stderr.
+async fn run(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = within(command(arguments).output()).await.unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+struct Running {
+    child: Child,
+    addr: SocketAddr,
+    stdout: tokio::io::Lines<BufReader<ChildStdout>>,
+}
+
+impl Running {
+    async fn start(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = within(stdout.next_line()).await.unwrap().expect("a line");
+        let addr = line.strip_prefix("listening on ").expect(&line).parse().unwrap();
+        Self { child, addr, stdout }
+    }
+
+    /// Signals it and waits for the end: exit code and stderr.
+    async fn stop(mut self, signal: &str) -> (Option<i32>, String) {
+        let pid = self.child.id().unwrap().to_string();
+        let kill = Command::new("/bin/kill").args([signal, &pid]).status();
+        assert!(within(kill).await.unwrap().success());
+        let mut stderr = String::new();
+        within(self.child.stderr.take().unwrap().read_to_string(&mut stderr)).await.unwrap();
+        (within(self.child.wait()).await.unwrap().code(), stderr)
+    }
+}
+
+#[tokio::test]
+async fn dev_runs_and_says_what_to_type_next() {
+    let mut running = Running::start(command(&["--dev", "--port", "0"])).await;
+    assert!(running.addr.ip().is_loopback());
+    let hpfeeds = format!("hpfeeds --host localhost -p {} -i dev -s dev -c test", running.addr.port());
+    let hints = [format!("subscribe with: {hpfeeds} subscribe"), format!("publish with:   {hpfeeds} publish 'hello'")];
+    for hint in hints {
+        assert_eq!(within(running.stdout.next_line()).await.unwrap(), Some(hint));
+    }
+    Peer::login(running.addr, "dev", "dev").await.settle().await;
+    let (code, stderr) = running.stop("-TERM").await;
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.contains(r#"connected ident="dev" owner="dev" peer=127.0.0.1:"#), "{stderr}");
+    assert!(!stderr.contains('\x1b'), "colours in a file: {stderr}");
+}
+
+#[tokio::test]
+async fn keys_come_from_the_environment_and_files() {
+    let file = tempfile::Builder::new().suffix(".json").tempfile().unwrap();
+    fs::write(
+        &file,
+        r#"{"bob": {"owner": "o", "secret": "hunter2", "pubchans": ["c"], "subchans": ["c", "private"]}}"#,
+    )
+    .unwrap();
+    let path = file.path().to_str().unwrap();
+    let mut command = command(&["--bind=127.0.0.1:0", "--auth=env", "--auth", path, "--name", "x", "--debug"]);
+    command.env("HPFEEDS_EVE_SECRET", "s3cret").env("HPFEEDS_EVE_PUBCHANS", "c,private");
+    let running = Running::start(command).await;
+    let mut bob = Peer::login(running.addr, "bob", "hunter2").await;
+    bob.send(support::subscribe("bob", "c")).await;
+    bob.send(publish("bob", "c", "echo")).await;
+    assert_eq!(bob.next().await, Some(publish("bob", "c", "echo")));
+    let mut eve = Peer::login(running.addr, "eve", "s3cret").await;
+    eve.send(publish("eve", "c", "hello")).await;
+    assert_eq!(bob.next().await, Some(publish("eve", "c", "hello")));
+    Peer::login(running.addr, "ev\r\ne", "wrong").await.expect_error("Authentication failed for ev\r\ne").await;
+    let (code, stderr) = running.stop("-INT").await;
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(!stderr.contains("hunter2") && !stderr.contains("s3cret"), "{stderr}");
+    assert!(stderr.contains(r#"ident="ev\r\ne""#), "{stderr}");
+}
+
+#[tokio::test]
+async fn wrong_arguments_are_one_line_and_exit_2() {
+    let cases: [(&[&str], &str); 12] = [
+        (&[], "nobody could authenticate: use --auth env, --auth users.json or --dev"),
+        (&["--auth", "sqlite"], "SQLite is not supported yet: use env or a file that ends in .json"),
+        (&["--auth", "database+postgresql://h/d"], "an SQL database is not supported yet"),
+        (&["--auth", "mongodb://h/d"], "MongoDB is not supported yet"),
+        (&["--auth", "users"], "unknown kind of key store"),
+        (&["--dev", "--exporter", "0.0.0.0:9431"], "'--exporter <EXPORTER>': not supported yet"),
+        (&["--dev", "--tlscert", "c"], "'--tlscert <TLSCERT>': not supported yet"),
+        (&["--dev", "--bind", "20000"], r#"endpoint "20000": not of the form ADDR:PORT"#),
+        (&["--dev", "-e", "tcp:port=1:prot=2"], r#"unknown key "prot""#),
+        (&["--dev", "--max-message", "1T"], "not a size such as 65536, 64k, 1M or 2G"),
+        (&["--dev", "--slow-policy", "keep"], "'keep'"),
+        (&["--dev", "--frobnicate"], "unexpected argument '--frobnicate'"),
+    ];
+    for (arguments, expected) in cases {
+        let (code, stderr) = run(arguments).await;
+        assert_eq!(code, Some(2), "{arguments:?}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{arguments:?}: {stderr}");
+        assert!(stderr.starts_with("hpfeeds-broker: ") && stderr.contains(expected), "{arguments:?}: {stderr}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_start_is_one_line_and_exit_1() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let bad = tempfile::Builder::new().suffix(".json").tempfile().unwrap();
+    fs::write(&bad, "{\"bob\": {\n\"secret\": \"hunter2\" x").unwrap();
+    let wrong = tempfile::Builder::new().suffix(".json").tempfile().unwrap();
+    fs::write(&wrong, r#"{"bob": {"owner": "o", "secret": "hunter2", "pubchans": "c", "subchans": []}}"#).unwrap();
+    let (bad, wrong) = (bad.path().to_str().unwrap(), wrong.path().to_str().unwrap());
+    let cases: [(&[&str], String); 6] = [
+        (&["--dev", "--bind", &addr], format!("cannot listen on {addr}: Address already in use")),
+        (&["--auth", "/nonexistent.json"], "/nonexistent.json: No such file or directory".to_owned()),
+        (&["--auth", bad], format!("{bad}: expected `,` or `}}` at line 2 column 21")),
+        (&["--auth", wrong], format!(r#"{wrong}: user "bob": "pubchans" must be a list of strings, not a string"#)),
+        (&["--dev", "-e", "tls:port=0"], "TLS is not supported yet".to_owned()),
+        (&["--dev", "-e", "tcp:port=0:device=nonexistent"], "cannot bind to device \"nonexistent\"".to_owned()),
+    ];
+    for (arguments, expected) in cases {
+        let (code, stderr) = run(arguments).await;
+        assert_eq!(code, Some(1), "{arguments:?}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{arguments:?}: {stderr}");
+        assert!(stderr.starts_with("hpfeeds-broker: ") && stderr.contains(&expected), "{arguments:?}: {stderr}");
+        assert!(!stderr.contains("hunter2"), "{stderr}");
+    }
+}
+
+#[tokio::test]
+async fn help_states_the_memory_bounds() {
+    let output = within(command(&["--help"]).output()).await.unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    for part in ["--high-mark", "--max-buffered", "Memory:"] {
+        assert!(help.contains(part), "{part} is missing in {help}");
+    }
+}

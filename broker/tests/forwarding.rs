@@ -1,0 +1,218 @@
+//! Fast and slow subscribers, order, loss and memory.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures::StreamExt as _;
+use hpfeeds::wire::Frame;
+use hpfeeds_broker::{Broker, SlowPolicy};
+use support::{Peer, builder, bytes, number, numbered, publish, start, until, within};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpStream, tcp::OwnedReadHalf},
+    task::JoinHandle,
+};
+
+const PAYLOAD: usize = 4096;
+
+/// Publishes numbered messages to channel `c` as fast as the broker takes them, and waits for its confirmation.
+fn flood(mut peer: Peer, messages: u64) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        for start in (0..messages).step_by(256) {
+            let batch = start..messages.min(start + 256);
+            peer.send_raw(&bytes(batch.map(|n| publish("dev", "c", numbered(n, PAYLOAD))))).await;
+        }
+        peer.confirm().await;
+    })
+}
+
+/// Reads numbered messages, which must come in order and whole, until `last`; returns how many there were.
+async fn read_until(peer: &mut Peer, last: u64) -> u64 {
+    let mut count = 0;
+    let mut next = 0;
+    loop {
+        let frame = peer.next().await.expect("more messages");
+        let n = number(&frame);
+        assert!(n >= next, "{n} after {next}");
+        assert_eq!(frame, publish("dev", "c", numbered(n, PAYLOAD)));
+        next = n + 1;
+        count += 1;
+        if n == last {
+            return count;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_full_speed_nothing_is_lost() {
+    const MESSAGES: u64 = 50_000;
+    let broker = start(builder()).await;
+    let mut readers = Vec::new();
+    for _ in 0..2 {
+        let mut peer = Peer::subscriber(&broker, &["c"]).await;
+        readers.push(tokio::spawn(async move { read_until(&mut peer, MESSAGES - 1).await }));
+    }
+    within(flood(Peer::dev(&broker).await, MESSAGES)).await.unwrap();
+    for reader in readers {
+        assert_eq!(within(reader).await.unwrap(), MESSAGES);
+    }
+    assert_eq!(broker.stats().dropped, 0);
+    until(|| broker.stats().buffered == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_publishers_of_one_subscriber_lose_nothing() {
+    const MESSAGES: u64 = 100;
+    const PUBLISHERS: u64 = 100;
+    // All that they send at once is far more than what fits.
+    let broker = start(builder().low_mark(10_000).high_mark(20_000)).await;
+    let mut reader = Peer::subscriber(&broker, &["c"]).await;
+    let publishers: Vec<_> =
+        futures::stream::iter(0..PUBLISHERS).then(async |_| flood(Peer::dev(&broker).await, MESSAGES)).collect().await;
+    for _ in 0..MESSAGES * PUBLISHERS {
+        assert!(matches!(reader.next().await, Some(Frame::Publish { .. })));
+    }
+    for publisher in publishers {
+        within(publisher).await.unwrap();
+    }
+    assert_eq!(broker.stats().dropped, 0);
+}
+
+/// One subscriber never reads, another gets everything; returns the stuck one.
+async fn with_a_stuck_subscriber(broker: &Broker, messages: u64) -> Peer {
+    let stuck = Peer::subscriber(broker, &["c"]).await;
+    let mut reader = Peer::subscriber(broker, &["c"]).await;
+    let publisher = flood(Peer::dev(broker).await, messages);
+    assert_eq!(read_until(&mut reader, messages - 1).await, messages);
+    within(publisher).await.unwrap();
+    stuck
+}
+
+/// Much more than the system buffers by itself.
+const MANY: u64 = 10_000;
+const HIGH_MARK: usize = 2 << 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drop_oldest_keeps_the_newest_and_counts_the_rest() {
+    let broker = start(builder().high_mark(HIGH_MARK).slow_policy(SlowPolicy::DropOldest)).await;
+    let mut stuck = with_a_stuck_subscriber(&broker, MANY).await;
+    assert!(broker.stats().buffered <= HIGH_MARK as u64);
+    let dropped = broker.stats().dropped;
+    let received = read_until(&mut stuck, MANY - 1).await;
+    assert!(dropped > 0);
+    assert_eq!(received + dropped, MANY);
+    let drops = broker.dropped();
+    assert_eq!(drops.len(), 1);
+    assert_eq!((&*drops[0].ident, &*drops[0].channel, drops[0].messages), ("dev", "c", dropped));
+    // Two of them made sure of the subscriptions.
+    assert_eq!(broker.stats().delivered, MANY + received + 2);
+    assert_eq!(broker.stats().slow_disconnects, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_subscriber_is_told_and_disconnected() {
+    let deadline = Duration::from_millis(100);
+    let broker = start(builder().high_mark(HIGH_MARK).slow_deadline(deadline)).await;
+    let mut stuck = with_a_stuck_subscriber(&broker, MANY).await;
+    until(|| broker.stats().slow_disconnects == 1).await;
+    // What had been sent is whole and in order, then comes the ERROR.
+    let mut received = 0;
+    let mut last = None;
+    loop {
+        match stuck.next().await.unwrap() {
+            Frame::Error { message } => {
+                assert_eq!(message, "Backpressure deadline timer expired");
+                break;
+            }
+            frame => {
+                let n = number(&frame);
+                assert_eq!(frame, publish("dev", "c", numbered(n, PAYLOAD)));
+                assert!(last.replace(n) < Some(n));
+            }
+        }
+        received += 1;
+    }
+    assert_eq!(stuck.next().await, None);
+    let stats = broker.stats();
+    assert!(stats.dropped > 0);
+    assert_eq!(stats.delivered, MANY + received + 2);
+    until(|| broker.stats().buffered == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_subscriber_that_recovers_stays() {
+    let broker = start(builder().high_mark(HIGH_MARK)).await;
+    let mut stuck = with_a_stuck_subscriber(&broker, MANY).await;
+    let dropped = broker.stats().dropped;
+    assert!(dropped > 0);
+    let mut last = None;
+    for _ in 0..MANY - dropped {
+        let n = number(&stuck.next().await.unwrap());
+        assert!(last.replace(n) < Some(n));
+    }
+    stuck.settle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_stuck_subscribers_together_have_a_bound() {
+    const BOUND: usize = 4 << 20;
+    const STUCK: usize = 8;
+    let broker = start(builder().max_buffered(BOUND).slow_policy(SlowPolicy::DropOldest)).await;
+    let mut stuck = Vec::new();
+    for _ in 1..STUCK {
+        stuck.push(Peer::subscriber(&broker, &["c"]).await);
+    }
+    stuck.push(with_a_stuck_subscriber(&broker, MANY).await);
+    let buffered = broker.stats().buffered;
+    // Each may have one run more.
+    assert!(buffered <= (BOUND + STUCK * (256 << 10)) as u64, "{buffered}");
+    drop(stuck);
+    until(|| broker.stats().buffered == 0).await;
+    let stats = broker.stats();
+    let settled = STUCK as u64 + 2;
+    assert_eq!(stats.delivered + stats.dropped + stats.discarded, MANY * (STUCK as u64 + 1) + settled - 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_never_reads_its_own_messages_does_not_stop_itself() {
+    let broker = start(builder().high_mark(HIGH_MARK)).await;
+    let (mut read, mut write) = raw_echo(&broker).await;
+    let frames = bytes((0..64).map(|n| publish("dev", "c", numbered(n, PAYLOAD))));
+    for _ in 0..MANY / 64 {
+        within(tokio::io::AsyncWriteExt::write_all(&mut write, &frames)).await.unwrap();
+    }
+    drop(write);
+    // All of it has been read once the broker ends the stream, too.
+    let mut rest = BytesMut::new();
+    while within(read.read_buf(&mut rest)).await.unwrap() > 0 {
+        rest.clear();
+    }
+    let stats = broker.stats();
+    assert_eq!(stats.received_messages, MANY / 64 * 64 + 1);
+    assert!(stats.dropped > 0);
+}
+
+async fn raw_echo(broker: &Broker) -> (OwnedReadHalf, tokio::net::tcp::OwnedWriteHalf) {
+    let peer = Peer::subscriber(broker, &["c"]).await;
+    let stream: TcpStream = peer.framed.into_inner();
+    stream.into_split()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscriber_that_vanishes_is_forgotten() {
+    let broker = start(builder()).await;
+    for _ in 0..3 {
+        let stuck = Peer::subscriber(&broker, &["c"]).await;
+        let publisher = flood(Peer::dev(&broker).await, 5_000);
+        until(|| broker.stats().buffered > 1 << 20).await;
+        drop(stuck);
+        within(publisher).await.unwrap();
+        until(|| broker.stats().buffered == 0 && broker.stats().connections == 0).await;
+    }
+    let stats = broker.stats();
+    assert!(stats.discarded > 0);
+    assert_eq!(stats.dropped, 0);
+}
