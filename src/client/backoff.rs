@@ -12,12 +12,14 @@ impl Backoff {
     /// No delay is shorter, however the dice fall: a broker that drops us at once is never dialled in a hot loop.
     pub const FLOOR: Duration = Duration::from_millis(50);
 
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
     /// Delays of at most `initial` after the first failure, twice that after the second, and so on up to `max`.
-    /// Neither bound goes below [`Backoff::FLOOR`].
+    /// Both bounds are kept between [`Backoff::FLOOR`] and a day.
     #[must_use]
     pub fn new(initial: Duration, max: Duration) -> Self {
-        let initial = initial.max(Self::FLOOR);
-        Self { initial, max: max.max(initial) }
+        let initial = initial.clamp(Self::FLOOR, Self::DAY);
+        Self { initial, max: max.clamp(initial, Self::DAY) }
     }
 
     /// The delay after so many failures in a row (0: none yet), for a `jitter` from 0 to 1.
@@ -25,7 +27,7 @@ impl Backoff {
     pub fn delay(&self, failures: u32, jitter: f64) -> Duration {
         let ceiling = self.initial.saturating_mul(2u32.saturating_pow(failures)).min(self.max);
         let spread = ceiling.saturating_sub(Self::FLOOR);
-        Self::FLOOR + spread.mul_f64(jitter.clamp(0.0, 1.0))
+        Self::FLOOR + spread.mul_f64(if jitter.is_nan() { 0.0 } else { jitter.clamp(0.0, 1.0) })
     }
 }
 
@@ -58,7 +60,8 @@ mod tests {
         assert_eq!(backoff.delay(0, 0.5), MS(100));
         assert_eq!(backoff.delay(5, 0.0), Backoff::FLOOR);
         assert_eq!(backoff.delay(0, -3.0), Backoff::FLOOR);
-        assert_eq!(backoff.delay(0, f64::NAN.max(7.0)), MS(150));
+        assert_eq!(backoff.delay(0, 7.0), MS(150));
+        assert_eq!(backoff.delay(0, f64::NAN), Backoff::FLOOR);
     }
 
     #[test]
@@ -66,5 +69,6 @@ mod tests {
         let backoff = Backoff::new(Duration::ZERO, Duration::ZERO);
         assert_eq!(backoff.delay(9, 1.0), Backoff::FLOOR);
         assert_eq!(Backoff::new(MS(900), MS(100)).delay(3, 1.0), MS(900));
+        assert_eq!(Backoff::new(Duration::MAX, Duration::MAX).delay(9, 1.0), Backoff::DAY);
     }
 }

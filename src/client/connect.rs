@@ -5,9 +5,13 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    time::timeout,
 };
 
 use super::Error;
+
+/// How long one of several addresses of a host is tried.
+const NEXT_ADDRESS: Duration = Duration::from_secs(3);
 
 /// Where a broker listens: a host name or IP address, and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -53,7 +57,10 @@ impl<H: Into<String>> From<(H, u16)> for BrokerAddr {
 
 impl From<SocketAddr> for BrokerAddr {
     fn from(addr: SocketAddr) -> Self {
-        Self::new(addr.ip().to_string(), addr.port())
+        match addr {
+            SocketAddr::V6(v6) if v6.scope_id() != 0 => Self::new(format!("{}%{}", v6.ip(), v6.scope_id()), v6.port()),
+            _ => Self::new(addr.ip().to_string(), addr.port()),
+        }
     }
 }
 
@@ -72,6 +79,22 @@ impl FromStr for BrokerAddr {
             Ok(port) if !host.is_empty() => Ok(Self::new(host, port)),
             _ => Err(Error::address(given)),
         }
+    }
+}
+
+impl TryFrom<String> for BrokerAddr {
+    type Error = Error;
+
+    fn try_from(given: String) -> Result<Self, Error> {
+        given.parse()
+    }
+}
+
+impl TryFrom<&String> for BrokerAddr {
+    type Error = Error;
+
+    fn try_from(given: &String) -> Result<Self, Error> {
+        given.parse()
     }
 }
 
@@ -104,6 +127,9 @@ impl Transport for TcpStream {
 
 impl Transport for tokio::io::DuplexStream {}
 
+#[cfg(unix)]
+impl Transport for tokio::net::UnixStream {}
+
 /// How a session reaches its broker. Give your own to go through a proxy, over a Unix socket or into a simulation.
 pub trait Connector: Send + Sync + 'static {
     /// Opens a connection. The session puts its own deadline around it, and drops the future when that has passed or
@@ -120,12 +146,24 @@ pub struct Keepalive {
     pub interval: Duration,
     /// Probes without an answer until the connection is given up.
     pub retries: u32,
+    /// How long something that was sent may go unacknowledged; no probes are sent meanwhile. Only on Linux and
+    /// Android; elsewhere the system's own limit counts, which is a quarter of an hour on many.
+    ///
+    /// A broker that slows its publishers down acknowledges nothing new while it does, so this must be longer than
+    /// it may take.
+    pub unacknowledged: Duration,
 }
 
 impl Default for Keepalive {
-    /// 10 s, 5 s, 3 probes, as the Python client and broker have them: a dead peer is noticed after 25 s.
+    /// 10 s, 5 s, 3 probes, as the Python client and broker have them: on an idle connection, a dead peer is noticed
+    /// after 25 s. While something is unacknowledged: after two minutes.
     fn default() -> Self {
-        Self { idle: Duration::from_secs(10), interval: Duration::from_secs(5), retries: 3 }
+        Self {
+            idle: Duration::from_secs(10),
+            interval: Duration::from_secs(5),
+            retries: 3,
+            unacknowledged: Duration::from_secs(120),
+        }
     }
 }
 
@@ -138,14 +176,36 @@ pub struct TcpConnector {
 
 impl TcpConnector {
     pub(crate) async fn dial(&self, addr: &BrokerAddr) -> io::Result<TcpStream> {
-        let stream = TcpStream::connect((addr.host(), addr.port())).await?;
+        let stream = connect_any(addr).await?;
         stream.set_nodelay(true)?;
         let keepalive = TcpKeepalive::new().with_time(self.keepalive.idle).with_interval(self.keepalive.interval);
         #[cfg(not(target_os = "windows"))]
         let keepalive = keepalive.with_retries(self.keepalive.retries);
-        SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+        let socket = SockRef::from(&stream);
+        socket.set_tcp_keepalive(&keepalive)?;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        socket.set_tcp_user_timeout(Some(self.keepalive.unacknowledged))?;
         Ok(stream)
     }
+}
+
+/// Tries the addresses of a host one after the other, none but the last for long: one that swallows packets must not
+/// keep us from the next.
+async fn connect_any(addr: &BrokerAddr) -> io::Result<TcpStream> {
+    let mut addrs = tokio::net::lookup_host((addr.host(), addr.port())).await?.peekable();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
+    while let Some(addr) = addrs.next() {
+        let connecting = TcpStream::connect(addr);
+        let connected = match addrs.peek() {
+            Some(_) => timeout(NEXT_ADDRESS, connecting).await.unwrap_or(Err(io::ErrorKind::TimedOut.into())),
+            None => connecting.await,
+        };
+        match connected {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 impl Connector for TcpConnector {
@@ -173,6 +233,29 @@ mod tests {
             let error = text.parse::<BrokerAddr>().unwrap_err();
             assert!(error.is_usage() && error.to_string().contains("HOST:PORT"), "{text}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn tcp_connections_notice_dead_peers_and_send_at_once() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpConnector::default().dial(&listener.local_addr().unwrap().into()).await.unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(stream.nodelay().unwrap() && socket.keepalive().unwrap());
+        #[cfg(target_os = "linux")]
+        {
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(10));
+            assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(5));
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(120)));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_next_address_of_a_host_is_tried() {
+        // "localhost" may stand for [::1] first; only 127.0.0.1 listens.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = BrokerAddr::new("localhost", listener.local_addr().unwrap().port());
+        TcpConnector::default().dial(&addr).await.unwrap();
     }
 
     #[tokio::test]

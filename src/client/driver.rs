@@ -11,6 +11,7 @@ use tokio::{
 use super::{
     Error, SessionEvent, SessionState,
     connection::{Connection, End},
+    denial,
     error::Cause,
     flight::Flight,
     link::{Link, Received},
@@ -21,45 +22,59 @@ use crate::wire::{Channel, Frame, Nonce};
 /// A connection that stayed up this long was a good one, and the delays start over.
 const HEALTHY: Duration = Duration::from_secs(10);
 
+/// How often in a row a connection that a denial ended is followed by the next without a longer delay. Each time, a
+/// channel is taken out; a broker that always finds something new to refuse is not dialled in a loop all the same.
+const MAX_REPAIRS: u32 = 32;
+
+/// The longest breath between two attempts while closing, whose deadline is near.
+const CLOSING_DELAY: Duration = Duration::from_secs(1);
+
 /// Everything that outlives a connection and is nobody else's business.
 pub(crate) struct Driver {
     shared: Arc<Shared>,
     /// Answers `connect()`; taken by the first success or failure.
     first: Option<oneshot::Sender<Result<(), Error>>>,
-    pub(super) memory: Memory,
+    memory: Memory,
     /// Failed attempts in a row.
     failures: u32,
-    /// Messages that were written, while closing or giving up, to connections that ended without confirmation.
+    /// Repairs in a row.
+    repairs: u32,
+    /// Messages that were written to connections that ended without confirmation.
     lost: u64,
 }
 
 /// What one connection leaves to the next.
 #[derive(Default)]
 pub(crate) struct Memory {
+    /// How many connections there were.
+    pub(crate) connections: u64,
     /// Messages that are being written.
     pub(crate) flight: Flight,
     /// A broker refused a subscription without naming it: ask for one at a time.
     pub(crate) careful: bool,
-    /// Subscriptions that a broker accepted while it was asked for one at a time.
+    /// Subscriptions that the broker had time to refuse and did not.
     pub(crate) proven: BTreeSet<Channel>,
+    /// The subscription after which the broker closed without a word, once.
+    pub(crate) suspect: Option<Channel>,
+    /// The broker refused a subscription or a message, and did not say which.
+    pub(crate) unexplained: Option<String>,
     /// The first refused message; `close` reports it.
     pub(crate) denial: Option<Error>,
 }
 
 impl Driver {
     pub(crate) fn new(shared: Arc<Shared>, first: Option<oneshot::Sender<Result<(), Error>>>) -> Self {
-        Self { shared, first, memory: Memory::default(), failures: 0, lost: 0 }
+        Self { shared, first, memory: Memory::default(), failures: 0, repairs: 0, lost: 0 }
     }
 
     pub(crate) async fn run(mut self) {
-        // Whatever happens to this task, nobody waits for it in vain.
-        let guard = Finish(self.shared.clone());
-        let outcome = self.drive().await;
-        self.shared.finish(outcome);
-        drop(guard);
+        let (outcome, gave_up) = self.drive().await;
+        let refusal = outcome.clone().err().filter(|_| gave_up);
+        self.shared.finish(outcome, refusal.unwrap_or_else(Error::closed));
     }
 
-    async fn drive(&mut self) -> Result<(), Error> {
+    /// Returns how it ended, and whether the session itself gave up.
+    async fn drive(&mut self) -> (Result<(), Error>, bool) {
         loop {
             self.shared.state.send_replace(SessionState::Connecting);
             let (end, attempt) = self.attempt().await;
@@ -68,37 +83,53 @@ impl Driver {
             self.discard_denied();
             let unconfirmed = attempt.messages + settled.messages;
             let cause = match end {
-                End::Confirmed => return self.verdict(None, false),
+                End::Confirmed => return (self.verdict(None, false), false),
                 End::Stopped => {
                     self.lost += unconfirmed;
-                    return self.verdict(None, false);
+                    return (self.verdict(None, false), false);
                 }
                 End::Failed(cause) => cause,
             };
+            self.lost += unconfirmed;
             tracing::info!(addr = %self.shared.config.addr, %cause, "disconnected");
+            let next = self.next_delay(&attempt, &cause);
+            if let Some(delay) = next {
+                self.shared.state.send_replace(SessionState::Waiting { delay });
+            }
             self.shared.emit(SessionEvent::Disconnected { cause: cause.clone(), unconfirmed });
             if let Some(first) = self.first.take() {
                 // The caller of `connect` may be gone; the session ends either way.
                 drop(first.send(Err(cause.clone())));
-                return Err(cause);
+                return (Err(cause), true);
             }
-            if attempt.healthy(HEALTHY) {
-                self.failures = 0;
-            }
-            let closing = self.shared.intent() != Intent::Run;
-            let exhausted = self.shared.config.max_retries.is_some_and(|retries| self.failures >= retries);
-            if closing || exhausted {
-                self.lost += unconfirmed;
-                if exhausted || cause.is_rejected() || self.queued() == 0 {
-                    return self.verdict(Some(cause), exhausted);
-                }
-            }
-            let delay = self.shared.config.backoff.delay(self.failures, fastrand::f64());
-            if !attempt.repaired {
-                self.failures = self.failures.saturating_add(1);
-            }
+            let Some(delay) = next else {
+                let gave_up = self.shared.intent() == Intent::Run;
+                return (self.verdict(Some(cause), gave_up || self.exhausted()), gave_up);
+            };
             self.wait(delay).await;
         }
+    }
+
+    /// How long to wait before the next attempt; `None` when there is none.
+    fn next_delay(&mut self, attempt: &Attempt, cause: &Error) -> Option<Duration> {
+        if attempt.healthy(HEALTHY) {
+            (self.failures, self.repairs) = (0, 0);
+        }
+        let closing = self.shared.intent() != Intent::Run;
+        if self.exhausted() || (closing && (cause.is_rejected() || self.queued() == 0)) {
+            return None;
+        }
+        let delay = self.shared.config.backoff.delay(self.failures, fastrand::f64());
+        if attempt.repaired && self.repairs < MAX_REPAIRS {
+            self.repairs += 1;
+        } else {
+            self.failures = self.failures.saturating_add(1);
+        }
+        Some(if closing { delay.min(CLOSING_DELAY) } else { delay })
+    }
+
+    fn exhausted(&self) -> bool {
+        self.shared.config.max_retries.is_some_and(|retries| self.failures >= retries)
     }
 
     /// Dials, greets, authenticates, and serves the connection until it ends.
@@ -117,9 +148,10 @@ impl Driver {
                 }
             },
         };
-        let mut connection = Connection::new(&self.shared, &mut self.memory, &mut self.first, link, broker, &nonce);
+        let mut connection = Connection::new(&self.shared, &mut self.memory, &mut self.first, link, (broker, &nonce));
         let end = connection.run().await;
         let attempt = connection.attempt();
+        self.shared.disconnected();
         (end, attempt)
     }
 
@@ -134,7 +166,7 @@ impl Driver {
         let cause = match link.first_frame().await {
             Ok(Some(Ok(Received::Frame(Frame::Info { name, nonce })))) => return Ok((link, name, nonce)),
             Ok(Some(Ok(Received::Frame(Frame::Error { message })))) => {
-                let message = String::from_utf8_lossy(&message).into_owned();
+                let message = denial::text(&message);
                 self.shared.emit(SessionEvent::BrokerError { message: message.clone() });
                 Cause::Broker { message }
             }
@@ -146,20 +178,16 @@ impl Driver {
         Err(Error::new(cause))
     }
 
-    /// Waits before the next attempt. Closing with messages in the queue makes it attempt at once.
+    /// Waits before the next attempt. Closing with messages in the queue cuts it short.
     async fn wait(&self, delay: Duration) {
-        if self.shared.intent() != Intent::Run {
-            // Closing: a short breath, so that a broker that drops us at once is not dialled in a loop.
-            tokio::select! {
-                () = sleep(super::Backoff::FLOOR) => {}
-                () = self.stopping() => {}
-            }
-            return;
-        }
-        self.shared.state.send_replace(SessionState::Waiting { delay });
+        let started = Instant::now();
         tokio::select! {
-            () = sleep(delay) => {}
+            () = sleep(delay) => return,
             _ = self.asked() => {}
+        }
+        tokio::select! {
+            () = sleep_until(started + delay.min(CLOSING_DELAY)) => {}
+            () = self.stopping() => {}
         }
     }
 
@@ -198,18 +226,18 @@ impl Driver {
 
     /// Takes messages to channels that the broker refuses out of what was about to be written.
     fn discard_denied(&mut self) {
-        let (outbox, now) = (&self.shared.outbox, Instant::now());
-        let mut denied = None;
-        let removed = self.memory.flight.retain(|channel| match outbox.quarantined(channel, now) {
-            Some(cause) => {
-                denied = Some((Channel::new(channel).ok(), cause));
-                false
+        let now = Instant::now();
+        let quarantine = self.shared.outbox.quarantined(now);
+        if quarantine.is_empty() {
+            return;
+        }
+        for (channel, cause) in quarantine {
+            let removed = self.memory.flight.retain(|queued| queued != channel.as_str());
+            if removed.messages > 0 {
+                self.shared.outbox.release(removed.room);
+                let discarded = removed.messages;
+                self.shared.emit(SessionEvent::PublishDenied { channel: Some(channel), discarded, cause });
             }
-            None => true,
-        });
-        outbox.release(removed.room);
-        if let Some((channel, cause)) = denied {
-            self.shared.emit(SessionEvent::PublishDenied { channel, discarded: removed.messages, cause });
         }
     }
 
@@ -219,8 +247,9 @@ impl Driver {
 
     /// How the session ends: what was left behind comes first, then what was refused, then why it gave up.
     fn verdict(&mut self, why: Option<Error>, gave_up: bool) -> Result<(), Error> {
-        let why = self.memory.denial.take().or(why);
-        self.shared.outbox.close(why.clone().unwrap_or_else(Error::closed));
+        self.shared.outbox.close(Error::closed());
+        let denial = self.memory.denial.take();
+        let why = if gave_up { why.or(denial) } else { denial.or(why) };
         let (here, there) = (self.shared.outbox.unsent(), self.memory.flight.unsent());
         let (messages, bytes) = (here.0 + there.0, here.1 + there.1);
         if self.shared.intent() == Intent::Abort {
@@ -239,6 +268,13 @@ impl Driver {
     }
 }
 
+/// However the task ends, also by a panic or with its runtime, and even if it never ran: nobody waits for it in vain.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.shared.finish(Err(Error::closed()), Error::closed());
+    }
+}
+
 /// What is known of a connection when it has ended.
 #[derive(Debug, Default)]
 pub(crate) struct Attempt {
@@ -250,19 +286,12 @@ pub(crate) struct Attempt {
     pub(crate) repaired: bool,
     /// Messages written whole.
     pub(crate) messages: u64,
+    /// A message was written, perhaps in part.
+    pub(crate) published: bool,
 }
 
 impl Attempt {
     fn healthy(&self, long: Duration) -> bool {
         self.delivered || self.accepted.is_some_and(|accepted| accepted.elapsed() >= long)
-    }
-}
-
-/// Ends the session when its task ends in any way, also by a panic or with its runtime.
-struct Finish(Arc<Shared>);
-
-impl Drop for Finish {
-    fn drop(&mut self) {
-        self.0.finish(Err(Error::closed()));
     }
 }

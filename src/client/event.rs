@@ -4,7 +4,7 @@ use std::{
     time::Duration,
 };
 
-use futures::Stream;
+use futures::{Stream, stream::FusedStream};
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 
@@ -103,6 +103,17 @@ impl Events {
 
     pub(crate) fn new(events: broadcast::Receiver<SessionEvent>) -> Self {
         Self { events: BroadcastStream::new(events), ended: false }
+    }
+
+    /// For a session that is over.
+    pub(crate) fn ended(self) -> Self {
+        Self { ended: true, ..self }
+    }
+}
+
+impl FusedStream for Events {
+    fn is_terminated(&self) -> bool {
+        self.ended
     }
 }
 

@@ -179,14 +179,25 @@ pub(crate) fn retain(segments: &mut VecDeque<Segment>, mut keep: impl FnMut(&str
                 }
             }
             Segment::Run { mut bytes, .. } => {
-                for length in frame_lengths(&bytes.clone()) {
-                    let frame = bytes.split_to(length);
-                    if channel_of(&frame).is_none_or(&mut keep) {
-                        kept.push_back(Segment::Run { bytes: frame, messages: 1 });
-                    } else {
-                        removed.room += length;
-                        removed.messages += 1;
+                // Neighbours that stay remain in one piece.
+                let (mut end, mut messages) = (0, 0);
+                for length in frame_lengths(&bytes) {
+                    let frame = &bytes[end..end + length];
+                    if channel_of(frame).is_none_or(&mut keep) {
+                        end += length;
+                        messages += 1;
+                        continue;
                     }
+                    removed.room += length;
+                    removed.messages += 1;
+                    if end > 0 {
+                        kept.push_back(Segment::Run { bytes: bytes.split_to(end), messages });
+                    }
+                    bytes.advance(length);
+                    (end, messages) = (0, 0);
+                }
+                if end > 0 {
+                    kept.push_back(Segment::Run { bytes, messages });
                 }
             }
         }

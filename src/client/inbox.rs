@@ -1,10 +1,11 @@
 use std::{
     collections::VecDeque,
     sync::Mutex,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
+use tokio::task::coop;
 
 use super::shared::lock;
 
@@ -17,9 +18,20 @@ pub(crate) struct Inbox {
     capacity: usize,
 }
 
+/// A run that was taken out.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Popped {
+    pub(crate) run: Bytes,
+    /// The connection that it came from.
+    pub(crate) connection: u64,
+    /// The driver had stopped reading, and may go on now.
+    pub(crate) made_room: bool,
+}
+
 #[derive(Debug, Default)]
 struct State {
-    runs: VecDeque<Bytes>,
+    /// Each with the number of the connection that it came from.
+    runs: VecDeque<(Bytes, u64)>,
     bytes: usize,
     ended: bool,
     reader: Option<Waker>,
@@ -27,7 +39,8 @@ struct State {
 
 impl Inbox {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { state: Mutex::default(), capacity }
+        // With none at all, nothing would ever be read.
+        Self { state: Mutex::default(), capacity: capacity.max(1) }
     }
 
     /// Whether the driver may read from the socket. A run may overshoot the capacity by its own length.
@@ -35,10 +48,10 @@ impl Inbox {
         lock(&self.state).bytes < self.capacity
     }
 
-    pub(crate) fn push(&self, run: Bytes) {
+    pub(crate) fn push(&self, run: Bytes, connection: u64) {
         let mut state = lock(&self.state);
         state.bytes += run.len();
-        state.runs.push_back(run);
+        state.runs.push_back((run, connection));
         let reader = state.reader.take();
         drop(state);
         if let Some(reader) = reader {
@@ -57,16 +70,20 @@ impl Inbox {
         }
     }
 
-    /// The oldest run, and whether taking it made room for the driver to go on.
-    pub(crate) fn poll_pop(&self, cx: &mut Context<'_>) -> Poll<Option<(Bytes, bool)>> {
+    /// The oldest run.
+    pub(crate) fn poll_pop(&self, cx: &mut Context<'_>) -> Poll<Option<Popped>> {
+        // A backlog must not keep its reader from letting others run.
+        let turn = ready!(coop::poll_proceed(cx));
         let mut state = lock(&self.state);
-        if let Some(run) = state.runs.pop_front() {
+        if let Some((run, connection)) = state.runs.pop_front() {
             let full = state.bytes >= self.capacity;
             state.bytes -= run.len();
             let made_room = full && state.bytes < self.capacity;
-            return Poll::Ready(Some((run, made_room)));
+            turn.made_progress();
+            return Poll::Ready(Some(Popped { run, connection, made_room }));
         }
         if state.ended {
+            turn.made_progress();
             return Poll::Ready(None);
         }
         match &mut state.reader {
@@ -88,14 +105,18 @@ mod tests {
         let waker = noop_waker();
         let cx = &mut Context::from_waker(&waker);
         let inbox = Inbox::new(10);
-        inbox.push(Bytes::from_static(b"12345678"));
+        inbox.push(Bytes::from_static(b"12345678"), 1);
         assert!(inbox.has_room());
-        inbox.push(Bytes::from_static(b"1234"));
-        inbox.push(Bytes::from_static(b"5"));
+        inbox.push(Bytes::from_static(b"1234"), 1);
+        inbox.push(Bytes::from_static(b"5"), 2);
         assert!(!inbox.has_room());
-        assert_eq!(inbox.poll_pop(cx), Poll::Ready(Some((Bytes::from_static(b"12345678"), true))));
+        let popped = |run, connection, made_room| {
+            Poll::Ready(Some(Popped { run: Bytes::from_static(run), connection, made_room }))
+        };
+        assert_eq!(inbox.poll_pop(cx), popped(b"12345678", 1, true));
         assert!(inbox.has_room());
-        assert_eq!(inbox.poll_pop(cx), Poll::Ready(Some((Bytes::from_static(b"1234"), false))));
+        assert_eq!(inbox.poll_pop(cx), popped(b"1234", 1, false));
+        assert_eq!(inbox.poll_pop(cx), popped(b"5", 2, false));
     }
 
     #[test]
@@ -104,7 +125,7 @@ mod tests {
         let cx = &mut Context::from_waker(&waker);
         let inbox = Inbox::new(10);
         assert!(inbox.poll_pop(cx).is_pending());
-        inbox.push(Bytes::from_static(b"1"));
+        inbox.push(Bytes::from_static(b"1"), 1);
         inbox.end();
         assert!(matches!(inbox.poll_pop(cx), Poll::Ready(Some(_))));
         assert_eq!(inbox.poll_pop(cx), Poll::Ready(None));

@@ -3,6 +3,7 @@
 mod backoff;
 mod connect;
 mod connection;
+mod denial;
 mod driver;
 mod error;
 mod event;

@@ -5,6 +5,9 @@ use super::TlsOptions;
 use super::{Backoff, BrokerAddr, ClientSession, Connector, Error, Keepalive, TcpConnector};
 use crate::wire::{Field, Ident, Limits, Secret};
 
+/// Durations above this are taken for this: a point in time that far away can still be computed.
+const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
 /// Everything about a session that can be chosen. Made by [`ClientSession::builder`].
 ///
 /// ```no_run
@@ -141,6 +144,9 @@ impl SessionBuilder {
     /// failures are repaired in the background.
     ///
     /// Takes at least [`auth_grace`](Self::auth_grace). Cancel safe: dropping the future ends the attempt.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub async fn connect(self) -> Result<ClientSession, Error> {
         ClientSession::open(self.build()?).await
     }
@@ -155,15 +161,16 @@ impl SessionBuilder {
     }
 
     fn build(self) -> Result<Config, Error> {
+        let addr = self.addr?;
         let tcp = TcpConnector { keepalive: self.keepalive };
         let connector: Arc<dyn Connector> = match self.connector {
             Some(connector) => connector,
             #[cfg(feature = "tls")]
-            None if self.tls.is_some() => Arc::new(self.tls.unwrap_or_default().connector(tcp)?),
+            None if self.tls.is_some() => Arc::new(self.tls.unwrap_or_default().connector(tcp, &addr)?),
             None => Arc::new(tcp),
         };
         Ok(Config {
-            addr: self.addr?,
+            addr,
             ident: self.ident?,
             secret: self.secret,
             limits: self.limits,
@@ -171,9 +178,9 @@ impl SessionBuilder {
             receive_queue: self.receive_queue,
             backoff: self.backoff,
             max_retries: self.max_retries,
-            handshake_timeout: self.handshake_timeout,
-            auth_grace: self.auth_grace,
-            close_timeout: self.close_timeout,
+            handshake_timeout: self.handshake_timeout.min(FOREVER),
+            auth_grace: self.auth_grace.min(FOREVER),
+            close_timeout: self.close_timeout.min(FOREVER),
             connector,
         })
     }

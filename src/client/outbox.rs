@@ -1,14 +1,21 @@
-use std::{collections::VecDeque, mem, sync::Arc, sync::Mutex, time::Duration};
+use std::{
+    collections::VecDeque,
+    mem,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
     Error,
-    flight::{self, Segment},
+    flight::{self, Flight, Segment},
     shared::lock,
 };
-use crate::wire::{Channel, Ident, Limits, encode_publish, encode_publish_head, publish_len};
+use crate::wire::{
+    Channel, EncodeError, Field, Ident, Limits, Opcode, check_name, encode_publish_head, publish_head_len,
+};
 
 /// Payloads from here on are sent from where they are instead of being copied into a run. Below it, copying costs
 /// less than two more slices in a vectored write.
@@ -21,6 +28,9 @@ const RUN: usize = 64 * 1024;
 /// How long a channel that the broker refused stays refused here. Then one message may try again: the operator may
 /// have changed the key meanwhile.
 pub(crate) const QUARANTINE: Duration = Duration::from_secs(60);
+
+/// How many channels can be refused here at once. A broker names them, so there must be a bound.
+const MAX_QUARANTINED: usize = 256;
 
 /// Messages that are accepted and not yet on their way: encoded, bounded in bytes, alive across reconnects.
 #[derive(Debug)]
@@ -51,10 +61,19 @@ struct Quarantined {
     cause: Error,
 }
 
+/// What a quarantine has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Quarantine {
+    /// The channel was not refused before.
+    pub(crate) new: bool,
+    /// Messages that were queued for it.
+    pub(crate) discarded: u64,
+}
+
 impl Outbox {
     /// A capacity below one maximal frame is raised to it: any legal message must fit.
     pub(crate) fn new(ident: Ident, limits: Limits, capacity: usize) -> Self {
-        let largest = limits.of(crate::wire::Opcode::Publish) as usize;
+        let largest = limits.of(Opcode::Publish) as usize;
         // A message takes its permits in one call, which counts in u32.
         let capacity = capacity.clamp(largest, u32::MAX as usize).min(Semaphore::MAX_PERMITS);
         let room = Arc::new(Semaphore::new(capacity));
@@ -66,45 +85,46 @@ impl Outbox {
     }
 
     /// The bytes that a message takes up, or why no broker would accept it.
-    pub(crate) fn measure(&self, channel: &Channel, payload: usize) -> Result<u32, Error> {
-        let length = publish_len(&self.ident, channel, payload);
-        let limit = self.limits.of(crate::wire::Opcode::Publish);
+    pub(crate) fn measure(&self, channel: &str, payload: usize) -> Result<u32, Error> {
+        check_name(channel).map_err(|cause| Error::name(Field::Channel, channel, cause))?;
+        let length = publish_head_len(&self.ident, channel) + payload;
+        let limit = self.limits.of(Opcode::Publish);
         match u32::try_from(length) {
             Ok(length) if length <= limit => Ok(length),
-            _ => Err(crate::wire::EncodeError::TooLong { opcode: crate::wire::Opcode::Publish, length, limit }.into()),
+            _ => Err(EncodeError::TooLong { opcode: Opcode::Publish, length, limit }.into()),
         }
     }
 
-    /// Queues a message for which the caller holds permits. True when the driver must be woken.
-    pub(crate) fn push(&self, channel: &Channel, payload: Bytes) -> Result<bool, Error> {
+    /// Queues a message that has been [measured](Self::measure), for which the caller holds permits. True when the
+    /// driver must be woken. Otherwise the payload comes back.
+    pub(crate) fn push(&self, channel: &str, payload: Bytes) -> Result<bool, (Error, Bytes)> {
         let mut state = lock(&self.state);
-        if let Some(cause) = &state.closed {
-            return Err(cause.clone());
-        }
-        if !state.quarantine.is_empty() {
-            let now = Instant::now();
-            state.quarantine.retain(|entry| entry.until > now);
-            if let Some(entry) = state.quarantine.iter().find(|entry| entry.channel == *channel) {
-                return Err(entry.cause.clone());
-            }
+        if let Err(cause) = state.admits(channel) {
+            return Err((cause, payload));
         }
         if payload.len() < LARGE {
-            encode_publish(&mut state.tail, self.limits, &self.ident, channel, &payload)?;
+            let tail = &mut state.tail;
+            if let Err(cause) = encode_publish_head(tail, self.limits, &self.ident, channel, payload.len()) {
+                return Err((cause.into(), payload));
+            }
+            tail.extend_from_slice(&payload);
             state.tail_messages += 1;
             if state.tail.len() >= RUN {
                 state.seal();
             }
         } else {
+            let mut head = BytesMut::with_capacity(publish_head_len(&self.ident, channel));
+            if let Err(cause) = encode_publish_head(&mut head, self.limits, &self.ident, channel, payload.len()) {
+                return Err((cause.into(), payload));
+            }
             state.seal();
-            let mut head = BytesMut::new();
-            encode_publish_head(&mut head, self.limits, &self.ident, channel, payload.len())?;
             state.sealed.push_back(Segment::Large { head: head.freeze(), payload });
         }
         Ok(mem::take(&mut state.driver_idle))
     }
 
     /// Moves everything queued to `to`. False when there was nothing, and then the next message wakes the driver.
-    pub(crate) fn take(&self, to: &mut flight::Flight) -> bool {
+    pub(crate) fn take(&self, to: &mut Flight) -> bool {
         let mut state = lock(&self.state);
         state.seal();
         state.driver_idle = state.sealed.is_empty();
@@ -117,26 +137,29 @@ impl Outbox {
         self.room.add_permits(bytes);
     }
 
-    /// Refuses a channel for a while and takes its messages out of the queue; says how many.
-    pub(crate) fn quarantine(&self, channel: &Channel, cause: &Error, now: Instant) -> u64 {
+    /// Refuses a channel for a while and takes its messages out of the queue.
+    pub(crate) fn quarantine(&self, channel: &Channel, cause: &Error, now: Instant) -> Quarantine {
         let mut state = lock(&self.state);
-        state.quarantine.retain(|entry| entry.channel != *channel && entry.until > now);
+        state.quarantine.retain(|entry| entry.until > now);
+        let before = state.quarantine.len();
+        state.quarantine.retain(|entry| entry.channel != *channel);
+        let new = state.quarantine.len() == before;
+        if state.quarantine.len() >= MAX_QUARANTINED {
+            state.quarantine.remove(0);
+        }
         state.quarantine.push(Quarantined { channel: channel.clone(), until: now + QUARANTINE, cause: cause.clone() });
         state.seal();
-        let removed = flight::retain(&mut state.sealed, |queued| queued != channel);
+        let removed = flight::retain(&mut state.sealed, |queued| queued != channel.as_str());
         drop(state);
         self.release(removed.room);
-        removed.messages
+        Quarantine { new, discarded: removed.messages }
     }
 
-    /// Why messages to a channel are refused at the moment, if they are.
-    pub(crate) fn quarantined(&self, channel: &str, now: Instant) -> Option<Error> {
+    /// The channels that are refused at the moment, and why.
+    pub(crate) fn quarantined(&self, now: Instant) -> Vec<(Channel, Error)> {
         let state = lock(&self.state);
-        state
-            .quarantine
-            .iter()
-            .find(|entry| entry.channel == *channel && entry.until > now)
-            .map(|entry| entry.cause.clone())
+        let current = state.quarantine.iter().filter(|entry| entry.until > now);
+        current.map(|entry| (entry.channel.clone(), entry.cause.clone())).collect()
     }
 
     /// Messages and bytes that wait here.
@@ -154,6 +177,14 @@ impl Outbox {
         self.room.close();
     }
 
+    /// The session is over: messages are refused with `cause`, and what is still queued is let go.
+    pub(crate) fn end(&self, cause: Error) {
+        let mut state = lock(&self.state);
+        *state = State { closed: Some(cause), ..State::default() };
+        drop(state);
+        self.room.close();
+    }
+
     /// Why messages are refused, after [`close`](Self::close).
     pub(crate) fn closed(&self) -> Error {
         lock(&self.state).closed.clone().unwrap_or_else(Error::closed)
@@ -166,6 +197,22 @@ impl Outbox {
 }
 
 impl State {
+    /// Whether a message may be queued for this channel.
+    fn admits(&mut self, channel: &str) -> Result<(), Error> {
+        if let Some(cause) = &self.closed {
+            return Err(cause.clone());
+        }
+        if self.quarantine.is_empty() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        self.quarantine.retain(|entry| entry.until > now);
+        match self.quarantine.iter().find(|entry| entry.channel == *channel) {
+            Some(entry) => Err(entry.cause.clone()),
+            None => Ok(()),
+        }
+    }
+
     fn seal(&mut self) {
         if !self.tail.is_empty() {
             let bytes = self.tail.split().freeze();
@@ -174,5 +221,52 @@ impl State {
         if self.tail.capacity() == 0 {
             self.tail.reserve(RUN);
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+
+    fn outbox() -> Outbox {
+        Outbox::new(Ident::new("me").unwrap(), Limits::default(), 8 << 20)
+    }
+
+    #[test]
+    fn a_broker_cannot_make_the_quarantine_grow_without_bound() {
+        let (outbox, now) = (outbox(), Instant::now());
+        for n in 0..10_000 {
+            let quarantine = outbox.quarantine(&Channel::new(n.to_string()).unwrap(), &Error::closed(), now);
+            assert!(quarantine.new);
+        }
+        assert_eq!(outbox.quarantined(now).len(), MAX_QUARANTINED);
+        assert!(outbox.push("9999", Bytes::new()).is_err());
+        assert!(!outbox.quarantine(&Channel::new("9999").unwrap(), &Error::closed(), now).new);
+    }
+
+    #[test]
+    fn a_payload_that_is_not_taken_comes_back() {
+        let outbox = outbox();
+        outbox.close(Error::closed());
+        let (error, payload) = outbox.push("a", Bytes::from_static(b"mine")).unwrap_err();
+        assert!(error.is_closed());
+        assert_eq!(payload, "mine");
+    }
+
+    #[test]
+    fn taking_messages_out_leaves_the_others_together() {
+        let outbox = outbox();
+        for n in 0..10_000 {
+            outbox.push(if n == 5_000 { "bad" } else { "good" }, Bytes::from_static(b"x")).unwrap();
+        }
+        let quarantine = outbox.quarantine(&Channel::new("bad").unwrap(), &Error::closed(), Instant::now());
+        assert_eq!(quarantine.discarded, 1);
+        let mut flight = Flight::default();
+        outbox.take(&mut flight);
+        let mut slices = [std::io::IoSlice::new(&[]); 100];
+        let runs = flight.chunks(&mut slices, false);
+        assert!(runs < 10, "{runs} pieces");
+        assert_eq!(flight.unsent().0, 9_999);
     }
 }

@@ -7,6 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Sink, Stream, StreamExt as _};
+use tokio::sync::TryAcquireError;
 use tokio_util::sync::PollSemaphore;
 
 use super::{Error, shared::Shared};
@@ -34,37 +35,25 @@ impl Publisher {
     /// Fails when the name or the size is not legal, when the broker has denied this channel in the last minute, and
     /// when the session has ended. Cancel safe: a dropped future has queued nothing.
     pub async fn publish(&self, channel: impl AsRef<str>, payload: impl Into<Bytes>) -> Result<(), Error> {
-        let channel = parse(channel.as_ref())?;
-        let payload = payload.into();
-        let size = self.shared.outbox.measure(&channel, payload.len())?;
-        match self.shared.outbox.room().acquire_many(size).await {
-            Ok(permit) => {
-                permit.forget();
-                self.push(&channel, payload, size)
-            }
-            Err(_closed) => Err(self.shared.outbox.closed()),
+        let (channel, payload) = (channel.as_ref(), payload.into());
+        let size = self.shared.outbox.measure(channel, payload.len())?;
+        match self.shared.outbox.room().try_acquire_many(size) {
+            Ok(permit) => permit.forget(),
+            Err(TryAcquireError::NoPermits) => match self.shared.outbox.room().acquire_many(size).await {
+                Ok(permit) => permit.forget(),
+                Err(_closed) => return Err(self.shared.outbox.closed()),
+            },
+            Err(TryAcquireError::Closed) => return Err(self.shared.outbox.closed()),
         }
+        self.push(channel, payload, size).map_err(|(cause, _payload)| cause)
     }
 
     /// Queues a message if there is room for it right now.
     pub fn try_publish(&self, channel: impl AsRef<str>, payload: impl Into<Bytes>) -> Result<(), TryPublishError> {
-        let payload = payload.into();
-        let measured = parse(channel.as_ref())
-            .and_then(|channel| Ok((self.shared.outbox.measure(&channel, payload.len())?, channel)));
-        let (size, channel) = match measured {
-            Ok(measured) => measured,
-            Err(cause) => return Err(TryPublishError { payload, cause: Some(cause) }),
-        };
-        match self.shared.outbox.room().try_acquire_many(size) {
-            Ok(permit) => {
-                permit.forget();
-                self.push(&channel, payload.clone(), size)
-                    .map_err(|cause| TryPublishError { payload, cause: Some(cause) })
-            }
-            Err(tokio::sync::TryAcquireError::NoPermits) => Err(TryPublishError { payload, cause: None }),
-            Err(tokio::sync::TryAcquireError::Closed) => {
-                Err(TryPublishError { payload, cause: Some(self.shared.outbox.closed()) })
-            }
+        let (channel, payload) = (channel.as_ref(), payload.into());
+        match self.shared.outbox.measure(channel, payload.len()) {
+            Ok(size) => self.try_push(channel, payload, size),
+            Err(cause) => Err(TryPublishError { payload, cause: Some(cause) }),
         }
     }
 
@@ -95,8 +84,22 @@ impl Publisher {
         self.shared.outbox.free()
     }
 
+    fn try_push(&self, channel: &str, payload: Bytes, size: u32) -> Result<(), TryPublishError> {
+        let cause = match self.shared.outbox.room().try_acquire_many(size) {
+            Ok(permit) => {
+                permit.forget();
+                return self
+                    .push(channel, payload, size)
+                    .map_err(|(cause, payload)| TryPublishError { payload, cause: Some(cause) });
+            }
+            Err(TryAcquireError::NoPermits) => None,
+            Err(TryAcquireError::Closed) => Some(self.shared.outbox.closed()),
+        };
+        Err(TryPublishError { payload, cause })
+    }
+
     /// Queues a message whose `size` permits were taken.
-    fn push(&self, channel: &Channel, payload: Bytes, size: u32) -> Result<(), Error> {
+    fn push(&self, channel: &str, payload: Bytes, size: u32) -> Result<(), (Error, Bytes)> {
         match self.shared.outbox.push(channel, payload) {
             Ok(wake) => {
                 if wake {
@@ -104,9 +107,9 @@ impl Publisher {
                 }
                 Ok(())
             }
-            Err(error) => {
+            Err(refused) => {
                 self.shared.outbox.release(size as usize);
-                Err(error)
+                Err(refused)
             }
         }
     }
@@ -152,7 +155,11 @@ impl fmt::Display for TryPublishError {
     }
 }
 
-impl std::error::Error for TryPublishError {}
+impl std::error::Error for TryPublishError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.as_ref().and_then(std::error::Error::source)
+    }
+}
 
 /// Publishes what is sent into it to one channel. Made by [`Publisher::sink`].
 ///
@@ -179,7 +186,8 @@ impl PublishSink {
         match permit {
             Some(permit) => {
                 permit.forget();
-                Poll::Ready(self.publisher.push(&self.channel, payload, size))
+                let pushed = self.publisher.push(&self.channel, payload, size);
+                Poll::Ready(pushed.map_err(|(cause, _payload)| cause))
             }
             None => Poll::Ready(Err(self.publisher.shared.outbox.closed())),
         }
@@ -193,10 +201,13 @@ impl<T: Into<Bytes>> Sink<T> for PublishSink {
         self.poll_settle(cx)
     }
 
+    /// # Panics
+    /// When it is called although [`poll_ready`](Sink::poll_ready) has not said that it may be.
     fn start_send(mut self: Pin<&mut Self>, payload: T) -> Result<(), Error> {
+        assert!(self.waiting.is_none(), "poll_ready() must be ready before each start_send()");
         let payload = payload.into();
         let size = self.publisher.shared.outbox.measure(&self.channel, payload.len())?;
-        match self.publisher.try_publish(&self.channel, payload) {
+        match self.publisher.try_push(&self.channel, payload, size) {
             Ok(()) => Ok(()),
             Err(TryPublishError { cause: Some(cause), .. }) => Err(cause),
             Err(TryPublishError { payload, cause: None }) => {

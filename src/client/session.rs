@@ -3,6 +3,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf as _, Bytes};
@@ -20,7 +21,7 @@ use super::{
     publisher,
     shared::{Intent, Shared, lock},
 };
-use crate::wire::{Channel, DecodeError, FrameRef, HEADER_LEN, Header, Ident, Limits, Opcode, Secret};
+use crate::wire::{Channel, DecodeError, FrameRef, HEADER_LEN, Header, Ident, Limits, Opcode, Secret, payload_after};
 
 /// A received message: who published it, where, and what.
 ///
@@ -54,8 +55,11 @@ pub type Message = (Ident, Channel, Bytes);
 pub struct ClientSession {
     shared: Arc<Shared>,
     publisher: Publisher,
-    /// The run that is being read, message by message.
+    /// The run that is being read, message by message, and the connection that it came from.
     run: Bytes,
+    connection: u64,
+    /// The names of the last message: most messages have those of the one before.
+    last: Option<(Ident, Channel)>,
     terminated: bool,
     /// Sees every event from the start; taken by the first call of `events`.
     first_events: Mutex<Option<broadcast::Receiver<SessionEvent>>>,
@@ -82,6 +86,9 @@ impl ClientSession {
     ///
     /// The address is `(host, port)`, `"host:port"` or a [`SocketAddr`](std::net::SocketAddr). Takes a quarter of a
     /// second more than the network does: see [`auth_grace`](SessionBuilder::auth_grace). Cancel safe.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub async fn connect<A>(addr: A, ident: impl AsRef<str>, secret: impl Into<Secret>) -> Result<Self, Error>
     where
         A: TryInto<BrokerAddr, Error: Into<Error>>,
@@ -110,13 +117,11 @@ impl ClientSession {
 
     fn want(&self, channel: &str, wanted: bool) -> Result<(), Error> {
         let channel = publisher::parse(channel)?;
-        match self.shared.outcome() {
-            None => {
-                self.shared.want(channel, wanted);
-                Ok(())
-            }
-            Some(outcome) => Err(outcome.err().unwrap_or_else(Error::closed)),
+        if self.shared.outcome().is_some() {
+            return Err(self.shared.outbox.closed());
         }
+        self.shared.want(channel, wanted);
+        Ok(())
     }
 
     /// See [`Publisher::publish`].
@@ -165,15 +170,20 @@ impl ClientSession {
     /// session was made (up to 64 events), later calls what happens from then on.
     #[must_use]
     pub fn events(&self) -> Events {
-        let first = lock(&self.first_events).take();
-        Events::new(first.unwrap_or_else(|| self.shared.events.subscribe()))
+        if let Some(first) = lock(&self.first_events).take() {
+            return Events::new(first);
+        }
+        let events = Events::new(self.shared.events.subscribe());
+        if self.shared.outcome().is_some() { events.ended() } else { events }
     }
 
     /// Sends what is queued, closes our side, and waits until the broker closes its own: then it has read everything.
     ///
-    /// `Ok` means that, and that the broker refused nothing. Otherwise the error says what was left unsent
-    /// or unconfirmed, or what was refused; or why the session had already given up. Never takes much longer than
-    /// [`close_timeout`](SessionBuilder::close_timeout). Messages that were already received can still be read.
+    /// `Ok` means that it has read every message of this session, and refused none. Otherwise the error says how many
+    /// were left unsent or unconfirmed (also on earlier connections that broke:
+    /// [`is_incomplete`](Error::is_incomplete)) and why, or what was refused; or why the session had already given up.
+    /// Never takes much longer than [`close_timeout`](SessionBuilder::close_timeout). Messages that were already
+    /// received can still be read.
     ///
     /// Cancel safe: the session goes on closing, and another call waits for the same outcome.
     pub async fn close(&mut self) -> Result<(), Error> {
@@ -184,7 +194,7 @@ impl ClientSession {
         let mut state = self.shared.state.subscribe();
         // The driver keeps the deadline; this second one holds even if its runtime stands still.
         let closed = state.wait_for(|state| *state == SessionState::Closed);
-        drop(timeout(limit.saturating_mul(2), closed).await);
+        drop(timeout(limit + Duration::from_secs(1), closed).await);
         self.shared.outcome().unwrap_or_else(|| {
             let (messages, bytes) = self.shared.outbox.unsent();
             Err(Error::new(Cause::Unsent { messages, bytes, why: None }))
@@ -210,21 +220,38 @@ impl ClientSession {
         let first_events = Mutex::new(Some(shared.events.subscribe()));
         // The task ends itself soon after `Intent::Abort`, which our `Drop` asks for.
         tokio::spawn(Driver::new(shared.clone(), first).run());
-        Self { publisher: Publisher::new(shared.clone()), shared, run: Bytes::new(), terminated: false, first_events }
+        Self {
+            publisher: Publisher::new(shared.clone()),
+            shared,
+            run: Bytes::new(),
+            connection: 0,
+            last: None,
+            terminated: false,
+            first_events,
+        }
     }
 
     /// Takes the next message off the current run. The driver has checked the headers, but not the bodies.
     fn next_in_run(&mut self) -> Option<Result<Message, DecodeError>> {
         let header = Header::parse(&self.run, Limits::new(u32::MAX)).ok().flatten()?;
-        let parsed = FrameRef::parse(Opcode::Publish, self.run.get(HEADER_LEN..header.length)?);
-        let message = parsed.map(|frame| match frame {
-            FrameRef::Publish { ident, channel, payload } => {
-                Some((Ident::checked(ident), Channel::checked(channel), self.run.slice_ref(payload)))
+        let body = self.run.get(HEADER_LEN..header.length)?;
+        let message = match &self.last {
+            // Nothing to check and nothing to copy.
+            Some((ident, channel)) if let Some(payload) = payload_after(body, ident, channel) => {
+                Ok((ident.clone(), channel.clone(), self.run.slice_ref(payload)))
             }
-            _ => None,
-        });
+            _ => match FrameRef::parse(Opcode::Publish, body) {
+                Ok(FrameRef::Publish { ident, channel, payload }) => {
+                    let (ident, channel) = (Ident::checked(ident), Channel::checked(channel));
+                    self.last = Some((ident.clone(), channel.clone()));
+                    Ok((ident, channel, self.run.slice_ref(payload)))
+                }
+                Ok(_) => return None,
+                Err(fault) => Err(fault),
+            },
+        };
         self.run.advance(header.length);
-        message.transpose()
+        Some(message)
     }
 }
 
@@ -236,14 +263,14 @@ impl Stream for ClientSession {
             match self.next_in_run() {
                 Some(Ok(message)) => return Poll::Ready(Some(message)),
                 // The frames around it are whole, and are delivered.
-                Some(Err(fault)) => self.shared.report(fault),
+                Some(Err(fault)) => self.shared.report(self.connection, fault),
                 None => {
-                    let Some((run, made_room)) = ready!(self.shared.inbox.poll_pop(cx)) else {
+                    let Some(popped) = ready!(self.shared.inbox.poll_pop(cx)) else {
                         self.terminated = true;
                         return Poll::Ready(None);
                     };
-                    self.run = run;
-                    if made_room {
+                    (self.run, self.connection) = (popped.run, popped.connection);
+                    if popped.made_room {
                         self.shared.driver.wake();
                     }
                 }

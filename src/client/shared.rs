@@ -32,8 +32,11 @@ struct Wanted {
     channels: BTreeSet<Channel>,
     /// Channels whose membership changed since the driver looked.
     changed: BTreeSet<Channel>,
+    /// There is a connection whose driver looks at what changed. Without one, nothing needs to be remembered.
+    connected: bool,
     intent: Intent,
-    fault: Option<DecodeError>,
+    /// A frame that the session could not read, and the connection that it came from.
+    fault: Option<(u64, DecodeError)>,
 }
 
 /// What the program wants from the session as a whole.
@@ -66,7 +69,7 @@ impl Shared {
     pub(crate) fn want(&self, channel: Channel, wanted: bool) {
         let mut state = lock(&self.wanted);
         let changed = if wanted { state.channels.insert(channel.clone()) } else { state.channels.remove(&channel) };
-        if changed {
+        if changed && state.connected {
             state.changed.insert(channel);
         }
         drop(state);
@@ -78,8 +81,16 @@ impl Shared {
     /// All wanted channels, for a new connection.
     pub(crate) fn channels(&self) -> BTreeSet<Channel> {
         let mut state = lock(&self.wanted);
+        state.connected = true;
         state.changed.clear();
         state.channels.clone()
+    }
+
+    /// The connection is over: what changes from now on is part of the next one's [`channels`](Self::channels).
+    pub(crate) fn disconnected(&self) {
+        let mut state = lock(&self.wanted);
+        state.connected = false;
+        state.changed.clear();
     }
 
     /// Channels whose membership changed, each with whether it is wanted now.
@@ -94,9 +105,9 @@ impl Shared {
             .collect()
     }
 
-    /// Takes a channel that the broker denied out of what is wanted.
-    pub(crate) fn unwant(&self, channel: &Channel) {
-        lock(&self.wanted).channels.remove(channel);
+    /// Takes a channel that the broker denied out of what is wanted; says whether it was.
+    pub(crate) fn unwant(&self, channel: &Channel) -> bool {
+        lock(&self.wanted).channels.remove(channel)
     }
 
     pub(crate) fn intent(&self) -> Intent {
@@ -114,13 +125,14 @@ impl Shared {
     }
 
     /// The session found a frame in a run that it cannot read: the driver must drop the connection.
-    pub(crate) fn report(&self, fault: DecodeError) {
-        lock(&self.wanted).fault.get_or_insert(fault);
+    pub(crate) fn report(&self, connection: u64, fault: DecodeError) {
+        lock(&self.wanted).fault = Some((connection, fault));
         self.driver.wake();
     }
 
-    pub(crate) fn take_fault(&self) -> Option<DecodeError> {
-        lock(&self.wanted).fault.take()
+    /// The fault of this connection, if there is one. Those of earlier ones are history.
+    pub(crate) fn take_fault(&self, connection: u64) -> Option<DecodeError> {
+        lock(&self.wanted).fault.take().filter(|(number, _)| *number == connection).map(|(_, fault)| fault)
     }
 
     pub(crate) fn emit(&self, event: SessionEvent) {
@@ -128,13 +140,14 @@ impl Shared {
         drop(self.events.send(event));
     }
 
-    /// Ends everything that hangs on the session. The first outcome stays.
-    pub(crate) fn finish(&self, outcome: Result<(), Error>) {
-        let cause = outcome.as_ref().err().cloned();
+    /// Ends everything that hangs on the session; whoever uses a handle from now on gets `refusal`. The first outcome
+    /// stays.
+    pub(crate) fn finish(&self, outcome: Result<(), Error>, refusal: Error) {
+        let cause = outcome.as_ref().err().filter(|cause| !cause.is_closed()).cloned();
         if self.outcome.set(outcome).is_err() {
             return;
         }
-        self.outbox.close(cause.clone().unwrap_or_else(Error::closed));
+        self.outbox.end(refusal);
         self.emit(SessionEvent::Closed { cause });
         self.inbox.end();
         self.state.send_replace(SessionState::Closed);

@@ -58,7 +58,7 @@ impl TlsOptions {
     }
 
     /// Reads the files. Blocks, shortly; the errors name the file.
-    pub(crate) fn connector(&self, tcp: TcpConnector) -> Result<TlsConnector, Error> {
+    pub(crate) fn connector(&self, tcp: TcpConnector, addr: &BrokerAddr) -> Result<TlsConnector, Error> {
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|cause| tls_error("TLS cannot be set up".to_owned(), cause))?
@@ -73,13 +73,9 @@ impl TlsOptions {
                 })?
             }
         };
-        let server_name = match &self.server_name {
-            None => None,
-            Some(name) => Some(
-                ServerName::try_from(name.clone())
-                    .map_err(|cause| tls_error(format!("{name:?} cannot be a TLS server name"), cause))?,
-            ),
-        };
+        let name = self.server_name.as_deref().unwrap_or(addr.host());
+        let server_name = ServerName::try_from(name.to_owned())
+            .map_err(|cause| tls_error(format!("{name:?} cannot be a TLS server name"), cause))?;
         Ok(TlsConnector { tcp, config: Arc::new(config).into(), server_name })
     }
 
@@ -124,19 +120,14 @@ fn tls_error(what: String, cause: impl Into<Box<dyn std::error::Error + Send + S
 pub(crate) struct TlsConnector {
     tcp: TcpConnector,
     config: RustlsConnector,
-    server_name: Option<ServerName<'static>>,
+    server_name: ServerName<'static>,
 }
 
 impl Connector for TlsConnector {
     fn connect<'a>(&'a self, addr: &'a BrokerAddr) -> BoxFuture<'a, io::Result<Box<dyn Transport>>> {
         Box::pin(async move {
-            let name = match &self.server_name {
-                Some(name) => name.clone(),
-                None => ServerName::try_from(addr.host().to_owned())
-                    .map_err(|cause| io::Error::new(io::ErrorKind::InvalidInput, cause))?,
-            };
             let stream = self.tcp.dial(addr).await?;
-            Ok(Box::new(self.config.connect(name, stream).await?) as _)
+            Ok(Box::new(self.config.connect(self.server_name.clone(), stream).await?) as _)
         })
     }
 }

@@ -237,7 +237,7 @@ impl Frame {
 /// The length of a PUBLISH frame with a payload of so many bytes, in bytes, header included.
 #[must_use]
 pub fn publish_len(ident: &Ident, channel: &Channel, payload: usize) -> usize {
-    HEADER_LEN + 1 + ident.len() + 1 + channel.len() + payload
+    publish_head_len(ident, channel) + payload
 }
 
 /// Appends a PUBLISH frame to `dst`, or writes nothing when it is above the limit.
@@ -249,20 +249,24 @@ pub fn encode_publish(
     payload: &[u8],
 ) -> Result<(), EncodeError> {
     encode_publish_head(dst, limits, ident, channel, payload.len())?;
-    dst.put_slice(payload);
+    dst.extend_from_slice(payload);
     Ok(())
 }
 
-/// Appends all of a PUBLISH frame but its payload, for a payload that is written from where it is.
+/// What comes before the payload of a PUBLISH frame, in bytes, for names that have been checked.
+pub(crate) fn publish_head_len(ident: &str, channel: &str) -> usize {
+    HEADER_LEN + 1 + ident.len() + 1 + channel.len()
+}
+
+/// Appends all of a PUBLISH frame but its payload, for names that have been checked.
 pub(crate) fn encode_publish_head(
     dst: &mut BytesMut,
     limits: Limits,
-    ident: &Ident,
-    channel: &Channel,
+    ident: &str,
+    channel: &str,
     payload: usize,
 ) -> Result<(), EncodeError> {
-    let length = publish_len(ident, channel, payload);
-    dst_header(dst, limits, Opcode::Publish, length)?;
+    put_header(dst, limits, Opcode::Publish, publish_head_len(ident, channel) + payload)?;
     put_name(dst, ident);
     put_name(dst, channel);
     Ok(())
@@ -271,22 +275,21 @@ pub(crate) fn encode_publish_head(
 /// Appends a frame whose body is the parts, one after the other.
 fn put(dst: &mut BytesMut, limits: Limits, opcode: Opcode, parts: &[&[u8]]) -> Result<(), EncodeError> {
     let length = HEADER_LEN + parts.iter().map(|part| part.len()).sum::<usize>();
-    dst_header(dst, limits, opcode, length)?;
+    put_header(dst, limits, opcode, length)?;
     for part in parts {
         dst.put_slice(part);
     }
     Ok(())
 }
 
-/// Checks the length, makes room for the whole frame and appends its header.
-fn dst_header(dst: &mut BytesMut, limits: Limits, opcode: Opcode, length: usize) -> Result<(), EncodeError> {
+/// Checks the length and appends the header.
+fn put_header(dst: &mut BytesMut, limits: Limits, opcode: Opcode, length: usize) -> Result<(), EncodeError> {
     let limit = limits.of(opcode);
     let Some(checked) = u32::try_from(length).ok().filter(|length| *length <= limit) else {
         return Err(EncodeError::TooLong { opcode, length, limit });
     };
-    dst.reserve(length);
-    dst.put_u32(checked);
-    dst.put_u8(opcode as u8);
+    let [a, b, c, d] = checked.to_be_bytes();
+    dst.extend_from_slice(&[a, b, c, d, opcode as u8]);
     Ok(())
 }
 
@@ -369,6 +372,15 @@ impl<'a> FrameRef<'a> {
             }
         })
     }
+}
+
+/// The payload of a PUBLISH body with exactly these names, without checking them again; `None` when it has others.
+pub(crate) fn payload_after<'a>(body: &'a [u8], ident: &str, channel: &str) -> Option<&'a [u8]> {
+    let after = |body: &'a [u8], name: &str| {
+        let (&len, rest) = body.split_first()?;
+        if usize::from(len) == name.len() { rest.strip_prefix(name.as_bytes()) } else { None }
+    };
+    after(after(body, ident)?, channel)
 }
 
 /// The only thing that takes a peer's bytes apart.

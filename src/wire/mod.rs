@@ -12,6 +12,7 @@ mod names;
 pub use auth::{Digest, Nonce, Secret};
 pub use codec::Codec;
 pub use error::{DecodeError, EncodeError, Field};
-pub(crate) use frame::encode_publish_head;
 pub use frame::{Frame, FrameRef, HEADER_LEN, Header, Limits, Opcode, encode_publish, publish_len};
+pub(crate) use frame::{encode_publish_head, payload_after, publish_head_len};
+pub(crate) use names::check as check_name;
 pub use names::{Channel, Ident, MAX_NAME_LEN, NameError, Pattern};

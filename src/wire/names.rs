@@ -221,6 +221,14 @@ impl Pattern {
     }
 }
 
+impl FromStr for Pattern {
+    type Err = NameError;
+
+    fn from_str(pattern: &str) -> Result<Self, NameError> {
+        Self::new(pattern)
+    }
+}
+
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use futures::{StreamExt as _, stream};
-use hpfeeds::{Backoff, ClientSession, Message, SessionBuilder, SessionEvent, SessionState};
+use futures::{FutureExt as _, StreamExt as _, stream, stream::FusedStream as _};
+use hpfeeds::{Backoff, ClientSession, Limits, Message, SessionBuilder, SessionEvent, SessionState};
 use hpfeeds_broker::{Broker, Key};
 use tokio::{task::JoinSet, time::timeout};
 
@@ -188,4 +188,74 @@ async fn a_broker_that_shuts_down_under_the_session_is_found_again() {
             assert_eq!(next(&mut session).await.2, format!("{round} {n}"));
         }
     }
+}
+
+#[tokio::test]
+async fn messages_above_the_default_limit_need_both_sides() {
+    let limits = Limits::new(10 << 20);
+    let broker = Broker::dev_builder().listen("127.0.0.1:0").unwrap().max_message(10 << 20).start().await.unwrap();
+    let mut session = builder(&broker).limits(limits).send_queue(0).connect().await.unwrap();
+    session.subscribe("a").unwrap();
+    let payload: Bytes = vec![7; (10 << 20) - 6].into();
+    session.publish("a", payload.clone()).await.unwrap();
+    assert!(next(&mut session).await.2 == payload);
+    session.close().await.unwrap();
+
+    let small = Broker::dev().await.unwrap();
+    let mut session = builder(&small).limits(limits).max_retries(0).connect().await.unwrap();
+    session.publish("a", payload).await.unwrap();
+    let error = session.close().await.unwrap_err();
+    assert!(error.is_incomplete() && error.to_string().contains("too long"), "{error}");
+}
+
+#[tokio::test]
+async fn a_dropped_read_has_taken_nothing_and_a_dropped_publish_has_queued_nothing() {
+    let broker = Broker::dev().await.unwrap();
+    let mut session = builder(&broker).send_queue(0).connect().await.unwrap();
+    session.subscribe("a").unwrap();
+    let publisher = session.publisher();
+    let send = async {
+        for n in 0..1000 {
+            // Polled once and dropped whenever the queue is full, and then asked again.
+            let text = format!("{n} {}", "x".repeat(10_000));
+            while publisher.publish("a", text.clone()).now_or_never().is_none() {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    let receive = async {
+        for n in 0..1000 {
+            let (_, _, payload) = loop {
+                tokio::select! {
+                    biased;
+                    message = session.next() => break message.unwrap(),
+                    () = tokio::task::yield_now() => {}
+                }
+            };
+            assert!(payload.starts_with(format!("{n} ").as_bytes()), "{n}");
+        }
+    };
+    timeout(SOON, async { tokio::join!(send, receive) }).await.unwrap();
+    assert!(!session.is_terminated());
+    session.close().await.unwrap();
+    assert!(!session.is_terminated());
+    assert_eq!(session.next().await, None);
+    assert!(session.is_terminated());
+}
+
+#[test]
+fn a_session_can_be_dropped_outside_of_its_runtime() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (broker, session) = runtime.block_on(async {
+        let broker = Broker::dev().await.unwrap();
+        let session = builder(&broker).connect().await.unwrap();
+        (broker, session)
+    });
+    drop(session);
+    runtime.block_on(async {
+        while broker.stats().connections > 0 {
+            tokio::task::yield_now().await;
+        }
+        broker.shutdown().await;
+    });
 }

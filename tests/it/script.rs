@@ -10,9 +10,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{SinkExt as _, StreamExt as _, future::BoxFuture};
+use futures::{FutureExt as _, SinkExt as _, StreamExt as _, future::BoxFuture};
 use hpfeeds::{
-    BrokerAddr, ClientSession, Connector, SessionBuilder, Transport,
+    BrokerAddr, ClientSession, Connector, SessionBuilder, SessionEvent, Transport,
     wire::{Codec, Frame, Nonce, Secret},
 };
 use tokio::{
@@ -85,7 +85,7 @@ impl Script {
 
     /// The next connection, greeted, with its AUTH checked.
     pub(crate) async fn login(&mut self) -> Peer {
-        let mut peer = Peer { framed: Framed::new(self.accept().await, Codec::default()) };
+        let mut peer = Peer::new(self.accept().await);
         peer.send(Frame::Info { name: "scripted".to_owned(), nonce: Nonce::new(NONCE) }).await;
         match peer.frame().await {
             Frame::Auth { ident, digest } => {
@@ -104,6 +104,10 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    pub(crate) fn new(io: DuplexStream) -> Self {
+        Self { framed: Framed::new(io, Codec::default()) }
+    }
+
     pub(crate) async fn send(&mut self, frame: Frame) {
         self.framed.send(frame).await.unwrap();
     }
@@ -171,4 +175,10 @@ pub(crate) fn text(frame: &Frame) -> String {
         Frame::Publish { payload, .. } => String::from_utf8(payload.to_vec()).unwrap(),
         other => panic!("not PUBLISH: {other:?}"),
     }
+}
+
+/// What the session has told since it was made.
+pub(crate) fn events_so_far(session: &ClientSession) -> Vec<SessionEvent> {
+    let mut events = session.events();
+    std::iter::from_fn(|| events.next().now_or_never().flatten()).collect()
 }

@@ -1,6 +1,9 @@
 //! The session against brokers that do what real ones do rarely, in virtual time.
 
 mod closing;
+mod confirmed;
 mod denied;
+mod edges;
 mod flow;
 mod reconnect;
+mod refused;

@@ -3,13 +3,14 @@
 use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
-use hpfeeds::{ClientSession, Error, SessionBuilder, TlsOptions};
+use hpfeeds::{Backoff, ClientSession, Error, SessionBuilder, SessionState, TlsOptions};
 use hpfeeds_broker::Broker;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
+    sync::Notify,
     task::JoinSet,
     time::timeout,
 };
@@ -29,6 +30,8 @@ struct Server {
     addr: SocketAddr,
     files: TempDir,
     broker: Broker,
+    /// Ends all connections.
+    cut: Arc<Notify>,
     _accept: JoinSet<()>,
 }
 
@@ -67,20 +70,25 @@ impl Server {
         let (listener, upstream) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), broker.local_addr());
         let addr = listener.local_addr().unwrap();
         let mut accept = JoinSet::new();
+        let cut = Arc::new(Notify::new());
+        let ends = cut.clone();
         accept.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let acceptor = acceptor.clone();
+                let (acceptor, ends) = (acceptor.clone(), ends.clone());
                 connections.spawn(async move {
                     // A client that refuses our certificate ends the handshake: that is the point of some tests.
                     if let Ok(mut tls) = acceptor.accept(stream).await {
                         let mut plain = TcpStream::connect(upstream).await.unwrap();
-                        drop(copy_bidirectional(&mut tls, &mut plain).await);
+                        tokio::select! {
+                            copied = copy_bidirectional(&mut tls, &mut plain) => drop(copied),
+                            () = ends.notified() => {}
+                        }
                     }
                 });
             }
         });
-        Self { addr, files, broker, _accept: accept }
+        Self { addr, files, broker, cut, _accept: accept }
     }
 
     fn file(&self, name: &str) -> std::path::PathBuf {
@@ -131,6 +139,22 @@ async fn a_session_over_tls_works_as_one_without() {
     assert_eq!(session.next().await.unwrap().2, "last");
     let error = server.builder(server.trusted()).connect().await;
     drop(error.unwrap());
+    server.broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_session_over_tls_survives_broken_connections() {
+    let server = Server::start("localhost", false).await;
+    let backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(100));
+    let mut session = server.builder(server.trusted()).backoff(backoff).connect().await.unwrap();
+    for round in 0..5 {
+        echo(&mut session).await;
+        // The proxy's connections end without TLS's goodbye.
+        server.cut.notify_waiters();
+        session.state().wait_for(|state| *state != SessionState::Connected).await.unwrap();
+        session.publish("a", round.to_string()).await.unwrap();
+        assert_eq!(timeout(SOON, session.next()).await.unwrap().unwrap().2, round.to_string());
+    }
     server.broker.shutdown().await;
 }
 

@@ -187,7 +187,10 @@ fn read(text: &str, vectors: &mut Vec<Vector>) {
     let mut logical: Vec<String> = Vec::new();
     for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         match logical.last_mut() {
-            Some(last) if line.starts_with(' ') => last.push_str(&format!(" {}", line.trim())),
+            Some(last) if line.starts_with(' ') => {
+                last.push(' ');
+                last.push_str(line.trim());
+            }
             _ => logical.push(line.to_owned()),
         }
     }

@@ -217,7 +217,7 @@ async fn a_frame_cut_in_two_is_sent_again_whole_and_nothing_else_is() {
 async fn a_large_payload_cut_in_two_is_sent_again_whole() {
     let (mut script, builder) = Script::with_pipe(1000);
     let session = builder.start().unwrap();
-    let payload: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();
+    let payload: Vec<u8> = (0..=255).cycle().take(200_000).collect();
     session.publish("x", payload.clone()).await.unwrap();
     session.publish("x", "after").await.unwrap();
     script.login().await.read_then_drop(150_000).await;
@@ -238,8 +238,8 @@ async fn state_and_events_tell_what_happens() {
     state.wait_for(|state| *state == SessionState::Connected).await.unwrap();
     drop(peer);
     let mut peer = script.login().await;
-    peer.error("the disk is full").await;
     state.wait_for(|state| *state == SessionState::Connected).await.unwrap();
+    peer.error("the disk is full").await;
     let close = async {
         peer.expect_eof().await;
         drop(peer);
@@ -266,8 +266,8 @@ async fn state_and_events_tell_what_happens() {
             "disconnected 0: cannot connect to broker.test:20000: connection refused",
             "connected scripted",
             "disconnected 0: broker.test:20000 closed the connection",
-            "the disk is full",
             "connected scripted",
+            "the disk is full",
             "Closed { cause: None }",
         ]
     );

@@ -1,0 +1,172 @@
+//! What a connection does about what the broker refuses.
+
+use tokio::time::Instant;
+
+use super::{
+    Error, SessionEvent,
+    connection::{Connection, End, Phase, RECENT},
+    error::Cause,
+    refusal::Refusal,
+};
+use crate::wire::Channel;
+
+/// The longest part of an ERROR that is kept: far more than any broker in use says, far less than the megabyte that
+/// it may be long.
+const MAX_TEXT: usize = 1024;
+
+/// What the broker complained of, and when.
+pub(super) struct Complaint {
+    cause: Error,
+    at: Instant,
+}
+
+impl Connection<'_> {
+    /// The complaint that explains why the connection ends now.
+    pub(super) fn recent_complaint(&self) -> Option<Error> {
+        self.complaint
+            .as_ref()
+            .filter(|complaint| complaint.at.elapsed() < RECENT)
+            .map(|complaint| complaint.cause.clone())
+    }
+
+    fn complain(&mut self, cause: &Error) {
+        self.complaint = Some(Complaint { cause: cause.clone(), at: Instant::now() });
+    }
+
+    /// The broker sent ERROR.
+    pub(super) fn refused(&mut self, message: &[u8]) -> Result<(), End> {
+        let config = &self.shared.config;
+        let message = text(message);
+        tracing::warn!(addr = %config.addr, ?message, "the broker reported an error");
+        match Refusal::classify(&message, &config.ident) {
+            Refusal::Auth => {
+                let (addr, ident) = (config.addr.clone(), config.ident.clone());
+                Err(self.rejected(Cause::Rejected { addr, ident, message: Some(message) }))
+            }
+            Refusal::Publish(channel) => {
+                self.deny_message(channel, message);
+                Ok(())
+            }
+            Refusal::Subscribe(channel) => self.deny_subscription(channel, message),
+            // Before the first message it can only be a subscription; with none in doubt, only a message.
+            Refusal::Access if !self.attempt.published => self.deny_subscription(None, message),
+            Refusal::Access if self.suspects().is_empty() => {
+                self.deny_message(None, message);
+                Ok(())
+            }
+            Refusal::Access => {
+                let cause = Error::new(Cause::Broker { message: message.clone() });
+                self.complain(&cause);
+                self.memory.unexplained = Some(message);
+                Err(self.search(cause))
+            }
+            Refusal::Other => {
+                let cause = Error::new(Cause::Broker { message: message.clone() });
+                self.complain(&cause);
+                self.shared.emit(SessionEvent::BrokerError { message });
+                // Whatever it means: this is no broker that has accepted the key.
+                if matches!(self.phase, Phase::Proving { .. }) { Err(End::Failed(cause)) } else { Ok(()) }
+            }
+        }
+    }
+
+    /// The broker closed before it had accepted the key, or the subscription that it was asked for last.
+    pub(super) fn closed_silently(&mut self, last: Option<Channel>) -> End {
+        let Some(channel) = last else {
+            let (addr, ident) = (self.shared.config.addr.clone(), self.shared.config.ident.clone());
+            return self.rejected(Cause::Rejected { addr, ident, message: None });
+        };
+        let eof = Error::new(Cause::Eof { addr: self.shared.config.addr.clone() });
+        // Once may be a restart of the broker; twice at the same channel is an answer.
+        if self.memory.suspect.as_ref() != Some(&channel) {
+            self.memory.suspect = Some(channel);
+            return End::Failed(eof);
+        }
+        match self.deny_subscription(Some(channel), "the broker closed the connection".to_owned()) {
+            Ok(()) => End::Failed(self.recent_complaint().unwrap_or(eof)),
+            Err(end) => end,
+        }
+    }
+
+    fn rejected(&mut self, cause: Cause) -> End {
+        let cause = Error::new(cause);
+        self.shared.emit(SessionEvent::AuthRejected { cause: cause.clone() });
+        End::Failed(cause)
+    }
+
+    fn deny_message(&mut self, channel: Option<Channel>, message: String) {
+        let cause = Error::new(Cause::PublishDenied { channel: channel.clone(), message });
+        let mut discarded = 0;
+        if let Some(channel) = &channel {
+            let quarantined = self.shared.outbox.quarantine(channel, &cause, Instant::now());
+            self.attempt.repaired |= quarantined.new;
+            discarded = quarantined.discarded;
+        }
+        self.memory.denial.get_or_insert_with(|| cause.clone());
+        self.complain(&cause);
+        self.shared.emit(SessionEvent::PublishDenied { channel, discarded, cause });
+    }
+
+    /// Takes a subscription out. When the broker did not say which one, and it can be one of several, the next
+    /// connection asks for one at a time.
+    fn deny_subscription(&mut self, channel: Option<Channel>, message: String) -> Result<(), End> {
+        let mut suspects = self.suspects();
+        let guilty = channel.or_else(|| if suspects.len() == 1 { suspects.pop() } else { None });
+        let cause = Error::new(Cause::SubscribeDenied { channel: guilty.clone(), message });
+        self.complain(&cause);
+        let Some(channel) = guilty else {
+            if suspects.is_empty() {
+                // A right that was there has been taken away.
+                self.memory.proven.clear();
+            }
+            if self.subscribed.is_empty() {
+                self.shared.emit(SessionEvent::SubscribeDenied { channel: None, cause });
+                return Ok(());
+            }
+            return Err(self.search(cause));
+        };
+        self.attempt.repaired |= self.shared.unwant(&channel);
+        self.subscribed.remove(&channel);
+        self.memory.proven.remove(&channel);
+        self.memory.unexplained = None;
+        if let Phase::Proving { last, .. } = &mut self.phase {
+            last.take_if(|last| *last == channel);
+        }
+        self.shared.emit(SessionEvent::SubscribeDenied { channel: Some(channel), cause });
+        Ok(())
+    }
+
+    /// Ends the connection; the next one asks for doubtful subscriptions one at a time.
+    fn search(&mut self, cause: Error) -> End {
+        self.attempt.repaired |= !self.memory.careful;
+        self.memory.careful = true;
+        End::Failed(cause)
+    }
+
+    /// Subscriptions that the broker may have refused when it does not say which: those that it had no time to refuse
+    /// yet.
+    fn suspects(&self) -> Vec<Channel> {
+        if let Phase::Proving { last: Some(last), .. } = &self.phase {
+            return vec![last.clone()];
+        }
+        let grace = self.shared.config.auth_grace;
+        let fresh = self.subscribed.iter().filter(|(_, sent)| sent.elapsed() <= grace);
+        fresh.map(|(channel, _)| channel).filter(|channel| !self.memory.proven.contains(*channel)).cloned().collect()
+    }
+
+    /// All subscriptions were asked for and none was refused: then it was a message that the broker refused before.
+    pub(super) fn conclude(&mut self) {
+        if let Some(message) = self.memory.unexplained.take() {
+            self.deny_message(None, message);
+        }
+    }
+}
+
+/// What the broker says, for a person.
+pub(super) fn text(message: &[u8]) -> String {
+    let mut text = String::from_utf8_lossy(message.get(..MAX_TEXT).unwrap_or(message)).into_owned();
+    if message.len() > MAX_TEXT {
+        text.push('…');
+    }
+    text
+}
