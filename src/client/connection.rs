@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use futures::future::poll_fn;
 use tokio::{
     sync::oneshot,
-    time::{Instant, Sleep, sleep, sleep_until},
+    time::{Instant, Sleep, sleep, sleep_until, timeout},
 };
 
 use super::{
@@ -24,6 +24,9 @@ use super::{
     shared::{Intent, Shared},
 };
 use crate::wire::{Channel, Frame, Nonce};
+
+/// How long to listen to a connection that can no longer be written to.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// Why a connection is over.
 pub(crate) enum End {
@@ -124,31 +127,53 @@ impl<'a> Connection<'a> {
     }
 
     pub(crate) async fn run(&mut self) -> End {
-        poll_fn(|cx| self.poll(cx)).await
+        match poll_fn(|cx| self.poll(cx)).await {
+            Ok(end) => end,
+            Err(error) => self.last_words(error).await,
+        }
+    }
+
+    /// A write failed. What the broker said before it closed, such as the reason, is still there to be read, although
+    /// the runtime may not know that yet.
+    async fn last_words(&mut self, error: io::Error) -> End {
+        let ended = poll_fn(|cx| {
+            loop {
+                match self.receive(cx) {
+                    Ok(true) => {}
+                    Ok(false) => return Poll::Pending,
+                    Err(end) => return Poll::Ready(end),
+                }
+            }
+        });
+        match timeout(LAST_WORDS, ended).await {
+            Ok(end) => end,
+            Err(_elapsed) => self.broken(error),
+        }
     }
 
     pub(crate) fn attempt(self) -> Attempt {
         self.attempt
     }
 
-    /// Does all that can be done now. The order matters: what the broker says is heard before more is written.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+    /// Does all that can be done now. The order matters: what the broker says is heard before more is written. Fails
+    /// when a write does.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<End>> {
         self.shared.driver.register(cx.waker());
         loop {
             let mut progress = match self.receive(cx) {
                 Ok(progress) => progress,
-                Err(end) => return Poll::Ready(end),
+                Err(end) => return Poll::Ready(Ok(end)),
             };
             if let Some(end) = self.obey() {
-                return Poll::Ready(end);
+                return Poll::Ready(Ok(end));
             }
             match self.poll_timers(cx) {
                 Ok(passed) => progress |= passed,
-                Err(end) => return Poll::Ready(end),
+                Err(end) => return Poll::Ready(Ok(end)),
             }
             match self.send(cx) {
                 Ok(sent) => progress |= sent,
-                Err(error) => return Poll::Ready(self.broken(error)),
+                Err(error) => return Poll::Ready(Err(error)),
             }
             if !progress {
                 return Poll::Pending;

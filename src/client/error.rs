@@ -195,14 +195,16 @@ impl fmt::Display for Error {
             Cause::Io { addr, cause } => write!(f, "the connection to {addr} failed: {cause}"),
             Cause::Closed => f.write_str("the session is closed"),
             Cause::Unsent { messages, bytes, why } => {
-                let what = if *messages == 1 { "message" } else { "messages" };
-                let were = if *messages == 1 { "was" } else { "were" };
+                let (what, were) = if *messages == 1 { ("message", "was") } else { ("messages", "were") };
                 write!(f, "{messages} {what} ({bytes} bytes) {were} not sent")?;
+                if why.is_none() {
+                    f.write_str(" before the deadline")?;
+                }
                 because(f, why.as_ref())
             }
             Cause::Unconfirmed { messages, why } => {
-                let last = if *messages == 1 { "message".to_owned() } else { format!("{messages} messages") };
-                write!(f, "the broker did not confirm that it read the last {last}")?;
+                let (what, them) = if *messages == 1 { ("message was", "it") } else { ("messages were", "them") };
+                write!(f, "{messages} {what} written, but the broker did not confirm that it read {them}")?;
                 because(f, why.as_ref())
             }
         }
@@ -219,7 +221,7 @@ fn denied(f: &mut fmt::Formatter<'_>, what: &str, channel: Option<&Channel>, mes
 fn because(f: &mut fmt::Formatter<'_>, why: Option<&Error>) -> fmt::Result {
     match why {
         Some(why) => write!(f, ": {why}"),
-        None => f.write_str(" before the deadline"),
+        None => Ok(()),
     }
 }
 
