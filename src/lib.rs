@@ -1,7 +1,8 @@
 //! hpfeeds for Rust: the publish/subscribe protocol of honeypots, as a client that stays connected.
 //!
 //! ```no_run
-//! # async fn example() -> Result<(), hpfeeds::Error> {
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), hpfeeds::Error> {
 //! use futures::StreamExt as _;
 //! use hpfeeds::ClientSession;
 //!

@@ -1,4 +1,4 @@
-use std::{net::TcpListener, time::Duration};
+use std::{fmt, net::TcpListener, time::Duration};
 
 use hpfeeds::wire::{Limits, MAX_NAME_LEN};
 
@@ -122,8 +122,8 @@ impl BrokerBuilder {
     }
 
     /// Listens on `ADDR:PORT` as well. Port 0 lets the system pick one, see [`Broker::local_addrs`].
-    pub fn listen(self, addr: &str) -> Result<Self, EndpointError> {
-        Ok(self.endpoint(Endpoint::bind(addr)?))
+    pub fn listen(self, addr: impl fmt::Display) -> Result<Self, EndpointError> {
+        Ok(self.endpoint(Endpoint::bind(&addr.to_string())?))
     }
 
     /// Listens on an endpoint as well.

@@ -43,7 +43,7 @@ async fn several_endpoints_are_one_broker() {
 async fn what_cannot_start_says_why() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap();
-    let error = builder().listen(&addr.to_string()).unwrap().start().await.unwrap_err();
+    let error = builder().listen(addr).unwrap().start().await.unwrap_err();
     assert!(error.to_string().starts_with(&format!("cannot listen on {addr}: Address already in use")), "{error}");
     let cases = [
         (Broker::dev_builder(), "no endpoint to listen on"),

@@ -68,6 +68,8 @@ pub(crate) struct Connection<'a> {
     pub(super) phase: Phase,
     /// The end of closing, once that has been asked for.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// No message is written until then: the broker has refused something, and most close after that.
+    pub(super) hold: Option<Pin<Box<Sleep>>>,
     /// What the broker was asked to send, and when.
     pub(super) subscribed: BTreeMap<Channel, Instant>,
     /// What the broker complained of last: why it will have closed.
@@ -95,6 +97,7 @@ impl<'a> Connection<'a> {
             broker,
             phase: Phase::Proving { grace, replay: VecDeque::new(), last: None },
             deadline: None,
+            hold: None,
             subscribed: BTreeMap::new(),
             complaint: None,
             attempt: Attempt::default(),
@@ -230,17 +233,19 @@ impl<'a> Connection<'a> {
     }
 
     fn eof(&mut self) -> End {
-        match &self.phase {
-            Phase::HalfClosed if self.recent_complaint().is_none() || self.attempt.messages == 0 => End::Confirmed,
-            Phase::Proving { last, .. } if self.recent_complaint().is_none() => {
+        let complaint = self.recent_complaint();
+        match (&self.phase, &complaint) {
+            // A complaint may be about a message, unless it names a subscription.
+            (Phase::HalfClosed, Some(complaint)) if complaint.concerns_messages() && self.attempt.messages > 0 => {}
+            (Phase::HalfClosed, _) => return End::Confirmed,
+            (Phase::Proving { last, .. }, None) => {
                 let last = last.clone();
-                self.closed_silently(last)
+                return self.closed_silently(last);
             }
-            _ => End::Failed(
-                self.recent_complaint()
-                    .unwrap_or_else(|| Error::new(Cause::Eof { addr: self.shared.config.addr.clone() })),
-            ),
+            _ => {}
         }
+        let eof = || Error::new(Cause::Eof { addr: self.shared.config.addr.clone() });
+        End::Failed(complaint.unwrap_or_else(eof))
     }
 
     fn broken(&mut self, cause: io::Error) -> End {
@@ -319,6 +324,10 @@ impl<'a> Connection<'a> {
         if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
             return Err(End::Stopped);
         }
+        if self.hold.as_mut().is_some_and(|hold| hold.as_mut().poll(cx).is_ready()) {
+            self.hold = None;
+            return Ok(true);
+        }
         let Phase::Proving { grace, .. } = &mut self.phase else {
             return Ok(false);
         };
@@ -371,15 +380,15 @@ impl<'a> Connection<'a> {
         if matches!(self.phase, Phase::HalfClosed) {
             return Ok(false);
         }
-        let proving = matches!(self.phase, Phase::Proving { .. });
+        let held = matches!(self.phase, Phase::Proving { .. }) || self.hold.is_some();
         let mut sent = false;
-        while self.memory.flight.has_next(proving) || (!proving && self.take_queued()) {
-            match self.link.poll_write(cx, &mut self.memory.flight, proving) {
+        while self.memory.flight.has_next(held) || (!held && self.take_queued()) {
+            match self.link.poll_write(cx, &mut self.memory.flight, held) {
                 Poll::Ready(written) => {
                     let written = written?;
                     self.shared.outbox.release(written.room);
                     self.attempt.messages += written.messages;
-                    self.attempt.published |= !proving;
+                    self.attempt.published |= !held;
                     self.needs_flush = true;
                     sent = true;
                 }
@@ -394,6 +403,7 @@ impl<'a> Connection<'a> {
             self.needs_flush = false;
         }
         if matches!(self.phase, Phase::Closing)
+            && !held
             && let Poll::Ready(shut) = self.link.poll_shutdown(cx)
         {
             shut?;

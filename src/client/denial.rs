@@ -1,6 +1,6 @@
 //! What a connection does about what the broker refuses.
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{
     Error, SessionEvent,
@@ -30,6 +30,7 @@ impl Connection<'_> {
     }
 
     fn complain(&mut self, cause: &Error) {
+        self.hold = Some(Box::pin(sleep(self.shared.config.auth_grace)));
         self.complaint = Some(Complaint { cause: cause.clone(), at: Instant::now() });
     }
 

@@ -39,8 +39,9 @@ pub(crate) struct Driver {
     failures: u32,
     /// Repairs in a row.
     repairs: u32,
-    /// Messages that were written to connections that ended without confirmation.
+    /// Messages that were written to connections that ended without confirmation, and why the first of them ended.
     lost: u64,
+    broke: Option<Error>,
 }
 
 /// What one connection leaves to the next.
@@ -64,7 +65,7 @@ pub(crate) struct Memory {
 
 impl Driver {
     pub(crate) fn new(shared: Arc<Shared>, first: Option<oneshot::Sender<Result<(), Error>>>) -> Self {
-        Self { shared, first, memory: Memory::default(), failures: 0, repairs: 0, lost: 0 }
+        Self { shared, first, memory: Memory::default(), failures: 0, repairs: 0, lost: 0, broke: None }
     }
 
     pub(crate) async fn run(mut self) {
@@ -90,7 +91,10 @@ impl Driver {
                 }
                 End::Failed(cause) => cause,
             };
-            self.lost += unconfirmed;
+            if unconfirmed > 0 {
+                self.lost += unconfirmed;
+                self.broke.get_or_insert_with(|| cause.clone());
+            }
             tracing::info!(addr = %self.shared.config.addr, %cause, "disconnected");
             let next = self.next_delay(&attempt, &cause);
             if let Some(delay) = next {
@@ -262,7 +266,7 @@ impl Driver {
             return Err(Error::new(Cause::Unsent { messages, bytes, why }));
         }
         if self.lost > 0 {
-            return Err(Error::new(Cause::Unconfirmed { messages: self.lost, why }));
+            return Err(Error::new(Cause::Unconfirmed { messages: self.lost, why: why.or_else(|| self.broke.take()) }));
         }
         why.filter(|why| gave_up || !why.is_network()).map_or(Ok(()), Err)
     }

@@ -6,7 +6,7 @@ use crate::wire::{Channel, DecodeError, EncodeError, Field, Ident, NameError};
 /// Why something could not be done. One line, for a person; the predicates are for programs.
 ///
 /// Cheap to clone: the same cause is reported by an event and by [`close`](super::ClientSession::close).
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Error(Arc<Cause>);
 
 #[derive(Debug)]
@@ -101,6 +101,11 @@ impl Error {
         &self.0
     }
 
+    /// Whether what the broker said can be about a message.
+    pub(crate) fn concerns_messages(&self) -> bool {
+        !matches!(self.cause(), Cause::SubscribeDenied { .. })
+    }
+
     /// The cause behind messages that were left behind.
     fn root(&self) -> &Cause {
         match self.cause() {
@@ -165,6 +170,22 @@ impl Error {
     }
 }
 
+impl Error {
+    /// How many messages [`close`](super::ClientSession::close), or giving up, left in the queue.
+    #[must_use]
+    pub fn unsent(&self) -> u64 {
+        if let Cause::Unsent { messages, .. } = self.cause() { *messages } else { 0 }
+    }
+
+    /// How many messages were written to connections that ended before the broker had confirmed that it read them,
+    /// over the whole life of the session; it may have read them all the same. Only told when none is
+    /// [unsent](Self::unsent).
+    #[must_use]
+    pub fn unconfirmed(&self) -> u64 {
+        if let Cause::Unconfirmed { messages, .. } = self.cause() { *messages } else { 0 }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.cause() {
@@ -222,6 +243,13 @@ fn because(f: &mut fmt::Formatter<'_>, why: Option<&Error>) -> fmt::Result {
     match why {
         Some(why) => write!(f, ": {why}"),
         None => Ok(()),
+    }
+}
+
+/// The same line: it is what a program shows whose `main` returns the error.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Error({:?})", self.to_string())
     }
 }
 

@@ -1,4 +1,5 @@
 use std::{
+    fmt,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -34,6 +35,17 @@ pub enum SessionState {
     },
     /// The session is over and does not come back.
     Closed,
+}
+
+impl fmt::Display for SessionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connecting => f.write_str("connecting"),
+            Self::Connected => f.write_str("connected"),
+            Self::Waiting { delay } => write!(f, "waiting {delay:.1?} before the next attempt"),
+            Self::Closed => f.write_str("closed"),
+        }
+    }
 }
 
 /// Something that happened to a session, so that an operator can always learn why nothing arrives.
@@ -88,6 +100,27 @@ pub enum SessionEvent {
         /// Why, unless it was closed or dropped by the program.
         cause: Option<Error>,
     },
+}
+
+/// One line for a log; names and texts from the network are escaped.
+impl fmt::Display for SessionEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connected { broker } => write!(f, "connected to {broker:?}"),
+            Self::Disconnected { cause, unconfirmed: 0 } => write!(f, "disconnected: {cause}"),
+            Self::Disconnected { cause, unconfirmed } => {
+                write!(f, "disconnected: {cause}; messages that may not have been read: {unconfirmed}")
+            }
+            Self::AuthRejected { cause }
+            | Self::SubscribeDenied { cause, .. }
+            | Self::PublishDenied { discarded: 0, cause, .. } => cause.fmt(f),
+            Self::PublishDenied { discarded, cause, .. } => write!(f, "{cause}; messages discarded: {discarded}"),
+            Self::BrokerError { message } => write!(f, "the broker reported: {message:?}"),
+            Self::Missed(events) => write!(f, "events missed: {events}"),
+            Self::Closed { cause: Some(cause) } => write!(f, "closed: {cause}"),
+            Self::Closed { cause: None } => f.write_str("closed"),
+        }
+    }
 }
 
 /// The events of a session, as a stream. It holds the last 64 events until they are read, and ends after

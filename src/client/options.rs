@@ -10,8 +10,9 @@ const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 /// Everything about a session that can be chosen. Made by [`ClientSession::builder`].
 ///
-/// ```no_run
-/// # async fn example() -> Result<(), hpfeeds::Error> {
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), hpfeeds::Error> {
 /// use std::time::Duration;
 /// use hpfeeds::{Backoff, ClientSession};
 ///
@@ -19,6 +20,7 @@ const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 ///     .send_queue(64 << 20)
 ///     .backoff(Backoff::new(Duration::from_secs(1), Duration::from_secs(60)))
 ///     .start()?;
+/// session.subscribe("cowrie.sessions")?;
 /// # Ok(()) }
 /// ```
 #[must_use = "a builder does nothing until connect() or start()"]

@@ -73,6 +73,24 @@ impl Publisher {
     }
 
     /// A [`Sink`] of payloads for one channel, for [`forward`](futures::StreamExt::forward) and its kin.
+    ///
+    /// ```
+    /// # use futures::{SinkExt as _, StreamExt as _, stream};
+    /// # use hpfeeds::ClientSession;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = hpfeeds_broker::Broker::dev().await?;
+    /// # let mut session = ClientSession::connect(broker.local_addr(), "dev", "dev").await?;
+    /// let payloads = stream::iter(["one", "two"]);
+    /// payloads.map(Ok).forward(session.sink("events")?).await?;
+    ///
+    /// // A step that may fail in another way: give both the same error type.
+    /// let numbers = stream::iter([1, 2]).map(|n| Ok(serde_json::to_vec(&n)?));
+    /// let sink = session.publisher().sink("events")?.sink_err_into::<Box<dyn std::error::Error>>();
+    /// numbers.forward(sink).await?;
+    /// # session.close().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn sink(&self, channel: impl AsRef<str>) -> Result<PublishSink, Error> {
         let room = PollSemaphore::new(self.shared.outbox.room().clone());
         Ok(PublishSink { publisher: self.clone(), channel: parse(channel.as_ref())?, room, waiting: None })

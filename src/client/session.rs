@@ -40,15 +40,19 @@ pub type Message = (Ident, Channel, Bytes);
 /// ([`max_retries`](SessionBuilder::max_retries)); then `close` says why. Dropping the session ends it at once,
 /// without sending what is queued.
 ///
-/// ```no_run
-/// # async fn example() -> Result<(), hpfeeds::Error> {
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let broker = hpfeeds_broker::Broker::dev().await?;
 /// use futures::StreamExt as _;
 /// use hpfeeds::ClientSession;
 ///
-/// let mut session = ClientSession::connect(("localhost", 20000), "ident", "secret").await?;
+/// let mut session = ClientSession::connect(broker.local_addr(), "dev", "dev").await?;
 /// session.subscribe("cowrie.sessions")?;
+/// session.publish("cowrie.sessions", "to whom it may concern").await?;
 /// while let Some((ident, channel, payload)) = session.next().await {
 ///     println!("{ident} on {channel}: {} bytes", payload.len());
+///     # break;
 /// }
 /// # Ok(()) }
 /// ```
@@ -158,6 +162,18 @@ impl ClientSession {
     /// Cancel safe: a dropped future has taken nothing.
     pub async fn read(&mut self) -> Option<Message> {
         self.next().await
+    }
+
+    /// Who this session is.
+    #[must_use]
+    pub fn ident(&self) -> &Ident {
+        &self.shared.config.ident
+    }
+
+    /// The broker that it connects to.
+    #[must_use]
+    pub fn addr(&self) -> &BrokerAddr {
+        &self.shared.config.addr
     }
 
     /// What the session is doing; always current, and can be waited on.

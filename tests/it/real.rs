@@ -163,7 +163,7 @@ async fn a_session_made_before_its_broker_finds_it() {
     session.subscribe("a").unwrap();
     session.publish("a", "queued").await.unwrap();
     session.state().wait_for(|state| matches!(state, SessionState::Waiting { .. })).await.unwrap();
-    let broker = Broker::dev_builder().listen(&addr.to_string()).unwrap().start().await.unwrap();
+    let broker = Broker::dev_builder().listen(addr).unwrap().start().await.unwrap();
     assert_eq!(next(&mut session).await.2, "queued");
     session.close().await.unwrap();
     broker.shutdown().await;
@@ -258,4 +258,28 @@ fn a_session_can_be_dropped_outside_of_its_runtime() {
         }
         broker.shutdown().await;
     });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_never_overtakes_the_subscription_before_it() {
+    let broker = Broker::dev().await.unwrap();
+    for _ in 0..100 {
+        let mut session = builder(&broker).auth_grace(Duration::from_millis(5)).connect().await.unwrap();
+        session.subscribe("a").unwrap();
+        session.publish("a", "echo").await.unwrap();
+        assert_eq!(next(&mut session).await.2, "echo");
+    }
+    broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn errors_and_events_read_as_sentences() {
+    let broker = Broker::dev().await.unwrap();
+    let error = ClientSession::connect(broker.local_addr(), "dev", "wrong").await.unwrap_err();
+    assert_eq!(format!("{error:?}"), format!("Error({:?})", error.to_string()));
+    let mut session = builder(&broker).connect().await.unwrap();
+    assert_eq!((session.ident().as_str(), session.addr().port()), ("dev", broker.local_addr().port()));
+    session.close().await.unwrap();
+    let events: Vec<_> = session.events().map(|event| event.to_string()).collect().await;
+    assert_eq!(events, [r#"connected to "hpfeeds""#, "closed"]);
 }

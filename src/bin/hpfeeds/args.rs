@@ -11,7 +11,7 @@ use crate::connection::ConnectionArgs;
 const AFTER_HELP: &str = "\
 Exit codes:
   0    done; for publish and sendfile: the broker has read everything and refused nothing
-  1    the network, the broker or a file failed; stderr says what was not sent or not confirmed
+  1    the network, the broker or a file failed; stderr says what is not sent or confirmed
   2    the command line makes no sense
   3    the broker does not accept the ident and secret
   4    the broker does not let this key use a channel
@@ -19,28 +19,34 @@ Exit codes:
   130  publish, sendfile: ended by Ctrl-C before everything was sent (143: by SIGTERM)
 
 Environment:
-  HPFEEDS_HOST, HPFEEDS_PORT, HPFEEDS_IDENT, HPFEEDS_SECRET stand in for the options of that name. Give the secret
-  this way: other users of this machine can read a command line.
+  HPFEEDS_HOST, HPFEEDS_PORT, HPFEEDS_IDENT and HPFEEDS_SECRET stand in for the options of
+  these names. Give the secret this way: others on this machine can read a command line.
 
 The connection options work before and after the action.";
 
 /// Receives, publishes and sends files over hpfeeds.
 #[derive(Debug, Parser)]
-#[command(name = "hpfeeds", version, after_help = AFTER_HELP, subcommand_value_name = "ACTION",
-    subcommand_help_heading = "Actions", disable_help_subcommand = false)]
+#[command(name = "hpfeeds", version, after_help = AFTER_HELP, arg_required_else_help = true,
+    subcommand_value_name = "ACTION", subcommand_help_heading = "Actions")]
 pub(crate) struct Cli {
-    #[command(flatten)]
-    pub(crate) connection: ConnectionArgs,
-
     /// Channel; can be given many times, before and after the action.
-    #[arg(id = "channels_before", short = 'c', long = "chan", value_name = "CHANNEL", help_heading = "Connection",
-        allow_hyphen_values = true)]
+    #[arg(
+        id = "channels_before",
+        short = 'c',
+        long = "chan",
+        value_name = "CHANNEL",
+        help_heading = "Connection",
+        allow_hyphen_values = true
+    )]
     channels: Vec<Channel>,
 
     // Before the action, as the Python tool has it; documented where it belongs.
     #[arg(id = "output_before", short = 'o', long = "output", value_name = "FILE", hide = true,
         value_hint = ValueHint::FilePath)]
     output: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
 
     #[command(subcommand)]
     pub(crate) action: Action,
@@ -52,13 +58,11 @@ pub(crate) enum Action {
     ///
     /// Connects again by itself, for ever, when the connection is lost. Only the first connection must work. What
     /// happens is told on stderr.
-    #[command(visible_alias = "sub")]
     Subscribe(SubscribeArgs),
 
     /// Publish a message, or each line of stdin as one.
     ///
     /// Exits with 0 only when the broker has read everything and refused nothing.
-    #[command(visible_alias = "pub")]
     Publish(PublishArgs),
 
     /// Publish files, each as one message.
@@ -66,7 +70,9 @@ pub(crate) enum Action {
     /// Exits with 0 only when the broker has read everything and refused nothing.
     Sendfile(SendfileArgs),
 
-    /// Print a shell's completions, for example: hpfeeds completions bash > ~/.local/share/bash-completion/completions/hpfeeds
+    /// Print a script that completes these arguments in a shell.
+    ///
+    /// For bash: hpfeeds completions bash > ~/.local/share/bash-completion/completions/hpfeeds
     Completions(CompletionsArgs),
 }
 
@@ -96,7 +102,7 @@ pub(crate) struct SubscribeArgs {
     pub(crate) count: Option<NonZeroU64>,
 
     /// End after this time in total. Exit code 5 when nothing arrived, or fewer than --count.
-    #[arg(short, long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds)]
     pub(crate) timeout: Option<Duration>,
 }
 
@@ -157,7 +163,7 @@ pub(crate) struct ChannelArgs {
 #[derive(Debug, Args)]
 pub(crate) struct PatienceArgs {
     /// Give up when for so long the broker does not answer, or reads nothing, or does not confirm at the end.
-    #[arg(short, long, value_name = "SECONDS", value_parser = seconds, default_value = "30")]
+    #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds, default_value = "30")]
     pub(crate) timeout: Duration,
 }
 
@@ -199,11 +205,8 @@ impl Cli {
 impl ChannelArgs {
     /// Each channel once: a message must not go twice to the same one.
     fn complete(&mut self, before: Vec<Channel>) -> Result<(), (ErrorKind, String)> {
-        let mut all = before;
-        for channel in self.channels.drain(..) {
-            all.push(channel);
-        }
-        for channel in all {
+        let after = std::mem::take(&mut self.channels);
+        for channel in before.into_iter().chain(after) {
             if !self.channels.contains(&channel) {
                 self.channels.push(channel);
             }
@@ -228,12 +231,12 @@ impl SubscribeArgs {
 
 impl PublishArgs {
     /// Whether the message is to be read from stdin.
-    pub(crate) fn from_stdin(&self) -> bool {
+    pub(crate) fn is_from_stdin(&self) -> bool {
         self.data.is_empty() || self.data == ["-"]
     }
 
     fn check(&self) -> Result<(), (ErrorKind, String)> {
-        if self.lines && !self.from_stdin() {
+        if self.lines && !self.is_from_stdin() {
             let message = "--lines reads the messages from stdin, so there can be no DATA on the command line";
             return Err((ErrorKind::ArgumentConflict, message.to_owned()));
         }
@@ -288,7 +291,8 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, expected) in [("1", 1), ("65536", 65536), ("512k", 512 << 10), ("10M", 10 << 20), ("1GiB", 1 << 30)] {
+        for (text, expected) in [("1", 1), ("65536", 65536), ("512k", 512 << 10), ("10M", 10 << 20), ("1GiB", 1 << 30)]
+        {
             assert_eq!(size(text), Ok(expected), "{text}");
         }
         for text in ["", "0", "-1", "4G", "M", "1T", "1.5M", "99999999999999999999G", "é"] {

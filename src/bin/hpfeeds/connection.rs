@@ -7,54 +7,62 @@ use hpfeeds::{BrokerAddr, Channel, ClientSession, Ident, Limits, Secret, Session
 
 use crate::{args, exit::Failure};
 
-/// Global options: clap copies them to where the action stands, and what is given later wins.
+/// Global options: they work before and after the action. Given twice, the later one counts, as with the Python tool.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectionArgs {
     /// The broker's name or address.
-    #[arg(long, global = true, env = "HPFEEDS_HOST", default_value = "localhost", value_parser = host,
+    #[arg(long, global = true, overrides_with = "host", env = "HPFEEDS_HOST", default_value = "localhost", value_parser = host,
         value_hint = ValueHint::Hostname)]
     host: String,
 
     /// The broker's port.
-    #[arg(short, long, global = true, env = "HPFEEDS_PORT", default_value_t = 20000,
+    #[arg(short, long, global = true, overrides_with = "port", env = "HPFEEDS_PORT", default_value_t = 20000,
         value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
 
     /// The key's name.
-    #[arg(short, long, global = true, env = "HPFEEDS_IDENT", value_parser = args::name, allow_hyphen_values = true)]
+    #[arg(short, long, global = true, overrides_with = "ident", env = "HPFEEDS_IDENT", value_parser = args::name, allow_hyphen_values = true)]
     ident: Option<String>,
 
     /// The key's secret; better given in the environment.
-    #[arg(short, long, global = true, env = "HPFEEDS_SECRET", hide_env_values = true, allow_hyphen_values = true)]
+    #[arg(
+        short,
+        long,
+        global = true,
+        overrides_with = "secret",
+        env = "HPFEEDS_SECRET",
+        hide_env_values = true,
+        allow_hyphen_values = true
+    )]
     secret: Option<GivenSecret>,
 
     /// Connect over TLS, trusting the system's roots.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, overrides_with = "tls")]
     tls: bool,
 
     /// Connect over TLS, trusting only the certificates in this PEM file.
-    #[arg(long, global = true, value_name = "CAFILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, global = true, overrides_with = "tlscert", value_name = "CAFILE", value_hint = ValueHint::FilePath)]
     tlscert: Option<PathBuf>,
 
     /// Connect over TLS, and expect this name in the broker's certificate instead of the host.
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, overrides_with = "tls_name", value_name = "NAME")]
     tls_name: Option<String>,
 
     /// Connect over TLS, and present the certificate in this PEM file.
-    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, global = true, overrides_with = "tls_client_cert", value_name = "FILE", value_hint = ValueHint::FilePath)]
     tls_client_cert: Option<PathBuf>,
 
     /// The private key (PEM) of the client certificate.
-    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, global = true, overrides_with = "tls_client_key", value_name = "FILE", value_hint = ValueHint::FilePath)]
     tls_client_key: Option<PathBuf>,
 
     /// The largest message, names included, in bytes or as 512K or 10M; the broker needs the same.
-    #[arg(long, global = true, value_name = "SIZE", default_value = "1M", value_parser = args::size)]
+    #[arg(long, global = true, overrides_with = "max_message", value_name = "SIZE", default_value = "1M", value_parser = args::size)]
     max_message: u32,
 
     /// Say on stderr what happens on the connection.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, overrides_with = "debug")]
     pub(crate) debug: bool,
 }
 

@@ -43,6 +43,12 @@ impl Failure {
         Self { code, message: None }
     }
 
+    /// Adds to the message.
+    pub(crate) fn and(mut self, more: impl fmt::Display) -> Self {
+        self.message = self.message.map(|message| format!("{message}; {more}"));
+        self
+    }
+
     /// As a shell counts it: 128 and the signal's number.
     pub(crate) fn interrupted(signal: Signal, message: Option<String>) -> Self {
         Self { code: signal.exit_code(), message }
@@ -66,6 +72,11 @@ pub(crate) fn code(error: &Error) -> u8 {
     } else {
         FAILED
     }
+}
+
+/// How many messages, in words.
+pub(crate) fn messages(n: u64) -> String {
+    if n == 1 { "1 message".to_owned() } else { format!("{n} messages") }
 }
 
 /// Says something on stderr. A stderr that is gone is no reason to stop.

@@ -53,12 +53,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-/// Runs something in a runtime that does not wait, at the end, for a thread that is stuck in a read or a write.
-///
-/// Two threads: one may wait for a slow pipe while the other serves the connection.
+/// Runs something on this thread, and what it spawns on another one: the connection is served, and signals are heard,
+/// while this thread waits for a slow pipe. At the end, threads that are stuck in a read are not waited for.
 fn in_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(1)
         .enable_all()
         .build()
         .map_err(|cause| Failure::new(format!("cannot start: {cause}")))?;

@@ -56,9 +56,10 @@ impl Output {
             None => Target::Stdout(Reader::of_stdout()),
         };
         let save = match &args.save_dir {
-            Some(dir) => Some(SaveDir::new(dir.clone()).map_err(|cause| {
-                Failure::new(format!("cannot make the directory {}: {cause}", dir.display()))
-            })?),
+            Some(dir) => Some(
+                SaveDir::new(dir.clone())
+                    .map_err(|cause| Failure::new(format!("cannot make the directory {}: {cause}", dir.display())))?,
+            ),
             None => None,
         };
         Ok(Self { to, format: args.format, save, buffer: Vec::new() })
@@ -67,7 +68,9 @@ impl Output {
     /// Takes a message. It is printed at the next [`flush`](Self::flush), or now when a lot has gathered.
     pub(crate) fn print(&mut self, message: &Message) -> Result<(), Stuck> {
         let stored = match &self.save {
-            Some(dir) => Some(dir.store(&message.2).map_err(|cause| Stuck::Failed(format!("cannot store a payload: {cause}")))?),
+            Some(dir) => {
+                Some(dir.store(&message.2).map_err(|cause| Stuck::Failed(format!("cannot store a payload: {cause}")))?)
+            }
             None => None,
         };
         let saved = stored.as_ref().map(|(path, sha256)| Saved { path, sha256 });

@@ -1,6 +1,9 @@
 //! `hpfeeds publish`: a message from the command line or stdin, or each line of stdin.
 
-use std::ffi::{OsStr, OsString};
+use std::{
+    ffi::{OsStr, OsString},
+    io::{self, IsTerminal as _},
+};
 
 use bytes::Bytes;
 use indicatif::ProgressBar;
@@ -20,7 +23,11 @@ pub(crate) async fn run(connection: ConnectionArgs, args: PublishArgs, stop: Sto
 }
 
 async fn one(connection: ConnectionArgs, args: PublishArgs, limit: usize, mut stop: Stop) -> Result<(), Failure> {
-    let payload = if args.from_stdin() {
+    let payload = if args.is_from_stdin() {
+        tracing::debug!("reading stdin");
+        if io::stdin().is_terminal() {
+            notice("reading the message from the terminal; Ctrl-D ends it");
+        }
         tokio::select! {
             payload = stdin::whole(limit) => payload?,
             signal = stop.requested() => return Err(Failure::interrupted(signal, None)),
@@ -43,10 +50,13 @@ async fn lines(connection: ConnectionArgs, args: PublishArgs, limit: usize, stop
     let mut outgoing = connect(&connection, &args, stop).await?;
     let mut published = 0;
     let sent = send_lines(&mut outgoing, limit, &mut published).await;
-    if let Err(Cut::Refused(_) | Cut::Ended | Cut::Stalled) = sent {
-        notice(format_args!("stopped after line {published} of stdin"));
+    let cut = sent.is_err();
+    let finished = outgoing.finish(sent).await.map(drop);
+    if cut {
+        finished.map_err(|failure| failure.and(format_args!("stdin was read up to line {published}")))
+    } else {
+        finished
     }
-    outgoing.finish(sent).await.map(drop)
 }
 
 async fn send_lines(outgoing: &mut Outgoing, limit: usize, published: &mut u64) -> Result<(), Cut> {

@@ -13,7 +13,7 @@ use tokio::task::spawn_blocking;
 use crate::{
     args::SendfileArgs,
     connection::ConnectionArgs,
-    exit::{Failure, notice},
+    exit::{Failure, messages, notice},
     sending::{Cut, Outgoing},
     signals::Stop,
 };
@@ -32,9 +32,10 @@ pub(crate) async fn run(connection: ConnectionArgs, args: SendfileArgs, stop: St
     bar.set_message("waiting for the broker to read it");
     let finished = outgoing.finish(sent).await;
     bar.finish_and_clear();
-    let messages = finished?;
+    let sent = finished?;
     if io::stderr().is_terminal() {
-        notice(format_args!("the broker has read {messages} messages, {}", HumanBytes(bar.position())));
+        let (count, size) = (messages(sent), HumanBytes(bar.position()));
+        notice(format_args!("the broker has read {count}, {size}"));
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::{
     connection::{ConnectionArgs, handshake_timeout},
-    exit::{Failure, notice},
+    exit::{Failure, messages},
     signals::{Signal, Stop},
 };
 
@@ -59,6 +59,7 @@ impl Outgoing {
         bar: ProgressBar,
         mut stop: Stop,
     ) -> Result<Self, Failure> {
+        tracing::debug!(addr = %connection.addr(), "connecting");
         let connecting = connection
             .builder()
             .handshake_timeout(handshake_timeout(patience))
@@ -113,20 +114,19 @@ impl Outgoing {
         }
         let closed = self.progress.during(self.session.close()).await;
         let n = self.messages;
+        let before = format!("the broker has read the {} before that", messages(n));
         match (sent, closed) {
-            (Ok(()), Ok(())) => Ok(n),
-            (Err(Cut::Input(why)), closed) => {
-                notice(&why);
-                closed?;
-                Err(Failure::new(format!("the broker has read the {n} messages before that")))
+            (Ok(()), Ok(())) => {
+                self.progress.bar.set_position(self.progress.queued);
+                Ok(n)
             }
+            (Err(Cut::Input(why)), Ok(())) => Err(Failure::new(why).and(before)),
+            (Err(Cut::Input(why)), Err(error)) => Err(Failure::from(error).and(why)),
             (Err(Cut::Signal(signal)), Ok(())) => {
-                let message = format!("interrupted; the broker has read the {n} messages before that");
-                Err(Failure::interrupted(signal, Some(message)))
+                Err(Failure::interrupted(signal, Some("interrupted".into())).and(before))
             }
-            (Err(Cut::Refused(error)), Ok(())) => Err(error.into()),
+            (Err(Cut::Refused(error)), Ok(())) | (_, Err(error)) => Err(error.into()),
             (Err(Cut::Ended | Cut::Stalled), Ok(())) => Err(Failure::new("the session ended early")),
-            (_, Err(error)) => Err(error.into()),
         }
     }
 }

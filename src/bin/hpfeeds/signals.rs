@@ -1,6 +1,6 @@
 //! Ctrl-C and SIGTERM: the first asks the action to end, the second ends the process.
 
-use std::{future::Future, io, time::Duration};
+use std::{io, process, time::Duration};
 
 use tokio::{sync::watch, time::sleep};
 
@@ -43,28 +43,25 @@ impl Stop {
 /// Runs an action to its end, which a signal brings about sooner.
 ///
 /// `patience`: how long the action may take to end when it is asked to.
+///
+/// The action stays on this thread, which may block: it is no worker of the runtime. Who listens to signals is in a
+/// task of its own, and ends the process when the action is stuck.
 pub(crate) async fn supervise<F>(action: impl FnOnce(Stop) -> F, patience: Duration) -> Result<(), Failure>
 where
-    F: Future<Output = Result<(), Failure>> + Send + 'static,
+    F: Future<Output = Result<(), Failure>>,
 {
     let mut signals = Signals::install().map_err(|cause| Failure::new(format!("cannot handle signals: {cause}")))?;
     let (sender, receiver) = watch::channel(None);
-    // In a task of its own: when it is stuck in a write, this one still hears the second signal.
-    let mut task = tokio::spawn(action(Stop(receiver)));
-    let first = tokio::select! {
-        outcome = &mut task => return flatten(outcome),
-        signal = signals.next() => signal,
-    };
-    sender.send_replace(Some(first));
-    tokio::select! {
-        outcome = &mut task => flatten(outcome),
-        again = signals.next() => Err(Failure::interrupted(again, None)),
-        () = sleep(patience.saturating_add(GRACE)) => Err(Failure::interrupted(first, None)),
-    }
-}
-
-fn flatten(outcome: Result<Result<(), Failure>, tokio::task::JoinError>) -> Result<(), Failure> {
-    outcome.unwrap_or_else(|panicked| Err(Failure::new(format!("a bug in this tool: {panicked}"))))
+    tokio::spawn(async move {
+        let first = signals.next().await;
+        sender.send_replace(Some(first));
+        let last = tokio::select! {
+            again = signals.next() => again,
+            () = sleep(patience.saturating_add(GRACE)) => first,
+        };
+        process::exit(last.exit_code().into());
+    });
+    action(Stop(receiver)).await
 }
 
 #[cfg(unix)]

@@ -4,7 +4,7 @@ use std::{num::NonZeroU64, time::Duration};
 
 use futures::{FutureExt as _, StreamExt as _, future::pending};
 use hpfeeds::{Channel, ClientSession, Message};
-use tokio::time::sleep;
+use tokio::{task::yield_now, time::sleep};
 
 use crate::{
     args::SubscribeArgs,
@@ -21,6 +21,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub(crate) async fn run(connection: ConnectionArgs, args: SubscribeArgs, mut stop: Stop) -> Result<(), Failure> {
     let output = Output::open(&args)?;
     let channels = args.channels.channels;
+    tracing::debug!(addr = %connection.addr(), "connecting");
     let session = connection.builder().close_timeout(GOODBYE).start()?;
     // Before it is connected: the subscriptions go out together with the key, so that the broker has looked at them
     // by the time that the session counts as connected.
@@ -73,8 +74,9 @@ impl Subscriber {
                     None => return Err(Failure::new("the session ended")),
                 },
                 message = self.session.next() => match message.map(|message| self.take_all(message)) {
-                    Some(Ok(false)) => {}
-                    Some(Ok(true)) | Some(Err(Stuck::ClosedPipe)) => return Ok(End::Done),
+                    // The caller's timeout and signals get their turn, however much there is to receive.
+                    Some(Ok(false)) => yield_now().await,
+                    Some(Ok(true) | Err(Stuck::ClosedPipe)) => return Ok(End::Done),
                     Some(Err(Stuck::Failed(why))) => return Err(Failure::new(why)),
                     None => return Err(Failure::new("the session ended")),
                 },
@@ -86,7 +88,7 @@ impl Subscriber {
     /// Prints a message and all that have come with it, then flushes. True when no more are wanted.
     fn take_all(&mut self, first: Message) -> Result<bool, Stuck> {
         let mut next = Some(first);
-        // Not without end: events and signals want to be heard.
+        // Not without end: events want to be told.
         let mut budget = 1000;
         while let Some(message) = next {
             self.output.print(&message)?;

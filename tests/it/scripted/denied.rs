@@ -172,3 +172,40 @@ async fn queued_messages_to_a_denied_channel_are_discarded_and_counted() {
     sleep(Duration::from_secs(1)).await;
     assert_eq!(session.publisher().free(), free, "the discarded messages still take up room");
 }
+
+#[tokio::test(start_paused = true)]
+async fn messages_wait_while_the_broker_may_be_about_to_close() {
+    for refusal in [
+        "Authkey not allowed to pub here. ident=me, chan=bad",
+        "Authkey not allowed to sub here. ident=me, chan=bad",
+        "busy",
+    ] {
+        let (mut script, builder) = Script::new();
+        let session = builder.start().unwrap();
+        session.publish("bad", "1").await.unwrap();
+        let mut peer = script.login().await;
+        peer.expect_publish("1").await;
+        peer.error(refusal).await;
+        sleep(Duration::from_millis(50)).await;
+        session.publish("good", "precious").await.unwrap();
+        sleep(Duration::from_millis(50)).await;
+        drop(peer);
+        script.login().await.expect_publish("precious").await;
+
+        // A broker that stays open gets it a little later.
+        let (mut script, builder) = Script::new();
+        let mut session = builder.start().unwrap();
+        session.publish("bad", "1").await.unwrap();
+        let mut peer = script.login().await;
+        peer.expect_publish("1").await;
+        peer.error(refusal).await;
+        session.publish("good", "precious").await.unwrap();
+        let (closed, ()) = tokio::join!(session.close(), async {
+            peer.expect_publish("precious").await;
+            peer.expect_eof().await;
+            drop(peer);
+        });
+        assert_eq!(closed.is_ok(), refusal.contains("sub"), "{refusal}");
+        assert_eq!(script.dials(), 1);
+    }
+}

@@ -1,0 +1,16 @@
+//! The `hpfeeds` binary, as users run it, against the embedded broker and against scripted ones.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
+
+mod arguments;
+mod formats;
+mod interrupted;
+mod lines;
+mod publish;
+mod reconnect;
+mod secrecy;
+mod sendfile;
+mod subscribe;
+mod support;
+mod terminal;
+mod tls;

@@ -1,0 +1,197 @@
+//! `hpfeeds subscribe`: when it ends, and with which code. What it prints is in `formats`.
+
+use std::{
+    io::Write as _,
+    net::{Shutdown, TcpListener},
+    process::Command,
+};
+
+use crate::support::{Running, Scripted, TestBroker, bare_tool, error, message, outcome, read_frame, tool};
+
+#[test]
+fn says_what_it_is_connected_to() {
+    let broker = TestBroker::start();
+    let tool = broker.subscribed(&["odd.one", "-c", "files", "events"]);
+    tool.wait_for_stderr("subscribed to odd.one");
+    let expected = ["connected to hpfeeds", "subscribed to files", "subscribed to events", "subscribed to odd.one"];
+    assert_eq!(tool.stderr().lines().collect::<Vec<_>>(), expected.map(|line| format!("hpfeeds: {line}")));
+}
+
+#[test]
+fn ends_after_count_messages() {
+    let broker = TestBroker::start();
+    let mut tool = broker.subscribed(&["--count", "2"]);
+    broker.publish(["one", "two", "three"]);
+    assert_eq!(tool.wait(), Some(0));
+    assert_eq!(tool.stdout(), b"[events] sensor: one\n[events] sensor: two\n");
+}
+
+#[test]
+fn a_channel_given_twice_is_subscribed_to_once() {
+    let broker = TestBroker::start();
+    let mut tool = broker.subscribed(&["events", "-c", "events"]);
+    assert_eq!(tool.stderr().matches("subscribed to events").count(), 1);
+    broker.publish(["one"]);
+    tool.wait_for_stdout(b"[events] sensor: one\n");
+    tool.signal("INT");
+    tool.wait();
+    assert_eq!(tool.stdout(), b"[events] sensor: one\n");
+}
+
+#[test]
+fn a_timeout_is_a_success_when_something_came() {
+    let broker = TestBroker::start();
+    let mut tool = broker.subscribed(&["--timeout", "4"]);
+    broker.publish(["one"]);
+    assert_eq!(tool.wait(), Some(0), "{}", tool.stderr());
+    assert_eq!(tool.stdout(), b"[events] sensor: one\n");
+}
+
+#[test]
+fn a_timeout_is_5_when_too_little_came() {
+    let broker = TestBroker::start();
+    let mut too_few = broker.subscribed(&["--timeout", "4", "--count", "2"]);
+    broker.publish_as("dev", "events", ["one"]);
+    assert_eq!(too_few.wait(), Some(5));
+    assert!(too_few.stderr().contains("only 1 of 2 messages arrived within 4s"), "{}", too_few.stderr());
+
+    let mut nothing = broker.subscribed(&["--timeout", "0.5"]);
+    assert_eq!(nothing.wait(), Some(5));
+    assert!(nothing.stderr().contains("nothing arrived within 500ms"), "{}", nothing.stderr());
+}
+
+#[test]
+fn a_timeout_counts_from_the_start() {
+    let silent = Scripted::start(1, |_, _| {});
+    let (code, stderr) = outcome(silent.sensor("subscribe").args(["--timeout", "0.3"]));
+    assert_eq!(code, Some(5));
+    assert!(stderr.contains("nothing arrived within 300ms") && stderr.contains("had not accepted the key"), "{stderr}");
+    silent.done();
+}
+
+#[test]
+fn a_timeout_holds_in_a_flood() {
+    let frame = message(b"").repeat(10_000);
+    let flood = Scripted::authenticated(1, move |_, stream| while stream.write_all(&frame).is_ok() {});
+    flood.sensor("subscribe").args(["--timeout", "0.5"]).assert().success();
+    flood.done();
+}
+
+#[test]
+fn a_rejected_key_is_3() {
+    let broker = TestBroker::start();
+    let mut command = broker.subscriber(&["-c", "events", "-s", "wrong"]);
+    let mut tool = Running::start(&mut command);
+    assert_eq!(tool.wait(), Some(3));
+    let stderr = tool.stderr();
+    assert!(stderr.contains("Authentication failed for collector"), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}
+
+#[test]
+fn nobody_there_at_the_start_is_1() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let (code, stderr) = outcome(tool().args(["subscribe", "-p", &port, "-i", "i", "-s", "s", "-c", "c"]));
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("cannot connect to localhost:"), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}
+
+#[test]
+fn a_broker_that_refuses_at_the_door_is_1_with_its_words() {
+    let full = Scripted::start(1, |_, stream| {
+        stream.write_all(&error("Too many\x1b[2Jconnections")).unwrap();
+        stream.shutdown(Shutdown::Both).unwrap();
+    });
+    let (code, stderr) = outcome(&mut full.sensor("subscribe"));
+    assert_eq!(code, Some(1));
+    assert_eq!(stderr, "hpfeeds: the broker reported: \"Too many\\u{1b}[2Jconnections\"\n");
+    full.done();
+}
+
+#[test]
+fn all_channels_denied_is_4() {
+    let broker = TestBroker::start();
+    let mut tool = Running::start(&mut broker.subscriber(&["-c", "forbidden", "-c", "forbidden.too"]));
+    assert_eq!(tool.wait(), Some(4));
+    for channel in ["forbidden", "forbidden.too"] {
+        assert!(tool.stderr().contains(&format!("subscribe to {channel:?}")), "{}", tool.stderr());
+    }
+}
+
+#[test]
+fn one_channel_denied_is_4_at_the_end_and_the_others_flow() {
+    let broker = TestBroker::start();
+    let mut tool = broker.subscribed(&["-c", "forbidden", "--count", "1"]);
+    assert!(tool.stderr().contains(r#"subscribe to "forbidden""#), "{}", tool.stderr());
+    assert!(!tool.stderr().contains("subscribed to forbidden"), "{}", tool.stderr());
+    broker.publish(["one"]);
+    assert_eq!(tool.wait(), Some(4));
+    assert_eq!(tool.stdout(), b"[events] sensor: one\n");
+}
+
+/// The broker does not say which channel it means, and closes: the tool finds out which ones it does not let through.
+#[test]
+fn a_denial_without_a_name_is_found_out() {
+    let odd = Scripted::authenticated(4, |number, stream| {
+        while let Some(frame) = read_frame(stream) {
+            if frame.ends_with(b"bad") {
+                stream.write_all(&error("accessfail.")).unwrap();
+                return stream.shutdown(Shutdown::Both).unwrap();
+            }
+            if number == 3 {
+                return stream.write_all(&message(b"at last")).unwrap();
+            }
+        }
+    });
+    let mut command = bare_tool();
+    command.args(["subscribe", "-p", &odd.port().to_string(), "-i", "i", "-s", "s", "-n", "1"]);
+    let mut tool = Running::start(command.args(["bad", "good", "worse.bad"]));
+    assert_eq!(tool.wait(), Some(4), "{}", tool.stderr());
+    assert_eq!(tool.stdout(), b"[events] i: at last\n");
+    let stderr = tool.stderr();
+    assert!(["\"bad\"", "\"worse.bad\""].iter().all(|name| stderr.contains(name)), "{stderr}");
+    assert!(stderr.contains("subscribed to good") && !stderr.contains("subscribed to bad"), "{stderr}");
+    odd.done();
+}
+
+#[test]
+fn a_closed_pipe_ends_it_quietly() {
+    let broker = TestBroker::start();
+    let port = broker.port().to_string();
+    // No second message is needed to notice that `head` has gone.
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"{ "$@"; echo "exit $?" >&2; } | head -n 1"#, "sh"]);
+    command.args([env!("CARGO_BIN_EXE_hpfeeds"), "subscribe", "-c", "events", "-i", "dev", "-s", "dev", "-p", &port]);
+    let mut pipe = Running::start(&mut command);
+    pipe.wait_for_stderr("subscribed to events");
+    broker.publish(["one"]);
+    assert_eq!(pipe.wait(), Some(0));
+    assert_eq!(pipe.stdout(), b"[events] sensor: one\n");
+    let stderr = pipe.stderr();
+    assert_eq!(stderr.lines().skip(2).collect::<Vec<_>>(), ["exit 0"], "{stderr}");
+}
+
+#[test]
+fn a_pipe_that_closes_in_a_flood_ends_it_quietly() {
+    let broker = TestBroker::start();
+    let port = broker.port().to_string();
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"{ "$@"; echo "exit $?" >&2; } | head -c 100000 | wc -c"#, "sh"]);
+    command.args([env!("CARGO_BIN_EXE_hpfeeds"), "subscribe", "-c", "events", "-i", "dev", "-s", "dev", "-p", &port]);
+    let mut pipe = Running::start(command.arg("--format=raw"));
+    pipe.wait_for_stderr("subscribed to events");
+    broker.publish((0..50).map(|_| vec![b'x'; 10_000]));
+    assert_eq!(pipe.wait(), Some(0));
+    assert_eq!(String::from_utf8(pipe.stdout()).unwrap().trim(), "100000");
+    assert!(pipe.stderr().ends_with("exit 0\n"), "{}", pipe.stderr());
+}
+
+#[test]
+fn a_disk_that_is_full_is_1() {
+    let broker = TestBroker::start();
+    let mut tool = broker.subscribed(&["-o", "/dev/full"]);
+    broker.publish(["one"]);
+    assert_eq!(tool.wait(), Some(1));
+    assert!(tool.stderr().contains("cannot write to /dev/full: No space left"), "{}", tool.stderr());
+}

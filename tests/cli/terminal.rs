@@ -1,0 +1,48 @@
+//! What is different on a terminal. `script` (util-linux) gives the tool one.
+
+use std::{fs, process::Command};
+
+use crate::support::{SECRET, TestBroker};
+
+/// The exit code, and what a person would have seen; nothing when there is no `script`.
+fn on_a_terminal(arguments: &str) -> Option<(Option<i32>, String)> {
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &format!("{} {arguments}", env!("CARGO_BIN_EXE_hpfeeds"))]);
+    script.arg("/dev/null").env("HPFEEDS_SECRET", SECRET).env("TERM", "xterm").stdin(std::process::Stdio::null());
+    match script.output() {
+        Ok(output) => Some((output.status.code(), String::from_utf8(output.stdout).unwrap())),
+        Err(cause) => {
+            eprintln!("skipped: cannot run script (util-linux): {cause}");
+            None
+        }
+    }
+}
+
+#[test]
+fn sendfile_shows_a_bar_and_says_that_it_is_done() {
+    let broker = TestBroker::start();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    fs::write(&path, vec![b'x'; 300_000]).unwrap();
+    let arguments = format!("sendfile -p {} -i sensor -c files -c events {}", broker.port(), path.display());
+    let Some((code, seen)) = on_a_terminal(&arguments) else { return };
+    assert_eq!(code, Some(0), "{seen:?}");
+    assert!(seen.contains("the broker has read 2 messages, 585.94 KiB"), "{seen:?}");
+}
+
+#[test]
+fn raw_payloads_do_not_go_to_a_terminal() {
+    let Some((code, seen)) = on_a_terminal("subscribe --format raw -i sensor -c events") else { return };
+    assert_eq!(code, Some(2));
+    assert!(seen.contains("--format raw does not print to a terminal"), "{seen:?}");
+}
+
+#[test]
+fn publish_says_that_it_reads_the_terminal() {
+    let broker = TestBroker::start();
+    // The terminal of `script` without input is at its end at once.
+    let arguments = format!("publish -p {} -i sensor -c events", broker.port());
+    let Some((code, seen)) = on_a_terminal(&arguments) else { return };
+    assert_eq!(code, Some(0), "{seen:?}");
+    assert!(seen.contains("Ctrl-D ends it"), "{seen:?}");
+}
