@@ -188,3 +188,11 @@ fn a_silent_rejection_is_3() {
     assert!(stderr.contains("closed the connection right after ident \"sensor\" authenticated"), "{stderr}");
     silent.done();
 }
+
+#[test]
+fn a_silent_rejection_does_not_look_like_a_confirmation() {
+    let silent = Scripted::authenticated(1, |_, stream| stream.shutdown(Shutdown::Both).unwrap());
+    let (code, stderr) = outcome(silent.sensor("publish").args(["-c", "events", "x"]));
+    assert_eq!(code, Some(3), "{stderr}");
+    silent.done();
+}

@@ -63,8 +63,6 @@ impl Outgoing {
         let connecting = connection
             .builder()
             .handshake_timeout(handshake_timeout(patience))
-            // No need to wait whether the key is refused: closing waits for the broker's last word anyway.
-            .auth_grace(Duration::ZERO)
             .max_retries(0)
             .close_timeout(patience)
             .send_queue(QUEUE)
