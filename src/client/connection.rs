@@ -18,9 +18,9 @@ use tokio::{
 use super::{
     Error, SessionEvent, SessionState,
     denial::Complaint,
-    driver::{Attempt, Memory},
     error::Cause,
     link::{Link, Received},
+    memory::{Attempt, Memory},
     shared::{Intent, Shared},
 };
 use crate::wire::{Channel, Frame, Nonce};

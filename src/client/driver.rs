@@ -1,6 +1,6 @@
 //! The task that owns the connection.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures::future::poll_fn;
 use tokio::{
@@ -13,11 +13,11 @@ use super::{
     connection::{Connection, End},
     denial,
     error::Cause,
-    flight::Flight,
     link::{Link, Received},
+    memory::{Attempt, Memory},
     shared::{Intent, Shared},
 };
-use crate::wire::{Channel, Frame, Nonce};
+use crate::wire::{Frame, Nonce};
 
 /// A connection that stayed up this long was a good one, and the delays start over.
 const HEALTHY: Duration = Duration::from_secs(10);
@@ -42,25 +42,6 @@ pub(crate) struct Driver {
     /// Messages that were written to connections that ended without confirmation, and why the first of them ended.
     lost: u64,
     broke: Option<Error>,
-}
-
-/// What one connection leaves to the next.
-#[derive(Default)]
-pub(crate) struct Memory {
-    /// How many connections there were.
-    pub(crate) connections: u64,
-    /// Messages that are being written.
-    pub(crate) flight: Flight,
-    /// A broker refused a subscription without naming it: ask for one at a time.
-    pub(crate) careful: bool,
-    /// Subscriptions that the broker had time to refuse and did not.
-    pub(crate) proven: BTreeSet<Channel>,
-    /// The subscription after which the broker closed without a word, once.
-    pub(crate) suspect: Option<Channel>,
-    /// The broker refused a subscription or a message, and did not say which.
-    pub(crate) unexplained: Option<String>,
-    /// The first refused message; `close` reports it.
-    pub(crate) denial: Option<Error>,
 }
 
 impl Driver {
@@ -276,26 +257,5 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.shared.finish(Err(Error::closed()), Error::closed());
-    }
-}
-
-/// What is known of a connection when it has ended.
-#[derive(Debug, Default)]
-pub(crate) struct Attempt {
-    /// When the broker accepted the key.
-    pub(crate) accepted: Option<Instant>,
-    /// It delivered a message.
-    pub(crate) delivered: bool,
-    /// What made it fail is out of the way: a denied channel was taken out.
-    pub(crate) repaired: bool,
-    /// Messages written whole.
-    pub(crate) messages: u64,
-    /// A message was written, perhaps in part.
-    pub(crate) published: bool,
-}
-
-impl Attempt {
-    fn healthy(&self, long: Duration) -> bool {
-        self.delivered || self.accepted.is_some_and(|accepted| accepted.elapsed() >= long)
     }
 }

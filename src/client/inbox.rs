@@ -7,7 +7,7 @@ use std::{
 use bytes::Bytes;
 use tokio::task::coop;
 
-use super::shared::lock;
+use super::lock::lock;
 
 /// Runs of received PUBLISH frames between the driver and the session, bounded in bytes.
 ///

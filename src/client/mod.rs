@@ -10,6 +10,8 @@ mod event;
 mod flight;
 mod inbox;
 mod link;
+mod lock;
+mod memory;
 mod options;
 mod outbox;
 mod publisher;

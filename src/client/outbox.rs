@@ -11,7 +11,7 @@ use tokio::{sync::Semaphore, time::Instant};
 use super::{
     Error,
     flight::{self, Flight, Segment},
-    shared::lock,
+    lock::lock,
 };
 use crate::wire::{
     Channel, EncodeError, Field, Ident, Limits, Opcode, check_name, encode_publish_head, publish_head_len,

@@ -17,9 +17,10 @@ use super::{
     BrokerAddr, Error, Events, PublishSink, Publisher, SessionBuilder, SessionEvent, SessionState, TryPublishError,
     driver::Driver,
     error::Cause,
+    lock::lock,
     options::Config,
     publisher,
-    shared::{Intent, Shared, lock},
+    shared::{Intent, Shared},
 };
 use crate::wire::{Channel, DecodeError, FrameRef, HEADER_LEN, Header, Ident, Limits, Opcode, Secret, payload_after};
 

@@ -1,7 +1,7 @@
 use std::{
     collections::BTreeSet,
     mem,
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Mutex, OnceLock},
 };
 
 use futures::task::AtomicWaker;
@@ -10,7 +10,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Error, Events, SessionEvent, SessionState, inbox::Inbox, options::Config, outbox::Outbox};
+use super::{Error, Events, SessionEvent, SessionState, inbox::Inbox, lock::lock, options::Config, outbox::Outbox};
 use crate::wire::{Channel, DecodeError};
 
 /// What the handles and the driver share. Handles change what is wanted and wake the driver; only the driver touches
@@ -157,9 +157,4 @@ impl Shared {
     pub(crate) fn outcome(&self) -> Option<Result<(), Error>> {
         self.outcome.get().cloned()
     }
-}
-
-/// Locks a mutex whose critical sections cannot panic half-way; so poisoning tells nothing.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

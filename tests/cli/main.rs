@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
 mod arguments;
+#[path = "../support/certificates.rs"]
+mod certificates;
 mod formats;
 mod interrupted;
 mod lines;

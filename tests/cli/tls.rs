@@ -1,25 +1,19 @@
 //! TLS, against a rustls server that hands the plain bytes to a broker.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
     runtime::Runtime,
 };
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{
-        RootCertStore, ServerConfig,
-        crypto::ring::default_provider,
-        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-        server::WebPkiClientVerifier,
-    },
-};
+use tokio_rustls::TlsAcceptor;
 
-use crate::support::{TestBroker, fails, tool};
+use crate::{
+    certificates::certificates,
+    support::{TestBroker, fails, tool},
+};
 
 struct Server {
     port: u16,
@@ -62,42 +56,6 @@ impl Server {
     }
 }
 
-fn certificates(name: &str, client_certificates: bool) -> (TempDir, ServerConfig) {
-    let (files, ca) = (TempDir::new().unwrap(), authority());
-    let ((cert, key), (client, client_key)) = (issue(&ca, name), issue(&ca, "client"));
-    let texts =
-        [("ca.pem", ca.pem()), ("other.pem", authority().pem()), ("client.pem", client), ("client.key", client_key)];
-    for (file, text) in texts {
-        fs::write(files.path().join(file), text).unwrap();
-    }
-    let provider = Arc::new(default_provider());
-    let config = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
-    let config = if client_certificates {
-        let mut roots = RootCertStore::empty();
-        roots.add(ca.der().clone()).unwrap();
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
-        config.with_client_cert_verifier(verifier)
-    } else {
-        config.with_no_client_auth()
-    };
-    let certs = vec![CertificateDer::from_pem_slice(cert.as_bytes()).unwrap()];
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
-    (files, config.with_single_cert(certs, key).unwrap())
-}
-
-fn authority() -> CertifiedIssuer<'static, KeyPair> {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-}
-
-/// A certificate and its key, PEM.
-fn issue(ca: &CertifiedIssuer<'static, KeyPair>, name: &str) -> (String, String) {
-    let key = KeyPair::generate().unwrap();
-    let cert = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, ca).unwrap();
-    (cert.pem(), key.serialize_pem())
-}
-
 #[test]
 fn tlscert_alone_means_tls_with_that_authority() {
     let server = Server::start("localhost", false);
@@ -108,9 +66,17 @@ fn tlscert_alone_means_tls_with_that_authority() {
 }
 
 #[test]
+fn tls_alone_trusts_the_roots_of_the_system() {
+    let server = Server::start("localhost", false);
+    // Where the system's roots are can be told.
+    server.publish().arg("--tls").env("SSL_CERT_FILE", server.file("ca.pem")).assert().success().stderr("");
+    fails(server.publish().arg("--tls").env("SSL_CERT_FILE", server.file("other-ca.pem")), 1, "certificate");
+}
+
+#[test]
 fn a_certificate_that_is_not_trusted_is_1() {
     let server = Server::start("localhost", false);
-    fails(server.publish().arg("--tlscert").arg(server.file("other.pem")), 1, "certificate");
+    fails(server.publish().arg("--tlscert").arg(server.file("other-ca.pem")), 1, "certificate");
     // The system's roots do not know it either; a system without any says that it has none.
     let stderr = server.publish().arg("--tls").assert().failure().get_output().stderr.clone();
     assert!(String::from_utf8(stderr).unwrap().contains("certificate"));

@@ -5,7 +5,6 @@ use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use futures::StreamExt as _;
 use hpfeeds::{Backoff, ClientSession, Error, SessionBuilder, SessionState, TlsOptions};
 use hpfeeds_broker::Broker;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 use tokio::{
     io::copy_bidirectional,
@@ -14,14 +13,9 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{
-        RootCertStore, ServerConfig,
-        pki_types::{PrivateKeyDer, pem::PemObject as _},
-        server::WebPkiClientVerifier,
-    },
-};
+use tokio_rustls::TlsAcceptor;
+
+use crate::certificates::certificates;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -37,35 +31,8 @@ struct Server {
 
 impl Server {
     async fn start(name: &str, client_certificates: bool) -> Self {
-        let files = TempDir::new().unwrap();
-        let ca = authority();
-        let (cert, key) = issue(&ca, name);
-        let (client_cert, client_key) = issue(&ca, "client");
-        let texts = [
-            ("ca.pem", ca.pem()),
-            ("client.pem", client_cert.clone()),
-            ("client.key", client_key),
-            ("other-ca.pem", authority().pem()),
-        ];
-        for (file, text) in texts {
-            fs::write(files.path().join(file), text).unwrap();
-        }
-
-        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-        let mut roots = RootCertStore::empty();
-        roots.add(ca.der().clone()).unwrap();
-        let config =
-            ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
-        let config = if client_certificates {
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
-            config.with_client_cert_verifier(verifier)
-        } else {
-            config.with_no_client_auth()
-        };
-        let certs = vec![tokio_rustls::rustls::pki_types::CertificateDer::from_pem_slice(cert.as_bytes()).unwrap()];
-        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(config.with_single_cert(certs, key).unwrap()));
-
+        let (files, config) = certificates(name, client_certificates);
+        let acceptor = TlsAcceptor::from(Arc::new(config));
         let broker = Broker::dev().await.unwrap();
         let (listener, upstream) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), broker.local_addr());
         let addr = listener.local_addr().unwrap();
@@ -106,19 +73,6 @@ impl Server {
     async fn refused(&self, tls: TlsOptions) -> Error {
         timeout(SOON, self.builder(tls).connect()).await.unwrap().unwrap_err()
     }
-}
-
-fn authority() -> CertifiedIssuer<'static, KeyPair> {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-}
-
-/// A certificate and its key, PEM.
-fn issue(ca: &CertifiedIssuer<'static, KeyPair>, name: &str) -> (String, String) {
-    let key = KeyPair::generate().unwrap();
-    let cert = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, ca).unwrap();
-    (cert.pem(), key.serialize_pem())
 }
 
 async fn echo(session: &mut ClientSession) {
