@@ -76,6 +76,8 @@ pub(crate) struct Connection<'a> {
     pub(super) complaint: Option<Complaint>,
     pub(super) attempt: Attempt,
     needs_flush: bool,
+    /// Nothing can be written any more.
+    broken: bool,
 }
 
 impl<'a> Connection<'a> {
@@ -102,6 +104,7 @@ impl<'a> Connection<'a> {
             complaint: None,
             attempt: Attempt::default(),
             needs_flush: false,
+            broken: false,
         };
         connection.begin(nonce);
         connection
@@ -136,9 +139,10 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// A write failed. What the broker said before it closed, such as the reason, is still there to be read, although
-    /// the runtime may not know that yet.
+    /// A write failed. What the broker said before it closed, messages and the reason, is still there to be read,
+    /// although the runtime may not know that yet.
     async fn last_words(&mut self, error: io::Error) -> End {
+        self.broken = true;
         let ended = poll_fn(|cx| {
             loop {
                 match self.receive(cx) {
@@ -189,9 +193,9 @@ impl<'a> Connection<'a> {
     fn receive(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         // INFO may have come with more behind it.
         self.hear()?;
-        // Closing, nobody may be reading any more; but the broker's EOF stands behind what it still sends.
-        let closing = matches!(self.phase, Phase::Closing | Phase::HalfClosed);
-        if !closing && !self.shared.inbox.has_room() {
+        // Closing, nobody may be reading any more; but the broker's EOF stands behind what it still sends. And what the
+        // system holds of a broken connection is not much, and otherwise lost.
+        if !self.is_closing() && !self.broken && !self.shared.inbox.has_room() {
             return Ok(false);
         }
         match self.link.poll_fill(cx) {
@@ -226,10 +230,13 @@ impl<'a> Connection<'a> {
             self.accept();
         }
         // Only while closing can it be full here; then what nobody reads is let go.
-        let closing = matches!(self.phase, Phase::Closing | Phase::HalfClosed);
-        if !closing || self.shared.inbox.has_room() {
+        if !self.is_closing() || self.shared.inbox.has_room() {
             self.shared.inbox.push(run, self.number);
         }
+    }
+
+    fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing | Phase::HalfClosed)
     }
 
     fn eof(&mut self) -> End {
