@@ -80,9 +80,9 @@ impl SessionBuilder {
         self
     }
 
-    /// How many received bytes wait for the program. Default: 4 MiB, plus one read of the socket (and, of a connection
-    /// that broke, what the system still held). When it is full,
-    /// the session stops reading, and the broker sees a slow consumer.
+    /// How many received bytes wait for the program. Default: 4 MiB, plus one read of the socket; and, of a connection
+    /// that broke, what the system still held. When it is full, the session stops reading, and the broker sees a slow
+    /// consumer.
     pub fn receive_queue(mut self, bytes: usize) -> Self {
         self.receive_queue = bytes;
         self
