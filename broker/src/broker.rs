@@ -14,13 +14,14 @@ use tracing::info;
 
 use crate::{
     AuthStore, BrokerBuilder, ChainStore, Dropped, Endpoint, Key, StartError, Stats, buffer::BufferPool,
-    config::Config, listener, outbox::Depot, router::Router, stats::Counters,
+    config::Config, listener, outbox::Depot, router::Router, stats::Counters, throttle::Throttle,
 };
 
 /// A running broker.
 ///
-/// It runs on tasks of the runtime that it was started on. Dropping it stops all of them at once and closes every
-/// connection; [`shutdown`](Self::shutdown) lets subscribers receive first what is queued for them.
+/// It runs on tasks of the runtime that it was started on. Dropping it stops all of them at once and cuts every
+/// connection (those of publishers are reset); [`shutdown`](Self::shutdown) lets subscribers receive first what is
+/// queued for them.
 #[must_use = "a broker that is dropped stops"]
 pub struct Broker {
     shared: Arc<Shared>,
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) router: Arc<Router>,
     pub(crate) depot: Arc<Depot>,
     pub(crate) pool: BufferPool,
+    pub(crate) throttle: Throttle,
     /// How many connections are open.
     pub(crate) connections: AtomicUsize,
     /// Nothing more is read; what is queued is still written.
@@ -65,6 +67,7 @@ impl Broker {
     pub(crate) async fn start(builder: BrokerBuilder) -> Result<Self, StartError> {
         let BrokerBuilder { endpoints, listeners, users, stores, config } = builder;
         config.check()?;
+        let config = config.capped();
         if users.is_empty() && stores.is_empty() {
             return Err(StartError::NoKeys);
         }
@@ -73,12 +76,14 @@ impl Broker {
         store.push(stores);
         let (listeners, addrs) = open(endpoints, listeners).await?;
         let rules = config.rules();
+        let throttle = Throttle::new(config.auth_failure_delay);
         let shared = Arc::new(Shared {
             config,
             store: Arc::new(store),
             router: Arc::default(),
             depot: Arc::new(Depot { rules, buffered: AtomicUsize::new(0), counters: Counters::default() }),
             pool: BufferPool::default(),
+            throttle,
             connections: AtomicUsize::new(0),
             draining: CancellationToken::new(),
             aborted: CancellationToken::new(),
@@ -116,8 +121,12 @@ impl Broker {
         self.shared.depot.counters.drops()
     }
 
-    /// Stops accepting and reading, writes what is queued, and closes every connection. What has not been written
-    /// after [`drain_timeout`](BrokerBuilder::drain_timeout) is lost; a second later everything has ended.
+    /// Stops accepting and reading, writes what is queued and the ERROR `The broker is shutting down`, and closes every
+    /// connection. What has not been written after [`drain_timeout`](BrokerBuilder::drain_timeout) is lost; a second
+    /// later everything has ended.
+    ///
+    /// An end of stream without that ERROR confirms that everything a client sent has been acted on. So a client that
+    /// has ended its own stream already is read to that end, and gets no ERROR.
     ///
     /// When it is dropped before it returns, everything stops at once.
     pub async fn shutdown(self) {

@@ -15,10 +15,10 @@ use crate::socket::ReadHalf;
 const MIN_CHUNK: usize = 8 * 1024;
 const MAX_CHUNK: usize = 256 * 1024;
 
-/// A run is copied into an allocation of its own when it is shorter than this, or less than a quarter of the buffer,
-/// so that a slow subscriber never keeps a large buffer through a small slice.
+/// A run is copied into an allocation of its own when it is shorter than this, or less than half of the buffer's: what
+/// is queued never keeps more than twice its own memory.
 const MIN_ZERO_COPY: usize = 8 * 1024;
-const ZERO_COPY_SHARE: usize = 4;
+const ZERO_COPY_SHARE: usize = 2;
 
 /// Received bytes that have not been acted on. At most a chunk larger than the longest frame.
 pub(crate) struct ReadBuffer {
@@ -26,7 +26,7 @@ pub(crate) struct ReadBuffer {
     /// How many bytes the frame at the start still lacks, when its header is there.
     pub(crate) missing: usize,
     chunk: usize,
-    /// The size of the allocation that `bytes` is a part of.
+    /// The size of the whole allocation that `bytes` is a part of, and with it every run that was taken out of it.
     allocated: usize,
 }
 
@@ -65,7 +65,7 @@ impl ReadBuffer {
     /// Gives the memory back when there is nothing in it.
     pub(crate) fn release(&mut self, pool: &BufferPool) {
         if self.bytes.is_empty() && self.allocated > 0 {
-            self.replace(BytesMut::new(), pool);
+            self.replace(BytesMut::new(), 0, pool);
         }
     }
 
@@ -81,14 +81,14 @@ impl ReadBuffer {
             return;
         }
         let room = self.missing.clamp(self.chunk, self.chunk.max(len));
-        let mut larger = pool.take(len + room);
+        let (mut larger, allocated) = pool.take(len + room);
         larger.extend_from_slice(&self.bytes);
-        self.replace(larger, pool);
+        self.replace(larger, allocated, pool);
     }
 
-    fn replace(&mut self, bytes: BytesMut, pool: &BufferPool) {
+    fn replace(&mut self, bytes: BytesMut, allocated: usize, pool: &BufferPool) {
         let old = mem::replace(&mut self.bytes, bytes);
-        pool.put(old, mem::replace(&mut self.allocated, self.bytes.capacity()));
+        pool.put(old, mem::replace(&mut self.allocated, allocated));
     }
 }
 
@@ -96,8 +96,8 @@ impl ReadBuffer {
 /// costs more than the read.
 #[derive(Debug, Default)]
 pub(crate) struct BufferPool {
-    /// Each is the end of an allocation of which slices may still be queued somewhere.
-    ends: Mutex<Vec<BytesMut>>,
+    /// Each is the end of an allocation, of this size, of which slices may still be queued somewhere.
+    ends: Mutex<Vec<(BytesMut, usize)>>,
 }
 
 impl BufferPool {
@@ -105,16 +105,19 @@ impl BufferPool {
     const MAX: usize = 16;
     const SIZES: RangeInclusive<usize> = MAX_CHUNK..=2 * MAX_CHUNK;
 
-    /// An empty buffer with at least this capacity.
-    fn take(&self, capacity: usize) -> BytesMut {
+    /// An empty buffer with at least this capacity, and the size of its whole allocation: a buffer that was used before
+    /// may not know it.
+    fn take(&self, capacity: usize) -> (BytesMut, usize) {
         if Self::SIZES.contains(&capacity) {
             let mut ends = self.lock();
             // The one that was used last is most likely still in the cache.
-            if let Some(index) = ends.iter_mut().rposition(|end| end.try_reclaim(capacity)) {
+            if let Some(index) = ends.iter_mut().rposition(|(end, _)| end.try_reclaim(capacity)) {
                 return ends.remove(index);
             }
         }
-        BytesMut::with_capacity(capacity)
+        let fresh = BytesMut::with_capacity(capacity);
+        let allocated = fresh.capacity();
+        (fresh, allocated)
     }
 
     /// Keeps what is left of a buffer for later.
@@ -125,11 +128,11 @@ impl BufferPool {
             if ends.len() == Self::MAX {
                 ends.remove(0);
             }
-            ends.push(end);
+            ends.push((end, allocated));
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<BytesMut>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(BytesMut, usize)>> {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -191,20 +194,39 @@ mod tests {
     #[test]
     fn large_buffers_come_back_once_nobody_holds_a_slice() {
         let pool = BufferPool::default();
-        let mut buffer = ReadBuffer::new(pool.take(MAX_CHUNK));
+        let mut buffer = ReadBuffer::new(pool.take(MAX_CHUNK).0);
         buffer.bytes.resize(MAX_CHUNK, 0);
         let start = buffer.bytes.as_ptr();
         let held = buffer.take(MAX_CHUNK);
         buffer.release(&pool);
-        assert_ne!(pool.take(MAX_CHUNK).as_ptr(), start);
+        assert_ne!(pool.take(MAX_CHUNK).0.as_ptr(), start);
         drop(held);
-        let again = pool.take(MAX_CHUNK);
+        let again = pool.take(MAX_CHUNK).0;
         assert_eq!((again.as_ptr(), again.len()), (start, 0));
         for _ in 0..2 * BufferPool::MAX {
             pool.put(BytesMut::with_capacity(MAX_CHUNK), MAX_CHUNK);
         }
         pool.put(BytesMut::with_capacity(MIN_CHUNK), MIN_CHUNK);
         assert_eq!(pool.lock().len(), BufferPool::MAX);
+    }
+
+    #[test]
+    fn what_is_taken_keeps_at_most_twice_its_memory_also_from_a_buffer_that_was_used_before() {
+        const LARGE: usize = 2 * MAX_CHUNK;
+        let pool = BufferPool::default();
+        let mut end = BytesMut::with_capacity(LARGE);
+        end.resize(LARGE, 0);
+        // Its end is all that is known of it.
+        drop(end.split_to(LARGE - 10));
+        pool.put(end, LARGE);
+        let mut buffer = ReadBuffer::new(BytesMut::new());
+        buffer.chunk = MAX_CHUNK;
+        buffer.make_room(&pool);
+        assert_eq!(buffer.allocated, LARGE);
+        let room = buffer.bytes.capacity();
+        buffer.bytes.resize(room, 0);
+        let inside = buffer.bytes.as_ptr_range();
+        assert!(!inside.contains(&buffer.take(LARGE / 2 - 1).as_ptr()));
     }
 
     #[test]

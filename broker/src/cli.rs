@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
     str::FromStr,
@@ -19,9 +19,10 @@ const PORT: u16 = 20000;
 ///
 /// Sizes are in bytes and may end in k, M or G (1024 each); times are in seconds.
 ///
-/// Memory: what is queued for one slow subscriber is bounded by --high-mark, for all together by --max-buffered. A
-/// connection that is active at the moment adds at most two buffers of 256k, or of one message if that is longer; an
-/// idle one costs about 2k.
+/// Memory: what is queued for one slow subscriber is bounded by --high-mark, for all together by --max-buffered; it may
+/// keep up to twice as much memory, as it shares read buffers. A connection that is active at the moment adds at most
+/// two buffers of 256k, or of one message if that is longer; an idle one costs about 2k, and some hundred bytes for
+/// each of at most --max-subscriptions.
 #[derive(Debug, Parser)]
 #[command(name = "hpfeeds-broker", version, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -61,6 +62,10 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     max_connections: usize,
 
+    /// How many channels one connection may subscribe to at once
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    max_subscriptions: usize,
+
     /// How long a client may take to authenticate
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
     handshake_timeout: Duration,
@@ -73,8 +78,8 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = parse_size)]
     low_mark: usize,
 
-    /// A subscriber that drains less than this in a second, while there is more than --low-mark, is slow: nobody
-    /// waits for it
+    /// A subscriber that drains less than this in a second, while there is more than --low-mark, is slow: after a
+    /// few seconds, nobody waits for it
     #[arg(long, value_name = "SIZE", default_value = "64k", value_parser = parse_size)]
     floor_rate: usize,
 
@@ -87,7 +92,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "POLICY", default_value = "disconnect")]
     slow_policy: Policy,
 
-    /// How long a slow subscriber may take to fall below --low-mark again
+    /// How long a slow subscriber may take to fall below --low-mark again, or to drain --floor-rate
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
     slow_deadline: Duration,
 
@@ -139,6 +144,12 @@ impl Cli {
                         (sqlite, the default of the Python broker, is not supported yet)";
             return Err(clap::Error::raw(ErrorKind::MissingRequiredArgument, text));
         }
+        if self.dev
+            && let Some(endpoint) = self.endpoints().iter().find(|endpoint| !is_loopback(endpoint))
+        {
+            let text = format!("--dev lets everybody in: it listens on the loopback interface only, not on {endpoint}");
+            return Err(clap::Error::raw(ErrorKind::ArgumentConflict, text));
+        }
         Ok(self)
     }
 
@@ -161,6 +172,7 @@ impl Cli {
             .name(&self.name)
             .max_message(self.max_message)
             .max_connections(self.max_connections)
+            .max_subscriptions(self.max_subscriptions)
             .handshake_timeout(self.handshake_timeout)
             .write_timeout(self.write_timeout)
             .drain_timeout(self.write_timeout)
@@ -184,13 +196,15 @@ impl Cli {
     }
 }
 
+fn is_loopback(endpoint: &Endpoint) -> bool {
+    let interface = endpoint.interface();
+    interface == "localhost" || interface.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
+
 /// What somebody with a new `--dev` broker types next.
 pub(crate) fn hints(addr: SocketAddr) -> String {
-    let host = if addr.ip().is_loopback() || addr.ip().is_unspecified() {
-        "localhost".to_owned()
-    } else {
-        addr.ip().to_string()
-    };
+    let usual = addr.ip() == Ipv4Addr::LOCALHOST || addr.ip() == Ipv6Addr::LOCALHOST;
+    let host = if usual { "localhost".to_owned() } else { addr.ip().to_string() };
     let command = format!("hpfeeds --host {host} -p {} -i dev -s dev -c test", addr.port());
     format!("subscribe with: {command} subscribe\npublish with:   {command} publish 'hello'\n")
 }
@@ -292,10 +306,23 @@ mod tests {
         assert_eq!(parse(&["--auth=env"]).endpoints(), [Endpoint::tcp("0.0.0.0", 20000)]);
         assert_eq!(parse(&["--dev"]).endpoints(), [Endpoint::tcp("127.0.0.1", 20000)]);
         assert_eq!(parse(&["--dev", "-p1"]).endpoints(), [Endpoint::tcp("127.0.0.1", 1)]);
-        assert_eq!(parse(&["--dev", "--bind", "[::]:2"]).endpoints(), [Endpoint::tcp("::", 2)]);
+        assert_eq!(parse(&["--dev", "--bind", "[::1]:2"]).endpoints(), [Endpoint::tcp("::1", 2)]);
         let both = parse(&["--bind=1.2.3.4:5", "-e", "tcp:port=6", "--endpoint=tcp:port=7"]);
         let expected = [Endpoint::tcp("1.2.3.4", 5), Endpoint::tcp("0.0.0.0", 6), Endpoint::tcp("0.0.0.0", 7)];
         assert_eq!(both.endpoints(), expected);
+    }
+
+    #[test]
+    fn dev_is_for_the_loopback_interface() {
+        for bind in ["127.0.0.1:1", "127.0.0.2:1", "[::1]:1", "localhost:1"] {
+            assert!(parse(&["--dev", "--bind", bind]).checked().is_ok(), "{bind}");
+        }
+        for bind in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "example.org:1"] {
+            let error = parse(&["--dev", "--bind", bind]).checked().unwrap_err().to_string();
+            assert!(error.contains("loopback interface only"), "{bind}: {error}");
+            assert!(parse(&["--auth=env", "--bind", bind]).checked().is_ok(), "{bind}");
+        }
+        assert!(parse(&["--dev", "-e", "tcp:port=1"]).checked().is_err());
     }
 
     #[test]
@@ -317,7 +344,7 @@ mod tests {
     #[test]
     fn the_hints_name_a_host_that_can_be_connected_to() {
         for (addr, host) in
-            [("127.0.0.1:20000", "localhost"), ("[::]:20000", "localhost"), ("10.0.0.1:20000", "10.0.0.1")]
+            [("127.0.0.1:20000", "localhost"), ("[::1]:20000", "localhost"), ("127.0.0.2:20000", "127.0.0.2")]
         {
             let command = format!("hpfeeds --host {host} -p 20000 -i dev -s dev -c test");
             let expected = format!("subscribe with: {command} subscribe\npublish with:   {command} publish 'hello'\n");

@@ -2,15 +2,17 @@ use std::{fmt, net::TcpListener, time::Duration};
 
 use hpfeeds::wire::{Limits, MAX_NAME_LEN};
 
-use crate::{AuthStore, Broker, ChainStore, Endpoint, EndpointError, Key, MemoryStore, StartError, outbox::Rules};
+use crate::{
+    AuthStore, Broker, ChainStore, Endpoint, EndpointError, Key, MemoryStore, StartError, outbox::Rules, socket::UNSENT,
+};
 
 /// What happens to a subscriber that drains less than the floor rate once its outbox has reached the high mark.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SlowPolicy {
-    /// New messages for it are dropped. When it has not fallen below the low mark after
-    /// [`slow_deadline`](BrokerBuilder::slow_deadline), it gets the ERROR `Backpressure deadline timer expired` and
-    /// is disconnected, as the Python broker does.
+    /// New messages for it are dropped. When it has neither fallen below the low mark nor drained the floor rate again
+    /// after [`slow_deadline`](BrokerBuilder::slow_deadline), it gets the ERROR `Backpressure deadline timer expired`
+    /// and is disconnected, as the Python broker does.
     #[default]
     Disconnect,
     /// The oldest messages make room for new ones. It is never disconnected for being slow.
@@ -46,6 +48,7 @@ pub(crate) struct Config {
     pub(crate) low_mark: usize,
     pub(crate) high_mark: Option<usize>,
     pub(crate) floor_rate: usize,
+    pub(crate) floor_window: Option<Duration>,
     pub(crate) slow_policy: SlowPolicy,
     pub(crate) slow_deadline: Duration,
     pub(crate) max_buffered: usize,
@@ -57,7 +60,7 @@ impl Default for Config {
             name: "hpfeeds".to_owned(),
             limits: Limits::default(),
             max_connections: 10_000,
-            max_subscriptions: 100_000,
+            max_subscriptions: 10_000,
             handshake_timeout: Duration::from_secs(10),
             auth_timeout: Duration::from_secs(10),
             auth_failure_delay: Duration::from_secs(1),
@@ -66,6 +69,7 @@ impl Default for Config {
             low_mark: 1 << 20,
             high_mark: None,
             floor_rate: 64 * 1024,
+            floor_window: None,
             slow_policy: SlowPolicy::Disconnect,
             slow_deadline: Duration::from_secs(60),
             max_buffered: 512 << 20,
@@ -77,16 +81,48 @@ impl Config {
     /// How many messages of maximal size the default high mark holds, as in the Python broker.
     const HIGH_MARK_MESSAGES: usize = 50;
 
+    /// What the rate of a subscriber is measured over.
+    const WINDOW_STEPS: u32 = 3;
+    const MIN_WINDOW: Duration = Duration::from_secs(1);
+    const MAX_WINDOW: Duration = Duration::from_secs(10);
+
+    /// Ten years.
+    const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
     pub(crate) fn rules(&self) -> Rules {
         let message = self.limits.max_message() as usize;
         Rules {
             low_mark: self.low_mark,
             high_mark: self.high_mark.unwrap_or(message.saturating_mul(Self::HIGH_MARK_MESSAGES).max(self.low_mark)),
             floor_rate: self.floor_rate,
+            window: self.floor_window.unwrap_or_else(|| self.default_window()),
             policy: self.slow_policy,
             deadline: self.slow_deadline,
             max_buffered: self.max_buffered,
         }
+    }
+
+    /// Time for several of the steps in which the system takes what is written.
+    fn default_window(&self) -> Duration {
+        let steps = Duration::from_secs(u64::from(Self::WINDOW_STEPS * UNSENT))
+            / u32::try_from(self.floor_rate).unwrap_or(u32::MAX).max(1);
+        steps.clamp(Self::MIN_WINDOW, Self::MAX_WINDOW)
+    }
+
+    /// Durations that can be added to any time: some write "never" as the longest there is.
+    pub(crate) fn capped(mut self) -> Self {
+        for duration in [
+            &mut self.handshake_timeout,
+            &mut self.auth_timeout,
+            &mut self.auth_failure_delay,
+            &mut self.write_timeout,
+            &mut self.drain_timeout,
+            &mut self.slow_deadline,
+        ] {
+            *duration = (*duration).min(Self::NEVER);
+        }
+        self.floor_window = self.floor_window.map(|window| window.min(Self::NEVER));
+        self
     }
 
     pub(crate) fn check(&self) -> Result<(), StartError> {
@@ -102,6 +138,9 @@ impl Config {
         }
         if self.floor_rate == 0 {
             return fault("the floor rate is 0: a subscriber that never reads would stop its publishers".to_owned());
+        }
+        if self.floor_window == Some(Duration::ZERO) {
+            return fault("the floor window is 0: no rate can be measured".to_owned());
         }
         if let Some(high) = self.high_mark.filter(|high| *high < self.low_mark) {
             return fault(format!("the high mark ({high} bytes) is below the low mark ({} bytes)", self.low_mark));
@@ -171,7 +210,7 @@ impl BrokerBuilder {
         self
     }
 
-    /// How many channels one connection may subscribe to at once. Default: 100,000.
+    /// How many channels one connection may subscribe to at once. Default: 10,000. Each costs some hundred bytes.
     pub fn max_subscriptions(mut self, channels: usize) -> Self {
         self.config.max_subscriptions = channels;
         self
@@ -189,8 +228,11 @@ impl BrokerBuilder {
         self
     }
 
-    /// How long a connection is held open after a failed authentication, unless the client closes it. Default: 1 s.
-    /// It slows down clients that come back at once. Zero turns it off.
+    /// How long after a failed authentication the address that it came from (of IPv6: its /64 network) has to wait
+    /// until it is greeted again. Default: 1 s. Zero turns it off.
+    ///
+    /// It slows down clients that come back at once. Others behind the same address wait as well, but never longer
+    /// than this.
     pub fn auth_failure_delay(mut self, delay: Duration) -> Self {
         self.config.auth_failure_delay = delay;
         self
@@ -221,9 +263,19 @@ impl BrokerBuilder {
     }
 
     /// Who drains less than this, in bytes per second, is slow: no publisher waits for it. Default: 64 KiB/s. It is
-    /// measured over a second, while more than the low mark is queued.
+    /// measured over [`floor_window`](Self::floor_window), while more than the low mark is queued.
     pub fn floor_rate(mut self, bytes_per_second: usize) -> Self {
         self.config.floor_rate = bytes_per_second;
+        self
+    }
+
+    /// How long a subscriber has to stay below the floor rate to be slow, or above it to be healthy again. So long, a
+    /// stuck one may stop its publishers. Default: 3 s; the time that 192 KiB take at the floor rate when that is
+    /// another, but from 1 s to 10 s.
+    ///
+    /// What the system buffers makes the rate uneven when it is looked at for a shorter time.
+    pub fn floor_window(mut self, window: Duration) -> Self {
+        self.config.floor_window = Some(window);
         self
     }
 
@@ -243,8 +295,10 @@ impl BrokerBuilder {
     ///
     /// At this bound the marks of every subscriber count as reached: publishers wait for the healthy ones, and slow
     /// ones meet the policy. A subscriber with nothing queued still gets one run of messages (at most 256 KiB, or
-    /// one message). So the broker's memory is bounded by this, plus that run and a read buffer (of the same size)
-    /// for each connection that is active at that moment; an idle connection costs about 2 KB.
+    /// one message). What is queued may keep up to twice as much memory, as it shares read buffers. So the broker's
+    /// memory is bounded by twice this, plus that run and a read buffer (of the same size) for each connection that
+    /// is active at that moment; an idle connection costs about 2 KB and what it subscribes to, see
+    /// [`max_subscriptions`](Self::max_subscriptions).
     pub fn max_buffered(mut self, bytes: usize) -> Self {
         self.config.max_buffered = bytes;
         self

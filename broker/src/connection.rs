@@ -14,7 +14,7 @@ use tracing::info;
 use crate::{
     broker::Shared,
     config::Config,
-    handshake::{self, Admitted, error_frame},
+    handshake::{self, Admitted, SHUTTING_DOWN, error_frame},
     inbound::{End, Inbound},
     listener::Permit,
     outbox::Outbox,
@@ -41,7 +41,10 @@ pub(crate) async fn serve(mut connection: Box<Connection>) {
     };
     let (mut read, write) = socket.split();
     let mut writer = Writer::new(write, inbound.outbox().clone());
-    let end = exchange(&mut inbound, &mut read, &mut writer, shared).await;
+    let mut end = exchange(&mut inbound, &mut read, &mut writer, shared).await;
+    if let End::Shutdown { unread } = &mut end {
+        *unread = inbound.has_published() || read.has_unread();
+    }
     // Nothing more is queued for it from here on.
     drop(inbound);
     Box::pin(farewell(end, *peer, &mut read, &mut writer, shared)).await;
@@ -50,8 +53,14 @@ pub(crate) async fn serve(mut connection: Box<Connection>) {
 /// The handshake, unless the broker shuts down meanwhile.
 async fn admit(socket: &mut Socket, peer: SocketAddr, shared: &Arc<Shared>) -> Option<Box<Inbound>> {
     // `run_until_cancelled` would hold it twice.
-    let handshake = pin!(handshake::run(socket, peer, shared));
-    let Admitted { ident, key, received } = shared.draining.run_until_cancelled(handshake).await??;
+    let admitted = shared.draining.run_until_cancelled(pin!(handshake::run(socket, peer, shared))).await;
+    let Some(admitted) = admitted else {
+        if shared.aborted.run_until_cancelled(pin!(handshake::cut(socket, shared))).await.is_none() {
+            socket.reset_on_close();
+        }
+        return None;
+    };
+    let Admitted { ident, key, received } = admitted?;
     shared.depot.counters.authenticated.add(1);
     info!(?ident, owner = ?key.owner, %peer, "connected");
     let outbox = Outbox::new(ident.clone(), peer, shared.depot.clone());
@@ -64,7 +73,7 @@ async fn exchange(inbound: &mut Inbound, read: &mut ReadHalf<'_>, writer: &mut W
     let ended = {
         let mut reading = pin!(inbound.run(read, &stop));
         let mut draining = pin!(shared.draining.cancelled());
-        let mut aborted = None;
+        let mut cut = None;
         let mut writing = true;
         poll_fn(|cx| {
             if writing && let Poll::Ready(end) = writer.poll_run(cx) {
@@ -75,11 +84,13 @@ async fn exchange(inbound: &mut Inbound, read: &mut ReadHalf<'_>, writer: &mut W
                 }
             }
             if stop.get().is_none() && draining.as_mut().poll(cx).is_ready() {
-                let _ = stop.set(End::Shutdown);
+                let _ = stop.set(End::Shutdown { unread: true });
             }
-            if let Some(End::Shutdown) = stop.get() {
-                let aborted = aborted.get_or_insert_with(|| Box::pin(shared.aborted.cancelled()));
-                if aborted.as_mut().poll(cx).is_ready() {
+            if let Some(End::Shutdown { .. }) = stop.get() {
+                // A peer that has said everything is read to its end, if that does not take too long.
+                let cut = cut
+                    .get_or_insert_with(|| Box::pin(timeout(shared.config.drain_timeout, shared.aborted.cancelled())));
+                if cut.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(None);
                 }
             }
@@ -103,10 +114,16 @@ async fn farewell(end: End, peer: SocketAddr, read: &mut ReadHalf<'_>, writer: &
 /// Writes what is left, says what was wrong, and closes.
 async fn finish(end: &End, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, config: &Config) {
     let (text, deadline) = match end {
-        End::Eof => (None, config.write_timeout),
+        End::Eof => {
+            // Whatever happens now: everything that it sent has been acted on.
+            read.finish_on_close();
+            (None, config.write_timeout)
+        }
         End::Refused(text) => (Some(text.as_str()), config.write_timeout),
         End::Slow => (Some("Backpressure deadline timer expired"), config.write_timeout),
-        End::Shutdown => (None, config.drain_timeout),
+        // A mere end of stream would confirm what has not been read. Who has only listened hears no ERROR, as from the
+        // Python broker: its command line would end instead of connecting again.
+        End::Shutdown { unread } => (unread.then_some(SHUTTING_DOWN), config.drain_timeout),
         End::Failed(_) => return writer.abandon(),
     };
     writer.outbox().close(text.map(|text| error_frame(text, config.limits).freeze()));

@@ -51,6 +51,12 @@ impl Endpoint {
         Ok(Self::tcp(interface, parse_port(port).map_err(fault)?))
     }
 
+    /// The address or host name that it listens on, without brackets.
+    #[must_use]
+    pub fn interface(&self) -> &str {
+        &self.interface
+    }
+
     /// Opens it. Blocks while a host name is resolved.
     pub(crate) fn listen(&self) -> Result<TcpListener, StartError> {
         if self.tls.is_some() {
@@ -147,7 +153,7 @@ fn split(text: &str) -> Vec<String> {
         let token = tokens.last_mut().expect("there is always a token");
         match char {
             '\\' if chars.peek() == Some(&':') => token.extend(chars.next()),
-            '[' if token.ends_with('=') => bracketed = true,
+            '[' if token == "interface=" => bracketed = true,
             ']' if bracketed => bracketed = false,
             ':' if !bracketed => tokens.push(String::new()),
             _ => token.push(char),
@@ -226,6 +232,14 @@ mod tests {
     fn colons_are_escaped_or_bracketed() {
         assert_eq!("tcp:interface=\\:\\:1:port=1".parse(), Ok(Endpoint::tcp("::1", 1)));
         assert_eq!("tcp:interface=[::1]:port=1".parse(), Ok(Endpoint::tcp("::1", 1)));
+    }
+
+    #[test]
+    fn brackets_elsewhere_are_characters() {
+        let tls: Endpoint = "tls:port=1:key=[a].pem:cert=b[1]:chain=[\\:]".parse().unwrap();
+        let files = TlsFiles { key: "[a].pem".to_owned(), cert: "b[1]".to_owned(), chain: Some("[:]".to_owned()) };
+        assert_eq!(tls.tls, Some(files));
+        assert_eq!(tls.to_string().parse(), Ok(tls));
     }
 
     #[test]

@@ -4,11 +4,11 @@ use std::{io, net::SocketAddr, sync::Arc};
 
 use bytes::{Buf as _, BytesMut};
 use hpfeeds::wire::{DecodeError, Digest, Frame, FrameRef, Header, Ident, Limits, Nonce, Opcode};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use crate::{
-    Key,
+    AuthError, Key,
     broker::Shared,
     scan,
     socket::{ReadHalf, Socket, WriteHalf, close},
@@ -20,8 +20,8 @@ const NONCE_LEN: usize = 4;
 /// Room for AUTH, which has at most 281 bytes, and for a little that a client sends along with it.
 const BUFFER: usize = 512;
 
-/// How much is read of what a client sends after a failed authentication.
-const REJECTED_BYTES: usize = 1 << 20;
+/// What everybody hears at the end. An end of stream without it confirms what a client has sent.
+pub(crate) const SHUTTING_DOWN: &str = "The broker is shutting down";
 
 /// A client that has proved who it is.
 pub(crate) struct Admitted {
@@ -36,9 +36,32 @@ enum Failure {
     /// It sent something else than AUTH, or nothing in time: the ERROR text.
     Refused(String),
     /// Wrong ident or secret, or nobody could tell.
-    Rejected(Ident),
+    Rejected(Ident, Cause),
     /// It is gone.
     Gone(Option<io::Error>),
+}
+
+/// Why an authentication failed: for the log, as the client is not told.
+enum Cause {
+    UnknownIdent,
+    WrongSecret,
+    Lookup(AuthError),
+    LookupTimeout,
+}
+
+impl Cause {
+    fn log(&self, ident: &Ident, peer: SocketAddr, unlogged: u64) {
+        match self {
+            Self::UnknownIdent => info!(?ident, %peer, unlogged, "authentication failed: unknown ident"),
+            Self::WrongSecret => info!(?ident, %peer, unlogged, "authentication failed: wrong secret"),
+            Self::Lookup(cause) => {
+                warn!(?ident, %peer, unlogged, %cause, "authentication failed: cannot look up the key");
+            }
+            Self::LookupTimeout => {
+                warn!(?ident, %peer, unlogged, "authentication failed: the key store did not answer in time");
+            }
+        }
+    }
 }
 
 /// Greets a client and finds out who it is. `None` when it may not stay: that has been said to it, and logged.
@@ -56,11 +79,12 @@ pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, shared: &Shared) 
             say(&mut write, &text, shared).await;
             close(&mut read, &mut write, true).await;
         }
-        Failure::Rejected(ident) => {
+        Failure::Rejected(ident, cause) => {
             counters.auth_failures.add(1);
-            let delay = Instant::now() + shared.config.auth_failure_delay;
+            if let Some(unlogged) = shared.throttle.failed(peer.ip(), Instant::now()) {
+                cause.log(&ident, peer, unlogged);
+            }
             say(&mut write, &format!("Authentication failed for {ident}"), shared).await;
-            read.discard(REJECTED_BYTES, delay).await;
             close(&mut read, &mut write, true).await;
         }
         Failure::Gone(cause) => {
@@ -71,53 +95,66 @@ pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, shared: &Shared) 
     None
 }
 
+/// The broker shuts down before a client has authenticated.
+pub(crate) async fn cut(socket: &mut Socket, shared: &Shared) {
+    let (mut read, mut write) = socket.split();
+    say(&mut write, SHUTTING_DOWN, shared).await;
+    close(&mut read, &mut write, false).await;
+}
+
 async fn authenticate(
     read: &mut ReadHalf<'_>,
     write: &mut WriteHalf<'_>,
     peer: SocketAddr,
     shared: &Shared,
 ) -> Result<Admitted, Failure> {
+    let mut received = BytesMut::with_capacity(BUFFER);
+    if let Some(until) = shared.throttle.until(peer.ip(), Instant::now())
+        && timeout_at(until, gone(read, &mut received)).await.is_ok()
+    {
+        return Err(Failure::Gone(None));
+    }
     let wait = shared.config.handshake_timeout;
-    let greeting = timeout(wait, greet(read, write, shared)).await;
+    let greeting = timeout(wait, greet(read, write, received, shared)).await;
     let (nonce, ident, digest, received) =
         greeting.map_err(|_| Failure::Refused(format!("No AUTH within {} s", wait.as_secs_f32())))??;
     let key = match timeout(shared.config.auth_timeout, shared.store.lookup(&ident)).await {
         Ok(Ok(Some(key))) => key,
-        Ok(Ok(None)) => {
-            info!(?ident, %peer, "authentication failed: unknown ident");
-            return Err(Failure::Rejected(ident));
-        }
-        Ok(Err(cause)) => {
-            warn!(?ident, %peer, %cause, "authentication failed: cannot look up the key");
-            return Err(Failure::Rejected(ident));
-        }
-        Err(_) => {
-            warn!(?ident, %peer, "authentication failed: the key store did not answer in time");
-            return Err(Failure::Rejected(ident));
-        }
+        Ok(Ok(None)) => return Err(Failure::Rejected(ident, Cause::UnknownIdent)),
+        Ok(Err(cause)) => return Err(Failure::Rejected(ident, Cause::Lookup(cause))),
+        Err(_) => return Err(Failure::Rejected(ident, Cause::LookupTimeout)),
     };
     if !key.secret.verify(&nonce, &digest) {
-        info!(?ident, %peer, "authentication failed: wrong secret");
-        return Err(Failure::Rejected(ident));
+        return Err(Failure::Rejected(ident, Cause::WrongSecret));
     }
     Ok(Admitted { ident, key, received })
+}
+
+/// Returns when a client has not waited for INFO.
+async fn gone(read: &mut ReadHalf<'_>, buf: &mut BytesMut) {
+    while buf.len() < buf.capacity() {
+        if let Ok(0) | Err(_) = read.read(buf).await {
+            return;
+        }
+    }
+    std::future::pending::<()>().await;
 }
 
 /// Sends INFO and waits for AUTH.
 async fn greet(
     read: &mut ReadHalf<'_>,
     write: &mut WriteHalf<'_>,
+    mut buf: BytesMut,
     shared: &Shared,
 ) -> Result<(Nonce, Ident, Digest, BytesMut), Failure> {
     let gone = |cause| Failure::Gone(Some(cause));
     let mut nonce = [0; NONCE_LEN];
     getrandom::fill(&mut nonce).map_err(|cause| gone(io::Error::other(cause)))?;
     let nonce = Nonce::new(nonce);
-    let mut buf = BytesMut::with_capacity(BUFFER);
+    let mut greeting = BytesMut::new();
     let info = Frame::Info { name: shared.config.name.clone(), nonce: nonce.clone() };
-    info.encode(&mut buf, Limits::default()).map_err(|cause| gone(io::Error::other(cause)))?;
-    write.write_all(&buf).await.map_err(gone)?;
-    buf.clear();
+    info.encode(&mut greeting, Limits::default()).map_err(|cause| gone(io::Error::other(cause)))?;
+    write.write_all(&greeting).await.map_err(gone)?;
     loop {
         match first_frame(&buf, shared.config.limits) {
             Ok(Some((ident, digest, len))) => {

@@ -25,6 +25,12 @@ use crate::{
 /// How much one connection handles before others get their turn.
 const TURN: usize = 1 << 20;
 
+/// How often a run is queued for somebody before others get their turn.
+const WORK: usize = 1024;
+
+/// What a subscription costs, in the same measure: the list of a channel's subscribers is copied.
+const SUBSCRIPTION_WORK: usize = 8;
+
 /// How many channels a connection remembers to publish to without asking the router.
 const MAX_ROUTES: usize = 8;
 
@@ -40,7 +46,10 @@ pub(crate) enum End {
     /// It was slow for too long.
     Slow,
     /// The broker is shutting down.
-    Shutdown,
+    Shutdown {
+        /// It may have sent messages that were not read: it must not take the end of the stream for a confirmation.
+        unread: bool,
+    },
 }
 
 impl fmt::Display for End {
@@ -51,7 +60,7 @@ impl fmt::Display for End {
             Self::Refused(text) => write!(f, "refused: {text:?}"),
             Self::Failed(cause) => write!(f, "{cause}"),
             Self::Slow => f.write_str("slow for too long"),
-            Self::Shutdown => f.write_str("shutdown"),
+            Self::Shutdown { .. } => f.write_str("shutdown"),
         }
     }
 }
@@ -65,6 +74,8 @@ pub(crate) struct Inbound {
     /// The channels that it published to last, the latest first.
     routes: Vec<Route>,
     buffer: ReadBuffer,
+    /// What it has made us do in this turn.
+    work: usize,
 }
 
 /// A channel that the client may publish to.
@@ -84,7 +95,7 @@ impl Inbound {
         received: BytesMut,
     ) -> Self {
         let subscriptions = Subscriptions::new(shared.router.clone(), outbox);
-        Self { shared, ident, key, subscriptions, routes: Vec::new(), buffer: ReadBuffer::new(received) }
+        Self { shared, ident, key, subscriptions, routes: Vec::new(), buffer: ReadBuffer::new(received), work: 0 }
     }
 
     pub(crate) fn outbox(&self) -> &Arc<Outbox> {
@@ -96,7 +107,7 @@ impl Inbound {
     pub(crate) async fn run(&mut self, half: &mut ReadHalf<'_>, stop: &OnceLock<End>) -> Option<End> {
         let mut turn = 0;
         loop {
-            match self.act().await {
+            match self.act(half).await {
                 Ok(missing) => self.buffer.missing = missing,
                 Err(text) => return Some(End::Refused(text)),
             }
@@ -105,8 +116,11 @@ impl Inbound {
                 tokio::task::yield_now().await;
             }
             let read = poll_fn(|cx| {
-                if stop.get().is_some() {
-                    return Poll::Ready(None);
+                match stop.get() {
+                    None => {}
+                    // It has said everything, and gets its confirmation.
+                    Some(End::Shutdown { .. }) if half.is_finished(cx) => {}
+                    Some(_) => return Poll::Ready(None),
                 }
                 let read = self.buffer.poll_read(half, &self.shared.pool, cx);
                 if read.is_pending() {
@@ -124,8 +138,12 @@ impl Inbound {
 
     /// Acts on every whole frame in the buffer. Returns how many bytes the next one lacks, when that is known, or
     /// the ERROR text for a frame that is not allowed.
-    async fn act(&mut self) -> Result<usize, String> {
+    async fn act(&mut self, half: &ReadHalf<'_>) -> Result<usize, String> {
         loop {
+            if self.work > WORK {
+                self.work = 0;
+                tokio::task::yield_now().await;
+            }
             let bytes = &self.buffer.bytes;
             let Some(header) = Header::parse(bytes, self.shared.config.limits).map_err(|cause| cause.to_string())?
             else {
@@ -142,21 +160,29 @@ impl Inbound {
             }
             if header.opcode != Opcode::Publish {
                 self.subscription(header)?;
-            } else if let Some(settling) = self.publish(header)? {
+            } else if let Some(settling) = self.publish(header, half)? {
                 settling.await;
             }
         }
     }
 
+    /// Whether it has published anything, or begun to.
+    pub(crate) fn has_published(&self) -> bool {
+        !self.routes.is_empty() || !self.buffer.bytes.is_empty()
+    }
+
     /// Publishes the run that starts with the first frame. When somebody has no room for it yet, what is returned
     /// waits for that.
-    fn publish(&mut self, header: Header) -> Result<Option<Settling>, String> {
+    fn publish(&mut self, header: Header, half: &ReadHalf<'_>) -> Result<Option<Settling>, String> {
         let body = scan::body(&self.buffer.bytes, header).unwrap_or_default();
         match self.routes.iter().position(|route| body.starts_with(&route.names)) {
             Some(0) => {}
             Some(index) => self.routes[..=index].rotate_right(1),
             None => {
                 let route = self.route(body)?;
+                if self.routes.is_empty() {
+                    half.reset_on_close();
+                }
                 self.routes.truncate(MAX_ROUTES - 1);
                 self.routes.insert(0, route);
             }
@@ -174,12 +200,13 @@ impl Inbound {
         let now = Instant::now();
         let mut waiting = Vec::new();
         topic.for_each(|outbox| {
+            self.work += 1;
             if let Offer::Wait(until) = outbox.offer(&run, now) {
                 waiting.push((outbox.clone(), until));
             }
         });
         // In a box, as it would make every idle connection larger.
-        Ok((!waiting.is_empty()).then(|| -> Settling { Box::pin(settle(run, waiting)) }))
+        Ok((!waiting.is_empty()).then(|| -> Settling { Box::pin(Unsettled { run, waiting }.settle()) }))
     }
 
     /// Checks what a client publishes for the first time, or again after other channels.
@@ -216,6 +243,7 @@ impl Inbound {
             FrameRef::Unsubscribe { channel, .. } => self.subscriptions.remove(channel),
             _ => unreachable!("the opcode is SUBSCRIBE or UNSUBSCRIBE"),
         }
+        self.work += SUBSCRIPTION_WORK;
         self.buffer.bytes.advance(header.length);
         Ok(())
     }
@@ -236,10 +264,28 @@ type Waiting = (Arc<Outbox>, Instant);
 
 type Settling = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Waits until everybody who keeps up has room for the run.
-async fn settle(run: Run, waiting: Vec<Waiting>) {
-    for (outbox, until) in waiting {
-        outbox.offer_waiting(&run, until).await;
+/// A run that somebody who keeps up has no room for yet.
+struct Unsettled {
+    run: Run,
+    waiting: Vec<Waiting>,
+}
+
+impl Unsettled {
+    /// Waits until everybody has it.
+    async fn settle(mut self) {
+        while let Some((outbox, until)) = self.waiting.last() {
+            outbox.offer_waiting(&self.run, *until).await;
+            self.waiting.pop();
+        }
+    }
+}
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        // Nobody waits any more, as the broker stops.
+        for (outbox, _) in &self.waiting {
+            outbox.discard(&self.run);
+        }
     }
 }
 

@@ -34,7 +34,7 @@
 //! # What it promises
 //! A subscriber that keeps up loses nothing: publishers are slowed down through TCP to the speed of the slowest
 //! subscriber that still drains a floor rate. A subscriber below that floor is buffered up to its high mark and then
-//! meets the [`SlowPolicy`]; it never slows anybody else down for longer than the second that it takes to notice.
+//! meets the [`SlowPolicy`]; it never slows anybody else down for longer than the few seconds that it takes to notice.
 //! Memory is bounded, see [`BrokerBuilder::max_buffered`].
 #![doc(test(attr(deny(warnings))))]
 
@@ -53,6 +53,7 @@ mod router;
 mod scan;
 mod socket;
 mod stats;
+mod throttle;
 mod writer;
 
 pub use auth::{AuthError, AuthStore, ChainStore, EnvStore, JsonStore, Key, Lookup, MemoryStore};

@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use hpfeeds_broker::Broker;
+use hpfeeds_broker::{Broker, StartError};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -29,7 +29,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(cause) => {
             eprintln!("hpfeeds-broker: {cause}");
-            ExitCode::FAILURE
+            // An option that makes no sense is the same fault as one that cannot be read.
+            let usage = matches!(cause.downcast_ref(), Some(StartError::Option(_)));
+            if usage { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -40,7 +42,11 @@ async fn run(cli: &cli::Cli) -> Result<(), Box<dyn std::error::Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let broker = cli.builder()?.start().await?;
-    announce(cli, &broker)?;
+    match announce(cli, &broker) {
+        // Nobody reads it, which is no reason to stop.
+        Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => {}
+        announced => announced?,
+    }
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //!            above the low mark               under the floor rate
-//!            for a publisher                  for a second
+//!            for a publisher                  for a window
 //!  flowing ────────────────────▶ pressed ─────────────────────▶ slow ──▶ high mark: policy
-//!     ▲     publishers wait         │        nobody waits         │
-//!     └──────── empty ──────────────┘                             │
+//!     ▲     publishers wait       │   ▲      nobody waits       │ │
+//!     └──────── empty ────────────┘   └─ the floor rate for a ──┘ │
+//!     │                                  window, or more          │
 //!     └──────────────────────── at or below the low mark ─────────┘
 //! ```
 
@@ -33,9 +34,6 @@ use tracing::{info, warn};
 
 use crate::{SlowPolicy, scan, stats::Counters};
 
-/// Over which time the rate of a subscriber is measured.
-const WINDOW: Duration = Duration::from_secs(1);
-
 /// How often drops of one subscriber are logged.
 const REPORT: Duration = Duration::from_secs(10);
 
@@ -62,6 +60,8 @@ pub(crate) struct Rules {
     pub(crate) low_mark: usize,
     pub(crate) high_mark: usize,
     pub(crate) floor_rate: usize,
+    /// Over which time the rate of a subscriber is measured.
+    pub(crate) window: Duration,
     pub(crate) policy: SlowPolicy,
     pub(crate) deadline: Duration,
     pub(crate) max_buffered: usize,
@@ -149,6 +149,7 @@ impl Outbox {
     pub(crate) fn offer(&self, run: &Run, now: Instant) -> Offer {
         let mut state = self.lock();
         if state.closed {
+            self.discard(run);
             return Offer::Refused;
         }
         let rules = &self.depot.rules;
@@ -156,7 +157,7 @@ impl Outbox {
         let crowded = self.depot.buffered.load(Relaxed) + cost > rules.max_buffered;
         let low = if crowded { 0 } else { rules.low_mark };
         if state.queued > low {
-            if let Some(until) = state.press(rules, now) {
+            if let Some(until) = self.press(&mut state, now) {
                 return Offer::Wait(until);
             }
             let high = if crowded { 0 } else { rules.high_mark };
@@ -181,17 +182,23 @@ impl Outbox {
     /// Queues a run as soon as there is room, after [`offer`](Self::offer) has said to wait. It takes no longer than
     /// the subscriber drains at the floor rate: once that is no longer so, nobody waits.
     ///
-    /// Not cancel-safe: when it is dropped, nobody counts the run.
+    /// When it is dropped before it returns, the run has been neither queued nor counted.
     pub(crate) async fn offer_waiting(&self, run: &Run, mut until: Instant) {
         loop {
             // Either there is room, or it is time to measure again.
             let _ = timeout_at(until, self.room.notified()).await;
             match self.offer(run, Instant::now()) {
                 Offer::Wait(later) => until = later,
-                Offer::Queued { more: true } => return self.room.notify_one(),
-                Offer::Queued { more: false } | Offer::Refused => return,
+                // The next one has no reason to wait, either.
+                Offer::Queued { more: true } | Offer::Refused => return self.room.notify_one(),
+                Offer::Queued { more: false } => return,
             }
         }
+    }
+
+    /// Counts a run that will not be queued because a connection ends.
+    pub(crate) fn discard(&self, run: &Run) {
+        self.depot.counters.discarded.add(run.messages.into());
     }
 
     /// Moves what is queued, up to a limit, to the end of `batch`; `false` when the outbox is closed and empty.
@@ -219,18 +226,22 @@ impl Outbox {
         Poll::Ready(true)
     }
 
-    /// Accounts for what the writer has written: bytes, and runs of which the last byte was among them.
-    pub(crate) fn sent(&self, bytes: usize, runs: usize) {
+    /// Accounts for what the writer has written: bytes, and runs of which the last byte was among them. The time is
+    /// asked for only when it matters.
+    pub(crate) fn sent(&self, bytes: usize, runs: usize, clock: impl FnOnce() -> Instant) {
         let rules = &self.depot.rules;
         self.depot.counters.sent_bytes.add(bytes as u64);
         let buffered = self.depot.buffered.fetch_sub(bytes + runs * OVERHEAD, Relaxed);
         let low = if buffered > rules.max_buffered { 0 } else { rules.low_mark };
         let mut state = self.lock();
-        let recovered = state.sent(bytes, runs, rules);
+        let mut recovered = state.sent(bytes, runs, rules);
+        if state.slow {
+            recovered |= state.measure(rules, clock());
+        }
         let room = state.queued <= low;
         drop(state);
         if recovered {
-            info!(ident = ?self.ident, peer = %self.peer, "slow subscriber has recovered");
+            self.log_recovery();
         }
         if room {
             self.room.notify_one();
@@ -266,6 +277,8 @@ impl Outbox {
         drop(state);
         self.writer.wake();
         self.room.notify_waiters();
+        // And whoever has been told to wait, but does not yet.
+        self.room.notify_one();
     }
 
     /// Closes it and drops what is queued, because the subscriber was slow for too long. `taken` is what the writer
@@ -310,6 +323,17 @@ impl Outbox {
         self.lock().drops.total
     }
 
+    /// A publisher finds more than the low mark queued: until when it has to wait, or `None` when the subscriber is
+    /// slow.
+    fn press(&self, state: &mut State, now: Instant) -> Option<Instant> {
+        let rules = &self.depot.rules;
+        if state.measure(rules, now) {
+            self.log_recovery();
+        }
+        let window = state.window.get_or_insert(Window { start: now, drained: 0 });
+        (!state.slow).then(|| window.start + rules.window)
+    }
+
     /// A slow subscriber is at its high mark: the policy. Whether there is room now.
     fn make_room(&self, state: &mut State, cost: usize, high: usize, now: Instant) -> bool {
         let rules = &self.depot.rules;
@@ -331,7 +355,7 @@ impl Outbox {
                     self.unqueue(state, oldest.len(), 1);
                     self.drop_messages(state, &oldest, true, now);
                 }
-                state.queued + cost <= high
+                state.queued == 0 || state.queued + cost <= high
             }
         }
     }
@@ -357,6 +381,10 @@ impl Outbox {
         }
     }
 
+    fn log_recovery(&self) {
+        info!(ident = ?self.ident, peer = %self.peer, "slow subscriber has recovered");
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -371,23 +399,24 @@ impl Drop for Outbox {
 }
 
 impl State {
-    /// A publisher finds more than the low mark queued: until when it has to wait, or `None` when the subscriber is
-    /// slow.
-    fn press(&mut self, rules: &Rules, now: Instant) -> Option<Instant> {
-        if self.slow {
-            return None;
-        }
-        let window = self.window.get_or_insert(Window { start: now, drained: 0 });
+    /// Judges the subscriber at the end of a window: whether it had a deadline, and has recovered.
+    fn measure(&mut self, rules: &Rules, now: Instant) -> bool {
+        let Some(window) = &mut self.window else {
+            return false;
+        };
         let elapsed = now.saturating_duration_since(window.start);
-        if elapsed >= WINDOW {
-            // When it is much longer, nobody has waited meanwhile: there may have been little to drain.
-            if elapsed < 2 * WINDOW && window.rate(elapsed) < rules.floor_rate as u128 {
-                self.slow = true;
-                return None;
-            }
-            *window = Window { start: now, drained: 0 };
+        if elapsed < rules.window {
+            return false;
         }
-        Some(window.start + WINDOW)
+        let below = window.rate(elapsed) < rules.floor_rate as u128;
+        *window = Window { start: now, drained: 0 };
+        if self.slow {
+            self.slow = below;
+        } else {
+            // When it is much longer, nobody has waited meanwhile: there may have been little to drain.
+            self.slow = below && elapsed < 2 * rules.window;
+        }
+        !self.slow && self.deadline.take().is_some()
     }
 
     /// Whether this has ended a deadline.

@@ -2,7 +2,8 @@
 
 use std::{
     io::{self, IoSlice},
-    pin::Pin,
+    mem::MaybeUninit,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use bytes::BytesMut;
 use futures::future::poll_fn;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::AsyncWrite as _,
+    io::{AsyncWrite as _, Interest},
     net::{TcpStream, tcp},
     time::{Instant, timeout_at},
 };
@@ -23,6 +24,11 @@ const LINGER_BYTES: usize = 16 << 20;
 
 /// How much is read at once of what nobody wants.
 const DISCARD: usize = 16 * 1024;
+
+/// How much of what we wrote the system holds that it has not sent. Without this bound it says that a blocked socket
+/// takes more only once a third of its buffer is free, which is megabytes: a subscriber that reads steadily would look
+/// as if it did not read at all.
+pub(crate) const UNSENT: u32 = 64 * 1024;
 
 pub(crate) struct Socket {
     tcp: TcpStream,
@@ -36,8 +42,17 @@ impl Socket {
             .with_time(Duration::from_secs(10))
             .with_interval(Duration::from_secs(5))
             .with_retries(3);
-        SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
+        let options = SockRef::from(&tcp);
+        options.set_tcp_keepalive(&keepalive)?;
+        // Elsewhere, and on a system that does not know it, what a subscriber drains is only seen in larger steps.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let _ = options.set_tcp_notsent_lowat(UNSENT);
         Ok(Self { tcp })
+    }
+
+    /// See [`reset_on_close`].
+    pub(crate) fn reset_on_close(&self) {
+        reset_on_close(&self.tcp);
     }
 
     /// Both halves borrow the socket: they share no lock.
@@ -47,12 +62,40 @@ impl Socket {
     }
 }
 
+/// From now on, whatever ends this connection without [`close`], be it the end of the process, resets it. Its peer
+/// has sent something that we may not have acted on, and would take an end of stream for our word that we have.
+fn reset_on_close(tcp: &TcpStream) {
+    // It fails when the connection is gone already.
+    let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
+}
+
 pub(crate) struct ReadHalf<'a>(tcp::ReadHalf<'a>);
 
 impl ReadHalf<'_> {
     /// Ready when a read may find something, or the end, or an error.
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.as_ref().poll_read_ready(cx)
+    }
+
+    /// See [`reset_on_close`].
+    pub(crate) fn reset_on_close(&self) {
+        reset_on_close(self.0.as_ref());
+    }
+
+    /// Undoes [`reset_on_close`](Self::reset_on_close): an end of stream is what the peer may have now.
+    pub(crate) fn finish_on_close(&self) {
+        let _ = SockRef::from(self.0.as_ref()).set_linger(None);
+    }
+
+    /// Whether there is something that has not been read.
+    pub(crate) fn has_unread(&self) -> bool {
+        matches!(SockRef::from(self.0.as_ref()).peek(&mut [MaybeUninit::uninit()]), Ok(n) if n > 0)
+    }
+
+    /// Whether the peer's end of stream is known to have arrived; what came before it may still have to be read.
+    pub(crate) fn is_finished(&self, cx: &mut Context<'_>) -> bool {
+        let ready = pin!(self.0.ready(Interest::READABLE)).poll(cx);
+        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
     /// Appends what is there to the spare room of the buffer; 0 is the peer's end of stream.
@@ -105,12 +148,13 @@ impl WriteHalf<'_> {
     }
 }
 
-/// Ends the connection so that the last thing we wrote arrives.
+/// Ends the connection so that the last thing we wrote arrives: an ERROR, or nothing after the peer's end of stream.
 ///
 /// A socket that is closed while bytes of the peer are unread sends a reset, which may destroy an ERROR on its way.
 /// So: our end of stream first, then read what comes, for a short while. When the peer is not expected to send, this
 /// is only done if there is something to read already.
 pub(crate) async fn close(read: &mut ReadHalf<'_>, write: &mut WriteHalf<'_>, expect: bool) {
+    read.finish_on_close();
     if write.shutdown().await.is_err() {
         return;
     }
@@ -138,5 +182,7 @@ mod tests {
         assert_eq!(options.tcp_keepalive_interval().unwrap(), Duration::from_secs(5));
         assert_eq!(options.tcp_keepalive_retries().unwrap(), 3);
         assert!(socket.tcp.nodelay().unwrap());
+        #[cfg(target_os = "linux")]
+        assert_eq!(options.tcp_notsent_lowat().unwrap(), UNSENT);
     }
 }

@@ -37,7 +37,7 @@ pub struct Stats {
     pub delivered: u64,
     /// Messages that a slow subscriber did not get. See [`Broker::dropped`](crate::Broker::dropped) for whom.
     pub dropped: u64,
-    /// Messages that were still queued for a subscriber when its connection ended.
+    /// Messages that were still queued for a subscriber when its connection ended, or came while it ended.
     pub discarded: u64,
     /// Bytes written to authenticated connections.
     pub sent_bytes: u64,

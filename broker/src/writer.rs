@@ -67,6 +67,8 @@ impl<'a> Writer<'a> {
                     }
                     self.timer = None;
                     self.outbox.expire(&mut self.taken, self.written, Instant::now());
+                    // What is left of the first run may be written already.
+                    self.advance(0);
                     return Poll::Ready(WriteEnd::Slow);
                 }
             }
@@ -110,7 +112,7 @@ impl<'a> Writer<'a> {
             runs += 1;
             self.taken.pop_front();
         }
-        self.outbox.sent(n, runs);
+        self.outbox.sent(n, runs, Instant::now);
     }
 }
 
@@ -118,5 +120,67 @@ impl Drop for Writer<'_> {
     fn drop(&mut self) {
         // Also when the task is aborted: what is left is counted, and publishers do not wait for it.
         self.abandon();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use std::{sync::atomic::AtomicUsize, time::Duration};
+
+    use futures::future::poll_fn;
+    use tokio::{
+        io::AsyncReadExt as _,
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::{
+        outbox::{Depot, Offer, Rules, Run},
+        socket::Socket,
+        stats::Counters,
+    };
+
+    const FRAME: &[u8] = b"\0\0\0\x0a\x03\x01i\x01cx";
+    const ERROR: &[u8] = b"\0\0\0\x07\0no";
+    const TICK: Duration = Duration::from_nanos(1);
+
+    #[tokio::test]
+    async fn a_last_word_is_written_when_the_deadline_falls_between_two_frames() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut socket = Socket::new(listener.accept().await.unwrap().0).unwrap();
+        let (_read, mut write) = socket.split();
+        // The system takes no more.
+        let mut filled = 0;
+        while let Poll::Ready(n) = poll_fn(|cx| Poll::Ready(write.poll_write(cx, &[IoSlice::new(&[0; 4096])]))).await {
+            filled += n.unwrap();
+        }
+        let rules = Rules {
+            low_mark: 0,
+            high_mark: 0,
+            window: TICK,
+            deadline: Duration::ZERO,
+            ..crate::config::Config::default().rules()
+        };
+        let depot = Depot { rules, buffered: AtomicUsize::new(0), counters: Counters::default() };
+        let outbox = Outbox::new("test".parse().unwrap(), ([127, 0, 0, 1], 1).into(), Arc::new(depot));
+        let run = Run { bytes: [FRAME, FRAME].concat().into(), messages: 2 };
+        let mut writer = Writer::new(write, outbox.clone());
+        let now = Instant::now();
+        assert!(matches!(outbox.offer(&run, now), Offer::Queued { .. }));
+        assert!(poll_fn(|cx| Poll::Ready(writer.poll_run(cx))).await.is_pending());
+        // It took exactly the first frame.
+        writer.advance(FRAME.len());
+        assert!(matches!(outbox.offer(&run, now), Offer::Wait(_)));
+        assert_eq!(outbox.offer(&run, now + TICK), Offer::Refused);
+        assert!(matches!(poll_fn(|cx| writer.poll_run(cx)).await, WriteEnd::Slow));
+        outbox.close(Some(Bytes::from_static(ERROR)));
+        let mut got = vec![0; filled + ERROR.len()];
+        let (end, read) = tokio::join!(poll_fn(|cx| writer.poll_run(cx)), client.read_exact(&mut got));
+        read.unwrap();
+        assert!(matches!(end, WriteEnd::Drained), "{end:?}");
+        assert_eq!(got[filled..], *ERROR);
+        assert_eq!(outbox.dropped(), 3);
     }
 }

@@ -94,7 +94,7 @@ async fn keys_come_from_the_environment_and_files() {
 
 #[tokio::test]
 async fn wrong_arguments_are_one_line_and_exit_2() {
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 16] = [
         (&[], "nobody could authenticate: use --auth env, --auth users.json or --dev"),
         (&["--auth", "sqlite"], "SQLite is not supported yet: use env or a file that ends in .json"),
         (&["--auth", "database+postgresql://h/d"], "an SQL database is not supported yet"),
@@ -106,6 +106,10 @@ async fn wrong_arguments_are_one_line_and_exit_2() {
         (&["--dev", "-e", "tcp:port=1:prot=2"], r#"unknown key "prot""#),
         (&["--dev", "--max-message", "1T"], "not a size such as 65536, 64k, 1M or 2G"),
         (&["--dev", "--slow-policy", "keep"], "'keep'"),
+        (&["--dev", "--bind", "0.0.0.0:0"], "--dev lets everybody in: it listens on the loopback interface only"),
+        (&["--dev", "--floor-rate", "0"], "the floor rate is 0"),
+        (&["--dev", "--max-message", "0"], "the maximum message is 0 bytes"),
+        (&["--dev", "--high-mark", "1"], "the high mark (1 bytes) is below the low mark"),
         (&["--dev", "--frobnicate"], "unexpected argument '--frobnicate'"),
     ];
     for (arguments, expected) in cases {
@@ -130,8 +134,11 @@ async fn what_cannot_start_is_one_line_and_exit_1() {
         (&["--auth", "/nonexistent.json"], "/nonexistent.json: No such file or directory".to_owned()),
         (&["--auth", bad], format!("{bad}: expected `,` or `}}` at line 2 column 21")),
         (&["--auth", wrong], format!(r#"{wrong}: user "bob": "pubchans" must be a list of strings, not a string"#)),
-        (&["--dev", "-e", "tls:port=0"], "TLS is not supported yet".to_owned()),
-        (&["--dev", "-e", "tcp:port=0:device=nonexistent"], "cannot bind to device \"nonexistent\"".to_owned()),
+        (&["--dev", "-e", "tls:interface=127.0.0.1:port=0"], "TLS is not supported yet".to_owned()),
+        (
+            &["--dev", "-e", "tcp:interface=127.0.0.1:port=0:device=nonexistent"],
+            "cannot bind to device \"nonexistent\"".to_owned(),
+        ),
     ];
     for (arguments, expected) in cases {
         let (code, stderr) = run(arguments).await;
@@ -143,11 +150,25 @@ async fn what_cannot_start_is_one_line_and_exit_1() {
 }
 
 #[tokio::test]
+async fn nobody_needs_to_read_what_it_prints() {
+    let mut child = command(&["--dev", "--port", "0", "--slow-deadline", "1e19"]).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+    // A moment later it still runs, and stops when it is told to.
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    assert_eq!(child.try_wait().unwrap(), None);
+    let pid = child.id().unwrap().to_string();
+    assert!(within(Command::new("/bin/kill").args(["-TERM", &pid]).status()).await.unwrap().success());
+    assert_eq!(within(child.wait()).await.unwrap().code(), Some(0));
+    assert!(within(stderr.next_line()).await.unwrap().unwrap().contains("SIGTERM: stopping"));
+}
+
+#[tokio::test]
 async fn help_states_the_memory_bounds() {
     let output = within(command(&["--help"]).output()).await.unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0));
-    for part in ["--high-mark", "--max-buffered", "Memory:"] {
+    for part in ["--high-mark", "--max-buffered", "twice", "--max-subscriptions", "Memory:"] {
         assert!(help.contains(part), "{part} is missing in {help}");
     }
 }

@@ -8,15 +8,19 @@ use std::time::Duration;
 use bytes::BytesMut;
 use futures::StreamExt as _;
 use hpfeeds::wire::Frame;
-use hpfeeds_broker::{Broker, SlowPolicy};
+use hpfeeds_broker::{Broker, BrokerBuilder, SlowPolicy};
 use support::{Peer, builder, bytes, number, numbered, publish, start, until, within};
 use tokio::{
     io::AsyncReadExt as _,
     net::{TcpStream, tcp::OwnedReadHalf},
     task::JoinHandle,
+    time::{Instant, sleep_until},
 };
 
 const PAYLOAD: usize = 4096;
+
+/// Nobody is slow, no matter what else this machine does.
+const LONG: Duration = Duration::from_secs(3600);
 
 /// Publishes numbered messages to channel `c` as fast as the broker takes them, and waits for its confirmation.
 fn flood(mut peer: Peer, messages: u64) -> JoinHandle<()> {
@@ -49,7 +53,7 @@ async fn read_until(peer: &mut Peer, last: u64) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_full_speed_nothing_is_lost() {
     const MESSAGES: u64 = 50_000;
-    let broker = start(builder()).await;
+    let broker = start(builder().floor_window(LONG)).await;
     let mut readers = Vec::new();
     for _ in 0..2 {
         let mut peer = Peer::subscriber(&broker, &["c"]).await;
@@ -63,12 +67,33 @@ async fn at_full_speed_nothing_is_lost() {
     until(|| broker.stats().buffered == 0).await;
 }
 
+/// The system reports a blocked socket as writable in steps: they must not look as if nothing were read in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_steady_reader_above_the_floor_rate_loses_nothing() {
+    const STEP: usize = 32 * 1024;
+    // 512 KiB/s, eight times the floor.
+    const PAUSE: Duration = Duration::from_micros(62_500);
+    let broker = start(builder().low_mark(64 << 10).high_mark(256 << 10)).await;
+    let mut stream = Peer::narrow_subscriber(&broker, &["c"]).await.framed.into_inner();
+    let flooding = flood(Peer::dev(&broker).await, 20_000);
+    let (start, mut due) = (Instant::now(), Instant::now());
+    let mut buf = vec![0; STEP];
+    // Several windows.
+    while start.elapsed() < Duration::from_secs(10) {
+        within(stream.read_exact(&mut buf)).await.unwrap();
+        due += PAUSE;
+        sleep_until(due).await;
+    }
+    assert_eq!(broker.stats().dropped, 0);
+    flooding.abort();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_publishers_of_one_subscriber_lose_nothing() {
     const MESSAGES: u64 = 100;
     const PUBLISHERS: u64 = 100;
     // All that they send at once is far more than what fits.
-    let broker = start(builder().low_mark(10_000).high_mark(20_000)).await;
+    let broker = start(builder().low_mark(10_000).high_mark(20_000).floor_window(LONG)).await;
     let mut reader = Peer::subscriber(&broker, &["c"]).await;
     let publishers: Vec<_> =
         futures::stream::iter(0..PUBLISHERS).then(async |_| flood(Peer::dev(&broker).await, MESSAGES)).collect().await;
@@ -79,6 +104,11 @@ async fn many_publishers_of_one_subscriber_lose_nothing() {
         within(publisher).await.unwrap();
     }
     assert_eq!(broker.stats().dropped, 0);
+}
+
+/// It takes a second to notice that somebody is stuck.
+fn stuck_builder() -> BrokerBuilder {
+    builder().floor_window(Duration::from_secs(1))
 }
 
 /// One subscriber never reads, another gets everything; returns the stuck one.
@@ -97,7 +127,7 @@ const HIGH_MARK: usize = 2 << 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn drop_oldest_keeps_the_newest_and_counts_the_rest() {
-    let broker = start(builder().high_mark(HIGH_MARK).slow_policy(SlowPolicy::DropOldest)).await;
+    let broker = start(stuck_builder().high_mark(HIGH_MARK).slow_policy(SlowPolicy::DropOldest)).await;
     let mut stuck = with_a_stuck_subscriber(&broker, MANY).await;
     assert!(broker.stats().buffered <= HIGH_MARK as u64);
     let dropped = broker.stats().dropped;
@@ -115,7 +145,7 @@ async fn drop_oldest_keeps_the_newest_and_counts_the_rest() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_subscriber_is_told_and_disconnected() {
     let deadline = Duration::from_millis(100);
-    let broker = start(builder().high_mark(HIGH_MARK).slow_deadline(deadline)).await;
+    let broker = start(stuck_builder().high_mark(HIGH_MARK).slow_deadline(deadline)).await;
     let mut stuck = with_a_stuck_subscriber(&broker, MANY).await;
     until(|| broker.stats().slow_disconnects == 1).await;
     // What had been sent is whole and in order, then comes the ERROR.
@@ -144,7 +174,7 @@ async fn a_slow_subscriber_is_told_and_disconnected() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_subscriber_that_recovers_stays() {
-    let broker = start(builder().high_mark(HIGH_MARK)).await;
+    let broker = start(stuck_builder().high_mark(HIGH_MARK)).await;
     let mut stuck = with_a_stuck_subscriber(&broker, MANY).await;
     let dropped = broker.stats().dropped;
     assert!(dropped > 0);
@@ -160,7 +190,7 @@ async fn a_slow_subscriber_that_recovers_stays() {
 async fn all_stuck_subscribers_together_have_a_bound() {
     const BOUND: usize = 4 << 20;
     const STUCK: usize = 8;
-    let broker = start(builder().max_buffered(BOUND).slow_policy(SlowPolicy::DropOldest)).await;
+    let broker = start(stuck_builder().max_buffered(BOUND).slow_policy(SlowPolicy::DropOldest)).await;
     let mut stuck = Vec::new();
     for _ in 1..STUCK {
         stuck.push(Peer::subscriber(&broker, &["c"]).await);
@@ -178,7 +208,7 @@ async fn all_stuck_subscribers_together_have_a_bound() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_never_reads_its_own_messages_does_not_stop_itself() {
-    let broker = start(builder().high_mark(HIGH_MARK)).await;
+    let broker = start(stuck_builder().high_mark(HIGH_MARK)).await;
     let (mut read, mut write) = raw_echo(&broker).await;
     let frames = bytes((0..64).map(|n| publish("dev", "c", numbered(n, PAYLOAD))));
     for _ in 0..MANY / 64 {
@@ -201,9 +231,36 @@ async fn raw_echo(broker: &Broker) -> (OwnedReadHalf, tokio::net::tcp::OwnedWrit
     stream.into_split()
 }
 
+#[tokio::test]
+async fn a_publisher_of_many_short_runs_takes_turns_with_others() {
+    const SUBSCRIBERS: u64 = 64;
+    const MESSAGES: u64 = 6_000;
+    let broker = start(builder().floor_window(LONG)).await;
+    let mut subscribers = Vec::new();
+    for _ in 0..SUBSCRIBERS {
+        subscribers.push(Peer::subscriber(&broker, &["a", "b"]).await);
+    }
+    let mut writer = Peer::dev(&broker).await;
+    let mut seen = broker.stats().received_messages;
+    let last = seen + MESSAGES;
+    writer.send_raw(&bytes((0..MESSAGES).map(|n| publish("dev", if n % 2 == 0 { "a" } else { "b" }, "")))).await;
+    // How much it gets done from one turn of ours to the next.
+    let mut most = 0;
+    within(async {
+        while seen < last {
+            tokio::task::yield_now().await;
+            let now = broker.stats().received_messages;
+            most = most.max(now - seen);
+            seen = now;
+        }
+    })
+    .await;
+    assert!(most <= 2 * 1024 / SUBSCRIBERS, "{most} messages for {SUBSCRIBERS} subscribers in one turn");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subscriber_that_vanishes_is_forgotten() {
-    let broker = start(builder()).await;
+    let broker = start(builder().floor_window(LONG)).await;
     for _ in 0..3 {
         let stuck = Peer::subscriber(&broker, &["c"]).await;
         let publisher = flood(Peer::dev(&broker).await, 5_000);

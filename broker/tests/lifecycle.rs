@@ -52,6 +52,7 @@ async fn what_cannot_start_says_why() {
         (builder().max_connections(0), "the maximum of connections is 0: nobody could connect"),
         (builder().max_message(0), "the maximum message is 0 bytes: nothing could be published"),
         (builder().floor_rate(0), "the floor rate is 0: a subscriber that never reads would stop its publishers"),
+        (builder().floor_window(Duration::ZERO), "the floor window is 0: no rate can be measured"),
         (builder().low_mark(2).high_mark(1), "the high mark (1 bytes) is below the low mark (2 bytes)"),
     ];
     for (builder, expected) in cases {
@@ -99,7 +100,7 @@ async fn churn_leaves_nothing_behind() {
 async fn shutdown_delivers_what_is_queued() {
     const MESSAGES: u64 = 500;
     let broker = start(builder().low_mark(64 << 20).high_mark(64 << 20)).await;
-    let mut reader = Peer::subscriber(&broker, &["c"]).await;
+    let mut reader = Peer::narrow_subscriber(&broker, &["c"]).await;
     let mut writer = Peer::dev(&broker).await;
     writer.send_raw(&bytes((0..MESSAGES).map(|n| publish("dev", "c", numbered(n, 50_000))))).await;
     writer.confirm().await;
@@ -109,7 +110,8 @@ async fn shutdown_delivers_what_is_queued() {
     for n in 0..MESSAGES {
         assert_eq!(number(&reader.next().await.unwrap()), n);
     }
-    assert_eq!(reader.next().await, None);
+    // It has published itself, to learn that it is subscribed.
+    reader.expect_error("The broker is shutting down").await;
     within(stopping).await.unwrap();
     assert!(TcpStream::connect(addr).await.is_err());
 }
@@ -131,15 +133,36 @@ async fn shutdown_does_not_wait_for_ever() {
     within(flooding).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_longest_durations_mean_never() {
+    let ever = Duration::MAX;
+    let options = builder().handshake_timeout(ever).auth_timeout(ever).write_timeout(ever).drain_timeout(ever);
+    let options = options.auth_failure_delay(ever).slow_deadline(ever).high_mark(1 << 20);
+    let broker = start(options.floor_window(Duration::from_millis(100))).await;
+    let stuck = Peer::narrow_subscriber(&broker, &["c"]).await;
+    let mut writer = Peer::dev(&broker).await;
+    writer.send_raw(&bytes((0..2000).map(|n| publish("dev", "c", numbered(n, 8192))))).await;
+    writer.confirm().await;
+    assert!(broker.stats().dropped > 0);
+    drop(stuck);
+    let mut wrong = Peer::login(broker.local_addr(), "dev", "wrong").await;
+    assert!(matches!(wrong.next().await, Some(Frame::Error { .. })));
+    until(|| broker.stats().connections <= 1).await;
+    within(broker.shutdown()).await;
+}
+
 #[tokio::test]
 async fn a_dropped_broker_stops() {
     let broker = start(builder()).await;
     let addr = broker.local_addr();
-    let mut peer = Peer::subscriber(&broker, &["c"]).await;
-    let mut silent = Peer::connect(addr).await;
+    let mut reader = Peer::dev(&broker).await;
+    reader.send(support::subscribe("dev", "c")).await;
+    let mut publisher = Peer::subscriber(&broker, &["c"]).await;
     drop(broker);
-    assert_eq!(peer.next().await, None);
-    assert_eq!(silent.next().await, None);
+    // No end of stream: it would confirm what is on its way.
+    let cause = within(publisher.framed.next()).await.unwrap().unwrap_err();
+    assert!(cause.to_string().contains("reset"), "{cause}");
+    assert_eq!(reader.next().await, None);
     within(async {
         while TcpStream::connect(addr).await.is_ok() {
             tokio::task::yield_now().await;

@@ -3,7 +3,10 @@
 
 mod support;
 
-use std::{env, time::Duration};
+use std::{
+    env,
+    time::{Duration, Instant},
+};
 
 use hpfeeds::wire::{DecodeError, Frame};
 use hpfeeds_broker::{AuthError, AuthStore, Broker, EnvStore, Key, Lookup};
@@ -38,15 +41,32 @@ async fn wrong_keys_are_rejected() {
 }
 
 #[tokio::test]
-async fn a_rejected_client_hears_it_at_once_and_may_leave() {
-    let broker = start(builder().auth_failure_delay(Duration::from_secs(3600))).await;
-    let mut peer = Peer::login(broker.local_addr(), "dev", "wrong").await;
-    assert!(matches!(peer.next().await, Some(Frame::Error { .. })));
-    // It is still connected: what it sends is read and forgotten.
-    peer.send_raw(&vec![0; 100_000]).await;
-    assert_eq!(broker.stats().connections, 1);
-    drop(peer);
+async fn a_rejected_client_hears_it_at_once_and_waits_when_it_comes_back() {
+    let broker = start(builder().auth_failure_delay(Duration::MAX)).await;
+    Peer::login(broker.local_addr(), "dev", "wrong").await.expect_error("Authentication failed for dev").await;
+    let mut stream = TcpStream::connect(broker.local_addr()).await.unwrap();
+    until(|| broker.stats().connections == 1).await;
+    let info = tokio::time::timeout(Duration::from_millis(50), stream.read_u8()).await;
+    assert!(info.is_err(), "{info:?}");
+    // Nobody keeps a connection that the client has closed.
+    drop(stream);
     until(|| broker.stats().connections == 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_at_once_with_a_wrong_secret_is_slowed_down() {
+    let delay = Duration::from_millis(500);
+    let broker = start(builder().auth_failure_delay(delay)).await;
+    let start = Instant::now();
+    // As the Python client does: at the ERROR it closes, and connects again.
+    for _ in 0..4 {
+        let mut peer = Peer::login(broker.local_addr(), "dev", "wrong").await;
+        assert!(matches!(peer.next().await, Some(Frame::Error { .. })));
+    }
+    assert!(start.elapsed() >= 3 * delay, "{:?}", start.elapsed());
+    // Others behind that address get in.
+    Peer::dev(&broker).await.settle().await;
+    assert_eq!((broker.stats().auth_failures, broker.stats().authenticated), (4, 1));
 }
 
 #[tokio::test]

@@ -6,10 +6,13 @@ use hpfeeds::wire::{Frame, Limits};
 
 use super::*;
 
+const WINDOW: Duration = Duration::from_secs(1);
+
 const RULES: Rules = Rules {
     low_mark: 1000,
     high_mark: 5000,
     floor_rate: 100,
+    window: WINDOW,
     policy: SlowPolicy::Disconnect,
     deadline: Duration::from_secs(60),
     max_buffered: 100_000,
@@ -69,7 +72,7 @@ impl Fixture {
             assert_eq!(self.take(), Poll::Ready(true));
         }
         let run = self.taken.pop_front().unwrap();
-        self.outbox.sent(run.len(), 1);
+        self.outbox.sent(run.len(), 1, || self.now);
         *run.last().unwrap()
     }
 
@@ -151,6 +154,59 @@ fn nobody_waits_for_one_below_the_floor_rate() {
 }
 
 #[test]
+fn a_slow_one_that_drains_the_floor_rate_again_is_waited_for_again() {
+    let mut f = fixture(RULES);
+    f.make_slow();
+    let _ = f.fill();
+    assert!(f.outbox.lock().deadline.is_some());
+    // 20 runs in a window are far above the floor. It never gets to the low mark, as publishers always have more.
+    let mut before = None;
+    for _ in 0..100 {
+        for _ in 0..20 {
+            f.write();
+            f.pass(WINDOW / 20);
+            let _ = f.fill();
+        }
+        let now = f.stats().dropped;
+        assert_eq!(*before.get_or_insert(now), now);
+        let state = f.outbox.lock();
+        assert_eq!((state.slow, state.deadline), (false, None));
+    }
+    // And it is slow again when it stops.
+    f.pass(WINDOW);
+    let _ = f.fill();
+    assert!(f.outbox.lock().slow);
+}
+
+#[test]
+fn a_slow_one_recovers_without_publishers_as_well() {
+    let mut f = fixture(RULES);
+    f.make_slow();
+    let _ = f.fill();
+    f.pass(WINDOW);
+    f.write();
+    assert!(!f.outbox.lock().slow);
+    assert_eq!(f.outbox.lock().deadline, None);
+    assert!(f.buffered() > RULES.low_mark);
+}
+
+#[test]
+fn a_slow_one_below_the_floor_rate_stays_slow() {
+    let mut f = fixture(RULES);
+    f.make_slow();
+    let _ = f.fill();
+    let deadline = f.outbox.lock().deadline;
+    for _ in 0..4 {
+        f.pass(5 * WINDOW);
+        f.write();
+        assert!(f.outbox.lock().slow);
+        let _ = f.fill();
+    }
+    assert!(deadline.is_some());
+    assert_eq!(f.outbox.lock().deadline, deadline);
+}
+
+#[test]
 fn a_window_that_nobody_waited_in_judges_nobody() {
     let mut f = fixture(RULES);
     assert!(matches!(f.fill(), Offer::Wait(_)));
@@ -191,7 +247,7 @@ fn expiry_leaves_the_rest_of_a_frame_that_was_begun() {
         f.make_slow();
         let _ = f.fill();
         assert_eq!(f.take(), Poll::Ready(true));
-        f.outbox.sent(written, 0);
+        f.outbox.sent(written, 0, || f.now);
         let before = f.stats();
         f.outbox.expire(&mut f.taken, written, f.now);
         let rest: usize = f.taken.iter().map(Bytes::len).sum();
@@ -204,11 +260,11 @@ fn expiry_leaves_the_rest_of_a_frame_that_was_begun() {
         // The last word comes after it.
         f.outbox.close(Some(Bytes::from_static(b"\0\0\0\x05\0")));
         if !f.taken.is_empty() {
-            f.outbox.sent(rest - written, 1);
+            f.outbox.sent(rest - written, 1, || f.now);
             f.taken.clear();
         }
         assert_eq!(f.take(), Poll::Ready(true));
-        f.outbox.sent(5, 1);
+        f.outbox.sent(5, 1, || f.now);
         f.taken.clear();
         assert_eq!((f.take(), f.buffered()), (Poll::Ready(false), 0), "{written}");
     }
@@ -219,14 +275,14 @@ fn drop_oldest_drops_whole_runs_that_nobody_has_begun_to_write() {
     let mut f = fixture(Rules { policy: SlowPolicy::DropOldest, ..RULES });
     let _ = f.offer(1);
     assert_eq!(f.take(), Poll::Ready(true));
-    f.outbox.sent(100, 0);
+    f.outbox.sent(100, 0, || f.now);
     f.make_slow();
     for number in 2..=30 {
         assert!(matches!(f.offer(number), Offer::Queued { .. }));
     }
     assert!(f.buffered() <= RULES.high_mark);
     f.taken.clear();
-    f.outbox.sent(COST - OVERHEAD - 100, 1);
+    f.outbox.sent(COST - OVERHEAD - 100, 1, || f.now);
     let mut last = Vec::new();
     while f.take() == Poll::Ready(true) {
         last.extend(f.taken.drain(..).map(|run| *run.last().unwrap()));
@@ -237,6 +293,19 @@ fn drop_oldest_drops_whole_runs_that_nobody_has_begun_to_write() {
     assert_eq!(f.outbox.lock().deadline, None);
     let dropped = f.depot.counters.drops();
     assert_eq!((dropped.len(), &*dropped[0].ident, &*dropped[0].channel), (1, "sub", "c"));
+}
+
+#[test]
+fn drop_oldest_keeps_the_newest_when_all_together_are_at_their_bound() {
+    let mut f = fixture(Rules { max_buffered: 600, policy: SlowPolicy::DropOldest, ..RULES });
+    assert!(matches!(f.offer(1), Offer::Queued { .. }));
+    assert!(matches!(f.offer(2), Offer::Wait(_)));
+    f.pass(WINDOW);
+    for number in [3, 4] {
+        assert_eq!(f.offer(number), Offer::Queued { more: false });
+        let left = f.outbox.lock().queue.iter().map(|run| *run.last().unwrap()).collect::<Vec<_>>();
+        assert_eq!(left, [number]);
+    }
 }
 
 #[test]
@@ -264,12 +333,13 @@ fn what_is_left_when_the_connection_breaks_is_counted() {
     let _ = f.offer(3);
     assert_eq!(f.take(), Poll::Ready(true));
     // The first frame arrived, the second was begun.
-    f.outbox.sent(COST - OVERHEAD - 1, 0);
+    f.outbox.sent(COST - OVERHEAD - 1, 0, || f.now);
     f.outbox.abandon(&mut f.taken, COST - OVERHEAD - 1);
     assert_eq!((f.stats().delivered, f.stats().discarded, f.buffered()), (1, 5, 0));
     assert_eq!(f.offer(4), Offer::Refused);
     assert_eq!(f.take(), Poll::Ready(false));
-    assert_eq!(f.stats().dropped, 0);
+    // What comes too late is counted as well.
+    assert_eq!((f.stats().delivered, f.stats().discarded, f.stats().dropped), (1, 7, 0));
 }
 
 #[test]
@@ -326,6 +396,19 @@ async fn waiting_ends_when_the_subscriber_is_slow_or_gone() {
     f.outbox.close(None);
     waiting.await.unwrap();
     assert!(Instant::now() < until);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_about_to_wait_learns_that_the_subscriber_is_gone() {
+    let mut f = fixture(RULES);
+    f.now = Instant::now();
+    let Offer::Wait(until) = f.fill() else { panic!("no wait") };
+    f.outbox.close(None);
+    for number in 1..=3 {
+        f.outbox.offer_waiting(&run(number), until).await;
+    }
+    assert_eq!(Instant::now(), f.now);
+    assert_eq!(f.stats().discarded, 6);
 }
 
 #[test]

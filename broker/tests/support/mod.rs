@@ -8,7 +8,10 @@ use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
 use hpfeeds::wire::{Codec, Frame, Nonce, Secret};
 use hpfeeds_broker::{Broker, BrokerBuilder, Endpoint, Key};
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpSocket, TcpStream},
+};
 use tokio_util::codec::Framed;
 
 /// Nothing here takes that long unless it hangs.
@@ -48,7 +51,18 @@ pub(crate) struct Peer {
 impl Peer {
     /// Connects and reads INFO.
     pub(crate) async fn connect(addr: SocketAddr) -> Self {
-        let stream = within(TcpStream::connect(addr)).await.unwrap();
+        Self::greeted(within(TcpStream::connect(addr)).await.unwrap()).await
+    }
+
+    /// Subscribes like [`subscriber`](Self::subscriber), on a connection that the system buffers little for.
+    pub(crate) async fn narrow_subscriber(broker: &Broker, channels: &[&str]) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(64 * 1024).unwrap();
+        let peer = Self::greeted(within(socket.connect(broker.local_addr())).await.unwrap()).await;
+        peer.authenticate("dev", "dev").await.subscribe(channels).await
+    }
+
+    async fn greeted(stream: TcpStream) -> Self {
         let mut framed = Framed::new(stream, Codec::default());
         let Some(Ok(Frame::Info { nonce, .. })) = within(framed.next()).await else {
             panic!("no INFO");
@@ -58,11 +72,14 @@ impl Peer {
 
     /// Connects and authenticates.
     pub(crate) async fn login(addr: SocketAddr, ident: &str, secret: &str) -> Self {
-        let mut peer = Self::connect(addr).await;
-        peer.ident = ident.to_owned();
-        let auth = peer.auth(ident, secret);
-        peer.send(auth).await;
-        peer
+        Self::connect(addr).await.authenticate(ident, secret).await
+    }
+
+    async fn authenticate(mut self, ident: &str, secret: &str) -> Self {
+        self.ident = ident.to_owned();
+        let auth = self.auth(ident, secret);
+        self.send(auth).await;
+        self
     }
 
     pub(crate) async fn dev(broker: &Broker) -> Self {
@@ -71,12 +88,15 @@ impl Peer {
 
     /// Subscribes, and returns once the broker has seen to it.
     pub(crate) async fn subscriber(broker: &Broker, channels: &[&str]) -> Self {
-        let mut peer = Self::dev(broker).await;
+        Self::dev(broker).await.subscribe(channels).await
+    }
+
+    async fn subscribe(mut self, channels: &[&str]) -> Self {
         for channel in channels {
-            peer.send(subscribe("dev", channel)).await;
+            self.send(subscribe("dev", channel)).await;
         }
-        peer.settle().await;
-        peer
+        self.settle().await;
+        self
     }
 
     /// Returns once the broker has acted on everything that was sent before; nothing else may arrive meanwhile.

@@ -1,0 +1,119 @@
+//! An end of stream confirms what a client has sent: never at shutdown, unless it was acted on.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod support;
+
+use std::time::Duration;
+
+use hpfeeds::ClientSession;
+use hpfeeds_broker::{AuthStore, Broker, Lookup};
+use support::{Peer, builder, bytes, numbered, publish, start, until, within};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+const SHUTTING_DOWN: &str = "The broker is shutting down";
+
+/// Never is judged to be slow, so publishers wait for the stuck one and much is not read.
+async fn broker_with_a_stuck_subscriber() -> (Broker, Peer) {
+    let drain = Duration::from_millis(100);
+    let broker = start(builder().floor_window(Duration::MAX).drain_timeout(drain)).await;
+    let stuck = Peer::narrow_subscriber(&broker, &["c"]).await;
+    (broker, stuck)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publisher_that_is_cut_off_gets_no_confirmation() {
+    let (broker, _stuck) = broker_with_a_stuck_subscriber().await;
+    let writer = Peer::dev(&broker).await;
+    let sending = tokio::spawn(async move {
+        let frames = bytes((0..64).map(|n| publish("dev", "c", numbered(n, 8192))));
+        let mut stream = writer.framed.into_inner();
+        for _ in 0..100 {
+            if stream.write_all(&frames).await.is_err() {
+                return "reset".to_owned();
+            }
+        }
+        let _ = stream.shutdown().await;
+        let mut rest = Vec::new();
+        match stream.read_to_end(&mut rest).await {
+            Ok(_) => String::from_utf8_lossy(&rest).into_owned(),
+            Err(_) => "reset".to_owned(),
+        }
+    });
+    until(|| broker.stats().buffered > 1 << 20).await;
+    within(broker.shutdown()).await;
+    let outcome = within(sending).await.unwrap();
+    assert!(outcome == "reset" || outcome.contains(SHUTTING_DOWN), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_is_not_closed_without_an_error_when_something_was_not_read() {
+    const MESSAGES: u64 = 5_000;
+    let (broker, _stuck) = broker_with_a_stuck_subscriber().await;
+    let port = broker.local_addr().port();
+    let before = broker.stats().received_messages;
+    let mut session = ClientSession::builder(("127.0.0.1", port), "dev", "dev").max_retries(0).connect().await.unwrap();
+    let sending = tokio::spawn(async move {
+        for n in 0..MESSAGES {
+            if session.publish("c", numbered(n, 4096)).await.is_err() {
+                break;
+            }
+        }
+        session.close().await
+    });
+    until(|| broker.stats().buffered > 1 << 20).await;
+    assert!(broker.stats().received_messages - before < MESSAGES);
+    within(broker.shutdown()).await;
+    within(sending).await.unwrap().unwrap_err();
+}
+
+#[tokio::test]
+async fn who_has_published_is_told_and_who_has_not_sees_the_end() {
+    let broker = start(builder()).await;
+    let greeted = Peer::connect(broker.local_addr()).await;
+    let mut published = Peer::dev(&broker).await;
+    published.send_raw(&bytes([publish("dev", "c", "x")])).await;
+    let mut silent = Peer::dev(&broker).await;
+    until(|| broker.stats().authenticated == 2 && broker.stats().received_messages == 1).await;
+    within(broker.shutdown()).await;
+    greeted.expect_error(SHUTTING_DOWN).await;
+    published.expect_error(SHUTTING_DOWN).await;
+    assert_eq!(silent.next().await, None);
+}
+
+/// Knows whom it is asked about, but does not say.
+struct Pending;
+
+impl AuthStore for Pending {
+    fn lookup<'a>(&'a self, _: &'a str) -> Lookup<'a> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test]
+async fn what_comes_with_auth_is_not_confirmed_when_the_lookup_is_cut_off() {
+    let broker = start(builder().auth(Pending)).await;
+    let mut peer = Peer::connect(broker.local_addr()).await;
+    let auth = peer.auth("bob", "x");
+    peer.send_raw(&bytes([auth, publish("bob", "c", "precious")])).await;
+    peer.finish().await;
+    within(broker.shutdown()).await;
+    peer.expect_error(SHUTTING_DOWN).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publisher_that_has_said_everything_is_read_to_its_end() {
+    const MESSAGES: u64 = 400;
+    let broker = start(builder().floor_window(Duration::MAX).low_mark(10_000)).await;
+    let stuck = Peer::narrow_subscriber(&broker, &["c"]).await;
+    let mut writer = Peer::dev(&broker).await;
+    writer.send_raw(&bytes((0..MESSAGES).map(|n| publish("dev", "c", numbered(n, 1000))))).await;
+    writer.finish().await;
+    until(|| broker.stats().buffered > 10_000).await;
+    // What arrived before this has been seen.
+    Peer::dev(&broker).await.settle().await;
+    let stopping = tokio::spawn(broker.shutdown());
+    // The end and nothing else.
+    assert_eq!(writer.next().await, None);
+    drop(stuck);
+    within(stopping).await.unwrap();
+}
