@@ -22,7 +22,7 @@ use super::{
     publisher,
     shared::{Intent, Shared},
 };
-use crate::wire::{Channel, DecodeError, FrameRef, HEADER_LEN, Header, Ident, Limits, Opcode, Secret, payload_after};
+use crate::wire::{Channel, DecodeError, FrameRef, HEADER_LEN, Header, Ident, Limits, Secret, payload_after};
 
 /// A received message: who published it, where, and what.
 ///
@@ -252,20 +252,16 @@ impl ClientSession {
     fn next_in_run(&mut self) -> Option<Result<Message, DecodeError>> {
         let header = Header::parse(&self.run, Limits::new(u32::MAX)).ok().flatten()?;
         let body = self.run.get(HEADER_LEN..header.length)?;
-        let message = match &self.last {
+        let known = self.last.as_ref().and_then(|(ident, channel)| payload_after(body, ident, channel));
+        let message = match (known, &mut self.last) {
             // Nothing to check and nothing to copy.
-            Some((ident, channel)) if let Some(payload) = payload_after(body, ident, channel) => {
+            (Some(payload), Some((ident, channel))) => {
                 Ok((ident.clone(), channel.clone(), self.run.slice_ref(payload)))
             }
-            _ => match FrameRef::parse(Opcode::Publish, body) {
-                Ok(FrameRef::Publish { ident, channel, payload }) => {
-                    let (ident, channel) = (Ident::checked(ident), Channel::checked(channel));
-                    self.last = Some((ident.clone(), channel.clone()));
-                    Ok((ident, channel, self.run.slice_ref(payload)))
-                }
-                Ok(_) => return None,
-                Err(fault) => Err(fault),
-            },
+            (_, last) => FrameRef::parse_publish(body).map(|(ident, channel, payload)| {
+                let (ident, channel) = last.insert((Ident::checked(ident), Channel::checked(channel)));
+                (ident.clone(), channel.clone(), self.run.slice_ref(payload))
+            }),
         };
         self.run.advance(header.length);
         Some(message)

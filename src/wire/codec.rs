@@ -1,7 +1,9 @@
-use bytes::BytesMut;
+use bytes::{Buf as _, Bytes, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
-use super::{DecodeError, EncodeError, Frame, HEADER_LEN, Header, Limits};
+use super::{
+    Channel, DecodeError, EncodeError, Frame, FrameRef, HEADER_LEN, Header, Ident, Limits, Opcode, payload_after,
+};
 
 /// The most that is reserved at once for a frame that has not arrived: a header alone, which anybody can send,
 /// never makes us allocate what it claims.
@@ -27,13 +29,38 @@ const RESERVE: usize = 64 * 1024;
 #[derive(Debug, Clone, Default)]
 pub struct Codec {
     limits: Limits,
+    /// The names of the last PUBLISH decoded: most have those of the one before.
+    last: Option<(Ident, Channel)>,
 }
 
 impl Codec {
     /// A codec with other limits than the default 1 MiB.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits }
+        Self { limits, last: None }
+    }
+
+    /// Takes a whole PUBLISH off `src`. Only its payload is split off: one reference to the buffer, where a slice of a
+    /// frame that was split off would take two and give one back.
+    fn publish(&mut self, src: &mut BytesMut, length: usize) -> Result<Option<Frame>, DecodeError> {
+        let body = &src[HEADER_LEN..length];
+        let known = self.last.as_ref().and_then(|(ident, channel)| payload_after(body, ident, channel));
+        let (payload, (ident, channel)) = match (known, &mut self.last) {
+            (Some(payload), Some(last)) => (payload.len(), last),
+            (_, last) => match FrameRef::parse_publish(body) {
+                Ok((ident, channel, payload)) => {
+                    (payload.len(), last.insert((Ident::checked(ident), Channel::checked(channel))))
+                }
+                Err(error) => {
+                    src.advance(length);
+                    return Err(error);
+                }
+            },
+        };
+        src.advance(length - payload);
+        // An empty slice would keep the buffer for nothing.
+        let payload = if payload == 0 { Bytes::new() } else { src.split_to(payload).freeze() };
+        Ok(Some(Frame::Publish { ident: ident.clone(), channel: channel.clone(), payload }))
     }
 }
 
@@ -49,6 +76,9 @@ impl Decoder for Codec {
         if missing > 0 {
             src.reserve(missing.min(RESERVE));
             return Ok(None);
+        }
+        if header.opcode == Opcode::Publish {
+            return self.publish(src, header.length);
         }
         let bytes = src.split_to(header.length).freeze();
         Frame::from_bytes(&bytes, header).map(Some)

@@ -359,11 +359,10 @@ impl<'a> FrameRef<'a> {
             Opcode::Error => Self::Error { message: reader.rest },
             Opcode::Info => Self::Info { name: reader.counted(Field::Name)?, nonce: reader.rest },
             Opcode::Auth => Self::Auth { ident: reader.name(Field::Ident)?, digest: reader.digest()? },
-            Opcode::Publish => Self::Publish {
-                ident: reader.name(Field::Ident)?,
-                channel: reader.name(Field::Channel)?,
-                payload: reader.rest,
-            },
+            Opcode::Publish => {
+                let (ident, channel, payload) = Self::parse_publish(body)?;
+                Self::Publish { ident, channel, payload }
+            }
             Opcode::Subscribe => {
                 Self::Subscribe { ident: reader.name(Field::Ident)?, channel: reader.last_name(Field::Channel)? }
             }
@@ -371,6 +370,12 @@ impl<'a> FrameRef<'a> {
                 Self::Unsubscribe { ident: reader.name(Field::Ident)?, channel: reader.last_name(Field::Channel)? }
             }
         })
+    }
+
+    /// Reads the body of a PUBLISH: its ident, channel and payload.
+    pub(crate) fn parse_publish(body: &'a [u8]) -> Result<(&'a str, &'a str, &'a [u8]), DecodeError> {
+        let mut reader = Reader { opcode: Opcode::Publish, rest: body };
+        Ok((reader.name(Field::Ident)?, reader.name(Field::Channel)?, reader.rest))
     }
 }
 

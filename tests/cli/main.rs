@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
 mod arguments;
+mod bench;
 #[path = "../support/certificates.rs"]
 mod certificates;
 mod formats;

@@ -2,11 +2,14 @@
 
 use std::{ffi::OsString, num::NonZeroU64, path::PathBuf, time::Duration};
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint, error::ErrorKind};
+use clap::{
+    ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, ValueHint,
+    error::ErrorKind,
+};
 use clap_complete::Shell;
 use hpfeeds::{Channel, wire::NameError};
 
-use crate::connection::ConnectionArgs;
+use crate::{bench::BenchArgs, connection::ConnectionArgs};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -69,6 +72,12 @@ pub(crate) enum Action {
     ///
     /// Exits with 0 only when the broker has read everything and refused nothing.
     Sendfile(SendfileArgs),
+
+    /// Measure what a broker can do; every message is numbered and verified.
+    ///
+    /// Without --host or --port (or their variables) it starts an hpfeeds-broker for itself, on this machine. Exits with
+    /// 1 when a message is lost, repeated or changed.
+    Bench(BenchArgs),
 
     /// Print a script that completes these arguments in a shell.
     ///
@@ -170,13 +179,14 @@ pub(crate) struct PatienceArgs {
 impl Cli {
     /// The checked command line of this process, or what to print instead.
     pub(crate) fn from_arguments() -> Result<Self, clap::Error> {
-        let mut cli = Self::try_parse()?;
-        cli.settle().map_err(|(kind, message)| Self::command().error(kind, message))?;
+        let matches = Self::command().try_get_matches()?;
+        let mut cli = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut Self::command()))?;
+        cli.settle(&matches).map_err(|(kind, message)| Self::command().error(kind, message))?;
         Ok(cli)
     }
 
     /// Brings together what stands before and after the action, and checks what goes with what.
-    fn settle(&mut self) -> Result<(), (ErrorKind, String)> {
+    fn settle(&mut self, matches: &ArgMatches) -> Result<(), (ErrorKind, String)> {
         let before = std::mem::take(&mut self.channels);
         let output = self.output.take();
         let misplaced = output.is_some();
@@ -195,6 +205,10 @@ impl Cli {
                 &mut args.channels
             }
             Action::Sendfile(args) => &mut args.channels,
+            Action::Bench(args) => {
+                let needs_key = args.settle(before, self.connection.addr(), matches)?;
+                return if needs_key { self.connection.check() } else { Ok(()) };
+            }
             Action::Completions(_) => return Ok(()),
         };
         channels.complete(before)?;
@@ -244,7 +258,7 @@ impl PublishArgs {
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let wanted = || "give seconds, such as 10 or 0.5".to_owned();
     let number: f64 = text.parse().map_err(|_| wanted())?;
     match Duration::try_from_secs_f64(number) {

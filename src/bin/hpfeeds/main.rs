@@ -1,6 +1,7 @@
-//! The `hpfeeds` command-line tool: subscribe, publish and send files.
+//! The `hpfeeds` command-line tool: subscribe, publish, send files, measure brokers.
 
 mod args;
+mod bench;
 mod completions;
 mod connection;
 mod escape;
@@ -41,6 +42,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let connection = cli.connection;
     match cli.action {
         Action::Completions(args) => completions::run(&args),
+        Action::Bench(args) => in_runtime(supervise(|stop| bench::run(args, stop), Duration::ZERO)),
         Action::Subscribe(args) => in_runtime(supervise(|stop| subscribe::run(connection, args, stop), Duration::ZERO)),
         Action::Publish(args) => {
             let patience = args.patience.timeout;

@@ -1,0 +1,206 @@
+//! The protocols of the brokers, as far as publishing to and subscribing to one channel needs them.
+//!
+//! All messages of one measurement have the same length, so all frames have, in every protocol: both ends of the
+//! generator work with a template of the frame.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::TcpStream,
+};
+
+use hpfeeds::wire::{Nonce, Secret};
+
+/// The user, the password and the channel, in all protocols.
+pub(crate) const USER: &str = "dev";
+pub(crate) const PASSWORD: &str = "dev";
+const CHANNEL: &str = "bench";
+
+/// Each payload begins with the publisher and the number of the message, and the time at which it was due.
+pub(crate) const STAMP: usize = 16;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// hpfeeds frames, but nobody who reads them: no handshake.
+    Blind,
+    Hpfeeds,
+    Nats,
+    Redis,
+    Mqtt,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Publisher,
+    Subscriber,
+    Idle,
+}
+
+/// A frame, and where its payload begins.
+#[derive(Debug, Clone)]
+pub(crate) struct Shape {
+    pub(crate) frame: Vec<u8>,
+    pub(crate) payload: usize,
+}
+
+impl Shape {
+    fn new(head: &[u8], size: usize, tail: &[u8]) -> Self {
+        let payload: Vec<u8> = (b'a'..=b'z').cycle().take(size).collect();
+        Self { frame: [head, &payload, tail].concat(), payload: head.len() }
+    }
+}
+
+impl Protocol {
+    /// What a publisher sends.
+    pub(crate) fn published(self, size: usize) -> Shape {
+        let length = size.to_string();
+        match self {
+            Self::Nats => Shape::new(format!("PUB {CHANNEL} {size}\r\n").as_bytes(), size, b"\r\n"),
+            Self::Redis => {
+                let head = format!("*3\r\n$7\r\nPUBLISH\r\n${}\r\n{CHANNEL}\r\n${length}\r\n", CHANNEL.len());
+                Shape::new(head.as_bytes(), size, b"\r\n")
+            }
+            Self::Blind | Self::Hpfeeds | Self::Mqtt => self.delivered(size),
+        }
+    }
+
+    /// What a subscriber gets.
+    pub(crate) fn delivered(self, size: usize) -> Shape {
+        match self {
+            Self::Blind | Self::Hpfeeds => {
+                let names = [short(USER), short(CHANNEL)].concat();
+                Shape::new(&[hpfeeds_head(3, names.len() + size), names].concat(), size, b"")
+            }
+            Self::Nats => Shape::new(format!("MSG {CHANNEL} 1 {size}\r\n").as_bytes(), size, b"\r\n"),
+            Self::Redis => {
+                let head = format!("*3\r\n$7\r\nmessage\r\n${}\r\n{CHANNEL}\r\n${size}\r\n", CHANNEL.len());
+                Shape::new(head.as_bytes(), size, b"\r\n")
+            }
+            Self::Mqtt => {
+                let topic = mqtt_text(CHANNEL);
+                Shape::new(&[mqtt_head(0x30, topic.len() + size), topic].concat(), size, b"")
+            }
+        }
+    }
+
+    /// What may stand between two delivered frames and means nothing here.
+    pub(crate) fn noise(self) -> &'static [u8] {
+        if self == Self::Nats { b"PING\r\n" } else { b"" }
+    }
+
+    /// Authenticates, and subscribes if that is the role.
+    pub(crate) fn hello(self, role: Role, socket: &mut TcpStream) -> io::Result<()> {
+        match self {
+            Self::Blind => Ok(()),
+            Self::Hpfeeds => hello_hpfeeds(role, socket),
+            Self::Nats => hello_nats(role, socket),
+            Self::Redis => hello_redis(role, socket),
+            Self::Mqtt => hello_mqtt(role, socket),
+        }
+    }
+}
+
+fn hello_hpfeeds(role: Role, socket: &mut TcpStream) -> io::Result<()> {
+    let mut head = [0; 5];
+    socket.read_exact(&mut head)?;
+    let [a, b, c, d, opcode] = head;
+    let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).map_err(io::Error::other)?;
+    let mut body = vec![0; length.saturating_sub(5).min(1024)];
+    socket.read_exact(&mut body)?;
+    let name = body.first().copied().map(usize::from);
+    let (1, Some(nonce)) = (opcode, name.and_then(|name| body.get(1 + name..))) else {
+        return Err(io::Error::other("the broker did not send INFO"));
+    };
+    let digest = Secret::new(PASSWORD).sign(&Nonce::new(nonce));
+    let ident = short(USER);
+    let mut hello = [hpfeeds_head(2, ident.len() + digest.len()), ident.clone(), digest.to_vec()].concat();
+    if role == Role::Subscriber {
+        hello.extend([hpfeeds_head(4, ident.len() + CHANNEL.len()), ident, CHANNEL.into()].concat());
+    }
+    socket.write_all(&hello)
+}
+
+fn hello_nats(role: Role, socket: &mut TcpStream) -> io::Result<()> {
+    line(socket)?;
+    let connect = format!(r#"CONNECT {{"verbose":false,"pedantic":false,"user":"{USER}","pass":"{PASSWORD}"}}"#);
+    let subscribe = if role == Role::Subscriber { format!("SUB {CHANNEL} 1\r\n") } else { String::new() };
+    socket.write_all(format!("{connect}\r\n{subscribe}PING\r\n").as_bytes())?;
+    expect(&line(socket)?, b"PONG\r\n")
+}
+
+fn hello_redis(role: Role, socket: &mut TcpStream) -> io::Result<()> {
+    socket.write_all(format!("AUTH {PASSWORD}\r\n").as_bytes())?;
+    expect(&line(socket)?, b"+OK\r\n")?;
+    match role {
+        // Without it each message has an answer.
+        Role::Publisher => socket.write_all(b"CLIENT REPLY OFF\r\n"),
+        Role::Subscriber => {
+            socket.write_all(format!("SUBSCRIBE {CHANNEL}\r\n").as_bytes())?;
+            (0..6).try_for_each(|_| line(socket).map(drop))
+        }
+        Role::Idle => Ok(()),
+    }
+}
+
+fn hello_mqtt(role: Role, socket: &mut TcpStream) -> io::Result<()> {
+    // Protocol level 4, clean session, no keepalive; the broker chooses the client's name.
+    let connect = [mqtt_text("MQTT"), vec![4, 2, 0, 0], mqtt_text("")].concat();
+    socket.write_all(&[mqtt_head(0x10, connect.len()), connect].concat())?;
+    let mut answer = [0; 4];
+    socket.read_exact(&mut answer)?;
+    expect(&answer, &[0x20, 2, 0, 0])?;
+    if role == Role::Subscriber {
+        let subscribe = [vec![0, 1], mqtt_text(CHANNEL), vec![0]].concat();
+        socket.write_all(&[mqtt_head(0x82, subscribe.len()), subscribe].concat())?;
+        let mut answer = [0; 5];
+        socket.read_exact(&mut answer)?;
+        expect(&answer, &[0x90, 3, 0, 1, 0])?;
+    }
+    Ok(())
+}
+
+fn expect(answer: &[u8], expected: &[u8]) -> io::Result<()> {
+    if answer == expected {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("the broker answered {}", answer.escape_ascii())))
+}
+
+/// Reads one line and nothing behind it.
+fn line(socket: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    while !line.ends_with(b"\r\n") {
+        let mut byte = [0];
+        socket.read_exact(&mut byte)?;
+        line.extend(byte);
+    }
+    Ok(line)
+}
+
+fn hpfeeds_head(opcode: u8, body: usize) -> Vec<u8> {
+    let length = u32::try_from(5 + body).unwrap_or(u32::MAX);
+    [&length.to_be_bytes()[..], &[opcode]].concat()
+}
+
+/// A name behind its length in one byte.
+fn short(name: &str) -> Vec<u8> {
+    [&[u8::try_from(name.len()).unwrap_or(u8::MAX)], name.as_bytes()].concat()
+}
+
+/// A text behind its length in two bytes.
+fn mqtt_text(text: &str) -> Vec<u8> {
+    [&u16::try_from(text.len()).unwrap_or(u16::MAX).to_be_bytes()[..], text.as_bytes()].concat()
+}
+
+/// The type and the length, seven bits in a byte.
+fn mqtt_head(kind: u8, mut length: usize) -> Vec<u8> {
+    let mut head = vec![kind];
+    loop {
+        let [low, ..] = (length & 0x7f).to_le_bytes();
+        length >>= 7;
+        if length == 0 {
+            head.push(low);
+            return head;
+        }
+        head.push(low | 0x80);
+    }
+}
