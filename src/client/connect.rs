@@ -4,7 +4,7 @@ use futures::future::BoxFuture;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    net::{TcpStream, lookup_host},
     time::timeout,
 };
 
@@ -189,7 +189,7 @@ pub struct TcpConnector {
 
 impl TcpConnector {
     pub(crate) async fn dial(&self, addr: &BrokerAddr) -> io::Result<TcpStream> {
-        let stream = connect_any(addr).await?;
+        let stream = connect_any(lookup_host((addr.host(), addr.port())).await?).await?;
         stream.set_nodelay(true)?;
         let keepalive = TcpKeepalive::new().with_time(self.keepalive.idle).with_interval(self.keepalive.interval);
         #[cfg(not(target_os = "windows"))]
@@ -204,8 +204,8 @@ impl TcpConnector {
 
 /// Tries the addresses of a host one after the other, none but the last for long: one that swallows packets must not
 /// keep us from the next.
-async fn connect_any(addr: &BrokerAddr) -> io::Result<TcpStream> {
-    let mut addrs = tokio::net::lookup_host((addr.host(), addr.port())).await?.peekable();
+async fn connect_any(addrs: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+    let mut addrs = addrs.peekable();
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
     while let Some(addr) = addrs.next() {
         let connecting = TcpStream::connect(addr);
@@ -265,10 +265,15 @@ mod tests {
 
     #[tokio::test]
     async fn the_next_address_of_a_host_is_tried() {
-        // "localhost" may stand for [::1] first; only 127.0.0.1 listens.
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = BrokerAddr::new("localhost", listener.local_addr().unwrap().port());
-        TcpConnector::default().dial(&addr).await.unwrap();
+        let listens = listener.local_addr().unwrap();
+        // A port that was free a moment ago.
+        let refuses = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let stream = connect_any([refuses, listens].into_iter()).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), listens);
+        let error = connect_any([refuses].into_iter()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(connect_any(std::iter::empty()).await.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[tokio::test]
