@@ -122,8 +122,9 @@ async fn ten_restarts_under_load_lose_only_what_was_on_the_broken_connection() {
     println!("{total} messages, {} restarts, {lost} lost on broken connections in {} gaps", RESTARTS, gaps.len());
 }
 
-/// Receives until the session knows that its connection is gone. On a machine that is busy with other things, the
-/// system may take longer to say so than a broker takes to start; what is written until then nobody can save.
+/// Receives until the session knows that its connection is gone. It must be read for that: the dead broker's system
+/// still holds messages for a session that is not, and its end stands behind them. Until then one more write is
+/// accepted, and lost.
 async fn lost(session: &mut ClientSession, received: &mut Vec<u64>) {
     let mut state = session.state();
     let mut gone = pin!(state.wait_for(|state| *state != SessionState::Connected));
