@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         .init();
     // As many connections as the system allows; when that is too few, accepting waits and says so.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
-    match run(&cli) {
+    match cli.runtime().map_err(Into::into).and_then(|runtime| runtime.block_on(run(&cli))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(cause) => {
             eprintln!("hpfeeds-broker: {cause}");
@@ -36,7 +36,6 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
 async fn run(cli: &cli::Cli) -> Result<(), Box<dyn std::error::Error>> {
     // Before anything is printed: whoever reads that may signal at once.
     let mut terminate = signal(SignalKind::terminate())?;
