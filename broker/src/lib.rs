@@ -41,6 +41,7 @@
 mod auth;
 mod broker;
 mod buffer;
+mod builder;
 mod config;
 mod connection;
 mod endpoint;
@@ -58,7 +59,8 @@ mod writer;
 
 pub use auth::{AuthError, AuthStore, ChainStore, EnvStore, JsonStore, Key, Lookup, MemoryStore};
 pub use broker::Broker;
-pub use config::{BrokerBuilder, SlowPolicy};
+pub use builder::BrokerBuilder;
+pub use config::SlowPolicy;
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::StartError;
 pub use stats::{Dropped, Stats};

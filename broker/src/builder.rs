@@ -1,0 +1,184 @@
+use std::{fmt, net::TcpListener, time::Duration};
+
+use hpfeeds::wire::Limits;
+
+use crate::{
+    AuthStore, Broker, ChainStore, Endpoint, EndpointError, Key, MemoryStore, SlowPolicy, StartError, config::Config,
+};
+
+/// Options of a [`Broker`]; [`start`](Self::start) runs it.
+///
+/// Sizes are in bytes. Every option has a default that suits a public broker; only an endpoint and a key are
+/// required.
+#[derive(Debug)]
+#[must_use = "a builder does nothing until `start`"]
+pub struct BrokerBuilder {
+    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) listeners: Vec<TcpListener>,
+    pub(crate) users: MemoryStore,
+    pub(crate) stores: ChainStore,
+    pub(crate) config: Config,
+}
+
+impl BrokerBuilder {
+    pub(crate) fn new() -> Self {
+        Self {
+            endpoints: Vec::new(),
+            listeners: Vec::new(),
+            users: MemoryStore::new(),
+            stores: ChainStore::new(),
+            config: Config::default(),
+        }
+    }
+
+    /// Listens on `ADDR:PORT` as well. Port 0 lets the system pick one, see [`Broker::local_addrs`].
+    pub fn listen(self, addr: impl fmt::Display) -> Result<Self, EndpointError> {
+        Ok(self.endpoint(Endpoint::bind(&addr.to_string())?))
+    }
+
+    /// Listens on an endpoint as well.
+    pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
+        self.endpoints.push(endpoint);
+        self
+    }
+
+    /// Accepts connections from a socket that listens already as well, such as one that a supervisor passed on.
+    pub fn listener(mut self, listener: TcpListener) -> Self {
+        self.listeners.push(listener);
+        self
+    }
+
+    /// Lets somebody in. A later key with the same ident replaces the earlier one. These keys are looked at before
+    /// the stores.
+    pub fn user(mut self, key: Key) -> Self {
+        self.users.insert(key);
+        self
+    }
+
+    /// Adds a store of keys. The first that knows an ident decides.
+    pub fn auth(mut self, store: impl AuthStore) -> Self {
+        self.stores.push(store);
+        self
+    }
+
+    /// The name in INFO, at most 255 bytes. Default: `hpfeeds`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.config.name = name.into();
+        self
+    }
+
+    /// The longest body of PUBLISH (ident, channel and payload), in bytes. Default: 1 MiB, as in the Python broker.
+    /// Clients must be told the same.
+    pub fn max_message(mut self, bytes: u32) -> Self {
+        self.config.limits = Limits::new(bytes);
+        self
+    }
+
+    /// How many connections are held at once, authenticated or not. Default: 10,000. One more gets the ERROR
+    /// `Too many connections`.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.config.max_connections = connections;
+        self
+    }
+
+    /// How many channels one connection may subscribe to at once. Default: 10,000. Each costs some hundred bytes.
+    pub fn max_subscriptions(mut self, channels: usize) -> Self {
+        self.config.max_subscriptions = channels;
+        self
+    }
+
+    /// How long a client may take to send AUTH. Default: 10 s.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.config.handshake_timeout = timeout;
+        self
+    }
+
+    /// How long a key store may take to answer. Default: 10 s. After that the authentication has failed.
+    pub fn auth_timeout(mut self, timeout: Duration) -> Self {
+        self.config.auth_timeout = timeout;
+        self
+    }
+
+    /// How long after a failed authentication the address that it came from (of IPv6: its /64 network) has to wait
+    /// until it is greeted again. Default: 1 s. Zero turns it off.
+    ///
+    /// It slows down clients that come back at once. Others behind the same address wait as well, but never longer
+    /// than this.
+    pub fn auth_failure_delay(mut self, delay: Duration) -> Self {
+        self.config.auth_failure_delay = delay;
+        self
+    }
+
+    /// How long the last bytes for a peer, such as an ERROR and what was queued before it, may take. Default: 5 s.
+    pub fn write_timeout(mut self, timeout: Duration) -> Self {
+        self.config.write_timeout = timeout;
+        self
+    }
+
+    /// How long [`Broker::shutdown`] lets subscribers receive what is queued for them. Default: 5 s.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.config.drain_timeout = timeout;
+        self
+    }
+
+    /// Publishers wait while a healthy subscriber has more than this queued, in bytes. Default: 1 MiB.
+    pub fn low_mark(mut self, bytes: usize) -> Self {
+        self.config.low_mark = bytes;
+        self
+    }
+
+    /// The most that is queued for a slow subscriber, in bytes. Default: 50 messages of the maximal size.
+    pub fn high_mark(mut self, bytes: usize) -> Self {
+        self.config.high_mark = Some(bytes);
+        self
+    }
+
+    /// Who drains less than this, in bytes per second, is slow: no publisher waits for it. Default: 64 KiB/s. It is
+    /// measured over [`floor_window`](Self::floor_window), while more than the low mark is queued.
+    pub fn floor_rate(mut self, bytes_per_second: usize) -> Self {
+        self.config.floor_rate = bytes_per_second;
+        self
+    }
+
+    /// How long a subscriber has to stay below the floor rate to be slow, or above it to be healthy again. So long, a
+    /// stuck one may stop its publishers. Default: 3 s; the time that 192 KiB take at the floor rate when that is
+    /// another, but from 1 s to 10 s.
+    ///
+    /// What the system buffers makes the rate uneven when it is looked at for a shorter time.
+    pub fn floor_window(mut self, window: Duration) -> Self {
+        self.config.floor_window = Some(window);
+        self
+    }
+
+    /// What happens to a slow subscriber at its high mark. Default: [`SlowPolicy::Disconnect`].
+    pub fn slow_policy(mut self, policy: SlowPolicy) -> Self {
+        self.config.slow_policy = policy;
+        self
+    }
+
+    /// How long [`SlowPolicy::Disconnect`] waits for recovery. Default: 60 s, as in the Python broker.
+    pub fn slow_deadline(mut self, deadline: Duration) -> Self {
+        self.config.slow_deadline = deadline;
+        self
+    }
+
+    /// The most that is queued for all subscribers together, in bytes. Default: 512 MiB.
+    ///
+    /// At this bound the marks of every subscriber count as reached: publishers wait for the healthy ones, and slow
+    /// ones meet the policy. A subscriber with nothing queued still gets one run of messages (at most 256 KiB, or
+    /// one message). What is queued may keep up to twice as much memory, as it shares read buffers. So the broker's
+    /// memory is bounded by twice this, plus that run and a read buffer (of the same size) for each connection that
+    /// is active at that moment; an idle connection costs about 2 KB and what it subscribes to, see
+    /// [`max_subscriptions`](Self::max_subscriptions).
+    pub fn max_buffered(mut self, bytes: usize) -> Self {
+        self.config.max_buffered = bytes;
+        self
+    }
+
+    /// Opens all endpoints and starts to accept connections, on the runtime that this is called on.
+    ///
+    /// Either everything is open when it returns, or nothing.
+    pub async fn start(self) -> Result<Broker, StartError> {
+        Broker::start(self).await
+    }
+}

@@ -1,0 +1,61 @@
+//! What happens when a subscriber is slow.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use hpfeeds_broker::{BrokerBuilder, SlowPolicy};
+
+use super::values::{parse_seconds, parse_size};
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Slow subscribers")]
+pub(crate) struct Backpressure {
+    /// Publishers wait while a subscriber that keeps up has more than this queued
+    #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = parse_size)]
+    low_mark: usize,
+
+    /// A subscriber that drains less than this in a second, while there is more than --low-mark, is slow: after a
+    /// few seconds, nobody waits for it
+    #[arg(long, value_name = "SIZE", default_value = "64k", value_parser = parse_size)]
+    floor_rate: usize,
+
+    /// The most that is queued for a slow subscriber [default: 50 times --max-message]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    high_mark: Option<usize>,
+
+    /// What happens to a slow subscriber at --high-mark: disconnect drops its new messages and disconnects it after
+    /// --slow-deadline; drop-oldest drops the oldest and keeps it
+    #[arg(long, value_name = "POLICY", default_value = "disconnect")]
+    slow_policy: Policy,
+
+    /// How long a slow subscriber may take to fall below --low-mark again, or to drain --floor-rate
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
+    slow_deadline: Duration,
+
+    /// The most that is queued for all subscribers together
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
+    max_buffered: usize,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Policy {
+    Disconnect,
+    DropOldest,
+}
+
+impl Backpressure {
+    pub(crate) fn apply(&self, mut builder: BrokerBuilder) -> BrokerBuilder {
+        if let Some(high_mark) = self.high_mark {
+            builder = builder.high_mark(high_mark);
+        }
+        builder
+            .low_mark(self.low_mark)
+            .floor_rate(self.floor_rate)
+            .slow_policy(match self.slow_policy {
+                Policy::Disconnect => SlowPolicy::Disconnect,
+                Policy::DropOldest => SlowPolicy::DropOldest,
+            })
+            .slow_deadline(self.slow_deadline)
+            .max_buffered(self.max_buffered)
+    }
+}
