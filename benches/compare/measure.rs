@@ -10,7 +10,7 @@ use std::{
 use crate::{
     protocol::Role,
     receiver::Receiver,
-    sender::{Sender, Sent, nanos},
+    sender::{Batch, Sender, Sent, nanos},
     server::{Clients, Kind, Server},
     work::{Flow, Load, Pace},
 };
@@ -80,7 +80,7 @@ fn latency(kind: Kind, program: &Path, rate: u32, pace: Pace) -> io::Result<Samp
 
 fn connections(kind: Kind, program: &Path, count: u32) -> io::Result<Sample> {
     let clients = Clients { publishers: 0, subscribers: 0, size: 0 };
-    let mut server = Server::start(kind, program, clients)?;
+    let mut server = Server::start(kind, program, clients, &[])?;
     // The first few pay for what is allocated once.
     for _ in 0..50 {
         server.connect(Role::Idle)?;
@@ -96,28 +96,54 @@ fn connections(kind: Kind, program: &Path, count: u32) -> io::Result<Sample> {
 }
 
 /// A broker with its publishers and subscribers, and the way between them is open.
-struct Bench {
-    server: Server,
-    receiver: Receiver,
+pub(crate) struct Bench {
+    pub(crate) server: Server,
+    pub(crate) receiver: Receiver,
     sender: Option<Sender>,
-    subscribers: u64,
+    /// How often each message is delivered.
+    copies: u64,
 }
 
 impl Bench {
+    pub(crate) fn new(server: Server, receiver: Receiver, sender: Sender, copies: u64) -> Self {
+        Self { server, receiver, sender: Some(sender), copies }
+    }
+
     fn open(kind: Kind, program: &Path, clients: Clients, most: u64) -> io::Result<Self> {
+        Self::open_with(kind, program, clients, most, Batch::of(clients.publishers), &[])
+    }
+
+    /// `more` are arguments of our broker.
+    pub(crate) fn open_with(
+        kind: Kind,
+        program: &Path,
+        clients: Clients,
+        most: u64,
+        batch: Batch,
+        more: &[String],
+    ) -> io::Result<Self> {
         let Clients { publishers, subscribers, size } = clients;
-        let mut server = Server::start(kind, program, clients)?;
+        let mut server = Server::start(kind, program, clients, more)?;
         let mut connect = |count, role| (0..count).map(|_| server.connect(role)).collect::<io::Result<Vec<_>>>();
         let protocol = kind.protocol();
         let (receiving, sending) = (connect(subscribers, Role::Subscriber)?, connect(publishers, Role::Publisher)?);
         let mut receiver = Receiver::new(receiving, publishers, protocol.delivered(size), protocol.noise())?;
-        let mut sender = Sender::new(sending, protocol.published(size), most)?;
+        let mut sender = Sender::new(sending, protocol.published(size), most, batch)?;
         greet(&mut sender, &mut receiver, publishers).map_err(|error| server.report(&error))?;
-        Ok(Self { server, receiver, sender: Some(sender), subscribers: subscribers as u64 })
+        Ok(Self::new(server, receiver, sender, subscribers as u64))
     }
 
     /// Sends on a thread of its own and receives on this one.
-    fn drive(&mut self, work: impl FnOnce(&mut Sender) -> Sent + Send + 'static) -> io::Result<Arrival> {
+    pub(crate) fn drive(&mut self, work: impl FnOnce(&mut Sender) -> Sent + Send + 'static) -> io::Result<Arrival> {
+        self.drive_and(work, |_| Ok(()))
+    }
+
+    /// The same, and does something else now and then while the publishers send.
+    pub(crate) fn drive_and(
+        &mut self,
+        work: impl FnOnce(&mut Sender) -> Sent + Send + 'static,
+        mut meanwhile: impl FnMut(&mut Self) -> io::Result<()>,
+    ) -> io::Result<Arrival> {
         let Some(mut sender) = self.sender.take() else {
             return Err(io::Error::other("the publishers have ended"));
         };
@@ -128,10 +154,11 @@ impl Bench {
         });
         while !sending.is_finished() {
             self.turn()?;
+            meanwhile(self)?;
         }
         let (sent, sender) = sending.join().map_err(|_| io::Error::other("the publishers' thread panicked"))?;
         self.sender = Some(sender);
-        let mut arrival = self.drain(sent.messages * self.subscribers)?;
+        let mut arrival = self.drain(sent.messages * self.copies)?;
         arrival.cut |= sent.cut;
         if let Some(error) = sent.broken {
             return Err(self.server.report(&error));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    protocol::{PASSWORD, USER},
+    protocol::{CHANNEL, CHANNELS, PASSWORD, USER},
     relay::Plan,
     server::Kind,
 };
@@ -84,7 +84,8 @@ pub(crate) fn command(kind: Kind, program: &Path, directory: &Path, port: u16, p
 }
 
 fn hpfeeds(command: &mut Command) -> &mut Command {
-    let fields = [("SECRET", PASSWORD), ("OWNER", USER), ("PUBCHANS", "bench"), ("SUBCHANS", "bench")];
+    let channels = format!("{CHANNEL},{CHANNELS}*");
+    let fields = [("SECRET", PASSWORD), ("OWNER", USER), ("PUBCHANS", &channels), ("SUBCHANS", &channels)];
     command.envs(fields.map(|(field, value)| (format!("HPFEEDS_{}_{field}", USER.to_uppercase()), value)))
 }
 

@@ -6,6 +6,7 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::TcpStream,
+    ops::Range,
 };
 
 use hpfeeds::wire::{Nonce, Secret};
@@ -13,7 +14,9 @@ use hpfeeds::wire::{Nonce, Secret};
 /// The user, the password and the channel, in all protocols.
 pub(crate) const USER: &str = "dev";
 pub(crate) const PASSWORD: &str = "dev";
-const CHANNEL: &str = "bench";
+pub(crate) const CHANNEL: &str = "bench";
+/// What the names of many channels begin with.
+pub(crate) const CHANNELS: &str = "scale.";
 
 /// Each payload begins with the publisher and the number of the message, and the time at which it was due.
 pub(crate) const STAMP: usize = 16;
@@ -35,18 +38,62 @@ pub(crate) enum Role {
     Idle,
 }
 
-/// A frame, and where its payload begins.
+/// A frame, where its payload begins, and, when there are many channels, where which message goes.
 #[derive(Debug, Clone)]
 pub(crate) struct Shape {
     pub(crate) frame: Vec<u8>,
     pub(crate) payload: usize,
+    pub(crate) routing: Option<Routing>,
 }
 
 impl Shape {
     fn new(head: &[u8], size: usize, tail: &[u8]) -> Self {
         let payload: Vec<u8> = (b'a'..=b'z').cycle().take(size).collect();
-        Self { frame: [head, &payload, tail].concat(), payload: head.len() }
+        Self { frame: [head, &payload, tail].concat(), payload: head.len(), routing: None }
     }
+
+    /// An hpfeeds frame for one of many channels, whose number is to be patched in right before the payload.
+    pub(crate) fn routed(size: usize, routing: Routing) -> Self {
+        let names = [short(USER), short(&numbered(0))].concat();
+        let head = [hpfeeds_head(3, names.len() + size), names].concat();
+        Self { routing: Some(routing), ..Self::new(&head, size, b"") }
+    }
+
+    /// Where the number of the channel stands, if it has one.
+    pub(crate) fn digits(&self) -> Range<usize> {
+        self.payload - self.routing.map_or(0, |_| DIGITS)..self.payload
+    }
+}
+
+/// Which of many channels a message goes to, and who gets it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Routing {
+    /// How many channels a publisher uses by turns, and for how many messages each.
+    pub(crate) channels: u64,
+    pub(crate) run: u64,
+    /// Publisher `p` begins with channel `p % spread`, and what it sends goes to the subscriber of that number only.
+    pub(crate) spread: usize,
+}
+
+impl Routing {
+    /// The channel of a message.
+    pub(crate) fn channel(self, publisher: u64, number: u64) -> u64 {
+        publisher % self.spread as u64 + number / self.run % self.channels
+    }
+}
+
+/// How many digits the number of a channel has.
+const DIGITS: usize = 7;
+
+/// The name of one of many channels.
+pub(crate) fn numbered(channel: u64) -> String {
+    format!("{CHANNELS}{channel:0DIGITS$}")
+}
+
+/// The hpfeeds frame that subscribes to a channel.
+pub(crate) fn subscribe(channel: &str) -> Vec<u8> {
+    let ident = short(USER);
+    [hpfeeds_head(4, ident.len() + channel.len()), ident, channel.into()].concat()
 }
 
 impl Protocol {
@@ -112,9 +159,9 @@ fn hello_hpfeeds(role: Role, socket: &mut TcpStream) -> io::Result<()> {
     };
     let digest = Secret::new(PASSWORD).sign(&Nonce::new(nonce));
     let ident = short(USER);
-    let mut hello = [hpfeeds_head(2, ident.len() + digest.len()), ident.clone(), digest.to_vec()].concat();
+    let mut hello = [hpfeeds_head(2, ident.len() + digest.len()), ident, digest.to_vec()].concat();
     if role == Role::Subscriber {
-        hello.extend([hpfeeds_head(4, ident.len() + CHANNEL.len()), ident, CHANNEL.into()].concat());
+        hello.extend(subscribe(CHANNEL));
     }
     socket.write_all(&hello)
 }

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Read as _, Write as _},
+    mem,
     net::TcpStream,
     time::{Duration, Instant},
 };
@@ -26,14 +27,20 @@ pub(crate) struct Receiver {
     check: Check,
     /// How many subscribers are connected.
     pub(crate) open: usize,
+    /// The longest time for which a subscriber got nothing and then something.
+    pub(crate) stall: Duration,
 }
 
 struct Subscriber {
     socket: TcpStream,
+    /// When it got something last.
+    last: Instant,
     /// A message that has not arrived whole.
     rest: Vec<u8>,
-    /// By publisher.
+    /// By publisher, of those whose messages it gets: every so many-th, from a first one on.
     progress: Vec<Progress>,
+    first: usize,
+    spread: usize,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -62,15 +69,19 @@ impl Receiver {
         noise: &'static [u8],
     ) -> io::Result<Self> {
         let poller = Poller::new()?;
+        let spread = shape.routing.map_or(1, |routing| routing.spread);
         let mut subscribers = Vec::new();
         for (key, socket) in sockets.into_iter().enumerate() {
             socket.set_nonblocking(true)?;
             poller.readable(&socket, key)?;
-            subscribers.push(Subscriber { socket, rest: Vec::new(), progress: vec![Progress::default(); publishers] });
+            let progress = vec![Progress::default(); publishers.div_ceil(spread)];
+            let (rest, last, first) = (Vec::new(), Instant::now(), if spread == 1 { 0 } else { key });
+            subscribers.push(Subscriber { socket, last, rest, progress, first, spread });
         }
         let buffer = vec![0; BUFFER + shape.frame.len()];
         let check = Check { shape, noise, received: 0, missing: 0, delays: None };
-        Ok(Self { open: subscribers.len(), subscribers, poller, ready: Vec::new(), buffer, check })
+        let (open, ready, stall) = (subscribers.len(), Vec::new(), Duration::ZERO);
+        Ok(Self { subscribers, poller, ready, buffer, check, open, stall })
     }
 
     pub(crate) fn check(&mut self) -> &mut Check {
@@ -80,14 +91,22 @@ impl Receiver {
     /// Reads what is there, waiting for it if need be; whether there was anything.
     pub(crate) fn turn(&mut self, timeout: Duration) -> io::Result<bool> {
         self.poller.wait(Some(timeout), &mut self.ready)?;
+        let now = Instant::now();
         for &key in &self.ready {
             let subscriber = &mut self.subscribers[key];
+            self.stall = self.stall.max(now.saturating_duration_since(mem::replace(&mut subscriber.last, now)));
             if !subscriber.read(&mut self.buffer, &mut self.check)? {
                 self.poller.remove(&subscriber.socket)?;
                 self.open -= 1;
             }
         }
         Ok(!self.ready.is_empty())
+    }
+
+    /// Pauses count from now on.
+    pub(crate) fn forget_pauses(&mut self) {
+        self.stall = Duration::ZERO;
+        self.subscribers.iter_mut().for_each(|subscriber| subscriber.last = Instant::now());
     }
 
     /// Whether every subscriber has got a greeting of each of the first so many publishers.
@@ -137,7 +156,9 @@ impl Subscriber {
     fn count(&mut self, (number, due): (u64, u64), now: Option<u64>, check: &mut Check) -> io::Result<()> {
         let publisher = usize::try_from(number / NUMBERS).unwrap_or(usize::MAX);
         let number = number % NUMBERS;
-        let progress = self.progress.get_mut(publisher).ok_or_else(|| io::Error::other("an unknown publisher"))?;
+        let index = publisher.checked_sub(self.first).filter(|distance| distance.is_multiple_of(self.spread));
+        let progress = index.and_then(|distance| self.progress.get_mut(distance / self.spread));
+        let progress = progress.ok_or_else(|| io::Error::other("a subscriber got what is not for it"))?;
         if number == GREETING {
             progress.greeted = true;
             return Ok(());
@@ -159,12 +180,19 @@ impl Check {
     /// The number and the time in a frame, if it is one of ours: its head, which has its length, and its end are as
     /// they should be.
     fn stamp(&self, frame: &[u8]) -> Option<(u64, u64)> {
-        let Shape { frame: expected, payload } = &self.shape;
-        let end = expected.len() - END;
-        if frame[..*payload] != expected[..*payload] || frame[end..] != expected[end..] {
+        let Shape { frame: expected, payload, routing } = &self.shape;
+        let (end, digits) = (expected.len() - END, self.shape.digits());
+        if frame[..digits.start] != expected[..digits.start] || frame[end..] != expected[end..] {
             return None;
         }
         let (number, due) = frame[*payload..*payload + STAMP].split_at(STAMP / 2);
-        Some((u64::from_be_bytes(number.try_into().ok()?), u64::from_be_bytes(due.try_into().ok()?)))
+        let (number, due) = (u64::from_be_bytes(number.try_into().ok()?), u64::from_be_bytes(due.try_into().ok()?));
+        if let Some(routing) = routing {
+            let channel = frame[digits].iter().fold(0, |sum, digit| sum * 10 + u64::from(digit.wrapping_sub(b'0')));
+            if channel != routing.channel(number / NUMBERS, number % NUMBERS) {
+                return None;
+            }
+        }
+        Some((number, due))
     }
 }

@@ -16,7 +16,6 @@ use crate::{
 };
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
-const BEGIN: &str = "<!-- scripts/bench-compare writes from here -->\n";
 const END: &str = "<!-- to here -->\n";
 
 /// What has been measured, by work and broker, a sample a round. A measurement that failed has none.
@@ -62,19 +61,7 @@ impl Table {
     }
 
     fn conditions(&self) -> String {
-        let date = Command::new("date").args(["-u", "+%F"]).output().map(|output| output.stdout).unwrap_or_default();
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = cpus.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
-        format!(
-            "{}, Linux {}, {}, cores: {}, rounds: {}. Versions: {}.",
-            String::from_utf8_lossy(&date).trim(),
-            kernel.trim(),
-            model.trim_matches(|c: char| c.is_whitespace() || c == ':'),
-            thread::available_parallelism().map_or(0, usize::from),
-            self.rounds,
-            self.versions.join(", "),
-        )
+        format!("{}, rounds: {}. Versions: {}.", conditions(), self.rounds, self.versions.join(", "))
     }
 
     /// Neither the relay nor ours may fail, or lose a message.
@@ -94,6 +81,21 @@ impl Table {
         }
         Ok(())
     }
+}
+
+/// When and on what this runs.
+pub(crate) fn conditions() -> String {
+    let date = Command::new("date").args(["-u", "+%F"]).output().map(|output| output.stdout).unwrap_or_default();
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
+    format!(
+        "{}, Linux {}, {}, cores: {}",
+        String::from_utf8_lossy(&date).trim(),
+        kernel.trim(),
+        model.trim_matches(|c: char| c.is_whitespace() || c == ':'),
+        thread::available_parallelism().map_or(0, usize::from),
+    )
 }
 
 /// The median, the median of the ratios to the relay in the same round, and the worst loss.
@@ -128,7 +130,7 @@ impl fmt::Display for Arrival {
     }
 }
 
-fn median(mut figures: Vec<f64>) -> Option<f64> {
+pub(crate) fn median(mut figures: Vec<f64>) -> Option<f64> {
     figures.retain(|figure| figure.is_finite());
     figures.sort_unstable_by(f64::total_cmp);
     let middle = figures.len() / 2;
@@ -136,13 +138,14 @@ fn median(mut figures: Vec<f64>) -> Option<f64> {
     Some(if figures.len() % 2 == 1 { upper } else { f64::midpoint(figures[middle - 1], upper) })
 }
 
-/// Replaces what stands between the markers.
-pub(crate) fn write(table: &str) -> io::Result<()> {
+/// Replaces what a script has written into the documentation before.
+pub(crate) fn write(script: &str, table: &str) -> io::Result<()> {
+    let begin = format!("<!-- {script} writes from here -->\n");
     let path = Path::new(DOCUMENT);
     let text = fs::read_to_string(path)?;
-    let parts = text.split_once(BEGIN).and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
+    let parts = text.split_once(&begin).and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
     let (head, tail) = parts.ok_or_else(|| io::Error::other(format!("{DOCUMENT} has no place for the table")))?;
-    fs::write(path, format!("{head}{BEGIN}\n{table}\n{END}{tail}"))?;
+    fs::write(path, format!("{head}{begin}\n{table}\n{END}{tail}"))?;
     eprintln!("written into {DOCUMENT}");
     Ok(())
 }

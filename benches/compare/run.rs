@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     arguments::{Arguments, USAGE},
+    growth, isolation,
     measure::{Sample, measure, seconds},
     programs,
     relay::{self, Plan},
@@ -33,6 +34,8 @@ pub(crate) fn main() -> ExitCode {
             println!("{USAGE}");
             return ExitCode::SUCCESS;
         }
+        Some((mode, rest)) if mode == "growth" => growth::run(rest),
+        Some((mode, rest)) if mode == "isolation" => isolation::run(rest),
         _ => Arguments::parse(args.into_iter()).map_err(io::Error::other).and_then(|arguments| compare(&arguments)),
     };
     match done {
@@ -50,7 +53,7 @@ fn relay(args: &[String]) -> io::Result<()> {
 }
 
 fn compare(arguments: &Arguments) -> io::Result<()> {
-    check_file_limit()?;
+    check_file_limit(FILES)?;
     let programs: Vec<(Kind, PathBuf)> = arguments.kinds.iter().filter_map(|kind| found(*kind)).collect();
     let mut table = Table::new(&programs, &arguments.works);
     let start = Instant::now();
@@ -65,7 +68,7 @@ fn compare(arguments: &Arguments) -> io::Result<()> {
     let text = table.markdown();
     println!("{text}");
     if arguments.write {
-        report::write(&text)?;
+        report::write("scripts/bench-compare", &text)?;
     }
     table.verdict()
 }
@@ -94,12 +97,12 @@ fn found(kind: Kind) -> Option<(Kind, PathBuf)> {
     program.map(|program| (kind, program))
 }
 
-fn check_file_limit() -> io::Result<()> {
+pub(crate) fn check_file_limit(files: u64) -> io::Result<()> {
     let limits = fs::read_to_string("/proc/self/limits")?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
     let soft = line.and_then(|line| line.split_whitespace().next()).unwrap_or_default();
-    if soft.parse().is_ok_and(|limit: u64| limit < FILES) {
-        return Err(io::Error::other(format!("the limit of open files is {soft}: run ulimit -n {FILES} first")));
+    if soft.parse().is_ok_and(|limit: u64| limit < files) {
+        return Err(io::Error::other(format!("the limit of open files is {soft}: run ulimit -n {files} first")));
     }
     Ok(())
 }

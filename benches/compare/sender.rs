@@ -19,12 +19,25 @@ pub(crate) const GREETING: u64 = NUMBERS - 1;
 /// A stamp is the publisher times this plus the number of the message.
 pub(crate) const NUMBERS: u64 = 1 << 40;
 
-/// How much is written at once.
-const BATCH: usize = 128 * 1024;
-/// The same when there are many publishers, and how much the kernel may hold for each: a thousand times what it holds
-/// by default would be more memory than it gives to TCP.
-const CROWD: usize = 100;
-const CROWD_BATCH: usize = 16 * 1024;
+/// How much a publisher writes at once, and how much the kernel may hold for it, unless that is up to the kernel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Batch {
+    pub(crate) bytes: usize,
+    pub(crate) held: Option<usize>,
+}
+
+impl Batch {
+    pub(crate) const LARGE: Self = Self { bytes: 128 * 1024, held: None };
+    /// For many publishers: a thousand times what the kernel holds by default would be more memory than it gives to
+    /// TCP.
+    pub(crate) const SMALL: Self = Self { bytes: 16 * 1024, held: Some(16 * 1024) };
+    /// For ten thousand.
+    pub(crate) const TINY: Self = Self { bytes: 4 * 1024, held: Some(4 * 1024) };
+
+    pub(crate) fn of(publishers: usize) -> Self {
+        if publishers >= 100 { Self::SMALL } else { Self::LARGE }
+    }
+}
 
 /// How long the rest of a message may take after the time is over.
 const REST: Duration = Duration::from_secs(2);
@@ -56,13 +69,12 @@ pub(crate) struct Sent {
 }
 
 impl Sender {
-    pub(crate) fn new(sockets: Vec<TcpStream>, shape: Shape, most: u64) -> io::Result<Self> {
-        let crowd = sockets.len() >= CROWD;
-        let frames = (if crowd { CROWD_BATCH } else { BATCH }).div_ceil(shape.frame.len());
+    pub(crate) fn new(sockets: Vec<TcpStream>, shape: Shape, most: u64, batch: Batch) -> io::Result<Self> {
+        let frames = batch.bytes.div_ceil(shape.frame.len());
         let mut publishers = Vec::new();
         for (socket, id) in sockets.into_iter().zip(0..) {
-            if crowd {
-                SockRef::from(&socket).set_send_buffer_size(CROWD_BATCH)?;
+            if let Some(held) = batch.held {
+                SockRef::from(&socket).set_send_buffer_size(held)?;
             }
             let batch = shape.frame.repeat(frames);
             publishers.push(Publisher { socket, id, batch, end: 0, written: 0, next: 0, most });
@@ -172,6 +184,9 @@ impl Publisher {
                 break;
             }
             stamp(&mut frame[shape.payload..], self.id * NUMBERS + self.next, 0);
+            if let Some(routing) = shape.routing {
+                write_decimal(&mut frame[shape.digits()], routing.channel(self.id, self.next));
+            }
             self.next += 1;
             self.end += frame.len();
         }
@@ -198,6 +213,15 @@ impl Publisher {
 fn stamp(payload: &mut [u8], number: u64, due: u64) {
     payload[..8].copy_from_slice(&number.to_be_bytes());
     payload[8..STAMP].copy_from_slice(&due.to_be_bytes());
+}
+
+/// With leading zeros.
+fn write_decimal(digits: &mut [u8], mut number: u64) {
+    for digit in digits.iter_mut().rev() {
+        let [low, ..] = (number % 10).to_le_bytes();
+        *digit = b'0' + low;
+        number /= 10;
+    }
 }
 
 pub(crate) fn nanos(time: Duration) -> u64 {

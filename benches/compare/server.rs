@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     net::{Ipv4Addr, TcpListener, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Stdio},
     thread,
     time::{Duration, Instant},
@@ -66,15 +66,43 @@ pub(crate) struct Clients {
 
 /// Stops the broker when it is dropped.
 pub(crate) struct Server {
-    kind: Kind,
     child: Child,
     directory: TempDir,
+    dialer: Dialer,
+}
+
+/// Where the broker is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Dialer {
+    kind: Kind,
     port: u16,
     publishers_port: u16,
 }
 
+impl Dialer {
+    /// A client that has authenticated and, if that is its role, subscribed.
+    pub(crate) fn connect(self, role: Role) -> io::Result<TcpStream> {
+        let mut socket = self.dial(role)?;
+        self.hello(role, &mut socket)?;
+        Ok(socket)
+    }
+
+    fn dial(self, role: Role) -> io::Result<TcpStream> {
+        let port = if role == Role::Publisher { self.publishers_port } else { self.port };
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port))
+    }
+
+    fn hello(self, role: Role, socket: &mut TcpStream) -> io::Result<()> {
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_write_timeout(Some(PATIENCE))?;
+        self.kind.protocol().hello(role, socket)
+    }
+}
+
 impl Server {
-    pub(crate) fn start(kind: Kind, program: &Path, clients: Clients) -> io::Result<Self> {
+    /// `more` are arguments besides those that it always gets.
+    pub(crate) fn start(kind: Kind, program: &Path, clients: Clients, more: &[String]) -> io::Result<Self> {
         let Clients { publishers, subscribers, size } = clients;
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
         let port = free_port();
@@ -83,19 +111,19 @@ impl Server {
         let plan = Plan { subscribers: (port, subscribers), publishers: (publishers_port, publishers), frame };
         let log = fs::File::create(directory.path().join("log"))?;
         let child = programs::command(kind, program, directory.path(), port, &plan)?
+            .args(if kind == Kind::Ours { more } else { &[] })
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
-        Ok(Self { kind, child, directory, port, publishers_port })
+        Ok(Self { child, directory, dialer: Dialer { kind, port, publishers_port } })
     }
 
     /// A client that has authenticated and, if that is its role, subscribed. Waits until the broker has started.
     pub(crate) fn connect(&mut self, role: Role) -> io::Result<TcpStream> {
-        let port = if role == Role::Publisher { self.publishers_port } else { self.port };
         let deadline = Instant::now() + PATIENCE;
         let mut socket = loop {
-            match TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
+            match self.dialer.dial(role) {
                 Ok(socket) => break socket,
                 Err(error) if Instant::now() > deadline || self.child.try_wait()?.is_some() => {
                     return Err(self.report(&error));
@@ -103,11 +131,18 @@ impl Server {
                 Err(_) => thread::sleep(Duration::from_millis(10)),
             }
         };
-        socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.set_write_timeout(Some(PATIENCE))?;
-        self.kind.protocol().hello(role, &mut socket).map_err(|error| self.report(&error))?;
+        self.dialer.hello(role, &mut socket).map_err(|error| self.report(&error))?;
         Ok(socket)
+    }
+
+    /// For another thread.
+    pub(crate) fn dialer(&self) -> Dialer {
+        self.dialer
+    }
+
+    /// The file that it writes its log to.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.directory.path().join("log")
     }
 
     /// The processor time that all its threads have used, in nanoseconds.
@@ -129,8 +164,17 @@ impl Server {
 
     /// Its resident memory in KiB.
     pub(crate) fn memory(&self) -> io::Result<u64> {
+        self.status("VmRSS:")
+    }
+
+    /// The most that it has ever been.
+    pub(crate) fn peak(&self) -> io::Result<u64> {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, field: &str) -> io::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
         let number = line.and_then(|line| line.split_whitespace().next()).and_then(|number| number.parse().ok());
         number.ok_or_else(|| io::Error::other("the broker has ended"))
     }
@@ -149,10 +193,10 @@ impl Server {
 
     /// An error, and what the broker has said.
     pub(crate) fn report(&self, error: &io::Error) -> io::Error {
-        let log = fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
         let tail: Vec<&str> = log.lines().rev().take(5).collect();
         let tail: Vec<&str> = tail.into_iter().rev().collect();
-        io::Error::other(format!("{}: {error}\n{}", self.kind.name(), tail.join("\n")).trim_end().to_owned())
+        io::Error::other(format!("{}: {error}\n{}", self.dialer.kind.name(), tail.join("\n")).trim_end().to_owned())
     }
 }
 
