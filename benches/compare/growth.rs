@@ -161,6 +161,9 @@ impl Arguments {
     }
 }
 
+/// One channel used by turns would be one run.
+const TURNS: [u64; 6] = [2, 8, 100, 1000, 10_000, 100_000];
+
 fn sections(quick: bool) -> Vec<Section> {
     let small = |number: &u64| !quick || *number <= 1000;
     let case = |label: String, setup, batch| Case { label, setup, batch, relay: false };
@@ -168,7 +171,7 @@ fn sections(quick: bool) -> Vec<Section> {
     let turns = |channels: u64, run| {
         let routing = Routing { channels, run, spread: 1 };
         let setup = Setup::Many { publishers: 1, subscribers: 1, routing };
-        case(format!("{channels}, runs of {run}"), setup, Batch::LARGE)
+        case(channels.to_string(), setup, Batch::LARGE)
     };
     let spread = |publishers, subscribers| {
         let routing = Routing { channels: 1, run: 1, spread: subscribers };
@@ -184,11 +187,12 @@ fn sections(quick: bool) -> Vec<Section> {
             cases: counts(&[0, 1000, 100_000]).map(|n| case(n.to_string(), one(1, 0, n), Batch::LARGE)).collect(),
         },
         Section {
-            heading: "channels that one publisher uses by turns",
-            cases: [16, 1]
-                .into_iter()
-                .flat_map(|run| counts(&[1, 2, 8, 100, 1000, 10_000, 100_000]).map(move |n| turns(n, run)))
-                .collect(),
+            heading: "channels that one publisher uses by turns, 16 messages each",
+            cases: counts(&TURNS).map(|n| turns(n, 16)).collect(),
+        },
+        Section {
+            heading: "channels that one publisher uses by turns, 1 message each",
+            cases: counts(&TURNS).map(|n| turns(n, 1)).collect(),
         },
         Section {
             heading: "idle subscribers elsewhere",
