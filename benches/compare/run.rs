@@ -30,12 +30,12 @@ pub(crate) fn main() -> ExitCode {
         Some((mode, rest)) if mode == "relay" => relay(rest),
         // `cargo test --all-targets` runs benchmarks too, without it.
         _ if !args.iter().any(|arg| arg == "--bench") => return ExitCode::SUCCESS,
+        Some((mode, rest)) if mode == "growth" => growth::run(rest),
+        Some((mode, rest)) if mode == "isolation" => isolation::run(rest),
         _ if args.iter().any(|arg| arg == "--help") => {
             println!("{USAGE}");
             return ExitCode::SUCCESS;
         }
-        Some((mode, rest)) if mode == "growth" => growth::run(rest),
-        Some((mode, rest)) if mode == "isolation" => isolation::run(rest),
         _ => Arguments::parse(args.into_iter()).map_err(io::Error::other).and_then(|arguments| compare(&arguments)),
     };
     match done {
