@@ -12,7 +12,7 @@ use std::{
 
 use bytes::BytesMut;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use hpfeeds::wire::{Channel, Codec, FrameRef, HEADER_LEN, Header, Ident, Limits, encode_publish};
+use hpfeeds::wire::{Channel, Codec, FrameRef, Frames, HEADER_LEN, Header, Ident, Limits, encode_publish};
 use tokio_util::codec::{Decoder as _, Encoder as _};
 
 const SIZES: [(&str, usize); 5] =
@@ -77,6 +77,22 @@ fn decode(c: &mut Criterion) {
     let (input, frames) = batch(256, 2);
     group.throughput(throughput(&input, frames));
     group.bench_function("256 B, two channels by turns", |b| b.iter_custom(|frames| time_decode(&input, frames)));
+    group.finish();
+
+    let mut group = c.benchmark_group("decode: Frames");
+    for (name, size) in SIZES {
+        let (input, frames) = batch(size, 1);
+        group.throughput(throughput(&input, frames));
+        group.bench_function(name, |b| {
+            let mut frames = Frames::new(&input, LIMITS);
+            b.iter(|| {
+                if frames.rest().is_empty() {
+                    frames = Frames::new(&input, LIMITS);
+                }
+                black_box(&frames.next().unwrap().unwrap());
+            });
+        });
+    }
     group.finish();
 
     let mut group = c.benchmark_group("decode: FrameRef");

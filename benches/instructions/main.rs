@@ -5,7 +5,7 @@
 use std::{env, hint::black_box};
 
 use bytes::{Bytes, BytesMut};
-use hpfeeds::wire::{Channel, Codec, Frame, FrameRef, HEADER_LEN, Header, Ident, Limits, encode_publish};
+use hpfeeds::wire::{Channel, Codec, Frame, FrameRef, Frames, HEADER_LEN, Header, Ident, Limits, encode_publish};
 use tokio_util::codec::{Decoder as _, Encoder as _};
 
 /// Prepared whatever the count, so that the preparation cancels out between two counts.
@@ -23,6 +23,7 @@ fn main() {
     match operation.as_str() {
         "decode-256" => decode(&["cowrie.sessions"], count),
         "decode-256-two-channels" => decode(&["cowrie.sessions", "dionaea.capture"], count),
+        "frames-256" => frames(count),
         "parse-256" => parse(count),
         "encode-256" => encode(count),
         other => panic!("no operation {other:?}"),
@@ -35,6 +36,15 @@ fn decode(channels: &[&str], count: usize) {
     let mut codec = Codec::default();
     for _ in 0..count {
         assert!(matches!(black_box(&codec.decode(&mut src)), Ok(Some(Frame::Publish { .. }))));
+    }
+}
+
+/// `Frames`: the same, of names that are those of the frame before.
+fn frames(count: usize) {
+    let input = input(&["cowrie.sessions"]);
+    let mut frames = Frames::new(&input, Limits::default());
+    for _ in 0..count {
+        assert!(matches!(black_box(&frames.next()), Some(Ok(FrameRef::Publish { .. }))));
     }
 }
 

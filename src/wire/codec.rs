@@ -1,9 +1,7 @@
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
-use super::{
-    Channel, DecodeError, EncodeError, Frame, FrameRef, HEADER_LEN, Header, Ident, Limits, Opcode, payload_after,
-};
+use super::{Channel, DecodeError, EncodeError, Frame, FrameRef, HEADER_LEN, Header, Ident, Limits, Opcode, read};
 
 /// The most that is reserved at once for a frame that has not arrived: a header alone, which anybody can send,
 /// never makes us allocate what it claims.
@@ -12,6 +10,9 @@ const RESERVE: usize = 64 * 1024;
 /// Turns bytes into [`Frame`]s and back, for [`tokio_util::codec::Framed`].
 ///
 /// An error ends the stream: what follows a malformed frame has no meaning.
+///
+/// Most of what decoding a PUBLISH costs is the reference to the read buffer that each payload holds, counted up and
+/// down again. [`Frames`](super::Frames) holds none, for those who have the bytes and can borrow from them.
 ///
 /// ```
 /// use bytes::BytesMut;
@@ -29,8 +30,16 @@ const RESERVE: usize = 64 * 1024;
 #[derive(Debug, Clone, Default)]
 pub struct Codec {
     limits: Limits,
-    /// The names of the last PUBLISH decoded: most have those of the one before.
-    last: Option<(Ident, Channel)>,
+    /// Most messages have the names of the one before.
+    last: Option<Last>,
+}
+
+/// The last PUBLISH decoded: its bytes from the opcode to the end of the channel, and its names.
+#[derive(Debug, Clone)]
+struct Last {
+    head: Vec<u8>,
+    ident: Ident,
+    channel: Channel,
 }
 
 impl Codec {
@@ -40,35 +49,8 @@ impl Codec {
         Self { limits, last: None }
     }
 
-    /// Takes a whole PUBLISH off `src`. Only its payload is split off: one reference to the buffer, where a slice of a
-    /// frame that was split off would take two and give one back.
-    fn publish(&mut self, src: &mut BytesMut, length: usize) -> Result<Option<Frame>, DecodeError> {
-        let body = &src[HEADER_LEN..length];
-        let known = self.last.as_ref().and_then(|(ident, channel)| payload_after(body, ident, channel));
-        let (payload, (ident, channel)) = match (known, &mut self.last) {
-            (Some(payload), Some(last)) => (payload.len(), last),
-            (_, last) => match FrameRef::parse_publish(body) {
-                Ok((ident, channel, payload)) => {
-                    (payload.len(), last.insert((Ident::checked(ident), Channel::checked(channel))))
-                }
-                Err(error) => {
-                    src.advance(length);
-                    return Err(error);
-                }
-            },
-        };
-        src.advance(length - payload);
-        // An empty slice would keep the buffer for nothing.
-        let payload = if payload == 0 { Bytes::new() } else { src.split_to(payload).freeze() };
-        Ok(Some(Frame::Publish { ident: ident.clone(), channel: channel.clone(), payload }))
-    }
-}
-
-impl Decoder for Codec {
-    type Item = Frame;
-    type Error = DecodeError;
-
-    fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
+    /// A frame that may be incomplete, and a PUBLISH whose names must be checked.
+    fn decode_any(&mut self, src: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
         let Some(header) = Header::parse(src, self.limits)? else {
             return Ok(None);
         };
@@ -78,10 +60,67 @@ impl Decoder for Codec {
             return Ok(None);
         }
         if header.opcode == Opcode::Publish {
-            return self.publish(src, header.length);
+            return self.publish(src, header.length).map(Some);
         }
         let bytes = src.split_to(header.length).freeze();
         Frame::from_bytes(&bytes, header).map(Some)
+    }
+
+    /// Takes a whole PUBLISH off `src` and remembers its names.
+    fn publish(&mut self, src: &mut BytesMut, length: usize) -> Result<Frame, DecodeError> {
+        let (ident, channel, payload) = match FrameRef::parse_publish(&src[HEADER_LEN..length]) {
+            Ok(publish) => publish,
+            Err(error) => {
+                src.advance(length);
+                return Err(error);
+            }
+        };
+        let at = length - payload.len();
+        let head = &src[HEADER_LEN - 1..at];
+        let (ident, channel) = (Ident::checked(ident), Channel::checked(channel));
+        match &mut self.last {
+            Some(last) => {
+                last.head.clear();
+                last.head.extend_from_slice(head);
+                last.ident = ident.clone();
+                last.channel = channel.clone();
+            }
+            none => *none = Some(Last { head: head.to_vec(), ident: ident.clone(), channel: channel.clone() }),
+        }
+        Ok(Frame::Publish { ident, channel, payload: payload_of(src, at, length) })
+    }
+}
+
+/// Takes a frame off `src` and gives its payload. It is one reference to the buffer: a slice of the frame would take
+/// two and give one back.
+#[inline]
+fn payload_of(src: &mut BytesMut, at: usize, length: usize) -> Bytes {
+    if at == length {
+        // An empty slice would keep the buffer for nothing.
+        src.advance(length);
+        return Bytes::new();
+    }
+    let mut payload = src.split_to(length).freeze();
+    payload.advance(at);
+    payload
+}
+
+impl Decoder for Codec {
+    type Item = Frame;
+    type Error = DecodeError;
+
+    #[inline]
+    fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {
+        let Some(last) = &self.last else {
+            return self.decode_any(src);
+        };
+        let Some((_, rest)) = read::repeated(src, &last.head, self.limits) else {
+            return self.decode_any(src);
+        };
+        let (at, length) = (HEADER_LEN - 1 + last.head.len(), src.len() - rest.len());
+        // Last, so that the names are written to where they stay.
+        let payload = payload_of(src, at, length);
+        Ok(Some(Frame::Publish { ident: last.ident.clone(), channel: last.channel.clone(), payload }))
     }
 
     fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Frame>, DecodeError> {

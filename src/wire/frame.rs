@@ -1,8 +1,8 @@
-use std::{fmt, str};
+use std::fmt;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-use super::{Channel, DecodeError, Digest, EncodeError, Field, Ident, MAX_NAME_LEN, NameError, Nonce, names};
+use super::{Channel, DecodeError, Digest, EncodeError, Field, Ident, MAX_NAME_LEN, NameError, Nonce, read};
 
 /// The bytes before every body: the total length and the opcode.
 pub const HEADER_LEN: usize = 5;
@@ -27,15 +27,16 @@ pub enum Opcode {
 }
 
 impl Opcode {
-    fn from_byte(byte: u8) -> Result<Self, DecodeError> {
-        Ok(match byte {
+    #[inline]
+    fn from_byte(byte: u8) -> Option<Self> {
+        Some(match byte {
             0 => Self::Error,
             1 => Self::Info,
             2 => Self::Auth,
             3 => Self::Publish,
             4 => Self::Subscribe,
             5 => Self::Unsubscribe,
-            other => return Err(DecodeError::UnknownOpcode(other)),
+            _ => return None,
         })
     }
 }
@@ -83,6 +84,7 @@ impl Limits {
 
     /// The longest frame with this opcode, in bytes, header included.
     #[must_use]
+    #[inline]
     pub const fn of(self, opcode: Opcode) -> u32 {
         match opcode {
             Opcode::Error | Opcode::Publish => self.max_message.saturating_add(5),
@@ -111,20 +113,28 @@ impl Header {
     /// Reads the header at the start of `bytes`, or `None` when they are fewer than five.
     ///
     /// Both bounds of the length are checked here, before anybody waits for the body or reserves room for it.
+    #[inline]
     pub fn parse(bytes: &[u8], limits: Limits) -> Result<Option<Self>, DecodeError> {
-        let Some(&[a, b, c, d, opcode]) = bytes.first_chunk() else {
+        let Some(&[a, b, c, d, byte]) = bytes.first_chunk() else {
             return Ok(None);
         };
         let length = u32::from_be_bytes([a, b, c, d]);
-        if length < 5 {
-            return Err(DecodeError::TooShort { length });
+        match Opcode::from_byte(byte) {
+            Some(opcode) if length >= 5 && length <= limits.of(opcode) => {
+                Ok(Some(Self { opcode, length: length as usize }))
+            }
+            opcode => Err(Self::fault(length, byte, opcode, limits)),
         }
-        let opcode = Opcode::from_byte(opcode)?;
-        let limit = limits.of(opcode);
-        if length > limit {
-            return Err(DecodeError::TooLong { opcode, length, limit });
+    }
+
+    /// What [`parse`](Self::parse) refuses a header for: out of line, as it ends the connection.
+    #[cold]
+    fn fault(length: u32, byte: u8, opcode: Option<Opcode>, limits: Limits) -> DecodeError {
+        match opcode {
+            _ if length < 5 => DecodeError::TooShort { length },
+            None => DecodeError::UnknownOpcode(byte),
+            Some(opcode) => DecodeError::TooLong { opcode, length, limit: limits.of(opcode) },
         }
-        Ok(Some(Self { opcode, length: length as usize }))
     }
 }
 
@@ -353,14 +363,27 @@ pub enum FrameRef<'a> {
 
 impl<'a> FrameRef<'a> {
     /// Reads the body of a frame: what follows its [`Header`], to the end of the frame.
+    ///
+    /// Most of what this costs for a PUBLISH is checking that its names are UTF-8. [`Frames`](super::Frames) does
+    /// that once for many frames with the same names.
+    #[inline]
     pub fn parse(opcode: Opcode, body: &'a [u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader { opcode, rest: body };
+        if opcode == Opcode::Publish {
+            let (ident, channel, payload) = Self::parse_publish(body)?;
+            return Ok(Self::Publish { ident, channel, payload });
+        }
+        Self::parse_rare(opcode, body)
+    }
+
+    /// Everything but PUBLISH.
+    fn parse_rare(opcode: Opcode, body: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut reader = read::Reader { opcode, rest: body };
         Ok(match opcode {
             Opcode::Error => Self::Error { message: reader.rest },
             Opcode::Info => Self::Info { name: reader.counted(Field::Name)?, nonce: reader.rest },
             Opcode::Auth => Self::Auth { ident: reader.name(Field::Ident)?, digest: reader.digest()? },
             Opcode::Publish => {
-                let (ident, channel, payload) = Self::parse_publish(body)?;
+                let (ident, channel, payload) = reader.publish()?;
                 Self::Publish { ident, channel, payload }
             }
             Opcode::Subscribe => {
@@ -373,60 +396,11 @@ impl<'a> FrameRef<'a> {
     }
 
     /// Reads the body of a PUBLISH: its ident, channel and payload.
+    #[inline]
     pub(crate) fn parse_publish(body: &'a [u8]) -> Result<(&'a str, &'a str, &'a [u8]), DecodeError> {
-        let mut reader = Reader { opcode: Opcode::Publish, rest: body };
-        Ok((reader.name(Field::Ident)?, reader.name(Field::Channel)?, reader.rest))
-    }
-}
-
-/// The payload of a PUBLISH body with exactly these names, without checking them again; `None` when it has others.
-pub(crate) fn payload_after<'a>(body: &'a [u8], ident: &str, channel: &str) -> Option<&'a [u8]> {
-    let after = |body: &'a [u8], name: &str| {
-        let (&len, rest) = body.split_first()?;
-        if usize::from(len) == name.len() { rest.strip_prefix(name.as_bytes()) } else { None }
-    };
-    after(after(body, ident)?, channel)
-}
-
-/// The only thing that takes a peer's bytes apart.
-struct Reader<'a> {
-    opcode: Opcode,
-    rest: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    /// A string with its length in the byte before it.
-    fn counted(&mut self, field: Field) -> Result<&'a str, DecodeError> {
-        let truncated = DecodeError::Truncated { opcode: self.opcode, field };
-        let Some((&len, rest)) = self.rest.split_first() else {
-            return Err(truncated);
-        };
-        let Some((bytes, rest)) = rest.split_at_checked(len.into()) else {
-            return Err(truncated);
-        };
-        self.rest = rest;
-        str::from_utf8(bytes).map_err(|_| self.fault(field, NameError::NotUtf8))
-    }
-
-    /// An ident or channel with its length in the byte before it.
-    fn name(&mut self, field: Field) -> Result<&'a str, DecodeError> {
-        let name = self.counted(field)?;
-        names::check(name).map_err(|cause| self.fault(field, cause))?;
-        Ok(name)
-    }
-
-    /// A channel that takes the rest of the frame.
-    fn last_name(&mut self, field: Field) -> Result<&'a str, DecodeError> {
-        let name = str::from_utf8(self.rest).map_err(|_| self.fault(field, NameError::NotUtf8))?;
-        names::check(name).map_err(|cause| self.fault(field, cause))?;
-        Ok(name)
-    }
-
-    fn digest(&mut self) -> Result<&'a Digest, DecodeError> {
-        self.rest.try_into().map_err(|_| DecodeError::DigestLength { found: self.rest.len() })
-    }
-
-    fn fault(&self, field: Field, cause: NameError) -> DecodeError {
-        DecodeError::Name { opcode: self.opcode, field, cause }
+        match read::publish_at_once(body) {
+            Some(publish) => Ok(publish),
+            None => read::Reader { opcode: Opcode::Publish, rest: body }.publish(),
+        }
     }
 }

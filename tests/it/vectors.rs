@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use bytes::BytesMut;
-use hpfeeds::wire::{Codec, DecodeError, Field, Frame, Limits, NameError};
+use hpfeeds::wire::{
+    Codec, DecodeError, Field, Frame, FrameRef, Frames, HEADER_LEN, Header, Limits, NameError, encode_publish,
+};
 use tokio_util::codec::{Decoder as _, Encoder as _};
 
 /// The six files for the opcodes hold over 100 vectors; fewer means that the reader lost some.
@@ -98,6 +100,106 @@ fn nothing_is_written_for_a_frame_above_the_limit() {
     assert_eq!(&bytes[..], b"before");
     codec.encode(publish(60), &mut bytes).unwrap();
     assert_eq!(bytes.len(), 6 + 69);
+}
+
+#[test]
+fn frames_and_codec_agree_with_parsing_each_alone() {
+    for vector in vectors() {
+        agree(&vector.bytes, vector.limits, &vector.name);
+        if vector.bytes.len() < 4096 {
+            // Twice: what is remembered of the first must not change what the second means.
+            let twice = vector.bytes.repeat(2);
+            agree(&twice, vector.limits, &vector.name);
+            for at in 0..twice.len().min(80) {
+                for flip in [1, 2, 0x20, 0x80, 0xff] {
+                    let mut bytes = twice.clone();
+                    bytes[at] ^= flip;
+                    agree(&bytes, vector.limits, &vector.name);
+                    let last = bytes.len() - 1 - at;
+                    bytes[last] ^= flip;
+                    agree(&bytes, vector.limits, &vector.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_letters_cut_elsewhere_are_other_names() {
+    let mut bytes = BytesMut::new();
+    let long = ("i".repeat(200), "c".repeat(200));
+    let names = [("ab", "c"), ("ab", "c"), ("a", "bc"), ("ab", "cd"), ("abc", "d"), (&*long.0, &*long.1), ("é", "ü")];
+    for (ident, channel) in names.into_iter().flat_map(|names| [names; 2]) {
+        let (ident, channel) = (ident.parse().unwrap(), channel.parse().unwrap());
+        encode_publish(&mut bytes, Limits::default(), &ident, &channel, b"abcd").unwrap();
+        encode_publish(&mut bytes, Limits::default(), &ident, &channel, b"").unwrap();
+    }
+    let found: Vec<_> = Frames::new(&bytes, Limits::default())
+        .map(|frame| match frame.unwrap() {
+            FrameRef::Publish { ident, channel, .. } => (ident, channel),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let expected: Vec<_> = names.into_iter().flat_map(|names| [names; 4]).collect();
+    assert_eq!(found, expected);
+    agree(&bytes, Limits::default(), "names");
+}
+
+#[test]
+fn a_repeated_name_does_not_excuse_a_bad_length() {
+    let limits = Limits::new(16);
+    let good = b"\0\0\0\x0b\x03\x02me\x02ch";
+    for length in [0u32, 4, 5, 10, 22] {
+        let mut bytes = good.to_vec();
+        bytes.extend_from_slice(&length.to_be_bytes());
+        bytes.extend_from_slice(&good[4..]);
+        bytes.resize(64, 0);
+        let mut frames = Frames::new(&bytes, limits);
+        frames.next().unwrap().unwrap();
+        frames.next().unwrap().unwrap_err();
+        assert!(frames.next().is_none());
+        assert_eq!(frames.rest(), &bytes[good.len()..], "{length}");
+        agree(&bytes, limits, "length");
+    }
+}
+
+/// Three ways to read the same bytes: the frames, the error that ends them, and how much is left over.
+fn agree(bytes: &[u8], limits: Limits, name: &str) {
+    let (mut expected, mut rest) = (Vec::new(), bytes);
+    let fault = loop {
+        let header = match Header::parse(rest, limits) {
+            Ok(Some(header)) if header.length <= rest.len() => header,
+            Ok(_) => break None,
+            Err(error) => break Some(error.to_string()),
+        };
+        match FrameRef::parse(header.opcode, &rest[HEADER_LEN..header.length]) {
+            Ok(frame) => expected.push(frame),
+            Err(error) => break Some(error.to_string()),
+        }
+        rest = &rest[header.length..];
+    };
+    let mut frames = Frames::new(bytes, limits);
+    let mut found = Vec::new();
+    let error = loop {
+        match frames.next() {
+            Some(Ok(frame)) => found.push(frame),
+            Some(Err(error)) => break Some(error.to_string()),
+            None => break None,
+        }
+    };
+    assert!(found == expected && error == fault, "{name}: {found:?} {error:?}, not {expected:?} {fault:?}");
+    assert_eq!(frames.rest(), rest, "{name}");
+
+    let (mut codec, mut buffer, mut encoded) = (Codec::new(limits), BytesMut::from(bytes), BytesMut::new());
+    let error = loop {
+        match codec.decode(&mut buffer) {
+            Ok(Some(frame)) => frame.encode(&mut encoded, limits).unwrap(),
+            Ok(None) => break None,
+            Err(error) => break Some(error.to_string()),
+        }
+    };
+    assert_eq!(error, fault, "{name}");
+    assert_eq!(encoded, bytes[..bytes.len() - rest.len()], "{name}");
 }
 
 fn decode_all(codec: &mut Codec, buffer: &mut BytesMut) -> Vec<Outcome> {
