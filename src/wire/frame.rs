@@ -138,7 +138,7 @@ impl Header {
     }
 }
 
-/// A frame that owns what it holds. Decoding one copies no payload: it is a slice of the read buffer.
+/// A frame that owns what it holds. Decoding one copies no payload: it is a slice of the read buffer, and keeps that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Frame {
