@@ -1,5 +1,5 @@
 //! What a session costs above the socket: receiving and publishing messages of 256 bytes, and receiving from eight
-//! sessions at once. `cargo bench --bench session`
+//! sessions at once. `cargo bench --bench session`, and `-- publish` for the rows with this in their name.
 //!
 //! Everything of the session (its task, too) runs on one thread, whose processor time is measured; the peers are
 //! threads of their own. Each kind of work and its bare socket take turns, and medians are compared.
@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark that fails must stop")]
 
 use std::{
+    env, fmt,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     thread::{self, JoinHandle},
@@ -38,42 +39,69 @@ const SESSIONS: usize = 8;
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // Only rows whose name contains the argument; cargo itself adds `--bench`.
+    let wanted = env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
+    let rows: Vec<_> = ROWS.iter().filter(|(name, ..)| name.contains(&wanted)).collect();
     // Every byte is looked at once, before anything is measured.
-    runtime.block_on(receive(1, How::Next, Check::EveryByte));
-    runtime.block_on(receive(SESSIONS, How::SelectAll, Check::EveryByte));
-    runtime.block_on(receive(SESSIONS, How::SelectChunks, Check::EveryByte));
-
-    let mut times = vec![Vec::new(); 7];
-    for _ in 0..ROUNDS {
-        let round = [
-            runtime.block_on(read(1)),
-            runtime.block_on(receive(1, How::Next, Check::Order)),
-            runtime.block_on(write()),
-            runtime.block_on(publish()),
-            runtime.block_on(read(SESSIONS)),
-            runtime.block_on(receive(SESSIONS, How::SelectAll, Check::Order)),
-            runtime.block_on(receive(SESSIONS, How::SelectChunks, Check::Order)),
-        ];
-        for (times, time) in times.iter_mut().zip(round) {
-            times.push(time);
+    for (_, work, _) in &rows {
+        if let Work::Receive(sessions, how) = *work {
+            runtime.block_on(receive(sessions, how, Check::EveryByte));
         }
     }
-    let spread = |times: &[f64]| (times[0], times[ROUNDS / 2], times[ROUNDS - 1]);
-    for times in &mut times {
-        times.sort_by(f64::total_cmp);
+    let mut times = vec![(Vec::new(), Vec::new(), Vec::new()); rows.len()];
+    for _ in 0..ROUNDS {
+        for ((_, work, _), (bare, session, above)) in rows.iter().zip(&mut times) {
+            let (socket, ours) = match *work {
+                Work::Receive(sessions, how) => {
+                    (runtime.block_on(read(sessions)), runtime.block_on(receive(sessions, how, Check::Order)))
+                }
+                Work::Publish => (runtime.block_on(write()), runtime.block_on(publish())),
+            };
+            bare.push(socket);
+            session.push(ours);
+            above.push(ours - socket);
+        }
     }
     println!("ns of processor time per message of {PAYLOAD} B: median of {ROUNDS} rounds (least - most)");
-    println!("{:<34} {:>24} {:>24} {:>7} {:>6}", "", "bare socket", "session", "above", "ratio");
-    for (name, bare, session, goal) in [
-        ("receive: next()", 0, 1, "goal 60"),
-        ("publish: publish()", 2, 3, "goal 80"),
-        ("receive: select_all of 8", 4, 5, ""),
-        ("receive: select_all of 8, in chunks", 4, 6, ""),
-    ] {
-        let column = |(least, median, most): (f64, f64, f64)| format!("{median:.1} ({least:.1} - {most:.1})");
-        let (bare, session) = (spread(&times[bare]), spread(&times[session]));
-        let (above, ratio) = (session.1 - bare.1, session.1 / bare.1);
-        println!("{name:<34} {:>24} {:>24} {above:>7.1} {ratio:>6.2}  {goal}", column(bare), column(session));
+    println!("{:<34} {:>22} {:>22} {:>22} {:>6}", "", "bare socket", "session", "above", "ratio");
+    for ((name, _, goal), (bare, session, above)) in rows.iter().zip(times) {
+        let [bare, session, above] = [bare, session, above].map(Spread::of);
+        let ratio = session.median / bare.median;
+        println!("{name:<34} {bare:>22} {session:>22} {above:>22} {ratio:>6.2}  {goal}");
+    }
+}
+
+/// What is measured, each beside its bare socket in the same round, and what it may cost above.
+const ROWS: [(&str, Work, &str); 4] = [
+    ("receive: next()", Work::Receive(1, How::Next), "goal 60"),
+    ("publish: publish()", Work::Publish, "goal 80"),
+    ("receive: select_all of 8", Work::Receive(SESSIONS, How::SelectAll), ""),
+    ("receive: select_all of 8, in chunks", Work::Receive(SESSIONS, How::SelectChunks), ""),
+];
+
+#[derive(Clone, Copy)]
+enum Work {
+    /// From so many sessions.
+    Receive(usize, How),
+    Publish,
+}
+
+struct Spread {
+    least: f64,
+    median: f64,
+    most: f64,
+}
+
+impl Spread {
+    fn of(mut times: Vec<f64>) -> Self {
+        times.sort_by(f64::total_cmp);
+        Self { least: times[0], median: times[times.len() / 2], most: times[times.len() - 1] }
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{:.1} ({:.1} - {:.1})", self.median, self.least, self.most))
     }
 }
 
