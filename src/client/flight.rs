@@ -1,8 +1,11 @@
 use std::{collections::VecDeque, io::IoSlice};
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::wire::{FrameRef, HEADER_LEN, Header, Limits};
+
+/// Pieces of memory that are kept for the next runs: what the processor has in its cache.
+pub(crate) const SPENT: usize = 2;
 
 /// A run of whole frames on their way to the socket.
 #[derive(Debug, Clone)]
@@ -55,6 +58,8 @@ pub(crate) struct Flight {
     segments: VecDeque<Segment>,
     /// Bytes of the first segment that are written.
     offset: usize,
+    /// Memory of runs that are written, for the next ones.
+    spent: Vec<BytesMut>,
 }
 
 impl Flight {
@@ -86,6 +91,11 @@ impl Flight {
 
     pub(crate) fn append(&mut self, segments: &mut VecDeque<Segment>) {
         self.segments.append(segments);
+    }
+
+    /// Memory of runs that are written whole, if nobody else holds on to it.
+    pub(crate) fn reuse(&mut self) -> Option<BytesMut> {
+        self.spent.pop()
     }
 
     /// What is left to write, for one vectored write; with `control_only`, up to the first message. Returns how many
@@ -124,7 +134,13 @@ impl Flight {
             self.offset -= first.len();
             written.room += first.weight();
             written.messages += first.messages();
-            self.segments.pop_front();
+            if let Some(Segment::Run { bytes, .. }) = self.segments.pop_front()
+                && self.spent.len() < SPENT
+                && let Ok(mut memory) = bytes.try_into_mut()
+            {
+                memory.clear();
+                self.spent.push(memory);
+            }
         }
         written
     }
@@ -232,8 +248,6 @@ fn channel_of(frame: &[u8]) -> Option<&str> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
-    use bytes::BytesMut;
-
     use super::*;
     use crate::wire::{Channel, Ident, encode_publish};
 

@@ -10,7 +10,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
     Error,
-    flight::{self, Flight, Segment},
+    flight::{self, Flight, SPENT, Segment},
     lock::lock,
 };
 use crate::wire::{
@@ -21,8 +21,7 @@ use crate::wire::{
 /// less than two more slices in a vectored write.
 const LARGE: usize = 16 * 1024;
 
-/// A run is closed at this size, so that a long queue is many allocations of a good size and not one that is
-/// copied over and over while it grows.
+/// Runs are encoded into memory of this size. What no longer fits begins the next: memory that grew would be copied.
 const RUN: usize = 64 * 1024;
 
 /// How long a channel that the broker refused stays refused here. Then one message may try again: the operator may
@@ -48,6 +47,8 @@ struct State {
     sealed: VecDeque<Segment>,
     tail: BytesMut,
     tail_messages: u64,
+    /// Memory for the next runs, at most [`SPENT`] pieces: empty, each with room for a run.
+    spare: Vec<BytesMut>,
     /// The driver found nothing to send and must be woken by the next message.
     driver_idle: bool,
     quarantine: Vec<Quarantined>,
@@ -103,15 +104,13 @@ impl Outbox {
             return Err((cause, payload));
         }
         if payload.len() < LARGE {
+            state.make_room(publish_head_len(&self.ident, channel) + payload.len());
             let tail = &mut state.tail;
             if let Err(cause) = encode_publish_head(tail, self.limits, &self.ident, channel, payload.len()) {
                 return Err((cause.into(), payload));
             }
             tail.extend_from_slice(&payload);
             state.tail_messages += 1;
-            if state.tail.len() >= RUN {
-                state.seal();
-            }
         } else {
             let mut head = BytesMut::with_capacity(publish_head_len(&self.ident, channel));
             if let Err(cause) = encode_publish_head(&mut head, self.limits, &self.ident, channel, payload.len()) {
@@ -129,6 +128,14 @@ impl Outbox {
         state.seal();
         state.driver_idle = state.sealed.is_empty();
         to.append(&mut state.sealed);
+        while state.spare.len() < SPENT
+            && let Some(mut memory) = to.reuse()
+        {
+            // It may begin in the middle of its allocation; what is too small for a run is let go.
+            if memory.try_reclaim(RUN) {
+                state.spare.push(memory);
+            }
+        }
         !state.driver_idle
     }
 
@@ -218,8 +225,13 @@ impl State {
             let bytes = self.tail.split().freeze();
             self.sealed.push_back(Segment::Run { bytes, messages: mem::take(&mut self.tail_messages) });
         }
-        if self.tail.capacity() == 0 {
-            self.tail.reserve(RUN);
+    }
+
+    /// Room in the tail for so many bytes more, without moving those that are there.
+    fn make_room(&mut self, bytes: usize) {
+        if self.tail.capacity() - self.tail.len() < bytes {
+            self.seal();
+            self.tail = self.spare.pop().unwrap_or_else(|| BytesMut::with_capacity(RUN));
         }
     }
 }
