@@ -1,7 +1,10 @@
 use std::{
     collections::VecDeque,
     mem,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -39,6 +42,8 @@ pub(crate) struct Outbox {
     capacity: usize,
     /// One permit per free byte. Fair: who waits first is served first.
     room: Arc<Semaphore>,
+    /// A run is full that the driver has not seen.
+    full: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -78,7 +83,7 @@ impl Outbox {
         // A message takes its permits in one call, which counts in u32.
         let capacity = capacity.clamp(largest, u32::MAX as usize).min(Semaphore::MAX_PERMITS);
         let room = Arc::new(Semaphore::new(capacity));
-        Self { ident, limits, capacity, room, state: Mutex::default() }
+        Self { ident, limits, capacity, room, full: AtomicBool::new(false), state: Mutex::default() }
     }
 
     pub(crate) fn room(&self) -> &Arc<Semaphore> {
@@ -104,7 +109,9 @@ impl Outbox {
             return Err((cause, payload));
         }
         if payload.len() < LARGE {
-            state.make_room(publish_head_len(&self.ident, channel) + payload.len());
+            if state.make_room(publish_head_len(&self.ident, channel) + payload.len()) {
+                self.full.store(true, Relaxed);
+            }
             let tail = &mut state.tail;
             if let Err(cause) = encode_publish_head(tail, self.limits, &self.ident, channel, payload.len()) {
                 return Err((cause.into(), payload));
@@ -137,6 +144,13 @@ impl Outbox {
             }
         }
         !state.driver_idle
+    }
+
+    /// Whether the publisher should let the driver run before it goes on; says so once for each run that is full.
+    ///
+    /// A run that is written soon is still in the processor's cache, and a loop that only publishes lets others live.
+    pub(crate) fn should_yield(&self) -> bool {
+        self.full.load(Relaxed) && self.full.swap(false, Relaxed)
     }
 
     /// Makes bytes available again that left the queue.
@@ -227,12 +241,15 @@ impl State {
         }
     }
 
-    /// Room in the tail for so many bytes more, without moving those that are there.
-    fn make_room(&mut self, bytes: usize) {
-        if self.tail.capacity() - self.tail.len() < bytes {
-            self.seal();
-            self.tail = self.spare.pop().unwrap_or_else(|| BytesMut::with_capacity(RUN));
+    /// Room in the tail for so many bytes more, without moving those that are there. True when that filled a run.
+    fn make_room(&mut self, bytes: usize) -> bool {
+        if self.tail.capacity() - self.tail.len() >= bytes {
+            return false;
         }
+        let full = !self.tail.is_empty();
+        self.seal();
+        self.tail = self.spare.pop().unwrap_or_else(|| BytesMut::with_capacity(RUN));
+        full
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Sink, Stream, StreamExt as _};
-use tokio::sync::TryAcquireError;
+use tokio::{sync::TryAcquireError, task::yield_now};
 use tokio_util::sync::PollSemaphore;
 
 use super::{Error, shared::Shared};
@@ -37,6 +37,9 @@ impl Publisher {
     pub async fn publish(&self, channel: impl AsRef<str>, payload: impl Into<Bytes>) -> Result<(), Error> {
         let (channel, payload) = (channel.as_ref(), payload.into());
         let size = self.shared.outbox.measure(channel, payload.len())?;
+        if self.shared.outbox.should_yield() {
+            yield_now().await;
+        }
         match self.shared.outbox.room().try_acquire_many(size) {
             Ok(permit) => permit.forget(),
             Err(TryAcquireError::NoPermits) => match self.shared.outbox.room().acquire_many(size).await {
