@@ -27,6 +27,10 @@ const LARGE: usize = 16 * 1024;
 /// Runs are encoded into memory of this size. What no longer fits begins the next: memory that grew would be copied.
 const RUN: usize = 64 * 1024;
 
+/// A publisher that is never out of room lets the driver run after so many bytes. Written soon, they are still in the
+/// processor's cache; fewer at once would wake up the broker more often.
+const BATCH: usize = 4 * RUN;
+
 /// How long a channel that the broker refused stays refused here. Then one message may try again: the operator may
 /// have changed the key meanwhile.
 pub(crate) const QUARANTINE: Duration = Duration::from_secs(60);
@@ -42,14 +46,16 @@ pub(crate) struct Outbox {
     capacity: usize,
     /// One permit per free byte. Fair: who waits first is served first.
     room: Arc<Semaphore>,
-    /// A run is full that the driver has not seen.
-    full: AtomicBool,
+    /// There is a [`BATCH`] that the driver has not seen.
+    batch: AtomicBool,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     sealed: VecDeque<Segment>,
+    /// Bytes in what was sealed since the driver, or a publisher, was told.
+    fresh: usize,
     tail: BytesMut,
     tail_messages: u64,
     /// Memory for the next runs, at most [`SPENT`] pieces: empty, each with room for a run.
@@ -83,7 +89,7 @@ impl Outbox {
         // A message takes its permits in one call, which counts in u32.
         let capacity = capacity.clamp(largest, u32::MAX as usize).min(Semaphore::MAX_PERMITS);
         let room = Arc::new(Semaphore::new(capacity));
-        Self { ident, limits, capacity, room, full: AtomicBool::new(false), state: Mutex::default() }
+        Self { ident, limits, capacity, room, batch: AtomicBool::new(false), state: Mutex::default() }
     }
 
     pub(crate) fn room(&self) -> &Arc<Semaphore> {
@@ -110,7 +116,7 @@ impl Outbox {
         }
         if payload.len() < LARGE {
             if state.make_room(publish_head_len(&self.ident, channel) + payload.len()) {
-                self.full.store(true, Relaxed);
+                self.count(&mut state);
             }
             let tail = &mut state.tail;
             if let Err(cause) = encode_publish_head(tail, self.limits, &self.ident, channel, payload.len()) {
@@ -125,6 +131,7 @@ impl Outbox {
             }
             state.seal();
             state.sealed.push_back(Segment::Large { head: head.freeze(), payload });
+            self.count(&mut state);
         }
         Ok(mem::take(&mut state.driver_idle))
     }
@@ -134,6 +141,7 @@ impl Outbox {
         let mut state = lock(&self.state);
         state.seal();
         state.driver_idle = state.sealed.is_empty();
+        state.fresh = 0;
         to.append(&mut state.sealed);
         while state.spare.len() < SPENT
             && let Some(mut memory) = to.reuse()
@@ -146,11 +154,17 @@ impl Outbox {
         !state.driver_idle
     }
 
-    /// Whether the publisher should let the driver run before it goes on; says so once for each run that is full.
-    ///
-    /// A run that is written soon is still in the processor's cache, and a loop that only publishes lets others live.
+    /// Whether the publisher should let the driver run before it goes on; says so once for each [`BATCH`].
     pub(crate) fn should_yield(&self) -> bool {
-        self.full.load(Relaxed) && self.full.swap(false, Relaxed)
+        self.batch.load(Relaxed) && self.batch.swap(false, Relaxed)
+    }
+
+    fn count(&self, state: &mut State) {
+        state.fresh += state.sealed.back().map_or(0, Segment::weight);
+        if state.fresh >= BATCH {
+            state.fresh = 0;
+            self.batch.store(true, Relaxed);
+        }
     }
 
     /// Makes bytes available again that left the queue.
@@ -246,10 +260,10 @@ impl State {
         if self.tail.capacity() - self.tail.len() >= bytes {
             return false;
         }
-        let full = !self.tail.is_empty();
+        let filled = !self.tail.is_empty();
         self.seal();
         self.tail = self.spare.pop().unwrap_or_else(|| BytesMut::with_capacity(RUN));
-        full
+        filled
     }
 }
 
