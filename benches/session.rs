@@ -18,7 +18,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, future::join_all, stream::select_all};
 use hpfeeds::{
     ClientSession,
-    client::Message,
+    client::{Message, merge},
     wire::{Channel, Codec, Frame, Ident, Limits, Nonce, encode_publish},
 };
 use rustix::time::{ClockId, clock_gettime};
@@ -72,11 +72,12 @@ fn main() {
 }
 
 /// What is measured, each beside its bare socket in the same round, and what it may cost above.
-const ROWS: [(&str, Work, &str); 4] = [
+const ROWS: [(&str, Work, &str); 5] = [
     ("receive: next()", Work::Receive(1, How::Next), "goal 60"),
     ("publish: publish()", Work::Publish, "goal 80"),
     ("receive: select_all of 8", Work::Receive(SESSIONS, How::SelectAll), ""),
     ("receive: select_all of 8, in chunks", Work::Receive(SESSIONS, How::SelectChunks), ""),
+    ("receive: merge of 8", Work::Receive(SESSIONS, How::Merge), "goal 60"),
 ];
 
 #[derive(Clone, Copy)]
@@ -113,6 +114,8 @@ enum How {
     SelectAll,
     /// The same with up to 64 messages an item.
     SelectChunks,
+    /// As this library merges sessions.
+    Merge,
 }
 
 #[derive(Clone, Copy)]
@@ -131,6 +134,7 @@ async fn receive(sessions: usize, how: How, check: Check) -> f64 {
         streams.push(session.connect().await.unwrap());
         peers.push(peer);
     }
+    let mut merged = None;
     let mut seen = Seen { check, next: [0; SESSIONS], messages: 0 };
     let start = cpu();
     for stream in &streams {
@@ -155,9 +159,16 @@ async fn receive(sessions: usize, how: How, check: Check) -> f64 {
                 all.next().await.unwrap().iter().for_each(|message| seen.message(message));
             }
         }
+        How::Merge => {
+            merged = Some(merge(streams.drain(..)));
+            let all = merged.as_mut().unwrap();
+            while seen.messages < MESSAGES {
+                seen.message(&all.next().await.unwrap().1);
+            }
+        }
     }
     let time = per_message(start);
-    drop(streams);
+    drop((streams, merged));
     // Their tasks close the sockets, and then the peers end.
     tokio::task::spawn_blocking(|| peers.into_iter().for_each(|peer| peer.join().unwrap())).await.unwrap();
     time

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     io, mem,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll},
     time::Duration,
 };
@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use futures::future::poll_fn;
 use tokio::{
     sync::oneshot,
+    task::yield_now,
     time::{Instant, Sleep, sleep, sleep_until, timeout},
 };
 
@@ -24,6 +25,10 @@ use super::{
     shared::{Intent, Shared},
 };
 use crate::wire::{Channel, Frame, Nonce};
+
+/// The driver lets the program run when it has received so many bytes: read soon, they are still in the processor's
+/// cache.
+const BATCH: usize = 128 * 1024;
 
 /// How long to listen to a connection that can no longer be written to.
 const LAST_WORDS: Duration = Duration::from_millis(100);
@@ -146,8 +151,8 @@ impl<'a> Connection<'a> {
         let ended = poll_fn(|cx| {
             loop {
                 match self.receive(cx) {
-                    Ok(true) => {}
-                    Ok(false) => return Poll::Pending,
+                    Ok(0) => return Poll::Pending,
+                    Ok(_) => {}
                     Err(end) => return Poll::Ready(end),
                 }
             }
@@ -166,11 +171,14 @@ impl<'a> Connection<'a> {
     /// when a write does.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<End>> {
         self.shared.driver.register(cx.waker());
+        let mut received = 0;
         loop {
-            let mut progress = match self.receive(cx) {
-                Ok(progress) => progress,
+            let read = match self.receive(cx) {
+                Ok(read) => read,
                 Err(end) => return Poll::Ready(Ok(end)),
             };
+            received += read;
+            let mut progress = read > 0;
             if let Some(end) = self.obey() {
                 return Poll::Ready(Ok(end));
             }
@@ -185,23 +193,29 @@ impl<'a> Connection<'a> {
             if !progress {
                 return Poll::Pending;
             }
+            if received >= BATCH {
+                // Pending when asked for the first time: the driver goes on when others have run.
+                let _pending = pin!(yield_now()).poll(cx);
+                return Poll::Pending;
+            }
         }
     }
 
     // ---- receiving ----
 
-    fn receive(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+    /// Reads once, and acts on it; says how many bytes there were.
+    fn receive(&mut self, cx: &mut Context<'_>) -> Result<usize, End> {
         // INFO may have come with more behind it.
         self.hear()?;
         // Closing, nobody may be reading any more; but the broker's EOF stands behind what it still sends. And what the
         // system holds of a broken connection is not much, and otherwise lost.
         if !self.is_closing() && !self.broken && !self.shared.inbox.has_room() {
-            return Ok(false);
+            return Ok(0);
         }
         match self.link.poll_fill(cx) {
-            Poll::Pending => Ok(false),
+            Poll::Pending => Ok(0),
             Poll::Ready(Ok(0)) => Err(self.eof()),
-            Poll::Ready(Ok(_)) => self.hear().map(|()| true),
+            Poll::Ready(Ok(n)) => self.hear().map(|()| n),
             Poll::Ready(Err(error)) => Err(self.broken(error)),
         }
     }

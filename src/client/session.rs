@@ -22,7 +22,7 @@ use super::{
     publisher,
     shared::{Intent, Shared},
 };
-use crate::wire::{Channel, DecodeError, FrameRef, HEADER_LEN, Header, Ident, Limits, Secret, payload_after};
+use crate::wire::{Channel, FrameRef, HEADER_LEN, Header, Ident, Limits, Secret, payload_after};
 
 /// A received message: who published it, where, and what.
 ///
@@ -249,22 +249,40 @@ impl ClientSession {
     }
 
     /// Takes the next message off the current run. The driver has checked the headers, but not the bodies.
-    fn next_in_run(&mut self) -> Option<Result<Message, DecodeError>> {
-        let header = Header::parse(&self.run, Limits::new(u32::MAX)).ok().flatten()?;
-        let body = self.run.get(HEADER_LEN..header.length)?;
-        let known = self.last.as_ref().and_then(|(ident, channel)| payload_after(body, ident, channel));
-        let message = match (known, &mut self.last) {
-            // Nothing to check and nothing to copy.
-            (Some(payload), Some((ident, channel))) => {
-                Ok((ident.clone(), channel.clone(), self.run.slice_ref(payload)))
+    pub(super) fn next_in_run(&mut self) -> Option<Message> {
+        loop {
+            let length = Header::parse(&self.run, Limits::new(u32::MAX)).ok().flatten()?.length;
+            let body = self.run.get(HEADER_LEN..length)?;
+            // Most messages have the names of the one before: nothing to check and nothing to copy.
+            if let Some((ident, channel)) = &self.last
+                && let Some(payload) = payload_after(body, ident, channel)
+            {
+                let message = (ident.clone(), channel.clone(), self.run.slice(length - payload.len()..length));
+                self.run.advance(length);
+                return Some(message);
             }
-            (_, last) => FrameRef::parse_publish(body).map(|(ident, channel, payload)| {
-                let (ident, channel) = last.insert((Ident::checked(ident), Channel::checked(channel)));
-                (ident.clone(), channel.clone(), self.run.slice_ref(payload))
-            }),
+            match FrameRef::parse_publish(body) {
+                Ok((ident, channel, _)) => self.last = Some((Ident::checked(ident), Channel::checked(channel))),
+                // The frames around it are whole, and are delivered.
+                Err(fault) => {
+                    self.shared.report(self.connection, fault);
+                    self.run.advance(length);
+                }
+            }
+        }
+    }
+
+    /// Gets the next run of messages; false at the end.
+    pub(super) fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let Some(popped) = ready!(self.shared.inbox.poll_pop(cx)) else {
+            self.terminated = true;
+            return Poll::Ready(false);
         };
-        self.run.advance(header.length);
-        Some(message)
+        (self.run, self.connection) = (popped.run, popped.connection);
+        if popped.made_room {
+            self.shared.driver.wake();
+        }
+        Poll::Ready(true)
     }
 }
 
@@ -273,20 +291,11 @@ impl Stream for ClientSession {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         loop {
-            match self.next_in_run() {
-                Some(Ok(message)) => return Poll::Ready(Some(message)),
-                // The frames around it are whole, and are delivered.
-                Some(Err(fault)) => self.shared.report(self.connection, fault),
-                None => {
-                    let Some(popped) = ready!(self.shared.inbox.poll_pop(cx)) else {
-                        self.terminated = true;
-                        return Poll::Ready(None);
-                    };
-                    (self.run, self.connection) = (popped.run, popped.connection);
-                    if popped.made_room {
-                        self.shared.driver.wake();
-                    }
-                }
+            if let Some(message) = self.next_in_run() {
+                return Poll::Ready(Some(message));
+            }
+            if !ready!(self.poll_run(cx)) {
+                return Poll::Ready(None);
             }
         }
     }

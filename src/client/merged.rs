@@ -1,0 +1,187 @@
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Wake, Waker},
+};
+
+use futures::{Stream, future::join_all, stream::FusedStream};
+
+use super::{ClientSession, Error, Message, lock::lock};
+
+/// Receives from several sessions at once: a stream of messages, each with the index of the session that it came from.
+///
+/// It does what [`select_all`](futures::stream::select_all) does, for less: that moves a session to the end of its
+/// queue, and allocates, for each message; this takes turns between sessions for each run of messages, which is what
+/// one read of the socket brought (64 KiB, or one larger message). So no session keeps another waiting for more than
+/// that, and only sessions with something to read are looked at.
+///
+/// The messages of one session stay in order. The stream ends when all sessions have ended, and goes on without
+/// those that end sooner. Cancel safe, as a session is.
+///
+/// With `select_all`, `ready_chunks` on each session makes the queue move less often:
+/// `select_all(sessions.into_iter().map(|session| session.ready_chunks(64)))`.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let (one, two) = (hpfeeds_broker::Broker::dev().await?, hpfeeds_broker::Broker::dev().await?);
+/// # let addrs = [one.local_addr(), two.local_addr()];
+/// use futures::StreamExt as _;
+/// use hpfeeds::{ClientSession, client::merge};
+///
+/// let mut sessions = Vec::new();
+/// for addr in addrs {
+///     let session = ClientSession::connect(addr, "dev", "dev").await?;
+///     session.subscribe("cowrie.sessions")?;
+///     session.publish("cowrie.sessions", "to whom it may concern").await?;
+///     sessions.push(session);
+/// }
+/// let mut merged = merge(sessions);
+/// while let Some((index, (ident, channel, payload))) = merged.next().await {
+///     let broker = merged.sessions()[index].addr();
+///     println!("{broker}: {ident} on {channel}: {} bytes", payload.len());
+///     # break;
+/// }
+/// # Ok(()) }
+/// ```
+#[must_use = "a stream does nothing until it is polled"]
+pub fn merge(sessions: impl IntoIterator<Item = ClientSession>) -> Merged {
+    let mut merged = Merged::default();
+    sessions.into_iter().for_each(|session| merged.push(session));
+    merged
+}
+
+/// Several sessions as one stream. Made by [`merge`].
+#[derive(Debug, Default)]
+#[must_use = "a stream does nothing until it is polled"]
+pub struct Merged {
+    sessions: Vec<ClientSession>,
+    /// Each wakes up this stream and remembers the session that it belongs to.
+    wakers: Vec<Waker>,
+    ready: Arc<Mutex<Ready>>,
+    /// The session whose turn it is.
+    current: Option<usize>,
+    /// How many sessions have not ended.
+    live: usize,
+}
+
+impl Merged {
+    /// Adds a session; its index is the number of those before it.
+    pub fn push(&mut self, session: ClientSession) {
+        let index = self.sessions.len();
+        self.sessions.push(session);
+        self.wakers.push(Arc::new(Member { index, ready: self.ready.clone() }).into());
+        self.live += 1;
+        lock(&self.ready).queued.push(false);
+        self.wakers[index].wake_by_ref();
+    }
+
+    /// The sessions, in the order in which they were added; also those that have ended. To subscribe, to publish, to
+    /// see their state.
+    #[must_use]
+    pub fn sessions(&self) -> &[ClientSession] {
+        &self.sessions
+    }
+
+    /// The sessions, one by one again. Nothing is lost: what was not taken from the stream can be read from them.
+    #[must_use]
+    pub fn into_sessions(self) -> Vec<ClientSession> {
+        self.sessions
+    }
+
+    /// [Closes](ClientSession::close) all sessions at the same time, and returns the first error of the first session
+    /// that has one. Messages that were already received can still be read. Cancel safe, as closing one is.
+    pub async fn close(&mut self) -> Result<(), Error> {
+        join_all(self.sessions.iter_mut().map(ClientSession::close)).await.into_iter().collect()
+    }
+}
+
+impl Stream for Merged {
+    type Item = (usize, Message);
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<(usize, Message)>> {
+        let this = &mut *self;
+        loop {
+            if let Some(index) = this.current {
+                if let Some(message) = this.sessions[index].next_in_run() {
+                    return Poll::Ready(Some((index, message)));
+                }
+                this.current = None;
+                // It may have more: to the end of the queue.
+                lock(&this.ready).push(index);
+            }
+            let Some(index) = lock(&this.ready).pop(cx) else {
+                return if this.live == 0 { Poll::Ready(None) } else { Poll::Pending };
+            };
+            let session = &mut this.sessions[index];
+            if session.is_terminated() {
+                continue;
+            }
+            match session.poll_run(&mut Context::from_waker(&this.wakers[index])) {
+                Poll::Ready(true) => this.current = Some(index),
+                Poll::Ready(false) => this.live -= 1,
+                Poll::Pending => {}
+            }
+        }
+    }
+}
+
+impl FusedStream for Merged {
+    fn is_terminated(&self) -> bool {
+        self.live == 0
+    }
+}
+
+/// The sessions that may have something, in the order in which it came.
+#[derive(Debug, Default)]
+struct Ready {
+    queue: VecDeque<usize>,
+    /// For each session, whether it is in the queue: so the queue is never longer than there are sessions.
+    queued: Vec<bool>,
+    /// Who waits while the queue is empty.
+    waiting: Option<Waker>,
+}
+
+impl Ready {
+    fn push(&mut self, index: usize) {
+        if !std::mem::replace(&mut self.queued[index], true) {
+            self.queue.push_back(index);
+        }
+    }
+
+    /// The next session; without one, `cx` is woken when there is.
+    fn pop(&mut self, cx: &mut Context<'_>) -> Option<usize> {
+        if let Some(index) = self.queue.pop_front() {
+            self.queued[index] = false;
+            return Some(index);
+        }
+        match &mut self.waiting {
+            Some(waiting) => waiting.clone_from(cx.waker()),
+            waiting => *waiting = Some(cx.waker().clone()),
+        }
+        None
+    }
+}
+
+/// Wakes up the stream for one of its sessions.
+struct Member {
+    index: usize,
+    ready: Arc<Mutex<Ready>>,
+}
+
+impl Wake for Member {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let mut ready = lock(&self.ready);
+        ready.push(self.index);
+        let waiting = ready.waiting.take();
+        drop(ready);
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
+    }
+}
