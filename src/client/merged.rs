@@ -19,7 +19,7 @@ use super::{ClientSession, Error, Message, lock::lock};
 /// The messages of one session stay in order. The stream ends when all sessions have ended, and goes on without
 /// those that end sooner. Cancel safe, as a session is.
 ///
-/// With `select_all`, `ready_chunks` on each session makes the queue move less often:
+/// A program that can take many messages at a time pays less still with `select_all` over chunks:
 /// `select_all(sessions.into_iter().map(|session| session.ready_chunks(64)))`.
 ///
 /// ```
@@ -48,7 +48,9 @@ use super::{ClientSession, Error, Message, lock::lock};
 #[must_use = "a stream does nothing until it is polled"]
 pub fn merge(sessions: impl IntoIterator<Item = ClientSession>) -> Merged {
     let mut merged = Merged::default();
-    sessions.into_iter().for_each(|session| merged.push(session));
+    for session in sessions {
+        merged.push(session);
+    }
     merged
 }
 
@@ -183,5 +185,120 @@ impl Wake for Member {
         if let Some(waiting) = waiting {
             waiting.wake();
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use std::io;
+
+    use bytes::{Bytes, BytesMut};
+    use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
+
+    use super::*;
+    use crate::{
+        client::{BrokerAddr, Connector, Transport},
+        wire::{Channel, Ident, Limits, encode_publish},
+    };
+
+    /// No broker ever answers: what is received comes from the test.
+    struct Nowhere;
+
+    impl Connector for Nowhere {
+        fn connect<'a>(&'a self, _addr: &'a BrokerAddr) -> BoxFuture<'a, io::Result<Box<dyn Transport>>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    fn session() -> ClientSession {
+        ClientSession::builder(("nowhere", 1), "me", "secret").connector(Nowhere).start().unwrap()
+    }
+
+    /// A run of messages with these payloads.
+    fn run(payloads: &[&str]) -> Bytes {
+        let mut bytes = BytesMut::new();
+        let (ident, channel) = (Ident::new("me").unwrap(), Channel::new("a").unwrap());
+        for payload in payloads {
+            encode_publish(&mut bytes, Limits::default(), &ident, &channel, payload.as_bytes()).unwrap();
+        }
+        bytes.freeze()
+    }
+
+    /// What can be taken without waiting.
+    fn taken(merged: &mut Merged) -> Vec<String> {
+        let mut taken = Vec::new();
+        while let Some(Some((index, (_, _, payload)))) = merged.next().now_or_never() {
+            taken.push(format!("{index}{}", str::from_utf8(&payload).unwrap()));
+        }
+        taken
+    }
+
+    #[tokio::test]
+    async fn sessions_take_turns_in_runs_and_keep_their_order() {
+        let mut merged = merge([session(), session(), session()]);
+        let shared: Vec<_> = merged.sessions().iter().map(|session| session.shared().clone()).collect();
+        shared[0].inbox.push(run(&["a", "b"]), 1);
+        shared[0].inbox.push(run(&["c"]), 1);
+        shared[2].inbox.push(run(&["d", "e"]), 1);
+        assert_eq!(taken(&mut merged), ["0a", "0b", "2d", "2e", "0c"]);
+        // Those that had nothing are woken up by what comes.
+        shared[1].inbox.push(run(&["f"]), 1);
+        assert_eq!(taken(&mut merged), ["1f"]);
+        merged.push(session());
+        merged.sessions()[3].shared().inbox.push(run(&["g"]), 1);
+        assert_eq!(taken(&mut merged), ["3g"]);
+    }
+
+    #[tokio::test]
+    async fn a_message_that_comes_later_wakes_up_whoever_waits() {
+        let mut merged = merge([session(), session()]);
+        let late = merged.sessions()[1].shared().clone();
+        let waiting = tokio::spawn(async move { merged.next().await.map(|(index, _)| index) });
+        tokio::task::yield_now().await;
+        late.inbox.push(run(&["a"]), 1);
+        assert_eq!(waiting.await.unwrap(), Some(1));
+    }
+
+    #[tokio::test]
+    async fn it_ends_with_the_last_session_and_not_before() {
+        let mut merged = merge([session(), session()]);
+        let shared: Vec<_> = merged.sessions().iter().map(|session| session.shared().clone()).collect();
+        shared[0].inbox.end();
+        shared[1].inbox.push(run(&["a"]), 1);
+        assert_eq!(taken(&mut merged), ["1a"]);
+        assert!(merged.next().now_or_never().is_none() && !merged.is_terminated());
+        shared[1].inbox.push(run(&["b", "c"]), 1);
+        shared[1].inbox.end();
+        assert_eq!(taken(&mut merged), ["1b", "1c"]);
+        assert!(merged.next().await.is_none() && merged.is_terminated());
+        assert!(merge([]).next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_was_not_taken_is_left_to_the_sessions() {
+        let mut merged = merge([session()]);
+        merged.sessions()[0].shared().inbox.push(run(&["a", "b"]), 1);
+        merged.next().await.unwrap();
+        let mut sessions = merged.into_sessions();
+        assert_eq!(sessions[0].next().await.unwrap().2, "b");
+    }
+
+    #[tokio::test]
+    async fn closing_closes_all() {
+        let mut merged = merge([session(), session()]);
+        merged.close().await.unwrap();
+        assert!(merged.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_is_always_full_lets_others_run() {
+        let mut merged = merge([session()]);
+        let shared = merged.sessions()[0].shared().clone();
+        for _ in 0..1000 {
+            shared.inbox.push(run(&["a"]), 1);
+        }
+        // Without the runtime's budget this would take all of them.
+        assert!(taken(&mut merged).len() < 1000);
     }
 }

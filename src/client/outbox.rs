@@ -142,6 +142,7 @@ impl Outbox {
         state.seal();
         state.driver_idle = state.sealed.is_empty();
         state.fresh = 0;
+        self.batch.store(false, Relaxed);
         to.append(&mut state.sealed);
         while state.spare.len() < SPENT
             && let Some(mut memory) = to.reuse()
@@ -295,6 +296,46 @@ mod tests {
         let (error, payload) = outbox.push("a", Bytes::from_static(b"mine")).unwrap_err();
         assert!(error.is_closed());
         assert_eq!(payload, "mine");
+    }
+
+    #[test]
+    fn memory_of_written_runs_is_used_again_and_never_grows() {
+        let (outbox, mut flight) = (outbox(), Flight::default());
+        for _ in 0..200 {
+            // Not a divisor of the memory's size: each run ends with a message that no longer fits.
+            for _ in 0..70 {
+                outbox.push("a", Bytes::from_static(&[7; 1000])).unwrap();
+            }
+            assert!(outbox.take(&mut flight));
+            while flight.has_next(false) {
+                let mut slices = [std::io::IoSlice::new(&[]); 1];
+                flight.chunks(&mut slices, false);
+                assert!(slices[0].len() <= RUN);
+                let n = slices[0].len();
+                flight.advance(n);
+            }
+        }
+        assert!((1..=SPENT).contains(&lock(&outbox.state).spare.len()));
+    }
+
+    #[test]
+    fn a_publisher_yields_once_for_each_batch_that_nobody_took() {
+        let (outbox, mut flight) = (outbox(), Flight::default());
+        let yields = |payload: &'static [u8], total: usize| {
+            let mut yields = 0;
+            for _ in 0..total / payload.len() {
+                outbox.push("a", Bytes::from_static(payload)).unwrap();
+                yields += usize::from(outbox.should_yield());
+            }
+            yields
+        };
+        let (small, large): (&[u8], &[u8]) = (&[7; 1000], &[7; RUN]);
+        // Whole runs count, and a run of small messages is a little less than `RUN`.
+        assert!((3..=4).contains(&yields(small, 4 * BATCH)));
+        outbox.take(&mut flight);
+        assert_eq!(yields(large, 4 * BATCH), 4);
+        outbox.take(&mut flight);
+        assert_eq!(yields(small, BATCH / 2), 0);
     }
 
     #[test]

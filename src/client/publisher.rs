@@ -30,7 +30,8 @@ impl Publisher {
     /// Queues a message, and waits for room in the queue when there is none.
     ///
     /// `Ok` says that the session has it: it is written when the broker is there, in the order of the calls, also
-    /// after a reconnect. Only [`close`](super::ClientSession::close) confirms that the broker read it.
+    /// after a reconnect. Only [`close`](super::ClientSession::close) confirms that the broker read it. A loop that
+    /// only publishes lets other tasks of its thread run after each 256 KiB, so that what it queued is written.
     ///
     /// Fails when the name or the size is not legal, when the broker has denied this channel in the last minute, and
     /// when the session has ended. Cancel safe: a dropped future has queued nothing.

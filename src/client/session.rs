@@ -272,6 +272,11 @@ impl ClientSession {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Gets the next run of messages; false at the end.
     pub(super) fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let Some(popped) = ready!(self.shared.inbox.poll_pop(cx)) else {
