@@ -12,9 +12,18 @@ use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
+#[cfg(feature = "exporter")]
+use crate::http;
 use crate::{
-    AuthStore, BrokerBuilder, ChainStore, Dropped, Endpoint, Key, StartError, Stats, buffer::BufferPool,
-    config::Config, listener, outbox::Depot, router::Router, stats::Counters, throttle::Throttle,
+    AuthStore, BrokerBuilder, ChainStore, Dropped, Endpoint, Exposition, Key, StartError, Stats,
+    buffer::BufferPool,
+    config::Config,
+    listener,
+    metrics::{self, Metrics},
+    outbox::Depot,
+    router::Router,
+    stats::Counters,
+    throttle::Throttle,
 };
 
 /// A running broker.
@@ -26,6 +35,8 @@ use crate::{
 pub struct Broker {
     shared: Arc<Shared>,
     addrs: Vec<SocketAddr>,
+    #[cfg(feature = "exporter")]
+    exporter: Option<http::Exporter>,
 }
 
 /// What every task of a broker knows.
@@ -36,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) depot: Arc<Depot>,
     pub(crate) pool: BufferPool,
     pub(crate) throttle: Throttle,
+    pub(crate) metrics: Arc<Metrics>,
     /// How many connections are open.
     pub(crate) connections: AtomicUsize,
     /// Nothing more is read; what is queued is still written.
@@ -43,6 +55,12 @@ pub(crate) struct Shared {
     /// Everything ends.
     pub(crate) aborted: CancellationToken,
     pub(crate) tasks: TaskTracker,
+}
+
+impl Shared {
+    pub(crate) fn stats(&self) -> Stats {
+        self.depot.counters.snapshot(self.connections.load(Relaxed), self.depot.buffered.load(Relaxed))
+    }
 }
 
 impl Broker {
@@ -65,7 +83,7 @@ impl Broker {
     }
 
     pub(crate) async fn start(builder: BrokerBuilder) -> Result<Self, StartError> {
-        let BrokerBuilder { endpoints, listeners, users, stores, config } = builder;
+        let BrokerBuilder { endpoints, listeners, users, stores, config, .. } = builder;
         config.check()?;
         let config = config.capped();
         if users.is_empty() && stores.is_empty() {
@@ -74,7 +92,12 @@ impl Broker {
         let mut store = ChainStore::new();
         store.push(users);
         store.push(stores);
+        if endpoints.is_empty() && listeners.is_empty() {
+            return Err(StartError::NoEndpoint);
+        }
         let (listeners, addrs) = open(endpoints, listeners).await?;
+        #[cfg(feature = "exporter")]
+        let (mut exporter, _) = open(builder.exporter.into_iter().collect(), Vec::new()).await?;
         let rules = config.rules();
         let throttle = Throttle::new(config.auth_failure_delay);
         let shared = Arc::new(Shared {
@@ -84,15 +107,22 @@ impl Broker {
             depot: Arc::new(Depot { rules, buffered: AtomicUsize::new(0), counters: Counters::default() }),
             pool: BufferPool::default(),
             throttle,
+            metrics: Arc::new(Metrics::new(&addrs)),
             connections: AtomicUsize::new(0),
             draining: CancellationToken::new(),
             aborted: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        for listener in listeners {
-            shared.tasks.spawn(listener::run(listener, shared.clone()));
+        for (listener, addr) in listeners.into_iter().zip(&addrs) {
+            let endpoint = shared.metrics.listening(*addr);
+            shared.tasks.spawn(listener::run(listener, shared.clone(), endpoint));
         }
-        Ok(Self { shared, addrs })
+        Ok(Self {
+            #[cfg(feature = "exporter")]
+            exporter: exporter.pop().map(|listener| http::Exporter::start(listener, shared.clone())).transpose()?,
+            shared,
+            addrs,
+        })
     }
 
     /// Where it listens, in the order of the endpoints; the ports are those that the system picked.
@@ -110,8 +140,27 @@ impl Broker {
     /// What it has done so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let Shared { connections, depot, .. } = &*self.shared;
-        depot.counters.snapshot(connections.load(Relaxed), depot.buffered.load(Relaxed))
+        self.shared.stats()
+    }
+
+    /// What the exporter answers at `/metrics`, for a program that has a server of its own. Takes some milliseconds
+    /// for each thousand idents.
+    #[must_use]
+    pub fn metrics(&self, exposition: Exposition) -> String {
+        metrics::render(&self.shared, exposition)
+    }
+
+    /// Whether every endpoint accepts connections, and it is not shutting down.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.shared.metrics.all_listening() && !self.shared.draining.is_cancelled()
+    }
+
+    /// Where the exporter listens, if there is one; the port is the one that the system picked.
+    #[cfg(feature = "exporter")]
+    #[must_use]
+    pub fn exporter_addr(&self) -> Option<SocketAddr> {
+        self.exporter.as_ref().map(http::Exporter::addr)
     }
 
     /// Which messages slow subscribers did not get. At most 10,000 entries: drops that come after that many are in
@@ -128,7 +177,7 @@ impl Broker {
     /// An end of stream without that ERROR confirms that everything a client sent has been acted on. So a client that
     /// has ended its own stream already is read to that end, and gets no ERROR.
     ///
-    /// When it is dropped before it returns, everything stops at once.
+    /// The exporter answers until then. When this is dropped before it returns, everything stops at once.
     pub async fn shutdown(self) {
         let Shared { config, draining, aborted, tasks, .. } = &*self.shared;
         draining.cancel();
@@ -137,6 +186,10 @@ impl Broker {
         if timeout(config.drain_timeout + Duration::from_secs(1), tasks.wait()).await.is_err() {
             aborted.cancel();
             tasks.wait().await;
+        }
+        #[cfg(feature = "exporter")]
+        if let Some(exporter) = &self.exporter {
+            exporter.stop().await;
         }
         info!("stopped");
     }
@@ -165,9 +218,6 @@ async fn open(
     endpoints: Vec<Endpoint>,
     mut listeners: Vec<TcpListener>,
 ) -> Result<(Vec<tokio::net::TcpListener>, Vec<SocketAddr>), StartError> {
-    if endpoints.is_empty() && listeners.is_empty() {
-        return Err(StartError::NoEndpoint);
-    }
     // Resolving a host name blocks.
     let opening = tokio::task::spawn_blocking(move || endpoints.iter().map(Endpoint::listen).collect());
     let opened: Result<Vec<_>, _> = opening.await.map_err(|cause| StartError::Listener(io::Error::other(cause)))?;

@@ -18,6 +18,8 @@ pub struct BrokerBuilder {
     pub(crate) users: MemoryStore,
     pub(crate) stores: ChainStore,
     pub(crate) config: Config,
+    #[cfg(feature = "exporter")]
+    pub(crate) exporter: Option<Endpoint>,
 }
 
 impl BrokerBuilder {
@@ -28,6 +30,8 @@ impl BrokerBuilder {
             users: MemoryStore::new(),
             stores: ChainStore::new(),
             config: Config::default(),
+            #[cfg(feature = "exporter")]
+            exporter: None,
         }
     }
 
@@ -172,6 +176,23 @@ impl BrokerBuilder {
     /// [`max_subscriptions`](Self::max_subscriptions).
     pub fn max_buffered(mut self, bytes: usize) -> Self {
         self.config.max_buffered = bytes;
+        self
+    }
+
+    /// Answers HTTP requests at `ADDR:PORT`: `/metrics` for Prometheus, `/healthz`, and `/readyz`, which is 200 while
+    /// every endpoint accepts connections. Default: nowhere. Port 0 lets the system pick one, see
+    /// [`Broker::exporter_addr`].
+    ///
+    /// Whoever can connect there learns idents, channels and how much they send: it belongs on a private address.
+    #[cfg(feature = "exporter")]
+    pub fn exporter(self, addr: impl fmt::Display) -> Result<Self, EndpointError> {
+        Ok(self.exporter_endpoint(Endpoint::bind(&addr.to_string())?))
+    }
+
+    /// The same, at a `tcp:` endpoint.
+    #[cfg(feature = "exporter")]
+    pub fn exporter_endpoint(mut self, endpoint: Endpoint) -> Self {
+        self.exporter = Some(endpoint);
         self
     }
 

@@ -17,6 +17,7 @@ use crate::{
     handshake::{self, Admitted, SHUTTING_DOWN, error_frame},
     inbound::{End, Inbound},
     listener::Permit,
+    metrics::Phase,
     outbox::Outbox,
     socket::{ReadHalf, Socket, close},
     writer::{WriteEnd, Writer},
@@ -27,7 +28,7 @@ pub(crate) struct Connection {
     pub(crate) socket: Socket,
     pub(crate) peer: SocketAddr,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) _permit: Permit,
+    pub(crate) permit: Permit,
 }
 
 /// Serves one connection until it ends.
@@ -35,10 +36,11 @@ pub(crate) struct Connection {
 /// Its parts, and rare or short states, live in boxes of their own: a future holds what is passed to it twice, and
 /// this one is what an idle connection costs.
 pub(crate) async fn serve(mut connection: Box<Connection>) {
-    let Connection { socket, peer, shared, .. } = &mut *connection;
+    let Connection { socket, peer, shared, permit } = &mut *connection;
     let Some(mut inbound) = Box::pin(admit(socket, *peer, shared)).await else {
         return;
     };
+    permit.enter(Phase::Session);
     let (mut read, write) = socket.split();
     let mut writer = Writer::new(write, inbound.outbox().clone());
     let mut end = exchange(&mut inbound, &mut read, &mut writer, shared).await;
@@ -47,6 +49,7 @@ pub(crate) async fn serve(mut connection: Box<Connection>) {
     }
     // Nothing more is queued for it from here on.
     drop(inbound);
+    permit.enter(Phase::Closing);
     Box::pin(farewell(end, *peer, &mut read, &mut writer, shared)).await;
 }
 
@@ -63,7 +66,7 @@ async fn admit(socket: &mut Socket, peer: SocketAddr, shared: &Arc<Shared>) -> O
     let Admitted { ident, key, received } = admitted?;
     shared.depot.counters.authenticated.add(1);
     info!(?ident, owner = ?key.owner, %peer, "connected");
-    let outbox = Outbox::new(ident.clone(), peer, shared.depot.clone());
+    let outbox = Outbox::new(shared.metrics.session(&ident, &key.owner), peer, shared.depot.clone());
     Some(Box::new(Inbound::new(shared.clone(), ident, key, outbox, received)))
 }
 
@@ -106,6 +109,7 @@ async fn farewell(end: End, peer: SocketAddr, read: &mut ReadHalf<'_>, writer: &
     shared.aborted.run_until_cancelled(pin!(finish(&end, read, writer, &shared.config))).await;
     if let End::Refused(_) = end {
         shared.depot.counters.refused.add(1);
+        writer.outbox().session().refused();
     }
     let outbox = writer.outbox();
     info!(ident = ?outbox.ident(), %peer, reason = %end, dropped = outbox.dropped(), "disconnected");

@@ -10,6 +10,7 @@ use tracing::{debug, info, warn};
 use crate::{
     AuthError, Key,
     broker::Shared,
+    metrics::{Category, Reason},
     scan,
     socket::{ReadHalf, Socket, WriteHalf, close},
 };
@@ -34,12 +35,15 @@ pub(crate) struct Admitted {
 /// Why there is no session.
 enum Failure {
     /// It sent something else than AUTH, or nothing in time: the ERROR text.
-    Refused(String),
+    Refused(Reason, String),
     /// Wrong ident or secret, or nobody could tell.
     Rejected(Ident, Cause),
     /// It is gone.
     Gone(Option<io::Error>),
 }
+
+/// Why a client is refused, and the ERROR text.
+type Refusal = (Reason, String);
 
 /// Why an authentication failed: for the log, as the client is not told.
 enum Cause {
@@ -50,6 +54,16 @@ enum Cause {
 }
 
 impl Cause {
+    /// What it is for the exporter.
+    fn kind(&self) -> (Reason, Category) {
+        match self {
+            Self::UnknownIdent => (Reason::UnknownIdent, Category::InvalidIdent),
+            Self::WrongSecret => (Reason::WrongSecret, Category::InvalidSecret),
+            Self::Lookup(_) => (Reason::LookupFailed, Category::ErrorCheckingIdent),
+            Self::LookupTimeout => (Reason::LookupTimeout, Category::ErrorCheckingIdent),
+        }
+    }
+
     fn log(&self, ident: &Ident, peer: SocketAddr, unlogged: u64) {
         match self {
             Self::UnknownIdent => info!(?ident, %peer, unlogged, "authentication failed: unknown ident"),
@@ -73,7 +87,8 @@ pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, shared: &Shared) 
     };
     let counters = &shared.depot.counters;
     match failure {
-        Failure::Refused(text) => {
+        Failure::Refused(reason, text) => {
+            shared.metrics.failed(reason);
             counters.handshake_failures.add(1);
             info!(%peer, reason = ?text, "handshake failed");
             say(&mut write, &text, shared).await;
@@ -81,6 +96,9 @@ pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, shared: &Shared) 
         }
         Failure::Rejected(ident, cause) => {
             counters.auth_failures.add(1);
+            let (reason, category) = cause.kind();
+            shared.metrics.failed(reason);
+            shared.metrics.rejected(&ident, category);
             if let Some(unlogged) = shared.throttle.failed(peer.ip(), Instant::now()) {
                 cause.log(&ident, peer, unlogged);
             }
@@ -88,6 +106,7 @@ pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, shared: &Shared) 
             close(&mut read, &mut write, true).await;
         }
         Failure::Gone(cause) => {
+            shared.metrics.failed(Reason::Closed);
             counters.handshake_failures.add(1);
             debug!(%peer, cause = cause.map(tracing::field::display), "gone before authentication");
         }
@@ -109,15 +128,17 @@ async fn authenticate(
     shared: &Shared,
 ) -> Result<Admitted, Failure> {
     let mut received = BytesMut::with_capacity(BUFFER);
-    if let Some(until) = shared.throttle.until(peer.ip(), Instant::now())
-        && timeout_at(until, gone(read, &mut received)).await.is_ok()
-    {
-        return Err(Failure::Gone(None));
+    if let Some(until) = shared.throttle.until(peer.ip(), Instant::now()) {
+        shared.metrics.throttled.add(1);
+        if timeout_at(until, gone(read, &mut received)).await.is_ok() {
+            return Err(Failure::Gone(None));
+        }
     }
     let wait = shared.config.handshake_timeout;
     let greeting = timeout(wait, greet(read, write, received, shared)).await;
-    let (nonce, ident, digest, received) =
-        greeting.map_err(|_| Failure::Refused(format!("No AUTH within {} s", wait.as_secs_f32())))??;
+    let late = |_| Failure::Refused(Reason::Timeout, format!("No AUTH within {} s", wait.as_secs_f32()));
+    let (nonce, ident, digest, received) = greeting.map_err(late)??;
+    let _timing = shared.metrics.auth_seconds.start();
     let key = match timeout(shared.config.auth_timeout, shared.store.lookup(&ident)).await {
         Ok(Ok(Some(key))) => key,
         Ok(Ok(None)) => return Err(Failure::Rejected(ident, Cause::UnknownIdent)),
@@ -162,12 +183,12 @@ async fn greet(
                 return Ok((nonce, ident, digest, buf));
             }
             Ok(None) => {}
-            Err(text) => return Err(Failure::Refused(text)),
+            Err((reason, text)) => return Err(Failure::Refused(reason, text)),
         }
         // AUTH is shorter than the buffer, so there is room until it is complete.
         match read.read(&mut buf).await {
             Ok(0) if buf.is_empty() => return Err(Failure::Gone(None)),
-            Ok(0) => return Err(Failure::Refused("the connection ended inside AUTH".to_owned())),
+            Ok(0) => return Err(Failure::Refused(Reason::Closed, "the connection ended inside AUTH".to_owned())),
             Ok(_) => {}
             Err(cause) => return Err(gone(cause)),
         }
@@ -175,23 +196,24 @@ async fn greet(
 }
 
 /// The ident, digest and length of AUTH when it is all there, or what to say about something else.
-fn first_frame(bytes: &[u8], limits: Limits) -> Result<Option<(Ident, Digest, usize)>, String> {
-    let fault = |cause: DecodeError| cause.to_string();
+fn first_frame(bytes: &[u8], limits: Limits) -> Result<Option<(Ident, Digest, usize)>, Refusal> {
+    let fault = |cause: DecodeError| (Reason::Malformed, cause.to_string());
+    let other = || (Reason::InvalidFirstMessage, "First message was not AUTH".to_owned());
     let Some(header) = Header::parse(bytes, limits).map_err(fault)? else {
         return Ok(None);
     };
     if header.opcode != Opcode::Auth {
-        return Err("First message was not AUTH".to_owned());
+        return Err(other());
     }
     let Some(body) = scan::body(bytes, header) else {
         return Ok(None);
     };
     match FrameRef::parse(header.opcode, body).map_err(fault)? {
         FrameRef::Auth { ident, digest } => {
-            let ident = Ident::new(ident).map_err(|cause| format!("ident {cause}"))?;
+            let ident = Ident::new(ident).map_err(|cause| (Reason::Malformed, format!("ident {cause}")))?;
             Ok(Some((ident, *digest, header.length)))
         }
-        _ => Err("First message was not AUTH".to_owned()),
+        _ => Err(other()),
     }
 }
 
@@ -229,7 +251,7 @@ mod tests {
 
     #[test]
     fn what_is_not_auth_is_refused_at_its_header() {
-        let refusal = |bytes: &[u8]| first_frame(bytes, Limits::default()).unwrap_err();
+        let refusal = |bytes: &[u8]| first_frame(bytes, Limits::default()).unwrap_err().1;
         assert_eq!(refusal(&[0, 0, 1, 0, 4]), "First message was not AUTH");
         assert_eq!(refusal(&[0, 0, 0, 4, 2]), "frame length 4 is too short: a frame has at least 5 bytes");
         assert_eq!(refusal(b"GET / HTTP/1.1\r\n"), "unknown opcode 47");

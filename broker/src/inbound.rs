@@ -16,6 +16,7 @@ use crate::{
     Key,
     broker::Shared,
     buffer::ReadBuffer,
+    metrics::{Category, ChannelSeries, Sizes, Stall},
     outbox::{Offer, Outbox, Run},
     router::{Subscriptions, TopicHandle},
     scan,
@@ -83,6 +84,7 @@ struct Route {
     /// The counted ident and channel as they stand in the frames.
     names: Box<[u8]>,
     topic: TopicHandle,
+    series: Arc<ChannelSeries>,
 }
 
 impl Inbound {
@@ -94,6 +96,7 @@ impl Inbound {
         outbox: Arc<Outbox>,
         received: BytesMut,
     ) -> Self {
+        outbox.session().received(received.len());
         let subscriptions = Subscriptions::new(shared.router.clone(), outbox);
         Self { shared, ident, key, subscriptions, routes: Vec::new(), buffer: ReadBuffer::new(received), work: 0 }
     }
@@ -108,7 +111,10 @@ impl Inbound {
         let mut turn = 0;
         loop {
             match self.act(half).await {
-                Ok(missing) => self.buffer.missing = missing,
+                Ok(missing) => {
+                    self.buffer.missing = missing;
+                    self.outbox().session().unparsed(self.buffer.bytes.len());
+                }
                 Err(text) => return Some(End::Refused(text)),
             }
             if turn > TURN {
@@ -130,7 +136,10 @@ impl Inbound {
             });
             match read.await? {
                 Ok(0) => return Some(self.eof()),
-                Ok(n) => turn += n,
+                Ok(n) => {
+                    turn += n;
+                    self.outbox().session().received(n);
+                }
                 Err(cause) => return Some(End::Failed(cause)),
             }
         }
@@ -187,8 +196,12 @@ impl Inbound {
                 self.routes.insert(0, route);
             }
         }
-        let Route { names, topic } = &self.routes[0];
-        let extent = scan::run(&self.buffer.bytes, header, names, self.shared.config.limits);
+        let Route { names, topic, series } = &self.routes[0];
+        let overhead = HEADER_LEN + names.len();
+        let mut sizes = Sizes::new(overhead);
+        let extent = scan::run(&self.buffer.bytes, header, names, self.shared.config.limits, &mut sizes);
+        let payload = extent.len - extent.messages as usize * overhead;
+        series.published(&sizes, payload);
         let counters = &self.shared.depot.counters;
         counters.received_messages.add(extent.messages.into());
         counters.received_bytes.add(extent.len as u64);
@@ -196,7 +209,7 @@ impl Inbound {
             self.buffer.bytes.advance(extent.len);
             return Ok(None);
         }
-        let run = Run { bytes: self.buffer.take(extent.len), messages: extent.messages };
+        let run = Run { bytes: self.buffer.take(extent.len), messages: extent.messages, payload };
         let now = Instant::now();
         let mut waiting = Vec::new();
         topic.for_each(|outbox| {
@@ -206,7 +219,10 @@ impl Inbound {
             }
         });
         // In a box, as it would make every idle connection larger.
-        Ok((!waiting.is_empty()).then(|| -> Settling { Box::pin(Unsettled { run, waiting }.settle()) }))
+        Ok((!waiting.is_empty()).then(|| -> Settling {
+            let stall = self.shared.metrics.stall();
+            Box::pin(Unsettled { run, waiting, _stall: stall }.settle())
+        }))
     }
 
     /// Checks what a client publishes for the first time, or again after other channels.
@@ -216,21 +232,26 @@ impl Inbound {
             Ok(_) => unreachable!("the opcode is PUBLISH"),
             Err(cause) => return Err(cause.to_string()),
         };
+        let session = self.outbox().session();
         if self.ident != ident {
+            session.error(Category::IdentMismatchPub);
             return Err(format!("Invalid authkey in message, ident={ident}"));
         }
         if !self.key.may_publish(channel) {
+            session.error(Category::NoPubPermission);
             return Err(format!("Authkey not allowed to pub here. ident={ident}, chan={channel}"));
         }
         let names = scan::names(body, ident, channel).into();
-        let topic = self.shared.router.topic(&owned(channel, Opcode::Publish)?);
-        Ok(Route { names, topic })
+        let channel = owned(channel, Opcode::Publish)?;
+        let topic = self.shared.router.topic(&channel);
+        Ok(Route { names, topic, series: session.channel(&channel) })
     }
 
     fn subscription(&mut self, header: Header) -> Result<(), String> {
         let body = scan::body(&self.buffer.bytes, header).unwrap_or_default();
         match FrameRef::parse(header.opcode, body).map_err(|cause| cause.to_string())? {
             FrameRef::Subscribe { channel, .. } if !self.key.may_subscribe(channel) => {
+                self.outbox().session().error(Category::NoSubPermission);
                 return Err(format!("Authkey not allowed to sub here. ident={}, chan={channel}", self.ident));
             }
             FrameRef::Subscribe { channel, .. } => {
@@ -268,6 +289,7 @@ type Settling = Pin<Box<dyn Future<Output = ()> + Send>>;
 struct Unsettled {
     run: Run,
     waiting: Vec<Waiting>,
+    _stall: Stall,
 }
 
 impl Unsettled {

@@ -47,8 +47,11 @@ mod connection;
 mod endpoint;
 mod error;
 mod handshake;
+#[cfg(feature = "exporter")]
+mod http;
 mod inbound;
 mod listener;
+mod metrics;
 mod outbox;
 mod router;
 mod scan;
@@ -63,6 +66,7 @@ pub use builder::BrokerBuilder;
 pub use config::SlowPolicy;
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::StartError;
+pub use metrics::Exposition;
 pub use stats::{Dropped, Stats};
 
 #[doc(no_inline)]

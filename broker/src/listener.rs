@@ -17,6 +17,7 @@ use crate::{
     broker::Shared,
     connection::{self, Connection},
     handshake::error_frame,
+    metrics::{Connected, Listening, Phase},
     socket::Socket,
 };
 
@@ -25,14 +26,14 @@ const MIN_BACKOFF: Duration = Duration::from_millis(10);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
 /// Accepts connections until the broker shuts down. No error ends it.
-pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>) {
+pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>, endpoint: Listening) {
     let accepting = async {
         let mut backoff = MIN_BACKOFF;
         loop {
             match listener.accept().await {
                 Ok((tcp, peer)) => {
                     backoff = MIN_BACKOFF;
-                    admit(tcp, peer, &shared);
+                    admit(tcp, peer, &shared, &endpoint);
                 }
                 Err(cause) if is_about_one_connection(&cause) => debug!(%cause, "a connection was gone already"),
                 Err(cause) => {
@@ -51,13 +52,13 @@ fn is_about_one_connection(cause: &io::Error) -> bool {
     matches!(cause.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-fn admit(tcp: TcpStream, peer: SocketAddr, shared: &Arc<Shared>) {
-    match Permit::take(shared) {
+fn admit(tcp: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, endpoint: &Listening) {
+    match Permit::take(shared, endpoint) {
         Some(permit) => {
             shared.depot.counters.accepted.add(1);
             match Socket::new(tcp) {
                 Ok(socket) => {
-                    let connection = Connection { socket, peer, shared: shared.clone(), _permit: permit };
+                    let connection = Connection { socket, peer, shared: shared.clone(), permit };
                     shared.tasks.spawn(connection::serve(Box::new(connection)));
                 }
                 Err(cause) => debug!(%peer, %cause, "gone before it was greeted"),
@@ -79,18 +80,27 @@ fn turn_away(tcp: &TcpStream, peer: SocketAddr, shared: &Shared) {
 }
 
 /// The right to hold a connection open; given back when dropped.
-pub(crate) struct Permit(Arc<Shared>);
+pub(crate) struct Permit {
+    shared: Arc<Shared>,
+    connected: Connected,
+}
 
 impl Permit {
-    fn take(shared: &Arc<Shared>) -> Option<Self> {
+    fn take(shared: &Arc<Shared>, endpoint: &Listening) -> Option<Self> {
         let limit = shared.config.max_connections;
         let more = |open: usize| (open < limit).then_some(open + 1);
-        shared.connections.fetch_update(Relaxed, Relaxed, more).ok().map(|_| Self(shared.clone()))
+        shared.connections.fetch_update(Relaxed, Relaxed, more).ok()?;
+        Some(Self { shared: shared.clone(), connected: endpoint.connection() })
+    }
+
+    /// The connection has come this far.
+    pub(crate) fn enter(&mut self, phase: Phase) {
+        self.connected.enter(phase);
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Relaxed);
+        self.shared.connections.fetch_sub(1, Relaxed);
     }
 }

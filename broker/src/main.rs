@@ -59,6 +59,9 @@ fn announce(cli: &cli::Cli, broker: &Broker) -> io::Result<()> {
     for addr in broker.local_addrs() {
         writeln!(out, "listening on {addr}")?;
     }
+    if let Some(addr) = broker.exporter_addr() {
+        writeln!(out, "metrics at http://{addr}/metrics")?;
+    }
     if cli.dev {
         out.write_all(cli::hints(broker.local_addr()).as_bytes())?;
     }

@@ -32,7 +32,12 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::{SlowPolicy, scan, stats::Counters};
+use crate::{
+    SlowPolicy,
+    metrics::{Category, Session},
+    scan,
+    stats::Counters,
+};
 
 /// How often drops of one subscriber are logged.
 const REPORT: Duration = Duration::from_secs(10);
@@ -52,6 +57,8 @@ const KEEP_CAPACITY: usize = 64;
 pub(crate) struct Run {
     pub(crate) bytes: Bytes,
     pub(crate) messages: u32,
+    /// Their bytes without header and names.
+    pub(crate) payload: usize,
 }
 
 /// The marks and policy of every outbox. See [`BrokerBuilder`](crate::BrokerBuilder).
@@ -91,7 +98,7 @@ pub(crate) enum Offer {
 /// The queue of one subscriber. Publishers put runs in, its connection's [`Writer`](crate::writer::Writer) takes
 /// them out.
 pub(crate) struct Outbox {
-    ident: Ident,
+    session: Session,
     peer: SocketAddr,
     depot: Arc<Depot>,
     state: Mutex<State>,
@@ -130,9 +137,9 @@ struct Drops {
 }
 
 impl Outbox {
-    pub(crate) fn new(ident: Ident, peer: SocketAddr, depot: Arc<Depot>) -> Arc<Self> {
+    pub(crate) fn new(session: Session, peer: SocketAddr, depot: Arc<Depot>) -> Arc<Self> {
         Arc::new(Self {
-            ident,
+            session,
             peer,
             depot,
             state: Mutex::default(),
@@ -142,7 +149,12 @@ impl Outbox {
     }
 
     pub(crate) fn ident(&self) -> &Ident {
-        &self.ident
+        self.session.ident()
+    }
+
+    /// What is counted for the exporter.
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
     }
 
     /// Queues a run, or says what else to do with it.
@@ -168,6 +180,7 @@ impl Outbox {
         }
         state.queue.push_back(run.bytes.clone());
         state.queued += cost;
+        self.session.queued(run.bytes.len(), run.payload);
         self.depot.buffered.fetch_add(cost, Relaxed);
         self.depot.counters.queued.add(run.messages.into());
         let more = state.queued <= low;
@@ -234,6 +247,7 @@ impl Outbox {
         let buffered = self.depot.buffered.fetch_sub(bytes + runs * OVERHEAD, Relaxed);
         let low = if buffered > rules.max_buffered { 0 } else { rules.low_mark };
         let mut state = self.lock();
+        self.session.sent(bytes);
         let mut recovered = state.sent(bytes, runs, rules);
         if state.slow {
             recovered |= state.measure(rules, clock());
@@ -270,6 +284,7 @@ impl Outbox {
         state.deadline = None;
         if let Some(last) = last {
             let cost = last.len() + OVERHEAD;
+            self.session.queued(last.len(), 0);
             state.queue.push_back(last);
             state.queued += cost;
             self.depot.buffered.fetch_add(cost, Relaxed);
@@ -299,6 +314,7 @@ impl Outbox {
             taken.push_back(run);
         }
         self.depot.counters.slow_disconnects.add(1);
+        self.session.error(Category::DeadlineTimerExpired);
     }
 
     /// Closes it and forgets everything, because the connection cannot be written to any more. `taken` is what the
@@ -341,9 +357,10 @@ impl Outbox {
             SlowPolicy::Disconnect => {
                 if state.deadline.is_none() {
                     state.deadline = Some(now + rules.deadline);
+                    self.session.deadline();
                     // Now it has a deadline to wait for.
                     self.writer.wake();
-                    warn!(ident = ?self.ident, peer = %self.peer, queued = state.queued, deadline = ?rules.deadline,
+                    warn!(ident = ?self.ident(), peer = %self.peer, queued = state.queued, deadline = ?rules.deadline,
                         "slow subscriber is at its high mark: its messages are dropped");
                 }
                 false
@@ -362,6 +379,7 @@ impl Outbox {
 
     fn unqueue(&self, state: &mut State, bytes: usize, runs: usize) {
         let cost = bytes + runs * OVERHEAD;
+        self.session.unqueued(bytes);
         state.queued -= cost;
         self.depot.buffered.fetch_sub(cost, Relaxed);
     }
@@ -371,18 +389,20 @@ impl Outbox {
         let Some((channel, messages)) = scan::contents(run) else {
             return;
         };
-        self.depot.counters.drop_messages(&self.ident, channel, messages);
+        self.depot.counters.drop_messages(self.ident(), channel, messages);
+        self.session.dropped(messages);
         if was_queued {
             self.depot.counters.unqueued.add(messages);
         }
         if let Some(dropped) = state.drops.count(messages, now) {
-            warn!(ident = ?self.ident, peer = %self.peer, ?channel, dropped, total = state.drops.total,
+            warn!(ident = ?self.ident(), peer = %self.peer, ?channel, dropped, total = state.drops.total,
                 "messages dropped for a slow subscriber");
         }
     }
 
     fn log_recovery(&self) {
-        info!(ident = ?self.ident, peer = %self.peer, "slow subscriber has recovered");
+        self.session.recovered();
+        info!(ident = ?self.ident(), peer = %self.peer, "slow subscriber has recovered");
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -456,7 +476,7 @@ impl Drops {
 
 impl fmt::Debug for Outbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Outbox").field("ident", &self.ident).field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("Outbox").field("ident", self.ident()).field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 
@@ -474,6 +494,6 @@ impl Outbox {
             buffered: AtomicUsize::new(0),
             counters: Counters::default(),
         };
-        Self::new("test".parse().unwrap(), ([127, 0, 0, 1], 1).into(), Arc::new(depot))
+        Self::new(Session::for_test("test"), ([127, 0, 0, 1], 1).into(), Arc::new(depot))
     }
 }

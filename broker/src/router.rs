@@ -10,7 +10,7 @@ use std::{
 use arc_swap::ArcSwap;
 use hpfeeds::wire::Channel;
 
-use crate::outbox::Outbox;
+use crate::{metrics::Subscribed, outbox::Outbox};
 
 /// Knows the channels that somebody subscribes to or publishes to.
 #[derive(Default)]
@@ -52,7 +52,8 @@ impl Router {
             longer.push(outbox.clone());
             longer
         });
-        Subscription { topic, outbox: outbox.clone() }
+        let counted = outbox.session().subscribed(channel);
+        Subscription { topic, outbox: outbox.clone(), _counted: counted }
     }
 
     /// How many channels are known.
@@ -129,6 +130,7 @@ impl Drop for TopicHandle {
 pub(crate) struct Subscription {
     topic: TopicHandle,
     outbox: Arc<Outbox>,
+    _counted: Subscribed,
 }
 
 impl Drop for Subscription {

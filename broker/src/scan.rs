@@ -2,6 +2,8 @@
 
 use hpfeeds::wire::{DecodeError, FrameRef, HEADER_LEN, Header, Limits, Opcode};
 
+use crate::metrics::Sizes;
+
 /// How far a run reaches: consecutive whole PUBLISH frames with the same ident and channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Extent {
@@ -24,9 +26,11 @@ pub(crate) fn names<'a>(body: &'a [u8], ident: &str, channel: &str) -> &'a [u8] 
 /// The run that starts with the first frame of `bytes`, which is whole and whose body starts with `names`.
 ///
 /// It ends before the first frame that is incomplete, malformed or something else: whoever looks at that next will
-/// see why. Nothing but the header and the names of a frame is looked at, as its payload is opaque.
-pub(crate) fn run(bytes: &[u8], first: Header, names: &[u8], limits: Limits) -> Extent {
+/// see why. Nothing but the header and the names of a frame is looked at, as its payload is opaque. The length of each goes
+/// to `sizes`.
+pub(crate) fn run(bytes: &[u8], first: Header, names: &[u8], limits: Limits, sizes: &mut Sizes) -> Extent {
     let mut run = Extent { len: first.length, messages: 1 };
+    sizes.add(first.length);
     while let Some(rest) = bytes.get(run.len..)
         && let Ok(Some(header)) = Header::parse(rest, limits)
         && header.opcode == Opcode::Publish
@@ -34,6 +38,7 @@ pub(crate) fn run(bytes: &[u8], first: Header, names: &[u8], limits: Limits) -> 
     {
         run.len += header.length;
         run.messages += 1;
+        sizes.add(header.length);
     }
     run
 }
@@ -120,7 +125,7 @@ mod tests {
         let FrameRef::Publish { ident, channel, .. } = FrameRef::parse(first.opcode, body).unwrap() else {
             panic!("no PUBLISH");
         };
-        run(bytes, first, names(body, ident, channel), LIMITS)
+        run(bytes, first, names(body, ident, channel), LIMITS, &mut Sizes::new(0))
     }
 
     #[test]

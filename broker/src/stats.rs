@@ -95,7 +95,7 @@ impl Counter {
         self.0.fetch_add(n, Relaxed);
     }
 
-    fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }

@@ -136,6 +136,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        metrics::Session,
         outbox::{Depot, Offer, Rules, Run},
         socket::Socket,
         stats::Counters,
@@ -164,8 +165,8 @@ mod tests {
             ..crate::config::Config::default().rules()
         };
         let depot = Depot { rules, buffered: AtomicUsize::new(0), counters: Counters::default() };
-        let outbox = Outbox::new("test".parse().unwrap(), ([127, 0, 0, 1], 1).into(), Arc::new(depot));
-        let run = Run { bytes: [FRAME, FRAME].concat().into(), messages: 2 };
+        let outbox = Outbox::new(Session::for_test("test"), ([127, 0, 0, 1], 1).into(), Arc::new(depot));
+        let run = Run { bytes: [FRAME, FRAME].concat().into(), messages: 2, payload: 0 };
         let mut writer = Writer::new(write, outbox.clone());
         let now = Instant::now();
         assert!(matches!(outbox.offer(&run, now), Offer::Queued { .. }));

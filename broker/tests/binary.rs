@@ -1,6 +1,8 @@
 //! The program itself: arguments, files, signals, exit codes.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "support/scrape.rs"]
+mod scrape;
 mod support;
 
 use std::{fs, net::SocketAddr, process::Stdio};
@@ -100,7 +102,7 @@ async fn wrong_arguments_are_one_line_and_exit_2() {
         (&["--auth", "database+postgresql://h/d"], "an SQL database is not supported yet"),
         (&["--auth", "mongodb://h/d"], "MongoDB is not supported yet"),
         (&["--auth", "users"], "unknown kind of key store"),
-        (&["--dev", "--exporter", "0.0.0.0:9431"], "'--exporter <EXPORTER>': not supported yet"),
+        (&["--dev", "--exporter", "9431"], r#"'--exporter <ADDR:PORT>': endpoint "9431": not of the form ADDR:PORT"#),
         (&["--dev", "--tlscert", "c"], "'--tlscert <TLSCERT>': not supported yet"),
         (&["--dev", "--bind", "20000"], r#"endpoint "20000": not of the form ADDR:PORT"#),
         (&["--dev", "-e", "tcp:port=1:prot=2"], r#"unknown key "prot""#),
@@ -129,8 +131,9 @@ async fn what_cannot_start_is_one_line_and_exit_1() {
     let wrong = tempfile::Builder::new().suffix(".json").tempfile().unwrap();
     fs::write(&wrong, r#"{"bob": {"owner": "o", "secret": "hunter2", "pubchans": "c", "subchans": []}}"#).unwrap();
     let (bad, wrong) = (bad.path().to_str().unwrap(), wrong.path().to_str().unwrap());
-    let cases: [(&[&str], String); 6] = [
+    let cases: [(&[&str], String); 7] = [
         (&["--dev", "--bind", &addr], format!("cannot listen on {addr}: Address already in use")),
+        (&["--dev", "-p0", "--exporter", &addr], format!("cannot listen on {addr}: Address already in use")),
         (&["--auth", "/nonexistent.json"], "/nonexistent.json: No such file or directory".to_owned()),
         (&["--auth", bad], format!("{bad}: expected `,` or `}}` at line 2 column 21")),
         (&["--auth", wrong], format!(r#"{wrong}: user "bob": "pubchans" must be a list of strings, not a string"#)),
@@ -147,6 +150,19 @@ async fn what_cannot_start_is_one_line_and_exit_1() {
         assert!(stderr.starts_with("hpfeeds-broker: ") && stderr.contains(&expected), "{arguments:?}: {stderr}");
         assert!(!stderr.contains("hunter2"), "{stderr}");
     }
+}
+
+#[tokio::test]
+async fn the_exporter_says_where_it_is() {
+    let mut running = Running::start(command(&["--dev", "-p0", "--exporter", "127.0.0.1:0"])).await;
+    let line = within(running.stdout.next_line()).await.unwrap().unwrap();
+    let url = line.strip_prefix("metrics at http://").expect(&line);
+    let addr: SocketAddr = url.strip_suffix("/metrics").expect(url).parse().unwrap();
+    let answer = scrape::request(addr, "GET", "/metrics", "").await;
+    assert_eq!(answer.status, 200);
+    let exposed = scrape::Exposed::parse(&answer.body);
+    assert_eq!(exposed.sum("hpfeeds_broker_connection_made_total"), Some(0.0));
+    assert_eq!(running.stop("-TERM").await.0, Some(0));
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The command line: one group of arguments a file.
 
 mod backpressure;
+mod exporter;
 mod limits;
 mod listen;
 mod store;
@@ -20,11 +21,7 @@ use hpfeeds_broker::{AuthError, Broker, BrokerBuilder, Endpoint};
 use tokio::runtime::{self, Runtime};
 
 use self::{
-    backpressure::Backpressure,
-    limits::Limits,
-    listen::Listen,
-    store::Store,
-    values::{parse_threads, unsupported},
+    backpressure::Backpressure, exporter::Exporter, limits::Limits, listen::Listen, store::Store, values::parse_threads,
 };
 
 /// An hpfeeds broker: a drop-in replacement for the Python one.
@@ -62,8 +59,8 @@ pub(crate) struct Cli {
     #[arg(long)]
     pub(crate) debug: bool,
 
-    #[arg(long, hide = true, value_parser = unsupported)]
-    exporter: Option<String>,
+    #[command(flatten)]
+    exporter: Exporter,
 
     #[command(flatten)]
     limits: Limits,
@@ -111,6 +108,7 @@ impl Cli {
         for endpoint in self.endpoints() {
             builder = builder.endpoint(endpoint);
         }
+        builder = self.exporter.apply(builder);
         builder = self.limits.apply(builder);
         builder = self.backpressure.apply(builder);
         Ok(builder.name(&self.name))

@@ -30,7 +30,7 @@ struct Fixture {
 
 fn fixture(rules: Rules) -> Fixture {
     let depot = Arc::new(Depot { rules, buffered: AtomicUsize::new(0), counters: Counters::default() });
-    let outbox = Outbox::new("sub".parse().unwrap(), ([127, 0, 0, 1], 1).into(), depot.clone());
+    let outbox = Outbox::new(Session::for_test("sub"), ([127, 0, 0, 1], 1).into(), depot.clone());
     Fixture { outbox, depot, taken: VecDeque::new(), now: Instant::now() }
 }
 
@@ -43,7 +43,8 @@ fn run(number: u8) -> Run {
         frame.encode(&mut bytes, Limits::default()).unwrap();
     }
     assert_eq!(bytes.len() + OVERHEAD, COST);
-    Run { bytes: bytes.freeze(), messages: 2 }
+    let payload = bytes.len() - 2 * 9;
+    Run { bytes: bytes.freeze(), messages: 2, payload }
 }
 
 impl Fixture {
@@ -318,7 +319,7 @@ fn all_outboxes_together_have_a_bound() {
     // ... and what is slow meets the policy.
     assert_eq!(f.offer(0), Offer::Refused);
     // Who has nothing queued gets one run all the same.
-    let other = Outbox::new("other".parse().unwrap(), ([127, 0, 0, 1], 2).into(), f.depot.clone());
+    let other = Outbox::new(Session::for_test("other"), ([127, 0, 0, 1], 2).into(), f.depot.clone());
     assert!(matches!(other.offer(&run(0), f.now), Offer::Queued { .. }));
     assert_eq!(f.buffered(), 2 * COST);
     drop(other);

@@ -1,0 +1,173 @@
+//! The exporter: a small HTTP server with a listener of its own.
+//!
+//! One request a connection. Whoever is slow is cut off, and at the limit of connections the oldest gives way to a new
+//! one, so nobody can keep a scraper out by holding connections open.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::{AbortHandle, JoinSet},
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, warn};
+
+use crate::{Exposition, StartError, broker::Shared, metrics};
+
+/// How many connections are held. One that asks for metrics has them in memory as text: some kilobytes for an ident.
+const MAX_CONNECTIONS: usize = 16;
+
+/// How long a request may take to arrive, and everything together.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest request head, in bytes.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// How long to wait when the system cannot accept, because it is out of something.
+const BACKOFF: Duration = Duration::from_millis(200);
+
+/// The server. It stops when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Exporter {
+    addr: SocketAddr,
+    stopped: CancellationToken,
+    task: TaskTracker,
+}
+
+impl Exporter {
+    pub(crate) fn start(listener: TcpListener, shared: Arc<Shared>) -> Result<Self, StartError> {
+        let addr = listener.local_addr().map_err(StartError::Listener)?;
+        let exporter = Self { addr, stopped: CancellationToken::new(), task: TaskTracker::new() };
+        exporter.task.spawn(exporter.stopped.clone().run_until_cancelled_owned(serve(listener, shared)));
+        Ok(exporter)
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Cuts all connections, and returns once it no longer listens.
+    pub(crate) async fn stop(&self) {
+        self.stopped.cancel();
+        self.task.close();
+        self.task.wait().await;
+    }
+}
+
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        self.stopped.cancel();
+    }
+}
+
+/// Accepts connections. Nothing ends it but being dropped, and that ends them.
+async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    let mut order = VecDeque::<AbortHandle>::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    order.retain(|connection| !connection.is_finished());
+                    if order.len() == MAX_CONNECTIONS
+                        && let Some(oldest) = order.pop_front()
+                    {
+                        oldest.abort();
+                    }
+                    order.push_back(connections.spawn(connection(stream, peer, shared.clone())));
+                }
+                Err(cause) => {
+                    warn!(%cause, "the exporter cannot accept connections");
+                    sleep(BACKOFF).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
+    let service = service_fn(|request| answer(request, &shared));
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEAD)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    match timeout(TIMEOUT, serving).await {
+        Ok(Ok(())) => {}
+        Ok(Err(cause)) => debug!(%peer, %cause, "the exporter's client went away"),
+        Err(_) => debug!(%peer, "the exporter's client is too slow"),
+    }
+}
+
+type Answer = Response<Full<Bytes>>;
+
+async fn answer(request: Request<Incoming>, shared: &Arc<Shared>) -> Result<Answer, Infallible> {
+    let path = request.uri().path();
+    if !matches!(path, "/metrics" | "/healthz" | "/readyz") {
+        return Ok(text(StatusCode::NOT_FOUND, "not found: try /metrics, /healthz or /readyz\n"));
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are allowed\n");
+        answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return Ok(answer);
+    }
+    Ok(match path {
+        "/metrics" => scrape(exposition(&request), shared).await,
+        "/healthz" => body(StatusCode::OK, "application/json; charset=utf-8", "{}"),
+        _ if shared.draining.is_cancelled() => text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n"),
+        _ if !shared.metrics.all_listening() => text(StatusCode::SERVICE_UNAVAILABLE, "not listening\n"),
+        _ => text(StatusCode::OK, "ready\n"),
+    })
+}
+
+async fn scrape(exposition: Exposition, shared: &Arc<Shared>) -> Answer {
+    // Ten thousand channels take some time to print: messages do not wait for that.
+    let shared = Arc::downgrade(shared);
+    let rendering = move || Weak::upgrade(&shared).map(|shared| metrics::render(&shared, exposition));
+    match tokio::task::spawn_blocking(rendering).await {
+        Ok(Some(metrics)) => body(StatusCode::OK, exposition.content_type(), metrics),
+        _ => text(StatusCode::SERVICE_UNAVAILABLE, "stopped\n"),
+    }
+}
+
+/// Prometheus asks for what it likes best; others get what everybody reads.
+fn exposition(request: &Request<Incoming>) -> Exposition {
+    let accepted = request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut kinds = accepted.flat_map(|value| value.split(','));
+    let open = kinds.any(|kind| {
+        let mut parts = kind.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default();
+        name.eq_ignore_ascii_case("application/openmetrics-text") && parts.all(|part| part != "q=0")
+    });
+    if open { Exposition::OpenMetrics } else { Exposition::Prometheus }
+}
+
+fn text(status: StatusCode, content: &'static str) -> Answer {
+    body(status, "text/plain; charset=utf-8", content)
+}
+
+fn body(status: StatusCode, content_type: &'static str, content: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(content.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}

@@ -1,0 +1,111 @@
+//! The sizes of the messages of one run, found while it is scanned.
+
+/// The upper bounds of the buckets are 1024·2ⁿ bytes of payload, as in the Python broker; the last has none.
+pub(super) const BUCKETS: usize = 14;
+const FIRST: usize = 1024;
+
+/// How many messages of a run fall into which bucket.
+///
+/// Neighbours are mostly alike: a message costs one comparison, and more only when its bucket is another than that of
+/// the one before it.
+#[derive(Debug)]
+pub(crate) struct Sizes {
+    /// What a frame has besides its payload.
+    overhead: usize,
+    /// The frame lengths of the bucket that the last message fell into start here and reach so much further.
+    low: usize,
+    span: usize,
+    bucket: usize,
+    /// How many have fallen into that since another.
+    count: u32,
+    /// Those that came before, when there was more than one bucket.
+    earlier: Option<[u32; BUCKETS]>,
+}
+
+impl Sizes {
+    pub(crate) fn new(overhead: usize) -> Self {
+        let mut sizes = Self { overhead, low: 0, span: 0, bucket: 0, count: 0, earlier: None };
+        sizes.choose(0);
+        sizes
+    }
+
+    /// A frame of this length, with its header.
+    pub(crate) fn add(&mut self, length: usize) {
+        if length.wrapping_sub(self.low) > self.span {
+            self.change(length);
+        }
+        self.count += 1;
+    }
+
+    /// Bucket and number of messages.
+    pub(super) fn each(&self, mut each: impl FnMut(usize, u32)) {
+        if let Some(earlier) = &self.earlier {
+            for (bucket, count) in earlier.iter().enumerate() {
+                if *count > 0 {
+                    each(bucket, *count);
+                }
+            }
+        }
+        each(self.bucket, self.count);
+    }
+
+    #[inline(never)]
+    fn change(&mut self, length: usize) {
+        if self.count > 0 {
+            self.earlier.get_or_insert_default()[self.bucket] += std::mem::take(&mut self.count);
+        }
+        self.choose(bucket(length.saturating_sub(self.overhead)));
+    }
+
+    fn choose(&mut self, bucket: usize) {
+        self.bucket = bucket;
+        self.low = if bucket == 0 { 0 } else { self.overhead + (FIRST << (bucket - 1)) + 1 };
+        let high = if bucket == BUCKETS - 1 { usize::MAX } else { self.overhead + (FIRST << bucket) };
+        self.span = high - self.low;
+    }
+}
+
+/// The first whose bound is not below the payload.
+fn bucket(payload: usize) -> usize {
+    let above = payload.div_ceil(FIRST).next_power_of_two().trailing_zeros();
+    (above as usize).min(BUCKETS - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(sizes: &Sizes) -> [u32; BUCKETS] {
+        let mut counts = [0; BUCKETS];
+        sizes.each(|bucket, count| counts[bucket] += count);
+        counts
+    }
+
+    #[test]
+    fn bounds_belong_to_their_bucket() {
+        let cases = [(0, 0), (1, 0), (1024, 0), (1025, 1), (2048, 1), (2049, 2), (4 << 20, 12), ((4 << 20) + 1, 13)];
+        for (payload, expected) in cases {
+            assert_eq!(bucket(payload), expected, "{payload}");
+            let mut sizes = Sizes::new(20);
+            sizes.add(20 + payload);
+            let mut counts_expected = [0; BUCKETS];
+            counts_expected[expected] = 1;
+            assert_eq!(counts(&sizes), counts_expected, "{payload}");
+        }
+        assert_eq!(bucket(u32::MAX as usize), BUCKETS - 1);
+    }
+
+    #[test]
+    fn a_mixed_run_is_counted_as_if_each_were_alone() {
+        let mut sizes = Sizes::new(7);
+        let mut expected = [0; BUCKETS];
+        for n in 0..5000_usize {
+            // Runs of alike ones, and jumps to and fro.
+            let payload = (n / 3 * 7919) % 9000 * (1 + 600 * usize::from(n.is_multiple_of(11)));
+            sizes.add(7 + payload);
+            expected[bucket(payload)] += 1;
+        }
+        assert_eq!(counts(&sizes), expected);
+        assert!(expected.iter().filter(|count| **count > 0).count() > 5);
+    }
+}
