@@ -40,12 +40,14 @@ def pick_port():
 
 
 class Broker:
-    def __init__(self, kind, directory, auth="json"):
+    def __init__(self, kind, directory, auth="json", exporter=False):
         assert kind in ("python", "rust") and auth in ("json", "env")
         self.kind = kind
         self.auth = auth
         self.directory = Path(directory)
         self.port = None
+        # Where it answers HTTP, if it is to.
+        self.exporter = pick_port() if exporter else None
         self.process = None
         self._users = self.directory / "users.json"
         self._users.write_text(users.as_json())
@@ -81,11 +83,10 @@ class Broker:
         return Peer(self.port)
 
     def _spawn(self, port):
-        if self.kind == "rust":
-            argv = [binary("hpfeeds-broker")]
-        else:
-            # Without --exporter the Python broker would serve its metrics on port 8080 of every interface.
-            argv = [PYTHON_BIN / "hpfeeds-broker", "--exporter", "127.0.0.1:0"]
+        argv = [binary("hpfeeds-broker") if self.kind == "rust" else PYTHON_BIN / "hpfeeds-broker"]
+        # Without it the Python broker would serve its metrics on port 8080 of every interface.
+        if self.exporter or self.kind == "python":
+            argv += ["--exporter", f"127.0.0.1:{self.exporter or 0}"]
         argv += ["--bind", f"127.0.0.1:{port}", "--auth", "env" if self.auth == "env" else self._users]
         variables = users.as_env() if self.auth == "env" else {}
         return Process(argv, env=clean_environment(**variables), cwd=self.directory)
