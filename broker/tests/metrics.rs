@@ -9,32 +9,13 @@ mod support;
 use std::{collections::BTreeSet, io::ErrorKind, net::SocketAddr, time::Duration};
 
 use hpfeeds::wire::Frame;
-use hpfeeds_broker::{Broker, BrokerBuilder, Exposition, Key, StartError};
-use scrape::{Exposed, get, request, scrape};
+use hpfeeds_broker::{Broker, Exposition, Key, StartError};
+use scrape::{Exposed, exporting, get, lively, request, scrape};
 use support::{Peer, builder, publish, start, subscribe, until, within};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-
-fn exporting(builder: BrokerBuilder) -> BrokerBuilder {
-    builder.exporter("127.0.0.1:0").unwrap()
-}
-
-/// A broker with an exporter at which one of everything has happened.
-async fn lively() -> (Broker, Peer) {
-    let broker = start(exporting(builder().auth_failure_delay(Duration::ZERO))).await;
-    let mut subscriber = Peer::subscriber(&broker, &["a", "q\"\\\n"]).await;
-    let mut alice = Peer::login(broker.local_addr(), "alice", "s3cret").await;
-    for len in [5, 1024, 1025, 5000, 5] {
-        alice.send(publish("alice", "a", vec![b'x'; len])).await;
-        subscriber.next().await.unwrap();
-    }
-    alice.confirm().await;
-    subscriber.send(publish("dev", "q\"\\\n", "quoted")).await;
-    subscriber.next().await.unwrap();
-    (broker, subscriber)
-}
 
 #[tokio::test]
 async fn the_names_of_the_python_broker_have_its_labels_and_values() {

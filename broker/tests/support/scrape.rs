@@ -5,15 +5,35 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    time::Duration,
 };
 
-use hpfeeds_broker::Broker;
+use hpfeeds_broker::{Broker, BrokerBuilder};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
-use crate::support::within;
+use crate::support::{Peer, builder, publish, start, within};
+
+pub(crate) fn exporting(builder: BrokerBuilder) -> BrokerBuilder {
+    builder.exporter("127.0.0.1:0").unwrap()
+}
+
+/// A broker with an exporter at which one of everything has happened.
+pub(crate) async fn lively() -> (Broker, Peer) {
+    let broker = start(exporting(builder().auth_failure_delay(Duration::ZERO))).await;
+    let mut subscriber = Peer::subscriber(&broker, &["a", "q\"\\\n"]).await;
+    let mut alice = Peer::login(broker.local_addr(), "alice", "s3cret").await;
+    for len in [5, 1024, 1025, 5000, 5] {
+        alice.send(publish("alice", "a", vec![b'x'; len])).await;
+        subscriber.next().await.unwrap();
+    }
+    alice.confirm().await;
+    subscriber.send(publish("dev", "q\"\\\n", "quoted")).await;
+    subscriber.next().await.unwrap();
+    (broker, subscriber)
+}
 
 pub(crate) struct Answer {
     pub(crate) status: u16,
