@@ -143,8 +143,9 @@ impl Broker {
         self.shared.stats()
     }
 
-    /// What the exporter answers at `/metrics`, for a program that has a server of its own. Takes some milliseconds
-    /// for each thousand idents.
+    /// What the exporter answers at `/metrics`, for a program that has a server of its own. Takes about 4 ms for each
+    /// thousand pairs of ident and channel, of which there are 10,000 at most: an asynchronous program may want to
+    /// call it where that holds nobody up.
     #[must_use]
     pub fn metrics(&self, exposition: Exposition) -> String {
         metrics::render(&self.shared, exposition)

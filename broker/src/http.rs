@@ -30,8 +30,9 @@ use tracing::{debug, warn};
 
 use crate::{Exposition, StartError, broker::Shared, metrics};
 
-/// How many connections are held. One that asks for metrics has them in memory as text: some kilobytes for an ident.
-const MAX_CONNECTIONS: usize = 16;
+/// How many connections are held. One that asks for metrics has them in memory as text: 1.5 kB for each channel that an
+/// ident publishes to, so at most 15 MB.
+const MAX_CONNECTIONS: usize = 8;
 
 /// How long a request may take to arrive, and everything together.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);

@@ -4,6 +4,18 @@
 pub(super) const BUCKETS: usize = 14;
 const FIRST: usize = 1024;
 
+/// Where the payloads of each bucket start, and how much further they reach.
+const RANGES: [(usize, usize); BUCKETS] = {
+    let mut ranges = [(0, FIRST); BUCKETS];
+    let mut bucket = 1;
+    while bucket < BUCKETS {
+        let below = FIRST << (bucket - 1);
+        ranges[bucket] = (below + 1, if bucket < BUCKETS - 1 { below - 1 } else { u32::MAX as usize });
+        bucket += 1;
+    }
+    ranges
+};
+
 /// How many messages of a run fall into which bucket.
 ///
 /// Neighbours are mostly alike: a message costs one comparison, and more only when its bucket is another than that of
@@ -19,12 +31,13 @@ pub(crate) struct Sizes {
     /// How many have fallen into that since another.
     count: u32,
     /// Those that came before, when there was more than one bucket.
-    earlier: Option<[u32; BUCKETS]>,
+    earlier: [u32; BUCKETS],
+    mixed: bool,
 }
 
 impl Sizes {
     pub(crate) fn new(overhead: usize) -> Self {
-        let mut sizes = Self { overhead, low: 0, span: 0, bucket: 0, count: 0, earlier: None };
+        let mut sizes = Self { overhead, low: 0, span: 0, bucket: 0, count: 0, earlier: [0; BUCKETS], mixed: false };
         sizes.choose(0);
         sizes
     }
@@ -39,8 +52,8 @@ impl Sizes {
 
     /// Bucket and number of messages.
     pub(super) fn each(&self, mut each: impl FnMut(usize, u32)) {
-        if let Some(earlier) = &self.earlier {
-            for (bucket, count) in earlier.iter().enumerate() {
+        if self.mixed {
+            for (bucket, count) in self.earlier.iter().enumerate() {
                 if *count > 0 {
                     each(bucket, *count);
                 }
@@ -52,23 +65,25 @@ impl Sizes {
     #[inline(never)]
     fn change(&mut self, length: usize) {
         if self.count > 0 {
-            self.earlier.get_or_insert_default()[self.bucket] += std::mem::take(&mut self.count);
+            self.earlier[self.bucket] += std::mem::take(&mut self.count);
+            self.mixed = true;
         }
         self.choose(bucket(length.saturating_sub(self.overhead)));
     }
 
     fn choose(&mut self, bucket: usize) {
         self.bucket = bucket;
-        self.low = if bucket == 0 { 0 } else { self.overhead + (FIRST << (bucket - 1)) + 1 };
-        let high = if bucket == BUCKETS - 1 { usize::MAX } else { self.overhead + (FIRST << bucket) };
-        self.span = high - self.low;
+        let (low, span) = RANGES[bucket];
+        self.low = self.overhead + low;
+        self.span = span;
     }
 }
 
 /// The first whose bound is not below the payload.
 fn bucket(payload: usize) -> usize {
-    let above = payload.div_ceil(FIRST).next_power_of_two().trailing_zeros();
-    (above as usize).min(BUCKETS - 1)
+    // How many times the first bound has to be doubled.
+    let doublings = usize::BITS - (payload.saturating_sub(1) / FIRST).leading_zeros();
+    (doublings as usize).min(BUCKETS - 1)
 }
 
 #[cfg(test)]
