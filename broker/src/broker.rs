@@ -13,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
 use crate::{
-    AuthStore, BrokerBuilder, ChainStore, Dropped, Endpoint, Key, StartError, Stats, buffer::BufferPool,
+    AuthStore, BrokerBuilder, ChainStore, Dropped, Endpoint, Key, ReloadError, StartError, Stats, buffer::BufferPool,
     config::Config, listener, outbox::Depot, router::Router, stats::Counters, throttle::Throttle,
 };
 
@@ -65,12 +65,9 @@ impl Broker {
     }
 
     pub(crate) async fn start(builder: BrokerBuilder) -> Result<Self, StartError> {
+        builder.check_options()?;
         let BrokerBuilder { endpoints, listeners, users, stores, config } = builder;
-        config.check()?;
         let config = config.capped();
-        if users.is_empty() && stores.is_empty() {
-            return Err(StartError::NoKeys);
-        }
         let mut store = ChainStore::new();
         store.push(users);
         store.push(stores);
@@ -121,6 +118,22 @@ impl Broker {
         self.shared.depot.counters.drops()
     }
 
+    /// Reads again what the key stores keep. What cannot be read stays as it was, and is named in the error; the rest
+    /// is replaced.
+    ///
+    /// A store that does not answer within [`auth_timeout`](BrokerBuilder::auth_timeout) has failed. When this is dropped
+    /// before it returns, some stores may not have been read again.
+    pub async fn reload(&self) -> Result<(), ReloadError> {
+        let Shared { config, store, .. } = &*self.shared;
+        let mut failures = Vec::new();
+        match timeout(config.auth_timeout, store.reload()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(cause)) => failures.push(cause.to_string()),
+            Err(_) => failures.push("the key stores did not answer in time".to_owned()),
+        }
+        ReloadError::unless_empty(failures)
+    }
+
     /// Stops accepting and reading, writes what is queued and the ERROR `The broker is shutting down`, and closes every
     /// connection. What has not been written after [`drain_timeout`](BrokerBuilder::drain_timeout) is lost; a second
     /// later everything has ended.
@@ -165,9 +178,6 @@ async fn open(
     endpoints: Vec<Endpoint>,
     mut listeners: Vec<TcpListener>,
 ) -> Result<(Vec<tokio::net::TcpListener>, Vec<SocketAddr>), StartError> {
-    if endpoints.is_empty() && listeners.is_empty() {
-        return Err(StartError::NoEndpoint);
-    }
     // Resolving a host name blocks.
     let opening = tokio::task::spawn_blocking(move || endpoints.iter().map(Endpoint::listen).collect());
     let opened: Result<Vec<_>, _> = opening.await.map_err(|cause| StartError::Listener(io::Error::other(cause)))?;

@@ -59,6 +59,20 @@ impl Endpoint {
 
     /// Opens it. Blocks while a host name is resolved.
     pub(crate) fn listen(&self) -> Result<TcpListener, StartError> {
+        let (socket, addr) = self.socket()?;
+        let fail = |cause| StartError::Listen { addr, cause };
+        socket.bind(&addr.into()).map_err(fail)?;
+        socket.listen(BACKLOG).map_err(fail)?;
+        Ok(socket.into())
+    }
+
+    /// Where it would listen: everything short of listening is tried. Blocks while a host name is resolved.
+    pub(crate) fn check(&self) -> Result<SocketAddr, StartError> {
+        self.socket().map(|(_, addr)| addr)
+    }
+
+    /// A socket that is not bound yet, and the address for it.
+    fn socket(&self) -> Result<(Socket, SocketAddr), StartError> {
         if self.tls.is_some() {
             return Err(StartError::Unsupported { endpoint: self.to_string(), what: "TLS" });
         }
@@ -70,9 +84,7 @@ impl Endpoint {
         if let Some(device) = &self.device {
             bind_device(&socket, device).map_err(|cause| StartError::Device { device: device.clone(), cause })?;
         }
-        socket.bind(&addr.into()).map_err(fail)?;
-        socket.listen(BACKLOG).map_err(fail)?;
-        Ok(socket.into())
+        Ok((socket, addr))
     }
 
     /// Prefers IPv4, which is all that the Python broker knows.

@@ -57,3 +57,22 @@ pub enum StartError {
     #[error(transparent)]
     Auth(#[from] AuthError),
 }
+
+/// What [`Broker::reload`](crate::Broker::reload) could not read again. The old stays in use.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", failures.join("; "))]
+pub struct ReloadError {
+    failures: Vec<String>,
+}
+
+impl ReloadError {
+    pub(crate) fn unless_empty(failures: Vec<String>) -> Result<(), Self> {
+        if failures.is_empty() { Ok(()) } else { Err(Self { failures }) }
+    }
+
+    /// One line for each thing, which names it and says what is wrong.
+    #[must_use]
+    pub fn failures(&self) -> &[String] {
+        &self.failures
+    }
+}

@@ -62,7 +62,7 @@ pub use broker::Broker;
 pub use builder::BrokerBuilder;
 pub use config::SlowPolicy;
 pub use endpoint::{Endpoint, EndpointError};
-pub use error::StartError;
+pub use error::{ReloadError, StartError};
 pub use stats::{Dropped, Stats};
 
 #[doc(no_inline)]

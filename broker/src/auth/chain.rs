@@ -1,6 +1,6 @@
-use std::{fmt, sync::Arc};
+use std::{fmt, pin::Pin, sync::Arc};
 
-use super::{AuthStore, Lookup};
+use super::{AuthError, AuthStore, Lookup};
 
 /// Several stores: the first that knows the ident decides.
 ///
@@ -47,19 +47,53 @@ impl AuthStore for ChainStore {
             Ok(None)
         })
     }
+
+    /// All of them, whether or not another fails.
+    fn reload<'a>(&'a self) -> Pin<Box<dyn Future<Output = Result<(), AuthError>> + Send + 'a>> {
+        Box::pin(async move {
+            let mut failures = Vec::new();
+            for store in &self.stores {
+                if let Err(cause) = store.reload().await {
+                    failures.push(cause.to_string());
+                }
+            }
+            if failures.is_empty() { Ok(()) } else { Err(AuthError::new(failures.join("; "))) }
+        })
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
     use super::*;
-    use crate::{AuthError, Key, MemoryStore};
+    use crate::{Key, MemoryStore};
 
     struct Broken;
 
     impl AuthStore for Broken {
         fn lookup<'a>(&'a self, _: &'a str) -> Lookup<'a> {
             Box::pin(async { Err(AuthError::new("down")) })
+        }
+
+        fn reload<'a>(&'a self) -> Pin<Box<dyn Future<Output = Result<(), AuthError>> + Send + 'a>> {
+            Box::pin(async { Err(AuthError::new("still down")) })
+        }
+    }
+
+    /// Counts how often it is told to reload.
+    #[derive(Default)]
+    struct Counting(Arc<AtomicUsize>);
+
+    impl AuthStore for Counting {
+        fn lookup<'a>(&'a self, _: &'a str) -> Lookup<'a> {
+            Box::pin(async { Ok(None) })
+        }
+
+        fn reload<'a>(&'a self) -> Pin<Box<dyn Future<Output = Result<(), AuthError>> + Send + 'a>> {
+            self.0.fetch_add(1, Relaxed);
+            Box::pin(async { Ok(()) })
         }
     }
 
@@ -85,5 +119,16 @@ mod tests {
         chain.push(store(&["b"], "third"));
         assert!(chain.lookup("a").await.unwrap().is_some());
         assert_eq!(chain.lookup("b").await.unwrap_err().to_string(), "down");
+    }
+
+    #[tokio::test]
+    async fn every_store_reloads_although_one_fails() {
+        let reloads = Arc::new(AtomicUsize::new(0));
+        let mut chain = ChainStore::new();
+        chain.push(store(&["a"], "first"));
+        chain.push(Broken);
+        chain.push(Counting(reloads.clone()));
+        assert_eq!(chain.reload().await.unwrap_err().to_string(), "still down");
+        assert_eq!(reloads.load(Relaxed), 1);
     }
 }

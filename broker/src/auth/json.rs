@@ -1,6 +1,7 @@
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
+    pin::Pin,
     sync::Arc,
 };
 
@@ -43,6 +44,10 @@ impl JsonStore {
 impl AuthStore for JsonStore {
     fn lookup<'a>(&'a self, ident: &'a str) -> Lookup<'a> {
         Box::pin(async move { Ok(self.keys.load().get(ident)) })
+    }
+
+    fn reload<'a>(&'a self) -> Pin<Box<dyn Future<Output = Result<(), AuthError>> + Send + 'a>> {
+        Box::pin(async move { Self::reload(self) })
     }
 }
 

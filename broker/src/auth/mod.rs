@@ -46,6 +46,12 @@ pub type Lookup<'a> = Pin<Box<dyn Future<Output = Result<Option<Arc<Key>>, AuthE
 pub trait AuthStore: Send + Sync + 'static {
     /// The key of an ident, or `None` when the store does not know it.
     fn lookup<'a>(&'a self, ident: &'a str) -> Lookup<'a>;
+
+    /// Reads again what it keeps of the keys, see [`Broker::reload`](crate::Broker::reload). On an error it keeps what it
+    /// had. A store that keeps nothing has nothing to do.
+    fn reload<'a>(&'a self) -> Pin<Box<dyn Future<Output = Result<(), AuthError>> + Send + 'a>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 /// An authkey: who somebody is and what they may do.
