@@ -62,7 +62,7 @@ async fn admit(socket: &mut Socket, peer: SocketAddr, shared: &Arc<Shared>) -> O
     };
     let Admitted { ident, key, received } = admitted?;
     shared.depot.counters.authenticated.add(1);
-    info!(?ident, owner = ?key.owner, %peer, "connected");
+    info!(ident = ident.as_str(), owner = key.owner, %peer, "connected");
     let outbox = Outbox::new(ident.clone(), peer, shared.depot.clone());
     Some(Box::new(Inbound::new(shared.clone(), ident, key, outbox, received)))
 }
@@ -108,7 +108,7 @@ async fn farewell(end: End, peer: SocketAddr, read: &mut ReadHalf<'_>, writer: &
         shared.depot.counters.refused.add(1);
     }
     let outbox = writer.outbox();
-    info!(ident = ?outbox.ident(), %peer, reason = %end, dropped = outbox.dropped(), "disconnected");
+    info!(ident = outbox.ident().as_str(), %peer, reason = %end, dropped = outbox.dropped(), "disconnected");
 }
 
 /// Writes what is left, says what was wrong, and closes.

@@ -51,14 +51,15 @@ enum Cause {
 
 impl Cause {
     fn log(&self, ident: &Ident, peer: SocketAddr, unlogged: u64) {
+        let ident = ident.as_str();
         match self {
-            Self::UnknownIdent => info!(?ident, %peer, unlogged, "authentication failed: unknown ident"),
-            Self::WrongSecret => info!(?ident, %peer, unlogged, "authentication failed: wrong secret"),
+            Self::UnknownIdent => info!(ident, %peer, unlogged, "authentication failed: unknown ident"),
+            Self::WrongSecret => info!(ident, %peer, unlogged, "authentication failed: wrong secret"),
             Self::Lookup(cause) => {
-                warn!(?ident, %peer, unlogged, %cause, "authentication failed: cannot look up the key");
+                warn!(ident, %peer, unlogged, %cause, "authentication failed: cannot look up the key");
             }
             Self::LookupTimeout => {
-                warn!(?ident, %peer, unlogged, "authentication failed: the key store did not answer in time");
+                warn!(ident, %peer, unlogged, "authentication failed: the key store did not answer in time");
             }
         }
     }
@@ -75,7 +76,7 @@ pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, shared: &Shared) 
     match failure {
         Failure::Refused(text) => {
             counters.handshake_failures.add(1);
-            info!(%peer, reason = ?text, "handshake failed");
+            info!(%peer, reason = text, "handshake failed");
             say(&mut write, &text, shared).await;
             close(&mut read, &mut write, true).await;
         }

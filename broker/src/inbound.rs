@@ -11,6 +11,7 @@ use bytes::{Buf as _, BytesMut};
 use futures::future::poll_fn;
 use hpfeeds::wire::{Channel, DecodeError, Field, FrameRef, HEADER_LEN, Header, Ident, NameError, Opcode};
 use tokio::time::Instant;
+use tracing::info;
 
 use crate::{
     Key,
@@ -216,10 +217,13 @@ impl Inbound {
             Ok(_) => unreachable!("the opcode is PUBLISH"),
             Err(cause) => return Err(cause.to_string()),
         };
+        let peer = self.outbox().peer();
         if self.ident != ident {
+            info!(ident = self.ident.as_str(), %peer, channel, claimed = ident, "denied: publish in another's name");
             return Err(format!("Invalid authkey in message, ident={ident}"));
         }
         if !self.key.may_publish(channel) {
+            info!(ident, %peer, channel, "denied: publish");
             return Err(format!("Authkey not allowed to pub here. ident={ident}, chan={channel}"));
         }
         let names = scan::names(body, ident, channel).into();
@@ -231,6 +235,8 @@ impl Inbound {
         let body = scan::body(&self.buffer.bytes, header).unwrap_or_default();
         match FrameRef::parse(header.opcode, body).map_err(|cause| cause.to_string())? {
             FrameRef::Subscribe { channel, .. } if !self.key.may_subscribe(channel) => {
+                let peer = self.outbox().peer();
+                info!(ident = self.ident.as_str(), %peer, channel, "denied: subscribe");
                 return Err(format!("Authkey not allowed to sub here. ident={}, chan={channel}", self.ident));
             }
             FrameRef::Subscribe { channel, .. } => {
