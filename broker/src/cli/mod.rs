@@ -1,8 +1,10 @@
 //! The command line: one group of arguments a file.
 
 mod backpressure;
+mod config_file;
 mod limits;
 mod listen;
+mod logging;
 mod store;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
@@ -10,19 +12,21 @@ mod tests;
 mod values;
 
 use std::{
-    io,
+    env, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
 };
 
-use clap::{Parser, error::ErrorKind};
+use clap::{CommandFactory as _, Parser, error::ErrorKind};
 use hpfeeds_broker::{AuthError, Broker, BrokerBuilder, Endpoint};
 use tokio::runtime::{self, Runtime};
 
 use self::{
     backpressure::Backpressure,
+    config_file::ConfigFile,
     limits::Limits,
     listen::Listen,
+    logging::Logging,
     store::Store,
     values::{parse_threads, unsupported},
 };
@@ -58,10 +62,6 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "N", default_value = "1", value_parser = parse_threads)]
     threads: usize,
 
-    /// Log more
-    #[arg(long)]
-    pub(crate) debug: bool,
-
     #[arg(long, hide = true, value_parser = unsupported)]
     exporter: Option<String>,
 
@@ -70,13 +70,20 @@ pub(crate) struct Cli {
 
     #[command(flatten)]
     backpressure: Backpressure,
+
+    #[command(flatten)]
+    pub(crate) logging: Logging,
+
+    #[command(flatten)]
+    pub(crate) config: ConfigFile,
 }
 
 impl Cli {
-    /// The arguments of this process. Otherwise what they ask for has been printed: help, or one line that says what
+    /// The arguments of this process and of the file that they name. Otherwise what they ask for has been printed: help, or one line that says what
     /// is wrong with them.
     pub(crate) fn read() -> Result<Self, ExitCode> {
-        Self::try_parse().and_then(Self::checked).map_err(|error| {
+        let arguments = config_file::expand(&Self::command(), env::args_os().collect());
+        arguments.and_then(Self::try_parse_from).and_then(Self::checked).map_err(|error| {
             if let ErrorKind::DisplayHelp | ErrorKind::DisplayVersion = error.kind() {
                 // A closed pipe is no reason to fail.
                 let _ = error.print();
@@ -126,7 +133,7 @@ impl Cli {
         builder.worker_threads(self.threads).enable_all().build()
     }
 
-    fn endpoints(&self) -> Vec<Endpoint> {
+    pub(crate) fn endpoints(&self) -> Vec<Endpoint> {
         self.listen.endpoints(self.dev)
     }
 }
@@ -149,5 +156,20 @@ fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let first = text.split("\n\n").next().unwrap_or(text);
-    first.split_whitespace().collect::<Vec<_>>().join(" ")
+    without_passwords(&first.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// Takes out what stands between the ident and the host of a database's address.
+fn without_passwords(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut clean = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        clean.push_str("://");
+        let end = part.find(['/', ' ', '\'']).unwrap_or(part.len());
+        match part[..end].rfind('@').and_then(|at| Some((part[..at].find(':')?, at))) {
+            Some((colon, at)) => clean.extend([&part[..=colon], "***", &part[at..]]),
+            None => clean.push_str(part),
+        }
+    }
+    clean
 }

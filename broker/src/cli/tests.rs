@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use clap::CommandFactory as _;
+use clap::ArgAction;
 
 use super::{
     values::{parse_message, parse_seconds, parse_size},
@@ -14,6 +14,100 @@ fn parse(arguments: &[&str]) -> Cli {
 #[test]
 fn the_definition_is_sound() {
     Cli::command().debug_assert();
+}
+
+/// What the file makes of one line.
+fn from_file(line: &str) -> Result<Cli, String> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, line).unwrap();
+    let path = file.path().to_str().unwrap();
+    let arguments = ["hpfeeds-broker", "--config", path].map(Into::into).to_vec();
+    let parsed = config_file::expand(&Cli::command(), arguments).and_then(Cli::try_parse_from);
+    parsed.map_err(|error| one_line(&error).replace(path, "FILE"))
+}
+
+/// Values of which each flag takes one, whoever adds it.
+const VALUES: [&str; 8] = ["1", "1M", "127.0.0.1:1", "tcp:port=1", "env", "drop-oldest", "json", "warn"];
+
+#[test]
+fn every_flag_is_a_key_of_the_file() {
+    let without_config = |cli: Cli| format!("{cli:?}").split("config: ConfigFile").next().unwrap().to_owned();
+    for arg in Cli::command().get_arguments() {
+        let Some(long) = arg.get_long().filter(|long| !["config", "check-config"].contains(long)) else {
+            continue;
+        };
+        if !arg.get_action().takes_values() {
+            let expected = without_config(parse(&[&format!("--{long}")]));
+            assert_eq!(without_config(from_file(&format!("{long} = true")).unwrap()), expected);
+            assert_eq!(without_config(from_file(&format!("{long} = false")).unwrap()), without_config(parse(&[])));
+            continue;
+        }
+        let on_the_command_line = |value: &&str| Cli::try_parse_from(["hpfeeds-broker", &format!("--{long}={value}")]);
+        let value = VALUES.into_iter().find(|value| on_the_command_line(value).is_ok());
+        let Some(value) = value else {
+            // Hidden, as it is refused.
+            let error = from_file(&format!("{long} = \"x\"")).unwrap_err();
+            assert!(
+                arg.is_hide_set() && error.starts_with(&format!("FILE:1: invalid value 'x' for '--{long} ")),
+                "{error}"
+            );
+            continue;
+        };
+        let expected = without_config(on_the_command_line(&value).unwrap());
+        let is_list = matches!(arg.get_action(), ArgAction::Append);
+        for key in [long.to_owned(), long.replace('-', "_")] {
+            let text = if is_list { format!("{key} = [{value:?}]") } else { format!("{key} = {value:?}") };
+            assert_eq!(without_config(from_file(&text).unwrap()), expected, "{text}");
+            if value == "1" {
+                assert_eq!(without_config(from_file(&format!("{key} = 1")).unwrap()), expected, "{text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_flag_is_explained() {
+    for arg in Cli::command().get_arguments().filter(|arg| !arg.is_hide_set()) {
+        let help = arg.get_help().unwrap_or_else(|| panic!("{arg} has no help")).to_string();
+        assert!(!help.ends_with('.') && !help.contains('\n'), "the summary of {arg}: {help}");
+    }
+}
+
+/// The annotated example, which is also the reference of all flags.
+#[test]
+fn the_example_configuration_has_every_flag() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/dist/broker.toml");
+    let example = std::fs::read_to_string(path).unwrap();
+    assert!(from_file(&example).unwrap().checked().is_ok());
+    let mut keys = Vec::new();
+    for line in example.lines() {
+        // One that is commented out is `#key = value`, prose is `# text`.
+        let setting = line.strip_prefix('#').unwrap_or(line);
+        if setting.starts_with(|char: char| char.is_ascii_lowercase()) {
+            from_file(setting).unwrap();
+            keys.push(setting.split(' ').next().unwrap());
+        }
+    }
+    let command = Cli::command();
+    let visible = command.get_arguments().filter(|arg| !arg.is_hide_set()).filter_map(clap::Arg::get_long);
+    let missing: Vec<_> =
+        visible.filter(|long| !keys.contains(long) && !["config", "check-config"].contains(long)).collect();
+    assert!(missing.is_empty(), "dist/broker.toml lacks {missing:?}");
+}
+
+#[test]
+fn passwords_are_taken_out() {
+    let cases = [
+        (
+            "'database+mysql://u:p@h/d' and postgresql://u:p:@q@h",
+            "'database+mysql://u:***@h/d' and postgresql://u:***@h",
+        ),
+        ("mongodb://h/a@b:c http://[::1]:80/ x://u@h", "mongodb://h/a@b:c http://[::1]:80/ x://u@h"),
+        ("no address: a@b", "no address: a@b"),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(without_passwords(text), expected);
+    }
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! The program itself: arguments, files, signals, exit codes.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod config;
+mod logs;
+mod signals;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::{fs, net::SocketAddr, process::Stdio};
@@ -16,6 +20,13 @@ fn command(arguments: &[&str]) -> Command {
     command.args(arguments).env_clear().kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped());
     command.stderr(Stdio::piped());
     command
+}
+
+/// A file of its own, which is removed when this is dropped.
+fn file(suffix: &str, text: impl AsRef<[u8]>) -> tempfile::TempPath {
+    let file = tempfile::Builder::new().suffix(suffix).tempfile().unwrap();
+    fs::write(&file, text).unwrap();
+    file.into_temp_path()
 }
 
 /// Runs it to its end: exit code and stderr.
@@ -39,13 +50,24 @@ impl Running {
         Self { child, addr, stdout }
     }
 
-    /// Signals it and waits for the end: exit code and stderr.
-    async fn stop(mut self, signal: &str) -> (Option<i32>, String) {
+    async fn signal(&self, signal: &str) {
         let pid = self.child.id().unwrap().to_string();
         let kill = Command::new("/bin/kill").args([signal, &pid]).status();
         assert!(within(kill).await.unwrap().success());
+    }
+
+    /// Signals it and waits for the end: exit code and stderr.
+    async fn stop(self, signal: &str) -> (Option<i32>, String) {
+        self.signal(signal).await;
+        self.end().await
+    }
+
+    /// Waits for the end: exit code and stderr, as far as it was not taken.
+    async fn end(mut self) -> (Option<i32>, String) {
         let mut stderr = String::new();
-        within(self.child.stderr.take().unwrap().read_to_string(&mut stderr)).await.unwrap();
+        if let Some(mut pipe) = self.child.stderr.take() {
+            within(pipe.read_to_string(&mut stderr)).await.unwrap();
+        }
         (within(self.child.wait()).await.unwrap().code(), stderr)
     }
 }
