@@ -57,7 +57,7 @@ mod stats;
 mod throttle;
 mod writer;
 
-pub use auth::{AuthError, AuthStore, ChainStore, EnvStore, JsonStore, Key, Lookup, MemoryStore};
+pub use auth::{AuthError, AuthStore, ChainStore, EnvStore, JsonStore, Key, Lookup, MemoryStore, Reload};
 pub use broker::Broker;
 pub use builder::BrokerBuilder;
 pub use config::SlowPolicy;

@@ -1,6 +1,6 @@
-use std::{fmt, pin::Pin, sync::Arc};
+use std::{fmt, sync::Arc};
 
-use super::{AuthError, AuthStore, Lookup};
+use super::{AuthError, AuthStore, Lookup, Reload};
 
 /// Several stores: the first that knows the ident decides.
 ///
@@ -49,7 +49,7 @@ impl AuthStore for ChainStore {
     }
 
     /// All of them, whether or not another fails.
-    fn reload<'a>(&'a self) -> Pin<Box<dyn Future<Output = Result<(), AuthError>> + Send + 'a>> {
+    fn reload(&self) -> Reload<'_> {
         Box::pin(async move {
             let mut failures = Vec::new();
             for store in &self.stores {
@@ -77,7 +77,7 @@ mod tests {
             Box::pin(async { Err(AuthError::new("down")) })
         }
 
-        fn reload<'a>(&'a self) -> Pin<Box<dyn Future<Output = Result<(), AuthError>> + Send + 'a>> {
+        fn reload(&self) -> Reload<'_> {
             Box::pin(async { Err(AuthError::new("still down")) })
         }
     }
@@ -91,7 +91,7 @@ mod tests {
             Box::pin(async { Ok(None) })
         }
 
-        fn reload<'a>(&'a self) -> Pin<Box<dyn Future<Output = Result<(), AuthError>> + Send + 'a>> {
+        fn reload(&self) -> Reload<'_> {
             self.0.fetch_add(1, Relaxed);
             Box::pin(async { Ok(()) })
         }

@@ -1,14 +1,13 @@
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
-    pin::Pin,
     sync::Arc,
 };
 
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value};
 
-use super::{AuthError, AuthStore, Key, Lookup, MemoryStore};
+use super::{AuthError, AuthStore, Key, Lookup, MemoryStore, Reload};
 
 /// Keys in a JSON file, as the Python broker reads it:
 ///
@@ -46,7 +45,7 @@ impl AuthStore for JsonStore {
         Box::pin(async move { Ok(self.keys.load().get(ident)) })
     }
 
-    fn reload<'a>(&'a self) -> Pin<Box<dyn Future<Output = Result<(), AuthError>> + Send + 'a>> {
+    fn reload(&self) -> Reload<'_> {
         Box::pin(async move { Self::reload(self) })
     }
 }

@@ -14,6 +14,9 @@ pub use self::{chain::ChainStore, env::EnvStore, json::JsonStore, memory::Memory
 /// What [`AuthStore::lookup`] returns: a future that can be kept in a box.
 pub type Lookup<'a> = Pin<Box<dyn Future<Output = Result<Option<Arc<Key>>, AuthError>> + Send + 'a>>;
 
+/// What [`AuthStore::reload`] returns.
+pub type Reload<'a> = Pin<Box<dyn Future<Output = Result<(), AuthError>> + Send + 'a>>;
+
 /// Where the broker finds the keys.
 ///
 /// A lookup happens once per connection, while that connection waits and no other does. It is given a deadline
@@ -49,7 +52,7 @@ pub trait AuthStore: Send + Sync + 'static {
 
     /// Reads again what it keeps of the keys, see [`Broker::reload`](crate::Broker::reload). On an error it keeps what it
     /// had. A store that keeps nothing has nothing to do.
-    fn reload<'a>(&'a self) -> Pin<Box<dyn Future<Output = Result<(), AuthError>> + Send + 'a>> {
+    fn reload(&self) -> Reload<'_> {
         Box::pin(std::future::ready(Ok(())))
     }
 }

@@ -31,6 +31,20 @@ use self::{
     values::{parse_threads, unsupported},
 };
 
+const AFTER_HELP: &str = "\
+Signals:
+  SIGHUP           reads the keys and certificates again; what cannot be read stays as it was
+  SIGTERM, SIGINT  stop: subscribers get what is queued for them, for at most --write-timeout; again: end at once
+
+Exit codes:
+  0 stopped, or the configuration is valid; 1 it could not start; 2 wrong arguments or configuration file;
+  130 or 143 a second SIGINT or SIGTERM cut the end short
+
+Examples:
+  hpfeeds-broker --dev                                try it out
+  hpfeeds-broker --bind 0.0.0.0:20000 --auth env      as the image of the Python broker runs
+  hpfeeds-broker --config broker.toml --check-config  what is wrong, or where it would listen";
+
 /// An hpfeeds broker: a drop-in replacement for the Python one.
 ///
 /// Sizes are in bytes and may end in k, M or G (1024 each); times are in seconds.
@@ -40,26 +54,28 @@ use self::{
 /// two buffers of 256k, or of one message if that is longer; an idle one costs about 2k, and some hundred bytes for
 /// each of at most --max-subscriptions.
 #[derive(Debug, Parser)]
-#[command(name = "hpfeeds-broker", version, max_term_width = 100)]
+#[command(name = "hpfeeds-broker", version, max_term_width = 100, after_long_help = AFTER_HELP)]
 pub(crate) struct Cli {
     #[command(flatten)]
     listen: Listen,
 
     /// Where the keys are: env, or a file that ends in .json (repeatable; the first that knows an ident decides)
-    #[arg(long, value_name = "STORE")]
+    #[arg(long, value_name = "STORE", help_heading = "Keys")]
     auth: Vec<Store>,
 
     /// A throwaway broker for tests: loopback only, ident and secret "dev", everything allowed
-    #[arg(long, conflicts_with = "auth")]
+    #[arg(long, conflicts_with = "auth", help_heading = "Keys")]
     pub(crate) dev: bool,
 
     /// The name that clients are greeted with
-    #[arg(long, default_value = "hpfeeds")]
+    #[arg(long, default_value = "hpfeeds", help_heading = "General")]
     name: String,
 
-    /// How many threads serve connections. One moves millions of messages a second, at the lowest cost for each; more
-    /// help when it is busy all the time, say because very many clients connect
-    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_threads)]
+    /// How many threads serve connections
+    ///
+    /// One moves millions of messages a second, at the lowest cost for each; more help when it is busy all the time, say
+    /// because very many clients connect.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_threads, help_heading = "General")]
     threads: usize,
 
     #[arg(long, hide = true, value_parser = unsupported)]

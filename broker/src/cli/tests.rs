@@ -69,6 +69,7 @@ fn every_flag_is_a_key_of_the_file() {
 fn every_flag_is_explained() {
     for arg in Cli::command().get_arguments().filter(|arg| !arg.is_hide_set()) {
         let help = arg.get_help().unwrap_or_else(|| panic!("{arg} has no help")).to_string();
+        assert!(arg.get_help_heading().is_some(), "{arg} is in no group");
         assert!(!help.ends_with('.') && !help.contains('\n'), "the summary of {arg}: {help}");
     }
 }
