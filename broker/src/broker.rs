@@ -13,8 +13,16 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
 use crate::{
-    AuthStore, BrokerBuilder, ChainStore, Dropped, Endpoint, Key, StartError, Stats, buffer::BufferPool,
-    config::Config, listener, outbox::Depot, router::Router, stats::Counters, throttle::Throttle,
+    AuthStore, BrokerBuilder, ChainStore, Dropped, Endpoint, Key, StartError, Stats, TlsError,
+    buffer::BufferPool,
+    config::Config,
+    endpoint::{Opened, Service},
+    listener,
+    outbox::Depot,
+    router::Router,
+    stats::Counters,
+    throttle::Throttle,
+    tls::Reloader,
 };
 
 /// A running broker.
@@ -36,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) depot: Arc<Depot>,
     pub(crate) pool: BufferPool,
     pub(crate) throttle: Throttle,
+    pub(crate) certificates: Reloader,
     /// How many connections are open.
     pub(crate) connections: AtomicUsize,
     /// Nothing more is read; what is queued is still written.
@@ -75,6 +84,7 @@ impl Broker {
         store.push(users);
         store.push(stores);
         let (listeners, addrs) = open(endpoints, listeners).await?;
+        let certificates = listeners.iter().filter_map(|(_, service)| service.tls.clone()).collect();
         let rules = config.rules();
         let throttle = Throttle::new(config.auth_failure_delay);
         let shared = Arc::new(Shared {
@@ -84,13 +94,20 @@ impl Broker {
             depot: Arc::new(Depot { rules, buffered: AtomicUsize::new(0), counters: Counters::default() }),
             pool: BufferPool::default(),
             throttle,
+            certificates: Reloader::new(certificates),
             connections: AtomicUsize::new(0),
             draining: CancellationToken::new(),
             aborted: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        for listener in listeners {
-            shared.tasks.spawn(listener::run(listener, shared.clone()));
+        for (listener, service) in listeners {
+            shared.tasks.spawn(listener::run(listener, Arc::new(service), shared.clone()));
+        }
+        if !shared.certificates.is_empty() {
+            let shared_too = shared.clone();
+            let watching =
+                async move { shared_too.draining.run_until_cancelled(shared_too.certificates.watch()).await };
+            shared.tasks.spawn(watching);
         }
         Ok(Self { shared, addrs })
     }
@@ -119,6 +136,15 @@ impl Broker {
     #[must_use]
     pub fn dropped(&self) -> Vec<Dropped> {
         self.shared.depot.counters.drops()
+    }
+
+    /// Reads the certificates and keys of all TLS endpoints again, for connections that come from now on. It is done by
+    /// itself a second or two after the files have changed; this is for who does not want to wait.
+    ///
+    /// A certificate that cannot be used is not replaced: the first error is returned, and all are logged. Blocks while
+    /// the files are read.
+    pub fn reload_certificates(&self) -> Result<(), TlsError> {
+        self.shared.certificates.reload()
     }
 
     /// Stops accepting and reading, writes what is queued and the ERROR `The broker is shutting down`, and closes every
@@ -163,22 +189,21 @@ fn dev_key() -> Key {
 /// Opens all endpoints, or none.
 async fn open(
     endpoints: Vec<Endpoint>,
-    mut listeners: Vec<TcpListener>,
-) -> Result<(Vec<tokio::net::TcpListener>, Vec<SocketAddr>), StartError> {
+    listeners: Vec<TcpListener>,
+) -> Result<(Vec<(tokio::net::TcpListener, Service)>, Vec<SocketAddr>), StartError> {
     if endpoints.is_empty() && listeners.is_empty() {
         return Err(StartError::NoEndpoint);
     }
-    // Resolving a host name blocks.
-    let opening = tokio::task::spawn_blocking(move || endpoints.iter().map(Endpoint::listen).collect());
+    // Reading files and resolving a host name blocks.
+    let opening = tokio::task::spawn_blocking(move || endpoints.iter().map(Endpoint::open).collect());
     let opened: Result<Vec<_>, _> = opening.await.map_err(|cause| StartError::Listener(io::Error::other(cause)))?;
-    let mut all = opened?;
-    all.append(&mut listeners);
+    let given = listeners.into_iter().map(|listener| Opened { listener, service: Service::default() });
     let mut addrs = Vec::new();
     let mut accepting = Vec::new();
-    for listener in all {
+    for Opened { listener, service } in opened?.into_iter().chain(given) {
         addrs.push(listener.local_addr().map_err(StartError::Listener)?);
         listener.set_nonblocking(true).map_err(StartError::Listener)?;
-        accepting.push(tokio::net::TcpListener::from_std(listener).map_err(StartError::Listener)?);
+        accepting.push((tokio::net::TcpListener::from_std(listener).map_err(StartError::Listener)?, service));
     }
     Ok((accepting, addrs))
 }
