@@ -224,7 +224,7 @@ async fn an_error_arrives_and_the_stream_ends_as_it_should() {
     let mut peer = TlsPeer::dev(broker.local_addr(), &pki.client(None)).await;
     // It is still sending when it is refused.
     peer.send(publish("eve", "c", vec![0; 500_000])).await;
-    let _ = peer.framed.get_mut().write_all(&[0; 500_000]).await;
+    let _ = peer.framed.get_mut().write_all(&vec![0; 500_000]).await;
     let expected = Frame::Error { message: "Invalid authkey in message, ident=eve".into() };
     assert_eq!(peer.next().await, Some(expected));
     assert_eq!(peer.next().await, None);
