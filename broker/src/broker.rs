@@ -13,8 +13,16 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
 use crate::{
-    AuthStore, BrokerBuilder, ChainStore, Dropped, Endpoint, Key, ReloadError, StartError, Stats, buffer::BufferPool,
-    config::Config, listener, outbox::Depot, router::Router, stats::Counters, throttle::Throttle,
+    AuthStore, BrokerBuilder, ChainStore, Dropped, Endpoint, Key, ReloadError, StartError, Stats, TlsError,
+    buffer::BufferPool,
+    config::Config,
+    endpoint::{Opened, Service},
+    listener,
+    outbox::Depot,
+    router::Router,
+    stats::Counters,
+    throttle::Throttle,
+    tls::Reloader,
 };
 
 /// A running broker.
@@ -36,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) depot: Arc<Depot>,
     pub(crate) pool: BufferPool,
     pub(crate) throttle: Throttle,
+    pub(crate) certificates: Reloader,
     /// How many connections are open.
     pub(crate) connections: AtomicUsize,
     /// Nothing more is read; what is queued is still written.
@@ -72,6 +81,7 @@ impl Broker {
         store.push(users);
         store.push(stores);
         let (listeners, addrs) = open(endpoints, listeners).await?;
+        let certificates = listeners.iter().filter_map(|(_, service)| service.tls.clone()).collect();
         let rules = config.rules();
         let throttle = Throttle::new(config.auth_failure_delay);
         let shared = Arc::new(Shared {
@@ -81,13 +91,20 @@ impl Broker {
             depot: Arc::new(Depot { rules, buffered: AtomicUsize::new(0), counters: Counters::default() }),
             pool: BufferPool::default(),
             throttle,
+            certificates: Reloader::new(certificates),
             connections: AtomicUsize::new(0),
             draining: CancellationToken::new(),
             aborted: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        for listener in listeners {
-            shared.tasks.spawn(listener::run(listener, shared.clone()));
+        for (listener, service) in listeners {
+            shared.tasks.spawn(listener::run(listener, Arc::new(service), shared.clone()));
+        }
+        if !shared.certificates.is_empty() {
+            let shared_too = shared.clone();
+            let watching =
+                async move { shared_too.draining.run_until_cancelled(shared_too.certificates.watch()).await };
+            shared.tasks.spawn(watching);
         }
         Ok(Self { shared, addrs })
     }
@@ -118,7 +135,7 @@ impl Broker {
         self.shared.depot.counters.drops()
     }
 
-    /// Reads again what the key stores keep. What cannot be read stays as it was, and is named in the error; the rest
+    /// Reads again what the key stores keep, and the certificates. What cannot be read stays as it was, and is named in the error; the rest
     /// is replaced.
     ///
     /// A store that does not answer within [`auth_timeout`](BrokerBuilder::auth_timeout) has failed. When this is dropped
@@ -131,7 +148,23 @@ impl Broker {
             Ok(Err(cause)) => failures.push(cause.to_string()),
             Err(_) => failures.push("the key stores did not answer in time".to_owned()),
         }
+        // Reading files blocks.
+        let shared = self.shared.clone();
+        match tokio::task::spawn_blocking(move || shared.certificates.reload()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(cause)) => failures.push(cause.to_string()),
+            Err(cause) => failures.push(cause.to_string()),
+        }
         ReloadError::unless_empty(failures)
+    }
+
+    /// Reads the certificates and keys of all TLS endpoints again, for connections that come from now on. It is done by
+    /// itself a second or two after the files have changed; this is for who does not want to wait.
+    ///
+    /// A certificate that cannot be used is not replaced: the first error is returned, and all are logged. Blocks while
+    /// the files are read.
+    pub fn reload_certificates(&self) -> Result<(), TlsError> {
+        self.shared.certificates.reload()
     }
 
     /// Stops accepting and reading, writes what is queued and the ERROR `The broker is shutting down`, and closes every
@@ -176,19 +209,18 @@ fn dev_key() -> Key {
 /// Opens all endpoints, or none.
 async fn open(
     endpoints: Vec<Endpoint>,
-    mut listeners: Vec<TcpListener>,
-) -> Result<(Vec<tokio::net::TcpListener>, Vec<SocketAddr>), StartError> {
-    // Resolving a host name blocks.
-    let opening = tokio::task::spawn_blocking(move || endpoints.iter().map(Endpoint::listen).collect());
+    listeners: Vec<TcpListener>,
+) -> Result<(Vec<(tokio::net::TcpListener, Service)>, Vec<SocketAddr>), StartError> {
+    // Reading files and resolving a host name blocks.
+    let opening = tokio::task::spawn_blocking(move || endpoints.iter().map(Endpoint::open).collect());
     let opened: Result<Vec<_>, _> = opening.await.map_err(|cause| StartError::Listener(io::Error::other(cause)))?;
-    let mut all = opened?;
-    all.append(&mut listeners);
+    let given = listeners.into_iter().map(|listener| Opened { listener, service: Service::default() });
     let mut addrs = Vec::new();
     let mut accepting = Vec::new();
-    for listener in all {
+    for Opened { listener, service } in opened?.into_iter().chain(given) {
         addrs.push(listener.local_addr().map_err(StartError::Listener)?);
         listener.set_nonblocking(true).map_err(StartError::Listener)?;
-        accepting.push(tokio::net::TcpListener::from_std(listener).map_err(StartError::Listener)?);
+        accepting.push((tokio::net::TcpListener::from_std(listener).map_err(StartError::Listener)?, service));
     }
     Ok((accepting, addrs))
 }

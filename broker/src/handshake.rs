@@ -12,6 +12,7 @@ use crate::{
     broker::Shared,
     scan,
     socket::{ReadHalf, Socket, WriteHalf, close},
+    tls::Certificate,
 };
 
 /// As many as the Python broker sends.
@@ -65,10 +66,27 @@ impl Cause {
     }
 }
 
-/// Greets a client and finds out who it is. `None` when it may not stay: that has been said to it, and logged.
-pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, shared: &Shared) -> Option<Admitted> {
+/// Speaks TLS with a client. `false` when that has failed, which has been logged: it is the client that has to say why,
+/// and often somebody who looks for something else at this port.
+pub(crate) async fn secure(socket: &mut Socket, certificate: &Certificate, peer: SocketAddr, shared: &Shared) -> bool {
+    let cause = match timeout(shared.config.handshake_timeout, socket.secure(certificate.config())).await {
+        Ok(Ok(())) => return true,
+        Ok(Err(cause)) => cause,
+        Err(_) => io::ErrorKind::TimedOut.into(),
+    };
+    shared.depot.counters.handshake_failures.add(1);
+    debug!(%peer, %cause, "TLS handshake failed");
+    // Not with TLS: the alert that says why is on its way.
     let (mut read, mut write) = socket.split();
-    let failure = match authenticate(&mut read, &mut write, peer, shared).await {
+    close(&mut read, &mut write, true, shared.config.write_timeout).await;
+    false
+}
+
+/// Greets a client and finds out who it is. `None` when it may not stay: that has been said to it, and logged.
+/// What it had to say before, such as TLS, it began at `begun`.
+pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, begun: Instant, shared: &Shared) -> Option<Admitted> {
+    let (mut read, mut write) = socket.split();
+    let failure = match authenticate(&mut read, &mut write, peer, begun, shared).await {
         Ok(admitted) => return Some(admitted),
         Err(failure) => failure,
     };
@@ -78,7 +96,7 @@ pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, shared: &Shared) 
             counters.handshake_failures.add(1);
             info!(%peer, reason = text, "handshake failed");
             say(&mut write, &text, shared).await;
-            close(&mut read, &mut write, true).await;
+            close(&mut read, &mut write, true, shared.config.write_timeout).await;
         }
         Failure::Rejected(ident, cause) => {
             counters.auth_failures.add(1);
@@ -86,7 +104,7 @@ pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, shared: &Shared) 
                 cause.log(&ident, peer, unlogged);
             }
             say(&mut write, &format!("Authentication failed for {ident}"), shared).await;
-            close(&mut read, &mut write, true).await;
+            close(&mut read, &mut write, true, shared.config.write_timeout).await;
         }
         Failure::Gone(cause) => {
             counters.handshake_failures.add(1);
@@ -100,23 +118,25 @@ pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, shared: &Shared) 
 pub(crate) async fn cut(socket: &mut Socket, shared: &Shared) {
     let (mut read, mut write) = socket.split();
     say(&mut write, SHUTTING_DOWN, shared).await;
-    close(&mut read, &mut write, false).await;
+    close(&mut read, &mut write, false, shared.config.write_timeout).await;
 }
 
 async fn authenticate(
     read: &mut ReadHalf<'_>,
     write: &mut WriteHalf<'_>,
     peer: SocketAddr,
+    begun: Instant,
     shared: &Shared,
 ) -> Result<Admitted, Failure> {
+    let wait = shared.config.handshake_timeout;
+    let left = wait.saturating_sub(begun.elapsed());
     let mut received = BytesMut::with_capacity(BUFFER);
     if let Some(until) = shared.throttle.until(peer.ip(), Instant::now())
         && timeout_at(until, gone(read, &mut received)).await.is_ok()
     {
         return Err(Failure::Gone(None));
     }
-    let wait = shared.config.handshake_timeout;
-    let greeting = timeout(wait, greet(read, write, received, shared)).await;
+    let greeting = timeout(left, greet(read, write, received, shared)).await;
     let (nonce, ident, digest, received) =
         greeting.map_err(|_| Failure::Refused(format!("No AUTH within {} s", wait.as_secs_f32())))??;
     let key = match timeout(shared.config.auth_timeout, shared.store.lookup(&ident)).await {

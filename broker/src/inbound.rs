@@ -17,6 +17,7 @@ use crate::{
     Key,
     broker::Shared,
     buffer::ReadBuffer,
+    endpoint::Mode,
     outbox::{Offer, Outbox, Run},
     router::{Subscriptions, TopicHandle},
     scan,
@@ -69,6 +70,7 @@ impl fmt::Display for End {
 /// Reads and acts on the frames of one authenticated client.
 pub(crate) struct Inbound {
     shared: Arc<Shared>,
+    mode: Mode,
     ident: Ident,
     key: Arc<Key>,
     subscriptions: Subscriptions,
@@ -90,13 +92,14 @@ impl Inbound {
     /// `received` is what came after AUTH.
     pub(crate) fn new(
         shared: Arc<Shared>,
+        mode: Mode,
         ident: Ident,
         key: Arc<Key>,
         outbox: Arc<Outbox>,
         received: BytesMut,
     ) -> Self {
         let subscriptions = Subscriptions::new(shared.router.clone(), outbox);
-        Self { shared, ident, key, subscriptions, routes: Vec::new(), buffer: ReadBuffer::new(received), work: 0 }
+        Self { shared, mode, ident, key, subscriptions, routes: Vec::new(), buffer: ReadBuffer::new(received), work: 0 }
     }
 
     pub(crate) fn outbox(&self) -> &Arc<Outbox> {
@@ -222,7 +225,8 @@ impl Inbound {
             info!(ident = self.ident.as_str(), %peer, channel, claimed = ident, "denied: publish in another's name");
             return Err(format!("Invalid authkey in message, ident={ident}"));
         }
-        if !self.key.may_publish(channel) {
+        // The same words: clients know them, and the endpoint is as much "here" as the broker.
+        if self.mode == Mode::Subscribe || !self.key.may_publish(channel) {
             info!(ident, %peer, channel, "denied: publish");
             return Err(format!("Authkey not allowed to pub here. ident={ident}, chan={channel}"));
         }
@@ -234,7 +238,7 @@ impl Inbound {
     fn subscription(&mut self, header: Header) -> Result<(), String> {
         let body = scan::body(&self.buffer.bytes, header).unwrap_or_default();
         match FrameRef::parse(header.opcode, body).map_err(|cause| cause.to_string())? {
-            FrameRef::Subscribe { channel, .. } if !self.key.may_subscribe(channel) => {
+            FrameRef::Subscribe { channel, .. } if self.mode == Mode::Publish || !self.key.may_subscribe(channel) => {
                 let peer = self.outbox().peer();
                 info!(ident = self.ident.as_str(), %peer, channel, "denied: subscribe");
                 return Err(format!("Authkey not allowed to sub here. ident={}, chan={channel}", self.ident));

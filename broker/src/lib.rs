@@ -55,15 +55,17 @@ mod scan;
 mod socket;
 mod stats;
 mod throttle;
+mod tls;
 mod writer;
 
 pub use auth::{AuthError, AuthStore, ChainStore, EnvStore, JsonStore, Key, Lookup, MemoryStore, Reload};
 pub use broker::Broker;
 pub use builder::BrokerBuilder;
 pub use config::SlowPolicy;
-pub use endpoint::{Endpoint, EndpointError};
+pub use endpoint::{ClientAuth, Endpoint, EndpointError, Keepalive, Mode};
 pub use error::{ReloadError, StartError};
 pub use stats::{Dropped, Stats};
+pub use tls::TlsError;
 
 #[doc(no_inline)]
 pub use hpfeeds::wire::{Pattern, Secret};

@@ -111,6 +111,7 @@ impl Cli {
     }
 
     fn checked(self) -> Result<Self, clap::Error> {
+        self.listen.check().map_err(|text| clap::Error::raw(ErrorKind::MissingRequiredArgument, text))?;
         if self.auth.is_empty() && !self.dev {
             let text = "nobody could authenticate: use --auth env, --auth users.json or --dev \
                         (sqlite, the default of the Python broker, is not supported yet)";

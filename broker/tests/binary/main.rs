@@ -116,14 +116,15 @@ async fn keys_come_from_the_environment_and_files() {
 
 #[tokio::test]
 async fn wrong_arguments_are_one_line_and_exit_2() {
-    let cases: [(&[&str], &str); 16] = [
+    let cases: [(&[&str], &str); 17] = [
         (&[], "nobody could authenticate: use --auth env, --auth users.json or --dev"),
         (&["--auth", "sqlite"], "SQLite is not supported yet: use env or a file that ends in .json"),
         (&["--auth", "database+postgresql://h/d"], "an SQL database is not supported yet"),
         (&["--auth", "mongodb://h/d"], "MongoDB is not supported yet"),
         (&["--auth", "users"], "unknown kind of key store"),
         (&["--dev", "--exporter", "0.0.0.0:9431"], "'--exporter <EXPORTER>': not supported yet"),
-        (&["--dev", "--tlscert", "c"], "'--tlscert <TLSCERT>': not supported yet"),
+        (&["--dev", "--tlscert", "c"], "required arguments were not provided: --tlskey <FILE>"),
+        (&["--dev", "-e", "tcp:interface=127.0.0.1:port=0", "--tlscert=c", "--tlskey=k"], "--tlscert is for --bind"),
         (&["--dev", "--bind", "20000"], r#"endpoint "20000": not of the form ADDR:PORT"#),
         (&["--dev", "-e", "tcp:port=1:prot=2"], r#"unknown key "prot""#),
         (&["--dev", "--max-message", "1T"], "not a size such as 65536, 64k, 1M or 2G"),
@@ -156,7 +157,10 @@ async fn what_cannot_start_is_one_line_and_exit_1() {
         (&["--auth", "/nonexistent.json"], "/nonexistent.json: No such file or directory".to_owned()),
         (&["--auth", bad], format!("{bad}: expected `,` or `}}` at line 2 column 21")),
         (&["--auth", wrong], format!(r#"{wrong}: user "bob": "pubchans" must be a list of strings, not a string"#)),
-        (&["--dev", "-e", "tls:interface=127.0.0.1:port=0"], "TLS is not supported yet".to_owned()),
+        (
+            &["--dev", "-e", "tls:interface=127.0.0.1:port=0:cert=/no.pem"],
+            "key=key.pem:cert=/no.pem\": cert /no.pem: No such file or directory".to_owned(),
+        ),
         (
             &["--dev", "-e", "tcp:interface=127.0.0.1:port=0:device=nonexistent"],
             "cannot bind to device \"nonexistent\"".to_owned(),
