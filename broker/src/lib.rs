@@ -48,6 +48,8 @@ mod endpoint;
 mod error;
 mod handshake;
 mod inbound;
+#[cfg(feature = "keys")]
+pub mod keys;
 mod listener;
 mod outbox;
 mod router;
@@ -57,7 +59,9 @@ mod stats;
 mod throttle;
 mod writer;
 
-pub use auth::{AuthError, AuthStore, ChainStore, EnvStore, JsonStore, Key, Lookup, MemoryStore};
+pub use auth::{AuthError, AuthStore, ChainStore, EnvStore, JsonStore, Key, Lookup, MemoryStore, Reload};
+#[cfg(feature = "sql")]
+pub use auth::{DatabaseAddress, SqlStore};
 pub use broker::Broker;
 pub use builder::BrokerBuilder;
 pub use config::SlowPolicy;

@@ -16,6 +16,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
+    if let Some(cli::Command::Keys(keys)) = &cli.command {
+        return report(cli.runtime().map_err(Into::into).and_then(|runtime| runtime.block_on(keys.run())));
+    }
     let level = if cli.debug { LevelFilter::DEBUG } else { LevelFilter::INFO };
     tracing_subscriber::fmt()
         .with_writer(io::stderr)
@@ -25,7 +28,11 @@ fn main() -> ExitCode {
         .init();
     // As many connections as the system allows; when that is too few, accepting waits and says so.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
-    match cli.runtime().map_err(Into::into).and_then(|runtime| runtime.block_on(run(&cli))) {
+    report(cli.runtime().map_err(Into::into).and_then(|runtime| runtime.block_on(run(&cli))))
+}
+
+fn report(result: Result<(), Box<dyn std::error::Error>>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(cause) => {
             eprintln!("hpfeeds-broker: {cause}");
@@ -40,7 +47,7 @@ async fn run(cli: &cli::Cli) -> Result<(), Box<dyn std::error::Error>> {
     // Before anything is printed: whoever reads that may signal at once.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let broker = cli.builder()?.start().await?;
+    let broker = cli.builder().await?.start().await?;
     match announce(cli, &broker) {
         // Nobody reads it, which is no reason to stop.
         Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => {}

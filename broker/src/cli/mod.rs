@@ -1,6 +1,7 @@
 //! The command line: one group of arguments a file.
 
 mod backpressure;
+mod keys;
 mod limits;
 mod listen;
 mod store;
@@ -15,15 +16,16 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, error::ErrorKind};
+use clap::{Parser, Subcommand, error::ErrorKind};
 use hpfeeds_broker::{AuthError, Broker, BrokerBuilder, Endpoint};
 use tokio::runtime::{self, Runtime};
 
 use self::{
     backpressure::Backpressure,
+    keys::KeysCommand,
     limits::Limits,
     listen::Listen,
-    store::Store,
+    store::{Store, StoreParser},
     values::{parse_threads, unsupported},
 };
 
@@ -36,13 +38,18 @@ use self::{
 /// two buffers of 256k, or of one message if that is longer; an idle one costs about 2k, and some hundred bytes for
 /// each of at most --max-subscriptions.
 #[derive(Debug, Parser)]
-#[command(name = "hpfeeds-broker", version, max_term_width = 100)]
+#[command(name = "hpfeeds-broker", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+
     #[command(flatten)]
     listen: Listen,
 
-    /// Where the keys are: env, or a file that ends in .json (repeatable; the first that knows an ident decides)
-    #[arg(long, value_name = "STORE")]
+    /// Where the keys are: env; a file that ends in .json; sqlite (the file sqlite.db in the working directory, the
+    /// default) or a file that ends in .db, .sqlite or .sqlite3; database+postgresql://…, database+mysql://… or
+    /// database+sqlite:///… (repeatable; the first that knows an ident decides)
+    #[arg(long, value_name = "STORE", value_parser = StoreParser)]
     auth: Vec<Store>,
 
     /// A throwaway broker for tests: loopback only, ident and secret "dev", everything allowed
@@ -72,6 +79,12 @@ pub(crate) struct Cli {
     backpressure: Backpressure,
 }
 
+/// What it does instead of running a broker.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Keys(KeysCommand),
+}
+
 impl Cli {
     /// The arguments of this process. Otherwise what they ask for has been printed: help, or one line that says what
     /// is wrong with them.
@@ -87,11 +100,9 @@ impl Cli {
         })
     }
 
-    fn checked(self) -> Result<Self, clap::Error> {
+    fn checked(mut self) -> Result<Self, clap::Error> {
         if self.auth.is_empty() && !self.dev {
-            let text = "nobody could authenticate: use --auth env, --auth users.json or --dev \
-                        (sqlite, the default of the Python broker, is not supported yet)";
-            return Err(clap::Error::raw(ErrorKind::MissingRequiredArgument, text));
+            self.auth.push(Store::usual());
         }
         if self.dev
             && let Some(endpoint) = self.endpoints().iter().find(|endpoint| !is_loopback(endpoint))
@@ -102,11 +113,11 @@ impl Cli {
         Ok(self)
     }
 
-    /// The broker that the arguments describe. Reads the files that they name.
-    pub(crate) fn builder(&self) -> Result<BrokerBuilder, AuthError> {
+    /// The broker that the arguments describe. Reads the files and connects to the databases that they name.
+    pub(crate) async fn builder(&self) -> Result<BrokerBuilder, AuthError> {
         let mut builder = if self.dev { Broker::dev_builder() } else { Broker::builder() };
         for store in &self.auth {
-            builder = store.add_to(builder)?;
+            builder = store.add_to(builder).await?;
         }
         for endpoint in self.endpoints() {
             builder = builder.endpoint(endpoint);
