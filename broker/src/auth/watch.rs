@@ -94,3 +94,47 @@ fn run(mut last: Signature, path: &Path, ended: &Receiver<()>, mut changed: impl
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn the_thread_ends_with_its_owner() {
+        let held = Arc::new(());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let watched = spawn(Signature::of(file.path()), file.path(), {
+            let held = held.clone();
+            move || {
+                drop(held.clone());
+                Ok(())
+            }
+        });
+        assert_eq!(Arc::strong_count(&held), 2);
+        drop(watched.unwrap());
+        for _ in 0..10_000 {
+            if Arc::strong_count(&held) == 1 {
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        panic!("it goes on");
+    }
+
+    #[test]
+    fn any_other_file_differs() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let absent = Signature::of(&path);
+        fs::write(&path, "a").unwrap();
+        let first = Signature::of(&path);
+        // Same length, other file.
+        fs::write(folder.path().join("new"), "b").unwrap();
+        fs::rename(folder.path().join("new"), &path).unwrap();
+        let second = Signature::of(&path);
+        assert!(absent != first && first != second && second == Signature::of(&path));
+    }
+}

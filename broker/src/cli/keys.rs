@@ -241,7 +241,7 @@ fn as_json(entries: &[Entry]) -> String {
         let Entry { ident, owner, publish, subscribe, .. } = entry;
         serde_json::json!({"ident": ident, "owner": owner, "publish": publish, "subscribe": subscribe})
     });
-    format!("{:#}\n", serde_json::Value::from_iter(list))
+    format!("{:#}\n", list.collect::<serde_json::Value>())
 }
 
 /// Columns with a heading. Control characters are written as escapes: a name in a store must not move the cursor.
@@ -266,11 +266,9 @@ fn as_table(entries: &[Entry]) -> String {
 
 fn describe(entry: &Entry, secret: bool) -> String {
     let Entry { ident, owner, publish, subscribe, .. } = entry;
-    let mut text = format!("ident:     {}\nowner:     {}\n", plain(ident), plain(owner));
-    if secret {
-        text += &format!("secret:    {}\n", plain(&entry.secret));
-    }
-    text + &format!("publish:   {}\nsubscribe: {}\n", channels(publish), channels(subscribe))
+    let secret = if secret { format!("secret:    {}\n", plain(&entry.secret)) } else { String::new() };
+    let (ident, owner, publish, subscribe) = (plain(ident), plain(owner), channels(publish), channels(subscribe));
+    format!("ident:     {ident}\nowner:     {owner}\n{secret}publish:   {publish}\nsubscribe: {subscribe}\n")
 }
 
 fn channels(list: &[String]) -> String {

@@ -52,9 +52,7 @@ impl FromStr for Store {
         match (text, extension) {
             (_, Some("json")) => Ok(Self::Json(text.into())),
             ("env", _) => Ok(Self::Env),
-            (text, _) if text.starts_with("mongo") => {
-                Err("MongoDB is not supported by this build: it lacks the feature mongodb".to_owned())
-            }
+            (text, _) if text.starts_with("mongo") => Err("this program is built without MongoDB".to_owned()),
             (text, _) if text.starts_with("database+") => text.parse().map(Self::Sql),
             ("sqlite", _) | (_, Some("db" | "sqlite" | "sqlite3")) => text.parse().map(Self::Sql),
             _ => {

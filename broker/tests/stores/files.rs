@@ -1,8 +1,12 @@
 //! Files that change, and files of the Python broker.
 
-use std::{fs, os::unix::fs::symlink, path::Path};
+use std::{fs, os::unix::fs::symlink, path::Path, process::Stdio};
 
 use hpfeeds_broker::{AuthStore, DatabaseAddress, JsonStore, SqlStore};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::{ChildStderr, Command},
+};
 
 use crate::{
     databases::Scratch,
@@ -61,6 +65,44 @@ async fn a_json_file_behind_links_is_read_again_when_one_changes() {
     fs::rename(at("..new"), at("..data")).unwrap();
     until_known(&store, "two", true).await;
     assert!(store.lookup("one").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_bad_json_file_changes_nothing_and_the_log_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("users.json");
+    fs::write(&path, users("bob")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hpfeeds-broker"));
+    command.args(["--bind=127.0.0.1:0", "--auth"]).arg(&path).kill_on_drop(true);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = within(stdout.next_line()).await.unwrap().unwrap();
+    let addr = line.strip_prefix("listening on ").unwrap().parse().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+
+    fs::write(&path, users("bob").replace("\"s\"", "\"hunter2\" x")).unwrap();
+    let line = said(&mut log, "the keys stay as they were").await;
+    assert!(line.contains("WARN") && line.contains(&format!("{}: expected `,` or `}}` at", path.display())), "{line}");
+    assert!(!line.contains("hunter2"), "{line}");
+    Peer::login(addr, "bob", "s").await.settle().await;
+    fs::write(&path, users("eve")).unwrap();
+    let line = said(&mut log, "the keys have been read again").await;
+    assert!(line.contains("keys=1"), "{line}");
+    Peer::login(addr, "eve", "s").await.settle().await;
+    Peer::login(addr, "bob", "s").await.expect_error("Authentication failed for bob").await;
+}
+
+/// The next line of a log that says something.
+async fn said(log: &mut Lines<BufReader<ChildStderr>>, text: &str) -> String {
+    within(async {
+        loop {
+            let line = log.next_line().await.unwrap().expect("it has ended");
+            if line.contains(text) {
+                return line;
+            }
+        }
+    })
+    .await
 }
 
 #[tokio::test]

@@ -51,12 +51,12 @@ pub(crate) fn entries() -> Vec<Entry> {
     entries
 }
 
-pub(crate) async fn run(mut test: UnderTest) {
+pub(crate) async fn run(test: UnderTest) {
     reads(test.store.clone()).await;
     keys(&test.keys).await;
     changes(&test).await;
-    if let Some(raw) = test.raw.take() {
-        malformed(&*test.store, &test.keys, &raw).await;
+    if let Some(raw) = &test.raw {
+        malformed(&*test.store, &test.keys, raw).await;
     }
     many(&test).await;
 }
