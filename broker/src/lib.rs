@@ -62,6 +62,8 @@ mod writer;
 pub use auth::{AuthError, AuthStore, ChainStore, EnvStore, JsonStore, Key, Lookup, MemoryStore, Reload};
 #[cfg(feature = "sql")]
 pub use auth::{DatabaseAddress, SqlStore};
+#[cfg(feature = "mongodb")]
+pub use auth::{MongoAddress, MongoStore};
 pub use broker::Broker;
 pub use builder::BrokerBuilder;
 pub use config::SlowPolicy;

@@ -5,6 +5,8 @@ mod entry;
 mod env;
 pub(crate) mod json;
 mod memory;
+#[cfg(feature = "mongodb")]
+mod mongo;
 #[cfg(feature = "sql")]
 pub(crate) mod sql;
 mod watch;
@@ -13,7 +15,12 @@ use std::{error, fmt, pin::Pin, sync::Arc};
 
 use hpfeeds::wire::{Ident, NameError, Pattern, Secret};
 
+#[cfg(feature = "keys")]
 pub use self::entry::Entry;
+#[cfg(not(feature = "keys"))]
+use self::entry::Entry;
+#[cfg(feature = "mongodb")]
+pub use self::mongo::{MongoAddress, MongoStore};
 #[cfg(feature = "sql")]
 pub use self::sql::{DatabaseAddress, SqlStore};
 pub use self::{chain::ChainStore, env::EnvStore, json::JsonStore, memory::MemoryStore};

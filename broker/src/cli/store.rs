@@ -15,6 +15,8 @@ pub(crate) enum Store {
     Env,
     Json(PathBuf),
     Sql(DatabaseAddress),
+    #[cfg(feature = "mongodb")]
+    Mongo(hpfeeds_broker::MongoAddress),
 }
 
 impl Store {
@@ -29,6 +31,8 @@ impl Store {
             Self::Env => builder.auth(EnvStore::new()),
             Self::Json(path) => builder.auth(JsonStore::open(path)?),
             Self::Sql(address) => builder.auth(SqlStore::open(address.clone()).await?),
+            #[cfg(feature = "mongodb")]
+            Self::Mongo(address) => builder.auth(hpfeeds_broker::MongoStore::open(address.clone()).await?),
         })
     }
 
@@ -38,6 +42,8 @@ impl Store {
             Self::Env => Err("keys in the environment are changed where it is set".to_owned()),
             Self::Json(path) => Ok(Keys::json(path)),
             Self::Sql(address) => Ok(Keys::sql(address.clone())),
+            #[cfg(feature = "mongodb")]
+            Self::Mongo(_) => Err("keys in MongoDB are changed with its own tools".to_owned()),
         }
     }
 }
@@ -52,7 +58,12 @@ impl FromStr for Store {
         match (text, extension) {
             (_, Some("json")) => Ok(Self::Json(text.into())),
             ("env", _) => Ok(Self::Env),
-            (text, _) if text.starts_with("mongo") => Err("this program is built without MongoDB".to_owned()),
+            #[cfg(feature = "mongodb")]
+            (text, _) if text.starts_with("mongo") => text.parse().map(Self::Mongo),
+            #[cfg(not(feature = "mongodb"))]
+            (text, _) if text.starts_with("mongo") => {
+                Err("this program is built without MongoDB: the feature mongodb adds it".to_owned())
+            }
             (text, _) if text.starts_with("database+") => text.parse().map(Self::Sql),
             ("sqlite", _) | (_, Some("db" | "sqlite" | "sqlite3")) => text.parse().map(Self::Sql),
             _ => {

@@ -38,6 +38,15 @@ fn stores_are_told_apart_in_the_order_of_the_python_broker() {
 }
 
 #[test]
+fn mongodb_is_a_feature() {
+    let parsed = "mongodb://h/d".parse::<Store>();
+    match parsed {
+        Err(error) => assert_eq!(error, "this program is built without MongoDB: the feature mongodb adds it"),
+        Ok(_) => assert!(cfg!(feature = "mongodb")),
+    }
+}
+
+#[test]
 fn the_usual_store_is_that_of_the_python_broker() {
     assert_eq!(parse(&[]).checked().unwrap().auth, ["sqlite".parse().unwrap()]);
     assert_eq!(parse(&["--auth=env"]).checked().unwrap().auth, [Store::Env]);

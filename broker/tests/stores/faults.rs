@@ -114,7 +114,7 @@ async fn both(scratch: Scratch, create: &str) {
     keys.apply(&[Change::Set { ident: "bob".to_owned(), fields }]).await.unwrap();
     let mut entry = keys.get("bob").await.unwrap().unwrap();
     assert_eq!((&entry.publish[..], &entry.subscribe[..]), (&["new".to_owned()][..], &["private".to_owned()][..]));
-    entry.ident = "eve".to_owned();
+    "eve".clone_into(&mut entry.ident);
     keys.apply(&[Change::Add(entry)]).await.unwrap();
     assert!(store.lookup("eve").await.unwrap().is_some(), "{create}");
 }

@@ -7,6 +7,8 @@
 mod databases;
 mod faults;
 mod files;
+#[cfg(feature = "mongodb")]
+mod mongo;
 mod outage;
 mod suite;
 #[path = "../support/mod.rs"]

@@ -197,7 +197,7 @@ async fn changes(test: &UnderTest) {
 /// A row that a hand has spoilt is an error that names the place; it harms nobody else, and is mended.
 async fn malformed(store: &dyn AuthStore, keys: &Keys, raw: &Scratch) {
     let [table, ident, publish, subscribe] = raw.columns();
-    keys.apply(&["'a,b'", "'{\"a\": 1}'", "'[1]'"].map(|list| spoilt(list))).await.unwrap();
+    keys.apply(&["'a,b'", "'{\"a\": 1}'", "'[1]'"].map(spoilt)).await.unwrap();
     for column in [publish, subscribe] {
         for (list, expected) in [
             ("'a,b'", "is not JSON: expected value at line 1 column 1"),
