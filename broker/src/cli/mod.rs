@@ -48,7 +48,7 @@ pub(crate) struct Cli {
 
     /// Where the keys are: env; a file that ends in .json; sqlite (the file sqlite.db in the working directory, the
     /// default) or a file that ends in .db, .sqlite or .sqlite3; database+postgresql://…, database+mysql://… or
-    /// database+sqlite:///… (repeatable; the first that knows an ident decides)
+    /// database+sqlite:///…; mongodb://HOST/NAME, if built in (repeatable; the first that knows an ident decides)
     #[arg(long, value_name = "STORE", value_parser = StoreParser)]
     auth: Vec<Store>,
 

@@ -124,8 +124,8 @@ async fn a_killed_database_stops_nobody_who_is_connected_and_comes_back() {
         ident: "sensor".to_owned(),
         owner: "sensor".to_owned(),
         secret: "s".to_owned(),
-        publish: vec!["private".to_owned()],
-        subscribe: vec!["private".to_owned()],
+        publish: vec!["load".to_owned()],
+        subscribe: vec!["load".to_owned()],
     };
     Keys::sql(address.clone()).apply(&[Change::Add(sensor)]).await.unwrap();
     let broker = Broker::dev_builder().auth(SqlStore::open(address).await.unwrap());
@@ -140,7 +140,7 @@ async fn a_killed_database_stops_nobody_who_is_connected_and_comes_back() {
         load.spawn(async move {
             loop {
                 let mut peer = Peer::login(addr, "sensor", "s").await;
-                for frame in [subscribe("sensor", "private"), publish("sensor", "private", "in")] {
+                for frame in [subscribe("sensor", "load"), publish("sensor", "load", "in")] {
                     // Refused already: the answer says so.
                     let _ = soon(peer.framed.send(frame)).await;
                 }
