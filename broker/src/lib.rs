@@ -48,6 +48,8 @@ mod endpoint;
 mod error;
 mod handshake;
 mod inbound;
+#[cfg(feature = "keys")]
+pub mod keys;
 mod listener;
 mod outbox;
 mod router;
@@ -59,6 +61,10 @@ mod tls;
 mod writer;
 
 pub use auth::{AuthError, AuthStore, ChainStore, EnvStore, JsonStore, Key, Lookup, MemoryStore, Reload};
+#[cfg(feature = "sql")]
+pub use auth::{DatabaseAddress, SqlStore};
+#[cfg(feature = "mongodb")]
+pub use auth::{MongoAddress, MongoStore};
 pub use broker::Broker;
 pub use builder::BrokerBuilder;
 pub use config::SlowPolicy;

@@ -16,6 +16,15 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
+    if let Some(cli::Command::Keys(keys)) = &cli.command {
+        return match cli.runtime().map_err(Into::into).and_then(|runtime| runtime.block_on(keys.run())) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(cause) => {
+                eprintln!("hpfeeds-broker: {cause}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     cli.logging.start();
     match serve(&cli) {
         Ok(code) => code,
@@ -43,7 +52,7 @@ fn serve(cli: &cli::Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
 }
 
 async fn check(cli: &cli::Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let addrs = cli.builder()?.check().await?;
+    let addrs = cli.builder().await?.check().await?;
     print(|out| {
         writeln!(out, "configuration is valid")?;
         cli.endpoints().iter().zip(addrs).try_for_each(|(it, addr)| writeln!(out, "would listen on {addr} ({it})"))
@@ -55,7 +64,7 @@ async fn run(cli: &cli::Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
     // Before anything is printed: whoever reads that may signal at once.
     let mut stop = Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
     let mut hangup = signal(SignalKind::hangup())?;
-    let broker = cli.builder()?.start().await?;
+    let broker = cli.builder().await?.start().await?;
     print(|out| announce(out, cli, &broker))?;
     notify(NotifyState::Ready);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), endpoints = ?broker.local_addrs(), "started");

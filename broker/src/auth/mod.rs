@@ -1,14 +1,28 @@
 //! Who may connect, and what they may do.
 
 mod chain;
+mod entry;
 mod env;
-mod json;
+pub(crate) mod json;
 mod memory;
+#[cfg(feature = "mongodb")]
+mod mongo;
+#[cfg(feature = "sql")]
+pub(crate) mod sql;
+mod watch;
 
 use std::{error, fmt, pin::Pin, sync::Arc};
 
 use hpfeeds::wire::{Ident, NameError, Pattern, Secret};
 
+#[cfg(feature = "keys")]
+pub use self::entry::Entry;
+#[cfg(not(feature = "keys"))]
+use self::entry::Entry;
+#[cfg(feature = "mongodb")]
+pub use self::mongo::{MongoAddress, MongoStore};
+#[cfg(feature = "sql")]
+pub use self::sql::{DatabaseAddress, SqlStore};
 pub use self::{chain::ChainStore, env::EnvStore, json::JsonStore, memory::MemoryStore};
 
 /// What [`AuthStore::lookup`] returns: a future that can be kept in a box.
@@ -50,10 +64,10 @@ pub trait AuthStore: Send + Sync + 'static {
     /// The key of an ident, or `None` when the store does not know it.
     fn lookup<'a>(&'a self, ident: &'a str) -> Lookup<'a>;
 
-    /// Reads again what it keeps of the keys, see [`Broker::reload`](crate::Broker::reload). On an error it keeps what it
-    /// had. A store that keeps nothing has nothing to do.
+    /// Reads anew what the store keeps in memory. On an error it stays as it was. The default, for stores that look
+    /// each ident up where it is, does nothing.
     fn reload(&self) -> Reload<'_> {
-        Box::pin(std::future::ready(Ok(())))
+        Box::pin(async { Ok(()) })
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod backpressure;
 mod config_file;
+mod keys;
 mod limits;
 mod listen;
 mod logging;
@@ -17,17 +18,18 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{CommandFactory as _, Parser, error::ErrorKind};
+use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use hpfeeds_broker::{AuthError, Broker, BrokerBuilder, Endpoint};
 use tokio::runtime::{self, Runtime};
 
 use self::{
     backpressure::Backpressure,
     config_file::ConfigFile,
+    keys::KeysCommand,
     limits::Limits,
     listen::Listen,
     logging::Logging,
-    store::Store,
+    store::{Store, StoreParser},
     values::{parse_threads, unsupported},
 };
 
@@ -55,12 +57,18 @@ Examples:
 /// each of at most --max-subscriptions.
 #[derive(Debug, Parser)]
 #[command(name = "hpfeeds-broker", version, max_term_width = 100, after_long_help = AFTER_HELP)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+
     #[command(flatten)]
     listen: Listen,
 
-    /// Where the keys are: env, or a file that ends in .json (repeatable; the first that knows an ident decides)
-    #[arg(long, value_name = "STORE", help_heading = "Keys")]
+    /// Where the keys are: env; a file that ends in .json; sqlite (the file sqlite.db in the working directory, the
+    /// default) or a file that ends in .db, .sqlite or .sqlite3; database+postgresql://…, database+mysql://… or
+    /// database+sqlite:///…; mongodb://HOST/NAME, if built in (repeatable; the first that knows an ident decides)
+    #[arg(long, value_name = "STORE", value_parser = StoreParser, help_heading = "Keys")]
     auth: Vec<Store>,
 
     /// A throwaway broker for tests: loopback only, ident and secret "dev", everything allowed
@@ -94,6 +102,12 @@ pub(crate) struct Cli {
     pub(crate) config: ConfigFile,
 }
 
+/// What it does instead of running a broker.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Keys(KeysCommand),
+}
+
 impl Cli {
     /// The arguments of this process and of the file that they name. Otherwise what they ask for has been printed: help, or one line that says what
     /// is wrong with them.
@@ -110,12 +124,10 @@ impl Cli {
         })
     }
 
-    fn checked(self) -> Result<Self, clap::Error> {
+    fn checked(mut self) -> Result<Self, clap::Error> {
         self.listen.check().map_err(|text| clap::Error::raw(ErrorKind::MissingRequiredArgument, text))?;
         if self.auth.is_empty() && !self.dev {
-            let text = "nobody could authenticate: use --auth env, --auth users.json or --dev \
-                        (sqlite, the default of the Python broker, is not supported yet)";
-            return Err(clap::Error::raw(ErrorKind::MissingRequiredArgument, text));
+            self.auth.push(Store::usual());
         }
         if self.dev
             && let Some(endpoint) = self.endpoints().iter().find(|endpoint| !is_loopback(endpoint))
@@ -126,11 +138,11 @@ impl Cli {
         Ok(self)
     }
 
-    /// The broker that the arguments describe. Reads the files that they name.
-    pub(crate) fn builder(&self) -> Result<BrokerBuilder, AuthError> {
+    /// The broker that the arguments describe. Reads the files and connects to the databases that they name.
+    pub(crate) async fn builder(&self) -> Result<BrokerBuilder, AuthError> {
         let mut builder = if self.dev { Broker::dev_builder() } else { Broker::builder() };
         for store in &self.auth {
-            builder = store.add_to(builder)?;
+            builder = store.add_to(builder, self.config.check_config).await?;
         }
         for endpoint in self.endpoints() {
             builder = builder.endpoint(endpoint);

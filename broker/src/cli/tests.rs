@@ -120,19 +120,49 @@ fn stores_are_told_apart_in_the_order_of_the_python_broker() {
     assert_eq!("env".parse(), Ok(Store::Env));
     assert_eq!("users.json".parse(), Ok(Store::Json("users.json".into())));
     assert_eq!("mongo.json".parse(), Ok(Store::Json("mongo.json".into())));
-    let cases = [
-        ("mongodb://h/d", "MongoDB is not supported yet"),
-        ("database+sqlite:///x.db", "an SQL database is not supported yet"),
-        ("sqlite", "SQLite is not supported yet"),
-        ("./keys.sqlite3", "SQLite is not supported yet"),
-        ("keys.db", "SQLite is not supported yet"),
-        ("ENV", "unknown kind of key store"),
-        ("", "unknown kind of key store"),
-    ];
-    for (text, expected) in cases {
-        let error = text.parse::<Store>().unwrap_err();
-        assert!(error.starts_with(expected), "{text}: {error}");
+    for (text, place) in [
+        ("sqlite", "sqlite.db"),
+        ("./keys.sqlite3", "./keys.sqlite3"),
+        ("database+sqlite:///x.db", "x.db"),
+        ("database+postgresql+asyncpg://u:p@h/d", "postgresql://h/d"),
+        ("database+mysql://u:p@h/d", "mysql://h/d"),
+    ] {
+        let Ok(Store::Sql(address)) = text.parse() else { panic!("{text}") };
+        assert_eq!(address.to_string(), place);
     }
+    for text in ["ENV", "", "sqlite3", "db"] {
+        let error = text.parse::<Store>().unwrap_err();
+        assert!(error.starts_with("unknown kind of key store: use env, sqlite, a file"), "{text}: {error}");
+    }
+}
+
+#[test]
+fn mongodb_is_a_feature() {
+    let parsed = "mongodb://h/d".parse::<Store>();
+    match parsed {
+        Err(error) => assert_eq!(error, "this program is built without MongoDB: the feature mongodb adds it"),
+        Ok(_) => assert!(cfg!(feature = "mongodb")),
+    }
+}
+
+#[test]
+fn the_usual_store_is_that_of_the_python_broker() {
+    assert_eq!(parse(&[]).checked().unwrap().auth, ["sqlite".parse().unwrap()]);
+    assert_eq!(parse(&["--auth=env"]).checked().unwrap().auth, [Store::Env]);
+    assert_eq!(parse(&["--dev"]).checked().unwrap().auth, []);
+}
+
+#[test]
+fn an_address_that_is_wrong_does_not_show_its_password() {
+    for arguments in [["--auth", "database+postgresql://u:hun/ter2@h/d"], ["--auth", "database+oracle://u:hunter2@h/d"]]
+    {
+        let error = Cli::try_parse_from([&["hpfeeds-broker"], &arguments[..]].concat()).unwrap_err();
+        let (line, all) = (one_line(&error), format!("{error} {error:?}"));
+        assert!(line.starts_with("--auth: ") && !all.contains("hunter2") && !all.contains("ter2"), "{all}");
+    }
+    assert!(!format!("{:?}", parse(&["--auth", "database+mysql://u:hunter2@h/d"])).contains("hunter2"));
+    let set = ["keys", "set", "bob", "--secret", "hunter2"];
+    assert!(!format!("{:?}", parse(&set)).contains("hunter2"));
 }
 
 #[test]

@@ -117,6 +117,11 @@ async fn checking_starts_nothing() {
     assert_eq!(stdout, format!("configuration is valid\nwould listen on {addr} ({endpoint})\n"));
     assert!(taken.accept().is_err(), "nobody connects");
 
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("keys.db");
+    let (code, _, stderr) = check(&format!("bind = \"{addr}\"\nauth = {database:?}\n"), &["--check-config"]).await;
+    assert_eq!((code, &*stderr, database.exists()), (Some(0), "", false));
+
     fs::write(&keys, "{").unwrap();
     let cases = [
         (text, 1, "EOF while parsing an object at line 1 column 1"),
