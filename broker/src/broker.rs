@@ -15,15 +15,17 @@ use tracing::info;
 #[cfg(feature = "exporter")]
 use crate::http;
 use crate::{
-    AuthStore, BrokerBuilder, ChainStore, Dropped, Endpoint, Exposition, Key, StartError, Stats,
+    AuthStore, BrokerBuilder, ChainStore, Dropped, Endpoint, Exposition, Key, ReloadError, StartError, Stats, TlsError,
     buffer::BufferPool,
     config::Config,
+    endpoint::{Opened, Service},
     listener,
     metrics::{self, Metrics},
     outbox::Depot,
     router::Router,
     stats::Counters,
     throttle::Throttle,
+    tls::Reloader,
 };
 
 /// A running broker.
@@ -48,6 +50,7 @@ pub(crate) struct Shared {
     pub(crate) pool: BufferPool,
     pub(crate) throttle: Throttle,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) certificates: Reloader,
     /// How many connections are open.
     pub(crate) connections: AtomicUsize,
     /// Nothing more is read; what is queued is still written.
@@ -83,21 +86,16 @@ impl Broker {
     }
 
     pub(crate) async fn start(builder: BrokerBuilder) -> Result<Self, StartError> {
+        builder.check_options()?;
         let BrokerBuilder { endpoints, listeners, users, stores, config, .. } = builder;
-        config.check()?;
         let config = config.capped();
-        if users.is_empty() && stores.is_empty() {
-            return Err(StartError::NoKeys);
-        }
         let mut store = ChainStore::new();
         store.push(users);
         store.push(stores);
-        if endpoints.is_empty() && listeners.is_empty() {
-            return Err(StartError::NoEndpoint);
-        }
         let (listeners, addrs) = open(endpoints, listeners).await?;
         #[cfg(feature = "exporter")]
         let (mut exporter, _) = open(builder.exporter.into_iter().collect(), Vec::new()).await?;
+        let certificates = listeners.iter().filter_map(|(_, service)| service.tls.clone()).collect();
         let rules = config.rules();
         let throttle = Throttle::new(config.auth_failure_delay);
         let shared = Arc::new(Shared {
@@ -108,18 +106,28 @@ impl Broker {
             pool: BufferPool::default(),
             throttle,
             metrics: Arc::new(Metrics::new(&addrs)),
+            certificates: Reloader::new(certificates),
             connections: AtomicUsize::new(0),
             draining: CancellationToken::new(),
             aborted: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        for (listener, addr) in listeners.into_iter().zip(&addrs) {
-            let endpoint = shared.metrics.listening(*addr);
-            shared.tasks.spawn(listener::run(listener, shared.clone(), endpoint));
+        for ((listener, service), addr) in listeners.into_iter().zip(&addrs) {
+            let listening = shared.metrics.listening(*addr);
+            shared.tasks.spawn(listener::run(listener, Arc::new(service), listening, shared.clone()));
+        }
+        if !shared.certificates.is_empty() {
+            let shared_too = shared.clone();
+            let watching =
+                async move { shared_too.draining.run_until_cancelled(shared_too.certificates.watch()).await };
+            shared.tasks.spawn(watching);
         }
         Ok(Self {
             #[cfg(feature = "exporter")]
-            exporter: exporter.pop().map(|listener| http::Exporter::start(listener, shared.clone())).transpose()?,
+            exporter: exporter
+                .pop()
+                .map(|(listener, _)| http::Exporter::start(listener, shared.clone()))
+                .transpose()?,
             shared,
             addrs,
         })
@@ -171,6 +179,38 @@ impl Broker {
         self.shared.depot.counters.drops()
     }
 
+    /// Reads again what the key stores keep, and the certificates. What cannot be read stays as it was, and is named in the error; the rest
+    /// is replaced.
+    ///
+    /// A store that does not answer within [`auth_timeout`](BrokerBuilder::auth_timeout) has failed. When this is dropped
+    /// before it returns, some stores may not have been read again.
+    pub async fn reload(&self) -> Result<(), ReloadError> {
+        let Shared { config, store, .. } = &*self.shared;
+        let mut failures = Vec::new();
+        match timeout(config.auth_timeout, store.reload()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(cause)) => failures.push(cause.to_string()),
+            Err(_) => failures.push("the key stores did not answer in time".to_owned()),
+        }
+        // Reading files blocks.
+        let shared = self.shared.clone();
+        match tokio::task::spawn_blocking(move || shared.certificates.reload()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(cause)) => failures.push(cause.to_string()),
+            Err(cause) => failures.push(cause.to_string()),
+        }
+        ReloadError::unless_empty(failures)
+    }
+
+    /// Reads the certificates and keys of all TLS endpoints again, for connections that come from now on. It is done by
+    /// itself a second or two after the files have changed; this is for who does not want to wait.
+    ///
+    /// A certificate that cannot be used is not replaced: the first error is returned, and all are logged. Blocks while
+    /// the files are read.
+    pub fn reload_certificates(&self) -> Result<(), TlsError> {
+        self.shared.certificates.reload()
+    }
+
     /// Stops accepting and reading, writes what is queued and the ERROR `The broker is shutting down`, and closes every
     /// connection. What has not been written after [`drain_timeout`](BrokerBuilder::drain_timeout) is lost; a second
     /// later everything has ended.
@@ -217,19 +257,18 @@ fn dev_key() -> Key {
 /// Opens all endpoints, or none.
 async fn open(
     endpoints: Vec<Endpoint>,
-    mut listeners: Vec<TcpListener>,
-) -> Result<(Vec<tokio::net::TcpListener>, Vec<SocketAddr>), StartError> {
-    // Resolving a host name blocks.
-    let opening = tokio::task::spawn_blocking(move || endpoints.iter().map(Endpoint::listen).collect());
+    listeners: Vec<TcpListener>,
+) -> Result<(Vec<(tokio::net::TcpListener, Service)>, Vec<SocketAddr>), StartError> {
+    // Reading files and resolving a host name blocks.
+    let opening = tokio::task::spawn_blocking(move || endpoints.iter().map(Endpoint::open).collect());
     let opened: Result<Vec<_>, _> = opening.await.map_err(|cause| StartError::Listener(io::Error::other(cause)))?;
-    let mut all = opened?;
-    all.append(&mut listeners);
+    let given = listeners.into_iter().map(|listener| Opened { listener, service: Service::default() });
     let mut addrs = Vec::new();
     let mut accepting = Vec::new();
-    for listener in all {
+    for Opened { listener, service } in opened?.into_iter().chain(given) {
         addrs.push(listener.local_addr().map_err(StartError::Listener)?);
         listener.set_nonblocking(true).map_err(StartError::Listener)?;
-        accepting.push(tokio::net::TcpListener::from_std(listener).map_err(StartError::Listener)?);
+        accepting.push((tokio::net::TcpListener::from_std(listener).map_err(StartError::Listener)?, service));
     }
     Ok((accepting, addrs))
 }

@@ -1,4 +1,8 @@
-use std::{fmt, net::TcpListener, time::Duration};
+use std::{
+    fmt, io,
+    net::{SocketAddr, TcpListener},
+    time::Duration,
+};
 
 use hpfeeds::wire::Limits;
 
@@ -194,6 +198,37 @@ impl BrokerBuilder {
     pub fn exporter_endpoint(mut self, endpoint: Endpoint) -> Self {
         self.exporter = Some(endpoint);
         self
+    }
+
+    /// Where the broker would listen, in the order of the endpoints, if everything that [`start`](Self::start) needs is
+    /// there; the address of the exporter comes last. Nothing is opened: an address that is taken shows at the start only,
+    /// and port 0 stays 0.
+    pub async fn check(&self) -> Result<Vec<SocketAddr>, StartError> {
+        self.check_options()?;
+        #[allow(unused_mut, reason = "the exporter is one more, when it is built in")]
+        let mut endpoints = self.endpoints.clone();
+        #[cfg(feature = "exporter")]
+        endpoints.extend(self.exporter.clone());
+        // Resolving a host name blocks.
+        let checking = tokio::task::spawn_blocking(move || endpoints.iter().map(Endpoint::check).collect());
+        let checked: Result<Vec<_>, _> =
+            checking.await.map_err(|cause| StartError::Listener(io::Error::other(cause)))?;
+        let mut addrs = checked?;
+        for listener in &self.listeners {
+            addrs.push(listener.local_addr().map_err(StartError::Listener)?);
+        }
+        Ok(addrs)
+    }
+
+    pub(crate) fn check_options(&self) -> Result<(), StartError> {
+        self.config.check()?;
+        if self.users.is_empty() && self.stores.is_empty() {
+            return Err(StartError::NoKeys);
+        }
+        if self.endpoints.is_empty() && self.listeners.is_empty() {
+            return Err(StartError::NoEndpoint);
+        }
+        Ok(())
     }
 
     /// Opens all endpoints and starts to accept connections, on the runtime that this is called on.

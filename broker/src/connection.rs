@@ -8,12 +8,13 @@ use std::{
 };
 
 use futures::future::poll_fn;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::info;
 
 use crate::{
     broker::Shared,
     config::Config,
+    endpoint::Service,
     handshake::{self, Admitted, SHUTTING_DOWN, error_frame},
     inbound::{End, Inbound},
     listener::Permit,
@@ -27,6 +28,7 @@ use crate::{
 pub(crate) struct Connection {
     pub(crate) socket: Socket,
     pub(crate) peer: SocketAddr,
+    pub(crate) service: Arc<Service>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) permit: Permit,
 }
@@ -36,8 +38,8 @@ pub(crate) struct Connection {
 /// Its parts, and rare or short states, live in boxes of their own: a future holds what is passed to it twice, and
 /// this one is what an idle connection costs.
 pub(crate) async fn serve(mut connection: Box<Connection>) {
-    let Connection { socket, peer, shared, permit } = &mut *connection;
-    let Some(mut inbound) = Box::pin(admit(socket, *peer, shared)).await else {
+    let Connection { socket, peer, service, shared, permit } = &mut *connection;
+    let Some(mut inbound) = Box::pin(admit(socket, *peer, service, shared)).await else {
         return;
     };
     permit.enter(Phase::Session);
@@ -54,9 +56,16 @@ pub(crate) async fn serve(mut connection: Box<Connection>) {
 }
 
 /// The handshake, unless the broker shuts down meanwhile.
-async fn admit(socket: &mut Socket, peer: SocketAddr, shared: &Arc<Shared>) -> Option<Box<Inbound>> {
+async fn admit(socket: &mut Socket, peer: SocketAddr, service: &Service, shared: &Arc<Shared>) -> Option<Box<Inbound>> {
+    let begun = Instant::now();
+    if let Some(certificate) = &service.tls {
+        let securing = pin!(handshake::secure(socket, certificate, peer, shared));
+        if !shared.draining.run_until_cancelled(securing).await.unwrap_or_default() {
+            return None;
+        }
+    }
     // `run_until_cancelled` would hold it twice.
-    let admitted = shared.draining.run_until_cancelled(pin!(handshake::run(socket, peer, shared))).await;
+    let admitted = shared.draining.run_until_cancelled(pin!(handshake::run(socket, peer, begun, shared))).await;
     let Some(admitted) = admitted else {
         if shared.aborted.run_until_cancelled(pin!(handshake::cut(socket, shared))).await.is_none() {
             socket.reset_on_close();
@@ -65,9 +74,9 @@ async fn admit(socket: &mut Socket, peer: SocketAddr, shared: &Arc<Shared>) -> O
     };
     let Admitted { ident, key, received } = admitted?;
     shared.depot.counters.authenticated.add(1);
-    info!(?ident, owner = ?key.owner, %peer, "connected");
+    info!(ident = ident.as_str(), owner = key.owner, %peer, "connected");
     let outbox = Outbox::new(shared.metrics.session(&ident, &key.owner), peer, shared.depot.clone());
-    Some(Box::new(Inbound::new(shared.clone(), ident, key, outbox, received)))
+    Some(Box::new(Inbound::new(shared.clone(), service.mode, ident, key, outbox, received)))
 }
 
 /// Reads and writes at the same time, until there is no more to read or no sense in it.
@@ -112,7 +121,7 @@ async fn farewell(end: End, peer: SocketAddr, read: &mut ReadHalf<'_>, writer: &
         writer.outbox().session().refused();
     }
     let outbox = writer.outbox();
-    info!(ident = ?outbox.ident(), %peer, reason = %end, dropped = outbox.dropped(), "disconnected");
+    info!(ident = outbox.ident().as_str(), %peer, reason = %end, dropped = outbox.dropped(), "disconnected");
 }
 
 /// Writes what is left, says what was wrong, and closes.
@@ -132,7 +141,7 @@ async fn finish(end: &End, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, con
     };
     writer.outbox().close(text.map(|text| error_frame(text, config.limits).freeze()));
     match timeout(deadline, poll_fn(|cx| writer.poll_run(cx))).await {
-        Ok(WriteEnd::Drained) => close(read, writer.half(), matches!(end, End::Refused(_) | End::Slow)).await,
+        Ok(WriteEnd::Drained) => close(read, writer.half(), matches!(end, End::Refused(_) | End::Slow), deadline).await,
         Ok(WriteEnd::Slow | WriteEnd::Failed) | Err(_) => writer.abandon(),
     }
 }

@@ -1,6 +1,6 @@
 use std::{io, net::SocketAddr};
 
-use crate::AuthError;
+use crate::{AuthError, TlsError};
 
 /// Why a broker did not start. Nothing is left half started: what it had opened is closed again.
 ///
@@ -18,14 +18,9 @@ pub enum StartError {
     /// An option makes no sense, alone or together with another.
     #[error("{0}")]
     Option(String),
-    /// The endpoint asks for something that this version cannot do.
-    #[error("endpoint {endpoint:?}: {what} is not supported yet")]
-    Unsupported {
-        /// Which endpoint.
-        endpoint: String,
-        /// What it asks for.
-        what: &'static str,
-    },
+    /// A certificate or key of an endpoint cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The interface of an endpoint is not an address and could not be resolved to one.
     #[error("cannot resolve {interface:?}: {cause}")]
     Resolve {
@@ -56,4 +51,23 @@ pub enum StartError {
     /// A key store could not be opened.
     #[error(transparent)]
     Auth(#[from] AuthError),
+}
+
+/// What [`Broker::reload`](crate::Broker::reload) could not read again. The old stays in use.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", failures.join("; "))]
+pub struct ReloadError {
+    failures: Vec<String>,
+}
+
+impl ReloadError {
+    pub(crate) fn unless_empty(failures: Vec<String>) -> Result<(), Self> {
+        if failures.is_empty() { Ok(()) } else { Err(Self { failures }) }
+    }
+
+    /// One line for each thing, which names it and says what is wrong.
+    #[must_use]
+    pub fn failures(&self) -> &[String] {
+        &self.failures
+    }
 }

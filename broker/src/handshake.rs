@@ -13,6 +13,7 @@ use crate::{
     metrics::{Category, Reason},
     scan,
     socket::{ReadHalf, Socket, WriteHalf, close},
+    tls::Certificate,
 };
 
 /// As many as the Python broker sends.
@@ -65,23 +66,42 @@ impl Cause {
     }
 
     fn log(&self, ident: &Ident, peer: SocketAddr, unlogged: u64) {
+        let ident = ident.as_str();
         match self {
-            Self::UnknownIdent => info!(?ident, %peer, unlogged, "authentication failed: unknown ident"),
-            Self::WrongSecret => info!(?ident, %peer, unlogged, "authentication failed: wrong secret"),
+            Self::UnknownIdent => info!(ident, %peer, unlogged, "authentication failed: unknown ident"),
+            Self::WrongSecret => info!(ident, %peer, unlogged, "authentication failed: wrong secret"),
             Self::Lookup(cause) => {
-                warn!(?ident, %peer, unlogged, %cause, "authentication failed: cannot look up the key");
+                warn!(ident, %peer, unlogged, %cause, "authentication failed: cannot look up the key");
             }
             Self::LookupTimeout => {
-                warn!(?ident, %peer, unlogged, "authentication failed: the key store did not answer in time");
+                warn!(ident, %peer, unlogged, "authentication failed: the key store did not answer in time");
             }
         }
     }
 }
 
-/// Greets a client and finds out who it is. `None` when it may not stay: that has been said to it, and logged.
-pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, shared: &Shared) -> Option<Admitted> {
+/// Speaks TLS with a client. `false` when that has failed, which has been logged: it is the client that has to say why,
+/// and often somebody who looks for something else at this port.
+pub(crate) async fn secure(socket: &mut Socket, certificate: &Certificate, peer: SocketAddr, shared: &Shared) -> bool {
+    let cause = match timeout(shared.config.handshake_timeout, socket.secure(certificate.config())).await {
+        Ok(Ok(())) => return true,
+        Ok(Err(cause)) => cause,
+        Err(_) => io::ErrorKind::TimedOut.into(),
+    };
+    shared.metrics.failed(Reason::Tls);
+    shared.depot.counters.handshake_failures.add(1);
+    debug!(%peer, %cause, "TLS handshake failed");
+    // Not with TLS: the alert that says why is on its way.
     let (mut read, mut write) = socket.split();
-    let failure = match authenticate(&mut read, &mut write, peer, shared).await {
+    close(&mut read, &mut write, true, shared.config.write_timeout).await;
+    false
+}
+
+/// Greets a client and finds out who it is. `None` when it may not stay: that has been said to it, and logged.
+/// What it had to say before, such as TLS, it began at `begun`.
+pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, begun: Instant, shared: &Shared) -> Option<Admitted> {
+    let (mut read, mut write) = socket.split();
+    let failure = match authenticate(&mut read, &mut write, peer, begun, shared).await {
         Ok(admitted) => return Some(admitted),
         Err(failure) => failure,
     };
@@ -90,9 +110,9 @@ pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, shared: &Shared) 
         Failure::Refused(reason, text) => {
             shared.metrics.failed(reason);
             counters.handshake_failures.add(1);
-            info!(%peer, reason = ?text, "handshake failed");
+            info!(%peer, reason = text, "handshake failed");
             say(&mut write, &text, shared).await;
-            close(&mut read, &mut write, true).await;
+            close(&mut read, &mut write, true, shared.config.write_timeout).await;
         }
         Failure::Rejected(ident, cause) => {
             counters.auth_failures.add(1);
@@ -103,7 +123,7 @@ pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, shared: &Shared) 
                 cause.log(&ident, peer, unlogged);
             }
             say(&mut write, &format!("Authentication failed for {ident}"), shared).await;
-            close(&mut read, &mut write, true).await;
+            close(&mut read, &mut write, true, shared.config.write_timeout).await;
         }
         Failure::Gone(cause) => {
             shared.metrics.failed(Reason::Closed);
@@ -118,15 +138,18 @@ pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, shared: &Shared) 
 pub(crate) async fn cut(socket: &mut Socket, shared: &Shared) {
     let (mut read, mut write) = socket.split();
     say(&mut write, SHUTTING_DOWN, shared).await;
-    close(&mut read, &mut write, false).await;
+    close(&mut read, &mut write, false, shared.config.write_timeout).await;
 }
 
 async fn authenticate(
     read: &mut ReadHalf<'_>,
     write: &mut WriteHalf<'_>,
     peer: SocketAddr,
+    begun: Instant,
     shared: &Shared,
 ) -> Result<Admitted, Failure> {
+    let wait = shared.config.handshake_timeout;
+    let left = wait.saturating_sub(begun.elapsed());
     let mut received = BytesMut::with_capacity(BUFFER);
     if let Some(until) = shared.throttle.until(peer.ip(), Instant::now()) {
         shared.metrics.throttled.add(1);
@@ -134,8 +157,7 @@ async fn authenticate(
             return Err(Failure::Gone(None));
         }
     }
-    let wait = shared.config.handshake_timeout;
-    let greeting = timeout(wait, greet(read, write, received, shared)).await;
+    let greeting = timeout(left, greet(read, write, received, shared)).await;
     let late = |_| Failure::Refused(Reason::Timeout, format!("No AUTH within {} s", wait.as_secs_f32()));
     let (nonce, ident, digest, received) = greeting.map_err(late)??;
     let _timing = shared.metrics.auth_seconds.start();

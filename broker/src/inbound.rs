@@ -11,11 +11,13 @@ use bytes::{Buf as _, BytesMut};
 use futures::future::poll_fn;
 use hpfeeds::wire::{Channel, DecodeError, Field, FrameRef, HEADER_LEN, Header, Ident, NameError, Opcode};
 use tokio::time::Instant;
+use tracing::info;
 
 use crate::{
     Key,
     broker::Shared,
     buffer::ReadBuffer,
+    endpoint::Mode,
     metrics::{Category, ChannelSeries, Sizes, Stall},
     outbox::{Offer, Outbox, Run},
     router::{Subscriptions, TopicHandle},
@@ -69,6 +71,7 @@ impl fmt::Display for End {
 /// Reads and acts on the frames of one authenticated client.
 pub(crate) struct Inbound {
     shared: Arc<Shared>,
+    mode: Mode,
     ident: Ident,
     key: Arc<Key>,
     subscriptions: Subscriptions,
@@ -91,6 +94,7 @@ impl Inbound {
     /// `received` is what came after AUTH.
     pub(crate) fn new(
         shared: Arc<Shared>,
+        mode: Mode,
         ident: Ident,
         key: Arc<Key>,
         outbox: Arc<Outbox>,
@@ -98,7 +102,7 @@ impl Inbound {
     ) -> Self {
         outbox.session().received(received.len());
         let subscriptions = Subscriptions::new(shared.router.clone(), outbox);
-        Self { shared, ident, key, subscriptions, routes: Vec::new(), buffer: ReadBuffer::new(received), work: 0 }
+        Self { shared, mode, ident, key, subscriptions, routes: Vec::new(), buffer: ReadBuffer::new(received), work: 0 }
     }
 
     pub(crate) fn outbox(&self) -> &Arc<Outbox> {
@@ -232,13 +236,16 @@ impl Inbound {
             Ok(_) => unreachable!("the opcode is PUBLISH"),
             Err(cause) => return Err(cause.to_string()),
         };
-        let session = self.outbox().session();
+        let (session, peer) = (self.outbox().session(), self.outbox().peer());
         if self.ident != ident {
             session.error(Category::IdentMismatchPub);
+            info!(ident = self.ident.as_str(), %peer, channel, claimed = ident, "denied: publish in another's name");
             return Err(format!("Invalid authkey in message, ident={ident}"));
         }
-        if !self.key.may_publish(channel) {
+        // The same words: clients know them, and the endpoint is as much "here" as the broker.
+        if self.mode == Mode::Subscribe || !self.key.may_publish(channel) {
             session.error(Category::NoPubPermission);
+            info!(ident, %peer, channel, "denied: publish");
             return Err(format!("Authkey not allowed to pub here. ident={ident}, chan={channel}"));
         }
         let names = scan::names(body, ident, channel).into();
@@ -250,8 +257,10 @@ impl Inbound {
     fn subscription(&mut self, header: Header) -> Result<(), String> {
         let body = scan::body(&self.buffer.bytes, header).unwrap_or_default();
         match FrameRef::parse(header.opcode, body).map_err(|cause| cause.to_string())? {
-            FrameRef::Subscribe { channel, .. } if !self.key.may_subscribe(channel) => {
+            FrameRef::Subscribe { channel, .. } if self.mode == Mode::Publish || !self.key.may_subscribe(channel) => {
                 self.outbox().session().error(Category::NoSubPermission);
+                let peer = self.outbox().peer();
+                info!(ident = self.ident.as_str(), %peer, channel, "denied: subscribe");
                 return Err(format!("Authkey not allowed to sub here. ident={}, chan={channel}", self.ident));
             }
             FrameRef::Subscribe { channel, .. } => {

@@ -50,6 +50,8 @@ mod handshake;
 #[cfg(feature = "exporter")]
 mod http;
 mod inbound;
+#[cfg(feature = "keys")]
+pub mod keys;
 mod listener;
 mod metrics;
 mod outbox;
@@ -58,16 +60,22 @@ mod scan;
 mod socket;
 mod stats;
 mod throttle;
+mod tls;
 mod writer;
 
-pub use auth::{AuthError, AuthStore, ChainStore, EnvStore, JsonStore, Key, Lookup, MemoryStore};
+pub use auth::{AuthError, AuthStore, ChainStore, EnvStore, JsonStore, Key, Lookup, MemoryStore, Reload};
+#[cfg(feature = "sql")]
+pub use auth::{DatabaseAddress, SqlStore};
+#[cfg(feature = "mongodb")]
+pub use auth::{MongoAddress, MongoStore};
 pub use broker::Broker;
 pub use builder::BrokerBuilder;
 pub use config::SlowPolicy;
-pub use endpoint::{Endpoint, EndpointError};
-pub use error::StartError;
+pub use endpoint::{ClientAuth, Endpoint, EndpointError, Keepalive, Mode};
+pub use error::{ReloadError, StartError};
 pub use metrics::Exposition;
 pub use stats::{Dropped, Stats};
+pub use tls::TlsError;
 
 #[doc(no_inline)]
 pub use hpfeeds::wire::{Pattern, Secret};

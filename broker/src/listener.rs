@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 use crate::{
     broker::Shared,
     connection::{self, Connection},
+    endpoint::Service,
     handshake::error_frame,
     metrics::{Connected, Listening, Phase},
     socket::Socket,
@@ -26,14 +27,14 @@ const MIN_BACKOFF: Duration = Duration::from_millis(10);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
 /// Accepts connections until the broker shuts down. No error ends it.
-pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>, endpoint: Listening) {
+pub(crate) async fn run(listener: TcpListener, service: Arc<Service>, listening: Listening, shared: Arc<Shared>) {
     let accepting = async {
         let mut backoff = MIN_BACKOFF;
         loop {
             match listener.accept().await {
                 Ok((tcp, peer)) => {
                     backoff = MIN_BACKOFF;
-                    admit(tcp, peer, &shared, &endpoint);
+                    admit(tcp, peer, &service, &listening, &shared);
                 }
                 Err(cause) if is_about_one_connection(&cause) => debug!(%cause, "a connection was gone already"),
                 Err(cause) => {
@@ -52,26 +53,32 @@ fn is_about_one_connection(cause: &io::Error) -> bool {
     matches!(cause.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-fn admit(tcp: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, endpoint: &Listening) {
-    match Permit::take(shared, endpoint) {
+fn admit(tcp: TcpStream, peer: SocketAddr, service: &Arc<Service>, listening: &Listening, shared: &Arc<Shared>) {
+    match Permit::take(shared, listening) {
         Some(permit) => {
             shared.depot.counters.accepted.add(1);
-            match Socket::new(tcp) {
+            match Socket::new(tcp, service.keepalive) {
                 Ok(socket) => {
-                    let connection = Connection { socket, peer, shared: shared.clone(), permit };
-                    shared.tasks.spawn(connection::serve(Box::new(connection)));
+                    let (service, shared) = (service.clone(), shared.clone());
+                    let tasks = shared.tasks.clone();
+                    let connection = Connection { socket, peer, service, shared, permit };
+                    tasks.spawn(connection::serve(Box::new(connection)));
                 }
                 Err(cause) => debug!(%peer, %cause, "gone before it was greeted"),
             }
         }
-        None => turn_away(&tcp, peer, shared),
+        None => turn_away(&tcp, peer, service, shared),
     }
 }
 
 /// Says why in one try: there is no room for a task that would wait.
-fn turn_away(tcp: &TcpStream, peer: SocketAddr, shared: &Shared) {
+fn turn_away(tcp: &TcpStream, peer: SocketAddr, service: &Service, shared: &Shared) {
     shared.depot.counters.rejected.add(1);
     debug!(%peer, "too many connections");
+    if service.tls.is_some() {
+        // Saying it would take a handshake, which is what there is no room for.
+        return;
+    }
     let frame = error_frame("Too many connections", shared.config.limits);
     let socket = socket2::SockRef::from(tcp);
     // The send buffer of a new connection has room, and if not, it is told nothing.

@@ -3,32 +3,33 @@
 mod cli;
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     process::ExitCode,
 };
 
 use hpfeeds_broker::{Broker, StartError};
-use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::LevelFilter;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 fn main() -> ExitCode {
     let cli = match cli::Cli::read() {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    let level = if cli.debug { LevelFilter::DEBUG } else { LevelFilter::INFO };
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_max_level(level)
-        .with_target(false)
-        .init();
-    // As many connections as the system allows; when that is too few, accepting waits and says so.
-    let _ = rlimit::increase_nofile_limit(u64::MAX);
-    match cli.runtime().map_err(Into::into).and_then(|runtime| runtime.block_on(run(&cli))) {
-        Ok(()) => ExitCode::SUCCESS,
+    if let Some(cli::Command::Keys(keys)) = &cli.command {
+        return match cli.runtime().map_err(Into::into).and_then(|runtime| runtime.block_on(keys.run())) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(cause) => {
+                eprintln!("hpfeeds-broker: {cause}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    cli.logging.start();
+    match serve(&cli) {
+        Ok(code) => code,
         Err(cause) => {
-            eprintln!("hpfeeds-broker: {cause}");
+            cli.logging.fatal(&*cause);
             // An option that makes no sense is the same fault as one that cannot be read.
             let usage = matches!(cause.downcast_ref(), Some(StartError::Option(_)));
             if usage { ExitCode::from(2) } else { ExitCode::FAILURE }
@@ -36,26 +37,90 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: &cli::Cli) -> Result<(), Box<dyn std::error::Error>> {
-    // Before anything is printed: whoever reads that may signal at once.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let broker = cli.builder()?.start().await?;
-    match announce(cli, &broker) {
-        // Nobody reads it, which is no reason to stop.
-        Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => {}
-        announced => announced?,
-    }
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
-    }
-    broker.shutdown().await;
-    Ok(())
+fn serve(cli: &cli::Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let runtime = cli.runtime()?;
+    let done = if cli.config.check_config {
+        runtime.block_on(check(cli))
+    } else {
+        // As many connections as the system allows; when that is too few, accepting waits and says so.
+        let _ = rlimit::increase_nofile_limit(u64::MAX);
+        runtime.block_on(run(cli))
+    };
+    // A name that is still being resolved, say, is not waited for.
+    runtime.shutdown_background();
+    done
 }
 
-fn announce(cli: &cli::Cli, broker: &Broker) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+async fn check(cli: &cli::Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let addrs = cli.builder().await?.check().await?;
+    print(|out| {
+        writeln!(out, "configuration is valid")?;
+        cli.endpoints().iter().zip(addrs).try_for_each(|(it, addr)| writeln!(out, "would listen on {addr} ({it})"))
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run(cli: &cli::Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    // Before anything is printed: whoever reads that may signal at once.
+    let mut stop = Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
+    let mut hangup = signal(SignalKind::hangup())?;
+    let broker = cli.builder().await?.start().await?;
+    print(|out| announce(out, cli, &broker))?;
+    notify(NotifyState::Ready);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), endpoints = ?broker.local_addrs(), "started");
+    tokio::select! {
+        (name, _) = stop.recv() => tracing::info!("{name}: stopping"),
+        () = reload(&broker, &mut hangup) => {}
+    }
+    notify(NotifyState::Stopping);
+    tokio::select! {
+        () = broker.shutdown() => Ok(ExitCode::SUCCESS),
+        (name, code) = stop.recv() => {
+            tracing::warn!("{name} again: ending at once");
+            Ok(ExitCode::from(code))
+        }
+    }
+}
+
+/// The signals that end the broker.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    /// The name of the next one, and the exit code of what it has cut short, as shells have it.
+    async fn recv(&mut self) -> (&'static str, u8) {
+        tokio::select! {
+            _ = self.terminate.recv() => ("SIGTERM", 128 + 15),
+            _ = self.interrupt.recv() => ("SIGINT", 128 + 2),
+        }
+    }
+}
+
+/// Reloads at each SIGHUP.
+async fn reload(broker: &Broker, hangup: &mut Signal) {
+    while hangup.recv().await.is_some() {
+        match broker.reload().await {
+            Ok(()) => tracing::info!("reloaded"),
+            Err(failed) => {
+                for cause in failed.failures() {
+                    tracing::error!(cause, "cannot reload: the old stays in use");
+                }
+            }
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
+/// Tells the supervisor, if there is one that wants to know.
+fn notify(state: NotifyState<'_>) {
+    if let Err(cause) = sd_notify::notify(&[state]) {
+        tracing::warn!(%cause, "cannot notify the supervisor");
+    }
+}
+
+fn announce(out: &mut dyn io::Write, cli: &cli::Cli, broker: &Broker) -> io::Result<()> {
     for addr in broker.local_addrs() {
         writeln!(out, "listening on {addr}")?;
     }
@@ -65,5 +130,15 @@ fn announce(cli: &cli::Cli, broker: &Broker) -> io::Result<()> {
     if cli.dev {
         out.write_all(cli::hints(broker.local_addr()).as_bytes())?;
     }
-    out.flush()
+    Ok(())
+}
+
+/// Prints to stdout.
+fn print(text: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match text(&mut out).and_then(|()| out.flush()) {
+        // Nobody reads it, which is no reason to stop.
+        Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
+    }
 }

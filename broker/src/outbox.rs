@@ -157,6 +157,10 @@ impl Outbox {
         &self.session
     }
 
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
     /// Queues a run, or says what else to do with it.
     pub(crate) fn offer(&self, run: &Run, now: Instant) -> Offer {
         let mut state = self.lock();
@@ -360,7 +364,7 @@ impl Outbox {
                     self.session.deadline();
                     // Now it has a deadline to wait for.
                     self.writer.wake();
-                    warn!(ident = ?self.ident(), peer = %self.peer, queued = state.queued, deadline = ?rules.deadline,
+                    warn!(ident = self.ident().as_str(), peer = %self.peer, queued = state.queued, deadline = ?rules.deadline,
                         "slow subscriber is at its high mark: its messages are dropped");
                 }
                 false
@@ -395,14 +399,14 @@ impl Outbox {
             self.depot.counters.unqueued.add(messages);
         }
         if let Some(dropped) = state.drops.count(messages, now) {
-            warn!(ident = ?self.ident(), peer = %self.peer, ?channel, dropped, total = state.drops.total,
+            warn!(ident = self.ident().as_str(), peer = %self.peer, channel, dropped, total = state.drops.total,
                 "messages dropped for a slow subscriber");
         }
     }
 
     fn log_recovery(&self) {
         self.session.recovered();
-        info!(ident = ?self.ident(), peer = %self.peer, "slow subscriber has recovered");
+        info!(ident = self.ident().as_str(), peer = %self.peer, "slow subscriber has recovered");
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -66,6 +66,8 @@ impl<'a> Writer<'a> {
                         return Poll::Pending;
                     }
                     self.timer = None;
+                    let committed = self.half.committed();
+                    self.advance(committed);
                     self.outbox.expire(&mut self.taken, self.written, Instant::now());
                     // What is left of the first run may be written already.
                     self.advance(0);
@@ -150,7 +152,7 @@ mod tests {
     async fn a_last_word_is_written_when_the_deadline_falls_between_two_frames() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut socket = Socket::new(listener.accept().await.unwrap().0).unwrap();
+        let mut socket = Socket::new(listener.accept().await.unwrap().0, None).unwrap();
         let (_read, mut write) = socket.split();
         // The system takes no more.
         let mut filled = 0;

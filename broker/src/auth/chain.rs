@@ -1,6 +1,6 @@
 use std::{fmt, sync::Arc};
 
-use super::{AuthStore, Lookup};
+use super::{AuthStore, Lookup, Reload};
 
 /// Several stores: the first that knows the ident decides.
 ///
@@ -47,11 +47,24 @@ impl AuthStore for ChainStore {
             Ok(None)
         })
     }
+
+    /// Reloads every store, also after one has failed; the error is the first.
+    fn reload(&self) -> Reload<'_> {
+        Box::pin(async move {
+            let mut result = Ok(());
+            for store in &self.stores {
+                result = result.and(store.reload().await);
+            }
+            result
+        })
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
     use super::*;
     use crate::{AuthError, Key, MemoryStore};
 
@@ -61,6 +74,38 @@ mod tests {
         fn lookup<'a>(&'a self, _: &'a str) -> Lookup<'a> {
             Box::pin(async { Err(AuthError::new("down")) })
         }
+
+        fn reload(&self) -> Reload<'_> {
+            Box::pin(async { Err(AuthError::new("still down")) })
+        }
+    }
+
+    /// Counts reloads.
+    #[derive(Default)]
+    struct Counted(AtomicUsize);
+
+    impl AuthStore for Arc<Counted> {
+        fn lookup<'a>(&'a self, _: &'a str) -> Lookup<'a> {
+            Box::pin(async { Ok(None) })
+        }
+
+        fn reload(&self) -> Reload<'_> {
+            self.0.fetch_add(1, Relaxed);
+            Box::pin(async { Ok(()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn every_store_is_reloaded_also_after_one_that_fails() {
+        let counted = Arc::new(Counted::default());
+        let mut chain = ChainStore::new();
+        chain.push(store(&["a"], "memory"));
+        chain.push(counted.clone());
+        chain.reload().await.unwrap();
+        chain.push(Broken);
+        chain.push(counted.clone());
+        assert_eq!(chain.reload().await.unwrap_err().to_string(), "still down");
+        assert_eq!(counted.0.load(Relaxed), 3);
     }
 
     fn store(idents: &[&str], owner: &str) -> MemoryStore {

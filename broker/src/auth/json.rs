@@ -1,13 +1,19 @@
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, mpsc},
 };
 
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value};
+use tokio::task::spawn_blocking;
+use tracing::info;
 
-use super::{AuthError, AuthStore, Key, Lookup, MemoryStore};
+use super::{
+    AuthError, AuthStore, Entry, Key, Lookup, MemoryStore, Reload,
+    entry::kind,
+    watch::{self, Signature},
+};
 
 /// Keys in a JSON file, as the Python broker reads it:
 ///
@@ -16,8 +22,19 @@ use super::{AuthError, AuthStore, Key, Lookup, MemoryStore};
 /// ```
 ///
 /// All four fields are required; others are ignored. The lists hold channels or patterns.
+///
+/// A change of the file is seen within about a second and a half, also when another file takes its name, or that of a
+/// folder or link on its path, as the secrets of Kubernetes do. A file that cannot be read or is wrong changes nothing:
+/// the keys stay as they were, and the log says why.
 #[derive(Debug)]
 pub struct JsonStore {
+    file: Arc<File>,
+    /// Ends the thread that watches the file when it is dropped.
+    _watched: mpsc::Sender<()>,
+}
+
+#[derive(Debug)]
+struct File {
     path: PathBuf,
     /// Replaced as a whole, so that a lookup sees either the old or the new file.
     keys: ArcSwap<MemoryStore>,
@@ -27,22 +44,56 @@ impl JsonStore {
     /// Reads the file. The error names the file, and the line or the ident and field that is wrong.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, AuthError> {
         let path = path.into();
+        // Before it is read: a change meanwhile is seen as one.
+        let signature = Signature::of(&path);
         let keys = ArcSwap::from_pointee(load(&path)?);
-        Ok(Self { path, keys })
+        let file = Arc::new(File { path, keys });
+        let watched = watch::spawn(signature, &file.path, {
+            let file = file.clone();
+            move || {
+                let keys = file.reload()?;
+                info!(file = %file.path.display(), keys, "the keys have been read again");
+                Ok(())
+            }
+        });
+        let watched = watched
+            .map_err(|cause| AuthError::new(format_args!("{}: cannot watch it: {cause}", file.path.display())))?;
+        Ok(Self { file, _watched: watched })
     }
 
     /// Reads the file again. On an error the old keys stay.
     ///
     /// Connections that have authenticated keep what they were allowed then.
     pub fn reload(&self) -> Result<(), AuthError> {
-        self.keys.store(Arc::new(load(&self.path)?));
-        Ok(())
+        self.file.reload().map(drop)
+    }
+}
+
+impl File {
+    /// Returns how many keys there are now.
+    fn reload(&self) -> Result<usize, AuthError> {
+        let keys = load(&self.path)?;
+        let count = keys.len();
+        self.keys.store(Arc::new(keys));
+        Ok(count)
+    }
+
+    fn get(&self, ident: &str) -> Option<Arc<Key>> {
+        self.keys.load().get(ident)
     }
 }
 
 impl AuthStore for JsonStore {
     fn lookup<'a>(&'a self, ident: &'a str) -> Lookup<'a> {
-        Box::pin(async move { Ok(self.keys.load().get(ident)) })
+        Box::pin(async move { Ok(self.file.get(ident)) })
+    }
+
+    fn reload(&self) -> Reload<'_> {
+        let file = self.file.clone();
+        Box::pin(async move {
+            let read = spawn_blocking(move || file.reload().map(drop)).await;
+            read.unwrap_or_else(|cause| Err(AuthError::new(cause)))
+        })
     }
 }
 
@@ -53,54 +104,27 @@ fn load(path: &Path) -> Result<MemoryStore, AuthError> {
 }
 
 fn parse(text: &[u8]) -> Result<MemoryStore, String> {
-    let root: Value = serde_json::from_slice(text).map_err(|cause| cause.to_string())?;
-    let Value::Object(users) = root else {
-        return Err(format!("must hold an object of idents, not {}", kind(&root)));
-    };
-    users.iter().map(|(ident, entry)| key(ident, entry)).collect()
-}
-
-fn key(ident: &str, entry: &Value) -> Result<Key, String> {
-    let Value::Object(entry) = entry else {
-        return Err(format!("user {ident:?}: must be an object, not {}", kind(entry)));
-    };
-    let read = || {
-        let (owner, secret) = (text(entry, "owner")?, text(entry, "secret")?);
-        let (pubchans, subchans) = (channels(entry, "pubchans")?, channels(entry, "subchans")?);
-        let key = Key::new(ident, secret).map_err(|cause| format!("the ident {cause}"))?.owner(owner);
-        let key = key.publish(pubchans).map_err(|cause| format!("a channel in \"pubchans\" {cause}"))?;
-        key.subscribe(subchans).map_err(|cause| format!("a channel in \"subchans\" {cause}"))
-    };
-    read().map_err(|cause| format!("user {ident:?}: {cause}"))
-}
-
-fn field<'a>(entry: &'a Map<String, Value>, name: &str) -> Result<&'a Value, String> {
-    entry.get(name).ok_or_else(|| format!("{name:?} is missing"))
-}
-
-fn text<'a>(entry: &'a Map<String, Value>, name: &str) -> Result<&'a str, String> {
-    let value = field(entry, name)?;
-    value.as_str().ok_or_else(|| format!("{name:?} must be a string, not {}", kind(value)))
-}
-
-/// The entries of a list. Empty ones are passed over: they stand in real files and match no channel.
-fn channels<'a>(entry: &'a Map<String, Value>, name: &str) -> Result<Vec<&'a str>, String> {
-    let value = field(entry, name)?;
-    let list = value.as_array().ok_or_else(|| format!("{name:?} must be a list of strings, not {}", kind(value)))?;
-    let entries = list.iter().map(|value| {
-        value.as_str().ok_or_else(|| format!("{name:?} must hold strings only, but holds {}", kind(value)))
+    let keys = entries(text)?.into_iter().map(|entry| {
+        let key = entry.key(["pubchans", "subchans"]);
+        key.map_err(|cause| format!("user {:?}: {cause}", entry.ident))
     });
-    entries.filter(|entry| entry.as_ref() != Ok(&"")).collect()
+    keys.collect()
 }
 
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
+/// What a file in this format holds, in the order of the idents.
+pub(crate) fn entries(text: &[u8]) -> Result<Vec<Entry>, String> {
+    let root = object(text)?;
+    let entries = root
+        .iter()
+        .map(|(ident, entry)| Entry::from_json(ident, entry).map_err(|cause| format!("user {ident:?}: {cause}")));
+    entries.collect()
+}
+
+/// The file as it is.
+pub(crate) fn object(text: &[u8]) -> Result<Map<String, Value>, String> {
+    match serde_json::from_slice(text).map_err(|cause| cause.to_string())? {
+        Value::Object(root) => Ok(root),
+        other => Err(format!("must hold an object of idents, not {}", kind(&other))),
     }
 }
 
@@ -157,10 +181,10 @@ mod tests {
         fs::write(&file, "{").unwrap();
         let error = store.reload().unwrap_err().to_string();
         assert!(error.starts_with(&file.path().display().to_string()), "{error}");
-        assert!(store.keys.load().get("bob").is_some());
+        assert!(store.file.get("bob").is_some());
         fs::write(&file, "{}").unwrap();
         store.reload().unwrap();
-        assert!(store.keys.load().get("bob").is_none());
+        assert!(store.file.get("bob").is_none());
     }
 
     #[test]

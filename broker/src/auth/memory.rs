@@ -28,6 +28,12 @@ impl MemoryStore {
         self.keys.is_empty()
     }
 
+    /// How many keys there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
     pub(crate) fn get(&self, ident: &str) -> Option<Arc<Key>> {
         self.keys.get(ident).cloned()
     }

@@ -1,18 +1,35 @@
 //! Who may connect, and what they may do.
 
 mod chain;
+mod entry;
 mod env;
-mod json;
+pub(crate) mod json;
 mod memory;
+#[cfg(feature = "mongodb")]
+mod mongo;
+#[cfg(feature = "sql")]
+pub(crate) mod sql;
+mod watch;
 
 use std::{error, fmt, pin::Pin, sync::Arc};
 
 use hpfeeds::wire::{Ident, NameError, Pattern, Secret};
 
+#[cfg(feature = "keys")]
+pub use self::entry::Entry;
+#[cfg(not(feature = "keys"))]
+use self::entry::Entry;
+#[cfg(feature = "mongodb")]
+pub use self::mongo::{MongoAddress, MongoStore};
+#[cfg(feature = "sql")]
+pub use self::sql::{DatabaseAddress, SqlStore};
 pub use self::{chain::ChainStore, env::EnvStore, json::JsonStore, memory::MemoryStore};
 
 /// What [`AuthStore::lookup`] returns: a future that can be kept in a box.
 pub type Lookup<'a> = Pin<Box<dyn Future<Output = Result<Option<Arc<Key>>, AuthError>> + Send + 'a>>;
+
+/// What [`AuthStore::reload`] returns.
+pub type Reload<'a> = Pin<Box<dyn Future<Output = Result<(), AuthError>> + Send + 'a>>;
 
 /// Where the broker finds the keys.
 ///
@@ -46,6 +63,12 @@ pub type Lookup<'a> = Pin<Box<dyn Future<Output = Result<Option<Arc<Key>>, AuthE
 pub trait AuthStore: Send + Sync + 'static {
     /// The key of an ident, or `None` when the store does not know it.
     fn lookup<'a>(&'a self, ident: &'a str) -> Lookup<'a>;
+
+    /// Reads anew what the store keeps in memory. On an error it stays as it was. The default, for stores that look
+    /// each ident up where it is, does nothing.
+    fn reload(&self) -> Reload<'_> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// An authkey: who somebody is and what they may do.

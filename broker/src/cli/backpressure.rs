@@ -11,11 +11,14 @@ use super::values::{parse_seconds, parse_size};
 #[command(next_help_heading = "Slow subscribers")]
 pub(crate) struct Backpressure {
     /// Publishers wait while a subscriber that keeps up has more than this queued
+    ///
+    /// TCP then slows them down, and nothing is lost.
     #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = parse_size)]
     low_mark: usize,
 
-    /// A subscriber that drains less than this in a second, while there is more than --low-mark, is slow: after a
-    /// few seconds, nobody waits for it
+    /// A subscriber that drains less than this in a second is slow
+    ///
+    /// That is measured while more than --low-mark is queued, for three seconds at 64k. After that nobody waits for it.
     #[arg(long, value_name = "SIZE", default_value = "64k", value_parser = parse_size)]
     floor_rate: usize,
 
@@ -23,16 +26,22 @@ pub(crate) struct Backpressure {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     high_mark: Option<usize>,
 
-    /// What happens to a slow subscriber at --high-mark: disconnect drops its new messages and disconnects it after
-    /// --slow-deadline; drop-oldest drops the oldest and keeps it
+    /// What happens to a slow subscriber at --high-mark
+    ///
+    /// disconnect drops its new messages and disconnects it after --slow-deadline, as the Python broker does;
+    /// drop-oldest drops the oldest and keeps it connected.
     #[arg(long, value_name = "POLICY", default_value = "disconnect")]
     slow_policy: Policy,
 
-    /// How long a slow subscriber may take to fall below --low-mark again, or to drain --floor-rate
+    /// How long a slow subscriber may take to recover
+    ///
+    /// It has recovered when it has fallen below --low-mark, or drains --floor-rate again.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
     slow_deadline: Duration,
 
     /// The most that is queued for all subscribers together
+    ///
+    /// At this bound the marks of every subscriber count as reached.
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
     max_buffered: usize,
 }

@@ -1,9 +1,9 @@
 //! Where the broker listens.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use hpfeeds_broker::{Endpoint, EndpointError};
-
-use super::values::unsupported;
 
 /// The port that hpfeeds clients try by default.
 const PORT: u16 = 20000;
@@ -19,26 +19,50 @@ pub(crate) struct Listen {
     #[arg(short, long, conflicts_with_all = ["bind", "endpoint"])]
     port: Option<u16>,
 
-    /// Listen on an endpoint such as tcp:interface=0.0.0.0:port=20000:device=eth0 (repeatable)
-    #[arg(short, long, value_name = "ENDPOINT", value_parser = parse_endpoint)]
+    /// Listen on an endpoint (repeatable): tcp or tls, and keys with values, such as
+    /// tcp:interface=0.0.0.0:port=20000:device=eth0 or tls:port=20001:key=key.pem:cert=cert.pem
+    ///
+    /// Keys: port (required); interface (an address; the colons of IPv6 as \:); device (one network interface, Linux);
+    /// mode=publish or subscribe (the other is refused there); backlog=N; reuseport=yes (several brokers share the
+    /// port); recvbuf=SIZE and sendbuf=SIZE (the system's buffers of each connection);
+    /// keepalive=IDLE[,INTERVAL,PROBES] in seconds, or off [default: 10,5,3].
+    /// Of tls also: key and cert (PEM files) [default: key.pem, cert.pem]; chain (certificates sent after cert);
+    /// clientca (clients need a certificate that one of these signed); clientauth=optional (or none at all).
+    /// Certificates are read again when they change.
+    #[arg(short, long, value_name = "ENDPOINT", value_parser = parse_endpoint, verbatim_doc_comment)]
     endpoint: Vec<Endpoint>,
 
-    #[arg(long, hide = true, value_parser = unsupported)]
-    tlscert: Option<String>,
+    /// Speak TLS on --bind (or the default address) with this certificate, a PEM file; see --endpoint for more
+    #[arg(long, value_name = "FILE", requires = "tlskey")]
+    tlscert: Option<PathBuf>,
 
-    #[arg(long, hide = true, value_parser = unsupported)]
-    tlskey: Option<String>,
+    /// The key of --tlscert, a PEM file
+    #[arg(long, value_name = "FILE", requires = "tlscert")]
+    tlskey: Option<PathBuf>,
 }
 
 impl Listen {
     /// Where to listen; `dev` when nothing says so for everybody.
     pub(crate) fn endpoints(&self, dev: bool) -> Vec<Endpoint> {
-        let mut endpoints: Vec<_> = self.bind.iter().chain(&self.endpoint).cloned().collect();
-        if endpoints.is_empty() {
+        let mut legacy = self.bind.clone();
+        if legacy.is_none() && self.endpoint.is_empty() {
             let interface = if dev { "127.0.0.1" } else { "0.0.0.0" };
-            endpoints.push(Endpoint::tcp(interface, self.port.unwrap_or(PORT)));
+            legacy = Some(Endpoint::tcp(interface, self.port.unwrap_or(PORT)));
         }
-        endpoints
+        if let (Some(cert), Some(key)) = (&self.tlscert, &self.tlskey) {
+            legacy = legacy.map(|endpoint| endpoint.with_tls(cert, key));
+        }
+        legacy.into_iter().chain(self.endpoint.iter().cloned()).collect()
+    }
+
+    /// What clap cannot say about single arguments.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        if self.tlscert.is_some() && self.bind.is_none() && !self.endpoint.is_empty() {
+            return Err(
+                "--tlscert is for --bind, which is not given: endpoints name their own (tls:port=…:cert=…:key=…)",
+            );
+        }
+        Ok(())
     }
 }
 

@@ -1,9 +1,12 @@
 //! The command line: one group of arguments a file.
 
 mod backpressure;
+mod config_file;
 mod exporter;
+mod keys;
 mod limits;
 mod listen;
+mod logging;
 mod store;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
@@ -11,18 +14,40 @@ mod tests;
 mod values;
 
 use std::{
-    io,
+    env, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
 };
 
-use clap::{Parser, error::ErrorKind};
+use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use hpfeeds_broker::{AuthError, Broker, BrokerBuilder, Endpoint};
 use tokio::runtime::{self, Runtime};
 
 use self::{
-    backpressure::Backpressure, exporter::Exporter, limits::Limits, listen::Listen, store::Store, values::parse_threads,
+    backpressure::Backpressure,
+    config_file::ConfigFile,
+    exporter::Exporter,
+    keys::KeysCommand,
+    limits::Limits,
+    listen::Listen,
+    logging::Logging,
+    store::{Store, StoreParser},
+    values::parse_threads,
 };
+
+const AFTER_HELP: &str = "\
+Signals:
+  SIGHUP           reads the keys and certificates again; what cannot be read stays as it was
+  SIGTERM, SIGINT  stop: subscribers get what is queued for them, for at most --write-timeout; again: end at once
+
+Exit codes:
+  0 stopped, or the configuration is valid; 1 it could not start; 2 wrong arguments or configuration file;
+  130 or 143 a second SIGINT or SIGTERM cut the end short
+
+Examples:
+  hpfeeds-broker --dev                                try it out
+  hpfeeds-broker --bind 0.0.0.0:20000 --auth env      as the image of the Python broker runs
+  hpfeeds-broker --config broker.toml --check-config  what is wrong, or where it would listen";
 
 /// An hpfeeds broker: a drop-in replacement for the Python one.
 ///
@@ -33,31 +58,37 @@ use self::{
 /// two buffers of 256k, or of one message if that is longer; an idle one costs about 2k, and some hundred bytes for
 /// each of at most --max-subscriptions.
 #[derive(Debug, Parser)]
-#[command(name = "hpfeeds-broker", version, max_term_width = 100)]
+#[command(name = "hpfeeds-broker", version, max_term_width = 100, after_long_help = AFTER_HELP)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+
     #[command(flatten)]
     listen: Listen,
 
-    /// Where the keys are: env, or a file that ends in .json (repeatable; the first that knows an ident decides)
-    #[arg(long, value_name = "STORE")]
+    /// Where the keys are (repeatable; the first that knows an ident decides) [default: sqlite]
+    ///
+    /// env: the environment, as the Python broker reads it. A file that ends in .json. sqlite: the file sqlite.db in the
+    /// working directory, or a file that ends in .db, .sqlite or .sqlite3. database+postgresql://…, database+mysql://…
+    /// or database+sqlite:///…, and mongodb://…, if built in.
+    #[arg(long, value_name = "STORE", value_parser = StoreParser, help_heading = "Keys")]
     auth: Vec<Store>,
 
     /// A throwaway broker for tests: loopback only, ident and secret "dev", everything allowed
-    #[arg(long, conflicts_with = "auth")]
+    #[arg(long, conflicts_with = "auth", help_heading = "Keys")]
     pub(crate) dev: bool,
 
     /// The name that clients are greeted with
-    #[arg(long, default_value = "hpfeeds")]
+    #[arg(long, default_value = "hpfeeds", help_heading = "General")]
     name: String,
 
-    /// How many threads serve connections. One moves millions of messages a second, at the lowest cost for each; more
-    /// help when it is busy all the time, say because very many clients connect
-    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_threads)]
+    /// How many threads serve connections
+    ///
+    /// One moves millions of messages a second, at the lowest cost for each; more help when it is busy all the time, say
+    /// because very many clients connect.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_threads, help_heading = "General")]
     threads: usize,
-
-    /// Log more
-    #[arg(long)]
-    pub(crate) debug: bool,
 
     #[command(flatten)]
     exporter: Exporter,
@@ -67,13 +98,26 @@ pub(crate) struct Cli {
 
     #[command(flatten)]
     backpressure: Backpressure,
+
+    #[command(flatten)]
+    pub(crate) logging: Logging,
+
+    #[command(flatten)]
+    pub(crate) config: ConfigFile,
+}
+
+/// What it does instead of running a broker.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Keys(KeysCommand),
 }
 
 impl Cli {
-    /// The arguments of this process. Otherwise what they ask for has been printed: help, or one line that says what
+    /// The arguments of this process and of the file that they name. Otherwise what they ask for has been printed: help, or one line that says what
     /// is wrong with them.
     pub(crate) fn read() -> Result<Self, ExitCode> {
-        Self::try_parse().and_then(Self::checked).map_err(|error| {
+        let arguments = config_file::expand(&Self::command(), env::args_os().collect());
+        arguments.and_then(Self::try_parse_from).and_then(Self::checked).map_err(|error| {
             if let ErrorKind::DisplayHelp | ErrorKind::DisplayVersion = error.kind() {
                 // A closed pipe is no reason to fail.
                 let _ = error.print();
@@ -84,11 +128,10 @@ impl Cli {
         })
     }
 
-    fn checked(self) -> Result<Self, clap::Error> {
+    fn checked(mut self) -> Result<Self, clap::Error> {
+        self.listen.check().map_err(|text| clap::Error::raw(ErrorKind::MissingRequiredArgument, text))?;
         if self.auth.is_empty() && !self.dev {
-            let text = "nobody could authenticate: use --auth env, --auth users.json or --dev \
-                        (sqlite, the default of the Python broker, is not supported yet)";
-            return Err(clap::Error::raw(ErrorKind::MissingRequiredArgument, text));
+            self.auth.push(Store::usual());
         }
         if self.dev
             && let Some(endpoint) = self.endpoints().iter().find(|endpoint| !is_loopback(endpoint))
@@ -99,11 +142,11 @@ impl Cli {
         Ok(self)
     }
 
-    /// The broker that the arguments describe. Reads the files that they name.
-    pub(crate) fn builder(&self) -> Result<BrokerBuilder, AuthError> {
+    /// The broker that the arguments describe. Reads the files and connects to the databases that they name.
+    pub(crate) async fn builder(&self) -> Result<BrokerBuilder, AuthError> {
         let mut builder = if self.dev { Broker::dev_builder() } else { Broker::builder() };
         for store in &self.auth {
-            builder = store.add_to(builder)?;
+            builder = store.add_to(builder, self.config.check_config).await?;
         }
         for endpoint in self.endpoints() {
             builder = builder.endpoint(endpoint);
@@ -124,7 +167,7 @@ impl Cli {
         builder.worker_threads(self.threads).enable_all().build()
     }
 
-    fn endpoints(&self) -> Vec<Endpoint> {
+    pub(crate) fn endpoints(&self) -> Vec<Endpoint> {
         self.listen.endpoints(self.dev)
     }
 }
@@ -147,5 +190,20 @@ fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let first = text.split("\n\n").next().unwrap_or(text);
-    first.split_whitespace().collect::<Vec<_>>().join(" ")
+    without_passwords(&first.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// Takes out what stands between the ident and the host of a database's address.
+fn without_passwords(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut clean = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        clean.push_str("://");
+        let end = part.find(['/', ' ', '\'']).unwrap_or(part.len());
+        match part[..end].rfind('@').and_then(|at| Some((part[..at].find(':')?, at))) {
+            Some((colon, at)) => clean.extend([&part[..=colon], "***", &part[at..]]),
+            None => clean.push_str(part),
+        }
+    }
+    clean
 }

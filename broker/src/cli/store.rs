@@ -1,45 +1,98 @@
 //! Where the keys are.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     path::{Path, PathBuf},
     str::FromStr,
 };
 
-use hpfeeds_broker::{AuthError, BrokerBuilder, EnvStore, JsonStore};
+use clap::{Arg, Command, builder::TypedValueParser, error::ErrorKind};
+use hpfeeds_broker::{
+    AuthError, BrokerBuilder, ChainStore, DatabaseAddress, EnvStore, JsonStore, SqlStore, keys::Keys,
+};
 
 /// A value of `--auth`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Store {
     Env,
     Json(PathBuf),
+    Sql(DatabaseAddress),
+    #[cfg(feature = "mongodb")]
+    Mongo(hpfeeds_broker::MongoAddress),
 }
 
 impl Store {
-    /// Opens it, and reads what it needs to read at once.
-    pub(crate) fn add_to(&self, builder: BrokerBuilder) -> Result<BrokerBuilder, AuthError> {
+    /// The one that the Python broker takes when it is told none.
+    pub(crate) fn usual() -> Self {
+        Self::Sql(DatabaseAddress::sqlite(DatabaseAddress::DEFAULT))
+    }
+
+    /// Opens it, and reads what it needs to read at once. Only to check it, nothing is created.
+    pub(crate) async fn add_to(&self, builder: BrokerBuilder, check: bool) -> Result<BrokerBuilder, AuthError> {
         Ok(match self {
+            Self::Sql(address) if check && address.would_be_created() => builder.auth(ChainStore::new()),
             Self::Env => builder.auth(EnvStore::new()),
             Self::Json(path) => builder.auth(JsonStore::open(path)?),
+            Self::Sql(address) => builder.auth(SqlStore::open(address.clone()).await?),
+            #[cfg(feature = "mongodb")]
+            Self::Mongo(address) => builder.auth(hpfeeds_broker::MongoStore::open(address.clone()).await?),
         })
+    }
+
+    /// To change it.
+    pub(crate) fn keys(&self) -> Result<Keys, String> {
+        match self {
+            Self::Env => Err("keys in the environment are changed where it is set".to_owned()),
+            Self::Json(path) => Ok(Keys::json(path)),
+            Self::Sql(address) => Ok(Keys::sql(address.clone())),
+            #[cfg(feature = "mongodb")]
+            Self::Mongo(_) => Err("keys in MongoDB are changed with its own tools".to_owned()),
+        }
     }
 }
 
 impl FromStr for Store {
     type Err = String;
 
+    /// The error shows nothing of the text, which may hold a password.
     fn from_str(text: &str) -> Result<Self, String> {
-        let works = "env or a file that ends in .json";
         let extension = Path::new(text).extension().and_then(OsStr::to_str);
         // The order of the Python broker.
-        let kind = match (text, extension) {
-            (_, Some("json")) => return Ok(Self::Json(text.into())),
-            ("env", _) => return Ok(Self::Env),
-            (text, _) if text.starts_with("mongo") => "MongoDB",
-            (text, _) if text.starts_with("database+") => "an SQL database",
-            ("sqlite", _) | (_, Some("db" | "sqlite" | "sqlite3")) => "SQLite",
-            _ => return Err(format!("unknown kind of key store: use {works}")),
-        };
-        Err(format!("{kind} is not supported yet: use {works}"))
+        match (text, extension) {
+            (_, Some("json")) => Ok(Self::Json(text.into())),
+            ("env", _) => Ok(Self::Env),
+            #[cfg(feature = "mongodb")]
+            (text, _) if text.starts_with("mongo") => text.parse().map(Self::Mongo),
+            #[cfg(not(feature = "mongodb"))]
+            (text, _) if text.starts_with("mongo") => {
+                Err("this program is built without MongoDB: the feature mongodb adds it".to_owned())
+            }
+            (text, _) if text.starts_with("database+") => text.parse().map(Self::Sql),
+            ("sqlite", _) | (_, Some("db" | "sqlite" | "sqlite3")) => text.parse().map(Self::Sql),
+            _ => {
+                Err("unknown kind of key store: use env, sqlite, a file that ends in .json, .db, .sqlite or .sqlite3, \
+                      database+postgresql://…, database+mysql://… or database+sqlite:///…"
+                    .to_owned())
+            }
+        }
+    }
+}
+
+/// Reads a [`Store`] from the command line. The usual one would show the value in its errors, with a password in it.
+#[derive(Clone)]
+pub(crate) struct StoreParser;
+
+impl TypedValueParser for StoreParser {
+    type Value = Store;
+
+    fn parse_ref(&self, _: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<Store, clap::Error> {
+        let name = arg.and_then(Arg::get_long).unwrap_or("auth");
+        let fail = |cause: &str| clap::Error::raw(ErrorKind::ValueValidation, format!("--{name}: {cause}"));
+        let text = value.to_str().ok_or_else(|| fail("is not UTF-8"))?;
+        text.parse().map_err(|cause: String| fail(&cause))
+    }
+
+    fn parse(&self, cmd: &Command, arg: Option<&Arg>, value: OsString) -> Result<Store, clap::Error> {
+        self.parse_ref(cmd, arg, &value)
     }
 }

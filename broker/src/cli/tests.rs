@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use clap::CommandFactory as _;
+use clap::ArgAction;
 
 use super::{
     values::{parse_message, parse_seconds, parse_size},
@@ -16,24 +16,153 @@ fn the_definition_is_sound() {
     Cli::command().debug_assert();
 }
 
+/// What the file makes of one line.
+fn from_file(line: &str) -> Result<Cli, String> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, line).unwrap();
+    let path = file.path().to_str().unwrap();
+    let arguments = ["hpfeeds-broker", "--config", path].map(Into::into).to_vec();
+    let parsed = config_file::expand(&Cli::command(), arguments).and_then(Cli::try_parse_from);
+    parsed.map_err(|error| one_line(&error).replace(path, "FILE"))
+}
+
+/// Values of which each flag takes one, whoever adds it.
+const VALUES: [&str; 8] = ["1", "1M", "127.0.0.1:1", "tcp:port=1", "env", "drop-oldest", "json", "warn"];
+
+#[test]
+fn every_flag_is_a_key_of_the_file() {
+    let without_config = |cli: Cli| format!("{cli:?}").split("config: ConfigFile").next().unwrap().to_owned();
+    for arg in Cli::command().get_arguments() {
+        let Some(long) = arg.get_long().filter(|long| !["config", "check-config"].contains(long)) else {
+            continue;
+        };
+        if !arg.get_action().takes_values() {
+            let expected = without_config(parse(&[&format!("--{long}")]));
+            assert_eq!(without_config(from_file(&format!("{long} = true")).unwrap()), expected);
+            assert_eq!(without_config(from_file(&format!("{long} = false")).unwrap()), without_config(parse(&[])));
+            continue;
+        }
+        // What lacks another flag is as good as any: the file must lack it in the same way.
+        let is_value = |error: &clap::Error| error.kind() != ErrorKind::MissingRequiredArgument;
+        let outcome = |value: &str| Cli::try_parse_from(["hpfeeds-broker", &format!("--{long}={value}")]);
+        let value = VALUES.into_iter().find(|value| !outcome(value).is_err_and(|error| is_value(&error)));
+        let Some(value) = value else {
+            // Hidden, as it is refused.
+            let error = from_file(&format!("{long} = \"x\"")).unwrap_err();
+            assert!(
+                arg.is_hide_set() && error.starts_with(&format!("FILE:1: invalid value 'x' for '--{long} ")),
+                "none of the values that this test knows is one for --{long}: {error}"
+            );
+            continue;
+        };
+        let expected = outcome(value).map(without_config).map_err(|error| one_line(&error));
+        let is_list = matches!(arg.get_action(), ArgAction::Append);
+        for key in [long.to_owned(), long.replace('-', "_")] {
+            let text = if is_list { format!("{key} = [{value:?}]") } else { format!("{key} = {value:?}") };
+            assert_eq!(from_file(&text).map(without_config), expected, "{text}");
+            if value == "1" {
+                assert_eq!(from_file(&format!("{key} = 1")).map(without_config), expected, "{text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_flag_is_explained() {
+    for arg in Cli::command().get_arguments().filter(|arg| !arg.is_hide_set()) {
+        let help = arg.get_help().unwrap_or_else(|| panic!("{arg} has no help")).to_string();
+        assert!(arg.get_help_heading().is_some(), "{arg} is in no group");
+        assert!(!help.ends_with('.'), "the summary of {arg}: {help}");
+    }
+}
+
+/// The annotated example, which is also the reference of all flags.
+#[test]
+fn the_example_configuration_has_every_flag() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/dist/broker.toml");
+    let example = std::fs::read_to_string(path).unwrap();
+    assert!(from_file(&example).unwrap().checked().is_ok());
+    let mut keys = Vec::new();
+    for line in example.lines() {
+        // One that is commented out is `#key = value`, prose is `# text`.
+        let setting = line.strip_prefix('#').unwrap_or(line);
+        if setting.starts_with(|char: char| char.is_ascii_lowercase()) {
+            // Alone it may lack another flag.
+            let fault = from_file(setting).err().filter(|error| error.starts_with("FILE"));
+            assert_eq!(fault, None, "{setting}");
+            keys.push(setting.split(' ').next().unwrap());
+        }
+    }
+    let command = Cli::command();
+    let visible = command.get_arguments().filter(|arg| !arg.is_hide_set()).filter_map(clap::Arg::get_long);
+    let missing: Vec<_> =
+        visible.filter(|long| !keys.contains(long) && !["config", "check-config"].contains(long)).collect();
+    assert!(missing.is_empty(), "dist/broker.toml lacks {missing:?}");
+}
+
+#[test]
+fn passwords_are_taken_out() {
+    let cases = [
+        (
+            "'database+mysql://u:p@h/d' and postgresql://u:p:@q@h",
+            "'database+mysql://u:***@h/d' and postgresql://u:***@h",
+        ),
+        ("mongodb://h/a@b:c http://[::1]:80/ x://u@h", "mongodb://h/a@b:c http://[::1]:80/ x://u@h"),
+        ("no address: a@b", "no address: a@b"),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(without_passwords(text), expected);
+    }
+}
+
 #[test]
 fn stores_are_told_apart_in_the_order_of_the_python_broker() {
     assert_eq!("env".parse(), Ok(Store::Env));
     assert_eq!("users.json".parse(), Ok(Store::Json("users.json".into())));
     assert_eq!("mongo.json".parse(), Ok(Store::Json("mongo.json".into())));
-    let cases = [
-        ("mongodb://h/d", "MongoDB is not supported yet"),
-        ("database+sqlite:///x.db", "an SQL database is not supported yet"),
-        ("sqlite", "SQLite is not supported yet"),
-        ("./keys.sqlite3", "SQLite is not supported yet"),
-        ("keys.db", "SQLite is not supported yet"),
-        ("ENV", "unknown kind of key store"),
-        ("", "unknown kind of key store"),
-    ];
-    for (text, expected) in cases {
-        let error = text.parse::<Store>().unwrap_err();
-        assert!(error.starts_with(expected), "{text}: {error}");
+    for (text, place) in [
+        ("sqlite", "sqlite.db"),
+        ("./keys.sqlite3", "./keys.sqlite3"),
+        ("database+sqlite:///x.db", "x.db"),
+        ("database+postgresql+asyncpg://u:p@h/d", "postgresql://h/d"),
+        ("database+mysql://u:p@h/d", "mysql://h/d"),
+    ] {
+        let Ok(Store::Sql(address)) = text.parse() else { panic!("{text}") };
+        assert_eq!(address.to_string(), place);
     }
+    for text in ["ENV", "", "sqlite3", "db"] {
+        let error = text.parse::<Store>().unwrap_err();
+        assert!(error.starts_with("unknown kind of key store: use env, sqlite, a file"), "{text}: {error}");
+    }
+}
+
+#[test]
+fn mongodb_is_a_feature() {
+    let parsed = "mongodb://h/d".parse::<Store>();
+    assert_eq!(parsed.is_ok(), cfg!(feature = "mongodb"));
+    if let Err(error) = parsed {
+        assert_eq!(error, "this program is built without MongoDB: the feature mongodb adds it");
+    }
+}
+
+#[test]
+fn the_usual_store_is_that_of_the_python_broker() {
+    assert_eq!(parse(&[]).checked().unwrap().auth, ["sqlite".parse().unwrap()]);
+    assert_eq!(parse(&["--auth=env"]).checked().unwrap().auth, [Store::Env]);
+    assert_eq!(parse(&["--dev"]).checked().unwrap().auth, []);
+}
+
+#[test]
+fn an_address_that_is_wrong_does_not_show_its_password() {
+    for arguments in [["--auth", "database+postgresql://u:hun/ter2@h/d"], ["--auth", "database+oracle://u:hunter2@h/d"]]
+    {
+        let error = Cli::try_parse_from([&["hpfeeds-broker"], &arguments[..]].concat()).unwrap_err();
+        let (line, all) = (one_line(&error), format!("{error} {error:?}"));
+        assert!(line.starts_with("--auth: ") && !all.contains("hunter2") && !all.contains("ter2"), "{all}");
+    }
+    assert!(!format!("{:?}", parse(&["--auth", "database+mysql://u:hunter2@h/d"])).contains("hunter2"));
+    let set = ["keys", "set", "bob", "--secret", "hunter2"];
+    assert!(!format!("{:?}", parse(&set)).contains("hunter2"));
 }
 
 #[test]

@@ -2,10 +2,6 @@
 
 use std::time::Duration;
 
-pub(super) fn unsupported(_: &str) -> Result<String, String> {
-    Err("not supported yet".to_owned())
-}
-
 /// Bytes, with an optional k, M or G.
 pub(super) fn parse_size(text: &str) -> Result<usize, String> {
     let (digits, shift) = match text.char_indices().last() {

@@ -144,6 +144,7 @@ impl Metrics {
 /// Why a connection did not become a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reason {
+    Tls,
     InvalidFirstMessage,
     Malformed,
     Timeout,
@@ -155,7 +156,8 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    const ALL: [(Self, &str); 8] = [
+    const ALL: [(Self, &str); 9] = [
+        (Self::Tls, "tls"),
         (Self::InvalidFirstMessage, "invalid-first-message"),
         (Self::Malformed, "malformed"),
         (Self::Timeout, "timeout"),

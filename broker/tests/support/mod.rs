@@ -46,6 +46,8 @@ pub(crate) struct Peer {
     pub(crate) framed: Framed<TcpStream, Codec>,
     pub(crate) nonce: Nonce,
     pub(crate) ident: String,
+    /// What the broker calls itself.
+    pub(crate) name: String,
 }
 
 impl Peer {
@@ -63,11 +65,21 @@ impl Peer {
     }
 
     async fn greeted(stream: TcpStream) -> Self {
+        Self::try_greeted(stream).await.unwrap()
+    }
+
+    /// Connects: the ERROR text if there is no INFO.
+    pub(crate) async fn try_connect(addr: SocketAddr) -> Result<Self, String> {
+        Self::try_greeted(within(TcpStream::connect(addr)).await.unwrap()).await
+    }
+
+    async fn try_greeted(stream: TcpStream) -> Result<Self, String> {
         let mut framed = Framed::new(stream, Codec::default());
-        let Some(Ok(Frame::Info { nonce, .. })) = within(framed.next()).await else {
-            panic!("no INFO");
-        };
-        Self { framed, nonce, ident: String::new() }
+        match within(framed.next()).await {
+            Some(Ok(Frame::Info { name, nonce })) => Ok(Self { framed, nonce, ident: String::new(), name }),
+            Some(Ok(Frame::Error { message })) => Err(String::from_utf8_lossy(&message).into_owned()),
+            other => panic!("no INFO: {other:?}"),
+        }
     }
 
     /// Connects and authenticates.

@@ -1,0 +1,97 @@
+//! One connection to a database, of any kind.
+
+use std::{fs::OpenOptions, path::Path, time::Duration};
+
+use sqlx::{
+    Connection as _, Executor as _, Row as _, mysql::MySqlConnection, postgres::PgConnection, sqlite::SqliteConnection,
+};
+
+use super::{Row, address::Server, table::Dialect};
+
+/// How long SQLite waits for another program that writes.
+pub(crate) const BUSY: Duration = Duration::from_secs(4);
+
+pub(crate) enum Connection {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+    MySql(MySqlConnection),
+}
+
+/// The same for each kind, whose types have nothing in common.
+macro_rules! each {
+    ($self:expr, $connection:ident => $body:expr) => {
+        match $self {
+            Self::Sqlite($connection) => $body,
+            Self::Postgres($connection) => $body,
+            Self::MySql($connection) => $body,
+        }
+    };
+}
+
+/// A statement with its values.
+macro_rules! bound {
+    ($sql:expr, $values:expr) => {{
+        let mut query = sqlx::query($sql);
+        for value in $values {
+            query = query.bind(*value);
+        }
+        query
+    }};
+}
+
+impl Connection {
+    pub(super) async fn open(server: &Server) -> Result<Self, sqlx::Error> {
+        Ok(match server {
+            Server::Sqlite { options, create } => {
+                if *create {
+                    create_private(options.get_filename());
+                }
+                Self::Sqlite(SqliteConnection::connect_with(options).await?)
+            }
+            Server::Postgres(options) => Self::Postgres(PgConnection::connect_with(options).await?),
+            Server::MySql(options) => Self::MySql(MySqlConnection::connect_with(options).await?),
+        })
+    }
+
+    pub(crate) fn dialect(&self) -> Dialect {
+        match self {
+            Self::Sqlite(_) => Dialect::Sqlite,
+            Self::Postgres(_) => Dialect::Postgres,
+            Self::MySql(_) => Dialect::MySql,
+        }
+    }
+
+    /// The rows that [`Table::select`](super::table::Table::select) asks for.
+    pub(crate) async fn rows(&mut self, sql: &str, values: &[&str]) -> Result<Vec<Row>, sqlx::Error> {
+        each!(self, connection => {
+            let rows = bound!(sql, values).fetch_all(connection).await?;
+            rows.iter().map(|row| Ok([row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?])).collect()
+        })
+    }
+
+    /// Runs a statement; returns how many rows it has changed.
+    #[cfg(feature = "keys")]
+    pub(crate) async fn change(&mut self, sql: &str, values: &[&str]) -> Result<u64, sqlx::Error> {
+        each!(self, connection => Ok(bound!(sql, values).execute(connection).await?.rows_affected()))
+    }
+
+    /// Runs statements that have no values and return nothing.
+    pub(crate) async fn batch(&mut self, sql: &str) -> Result<(), sqlx::Error> {
+        each!(self, connection => connection.execute(sqlx::raw_sql(sql)).await.map(drop))
+    }
+
+    /// Says goodbye.
+    pub(crate) async fn close(self) -> Result<(), sqlx::Error> {
+        each!(self, connection => connection.close().await)
+    }
+}
+
+/// Creates an empty file, which is an empty database, that only its owner can read: it will hold secrets.
+fn create_private(path: &Path) {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    // It is there already, or opening it tells why it is not.
+    drop(options.open(path));
+}

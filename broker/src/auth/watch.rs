@@ -1,0 +1,140 @@
+//! Tells when a file changes.
+//!
+//! It looks at the file each second. Notifications of the system would be sooner, but they do not come from network
+//! file systems, nor through the bind mount of a single file; and a file that is reached over links, as the secrets of
+//! Kubernetes are, changes when any link on the way does. One `stat` sees all of that, and costs a microsecond.
+
+use std::{
+    fs, io,
+    path::Path,
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    thread,
+    time::Duration,
+};
+
+use tracing::warn;
+
+use super::AuthError;
+
+/// How often the file is looked at.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a file that has changed must stay the same before it is read: it is likely still being written.
+const SETTLED: Duration = Duration::from_millis(200);
+
+/// How often to wait for that. A file that always changes is read too.
+const PATIENCE: u32 = 10;
+
+/// What differs when a file is another one, or its content is. `None`: it cannot be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Signature(Option<Stat>);
+
+#[cfg(unix)]
+type Stat = (u64, u64, u64, (i64, i64), (i64, i64));
+
+#[cfg(not(unix))]
+type Stat = (u64, std::time::SystemTime);
+
+impl Signature {
+    pub(super) fn of(path: &Path) -> Self {
+        Self(fs::metadata(path).and_then(|metadata| stat(&metadata)).ok())
+    }
+}
+
+#[cfg(unix)]
+#[allow(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
+fn stat(metadata: &fs::Metadata) -> io::Result<Stat> {
+    use std::os::unix::fs::MetadataExt as _;
+    let modified = (metadata.mtime(), metadata.mtime_nsec());
+    let changed = (metadata.ctime(), metadata.ctime_nsec());
+    Ok((metadata.dev(), metadata.ino(), metadata.size(), modified, changed))
+}
+
+#[cfg(not(unix))]
+fn stat(metadata: &fs::Metadata) -> io::Result<Stat> {
+    Ok((metadata.len(), metadata.modified()?))
+}
+
+/// Calls `changed` after each change since `last`, on a thread of its own, and logs its errors. The thread ends when
+/// the sender is dropped.
+///
+/// A thread: a file system that hangs must stop nothing else.
+pub(super) fn spawn(
+    last: Signature,
+    path: &Path,
+    changed: impl FnMut() -> Result<(), AuthError> + Send + 'static,
+) -> io::Result<Sender<()>> {
+    let (owner, ended) = mpsc::channel();
+    let path = path.to_owned();
+    thread::Builder::new().name("keys".to_owned()).spawn(move || run(last, &path, &ended, changed))?;
+    Ok(owner)
+}
+
+fn run(mut last: Signature, path: &Path, ended: &Receiver<()>, mut changed: impl FnMut() -> Result<(), AuthError>) {
+    let passed = |time| ended.recv_timeout(time) == Err(RecvTimeoutError::Timeout);
+    while passed(INTERVAL) {
+        let mut now = Signature::of(path);
+        if now == last {
+            continue;
+        }
+        for _ in 0..PATIENCE {
+            last = now;
+            if !passed(SETTLED) {
+                return;
+            }
+            now = Signature::of(path);
+            if now == last {
+                break;
+            }
+        }
+        // What changes from here on is seen as another change.
+        last = now;
+        if let Err(cause) = changed() {
+            warn!(%cause, "the keys stay as they were");
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn the_thread_ends_with_its_owner() {
+        let held = Arc::new(());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let watched = spawn(Signature::of(file.path()), file.path(), {
+            let held = held.clone();
+            move || {
+                drop(held.clone());
+                Ok(())
+            }
+        });
+        assert_eq!(Arc::strong_count(&held), 2);
+        drop(watched.unwrap());
+        for _ in 0..10_000 {
+            if Arc::strong_count(&held) == 1 {
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        panic!("it goes on");
+    }
+
+    #[test]
+    fn any_other_file_differs() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let absent = Signature::of(&path);
+        fs::write(&path, "a").unwrap();
+        let first = Signature::of(&path);
+        // Same length, other file.
+        fs::write(folder.path().join("new"), "b").unwrap();
+        fs::rename(folder.path().join("new"), &path).unwrap();
+        let second = Signature::of(&path);
+        assert!(absent != first && first != second && second == Signature::of(&path));
+    }
+}

@@ -1,0 +1,298 @@
+//! `hpfeeds-broker keys`: adds, lists, changes and removes keys.
+
+use std::{
+    fs::OpenOptions,
+    io::{self, IsTerminal as _, Read as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Subcommand};
+use hpfeeds_broker::keys::{Change, Entry, Fields, Keys, from_json, to_json};
+
+use super::store::{Store, StoreParser};
+
+/// Add, list, change and remove keys, in SQLite files, databases and JSON files
+///
+/// A running broker sees a change by itself: it counts for whoever connects next.
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = false)]
+pub(crate) struct KeysCommand {
+    /// Where the keys are, as for the broker: sqlite (the file sqlite.db here), a file that ends in .json, .db, .sqlite
+    /// or .sqlite3, or database+postgresql://…, database+mysql://…, database+sqlite:///…
+    #[arg(long, global = true, value_name = "STORE", default_value = "sqlite", value_parser = StoreParser)]
+    auth: Store,
+
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Add a key. Without a secret one is made up, and printed this once
+    Add {
+        /// Who it is for
+        ident: String,
+        #[command(flatten)]
+        fields: Given,
+    },
+    /// Change what is given of a key; the rest stays
+    Set {
+        /// Whose key
+        ident: String,
+        #[command(flatten)]
+        fields: Given,
+        /// It may publish nowhere
+        #[arg(long, conflicts_with = "publish")]
+        no_publish: bool,
+        /// It may subscribe nowhere
+        #[arg(long, conflicts_with = "subscribe")]
+        no_subscribe: bool,
+        /// Make up a new secret and print it
+        #[arg(long, conflicts_with_all = ["secret", "secret_stdin"])]
+        new_secret: bool,
+    },
+    /// List all keys, without their secrets
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one key
+    Show {
+        /// Whose key
+        ident: String,
+        /// With its secret
+        #[arg(long)]
+        secret: bool,
+    },
+    /// Remove a key. Who is connected with it stays so
+    Remove {
+        /// Whose key
+        ident: String,
+    },
+    /// Write all keys, with their secrets, in the format of JSON files
+    Export {
+        /// To a new file that only its owner can read, instead of stdout
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Add all keys of a file in the format of `export`, or none
+    Import {
+        /// The file; - for stdin
+        file: PathBuf,
+        /// Put them in place of keys with the same idents
+        #[arg(long)]
+        replace: bool,
+    },
+}
+
+#[derive(Args)]
+struct Given {
+    /// The person or project it belongs to
+    #[arg(long)]
+    owner: Option<String>,
+    /// The secret. Others may see it on a command line: --secret-stdin keeps it out of there
+    #[arg(long, conflicts_with = "secret_stdin")]
+    secret: Option<String>,
+    /// Read the secret from stdin, one line
+    #[arg(long)]
+    secret_stdin: bool,
+    /// A channel, or a pattern such as cowrie.* or *, to publish to (repeatable)
+    #[arg(long, value_name = "CHANNEL")]
+    publish: Vec<String>,
+    /// A channel, or a pattern, to subscribe to (repeatable)
+    #[arg(long, value_name = "CHANNEL")]
+    subscribe: Vec<String>,
+}
+
+/// Without the secret.
+impl std::fmt::Debug for Given {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Given").field("owner", &self.owner).finish_non_exhaustive()
+    }
+}
+
+/// What is said on failure, on one line.
+type Failure = Box<dyn std::error::Error>;
+
+impl KeysCommand {
+    pub(crate) async fn run(&self) -> Result<(), Failure> {
+        let keys = self.auth.keys()?;
+        match &self.action {
+            Action::Add { ident, fields } => add(&keys, ident, fields).await,
+            Action::Set { ident, fields, no_publish, no_subscribe, new_secret } => {
+                let owner = fields.owner(&keys, ident)?;
+                let secret = if *new_secret { Some(random_secret()?) } else { fields.secret()? };
+                let publish = list(&fields.publish, *no_publish);
+                let subscribe = list(&fields.subscribe, *no_subscribe);
+                if owner.is_none() && secret.is_none() && publish.is_none() && subscribe.is_none() {
+                    return Err("nothing to change: give --owner, --secret, --publish or --subscribe".into());
+                }
+                let printed = secret.clone().filter(|_| *new_secret);
+                let fields = Fields { owner, secret, publish, subscribe };
+                keys.apply(&[Change::Set { ident: ident.clone(), fields }]).await?;
+                printed.map_or(Ok(()), |secret| print(&format!("{secret}\n")))
+            }
+            Action::List { json } => {
+                let entries = keys.all().await?;
+                print(&if *json { as_json(&entries) } else { as_table(&entries) })
+            }
+            Action::Show { ident, secret } => {
+                let entry = keys.get(ident).await?.ok_or_else(|| format!("ident {ident:?} has no key"))?;
+                print(&describe(&entry, *secret))
+            }
+            Action::Remove { ident } => Ok(keys.apply(&[Change::Remove(ident.clone())]).await?),
+            Action::Export { output } => {
+                let text = to_json(&keys.all().await?);
+                match output {
+                    Some(path) => Ok(write_new(path, &text).map_err(|cause| format!("{}: {cause}", path.display()))?),
+                    None => print(&text),
+                }
+            }
+            Action::Import { file, replace } => import(&keys, file, *replace).await,
+        }
+    }
+}
+
+async fn add(keys: &Keys, ident: &str, fields: &Given) -> Result<(), Failure> {
+    let owner = fields.owner(keys, ident)?.unwrap_or_else(|| ident.to_owned());
+    let given = fields.secret()?;
+    let is_new = given.is_none();
+    let secret = given.map_or_else(random_secret, Ok)?;
+    let entry = Entry {
+        ident: ident.to_owned(),
+        owner,
+        secret: secret.clone(),
+        publish: fields.publish.clone(),
+        subscribe: fields.subscribe.clone(),
+    };
+    keys.apply(&[Change::Add(entry)]).await?;
+    if is_new { print(&format!("{secret}\n")) } else { Ok(()) }
+}
+
+async fn import(keys: &Keys, file: &Path, replace: bool) -> Result<(), Failure> {
+    let read = || {
+        if file == Path::new("-") {
+            let mut text = Vec::new();
+            return io::stdin().read_to_end(&mut text).map(|_| text);
+        }
+        std::fs::read(file)
+    };
+    let fail = |cause: &dyn std::fmt::Display| format!("{}: {cause}", file.display());
+    let entries =
+        read().map_err(|cause| fail(&cause)).and_then(|text| from_json(&text).map_err(|cause| fail(&cause)))?;
+    let lost = entries.iter().filter(|entry| !keys.has_owners() && entry.owner != entry.ident).count();
+    let count = entries.len();
+    let changes: Vec<_> = entries.into_iter().map(if replace { Change::Put } else { Change::Add }).collect();
+    keys.apply(&changes).await?;
+    eprintln!("imported {count} keys");
+    if lost > 0 {
+        eprintln!("this store keeps no owners: those of {lost} keys are left out");
+    }
+    Ok(())
+}
+
+impl Given {
+    fn owner(&self, keys: &Keys, ident: &str) -> Result<Option<String>, Failure> {
+        match &self.owner {
+            Some(owner) if !keys.has_owners() && owner != ident => {
+                Err("--owner: this store keeps no owners, every ident owns itself".into())
+            }
+            owner => Ok(owner.clone()),
+        }
+    }
+
+    fn secret(&self) -> Result<Option<String>, Failure> {
+        if !self.secret_stdin {
+            return match &self.secret {
+                Some(secret) if secret.is_empty() => Err("the secret is empty".into()),
+                secret => Ok(secret.clone()),
+            };
+        }
+        if io::stdin().is_terminal() {
+            eprint!("secret: ");
+        }
+        let mut line = String::new();
+        io::stdin().read_line(&mut line).map_err(|cause| format!("cannot read the secret from stdin: {cause}"))?;
+        let secret = line.trim_end_matches(['\r', '\n']);
+        if secret.is_empty() { Err("the secret on stdin is empty".into()) } else { Ok(Some(secret.to_owned())) }
+    }
+}
+
+fn list(given: &[String], none: bool) -> Option<Vec<String>> {
+    (none || !given.is_empty()).then(|| given.to_vec())
+}
+
+/// 192 bits in 32 characters that need no quoting in a shell, a file or an address.
+fn random_secret() -> Result<String, Failure> {
+    const CHARACTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|cause| format!("no randomness: {cause}"))?;
+    let mut secret: String = bytes.iter().map(|byte| char::from(CHARACTERS[usize::from(byte % 64)])).collect();
+    // One that starts like an option is trouble on a command line.
+    if secret.starts_with('-') {
+        secret.replace_range(..1, "x");
+    }
+    Ok(secret)
+}
+
+fn as_json(entries: &[Entry]) -> String {
+    let list = entries.iter().map(|entry| {
+        let Entry { ident, owner, publish, subscribe, .. } = entry;
+        serde_json::json!({"ident": ident, "owner": owner, "publish": publish, "subscribe": subscribe})
+    });
+    format!("{:#}\n", list.collect::<serde_json::Value>())
+}
+
+/// Columns with a heading. Control characters are written as escapes: a name in a store must not move the cursor.
+fn as_table(entries: &[Entry]) -> String {
+    let heading = ["IDENT", "OWNER", "PUBLISH", "SUBSCRIBE"].map(str::to_owned);
+    let rows = entries
+        .iter()
+        .map(|entry| [plain(&entry.ident), plain(&entry.owner), channels(&entry.publish), channels(&entry.subscribe)]);
+    let rows: Vec<_> = std::iter::once(heading).chain(rows).collect();
+    let mut widths = [0; 4];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let lines = rows.iter().map(|[ident, owner, publish, subscribe]| {
+        let [i, o, p, _] = widths;
+        format!("{ident:i$}  {owner:o$}  {publish:p$}  {subscribe}").trim_end().to_owned() + "\n"
+    });
+    lines.collect()
+}
+
+fn describe(entry: &Entry, secret: bool) -> String {
+    let Entry { ident, owner, publish, subscribe, .. } = entry;
+    let secret = if secret { format!("secret:    {}\n", plain(&entry.secret)) } else { String::new() };
+    let (ident, owner, publish, subscribe) = (plain(ident), plain(owner), channels(publish), channels(subscribe));
+    format!("ident:     {ident}\nowner:     {owner}\n{secret}publish:   {publish}\nsubscribe: {subscribe}\n")
+}
+
+fn channels(list: &[String]) -> String {
+    if list.is_empty() { "-".to_owned() } else { plain(&list.join(", ")) }
+}
+
+fn plain(text: &str) -> String {
+    let characters = text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() });
+    characters.collect()
+}
+
+/// A file that only its owner can read. An old one is not overwritten: others may read that.
+fn write_new(path: &Path, text: &str) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever reads it has seen enough.
+        Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => Ok(printed.map_err(|cause| format!("cannot write to stdout: {cause}"))?),
+    }
+}

@@ -1,0 +1,282 @@
+//! Reading and writing endpoint strings.
+
+use std::{fmt, ops::RangeInclusive, path::Path, str::FromStr, time::Duration};
+
+use super::{ClientAuth, Endpoint, Keepalive, Mode};
+
+/// What Linux accepts: seconds, and a number.
+const KEEPALIVE_SECONDS: RangeInclusive<u32> = 1..=32767;
+const KEEPALIVE_PROBES: RangeInclusive<u32> = 1..=127;
+
+/// A string that is no [`Endpoint`]: one line that says which part is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("endpoint {endpoint:?}: {fault}")]
+pub struct EndpointError {
+    endpoint: String,
+    fault: Fault,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum Fault {
+    #[error("not of the form ADDR:PORT")]
+    NotAddrPort,
+    #[error("unknown kind {0:?}: it is tcp or tls")]
+    Kind(String),
+    #[error("{0:?} is not of the form key=value (write a colon inside a value as \\:)")]
+    NotKeyValue(String),
+    #[error("unknown key {0:?}")]
+    UnknownKey(String),
+    #[error("{0} is for tls endpoints only")]
+    TlsOnly(&'static str),
+    #[error("{0} has no value")]
+    EmptyValue(String),
+    #[error("{0} is given twice")]
+    Repeated(String),
+    #[error("port is missing")]
+    NoPort,
+    #[error("{key} {value:?} is not {expected}")]
+    Value { key: &'static str, value: String, expected: &'static str },
+    #[error("clientauth needs clientca: a file of certificates that may sign those of clients")]
+    NoClientCa,
+}
+
+impl Endpoint {
+    /// Reads `ADDR:PORT`, such as `0.0.0.0:20000`, `[::]:20000` or `localhost:0`.
+    pub fn bind(addr: &str) -> Result<Self, EndpointError> {
+        let fault = |fault| EndpointError { endpoint: addr.to_owned(), fault };
+        let (interface, port) = addr.rsplit_once(':').ok_or_else(|| fault(Fault::NotAddrPort))?;
+        let interface = interface.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(interface);
+        if interface.is_empty() {
+            return Err(fault(Fault::NotAddrPort));
+        }
+        Ok(Self::tcp(interface, parse_port("port", port).map_err(fault)?))
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        parse(text).map_err(|fault| EndpointError { endpoint: text.to_owned(), fault })
+    }
+}
+
+fn parse(text: &str) -> Result<Endpoint, Fault> {
+    let mut tokens = split(text).into_iter();
+    let kind = tokens.next().unwrap_or_default();
+    let tls = match kind.as_str() {
+        "tcp" => false,
+        "tls" => true,
+        _ => return Err(Fault::Kind(kind)),
+    };
+    let mut pairs = Vec::new();
+    for token in tokens {
+        let (key, value) = token.split_once('=').ok_or_else(|| Fault::NotKeyValue(token.clone()))?;
+        if value.is_empty() {
+            return Err(Fault::EmptyValue(key.to_owned()));
+        }
+        if pairs.iter().any(|(other, _)| other == key) {
+            return Err(Fault::Repeated(key.to_owned()));
+        }
+        pairs.push((key.to_owned(), value.to_owned()));
+    }
+    let mut pairs = Pairs(pairs);
+    let interface = pairs.take("interface").unwrap_or_else(|| "0.0.0.0".to_owned());
+    let port = pairs.parse("port", parse_port)?;
+    let mut endpoint = Endpoint::tcp(interface, port.unwrap_or_default());
+    if tls {
+        endpoint = pairs.tls(endpoint)?;
+    }
+    endpoint.device = pairs.take("device");
+    endpoint.mode = pairs.parse("mode", parse_mode)?.unwrap_or_default();
+    endpoint.backlog = pairs.parse("backlog", parse_backlog)?;
+    endpoint.reuse_port = pairs.parse("reuseport", parse_yes_no)?.unwrap_or_default();
+    endpoint.receive_buffer = pairs.parse("recvbuf", parse_size)?;
+    endpoint.send_buffer = pairs.parse("sendbuf", parse_size)?;
+    if let Some(keepalive) = pairs.parse("keepalive", parse_keepalive)? {
+        endpoint.keepalive = keepalive;
+    }
+    pairs.finish()?;
+    if port.is_none() {
+        return Err(Fault::NoPort);
+    }
+    Ok(endpoint)
+}
+
+/// What is left of the keys and values.
+struct Pairs(Vec<(String, String)>);
+
+impl Pairs {
+    fn take(&mut self, key: &str) -> Option<String> {
+        let index = self.0.iter().position(|(other, _)| other == key)?;
+        Some(self.0.remove(index).1)
+    }
+
+    fn parse<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&'static str, &str) -> Result<T, Fault>,
+    ) -> Result<Option<T>, Fault> {
+        self.take(key).map(|value| parse(key, &value)).transpose()
+    }
+
+    fn tls(&mut self, endpoint: Endpoint) -> Result<Endpoint, Fault> {
+        let cert = self.take("cert").unwrap_or_else(|| "cert.pem".to_owned());
+        let mut endpoint = endpoint.with_tls(cert, self.take("key").unwrap_or_else(|| "key.pem".to_owned()));
+        if let Some(chain) = self.take("chain") {
+            endpoint = endpoint.chain(chain);
+        }
+        let auth = self.parse("clientauth", parse_client_auth)?;
+        Ok(match (self.take("clientca"), auth) {
+            (Some(ca), auth) => endpoint.client_ca(ca, auth.unwrap_or_default()),
+            (None, Some(_)) => return Err(Fault::NoClientCa),
+            (None, None) => endpoint,
+        })
+    }
+
+    /// Nobody has taken the rest.
+    fn finish(self) -> Result<(), Fault> {
+        let Some((key, _)) = self.0.into_iter().next() else {
+            return Ok(());
+        };
+        let tls = ["key", "cert", "chain", "clientca", "clientauth"].into_iter().find(|tls| *tls == key);
+        Err(tls.map_or(Fault::UnknownKey(key), Fault::TlsOnly))
+    }
+}
+
+/// Splits at colons that are neither escaped nor inside the brackets of an IPv6 address, and takes both away.
+fn split(text: &str) -> Vec<String> {
+    let mut tokens = vec![String::new()];
+    let mut bracketed = false;
+    let mut chars = text.chars().peekable();
+    while let Some(char) = chars.next() {
+        let token = tokens.last_mut().expect("there is always a token");
+        match char {
+            '\\' if chars.peek() == Some(&':') => token.extend(chars.next()),
+            '[' if token == "interface=" => bracketed = true,
+            ']' if bracketed => bracketed = false,
+            ':' if !bracketed => tokens.push(String::new()),
+            _ => token.push(char),
+        }
+    }
+    tokens
+}
+
+fn parse_port(key: &'static str, value: &str) -> Result<u16, Fault> {
+    value.parse().map_err(|_| wrong(key, value, "a number from 0 to 65535"))
+}
+
+fn parse_mode(key: &'static str, value: &str) -> Result<Mode, Fault> {
+    match value {
+        "both" => Ok(Mode::Both),
+        "publish" => Ok(Mode::Publish),
+        "subscribe" => Ok(Mode::Subscribe),
+        _ => Err(wrong(key, value, "publish, subscribe or both")),
+    }
+}
+
+fn parse_backlog(key: &'static str, value: &str) -> Result<u32, Fault> {
+    let number = value.parse().ok().filter(|number| (1..=i32::MAX.unsigned_abs()).contains(number));
+    number.ok_or_else(|| wrong(key, value, "a number from 1 to 2147483647"))
+}
+
+fn parse_yes_no(key: &'static str, value: &str) -> Result<bool, Fault> {
+    match value {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err(wrong(key, value, "yes or no")),
+    }
+}
+
+fn parse_client_auth(key: &'static str, value: &str) -> Result<ClientAuth, Fault> {
+    match value {
+        "required" => Ok(ClientAuth::Required),
+        "optional" => Ok(ClientAuth::Optional),
+        _ => Err(wrong(key, value, "required or optional")),
+    }
+}
+
+/// Bytes, with an optional k or M. The system's buffers are of less than 2 GiB.
+fn parse_size(key: &'static str, value: &str) -> Result<usize, Fault> {
+    let (digits, shift) = match value.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&value[..at], 10),
+        Some((at, 'M')) => (&value[..at], 20),
+        _ => (value, 0),
+    };
+    let size = digits.parse::<u32>().ok().and_then(|number| number.checked_mul(1 << shift));
+    let size = size.filter(|size| (1..i32::MAX.unsigned_abs()).contains(size)).map(|size| size as usize);
+    size.ok_or_else(|| wrong(key, value, "a size of less than 2 GiB such as 65536, 64k or 1M"))
+}
+
+fn parse_keepalive(key: &'static str, value: &str) -> Result<Option<Keepalive>, Fault> {
+    if value == "off" {
+        return Ok(None);
+    }
+    let numbers: Option<Vec<u32>> = value.split(',').map(|number| number.parse().ok()).collect();
+    let seconds = |number: u32| Duration::from_secs(number.into());
+    match numbers.as_deref() {
+        Some([idle]) if KEEPALIVE_SECONDS.contains(idle) => {
+            Ok(Some(Keepalive { idle: seconds(*idle), ..Keepalive::default() }))
+        }
+        Some([idle, interval, probes])
+            if KEEPALIVE_SECONDS.contains(idle)
+                && KEEPALIVE_SECONDS.contains(interval)
+                && KEEPALIVE_PROBES.contains(probes) =>
+        {
+            Ok(Some(Keepalive { idle: seconds(*idle), interval: seconds(*interval), probes: *probes }))
+        }
+        _ => Err(wrong(key, value, "IDLE or IDLE,INTERVAL,PROBES (1 to 32767 s, the same, 1 to 127) or off")),
+    }
+}
+
+fn wrong(key: &'static str, value: &str, expected: &'static str) -> Fault {
+    Fault::Value { key, value: value.to_owned(), expected }
+}
+
+/// What can be read back. Only what differs from its default is written.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let escape = |value: &str| value.replace(':', "\\:");
+        let file = |path: &Path| escape(&path.display().to_string());
+        let kind = if self.tls.is_some() { "tls" } else { "tcp" };
+        write!(f, "{kind}:interface={}:port={}", escape(&self.interface), self.port)?;
+        if let Some(tls) = &self.tls {
+            write!(f, ":key={}:cert={}", file(&tls.key), file(&tls.cert))?;
+            if let Some(chain) = &tls.chain {
+                write!(f, ":chain={}", file(chain))?;
+            }
+            if let Some(ca) = &tls.client_ca {
+                write!(f, ":clientca={}", file(ca))?;
+                if tls.client_auth == ClientAuth::Optional {
+                    f.write_str(":clientauth=optional")?;
+                }
+            }
+        }
+        if let Some(device) = &self.device {
+            write!(f, ":device={}", escape(device))?;
+        }
+        match self.mode {
+            Mode::Both => {}
+            Mode::Publish => f.write_str(":mode=publish")?,
+            Mode::Subscribe => f.write_str(":mode=subscribe")?,
+        }
+        if let Some(backlog) = self.backlog {
+            write!(f, ":backlog={backlog}")?;
+        }
+        if self.reuse_port {
+            f.write_str(":reuseport=yes")?;
+        }
+        for (key, size) in [("recvbuf", self.receive_buffer), ("sendbuf", self.send_buffer)] {
+            if let Some(size) = size {
+                write!(f, ":{key}={size}")?;
+            }
+        }
+        match self.keepalive {
+            Some(keepalive) if keepalive == Keepalive::default() => Ok(()),
+            Some(Keepalive { idle, interval, probes }) => {
+                write!(f, ":keepalive={},{},{probes}", idle.as_secs(), interval.as_secs())
+            }
+            None => f.write_str(":keepalive=off"),
+        }
+    }
+}

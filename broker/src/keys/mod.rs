@@ -1,0 +1,206 @@
+//! Adding, changing and removing keys in the stores that programs share: what `hpfeeds-broker keys` is made of.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use hpfeeds_broker::keys::{Change, Entry, Keys};
+//!
+//! # let folder = tempfile::tempdir()?;
+//! # let file = folder.path().join("users.json");
+//! let keys = Keys::json(file);
+//! let sensor = Entry {
+//!     ident: "sensor".to_owned(),
+//!     owner: "me".to_owned(),
+//!     secret: "s3cret".to_owned(),
+//!     publish: vec!["cowrie.sessions".to_owned()],
+//!     subscribe: Vec::new(),
+//! };
+//! keys.apply(&[Change::Add(sensor.clone())]).await?;
+//! assert_eq!(keys.get("sensor").await?, Some(sensor));
+//! # Ok(()) }
+//! ```
+
+mod file;
+mod sql;
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use serde_json::{Map, Value, json};
+
+pub use crate::auth::Entry;
+use crate::{AuthError, auth::json::entries};
+use crate::{DatabaseAddress, auth::sql::Database};
+
+/// A store whose keys can be changed.
+#[derive(Debug)]
+pub struct Keys {
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Json(PathBuf),
+    Sql(Box<DatabaseAddress>),
+}
+
+/// One thing to do.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// A new key. One with the same ident must not be there.
+    Add(Entry),
+    /// A new key, in place of one with the same ident.
+    Put(Entry),
+    /// Other fields for a key that is there.
+    Set {
+        /// Whose.
+        ident: String,
+        /// Which.
+        fields: Fields,
+    },
+    /// Removes the key of an ident, which must be there.
+    Remove(String),
+}
+
+/// The fields of [`Change::Set`]; `None` stays as it is.
+#[derive(Clone, Default)]
+#[allow(missing_docs, reason = "the fields of `Entry`")]
+pub struct Fields {
+    pub owner: Option<String>,
+    pub secret: Option<String>,
+    pub publish: Option<Vec<String>>,
+    pub subscribe: Option<Vec<String>>,
+}
+
+/// Without the secret.
+impl std::fmt::Debug for Fields {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { owner, publish, subscribe, .. } = self;
+        let mut out = f.debug_struct("Fields");
+        out.field("owner", owner).field("publish", publish).field("subscribe", subscribe).finish_non_exhaustive()
+    }
+}
+
+impl Keys {
+    /// Those in a JSON file, see [`JsonStore`](crate::JsonStore). The first change creates it, for its owner alone.
+    #[must_use]
+    pub fn json(path: impl Into<PathBuf>) -> Self {
+        Self { place: Place::Json(path.into()) }
+    }
+
+    /// Those in a database. The first change creates its table, and a file.
+    #[must_use]
+    pub fn sql(address: DatabaseAddress) -> Self {
+        Self { place: Place::Sql(Box::new(address)) }
+    }
+
+    /// Whether a key has an owner; otherwise it is the ident.
+    #[must_use]
+    pub fn has_owners(&self) -> bool {
+        match &self.place {
+            Place::Json(_) => true,
+            Place::Sql(address) => address.table.owner.is_some(),
+        }
+    }
+
+    /// Every key, in the order of the idents.
+    pub async fn all(&self) -> Result<Vec<Entry>, AuthError> {
+        match &self.place {
+            Place::Json(path) => file::all(path),
+            Place::Sql(address) => sql::all(&Database::new(address.creating(false))).await,
+        }
+    }
+
+    /// The key of an ident.
+    pub async fn get(&self, ident: &str) -> Result<Option<Entry>, AuthError> {
+        match &self.place {
+            Place::Json(path) => Ok(file::all(path)?.into_iter().find(|entry| entry.ident == ident)),
+            Place::Sql(address) => sql::get(&Database::new(address.creating(false)), ident).await,
+        }
+    }
+
+    /// Does all of it or nothing.
+    ///
+    /// A JSON file is replaced by another, so that nobody reads half of it. Programs that change the same store by this
+    /// wait for each other, at most 10 seconds.
+    pub async fn apply(&self, changes: &[Change]) -> Result<(), AuthError> {
+        for change in changes {
+            check(change).map_err(AuthError::new)?;
+        }
+        match &self.place {
+            Place::Json(path) => file::apply(path, changes).await,
+            Place::Sql(address) => {
+                let adds = changes.iter().any(|change| matches!(change, Change::Add(_) | Change::Put(_)));
+                sql::apply(&Database::new(address.creating(adds)), changes, adds).await
+            }
+        }
+    }
+}
+
+/// Keys in the format of JSON files. The error is the line, or the ident and field that is wrong.
+pub fn from_json(text: &[u8]) -> Result<Vec<Entry>, AuthError> {
+    entries(text).map_err(AuthError::new)
+}
+
+/// Keys in the format of JSON files, with their secrets.
+#[must_use]
+pub fn to_json(entries: &[Entry]) -> String {
+    let root = entries.iter().map(|entry| (entry.ident.clone(), value(entry))).collect();
+    print(root)
+}
+
+fn value(entry: &Entry) -> Value {
+    let Entry { owner, secret, publish, subscribe, .. } = entry;
+    json!({"owner": owner, "secret": secret, "pubchans": publish, "subchans": subscribe})
+}
+
+fn print(root: Map<String, Value>) -> String {
+    // With string keys and no more than this, there is nothing that JSON cannot say.
+    format!("{:#}\n", Value::Object(root))
+}
+
+/// Names that a broker would refuse to read reach no store.
+fn check(change: &Change) -> Result<(), String> {
+    let names = ["publish", "subscribe"];
+    match change {
+        Change::Add(entry) | Change::Put(entry) => {
+            entry.key(names).map_err(|cause| format!("ident {:?}: {cause}", entry.ident)).map(drop)
+        }
+        Change::Set { ident, fields } => {
+            let entry = Entry {
+                ident: ident.clone(),
+                owner: String::new(),
+                secret: String::new(),
+                publish: fields.publish.clone().unwrap_or_default(),
+                subscribe: fields.subscribe.clone().unwrap_or_default(),
+            };
+            entry.key(names).map_err(|cause| format!("ident {ident:?}: {cause}")).map(drop)
+        }
+        Change::Remove(_) => Ok(()),
+    }
+}
+
+/// Follows which idents there are while changes are made one after another.
+struct Idents {
+    known: BTreeSet<String>,
+}
+
+impl Idents {
+    /// Whether a change may come next, and whether the ident is there before it.
+    fn admit(&mut self, change: &Change) -> Result<bool, AuthError> {
+        match change {
+            Change::Add(entry) => {
+                if self.known.insert(entry.ident.clone()) {
+                    Ok(false)
+                } else {
+                    Err(AuthError::new(format_args!("ident {:?} has a key already", entry.ident)))
+                }
+            }
+            Change::Put(entry) => Ok(!self.known.insert(entry.ident.clone())),
+            Change::Set { ident, .. } if self.known.contains(ident) => Ok(true),
+            Change::Remove(ident) if self.known.remove(ident) => Ok(true),
+            Change::Set { ident, .. } | Change::Remove(ident) => {
+                Err(AuthError::new(format_args!("ident {ident:?} has no key")))
+            }
+        }
+    }
+}

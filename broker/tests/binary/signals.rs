@@ -1,0 +1,110 @@
+//! What signals do.
+
+use std::{fs, os::unix::net::UnixDatagram};
+
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::ChildStderr,
+};
+
+use super::{
+    Running, command, file,
+    support::{PATIENCE, Peer, publish, subscribe, within},
+};
+
+/// Reads the log up to the line that has this.
+async fn logged(log: &mut Lines<BufReader<ChildStderr>>, part: &str) -> String {
+    loop {
+        let line = within(log.next_line()).await.unwrap().expect(part);
+        if line.contains(part) {
+            return line;
+        }
+    }
+}
+
+fn log(running: &mut Running) -> Lines<BufReader<ChildStderr>> {
+    BufReader::new(running.child.stderr.take().unwrap()).lines()
+}
+
+fn users(ident: &str) -> String {
+    format!(r#"{{"{ident}": {{"owner": "o", "secret": "hunter2", "pubchans": ["a"], "subchans": ["private"]}}}}"#)
+}
+
+#[tokio::test]
+async fn sighup_reads_the_keys_again() {
+    let keys = file(".json", users("bob"));
+    let mut running = Running::start(command(&["--bind=127.0.0.1:0", "--auth", keys.to_str().unwrap()])).await;
+    let mut log = log(&mut running);
+    let mut bob = Peer::login(running.addr, "bob", "hunter2").await;
+    bob.send(publish("bob", "a", "")).await;
+
+    fs::write(&keys, users("eve")).unwrap();
+    running.signal("-HUP").await;
+    logged(&mut log, "reloaded").await;
+    let mut eve = Peer::login(running.addr, "eve", "hunter2").await;
+    eve.send(publish("eve", "a", "")).await;
+    eve.confirm().await;
+
+    fs::write(&keys, "{").unwrap();
+    running.signal("-HUP").await;
+    let line = logged(&mut log, "cannot reload: the old stays in use").await;
+    assert!(line.contains("ERROR") && line.contains(keys.to_str().unwrap()), "{line}");
+    let mut eve = Peer::login(running.addr, "eve", "hunter2").await;
+    eve.send(publish("eve", "a", "")).await;
+    eve.confirm().await;
+    Peer::login(running.addr, "bob", "hunter2").await.expect_error("Authentication failed for bob").await;
+    assert_eq!(running.stop("-TERM").await.0, Some(0));
+}
+
+/// A subscriber that does not read, and has more queued than the system takes, so that draining lasts.
+async fn stuck(running: &Running) -> Peer {
+    let mut subscriber = Peer::login(running.addr, "dev", "dev").await;
+    subscriber.send(subscribe("dev", "a")).await;
+    subscriber.settle().await;
+    let mut publisher = Peer::login(running.addr, "dev", "dev").await;
+    for _ in 0..64 {
+        publisher.send(publish("dev", "a", vec![0; 1_000_000])).await;
+    }
+    publisher.confirm().await;
+    subscriber
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    for (signal, name, code) in [("-TERM", "SIGTERM", 143), ("-INT", "SIGINT", 130)] {
+        // Whoever waited for the draining would wait longer than this test does.
+        let arguments = ["--dev", "--port=0", "--low-mark=100M", "--high-mark=100M", "--write-timeout=600"];
+        let mut running = Running::start(command(&arguments)).await;
+        let mut log = log(&mut running);
+        let subscriber = stuck(&running).await;
+        running.signal("-TERM").await;
+        logged(&mut log, "SIGTERM: stopping").await;
+        running.signal(signal).await;
+        logged(&mut log, &format!("{name} again: ending at once")).await;
+        assert_eq!(running.end().await.0, Some(code));
+        drop(subscriber);
+    }
+}
+
+#[tokio::test]
+async fn the_supervisor_hears_when_it_serves_and_when_it_stops() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let next = || {
+        let mut buf = [0; 64];
+        let len = socket.recv(&mut buf).unwrap();
+        String::from_utf8_lossy(&buf[..len]).trim_end().to_owned()
+    };
+    let mut command = command(&["--dev", "--port=0"]);
+    let running = Running::start({
+        command.env("NOTIFY_SOCKET", &path);
+        command
+    })
+    .await;
+    assert_eq!(next(), "READY=1");
+    let (code, stderr) = running.stop("-TERM").await;
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(next(), "STOPPING=1");
+}

@@ -1,0 +1,232 @@
+//! `hpfeeds-broker keys`, as an operator runs it.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::{
+    env, fs,
+    io::Write as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::Path,
+    process::{Command, Output, Stdio},
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use tempfile::TempDir;
+
+/// A folder and a store in it, or a database elsewhere.
+struct Place {
+    folder: TempDir,
+    auth: String,
+}
+
+impl Place {
+    fn new(auth: &str) -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), auth: auth.to_owned() }
+    }
+
+    fn output(&self, arguments: &[&str], stdin: &str) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hpfeeds-broker"));
+        command.arg("keys").args(arguments).args(["--auth", &self.auth]).env_clear().current_dir(self.folder.path());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // It need not read it.
+        drop(child.stdin.take().unwrap().write_all(stdin.as_bytes()));
+        child.wait_with_output().unwrap()
+    }
+
+    /// What it prints when it succeeds.
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments, "");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""), "{}: {arguments:?}", self.auth);
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The one line that it says when it fails with this code.
+    fn fails(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.output(arguments, "");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}: {arguments:?}: {stderr}", self.auth);
+        assert!(stderr.starts_with("hpfeeds-broker: ") && stderr.lines().count() == 1, "{stderr}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+        stderr
+    }
+
+    fn file(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
+/// One of each kind; the servers only when `scripts/services` has started them.
+fn places() -> Vec<Place> {
+    let mut places: Vec<_> = ["sqlite", "users.json", "keys.sqlite3", "database+sqlite:///keys"].map(Place::new).into();
+    for variable in ["HPFEEDS_TEST_POSTGRES", "HPFEEDS_TEST_MYSQL"] {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let Ok(server) = env::var(variable) else {
+            assert!(env::var_os("HPFEEDS_TEST_REQUIRE").is_none(), "{variable} is not set: use scripts/services run");
+            eprintln!("skipped: {variable} is not set (scripts/services run -- cargo test sets it)");
+            continue;
+        };
+        let name = format!("keys_{}_{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(create(&server, &name));
+        places.push(Place::new(&format!("database+{}/{name}", server.rsplit_once('/').unwrap().0)));
+    }
+    places
+}
+
+async fn create(server: &str, name: &str) {
+    use sqlx::{Connection as _, Executor as _, MySqlConnection, PgConnection};
+    let sql = format!("CREATE DATABASE {name}");
+    if server.starts_with("mysql") {
+        MySqlConnection::connect(server).await.unwrap().execute(sql.as_str()).await.unwrap();
+    } else {
+        PgConnection::connect(server).await.unwrap().execute(sql.as_str()).await.unwrap();
+    }
+}
+
+#[test]
+fn keys_are_added_changed_listed_and_removed() {
+    for place in places() {
+        let has_owners = !place.auth.starts_with("database+");
+        let secret = place.ok(&["add", "bob", "--publish", "a", "--publish", "b.*", "--subscribe", "*"]);
+        let secret = secret.strip_suffix('\n').unwrap();
+        assert_eq!(secret.len(), 32);
+        assert!(secret.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)), "{secret}");
+        assert!(place.fails(1, &["add", "bob"]).contains("ident \"bob\" has a key already"));
+        assert_eq!(place.ok(&["add", "eve", "--secret", "hunter2"]), "");
+        if has_owners {
+            assert_eq!(place.ok(&["set", "eve", "--owner", "team"]), "");
+        } else {
+            assert!(place.fails(1, &["set", "eve", "--owner", "team"]).contains("this store keeps no owners"));
+        }
+        let owner = if has_owners { "team" } else { "eve" };
+        let table = place.ok(&["list"]);
+        let rows: Vec<Vec<_>> =
+            table.lines().map(|line| line.split("  ").filter(|s| !s.is_empty()).collect()).collect();
+        let trimmed: Vec<Vec<_>> = rows.iter().map(|row| row.iter().map(|cell| cell.trim()).collect()).collect();
+        assert_eq!(trimmed[1], ["bob", "bob", "a, b.*", "*"], "{table}");
+        assert_eq!(trimmed[2], ["eve", owner, "-", "-"], "{table}");
+        let json: serde_json::Value = serde_json::from_str(&place.ok(&["list", "--json"])).unwrap();
+        assert_eq!(
+            json[0],
+            serde_json::json!({"ident": "bob", "owner": "bob", "publish": ["a", "b.*"], "subscribe": ["*"]})
+        );
+        assert!(!table.contains("hunter2") && !json.to_string().contains("hunter2"));
+        assert!(!place.ok(&["show", "eve"]).contains("hunter2"));
+        assert!(place.ok(&["show", "eve", "--secret"]).contains("secret:    hunter2\n"));
+        // What is not given stays.
+        place.ok(&["set", "bob", "--publish", "c", "--no-subscribe"]);
+        let shown = place.ok(&["show", "bob", "--secret"]);
+        let expected = format!("ident:     bob\nowner:     bob\nsecret:    {secret}\npublish:   c\nsubscribe: -\n");
+        assert_eq!(shown, expected);
+        let new = place.ok(&["set", "bob", "--new-secret"]);
+        assert_ne!(new.trim_end(), secret);
+        assert!(place.ok(&["show", "bob", "--secret"]).contains(new.trim_end()));
+        let stdin = place.output(&["set", "bob", "--secret-stdin"], "from stdin\r\n");
+        assert!(stdin.status.success());
+        assert!(place.ok(&["show", "bob", "--secret"]).contains("secret:    from stdin\n"));
+        assert_eq!(place.ok(&["remove", "bob"]), "");
+        for arguments in [&["remove", "bob"][..], &["show", "bob"], &["set", "bob", "--publish", "a"]] {
+            assert!(place.fails(1, arguments).contains("ident \"bob\" has no key"));
+        }
+    }
+}
+
+#[test]
+fn keys_move_from_every_store_to_every_other() {
+    let text = r#"{"o'hara": {"owner": "o'hara", "secret": "s\"1", "pubchans": ["a", "b.*"], "subchans": []},
+        "Bücherei": {"owner": "Bücherei", "secret": "ß", "pubchans": [], "subchans": ["*"]}}"#;
+    let expected: serde_json::Value = serde_json::from_str(text).unwrap();
+    let places = places();
+    let mut before = text.to_owned();
+    for place in &places {
+        let output = place.output(&["import", "-"], &before);
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "imported 2 keys\n", "{}", place.auth);
+        before = place.ok(&["export"]);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&before).unwrap(), expected, "{}", place.auth);
+    }
+    for place in &places {
+        // One clash, or one fault: nothing is imported.
+        let more = r#"{"a": {"owner": "a", "secret": "s", "pubchans": [], "subchans": []},
+            "o'hara": {"owner": "o'hara", "secret": "other", "pubchans": [], "subchans": []}}"#;
+        fs::write(place.file("more"), more).unwrap();
+        assert!(place.fails(1, &["import", "more"]).contains("ident \"o'hara\" has a key already"));
+        fs::write(place.file("bad"), more.replace(r#""owner": "a", "#, "")).unwrap();
+        assert!(place.fails(1, &["import", "bad"]).contains("bad: user \"a\": \"owner\" is missing"));
+        assert!(place.fails(1, &["show", "a"]).contains("no key"));
+        assert!(place.output(&["import", "--replace", "more"], "").status.success());
+        assert!(place.ok(&["show", "o'hara", "--secret"]).contains("secret:    other\n"));
+        assert_eq!(place.ok(&["list"]).lines().count(), 1 + 3);
+        // To a file that others cannot read.
+        place.ok(&["export", "-o", "out"]);
+        assert_eq!(fs::metadata(place.file("out")).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(place.fails(1, &["export", "-o", "out"]).contains("out: File exists"));
+    }
+}
+
+#[test]
+fn a_json_file_keeps_its_mode_its_owner_and_what_nobody_knows() {
+    let place = Place::new("link.json");
+    let file = place.file("users.json");
+    std::os::unix::fs::symlink("users.json", place.file("link.json")).unwrap();
+    fs::write(
+        &file,
+        r#"{"bob": {"owner": "o", "secret": "s", "pubchans": [], "subchans": [], "note": "third floor"}}"#,
+    )
+    .unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    // Only root can give a file away.
+    let _ = std::os::unix::fs::chown(&file, Some(12345), Some(12345));
+    let before = fs::metadata(&file).unwrap();
+    place.ok(&["set", "bob", "--publish", "a"]);
+    let after = fs::metadata(&file).unwrap();
+    assert_ne!(before.ino(), after.ino(), "it was not replaced");
+    assert_eq!((before.mode(), before.uid(), before.gid()), (after.mode(), after.uid(), after.gid()));
+    assert!(fs::symlink_metadata(place.file("link.json")).unwrap().is_symlink());
+    let value: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!((&value["bob"]["note"], &value["bob"]["pubchans"][0]), (&"third floor".into(), &"a".into()));
+    let left: Vec<_> = fs::read_dir(place.folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+    // A file that no broker could read is not touched.
+    fs::write(&file, "{\"bob\": 3}").unwrap();
+    assert!(place.fails(1, &["add", "eve"]).contains("users.json: user \"bob\": must be an object"));
+    assert_eq!(fs::read(&file).unwrap(), b"{\"bob\": 3}");
+}
+
+#[test]
+fn a_new_store_is_for_its_owner_alone() {
+    for (auth, file) in [("users.json", "users.json"), ("sqlite", "sqlite.db"), ("database+sqlite:///k", "k")] {
+        let place = Place::new(auth);
+        for arguments in [&["list"][..], &["remove", "bob"], &["set", "bob", "--new-secret"], &["export"]] {
+            place.fails(1, arguments);
+            assert!(!Path::exists(&place.file(file)), "{arguments:?} has created {file}");
+        }
+        place.ok(&["add", "bob", "--secret", "s"]);
+        assert_eq!(fs::metadata(place.file(file)).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn what_is_wrong_is_one_line() {
+    let place = Place::new("users.json");
+    let long = "x".repeat(256);
+    let cases: [(i32, &[&str], &str); 8] = [
+        (2, &[], "requires a subcommand"),
+        (2, &["frobnicate"], "unrecognized subcommand 'frobnicate'"),
+        (2, &["add"], "<IDENT>"),
+        (2, &["add", "bob", "--secret", "hunter2", "--secret-stdin"], "cannot be used with"),
+        (1, &["add", &long], "the ident is 256 bytes long: at most 255 are allowed"),
+        (1, &["add", "bob", "--publish", &long], "a channel in \"publish\" is 256 bytes long"),
+        (1, &["add", "bob", "--secret-stdin"], "the secret on stdin is empty"),
+        (1, &["set", "bob"], "nothing to change"),
+    ];
+    for (code, arguments, expected) in cases {
+        let stderr = place.fails(code, arguments);
+        assert!(stderr.contains(expected) && !stderr.contains("hunter2"), "{arguments:?}: {stderr}");
+    }
+    assert!(Place::new("env").fails(1, &["list"]).contains("keys in the environment"));
+    // Nothing listens at port 1.
+    let stderr = Place::new("database+postgresql://u:hunter2@127.0.0.1:1/d").fails(1, &["list"]);
+    assert!(stderr.contains("postgresql://127.0.0.1:1/d: cannot reach the database: Connection refused"), "{stderr}");
+    assert!(!stderr.contains("hunter2"), "{stderr}");
+}

@@ -1,0 +1,143 @@
+//! Files that change, and files of the Python broker.
+
+use std::{fs, os::unix::fs::symlink, path::Path, process::Stdio};
+
+use hpfeeds_broker::{AuthStore, DatabaseAddress, JsonStore, SqlStore};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::{ChildStderr, Command},
+};
+
+use crate::{
+    databases::Scratch,
+    support::{Peer, within},
+};
+
+fn users(ident: &str) -> String {
+    format!(r#"{{"{ident}": {{"owner": "o", "secret": "s", "pubchans": ["private"], "subchans": ["private"]}}}}"#)
+}
+
+/// Waits until an ident has, or has not, a key.
+async fn until_known(store: &JsonStore, ident: &str, known: bool) {
+    within(async {
+        while store.lookup(ident).await.unwrap().is_some() != known {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_json_file_is_read_again_when_it_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("users.json");
+    fs::write(&path, users("written")).unwrap();
+    let store = JsonStore::open(&path).unwrap();
+    // Written anew, to the same length.
+    fs::write(&path, users("rewrite")).unwrap();
+    until_known(&store, "rewrite", true).await;
+    assert!(store.lookup("written").await.unwrap().is_none());
+    // Replaced.
+    let new = folder.path().join("new");
+    fs::write(&new, users("renamed")).unwrap();
+    fs::rename(&new, &path).unwrap();
+    until_known(&store, "renamed", true).await;
+    // Absent for a while: the keys stay, until it is back.
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, users("returned")).unwrap();
+    until_known(&store, "returned", true).await;
+}
+
+/// Kubernetes mounts a secret as a link to a file in a folder that is a link, and swaps that.
+#[tokio::test]
+async fn a_json_file_behind_links_is_read_again_when_one_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for version in ["one", "two"] {
+        fs::create_dir(at(version)).unwrap();
+        fs::write(at(version).join("users.json"), users(version)).unwrap();
+    }
+    symlink("one", at("..data")).unwrap();
+    symlink(Path::new("..data").join("users.json"), at("users.json")).unwrap();
+    let store = JsonStore::open(at("users.json")).unwrap();
+    assert!(store.lookup("one").await.unwrap().is_some());
+    symlink("two", at("..new")).unwrap();
+    fs::rename(at("..new"), at("..data")).unwrap();
+    until_known(&store, "two", true).await;
+    assert!(store.lookup("one").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_bad_json_file_changes_nothing_and_the_log_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("users.json");
+    fs::write(&path, users("bob")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hpfeeds-broker"));
+    command.args(["--bind=127.0.0.1:0", "--auth"]).arg(&path).kill_on_drop(true);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = within(stdout.next_line()).await.unwrap().unwrap();
+    let addr = line.strip_prefix("listening on ").unwrap().parse().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+
+    fs::write(&path, users("bob").replace("\"s\"", "\"hunter2\" x")).unwrap();
+    let line = said(&mut log, "the keys stay as they were").await;
+    assert!(line.contains("WARN") && line.contains(&format!("{}: expected `,` or `}}` at", path.display())), "{line}");
+    assert!(!line.contains("hunter2"), "{line}");
+    Peer::login(addr, "bob", "s").await.settle().await;
+    fs::write(&path, users("eve")).unwrap();
+    let line = said(&mut log, "the keys have been read again").await;
+    assert!(line.contains("keys=1"), "{line}");
+    Peer::login(addr, "eve", "s").await.settle().await;
+    Peer::login(addr, "bob", "s").await.expect_error("Authentication failed for bob").await;
+}
+
+/// The next line of a log that says something.
+async fn said(log: &mut Lines<BufReader<ChildStderr>>, text: &str) -> String {
+    within(async {
+        loop {
+            let line = log.next_line().await.unwrap().expect("it has ended");
+            if line.contains(text) {
+                return line;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_sqlite_file_of_the_python_broker_is_read_as_it_is() {
+    let scratch = Scratch::sqlite("");
+    // What version 3.1.0 creates, and what it tells its users to type.
+    scratch
+        .raw(
+            r#"create table logs (id integer primary key autoincrement, data TEXT);
+            create table stats (id integer primary key autoincrement, ak TEXT, uid TEXT, data TEXT);
+            create table authkeys (id integer primary key autoincrement, owner TEXT, ident TEXT, secret TEXT,
+                pubchans TEXT, subchans TEXT);
+            insert into authkeys (owner, ident, secret, pubchans, subchans)
+                values ('owner', 'ident', 's3cret', '["private", ""]', '["private"]');
+            insert into authkeys (owner, ident, secret, pubchans, subchans) values (null, 'number', 17, '[]', '[]');"#,
+        )
+        .await;
+    let store = SqlStore::open(scratch.address()).await.unwrap();
+    let broker = hpfeeds_broker::Broker::builder().auth(store).listen("127.0.0.1:0").unwrap().start().await.unwrap();
+    Peer::login(broker.local_addr(), "ident", "s3cret").await.settle().await;
+    let mut number = Peer::login(broker.local_addr(), "number", "17").await;
+    number.send(crate::support::subscribe("number", "private")).await;
+    number.expect_error("Authkey not allowed to sub here. ident=number, chan=private").await;
+}
+
+#[tokio::test]
+async fn a_new_sqlite_file_has_the_tables_of_the_python_broker_and_is_private() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sqlite.db");
+    let store = SqlStore::open(DatabaseAddress::sqlite(&path)).await.unwrap();
+    assert!(store.lookup("bob").await.unwrap().is_none());
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    // What the Python broker asks when it opens one.
+    let scratch = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+    let mut connection = <sqlx::SqliteConnection as sqlx::Connection>::connect_with(&scratch).await.unwrap();
+    sqlx::raw_sql("select * from logs, authkeys, stats where 1=0").execute(&mut connection).await.unwrap();
+}

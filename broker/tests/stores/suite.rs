@@ -1,0 +1,255 @@
+//! What every store must do.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use hpfeeds::wire::Frame;
+use hpfeeds_broker::{
+    AuthStore, Broker, Endpoint, Lookup,
+    keys::{Change, Entry, Fields, Keys},
+};
+
+use crate::{
+    databases::Scratch,
+    support::{Peer, publish, subscribe, within},
+};
+
+/// A store that holds [`entries`], and the means to change it.
+pub(crate) struct UnderTest {
+    pub(crate) store: Arc<dyn AuthStore>,
+    pub(crate) keys: Keys,
+    /// For what only a hand can do to a database.
+    pub(crate) raw: Option<Scratch>,
+}
+
+/// Idents that a careless statement or pattern would mix up.
+const ODD: [&str; 8] = [
+    "o'hara",
+    r#"x"; DROP TABLE authkeys; --"#,
+    "'; DROP TABLE auth_keys; --",
+    r"back\slash\'",
+    "%",
+    "_",
+    "?1 $1 :ident {}",
+    "Bücherei-\u{1F41D}",
+];
+
+pub(crate) fn entries() -> Vec<Entry> {
+    let key = |ident: &str, secret: &str, publish: &[&str], subscribe: &[&str]| Entry {
+        ident: ident.to_owned(),
+        owner: ident.to_owned(),
+        secret: secret.to_owned(),
+        publish: publish.iter().map(ToString::to_string).collect(),
+        subscribe: subscribe.iter().map(ToString::to_string).collect(),
+    };
+    let mut entries = vec![
+        key("bob", "hunter2", &["a", "b.*", "kan\u{e4}le"], &["private", "a", "b.*"]),
+        key("nothing", "s", &[], &[]),
+        key("everything", "pässwörd \u{1F511} '\"\\", &["*"], &["*"]),
+    ];
+    entries.extend(ODD.map(|ident| key(ident, ident, &["*"], &["*"])));
+    entries
+}
+
+pub(crate) async fn run(test: UnderTest) {
+    reads(test.store.clone()).await;
+    keys(&test.keys).await;
+    changes(&test).await;
+    if let Some(raw) = &test.raw {
+        malformed(&*test.store, &test.keys, raw).await;
+    }
+    many(&test).await;
+}
+
+pub(crate) async fn reads(store: Arc<dyn AuthStore>) {
+    known(store.clone()).await;
+    unknown(store.clone()).await;
+    concurrent(store).await;
+}
+
+struct Shared(Arc<dyn AuthStore>);
+
+impl AuthStore for Shared {
+    fn lookup<'a>(&'a self, ident: &'a str) -> Lookup<'a> {
+        self.0.lookup(ident)
+    }
+}
+
+async fn broker(store: Arc<dyn AuthStore>) -> Broker {
+    let builder = Broker::builder().auth(Shared(store)).auth_failure_delay(Duration::ZERO);
+    builder.endpoint(Endpoint::tcp("127.0.0.1", 0)).start().await.unwrap()
+}
+
+/// Through a broker: who gets in, and what they may do.
+pub(crate) async fn known(store: Arc<dyn AuthStore>) {
+    let broker = broker(store).await;
+    let addr = broker.local_addr();
+    let mut bob = Peer::login(addr, "bob", "hunter2").await;
+    for channel in ["a", "b.x"] {
+        bob.send(subscribe("bob", channel)).await;
+        bob.send(publish("bob", channel, "hello")).await;
+        assert_eq!(bob.next().await, Some(publish("bob", channel, "hello")));
+    }
+    bob.send(publish("bob", "kan\u{e4}le", "hello")).await;
+    bob.send(publish("bob", "b", "hello")).await;
+    bob.expect_error("Authkey not allowed to pub here. ident=bob, chan=b").await;
+    let mut bob = Peer::login(addr, "bob", "hunter2").await;
+    bob.send(subscribe("bob", "kan\u{e4}le")).await;
+    bob.expect_error("Authkey not allowed to sub here. ident=bob, chan=kan\u{e4}le").await;
+    Peer::login(addr, "bob", "hunter3").await.expect_error("Authentication failed for bob").await;
+    for frame in [publish("nothing", "a", "x"), subscribe("nothing", "a")] {
+        let mut nothing = Peer::login(addr, "nothing", "s").await;
+        nothing.send(frame).await;
+        assert!(matches!(nothing.next().await, Some(Frame::Error { .. })));
+    }
+    for entry in entries().into_iter().skip(2) {
+        Peer::login(addr, &entry.ident, &entry.secret).await.settle().await;
+    }
+    within(broker.shutdown()).await;
+}
+
+async fn unknown(store: Arc<dyn AuthStore>) {
+    let long = "x".repeat(255);
+    for ident in ["nobody", "BOB", "Bob", "bob ", " bob", "b\u{f3}b", "bo", "bob'", "bob\0", "\0", "b%", "b_b", &long] {
+        assert!(store.lookup(ident).await.unwrap().is_none(), "{ident:?} is somebody");
+    }
+    let broker = broker(store).await;
+    let peer = Peer::login(broker.local_addr(), "nobody", "hunter2").await;
+    peer.expect_error("Authentication failed for nobody").await;
+}
+
+pub(crate) async fn concurrent(store: Arc<dyn AuthStore>) {
+    let idents: Vec<_> = entries().into_iter().map(|entry| entry.ident).chain(["nobody".to_owned()]).collect();
+    let lookups = (0..300).map(|n| {
+        let (store, ident) = (store.clone(), idents[n % idents.len()].clone());
+        async move { (store.lookup(&ident).await.unwrap().is_some(), ident) }
+    });
+    for (found, ident) in within(join_all(lookups)).await {
+        assert_eq!(found, ident != "nobody", "{ident:?}");
+    }
+}
+
+/// What is read back is what was written.
+async fn keys(keys: &Keys) {
+    let mut expected = entries();
+    expected.sort_by(|a, b| a.ident.cmp(&b.ident));
+    assert_eq!(keys.all().await.unwrap(), expected);
+    for entry in expected {
+        assert_eq!(keys.get(&entry.ident).await.unwrap(), Some(entry));
+    }
+    assert_eq!(keys.get("BOB").await.unwrap(), None);
+}
+
+/// The next lookup sees a change.
+async fn changes(test: &UnderTest) {
+    let UnderTest { store, keys, .. } = test;
+    let entry = |ident: &str, secret: &str| Entry {
+        ident: ident.to_owned(),
+        owner: ident.to_owned(),
+        secret: secret.to_owned(),
+        publish: vec!["c".to_owned()],
+        subscribe: vec![],
+    };
+    let seen = async |ident: &str| {
+        store.reload().await.unwrap();
+        store.lookup(ident).await.unwrap().is_some()
+    };
+    assert!(!seen("new").await);
+    keys.apply(&[Change::Add(entry("new", "one"))]).await.unwrap();
+    assert!(seen("new").await);
+    // Idents that some databases take for the same are others.
+    keys.apply(&[Change::Add(entry("NEW", "other"))]).await.unwrap();
+    let fields = Fields { secret: Some("two".to_owned()), publish: Some(vec![]), ..Fields::default() };
+    keys.apply(&[Change::Set { ident: "new".to_owned(), fields }]).await.unwrap();
+    let changed = Entry { secret: "two".to_owned(), publish: vec![], ..entry("new", "") };
+    assert_eq!(keys.get("new").await.unwrap(), Some(changed));
+    assert_eq!(keys.get("NEW").await.unwrap(), Some(entry("NEW", "other")));
+    // All or nothing, in the order given.
+    let refused = [
+        vec![Change::Add(entry("second", "s")), Change::Add(entry("new", "s"))],
+        vec![Change::Add(entry("second", "s")), Change::Add(entry("second", "s"))],
+        vec![Change::Remove("new".to_owned()), Change::Remove("new".to_owned())],
+        vec![Change::Remove("new".to_owned()), Change::Set { ident: "new".to_owned(), fields: Fields::default() }],
+        vec![Change::Remove("new".to_owned()), Change::Remove("nobody".to_owned())],
+    ];
+    for changes in refused {
+        let error = keys.apply(&changes).await.unwrap_err().to_string();
+        assert!(error.contains("has a key already") || error.contains("has no key"), "{error}");
+        assert!(!seen("second").await && seen("new").await, "{error}");
+    }
+    keys.apply(&[Change::Remove("new".to_owned()), Change::Add(entry("new", "three"))]).await.unwrap();
+    keys.apply(&[Change::Put(entry("new", "four")), Change::Put(entry("second", "s"))]).await.unwrap();
+    assert_eq!(keys.get("new").await.unwrap(), Some(entry("new", "four")));
+    keys.apply(&["new", "NEW", "second"].map(|ident| Change::Remove(ident.to_owned()))).await.unwrap();
+    assert!(!seen("new").await && !seen("NEW").await && !seen("second").await && seen("bob").await);
+    // Writers do not lose each other's changes.
+    let idents: Vec<_> = (0..8).map(|n| format!("writer-{n}")).collect();
+    let writes = idents.iter().map(async |ident| keys.apply(&[Change::Add(entry(ident, "s"))]).await);
+    for written in within(join_all(writes)).await {
+        written.unwrap();
+    }
+    for ident in &idents {
+        assert!(seen(ident).await, "{ident} is lost");
+    }
+    keys.apply(&idents.into_iter().map(Change::Remove).collect::<Vec<_>>()).await.unwrap();
+}
+
+/// A row that a hand has spoilt is an error that names the place; it harms nobody else, and is mended.
+async fn malformed(store: &dyn AuthStore, keys: &Keys, raw: &Scratch) {
+    let [table, ident, publish, subscribe] = raw.columns();
+    keys.apply(&["'a,b'", "'{\"a\": 1}'", "'[1]'"].map(spoilt)).await.unwrap();
+    for column in [publish, subscribe] {
+        for (list, expected) in [
+            ("'a,b'", "is not JSON: expected value at line 1 column 1"),
+            ("'{\"a\": 1}'", "must be a list of strings, not an object"),
+            ("'[1]'", "must hold strings only, but holds a number"),
+        ] {
+            let name = spoilt_ident(list);
+            let quoted = name.replace('\'', "''");
+            raw.raw(&format!("UPDATE {table} SET {column} = {list} WHERE {ident} = '{quoted}'")).await;
+            let error = store.lookup(&name).await.unwrap_err().to_string();
+            assert!(error.contains(&format!("table {table}: ident {name:?}: {column:?} {expected}")), "{error}");
+            assert!(!error.contains("hunter2") && !error.contains('\n'), "{error}");
+            assert!(store.lookup("bob").await.unwrap().is_some());
+            assert!(keys.all().await.unwrap_err().to_string().contains(expected));
+            let list = Some(vec!["mended".to_owned()]);
+            let fields = Fields { publish: list.clone(), subscribe: list, ..Fields::default() };
+            keys.apply(&[Change::Set { ident: name.clone(), fields }]).await.unwrap();
+            assert!(store.lookup(&name).await.unwrap().is_some());
+        }
+    }
+}
+
+fn spoilt_ident(list: &str) -> String {
+    format!("spoilt {list}")
+}
+
+fn spoilt(list: &str) -> Change {
+    let (ident, secret) = (spoilt_ident(list), "hunter2".to_owned());
+    Change::Add(Entry { owner: ident.clone(), ident, secret, publish: vec![], subscribe: vec![] })
+}
+
+/// Ten thousand keys.
+async fn many(test: &UnderTest) {
+    let ident = |n: usize| format!("sensor-{n:05}");
+    let changes = (0..10_000).map(|n| {
+        let (ident, channel) = (ident(n), format!("channel-{n}"));
+        Change::Add(Entry {
+            owner: ident.clone(),
+            ident,
+            secret: n.to_string(),
+            publish: vec![channel],
+            subscribe: vec![],
+        })
+    });
+    test.keys.apply(&changes.collect::<Vec<_>>()).await.unwrap();
+    let all = test.keys.all().await.unwrap();
+    let found: HashSet<_> = all.iter().map(|entry| entry.ident.clone()).collect();
+    assert!((0..10_000).all(|n| found.contains(&ident(n))));
+    assert!(all.is_sorted_by(|a, b| a.ident < b.ident));
+    test.store.reload().await.unwrap();
+    for n in [0, 1, 5_000, 9_999] {
+        assert!(test.store.lookup(&ident(n)).await.unwrap().is_some());
+    }
+    assert!(test.store.lookup(&ident(10_000)).await.unwrap().is_none());
+}

@@ -1,0 +1,44 @@
+"""The SQLite file of the Python broker, read and written by both."""
+
+import subprocess
+from contextlib import closing
+
+import pytest
+
+from broker import binary
+
+pytestmark = pytest.mark.rust
+
+INSERT = "insert into authkeys (owner, ident, secret, pubchans, subchans) values (?, ?, ?, ?, ?)"
+
+
+def keys(directory, *arguments):
+    command = [binary("hpfeeds-broker"), "keys", *arguments]
+    return subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def authenticator(directory):
+    from hpfeeds.broker.auth.sqlite import Authenticator
+
+    return Authenticator(str(directory / "sqlite.db"))
+
+
+def test_ours_reads_what_python_has_made(tmp_path):
+    store = authenticator(tmp_path)
+    with closing(store.sql), store.sql:
+        store.sql.execute(INSERT, ("me", "sensor", "s3cret", '["a"]', "[]"))
+    shown = keys(tmp_path, "show", "sensor", "--secret")
+    assert shown.split() == "ident: sensor owner: me secret: s3cret publish: a subscribe: -".split()
+
+
+def test_python_reads_what_ours_has_made(tmp_path):
+    secret = keys(tmp_path, "add", "sensor", "--owner", "me", "--publish", "a", "--publish", "b", "--subscribe", "c")
+    store = authenticator(tmp_path)
+    with closing(store.sql):
+        assert store.get_authkey("sensor") == {
+            "ident": "sensor",
+            "owner": "me",
+            "secret": secret.strip(),
+            "pubchans": ["a", "b"],
+            "subchans": ["c"],
+        }
