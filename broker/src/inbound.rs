@@ -17,9 +17,11 @@ use crate::{
     broker::Shared,
     buffer::ReadBuffer,
     outbox::{Offer, Outbox, Run},
-    router::{Subscriptions, TopicHandle},
+    patterns::prefixes,
+    router::TopicHandle,
     scan,
     socket::ReadHalf,
+    subscriptions::Subscriptions,
 };
 
 /// How much one connection handles before others get their turn.
@@ -28,7 +30,7 @@ const TURN: usize = 1 << 20;
 /// How often a run is queued for somebody before others get their turn.
 const WORK: usize = 1024;
 
-/// What a subscription costs, in the same measure: the list of a channel's subscribers is copied.
+/// What it costs to change the list of a channel's or pattern's subscribers, in the same measure: it is copied.
 const SUBSCRIPTION_WORK: usize = 8;
 
 /// How many channels a connection remembers to publish to without asking the router.
@@ -192,19 +194,20 @@ impl Inbound {
         let counters = &self.shared.depot.counters;
         counters.received_messages.add(extent.messages.into());
         counters.received_bytes.add(extent.len as u64);
-        if !topic.has_subscribers() {
+        let subscribers = topic.subscribers();
+        if subscribers.is_empty() {
             self.buffer.bytes.advance(extent.len);
             return Ok(None);
         }
         let run = Run { bytes: self.buffer.take(extent.len), messages: extent.messages };
         let now = Instant::now();
         let mut waiting = Vec::new();
-        topic.for_each(|outbox| {
+        for outbox in subscribers.iter() {
             self.work += 1;
             if let Offer::Wait(until) = outbox.offer(&run, now) {
                 waiting.push((outbox.clone(), until));
             }
-        });
+        }
         // In a box, as it would make every idle connection larger.
         Ok((!waiting.is_empty()).then(|| -> Settling { Box::pin(Unsettled { run, waiting }.settle()) }))
     }
@@ -229,21 +232,23 @@ impl Inbound {
 
     fn subscription(&mut self, header: Header) -> Result<(), String> {
         let body = scan::body(&self.buffer.bytes, header).unwrap_or_default();
-        match FrameRef::parse(header.opcode, body).map_err(|cause| cause.to_string())? {
-            FrameRef::Subscribe { channel, .. } if !self.key.may_subscribe(channel) => {
-                return Err(format!("Authkey not allowed to sub here. ident={}, chan={channel}", self.ident));
-            }
+        let (channel, changed) = match FrameRef::parse(header.opcode, body).map_err(|cause| cause.to_string())? {
             FrameRef::Subscribe { channel, .. } => {
                 let limit = self.shared.config.max_subscriptions;
-                if self.subscriptions.len() >= limit && !self.subscriptions.contains(channel) {
+                let full = self.subscriptions.len() >= limit && !self.subscriptions.contains(channel);
+                let Some(changed) = self.subscriptions.add(owned(channel, header.opcode)?, &self.key) else {
+                    return Err(format!("Authkey not allowed to sub here. ident={}, chan={channel}", self.ident));
+                };
+                // What is too much goes with the connection.
+                if full {
                     return Err(format!("Too many subscriptions: the limit is {limit}"));
                 }
-                self.subscriptions.add(owned(channel, header.opcode)?);
+                (channel, changed)
             }
-            FrameRef::Unsubscribe { channel, .. } => self.subscriptions.remove(channel),
+            FrameRef::Unsubscribe { channel, .. } => (channel, self.subscriptions.remove(channel, &self.key)),
             _ => unreachable!("the opcode is SUBSCRIBE or UNSUBSCRIBE"),
-        }
-        self.work += SUBSCRIPTION_WORK;
+        };
+        self.work += SUBSCRIPTION_WORK * changed.max(1) + prefixes(channel).count();
         self.buffer.bytes.advance(header.length);
         Ok(())
     }

@@ -50,10 +50,12 @@ mod handshake;
 mod inbound;
 mod listener;
 mod outbox;
+mod patterns;
 mod router;
 mod scan;
 mod socket;
 mod stats;
+mod subscriptions;
 mod throttle;
 mod writer;
 
