@@ -13,8 +13,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
 use crate::{
-    AuthStore, BrokerBuilder, ChainStore, Dropped, Endpoint, Key, StartError, Stats, buffer::BufferPool,
-    config::Config, listener, outbox::Depot, router::Router, stats::Counters, throttle::Throttle,
+    AuthStore, BrokerBuilder, ChainStore, Dropped, Endpoint, Key, StartError, Stats, accounts::Accounts,
+    admission::Admission, buffer::BufferPool, config::Config, listener, outbox::Depot, recheck, router::Router,
+    stats::Counters, throttle::Throttle,
 };
 
 /// A running broker.
@@ -36,8 +37,8 @@ pub(crate) struct Shared {
     pub(crate) depot: Arc<Depot>,
     pub(crate) pool: BufferPool,
     pub(crate) throttle: Throttle,
-    /// How many connections are open.
-    pub(crate) connections: AtomicUsize,
+    pub(crate) admission: Admission,
+    pub(crate) accounts: Arc<Accounts>,
     /// Nothing more is read; what is queued is still written.
     pub(crate) draining: CancellationToken,
     /// Everything ends.
@@ -77,6 +78,8 @@ impl Broker {
         let (listeners, addrs) = open(endpoints, listeners).await?;
         let rules = config.rules();
         let throttle = Throttle::new(config.auth_failure_delay);
+        let admission = Admission::new(config.max_connections, config.max_connections_per_address);
+        let accounts = Arc::new(Accounts::new(config.account_rules()));
         let shared = Arc::new(Shared {
             config,
             store: Arc::new(store),
@@ -84,13 +87,17 @@ impl Broker {
             depot: Arc::new(Depot { rules, buffered: AtomicUsize::new(0), counters: Counters::default() }),
             pool: BufferPool::default(),
             throttle,
-            connections: AtomicUsize::new(0),
+            admission,
+            accounts,
             draining: CancellationToken::new(),
             aborted: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
         for listener in listeners {
             shared.tasks.spawn(listener::run(listener, shared.clone()));
+        }
+        if !shared.config.recheck_keys.is_zero() {
+            shared.tasks.spawn(recheck::run(shared.clone()));
         }
         Ok(Self { shared, addrs })
     }
@@ -110,8 +117,15 @@ impl Broker {
     /// What it has done so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let Shared { connections, depot, .. } = &*self.shared;
-        depot.counters.snapshot(connections.load(Relaxed), depot.buffered.load(Relaxed))
+        let Shared { admission, depot, .. } = &*self.shared;
+        depot.counters.snapshot(admission.open(), depot.buffered.load(Relaxed))
+    }
+
+    /// Looks up the keys of all connections now, without waiting for
+    /// [`recheck_keys`](BrokerBuilder::recheck_keys): for a program that has just changed its store. It returns at
+    /// once; what has changed takes effect as the store answers. It does nothing when rechecking is turned off.
+    pub fn recheck_now(&self) {
+        self.shared.recheck_now();
     }
 
     /// Which messages slow subscribers did not get. At most 10,000 entries: drops that come after that many are in
@@ -139,6 +153,13 @@ impl Broker {
             tasks.wait().await;
         }
         info!("stopped");
+    }
+}
+
+impl Shared {
+    /// See [`Broker::recheck_now`].
+    pub(crate) fn recheck_now(&self) {
+        self.accounts.recheck.notify_one();
     }
 }
 

@@ -38,6 +38,8 @@
 //! Memory is bounded, see [`BrokerBuilder::max_buffered`].
 #![doc(test(attr(deny(warnings))))]
 
+mod accounts;
+mod admission;
 mod auth;
 mod broker;
 mod buffer;
@@ -51,6 +53,8 @@ mod inbound;
 mod listener;
 mod outbox;
 mod patterns;
+mod rate;
+mod recheck;
 mod router;
 mod scan;
 mod socket;

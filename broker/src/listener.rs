@@ -1,11 +1,6 @@
 //! Accepts connections.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -14,6 +9,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use crate::{
+    admission::Permit,
     broker::Shared,
     connection::{self, Connection},
     handshake::error_frame,
@@ -52,8 +48,8 @@ fn is_about_one_connection(cause: &io::Error) -> bool {
 }
 
 fn admit(tcp: TcpStream, peer: SocketAddr, shared: &Arc<Shared>) {
-    match Permit::take(shared) {
-        Some(permit) => {
+    match Permit::take(shared, peer.ip()) {
+        Ok(permit) => {
             shared.depot.counters.accepted.add(1);
             match Socket::new(tcp) {
                 Ok(socket) => {
@@ -63,34 +59,17 @@ fn admit(tcp: TcpStream, peer: SocketAddr, shared: &Arc<Shared>) {
                 Err(cause) => debug!(%peer, %cause, "gone before it was greeted"),
             }
         }
-        None => turn_away(&tcp, peer, shared),
+        Err(reason) => turn_away(&tcp, peer, reason, shared),
     }
 }
 
 /// Says why in one try: there is no room for a task that would wait.
-fn turn_away(tcp: &TcpStream, peer: SocketAddr, shared: &Shared) {
+fn turn_away(tcp: &TcpStream, peer: SocketAddr, reason: &str, shared: &Shared) {
     shared.depot.counters.rejected.add(1);
-    debug!(%peer, "too many connections");
-    let frame = error_frame("Too many connections", shared.config.limits);
+    shared.admission.log_refusal(peer.ip(), reason);
+    let frame = error_frame(reason, shared.config.limits);
     let socket = socket2::SockRef::from(tcp);
     // The send buffer of a new connection has room, and if not, it is told nothing.
     let _ = socket.send(&frame);
     let _ = socket.shutdown(std::net::Shutdown::Write);
-}
-
-/// The right to hold a connection open; given back when dropped.
-pub(crate) struct Permit(Arc<Shared>);
-
-impl Permit {
-    fn take(shared: &Arc<Shared>) -> Option<Self> {
-        let limit = shared.config.max_connections;
-        let more = |open: usize| (open < limit).then_some(open + 1);
-        shared.connections.fetch_update(Relaxed, Relaxed, more).ok().map(|_| Self(shared.clone()))
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Relaxed);
-    }
 }

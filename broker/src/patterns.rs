@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeSet, iter, ops::Bound};
 
-use hpfeeds::wire::Channel;
+use hpfeeds::wire::{Channel, Pattern};
 
 use crate::Key;
 
@@ -33,15 +33,16 @@ pub(crate) fn covers(wider: &str, text: &str) -> bool {
 
 /// What a key allows of what a client wants to subscribe to; nothing when that is denied.
 pub(crate) fn allowed(key: &Key, wanted: &Channel) -> Vec<Channel> {
-    let entries = || key.subchans.iter().map(|entry| entry.as_str());
-    if entries().any(|entry| covers(entry, wanted)) {
+    // An entry that covers a pattern is one that matches its text.
+    if key.may_subscribe(wanted) {
         return vec![wanted.clone()];
     }
     // Most clients want channels, which no entry is a part of.
     if prefix(wanted).is_none() {
         return Vec::new();
     }
-    entries().filter(|entry| covers(wanted, entry)).filter_map(|entry| Channel::new(entry).ok()).collect()
+    let entries = key.subchans.iter().map(Pattern::as_str);
+    entries.filter(|entry| covers(wanted, entry)).filter_map(|entry| Channel::new(entry).ok()).collect()
 }
 
 /// Texts of which none covers another.
@@ -119,8 +120,6 @@ pub(crate) fn inside<'a>(set: &'a BTreeSet<Channel>, text: &'a str) -> impl Iter
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
-    use hpfeeds::wire::Pattern;
-
     use super::*;
 
     const TEXTS: [&str; 20] = [
