@@ -16,12 +16,15 @@ use tracing::info;
 use crate::http;
 use crate::{
     AuthStore, BrokerBuilder, ChainStore, Dropped, Endpoint, Exposition, Key, ReloadError, StartError, Stats, TlsError,
+    accounts::Accounts,
+    admission::Admission,
     buffer::BufferPool,
     config::Config,
     endpoint::{Opened, Service},
     listener,
     metrics::{self, Metrics},
     outbox::Depot,
+    recheck,
     router::Router,
     stats::Counters,
     throttle::Throttle,
@@ -51,8 +54,8 @@ pub(crate) struct Shared {
     pub(crate) throttle: Throttle,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) certificates: Reloader,
-    /// How many connections are open.
-    pub(crate) connections: AtomicUsize,
+    pub(crate) admission: Admission,
+    pub(crate) accounts: Arc<Accounts>,
     /// Nothing more is read; what is queued is still written.
     pub(crate) draining: CancellationToken,
     /// Everything ends.
@@ -62,7 +65,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn stats(&self) -> Stats {
-        self.depot.counters.snapshot(self.connections.load(Relaxed), self.depot.buffered.load(Relaxed))
+        self.depot.counters.snapshot(self.admission.open(), self.depot.buffered.load(Relaxed))
     }
 }
 
@@ -98,6 +101,8 @@ impl Broker {
         let certificates = listeners.iter().filter_map(|(_, service)| service.tls.clone()).collect();
         let rules = config.rules();
         let throttle = Throttle::new(config.auth_failure_delay);
+        let admission = Admission::new(config.max_connections, config.max_connections_per_address);
+        let accounts = Arc::new(Accounts::new(config.account_rules()));
         let shared = Arc::new(Shared {
             config,
             store: Arc::new(store),
@@ -107,7 +112,8 @@ impl Broker {
             throttle,
             metrics: Arc::new(Metrics::new(&addrs)),
             certificates: Reloader::new(certificates),
-            connections: AtomicUsize::new(0),
+            admission,
+            accounts,
             draining: CancellationToken::new(),
             aborted: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -121,6 +127,9 @@ impl Broker {
             let watching =
                 async move { shared_too.draining.run_until_cancelled(shared_too.certificates.watch()).await };
             shared.tasks.spawn(watching);
+        }
+        if !shared.config.recheck_keys.is_zero() {
+            shared.tasks.spawn(recheck::run(shared.clone()));
         }
         Ok(Self {
             #[cfg(feature = "exporter")]
@@ -172,6 +181,13 @@ impl Broker {
         self.exporter.as_ref().map(http::Exporter::addr)
     }
 
+    /// Looks up the keys of all connections now, without waiting for
+    /// [`recheck_keys`](BrokerBuilder::recheck_keys): for a program that has just changed its store. It returns at
+    /// once; what has changed takes effect as the store answers. It does nothing when rechecking is turned off.
+    pub fn recheck_now(&self) {
+        self.shared.recheck_now();
+    }
+
     /// Which messages slow subscribers did not get. At most 10,000 entries: drops that come after that many are in
     /// [`Stats::dropped`] only.
     #[must_use]
@@ -179,8 +195,9 @@ impl Broker {
         self.shared.depot.counters.drops()
     }
 
-    /// Reads again what the key stores keep, and the certificates. What cannot be read stays as it was, and is named in the error; the rest
-    /// is replaced.
+    /// Reads again what the key stores keep, and the certificates. What cannot be read stays as it was, and is named in
+    /// the error; the rest is replaced. Then the keys of live connections are looked up, see
+    /// [`recheck_now`](Self::recheck_now).
     ///
     /// A store that does not answer within [`auth_timeout`](BrokerBuilder::auth_timeout) has failed. When this is dropped
     /// before it returns, some stores may not have been read again.
@@ -199,6 +216,7 @@ impl Broker {
             Ok(Err(cause)) => failures.push(cause.to_string()),
             Err(cause) => failures.push(cause.to_string()),
         }
+        self.recheck_now();
         ReloadError::unless_empty(failures)
     }
 
@@ -233,6 +251,13 @@ impl Broker {
             exporter.stop().await;
         }
         info!("stopped");
+    }
+}
+
+impl Shared {
+    /// See [`Broker::recheck_now`].
+    pub(crate) fn recheck_now(&self) {
+        self.accounts.recheck.notify_one();
     }
 }
 

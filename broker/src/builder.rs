@@ -89,7 +89,72 @@ impl BrokerBuilder {
         self
     }
 
-    /// How many channels one connection may subscribe to at once. Default: 10,000. Each costs some hundred bytes.
+    /// How many connections one address (of IPv6: one /64 network) may hold at once. Default: no limit, as a whole site
+    /// of sensors may share an address. One more gets the ERROR `Too many connections from your address`.
+    pub fn max_connections_per_address(mut self, connections: usize) -> Self {
+        self.config.max_connections_per_address = connections;
+        self
+    }
+
+    /// How many connections one ident may hold at once. Default: no limit, as a fleet may share a key. One more gets the
+    /// ERROR `Too many connections for {ident}`, and its address waits as after a
+    /// [failed authentication](Self::auth_failure_delay).
+    ///
+    /// The connection of a client that has vanished counts until TCP keepalive has noticed, which takes 25 s: leave
+    /// room for that.
+    pub fn max_connections_per_ident(mut self, connections: usize) -> Self {
+        self.config.max_connections_per_ident = connections;
+        self
+    }
+
+    /// The most messages per second that one ident may publish, over all its connections. Default: no limit.
+    ///
+    /// It delays and never drops: a connection that is over the limit is not read from until its turn comes, and TCP
+    /// slows its client down. What may pass in a second may also pass at once, after a pause.
+    pub fn publish_rate(mut self, messages_per_second: u64) -> Self {
+        self.config.publish_rate.messages = messages_per_second;
+        self
+    }
+
+    /// The most bytes per second (on the wire) that one ident may publish, as [`publish_rate`](Self::publish_rate).
+    /// Default: no limit. A message that is longer passes when nothing else has for long enough.
+    pub fn publish_bytes(mut self, bytes_per_second: u64) -> Self {
+        self.config.publish_rate.bytes = bytes_per_second;
+        self
+    }
+
+    /// The most messages per second that are delivered to one ident, over all its connections. Default: no limit.
+    ///
+    /// It delays: more is queued for the subscriber. Publishers never wait for one that is held back by this limit, and
+    /// it does not count as slow: it is not disconnected. Only what exceeds its [`high_mark`](Self::high_mark) is
+    /// dropped, as the [`slow_policy`](Self::slow_policy) says: the new messages, or the oldest. When its connection
+    /// ends, the limit holds on: what has not been written after [`write_timeout`](Self::write_timeout) is lost.
+    pub fn deliver_rate(mut self, messages_per_second: u64) -> Self {
+        self.config.deliver_rate.messages = messages_per_second;
+        self
+    }
+
+    /// The most bytes per second (on the wire) that are delivered to one ident, as
+    /// [`deliver_rate`](Self::deliver_rate). Default: no limit.
+    pub fn deliver_bytes(mut self, bytes_per_second: u64) -> Self {
+        self.config.deliver_rate.bytes = bytes_per_second;
+        self
+    }
+
+    /// How often the key of each connected ident is looked up again. Default: 5 s; with more than 2,500 idents it takes
+    /// longer, as there are at most 500 lookups per second. Zero leaves live connections alone.
+    ///
+    /// When a key is gone or has another secret, its connections get the ERROR `Authentication failed for {ident}` and
+    /// nothing of what is queued for them. When its lists have changed, what is newly allowed works at once; a connection
+    /// that subscribes to something of which nothing is allowed any more gets the usual ERROR and is closed. When a
+    /// lookup fails, nothing changes.
+    pub fn recheck_keys(mut self, interval: Duration) -> Self {
+        self.config.recheck_keys = interval;
+        self
+    }
+
+    /// How many channels and patterns one connection may subscribe to at once. Default: 10,000. Each costs some hundred
+    /// bytes.
     pub fn max_subscriptions(mut self, channels: usize) -> Self {
         self.config.max_subscriptions = channels;
         self

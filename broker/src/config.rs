@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hpfeeds::wire::{Limits, MAX_NAME_LEN};
 
-use crate::{StartError, outbox::Rules, socket::UNSENT};
+use crate::{StartError, accounts::AccountRules, outbox::Rules, rate::Rate, socket::UNSENT};
 
 /// What happens to a subscriber that drains less than the floor rate once its outbox has reached the high mark.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,6 +25,11 @@ pub(crate) struct Config {
     pub(crate) name: String,
     pub(crate) limits: Limits,
     pub(crate) max_connections: usize,
+    pub(crate) max_connections_per_address: usize,
+    pub(crate) max_connections_per_ident: usize,
+    pub(crate) publish_rate: Rate,
+    pub(crate) deliver_rate: Rate,
+    pub(crate) recheck_keys: Duration,
     pub(crate) max_subscriptions: usize,
     pub(crate) handshake_timeout: Duration,
     pub(crate) auth_timeout: Duration,
@@ -46,6 +51,11 @@ impl Default for Config {
             name: "hpfeeds".to_owned(),
             limits: Limits::default(),
             max_connections: 10_000,
+            max_connections_per_address: usize::MAX,
+            max_connections_per_ident: usize::MAX,
+            publish_rate: Rate::UNLIMITED,
+            deliver_rate: Rate::UNLIMITED,
+            recheck_keys: Duration::from_secs(5),
             max_subscriptions: 10_000,
             handshake_timeout: Duration::from_secs(10),
             auth_timeout: Duration::from_secs(10),
@@ -88,6 +98,14 @@ impl Config {
         }
     }
 
+    pub(crate) fn account_rules(&self) -> AccountRules {
+        AccountRules {
+            max_connections: self.max_connections_per_ident,
+            publish: self.publish_rate,
+            deliver: self.deliver_rate,
+        }
+    }
+
     /// Time for several of the steps in which the system takes what is written.
     fn default_window(&self) -> Duration {
         let steps = Duration::from_secs(u64::from(Self::WINDOW_STEPS * UNSENT))
@@ -104,6 +122,7 @@ impl Config {
             &mut self.write_timeout,
             &mut self.drain_timeout,
             &mut self.slow_deadline,
+            &mut self.recheck_keys,
         ] {
             *duration = (*duration).min(Self::NEVER);
         }
@@ -118,6 +137,20 @@ impl Config {
         }
         if self.max_connections == 0 {
             return fault("the maximum of connections is 0: nobody could connect".to_owned());
+        }
+        if self.max_connections_per_address == 0 {
+            return fault("the maximum of connections per address is 0: nobody could connect".to_owned());
+        }
+        if self.max_connections_per_ident == 0 {
+            return fault("the maximum of connections per ident is 0: nobody could authenticate".to_owned());
+        }
+        let Rate { messages, bytes } = self.publish_rate;
+        if messages == 0 || bytes == 0 {
+            return fault("a limit on what is published is 0: nothing could be".to_owned());
+        }
+        let Rate { messages, bytes } = self.deliver_rate;
+        if messages == 0 || bytes == 0 {
+            return fault("a limit on what is delivered is 0: nothing could be".to_owned());
         }
         if self.limits.max_message() == 0 {
             return fault("the maximum message is 0 bytes: nothing could be published".to_owned());

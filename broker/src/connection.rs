@@ -12,12 +12,12 @@ use tokio::time::{Instant, timeout};
 use tracing::info;
 
 use crate::{
+    admission::Permit,
     broker::Shared,
     config::Config,
     endpoint::Service,
     handshake::{self, Admitted, SHUTTING_DOWN, error_frame},
     inbound::{End, Inbound},
-    listener::Permit,
     metrics::Phase,
     outbox::Outbox,
     socket::{ReadHalf, Socket, close},
@@ -44,7 +44,7 @@ pub(crate) async fn serve(mut connection: Box<Connection>) {
     };
     permit.enter(Phase::Session);
     let (mut read, write) = socket.split();
-    let mut writer = Writer::new(write, inbound.outbox().clone());
+    let mut writer = Writer::new(write, inbound.outbox().clone()).limited(inbound.member().account());
     let mut end = exchange(&mut inbound, &mut read, &mut writer, shared).await;
     if let End::Shutdown { unread } = &mut end {
         *unread = inbound.has_published() || read.has_unread();
@@ -72,16 +72,19 @@ async fn admit(socket: &mut Socket, peer: SocketAddr, service: &Service, shared:
         }
         return None;
     };
-    let Admitted { ident, key, received } = admitted?;
+    let Admitted { member, received } = admitted?;
     shared.depot.counters.authenticated.add(1);
-    info!(ident = ident.as_str(), owner = key.owner, %peer, "connected");
-    let outbox = Outbox::new(shared.metrics.session(&ident, &key.owner), peer, shared.depot.clone());
-    Some(Box::new(Inbound::new(shared.clone(), service.mode, ident, key, outbox, received)))
+    info!(ident = member.ident().as_str(), owner = member.key().owner, %peer, "connected");
+    let session = shared.metrics.session(member.ident(), &member.key().owner);
+    let outbox = Outbox::new(session, peer, shared.depot.clone());
+    member.attach(&outbox);
+    Some(Box::new(Inbound::new(shared.clone(), service.mode, member, outbox, received)))
 }
 
 /// Reads and writes at the same time, until there is no more to read or no sense in it.
 async fn exchange(inbound: &mut Inbound, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, shared: &Shared) -> End {
     let mut stop = OnceLock::new();
+    let outbox = inbound.outbox().clone();
     let ended = {
         let mut reading = pin!(inbound.run(read, &stop));
         let mut draining = pin!(shared.draining.cancelled());
@@ -94,6 +97,10 @@ async fn exchange(inbound: &mut Inbound, read: &mut ReadHalf<'_>, writer: &mut W
                 if let WriteEnd::Slow = end {
                     let _ = stop.set(End::Slow);
                 }
+            }
+            if !writing {
+                // The writer does so no longer.
+                outbox.register(cx);
             }
             if stop.get().is_none() && draining.as_mut().poll(cx).is_ready() {
                 let _ = stop.set(End::Shutdown { unread: true });
@@ -116,9 +123,13 @@ async fn exchange(inbound: &mut Inbound, read: &mut ReadHalf<'_>, writer: &mut W
 /// Writes what is left and says goodbye, unless there is no time for it.
 async fn farewell(end: End, peer: SocketAddr, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, shared: &Shared) {
     shared.aborted.run_until_cancelled(pin!(finish(&end, read, writer, &shared.config))).await;
-    if let End::Refused(_) = end {
-        shared.depot.counters.refused.add(1);
-        writer.outbox().session().refused();
+    match end {
+        End::Refused(_) => {
+            shared.depot.counters.refused.add(1);
+            writer.outbox().session().refused();
+        }
+        End::Revoked => shared.depot.counters.revoked.add(1),
+        _ => {}
     }
     let outbox = writer.outbox();
     info!(ident = outbox.ident().as_str(), %peer, reason = %end, dropped = outbox.dropped(), "disconnected");
@@ -126,13 +137,25 @@ async fn farewell(end: End, peer: SocketAddr, read: &mut ReadHalf<'_>, writer: &
 
 /// Writes what is left, says what was wrong, and closes.
 async fn finish(end: &End, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, config: &Config) {
+    let revoked = format!("Authentication failed for {}", writer.outbox().ident());
     let (text, deadline) = match end {
         End::Eof => {
             // Whatever happens now: everything that it sent has been acted on.
             read.finish_on_close();
             (None, config.write_timeout)
         }
-        End::Refused(text) => (Some(text.as_str()), config.write_timeout),
+        End::Refused(text) => {
+            // What is queued could keep the ERROR back for long.
+            if writer.is_limited() {
+                writer.revoke();
+            }
+            (Some(text.as_str()), config.write_timeout)
+        }
+        // It must not get anything any more.
+        End::Revoked => {
+            writer.revoke();
+            (Some(revoked.as_str()), config.write_timeout)
+        }
         End::Slow => (Some("Backpressure deadline timer expired"), config.write_timeout),
         // A mere end of stream would confirm what has not been read. Who has only listened hears no ERROR, as from the
         // Python broker: its command line would end instead of connecting again.
@@ -141,7 +164,10 @@ async fn finish(end: &End, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, con
     };
     writer.outbox().close(text.map(|text| error_frame(text, config.limits).freeze()));
     match timeout(deadline, poll_fn(|cx| writer.poll_run(cx))).await {
-        Ok(WriteEnd::Drained) => close(read, writer.half(), matches!(end, End::Refused(_) | End::Slow), deadline).await,
+        Ok(WriteEnd::Drained) => {
+            let expect = matches!(end, End::Refused(_) | End::Revoked | End::Slow);
+            close(read, writer.half(), expect, deadline).await;
+        }
         Ok(WriteEnd::Slow | WriteEnd::Failed) | Err(_) => writer.abandon(),
     }
 }

@@ -1,6 +1,6 @@
 //! From INFO to an authenticated client.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr};
 
 use bytes::{Buf as _, BytesMut};
 use hpfeeds::wire::{DecodeError, Digest, Frame, FrameRef, Header, Ident, Limits, Nonce, Opcode};
@@ -8,7 +8,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use crate::{
-    AuthError, Key,
+    AuthError,
+    accounts::Member,
     broker::Shared,
     metrics::{Category, Reason},
     scan,
@@ -27,8 +28,7 @@ pub(crate) const SHUTTING_DOWN: &str = "The broker is shutting down";
 
 /// A client that has proved who it is.
 pub(crate) struct Admitted {
-    pub(crate) ident: Ident,
-    pub(crate) key: Arc<Key>,
+    pub(crate) member: Member,
     /// What it sent after AUTH.
     pub(crate) received: BytesMut,
 }
@@ -39,6 +39,8 @@ enum Failure {
     Refused(Reason, String),
     /// Wrong ident or secret, or nobody could tell.
     Rejected(Ident, Cause),
+    /// Its ident has as many connections as it may have.
+    Full(Ident),
     /// It is gone.
     Gone(Option<io::Error>),
 }
@@ -125,6 +127,15 @@ pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, begun: Instant, s
             say(&mut write, &format!("Authentication failed for {ident}"), shared).await;
             close(&mut read, &mut write, true, shared.config.write_timeout).await;
         }
+        Failure::Full(ident) => {
+            counters.rejected.add(1);
+            let reason = format!("Too many connections for {ident}");
+            shared.admission.log_refusal(peer.ip(), &reason);
+            // Clients come back at once.
+            let _ = shared.throttle.failed(peer.ip(), Instant::now());
+            say(&mut write, &reason, shared).await;
+            close(&mut read, &mut write, true, shared.config.write_timeout).await;
+        }
         Failure::Gone(cause) => {
             shared.metrics.failed(Reason::Closed);
             counters.handshake_failures.add(1);
@@ -170,7 +181,8 @@ async fn authenticate(
     if !key.secret.verify(&nonce, &digest) {
         return Err(Failure::Rejected(ident, Cause::WrongSecret));
     }
-    Ok(Admitted { ident, key, received })
+    let member = shared.accounts.join(ident.clone(), key).ok_or(Failure::Full(ident))?;
+    Ok(Admitted { member, received })
 }
 
 /// Returns when a client has not waited for INFO.

@@ -4,25 +4,27 @@ use std::{
     fmt, io,
     pin::Pin,
     sync::{Arc, OnceLock},
-    task::Poll,
+    task::{Context, Poll},
 };
 
 use bytes::{Buf as _, BytesMut};
 use futures::future::poll_fn;
-use hpfeeds::wire::{Channel, DecodeError, Field, FrameRef, HEADER_LEN, Header, Ident, NameError, Opcode};
-use tokio::time::Instant;
+use hpfeeds::wire::{Channel, DecodeError, Field, FrameRef, HEADER_LEN, Header, NameError, Opcode};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::info;
 
 use crate::{
-    Key,
+    accounts::{Member, Verdict},
     broker::Shared,
     buffer::ReadBuffer,
     endpoint::Mode,
     metrics::{Category, ChannelSeries, Sizes, Stall},
     outbox::{Offer, Outbox, Run},
-    router::{Subscriptions, TopicHandle},
+    patterns::prefixes,
+    router::TopicHandle,
     scan,
     socket::ReadHalf,
+    subscriptions::Subscriptions,
 };
 
 /// How much one connection handles before others get their turn.
@@ -31,7 +33,7 @@ const TURN: usize = 1 << 20;
 /// How often a run is queued for somebody before others get their turn.
 const WORK: usize = 1024;
 
-/// What a subscription costs, in the same measure: the list of a channel's subscribers is copied.
+/// What it costs to change the list of a channel's or pattern's subscribers, in the same measure: it is copied.
 const SUBSCRIPTION_WORK: usize = 8;
 
 /// How many channels a connection remembers to publish to without asking the router.
@@ -48,6 +50,8 @@ pub(crate) enum End {
     Failed(io::Error),
     /// It was slow for too long.
     Slow,
+    /// Its key does not exist any more, or has another secret.
+    Revoked,
     /// The broker is shutting down.
     Shutdown {
         /// It may have sent messages that were not read: it must not take the end of the stream for a confirmation.
@@ -63,6 +67,7 @@ impl fmt::Display for End {
             Self::Refused(text) => write!(f, "refused: {text:?}"),
             Self::Failed(cause) => write!(f, "{cause}"),
             Self::Slow => f.write_str("slow for too long"),
+            Self::Revoked => f.write_str("its key was removed or has another secret"),
             Self::Shutdown { .. } => f.write_str("shutdown"),
         }
     }
@@ -72,12 +77,15 @@ impl fmt::Display for End {
 pub(crate) struct Inbound {
     shared: Arc<Shared>,
     mode: Mode,
-    ident: Ident,
-    key: Arc<Key>,
+    member: Member,
     subscriptions: Subscriptions,
     /// The channels that it published to last, the latest first.
     routes: Vec<Route>,
+    /// Whether it has ever published to one.
+    published: bool,
     buffer: ReadBuffer,
+    /// How much of the buffer its limit on what it publishes lets pass: whole PUBLISH frames. Unused without a limit.
+    granted: usize,
     /// What it has made us do in this turn.
     work: usize,
 }
@@ -95,14 +103,18 @@ impl Inbound {
     pub(crate) fn new(
         shared: Arc<Shared>,
         mode: Mode,
-        ident: Ident,
-        key: Arc<Key>,
+        member: Member,
         outbox: Arc<Outbox>,
         received: BytesMut,
     ) -> Self {
         outbox.session().received(received.len());
         let subscriptions = Subscriptions::new(shared.router.clone(), outbox);
-        Self { shared, mode, ident, key, subscriptions, routes: Vec::new(), buffer: ReadBuffer::new(received), work: 0 }
+        let (routes, buffer) = (Vec::new(), ReadBuffer::new(received));
+        Self { shared, mode, member, subscriptions, routes, published: false, buffer, granted: 0, work: 0 }
+    }
+
+    pub(crate) fn member(&self) -> &Member {
+        &self.member
     }
 
     pub(crate) fn outbox(&self) -> &Arc<Outbox> {
@@ -114,74 +126,129 @@ impl Inbound {
     pub(crate) async fn run(&mut self, half: &mut ReadHalf<'_>, stop: &OnceLock<End>) -> Option<End> {
         let mut turn = 0;
         loop {
-            match self.act(half).await {
+            match self.act(half, stop).await {
                 Ok(missing) => {
                     self.buffer.missing = missing;
                     self.outbox().session().unparsed(self.buffer.bytes.len());
                 }
-                Err(text) => return Some(End::Refused(text)),
+                Err(end) => return end,
             }
             if turn > TURN {
                 turn = 0;
                 tokio::task::yield_now().await;
             }
             let read = poll_fn(|cx| {
-                match stop.get() {
-                    None => {}
-                    // It has said everything, and gets its confirmation.
-                    Some(End::Shutdown { .. }) if half.is_finished(cx) => {}
-                    Some(_) => return Poll::Ready(None),
+                if is_stopped(stop, half, cx) {
+                    return Poll::Ready(Err(None));
                 }
+                self.follow_key()?;
                 let read = self.buffer.poll_read(half, &self.shared.pool, cx);
                 if read.is_pending() {
                     self.buffer.release(&self.shared.pool);
                 }
-                read.map(Some)
+                read.map_err(|cause| Some(End::Failed(cause)))
             });
-            match read.await? {
+            match read.await {
                 Ok(0) => return Some(self.eof()),
                 Ok(n) => {
                     turn += n;
                     self.outbox().session().received(n);
                 }
-                Err(cause) => return Some(End::Failed(cause)),
+                Err(end) => return end,
             }
         }
     }
 
     /// Acts on every whole frame in the buffer. Returns how many bytes the next one lacks, when that is known, or
-    /// the ERROR text for a frame that is not allowed.
-    async fn act(&mut self, half: &ReadHalf<'_>) -> Result<usize, String> {
+    /// why the connection ends: because of a frame that is not allowed, or `None` when it was told to stop.
+    async fn act(&mut self, half: &ReadHalf<'_>, stop: &OnceLock<End>) -> Result<usize, Option<End>> {
         loop {
+            self.follow_key()?;
             if self.work > WORK {
                 self.work = 0;
                 tokio::task::yield_now().await;
             }
             let bytes = &self.buffer.bytes;
-            let Some(header) = Header::parse(bytes, self.shared.config.limits).map_err(|cause| cause.to_string())?
-            else {
+            let refused = |text: String| Some(End::Refused(text));
+            let header = Header::parse(bytes, self.shared.config.limits).map_err(|cause| refused(cause.to_string()))?;
+            let Some(header) = header else {
                 return Ok(0);
             };
             match header.opcode {
                 Opcode::Publish | Opcode::Subscribe | Opcode::Unsubscribe => {}
-                Opcode::Auth => return Err("AUTH is only allowed as the first message".to_owned()),
-                other => return Err(format!("{other} is not allowed from a client")),
+                Opcode::Auth => return Err(refused("AUTH is only allowed as the first message".to_owned())),
+                other => return Err(refused(format!("{other} is not allowed from a client"))),
             }
             let missing = header.length.saturating_sub(bytes.len());
             if missing > 0 {
                 return Ok(missing);
             }
             if header.opcode != Opcode::Publish {
-                self.subscription(header)?;
-            } else if let Some(settling) = self.publish(header, half)? {
-                settling.await;
+                self.subscription(header).map_err(refused)?;
+            } else if self.granted == 0 && self.member.account().publish.is_some() {
+                if let Some(waiting) = self.reserve() {
+                    self.pause(waiting, half, stop).await?;
+                }
+            } else if let Some(mut settling) = self.publish(header, half).map_err(refused)? {
+                poll_fn(|cx| {
+                    self.follow_key()?;
+                    settling.as_mut().poll(cx).map(Ok::<_, Option<End>>)
+                })
+                .await?;
             }
         }
     }
 
+    /// Looks at what has become of the key: a comparison, unless there is something to look at.
+    fn follow_key(&mut self) -> Result<(), Option<End>> {
+        if !self.member.has_news() {
+            return Ok(());
+        }
+        match self.member.look() {
+            Verdict::Same => {}
+            Verdict::Revoked => return Err(Some(End::Revoked)),
+            Verdict::Changed => {
+                info!(ident = self.member.ident().as_str(), peer = %self.outbox().peer(), "its key has changed");
+                // Each is checked again when it is used.
+                self.routes.clear();
+                let changed = self.subscriptions.rekey(self.member.key());
+                self.work += SUBSCRIPTION_WORK * changed.map_err(|channel| End::Refused(self.denial(&channel)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reserves what comes next of what the limit on what is published lets pass. Returns what to wait for before it passes.
+    fn reserve(&mut self) -> Option<Pin<Box<Sleep>>> {
+        let limiter = self.member.account().publish.as_ref()?;
+        let (messages, bytes) = limiter.rate().portion();
+        let portion = scan::portion(&self.buffer.bytes, self.shared.config.limits, messages, bytes);
+        self.granted = portion.len;
+        let now = Instant::now();
+        let until = limiter.reserve(portion.messages.into(), portion.len as u64, now);
+        (until > now).then(|| Box::pin(sleep_until(until)))
+    }
+
+    /// Waits until something may be published, unless the connection is to end.
+    async fn pause(
+        &mut self,
+        mut waiting: Pin<Box<Sleep>>,
+        half: &ReadHalf<'_>,
+        stop: &OnceLock<End>,
+    ) -> Result<(), Option<End>> {
+        poll_fn(|cx| {
+            if is_stopped(stop, half, cx) {
+                return Poll::Ready(Err(None));
+            }
+            self.follow_key()?;
+            waiting.as_mut().poll(cx).map(Ok)
+        })
+        .await
+    }
+
     /// Whether it has published anything, or begun to.
     pub(crate) fn has_published(&self) -> bool {
-        !self.routes.is_empty() || !self.buffer.bytes.is_empty()
+        self.published || !self.buffer.bytes.is_empty()
     }
 
     /// Publishes the run that starts with the first frame. When somebody has no room for it yet, what is returned
@@ -193,7 +260,8 @@ impl Inbound {
             Some(index) => self.routes[..=index].rotate_right(1),
             None => {
                 let route = self.route(body)?;
-                if self.routes.is_empty() {
+                if !self.published {
+                    self.published = true;
                     half.reset_on_close();
                 }
                 self.routes.truncate(MAX_ROUTES - 1);
@@ -203,25 +271,29 @@ impl Inbound {
         let Route { names, topic, series } = &self.routes[0];
         let overhead = HEADER_LEN + names.len();
         let mut sizes = Sizes::new(overhead);
-        let extent = scan::run(&self.buffer.bytes, header, names, self.shared.config.limits, &mut sizes);
+        let received = &self.buffer.bytes;
+        let received = if self.granted > 0 { received.get(..self.granted).unwrap_or(received) } else { received };
+        let extent = scan::run(received, header, names, self.shared.config.limits, &mut sizes);
+        self.granted = self.granted.saturating_sub(extent.len);
         let payload = extent.len - extent.messages as usize * overhead;
         series.published(&sizes, payload);
         let counters = &self.shared.depot.counters;
         counters.received_messages.add(extent.messages.into());
         counters.received_bytes.add(extent.len as u64);
-        if !topic.has_subscribers() {
+        let subscribers = topic.subscribers();
+        if subscribers.is_empty() {
             self.buffer.bytes.advance(extent.len);
             return Ok(None);
         }
         let run = Run { bytes: self.buffer.take(extent.len), messages: extent.messages, payload };
         let now = Instant::now();
         let mut waiting = Vec::new();
-        topic.for_each(|outbox| {
+        for outbox in subscribers.iter() {
             self.work += 1;
             if let Offer::Wait(until) = outbox.offer(&run, now) {
                 waiting.push((outbox.clone(), until));
             }
-        });
+        }
         // In a box, as it would make every idle connection larger.
         Ok((!waiting.is_empty()).then(|| -> Settling {
             let stall = self.shared.metrics.stall();
@@ -237,13 +309,14 @@ impl Inbound {
             Err(cause) => return Err(cause.to_string()),
         };
         let (session, peer) = (self.outbox().session(), self.outbox().peer());
-        if self.ident != ident {
+        let own = self.member.ident();
+        if *own != ident {
             session.error(Category::IdentMismatchPub);
-            info!(ident = self.ident.as_str(), %peer, channel, claimed = ident, "denied: publish in another's name");
+            info!(ident = own.as_str(), %peer, channel, claimed = ident, "denied: publish in another's name");
             return Err(format!("Invalid authkey in message, ident={ident}"));
         }
         // The same words: clients know them, and the endpoint is as much "here" as the broker.
-        if self.mode == Mode::Subscribe || !self.key.may_publish(channel) {
+        if self.mode == Mode::Subscribe || !self.member.key().may_publish(channel) {
             session.error(Category::NoPubPermission);
             info!(ident, %peer, channel, "denied: publish");
             return Err(format!("Authkey not allowed to pub here. ident={ident}, chan={channel}"));
@@ -256,26 +329,34 @@ impl Inbound {
 
     fn subscription(&mut self, header: Header) -> Result<(), String> {
         let body = scan::body(&self.buffer.bytes, header).unwrap_or_default();
-        match FrameRef::parse(header.opcode, body).map_err(|cause| cause.to_string())? {
-            FrameRef::Subscribe { channel, .. } if self.mode == Mode::Publish || !self.key.may_subscribe(channel) => {
-                self.outbox().session().error(Category::NoSubPermission);
-                let peer = self.outbox().peer();
-                info!(ident = self.ident.as_str(), %peer, channel, "denied: subscribe");
-                return Err(format!("Authkey not allowed to sub here. ident={}, chan={channel}", self.ident));
-            }
+        let (channel, changed) = match FrameRef::parse(header.opcode, body).map_err(|cause| cause.to_string())? {
+            FrameRef::Subscribe { channel, .. } if self.mode == Mode::Publish => return Err(self.denial(channel)),
             FrameRef::Subscribe { channel, .. } => {
                 let limit = self.shared.config.max_subscriptions;
-                if self.subscriptions.len() >= limit && !self.subscriptions.contains(channel) {
+                let full = self.subscriptions.len() >= limit && !self.subscriptions.contains(channel);
+                let Some(changed) = self.subscriptions.add(owned(channel, header.opcode)?, self.member.key()) else {
+                    return Err(self.denial(channel));
+                };
+                // What is too much goes with the connection.
+                if full {
                     return Err(format!("Too many subscriptions: the limit is {limit}"));
                 }
-                self.subscriptions.add(owned(channel, header.opcode)?);
+                (channel, changed)
             }
-            FrameRef::Unsubscribe { channel, .. } => self.subscriptions.remove(channel),
+            FrameRef::Unsubscribe { channel, .. } => (channel, self.subscriptions.remove(channel, self.member.key())),
             _ => unreachable!("the opcode is SUBSCRIBE or UNSUBSCRIBE"),
-        }
-        self.work += SUBSCRIPTION_WORK;
+        };
+        self.work += SUBSCRIPTION_WORK * changed.max(1) + prefixes(channel).count();
         self.buffer.bytes.advance(header.length);
         Ok(())
+    }
+
+    /// Counts, logs and words that a subscription is not allowed.
+    fn denial(&self, channel: &str) -> String {
+        let (session, peer) = (self.outbox().session(), self.outbox().peer());
+        session.error(Category::NoSubPermission);
+        info!(ident = self.member.ident().as_str(), %peer, channel, "denied: subscribe");
+        format!("Authkey not allowed to sub here. ident={}, chan={channel}", self.member.ident())
     }
 
     /// The peer has said everything: did it say the last frame to its end?
@@ -286,6 +367,16 @@ impl Inbound {
             (_, missing) => missing,
         };
         End::Refused(DecodeError::Incomplete { missing }.to_string())
+    }
+}
+
+/// Whether the connection is to end now.
+fn is_stopped(stop: &OnceLock<End>, half: &ReadHalf<'_>, cx: &mut Context<'_>) -> bool {
+    match stop.get() {
+        None => false,
+        // It has said everything, and gets its confirmation.
+        Some(End::Shutdown { .. }) => !half.is_finished(cx),
+        Some(_) => true,
     }
 }
 

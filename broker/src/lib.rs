@@ -38,6 +38,8 @@
 //! Memory is bounded, see [`BrokerBuilder::max_buffered`].
 #![doc(test(attr(deny(warnings))))]
 
+mod accounts;
+mod admission;
 mod auth;
 mod broker;
 mod buffer;
@@ -55,10 +57,14 @@ pub mod keys;
 mod listener;
 mod metrics;
 mod outbox;
+mod patterns;
+mod rate;
+mod recheck;
 mod router;
 mod scan;
 mod socket;
 mod stats;
+mod subscriptions;
 mod throttle;
 mod tls;
 mod writer;

@@ -1,11 +1,6 @@
 //! Accepts connections.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -14,11 +9,12 @@ use tokio::{
 use tracing::{debug, warn};
 
 use crate::{
+    admission::Permit,
     broker::Shared,
     connection::{self, Connection},
     endpoint::Service,
     handshake::error_frame,
-    metrics::{Connected, Listening, Phase},
+    metrics::Listening,
     socket::Socket,
 };
 
@@ -54,8 +50,8 @@ fn is_about_one_connection(cause: &io::Error) -> bool {
 }
 
 fn admit(tcp: TcpStream, peer: SocketAddr, service: &Arc<Service>, listening: &Listening, shared: &Arc<Shared>) {
-    match Permit::take(shared, listening) {
-        Some(permit) => {
+    match Permit::take(shared, peer.ip(), listening) {
+        Ok(permit) => {
             shared.depot.counters.accepted.add(1);
             match Socket::new(tcp, service.keepalive) {
                 Ok(socket) => {
@@ -67,47 +63,21 @@ fn admit(tcp: TcpStream, peer: SocketAddr, service: &Arc<Service>, listening: &L
                 Err(cause) => debug!(%peer, %cause, "gone before it was greeted"),
             }
         }
-        None => turn_away(&tcp, peer, service, shared),
+        Err(reason) => turn_away(&tcp, peer, reason, service, shared),
     }
 }
 
 /// Says why in one try: there is no room for a task that would wait.
-fn turn_away(tcp: &TcpStream, peer: SocketAddr, service: &Service, shared: &Shared) {
+fn turn_away(tcp: &TcpStream, peer: SocketAddr, reason: &str, service: &Service, shared: &Shared) {
     shared.depot.counters.rejected.add(1);
-    debug!(%peer, "too many connections");
+    shared.admission.log_refusal(peer.ip(), reason);
     if service.tls.is_some() {
         // Saying it would take a handshake, which is what there is no room for.
         return;
     }
-    let frame = error_frame("Too many connections", shared.config.limits);
+    let frame = error_frame(reason, shared.config.limits);
     let socket = socket2::SockRef::from(tcp);
     // The send buffer of a new connection has room, and if not, it is told nothing.
     let _ = socket.send(&frame);
     let _ = socket.shutdown(std::net::Shutdown::Write);
-}
-
-/// The right to hold a connection open; given back when dropped.
-pub(crate) struct Permit {
-    shared: Arc<Shared>,
-    connected: Connected,
-}
-
-impl Permit {
-    fn take(shared: &Arc<Shared>, endpoint: &Listening) -> Option<Self> {
-        let limit = shared.config.max_connections;
-        let more = |open: usize| (open < limit).then_some(open + 1);
-        shared.connections.fetch_update(Relaxed, Relaxed, more).ok()?;
-        Some(Self { shared: shared.clone(), connected: endpoint.connection() })
-    }
-
-    /// The connection has come this far.
-    pub(crate) fn enter(&mut self, phase: Phase) {
-        self.connected.enter(phase);
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.shared.connections.fetch_sub(1, Relaxed);
-    }
 }

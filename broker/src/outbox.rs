@@ -9,6 +9,9 @@
 //!     │                                  window, or more          │
 //!     └──────────────────────── at or below the low mark ─────────┘
 //! ```
+//!
+//! While its writer waits because of our own limit ([`hold`](Outbox::hold)), it is none of these: nobody waits for it,
+//! and it is not slow. At its high mark it loses messages as a slow one does, but it has no deadline.
 
 use std::{
     collections::VecDeque,
@@ -117,9 +120,21 @@ struct State {
     /// The writer waits for something to write.
     idle: bool,
     window: Option<Window>,
-    slow: bool,
+    pace: Pace,
     deadline: Option<Instant>,
     drops: Drops,
+}
+
+/// What a subscriber takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Pace {
+    /// The floor rate or more, as far as is known.
+    #[default]
+    Healthy,
+    /// Less than the floor rate.
+    Slow,
+    /// All that it may: the writer waits because of a limit of ours.
+    Held,
 }
 
 /// Measures what a subscriber drains while publishers wait for it.
@@ -173,7 +188,9 @@ impl Outbox {
         let crowded = self.depot.buffered.load(Relaxed) + cost > rules.max_buffered;
         let low = if crowded { 0 } else { rules.low_mark };
         if state.queued > low {
-            if let Some(until) = self.press(&mut state, now) {
+            if state.pace != Pace::Held
+                && let Some(until) = self.press(&mut state, now)
+            {
                 return Offer::Wait(until);
             }
             let high = if crowded { 0 } else { rules.high_mark };
@@ -187,7 +204,7 @@ impl Outbox {
         self.session.queued(run.bytes.len(), run.payload);
         self.depot.buffered.fetch_add(cost, Relaxed);
         self.depot.counters.queued.add(run.messages.into());
-        let more = state.queued <= low;
+        let more = state.queued <= low || state.pace == Pace::Held;
         let wake = mem::take(&mut state.idle);
         drop(state);
         if wake {
@@ -211,6 +228,39 @@ impl Outbox {
                 Offer::Queued { more: false } => return,
             }
         }
+    }
+
+    /// The writer waits because of a limit of ours, so the subscriber takes all that it is given: whatever it has been
+    /// before, it is not slow, and publishers that wait for it wait no longer.
+    pub(crate) fn hold(&self) {
+        let mut state = self.lock();
+        (state.window, state.pace) = (None, Pace::Held);
+        let recovered = state.deadline.take().is_some();
+        drop(state);
+        if recovered {
+            self.log_recovery();
+        }
+        self.room.notify_waiters();
+        // And whoever has been told to wait, but does not yet.
+        self.room.notify_one();
+    }
+
+    /// The writer waits for the subscriber again.
+    pub(crate) fn let_go(&self) {
+        let mut state = self.lock();
+        if state.pace == Pace::Held {
+            state.pace = Pace::Healthy;
+        }
+    }
+
+    /// Has the connection's task woken up by [`wake`](Self::wake).
+    pub(crate) fn register(&self, cx: &Context<'_>) {
+        self.writer.register(cx.waker());
+    }
+
+    /// Wakes up the connection's task.
+    pub(crate) fn wake(&self) {
+        self.writer.wake();
     }
 
     /// Counts a run that will not be queued because a connection ends.
@@ -253,7 +303,7 @@ impl Outbox {
         let mut state = self.lock();
         self.session.sent(bytes);
         let mut recovered = state.sent(bytes, runs, rules);
-        if state.slow {
+        if state.pace == Pace::Slow {
             recovered |= state.measure(rules, clock());
         }
         let room = state.queued <= low;
@@ -303,22 +353,32 @@ impl Outbox {
     /// Closes it and drops what is queued, because the subscriber was slow for too long. `taken` is what the writer
     /// holds, of whose first run so much has been written: of that, the rest of a frame that was begun stays.
     pub(crate) fn expire(&self, taken: &mut VecDeque<Bytes>, written: usize, now: Instant) {
+        self.clear(taken, written, |state, run| self.drop_messages(state, run, true, now));
+        self.depot.counters.slow_disconnects.add(1);
+        self.session.error(Category::DeadlineTimerExpired);
+    }
+
+    /// Closes it and forgets what is queued, because the connection must not get it. See [`expire`](Self::expire).
+    pub(crate) fn revoke(&self, taken: &mut VecDeque<Bytes>, written: usize) {
+        self.clear(taken, written, |_, run| self.discard_queued(run));
+    }
+
+    /// Closes it and takes out all but the rest of a frame that was begun.
+    fn clear(&self, taken: &mut VecDeque<Bytes>, written: usize, mut each: impl FnMut(&mut State, &[u8])) {
         self.close(None);
         let begun = if written > 0 { taken.pop_front() } else { None };
         let mut state = self.lock();
         let queue = mem::take(&mut state.queue);
         for run in taken.drain(..).chain(queue) {
             self.unqueue(&mut state, run.len(), 1);
-            self.drop_messages(&mut state, &run, true, now);
+            each(&mut state, &run);
         }
         if let Some(mut run) = begun {
             let rest = run.split_off(scan::frame_end(&run, written));
             self.unqueue(&mut state, rest.len(), 0);
-            self.drop_messages(&mut state, &rest, true, now);
+            each(&mut state, &rest);
             taken.push_back(run);
         }
-        self.depot.counters.slow_disconnects.add(1);
-        self.session.error(Category::DeadlineTimerExpired);
     }
 
     /// Closes it and forgets everything, because the connection cannot be written to any more. `taken` is what the
@@ -331,10 +391,15 @@ impl Outbox {
             let sent = mem::take(&mut written);
             self.unqueue(&mut state, run.len() - sent, 1);
             // A frame that was begun has not arrived.
-            if let Some((_, messages)) = scan::contents(&run[scan::frame_start(&run, sent)..]) {
-                self.depot.counters.discarded.add(messages);
-                self.depot.counters.unqueued.add(messages);
-            }
+            self.discard_queued(&run[scan::frame_start(&run, sent)..]);
+        }
+    }
+
+    /// Counts messages that were queued when the connection ended.
+    fn discard_queued(&self, run: &[u8]) {
+        if let Some((_, messages)) = scan::contents(run) {
+            self.depot.counters.discarded.add(messages);
+            self.depot.counters.unqueued.add(messages);
         }
     }
 
@@ -351,7 +416,7 @@ impl Outbox {
             self.log_recovery();
         }
         let window = state.window.get_or_insert(Window { start: now, drained: 0 });
-        (!state.slow).then(|| window.start + rules.window)
+        (state.pace != Pace::Slow).then(|| window.start + rules.window)
     }
 
     /// A slow subscriber is at its high mark: the policy. Whether there is room now.
@@ -359,7 +424,7 @@ impl Outbox {
         let rules = &self.depot.rules;
         match rules.policy {
             SlowPolicy::Disconnect => {
-                if state.deadline.is_none() {
+                if state.deadline.is_none() && state.pace != Pace::Held {
                     state.deadline = Some(now + rules.deadline);
                     self.session.deadline();
                     // Now it has a deadline to wait for.
@@ -400,7 +465,7 @@ impl Outbox {
         }
         if let Some(dropped) = state.drops.count(messages, now) {
             warn!(ident = self.ident().as_str(), peer = %self.peer, channel, dropped, total = state.drops.total,
-                "messages dropped for a slow subscriber");
+                pace = ?state.pace, "messages dropped for a slow subscriber");
         }
     }
 
@@ -434,13 +499,10 @@ impl State {
         }
         let below = window.rate(elapsed) < rules.floor_rate as u128;
         *window = Window { start: now, drained: 0 };
-        if self.slow {
-            self.slow = below;
-        } else {
-            // When it is much longer, nobody has waited meanwhile: there may have been little to drain.
-            self.slow = below && elapsed < 2 * rules.window;
-        }
-        !self.slow && self.deadline.take().is_some()
+        // When it is much longer, nobody has waited meanwhile: there may have been little to drain.
+        let slow = below && (self.pace == Pace::Slow || elapsed < 2 * rules.window);
+        self.pace = if slow { Pace::Slow } else { Pace::Healthy };
+        !slow && self.deadline.take().is_some()
     }
 
     /// Whether this has ended a deadline.
@@ -454,7 +516,9 @@ impl State {
         if self.queued > rules.low_mark {
             return false;
         }
-        self.slow = false;
+        if self.pace == Pace::Slow {
+            self.pace = Pace::Healthy;
+        }
         self.deadline.take().is_some()
     }
 }

@@ -1,257 +1,272 @@
 //! Channel → subscribers.
+//!
+//! There is a list of subscribers for each channel and for each pattern. Who publishes to a channel reads its list and
+//! those of the patterns that match it: which these are is looked up again only after a pattern has appeared or gone.
+//! So a new channel costs nothing but itself, however many wait for it, and a pattern costs the same however many
+//! channels there are.
 
 use std::{
     collections::HashMap,
-    fmt, mem,
-    ops::Deref,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    fmt,
+    hash::Hash,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicU64,
+            Ordering::{AcqRel, Acquire, Release},
+        },
+    },
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use hpfeeds::wire::Channel;
 
-use crate::{metrics::Subscribed, outbox::Outbox};
+use crate::{
+    outbox::Outbox,
+    patterns::{prefix, prefixes},
+};
 
-/// Knows the channels that somebody subscribes to or publishes to.
+/// Knows the channels that somebody subscribes to or publishes to, and the patterns.
 #[derive(Default)]
 pub(crate) struct Router {
-    topics: Mutex<HashMap<Channel, Entry>>,
+    state: Mutex<State>,
+    /// Odd while lists change. Who reads several of them and finds it even and the same before and after has seen them
+    /// as they were together.
+    version: AtomicU64,
+    /// Grows when a pattern appears or goes.
+    patterns_version: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    topics: HashMap<Channel, Entry>,
+    /// By prefix. None is empty.
+    patterns: HashMap<Box<str>, Arc<List>>,
 }
 
 struct Entry {
     topic: Arc<Topic>,
-    /// How many [`TopicHandle`]s there are: with the last one, the channel is forgotten.
+    /// How many [`TopicHandle`]s there are: without one and without subscribers, the channel is forgotten.
     handles: usize,
 }
 
 /// One channel.
-pub(crate) struct Topic {
+struct Topic {
     channel: Channel,
-    /// Copied when it changes, so that publishers read it without a lock.
-    subscribers: ArcSwap<Vec<Arc<Outbox>>>,
+    subscribers: List,
+    matching: ArcSwap<Matching>,
 }
 
+/// The patterns that match a channel.
+#[derive(Default)]
+struct Matching {
+    /// Of the patterns when they were looked up.
+    version: u64,
+    lists: Vec<Arc<List>>,
+}
+
+/// Copied when it changes, so that publishers read it without a lock.
+#[derive(Default)]
+struct List(ArcSwap<Vec<Arc<Outbox>>>);
+
 impl Router {
-    /// A handle on a channel, which exists as long as there is one.
+    /// A handle for publishing to a channel, which exists as long as there is one.
     pub(crate) fn topic(self: &Arc<Self>, channel: &Channel) -> TopicHandle {
-        let mut topics = self.lock();
-        let entry = topics.entry(channel.clone()).or_insert_with(|| Entry {
-            topic: Arc::new(Topic { channel: channel.clone(), subscribers: ArcSwap::default() }),
-            handles: 0,
-        });
+        let mut state = self.lock();
+        let entry = state.entry(channel);
         entry.handles += 1;
-        TopicHandle { router: self.clone(), topic: entry.topic.clone() }
+        let topic = entry.topic.clone();
+        self.resolve(&state, &topic);
+        TopicHandle { router: self.clone(), topic }
     }
 
-    /// Delivers a channel's messages to an outbox as long as the subscription is kept.
-    pub(crate) fn subscribe(self: &Arc<Self>, channel: &Channel, outbox: &Arc<Outbox>) -> Subscription {
-        let topic = self.topic(channel);
-        topic.subscribers.rcu(|list| {
-            let mut longer = Vec::with_capacity(list.len() + 1);
-            longer.extend_from_slice(list);
-            longer.push(outbox.clone());
-            longer
-        });
-        let counted = outbox.session().subscribed(channel);
-        Subscription { topic, outbox: outbox.clone(), _counted: counted }
-    }
-
-    /// How many channels are known.
-    #[cfg(test)]
-    fn len(&self) -> usize {
-        self.lock().len()
-    }
-
-    fn release(&self, channel: &Channel) {
-        let mut topics = self.lock();
-        if let Some(entry) = topics.get_mut(channel) {
-            entry.handles -= 1;
-            if entry.handles == 0 {
-                topics.remove(channel);
+    /// Puts an outbox into the lists of some channels and patterns and takes it out of others. Publishers see all of
+    /// that at once, or nothing.
+    pub(crate) fn change(&self, outbox: &Arc<Outbox>, add: &[Channel], remove: &[Channel]) {
+        if add.is_empty() && remove.is_empty() {
+            return;
+        }
+        let mut state = self.lock();
+        self.version.fetch_add(1, AcqRel);
+        for text in add {
+            match prefix(text) {
+                Some(prefix) => self.add_pattern(&mut state, prefix, outbox),
+                None => state.entry(text).topic.subscribers.push(outbox),
             }
         }
-        // Gives the room of a hundred thousand channels back some time after they are gone.
-        if topics.capacity() > 1024 && topics.len() < topics.capacity() / 8 {
-            topics.shrink_to_fit();
+        for text in remove {
+            match prefix(text) {
+                Some(prefix) => self.remove_pattern(&mut state, prefix, outbox),
+                None => state.release(text, |entry| entry.topic.subscribers.remove(outbox)),
+            }
+        }
+        self.version.fetch_add(1, Release);
+    }
+
+    fn add_pattern(&self, state: &mut State, prefix: &str, outbox: &Arc<Outbox>) {
+        if let Some(list) = state.patterns.get(prefix) {
+            return list.push(outbox);
+        }
+        let list = Arc::new(List::default());
+        list.push(outbox);
+        state.patterns.insert(prefix.into(), list);
+        self.patterns_version.fetch_add(1, Release);
+    }
+
+    fn remove_pattern(&self, state: &mut State, prefix: &str, outbox: &Arc<Outbox>) {
+        let Some(list) = state.patterns.get(prefix) else {
+            return;
+        };
+        list.remove(outbox);
+        if list.is_empty() {
+            state.patterns.remove(prefix);
+            shrink(&mut state.patterns);
+            self.patterns_version.fetch_add(1, Release);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Channel, Entry>> {
-        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Looks the patterns up that match a channel, if they may have changed. Nobody else does meanwhile.
+    fn resolve(&self, state: &State, topic: &Topic) {
+        let version = self.patterns_version.load(Acquire);
+        if topic.matching.load().version == version {
+            return;
+        }
+        let mut lists = Vec::new();
+        let name = &*topic.channel;
+        // A name may hold very many dots.
+        if state.patterns.len() < name.len() {
+            let matching = |prefix: &str| name.len() > prefix.len() && name.starts_with(prefix);
+            lists.extend(state.patterns.iter().filter(|(prefix, _)| matching(prefix)).map(|(_, list)| list.clone()));
+        } else {
+            lists.extend(prefixes(name).filter_map(|prefix| state.patterns.get(prefix)).cloned());
+        }
+        topic.matching.store(Arc::new(Matching { version, lists }));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Debug for Router {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Router").field("topics", &self.lock().len()).finish()
+        f.debug_struct("Router").field("topics", &self.lock().topics.len()).finish_non_exhaustive()
     }
 }
 
-impl Topic {
-    /// Calls `each` with everybody who subscribes now.
-    pub(crate) fn for_each(&self, each: impl FnMut(&Arc<Outbox>)) {
-        self.subscribers.load().iter().for_each(each);
+impl State {
+    fn entry(&mut self, channel: &Channel) -> &mut Entry {
+        self.topics.entry(channel.clone()).or_insert_with(|| {
+            let (subscribers, matching) = (List::default(), ArcSwap::default());
+            Entry { topic: Arc::new(Topic { channel: channel.clone(), subscribers, matching }), handles: 0 }
+        })
     }
 
-    pub(crate) fn has_subscribers(&self) -> bool {
-        !self.subscribers.load().is_empty()
+    /// Somebody needs a channel no longer, maybe the last.
+    fn release(&mut self, channel: &Channel, leave: impl FnOnce(&mut Entry)) {
+        let Some(entry) = self.topics.get_mut(channel) else {
+            return;
+        };
+        leave(entry);
+        if entry.handles == 0 && entry.topic.subscribers.is_empty() {
+            self.topics.remove(channel);
+            shrink(&mut self.topics);
+        }
+    }
+}
+
+/// Gives the room of a hundred thousand entries back some time after they are gone.
+fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
+    if map.capacity() > 1024 && map.len() < map.capacity() / 8 {
+        map.shrink_to_fit();
+    }
+}
+
+impl List {
+    fn push(&self, outbox: &Arc<Outbox>) {
+        let list = self.0.load();
+        let mut longer = Vec::with_capacity(list.len() + 1);
+        longer.extend_from_slice(&list);
+        longer.push(outbox.clone());
+        self.0.store(Arc::new(longer));
     }
 
     fn remove(&self, outbox: &Arc<Outbox>) {
-        self.subscribers.rcu(|list| {
-            let mut shorter = Vec::with_capacity(list.len().saturating_sub(1));
-            shorter.extend(list.iter().filter(|other| !Arc::ptr_eq(other, outbox)).cloned());
-            shorter
-        });
+        let list = self.0.load();
+        let mut shorter = Vec::with_capacity(list.len().saturating_sub(1));
+        shorter.extend(list.iter().filter(|other| !Arc::ptr_eq(other, outbox)).cloned());
+        self.0.store(Arc::new(shorter));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.load().is_empty()
     }
 }
 
-/// Keeps a channel in the router: held by each subscription, and by each connection that publishes to it.
+/// Keeps a channel in the router for a connection that publishes to it.
 pub(crate) struct TopicHandle {
     router: Arc<Router>,
     topic: Arc<Topic>,
 }
 
-impl Deref for TopicHandle {
-    type Target = Topic;
+impl TopicHandle {
+    /// Everybody who subscribes now, once.
+    pub(crate) fn subscribers(&self) -> Subscribers {
+        let Self { router, topic } = self;
+        let before = router.version.load(Acquire);
+        if before.is_multiple_of(2)
+            && let Some(subscribers) = topic.subscribers(router.patterns_version.load(Acquire))
+            && router.version.load(Acquire) == before
+        {
+            return subscribers;
+        }
+        // Nothing changes while this is locked.
+        let state = router.lock();
+        router.resolve(&state, topic);
+        topic.subscribers(router.patterns_version.load(Acquire)).unwrap_or_default()
+    }
+}
 
-    fn deref(&self) -> &Topic {
-        &self.topic
+impl Topic {
+    /// What the lists hold, unless the patterns have to be looked up.
+    fn subscribers(&self, patterns_version: u64) -> Option<Subscribers> {
+        let matching = self.matching.load();
+        (matching.version == patterns_version).then(|| Subscribers {
+            own: self.subscribers.0.load(),
+            matching: matching.lists.iter().map(|list| list.0.load_full()).collect(),
+        })
     }
 }
 
 impl Drop for TopicHandle {
     fn drop(&mut self) {
-        self.router.release(&self.topic.channel);
+        self.router.lock().release(&self.topic.channel, |entry| entry.handles -= 1);
     }
 }
 
-/// One outbox in the list of one channel; dropping it takes it out.
-pub(crate) struct Subscription {
-    topic: TopicHandle,
-    outbox: Arc<Outbox>,
-    _counted: Subscribed,
+/// Who subscribed to a channel at one moment.
+pub(crate) struct Subscribers {
+    own: Guard<Arc<Vec<Arc<Outbox>>>>,
+    /// Nobody subscribes to two texts of which one covers the other, so nobody is in two of these.
+    matching: Vec<Arc<Vec<Arc<Outbox>>>>,
 }
 
-impl Drop for Subscription {
-    fn drop(&mut self) {
-        self.topic.remove(&self.outbox);
+impl Subscribers {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.own.is_empty() && self.matching.iter().all(|list| list.is_empty())
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Outbox>> {
+        self.own.iter().chain(self.matching.iter().flat_map(|list| list.iter()))
     }
 }
 
-/// The channels that one connection subscribes to.
-pub(crate) struct Subscriptions {
-    router: Arc<Router>,
-    outbox: Arc<Outbox>,
-    channels: HashMap<Channel, Subscription>,
-}
-
-impl Subscriptions {
-    pub(crate) fn new(router: Arc<Router>, outbox: Arc<Outbox>) -> Self {
-        Self { router, outbox, channels: HashMap::new() }
-    }
-
-    pub(crate) fn outbox(&self) -> &Arc<Outbox> {
-        &self.outbox
-    }
-
-    /// Adds a channel, once: `false` when it was there already.
-    pub(crate) fn add(&mut self, channel: Channel) -> bool {
-        if self.channels.contains_key(&channel) {
-            return false;
-        }
-        let subscription = self.router.subscribe(&channel, &self.outbox);
-        self.channels.insert(channel, subscription);
-        true
-    }
-
-    /// Takes a channel out, if it is there.
-    pub(crate) fn remove(&mut self, channel: &str) {
-        self.channels.remove(channel);
-        if self.channels.is_empty() {
-            drop(mem::take(&mut self.channels));
-        }
-    }
-
-    pub(crate) fn contains(&self, channel: &str) -> bool {
-        self.channels.contains_key(channel)
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.channels.len()
+impl Default for Subscribers {
+    fn default() -> Self {
+        Self { own: Guard::from_inner(Arc::default()), matching: Vec::new() }
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-mod tests {
-    use super::*;
-
-    fn channel(name: &str) -> Channel {
-        name.parse().unwrap()
-    }
-
-    fn count(topic: &Topic) -> usize {
-        let mut count = 0;
-        topic.for_each(|_| count += 1);
-        count
-    }
-
-    #[test]
-    fn a_channel_lives_as_long_as_somebody_uses_it() {
-        let router = Arc::new(Router::default());
-        let publisher = router.topic(&channel("a"));
-        let subscription = router.subscribe(&channel("a"), &Outbox::for_test());
-        assert_eq!((router.len(), count(&publisher)), (1, 1));
-        drop(subscription);
-        assert_eq!((router.len(), count(&publisher)), (1, 0));
-        assert!(!publisher.has_subscribers());
-        drop(publisher);
-        assert_eq!(router.len(), 0);
-    }
-
-    #[test]
-    fn a_publisher_that_came_first_sees_later_subscribers() {
-        let router = Arc::new(Router::default());
-        let publisher = router.topic(&channel("a"));
-        let one = router.subscribe(&channel("a"), &Outbox::for_test());
-        let two = router.subscribe(&channel("a"), &Outbox::for_test());
-        let elsewhere = router.subscribe(&channel("b"), &Outbox::for_test());
-        assert_eq!(count(&publisher), 2);
-        drop(one);
-        assert_eq!(count(&publisher), 1);
-        drop((two, elsewhere));
-        assert_eq!(count(&publisher), 0);
-    }
-
-    #[test]
-    fn a_connection_subscribes_once_to_a_channel() {
-        let router = Arc::new(Router::default());
-        let topic = router.topic(&channel("a"));
-        let mut mine = Subscriptions::new(router.clone(), Outbox::for_test());
-        assert!(mine.add(channel("a")));
-        assert!(!mine.add(channel("a")));
-        assert_eq!((count(&topic), mine.len()), (1, 1));
-        mine.remove("never");
-        mine.remove("a");
-        mine.remove("a");
-        assert_eq!((count(&topic), mine.len()), (0, 0));
-        mine.add(channel("a"));
-        mine.add(channel("b"));
-        drop(mine);
-        assert_eq!((count(&topic), router.len()), (0, 1));
-    }
-
-    #[test]
-    fn a_hundred_thousand_channels_come_and_go() {
-        let router = Arc::new(Router::default());
-        let mut mine = Subscriptions::new(router.clone(), Outbox::for_test());
-        for n in 0..100_000 {
-            mine.add(channel(&format!("channel-{n}")));
-        }
-        assert_eq!(router.len(), 100_000);
-        drop(mine);
-        assert_eq!(router.len(), 0);
-        assert!(router.lock().capacity() <= 2048);
-    }
-}
+mod tests;

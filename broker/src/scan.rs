@@ -43,6 +43,24 @@ pub(crate) fn run(bytes: &[u8], first: Header, names: &[u8], limits: Limits, siz
     run
 }
 
+/// The first PUBLISH frames of `bytes` that are no more than so many messages and bytes together: at least the first,
+/// which is whole.
+pub(crate) fn portion(bytes: &[u8], limits: Limits, messages: u64, len: u64) -> Extent {
+    let mut portion = Extent { len: 0, messages: 0 };
+    while let Some(rest) = bytes.get(portion.len..)
+        && let Ok(Some(header)) = Header::parse(rest, limits)
+        && header.length <= rest.len()
+        && (portion.len == 0
+            || header.opcode == Opcode::Publish
+                && u64::from(portion.messages) < messages
+                && (portion.len + header.length) as u64 <= len)
+    {
+        portion.len += header.length;
+        portion.messages += 1;
+    }
+    portion
+}
+
 /// The channel of a run and how many messages it holds; `None` when it is something else, such as an ERROR.
 pub(crate) fn contents(run: &[u8]) -> Option<(&str, u64)> {
     let mut messages = 0;
@@ -154,6 +172,32 @@ mod tests {
             whole[len..len + 5].copy_from_slice(&header);
             assert_eq!(scan(&whole), Extent { len, messages: 1 }, "{header:?}");
         }
+    }
+
+    #[test]
+    fn a_portion_is_whole_messages_and_at_least_one() {
+        let mut bytes = BytesMut::new();
+        for channel in ["c", "c", "d", "d"] {
+            publish(&mut bytes, "i", channel, "1");
+        }
+        let whole = bytes.len();
+        let one = whole / 4;
+        bytes.extend_from_slice(b"\0\0\0\x07\x04\x01i");
+        let cases = [
+            (1, u64::MAX, 1),
+            (3, u64::MAX, 3),
+            (u64::MAX, u64::MAX, 4),
+            (u64::MAX, 1, 1),
+            (u64::MAX, 2 * one as u64, 2),
+            (u64::MAX, 2 * one as u64 - 1, 1),
+            (2, 3 * one as u64, 2),
+        ];
+        for (messages, len, expected) in cases {
+            let extent = Extent { len: one * expected as usize, messages: expected };
+            assert_eq!(portion(&bytes, LIMITS, messages, len), extent, "{messages} {len}");
+        }
+        assert_eq!(portion(&bytes[..2 * one - 1], LIMITS, 9, 999).messages, 1);
+        assert_eq!(portion(&[], LIMITS, 9, 999).messages, 0);
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub struct Stats {
     pub connections: u64,
     /// Connections that were accepted.
     pub accepted: u64,
-    /// Connections that were turned away because there were too many.
+    /// Connections that were turned away because there were too many: in all, from one address, or of one ident.
     pub rejected: u64,
     /// Connections that authenticated.
     pub authenticated: u64,
@@ -29,6 +29,8 @@ pub struct Stats {
     pub handshake_failures: u64,
     /// PUBLISH and SUBSCRIBE frames that the key did not allow, and other frames that ended a session.
     pub refused: u64,
+    /// Connections that were ended because their key was removed or got another secret.
+    pub revoked: u64,
     /// Messages that were published.
     pub received_messages: u64,
     /// Their bytes on the wire.
@@ -67,6 +69,7 @@ pub(crate) struct Counters {
     pub(crate) auth_failures: Counter,
     pub(crate) handshake_failures: Counter,
     pub(crate) refused: Counter,
+    pub(crate) revoked: Counter,
     pub(crate) received_messages: Counter,
     pub(crate) received_bytes: Counter,
     pub(crate) queued: Counter,
@@ -139,6 +142,7 @@ impl Counters {
             auth_failures: self.auth_failures.get(),
             handshake_failures: self.handshake_failures.get(),
             refused: self.refused.get(),
+            revoked: self.revoked.get(),
             received_messages: self.received_messages.get(),
             received_bytes: self.received_bytes.get(),
             delivered: self.queued.get().saturating_sub(unqueued),

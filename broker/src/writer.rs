@@ -1,17 +1,19 @@
-//! Writes an outbox to a socket.
+//! Writes an outbox to a socket, no faster than its account may receive.
 
 use std::{
     collections::VecDeque,
     io::{self, IoSlice},
+    mem,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
-use tokio::time::{Instant, Sleep};
+use hpfeeds::wire::Limits;
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::{outbox::Outbox, socket::WriteHalf};
+use crate::{accounts::Account, outbox::Outbox, rate::Limiter, scan, socket::WriteHalf};
 
 /// How many runs one system call writes.
 const SLICES: usize = 64;
@@ -24,6 +26,14 @@ pub(crate) struct Writer<'a> {
     taken: VecDeque<Bytes>,
     written: usize,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Whose limit on what is delivered it keeps to, if there is one.
+    account: Option<Arc<Account>>,
+    /// How much of what was taken may be written. Without a limit, everything.
+    granted: usize,
+    /// The timer is for that, and not for the deadline.
+    pacing: bool,
+    /// The outbox knows that we wait because of the limit.
+    held: bool,
 }
 
 #[derive(Debug)]
@@ -38,7 +48,17 @@ pub(crate) enum WriteEnd {
 
 impl<'a> Writer<'a> {
     pub(crate) fn new(half: WriteHalf<'a>, outbox: Arc<Outbox>) -> Self {
-        Self { half, outbox, taken: VecDeque::new(), written: 0, timer: None }
+        let (taken, timer, account) = (VecDeque::new(), None, None);
+        Self { half, outbox, taken, written: 0, timer, account, granted: usize::MAX, pacing: false, held: false }
+    }
+
+    /// Keeps to the limit of an account, if it has one.
+    pub(crate) fn limited(mut self, account: &Arc<Account>) -> Self {
+        if account.deliver.is_some() {
+            self.account = Some(account.clone());
+            self.granted = 0;
+        }
+        self
     }
 
     /// Writes until one of the ends above. It may be called again after [`WriteEnd::Slow`].
@@ -55,6 +75,9 @@ impl<'a> Writer<'a> {
                     }
                 }
             }
+            if self.account.is_some() {
+                ready!(self.poll_grant(cx));
+            }
             match self.poll_write(cx) {
                 Poll::Ready(Ok(n)) => self.advance(n),
                 Poll::Ready(Err(_)) => {
@@ -62,6 +85,9 @@ impl<'a> Writer<'a> {
                     return Poll::Ready(WriteEnd::Failed);
                 }
                 Poll::Pending => {
+                    if mem::take(&mut self.held) {
+                        self.outbox.let_go();
+                    }
                     if self.outbox.poll_deadline(cx, &mut self.timer).is_pending() {
                         return Poll::Pending;
                     }
@@ -69,6 +95,7 @@ impl<'a> Writer<'a> {
                     let committed = self.half.committed();
                     self.advance(committed);
                     self.outbox.expire(&mut self.taken, self.written, Instant::now());
+                    self.lift_limit();
                     // What is left of the first run may be written already.
                     self.advance(0);
                     return Poll::Ready(WriteEnd::Slow);
@@ -92,14 +119,87 @@ impl<'a> Writer<'a> {
         self.written = 0;
     }
 
+    /// Gives up what has not been written, but for the rest of a frame that was begun: the connection must not get it.
+    pub(crate) fn revoke(&mut self) {
+        self.outbox.revoke(&mut self.taken, self.written);
+        self.lift_limit();
+        // What is left of the first run may be written already.
+        self.advance(0);
+    }
+
+    pub(crate) fn is_limited(&self) -> bool {
+        self.account.is_some()
+    }
+
+    /// What is left is to end the connection, which no limit puts off.
+    fn lift_limit(&mut self) {
+        (self.account, self.granted) = (None, usize::MAX);
+        (self.timer, self.pacing) = (None, false);
+    }
+
+    /// Waits until something may be delivered.
+    fn poll_grant(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.granted == 0
+            && let Some(limiter) = self.account.as_ref().and_then(|account| account.deliver.as_ref())
+        {
+            let now = Instant::now();
+            let (granted, until) = self.reserve(limiter, now);
+            self.granted = granted;
+            if until > now {
+                self.timer = Some(Box::pin(sleep_until(until)));
+                self.pacing = true;
+            }
+        }
+        if let Some(timer) = self.timer.as_mut().filter(|_| self.pacing) {
+            if timer.as_mut().poll(cx).is_pending() {
+                if !mem::replace(&mut self.held, true) {
+                    self.outbox.hold();
+                }
+                self.outbox.register(cx);
+                return Poll::Pending;
+            }
+            self.timer = None;
+            self.pacing = false;
+        }
+        Poll::Ready(())
+    }
+
+    /// Reserves a portion of what was taken. Returns its length, and when it may be written.
+    fn reserve(&self, limiter: &Limiter, now: Instant) -> (usize, Instant) {
+        let (messages, bytes) = limiter.rate().portion();
+        let (mut all_messages, mut all_bytes) = (0, 0);
+        let mut skip = self.written;
+        for run in &self.taken {
+            let rest = run.get(skip..).unwrap_or_default();
+            skip = 0;
+            let (messages_left, bytes_left) = (messages - all_messages, bytes.saturating_sub(all_bytes as u64));
+            let more = scan::portion(rest, Limits::new(u32::MAX), messages_left, bytes_left);
+            if all_bytes > 0 && more.len as u64 > bytes_left {
+                break;
+            }
+            all_messages += u64::from(more.messages);
+            all_bytes += more.len;
+            if all_messages >= messages || more.len < rest.len() {
+                break;
+            }
+        }
+        (all_bytes, limiter.reserve(all_messages, all_bytes as u64, now))
+    }
+
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let mut skip = self.written;
         let mut count = 0;
+        let mut granted = self.granted;
         for (slice, run) in slices.iter_mut().zip(&self.taken) {
-            *slice = IoSlice::new(run.get(skip..).unwrap_or_default());
+            let rest = run.get(skip..).unwrap_or_default();
+            *slice = IoSlice::new(rest.get(..granted).unwrap_or(rest));
+            granted -= slice.len();
             skip = 0;
             count += 1;
+            if granted == 0 {
+                break;
+            }
         }
         self.half.poll_write(cx, &slices[..count])
     }
@@ -107,6 +207,9 @@ impl<'a> Writer<'a> {
     fn advance(&mut self, n: usize) {
         let mut runs = 0;
         self.written += n;
+        if self.account.is_some() {
+            self.granted -= n;
+        }
         while let Some(run) = self.taken.front()
             && run.len() <= self.written
         {

@@ -33,9 +33,11 @@ pub type Reload<'a> = Pin<Box<dyn Future<Output = Result<(), AuthError>> + Send 
 
 /// Where the broker finds the keys.
 ///
-/// A lookup happens once per connection, while that connection waits and no other does. It is given a deadline
+/// A lookup happens once per connection, while that connection waits and no other does, and now and then for each
+/// connected ident ([`BrokerBuilder::recheck_keys`](crate::BrokerBuilder::recheck_keys)). It is given a deadline
 /// ([`BrokerBuilder::auth_timeout`](crate::BrokerBuilder::auth_timeout)) and is dropped when that passes. An error
-/// lets nobody in: the client hears the same as for a wrong secret, and the operator finds the error in the log.
+/// lets nobody in: the client hears the same as for a wrong secret, and the operator finds the error in the log. For
+/// those who are in, an error changes nothing.
 ///
 /// ```
 /// use std::sync::Arc;

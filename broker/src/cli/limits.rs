@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use hpfeeds_broker::BrokerBuilder;
 
-use super::values::{parse_message, parse_seconds};
+use super::values::{parse_message, parse_seconds, parse_size};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
@@ -18,7 +18,39 @@ pub(crate) struct Limits {
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     max_connections: usize,
 
-    /// How many channels one connection may subscribe to at once
+    /// How many connections one address (of IPv6: one /64 network) may hold [default: no limit, as a site of sensors may
+    /// share one]
+    #[arg(long, value_name = "N")]
+    max_connections_per_address: Option<usize>,
+
+    /// How many connections one ident may hold [default: no limit, as a fleet may share a key]
+    #[arg(long, value_name = "N")]
+    max_connections_per_ident: Option<usize>,
+
+    /// The most messages per second that one ident may publish, over all its connections: more are delayed [default: no
+    /// limit]
+    #[arg(long, value_name = "N")]
+    publish_rate: Option<u64>,
+
+    /// The most bytes per second that one ident may publish [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    publish_bytes: Option<usize>,
+
+    /// The most messages per second that are delivered to one ident: more are queued up to --high-mark, and nobody
+    /// waits for it [default: no limit]
+    #[arg(long, value_name = "N")]
+    deliver_rate: Option<u64>,
+
+    /// The most bytes per second that are delivered to one ident [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    deliver_bytes: Option<usize>,
+
+    /// How often the keys of connected clients are looked up again, so that a key that is removed or changed has an
+    /// effect on them; 0 leaves live connections alone
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = parse_seconds)]
+    recheck_keys: Duration,
+
+    /// How many channels and patterns one connection may subscribe to at once
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     max_subscriptions: usize,
 
@@ -33,7 +65,16 @@ pub(crate) struct Limits {
 
 impl Limits {
     pub(crate) fn apply(&self, builder: BrokerBuilder) -> BrokerBuilder {
+        // No number of bytes that fits into memory is too large for it.
+        let bytes = |size: Option<usize>| size.map_or(u64::MAX, |size| size as u64);
         builder
+            .max_connections_per_address(self.max_connections_per_address.unwrap_or(usize::MAX))
+            .max_connections_per_ident(self.max_connections_per_ident.unwrap_or(usize::MAX))
+            .publish_rate(self.publish_rate.unwrap_or(u64::MAX))
+            .publish_bytes(bytes(self.publish_bytes))
+            .deliver_rate(self.deliver_rate.unwrap_or(u64::MAX))
+            .deliver_bytes(bytes(self.deliver_bytes))
+            .recheck_keys(self.recheck_keys)
             .max_message(self.max_message)
             .max_connections(self.max_connections)
             .max_subscriptions(self.max_subscriptions)

@@ -147,10 +147,10 @@ fn nobody_waits_for_one_below_the_floor_rate() {
     // It is slow until it is at the low mark again.
     for _ in 0..7 {
         f.write();
-        assert!(f.outbox.lock().slow);
+        assert_eq!(f.outbox.lock().pace, Pace::Slow);
     }
     f.write();
-    assert!(!f.outbox.lock().slow);
+    assert_eq!(f.outbox.lock().pace, Pace::Healthy);
     assert!(matches!(f.fill(), Offer::Wait(_)));
 }
 
@@ -171,12 +171,12 @@ fn a_slow_one_that_drains_the_floor_rate_again_is_waited_for_again() {
         let now = f.stats().dropped;
         assert_eq!(*before.get_or_insert(now), now);
         let state = f.outbox.lock();
-        assert_eq!((state.slow, state.deadline), (false, None));
+        assert_eq!((state.pace, state.deadline), (Pace::Healthy, None));
     }
     // And it is slow again when it stops.
     f.pass(WINDOW);
     let _ = f.fill();
-    assert!(f.outbox.lock().slow);
+    assert_eq!(f.outbox.lock().pace, Pace::Slow);
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn a_slow_one_recovers_without_publishers_as_well() {
     let _ = f.fill();
     f.pass(WINDOW);
     f.write();
-    assert!(!f.outbox.lock().slow);
+    assert_eq!(f.outbox.lock().pace, Pace::Healthy);
     assert_eq!(f.outbox.lock().deadline, None);
     assert!(f.buffered() > RULES.low_mark);
 }
@@ -200,7 +200,7 @@ fn a_slow_one_below_the_floor_rate_stays_slow() {
     for _ in 0..4 {
         f.pass(5 * WINDOW);
         f.write();
-        assert!(f.outbox.lock().slow);
+        assert_eq!(f.outbox.lock().pace, Pace::Slow);
         let _ = f.fill();
     }
     assert!(deadline.is_some());
@@ -420,4 +420,43 @@ fn drops_are_logged_now_and_then_with_totals() {
     assert_eq!(drops.count(3, start + REPORT / 2), None);
     assert_eq!(drops.count(4, start + REPORT), Some(7));
     assert_eq!(drops.total, 9);
+}
+
+#[test]
+fn nobody_waits_for_one_that_is_held_back_and_it_has_no_deadline() {
+    let mut f = fixture(RULES);
+    f.make_slow();
+    while f.offer(0) != Offer::Refused {}
+    assert!(f.outbox.lock().deadline.is_some());
+    f.outbox.hold();
+    f.pass(RULES.deadline);
+    // At its high mark it loses messages, but is not slow.
+    assert_eq!((f.offer(0), f.outbox.lock().deadline), (Offer::Refused, None));
+    f.write();
+    assert_eq!(f.offer(0), Offer::Queued { more: true });
+    // When the writer waits for it again, it is measured from then on.
+    f.outbox.let_go();
+    assert_eq!(f.offer(0), Offer::Wait(f.now + WINDOW));
+    f.pass(WINDOW);
+    assert_eq!(f.offer(0), Offer::Refused);
+    assert!(f.outbox.lock().deadline.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_go_on_when_it_is_held_back() {
+    let mut f = fixture(RULES);
+    f.now = Instant::now();
+    let Offer::Wait(until) = f.fill() else { panic!("no wait") };
+    let waiting: Vec<_> = (1..=3)
+        .map(|number| {
+            let outbox = f.outbox.clone();
+            tokio::spawn(async move { outbox.offer_waiting(&run(number), until).await })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    f.outbox.hold();
+    for task in waiting {
+        task.await.unwrap();
+    }
+    assert_eq!((Instant::now(), f.buffered()), (f.now, 6 * COST));
 }

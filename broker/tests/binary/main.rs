@@ -224,3 +224,31 @@ async fn help_states_the_memory_bounds() {
         assert!(help.contains(part), "{part} is missing in {help}");
     }
 }
+
+#[tokio::test]
+async fn it_waits_when_there_are_no_file_descriptors() {
+    const FILES: usize = 32;
+    let mut command = Command::new("/bin/sh");
+    let program = env!("CARGO_BIN_EXE_hpfeeds-broker");
+    // The hard limit as well, which the broker cannot raise.
+    command.args(["-c", &format!("ulimit -n {FILES}; exec {program:?} --dev --port 0")]);
+    command.env_clear().kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut running = Running::start(command).await;
+    let mut stderr = BufReader::new(running.child.stderr.take().unwrap()).lines();
+    let mut streams = Vec::new();
+    for _ in 0..FILES {
+        streams.push(within(tokio::net::TcpStream::connect(running.addr)).await.unwrap());
+    }
+    let mut waits = 0;
+    while waits < 3 {
+        let line = within(stderr.next_line()).await.unwrap().expect("the broker goes on");
+        waits += usize::from(line.contains("cannot accept connections cause=Too many open files"));
+    }
+    // Those that came too late are served as soon as others are gone.
+    let mut last = streams.pop().unwrap();
+    drop(streams);
+    let mut info = [0; 5];
+    within(last.read_exact(&mut info)).await.unwrap();
+    assert_eq!(info[4], 1);
+    Peer::login(running.addr, "dev", "dev").await.settle().await;
+}

@@ -1,0 +1,346 @@
+//! Everybody who has authenticated, by ident: what all connections of one key have in common.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicU64,
+            Ordering::{AcqRel, Acquire},
+        },
+    },
+};
+
+use hpfeeds::wire::{Ident, Nonce};
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{
+    Key,
+    outbox::Outbox,
+    rate::{Limiter, Rate},
+};
+
+/// The accounts that have connections.
+#[derive(Debug)]
+pub(crate) struct Accounts {
+    rules: AccountRules,
+    map: Mutex<Map>,
+    /// Somebody wants the keys to be looked up now.
+    pub(crate) recheck: Notify,
+}
+
+/// What every account keeps to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AccountRules {
+    pub(crate) max_connections: usize,
+    pub(crate) publish: Rate,
+    pub(crate) deliver: Rate,
+}
+
+#[derive(Debug, Default)]
+struct Map {
+    accounts: HashMap<Ident, Arc<Account>>,
+    /// At how many it is worth looking for those that nobody needs any more.
+    sweep_at: usize,
+}
+
+/// One ident.
+#[derive(Debug)]
+pub(crate) struct Account {
+    ident: Ident,
+    /// Grows when there is something for its connections to look at.
+    generation: AtomicU64,
+    /// What they publish, together.
+    pub(crate) publish: Option<Limiter>,
+    /// What is delivered to them, together.
+    pub(crate) deliver: Option<Limiter>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    connections: usize,
+    /// The connections that can be woken up.
+    outboxes: HashMap<u64, Arc<Outbox>>,
+    /// How many connections there have been: the number of the latest.
+    joined: u64,
+    /// What a lookup found last, or the key of the first connection. `None`: there is no such key any more.
+    found: Option<Arc<Key>>,
+    /// The connections that it is news for: those that were there when the lookup began.
+    as_of: u64,
+    /// Somebody may have another key than that, or has not heard of it.
+    uneven: bool,
+}
+
+impl Accounts {
+    pub(crate) fn new(rules: AccountRules) -> Self {
+        Self { rules, map: Mutex::default(), recheck: Notify::const_new() }
+    }
+
+    /// Adds a connection that has authenticated with a key; `None` when there are enough of that ident.
+    pub(crate) fn join(self: &Arc<Self>, ident: Ident, key: Arc<Key>) -> Option<Member> {
+        let now = Instant::now();
+        let mut map = self.lock();
+        if map.accounts.len() >= map.sweep_at {
+            map.accounts.retain(|_, account| account.is_needed(now));
+            map.sweep_at = 2 * map.accounts.len() + 64;
+        }
+        let rules = &self.rules;
+        let account = map.accounts.entry(ident).or_insert_with_key(|ident| {
+            Arc::new(Account {
+                ident: ident.clone(),
+                generation: AtomicU64::new(0),
+                publish: rules.publish.limiter(now),
+                deliver: rules.deliver.limiter(now),
+                state: Mutex::default(),
+            })
+        });
+        let mut state = account.lock();
+        if state.connections >= rules.max_connections {
+            return None;
+        }
+        let mut key = key;
+        if state.connections == 0 {
+            (state.found, state.uneven) = (Some(key.clone()), false);
+        } else {
+            match state.found.as_ref().filter(|found| is_same(found, &key)) {
+                // Not each its own copy.
+                Some(found) => key = found.clone(),
+                None => state.uneven = true,
+            }
+        }
+        state.connections += 1;
+        state.joined += 1;
+        let (number, seen) = (state.joined, account.generation.load(Acquire));
+        drop(state);
+        Some(Member { accounts: self.clone(), account: account.clone(), key, number, seen })
+    }
+
+    /// All that have connections.
+    pub(crate) fn all(&self) -> Vec<Arc<Account>> {
+        self.lock().accounts.values().filter(|account| account.lock().connections > 0).cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Map> {
+        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Account {
+    pub(crate) fn ident(&self) -> &Ident {
+        &self.ident
+    }
+
+    /// The latest connection: what a lookup finds that begins now is about this one and those before it.
+    pub(crate) fn latest(&self) -> u64 {
+        self.lock().joined
+    }
+
+    /// Tells the connections what a lookup has found, if that is news.
+    pub(crate) fn found(&self, key: Option<Arc<Key>>, as_of: u64) {
+        let mut state = self.lock();
+        let same = match (&state.found, &key) {
+            (Some(old), Some(new)) => is_same(old, new),
+            (None, None) => true,
+            _ => false,
+        };
+        if same && !state.uneven {
+            return;
+        }
+        state.found = key;
+        state.as_of = as_of;
+        state.uneven = state.joined != as_of;
+        self.generation.fetch_add(1, AcqRel);
+        state.outboxes.values().for_each(|outbox| outbox.wake());
+    }
+
+    fn is_needed(&self, now: Instant) -> bool {
+        let in_debt = |limiter: &Option<Limiter>| limiter.as_ref().is_some_and(|limiter| !limiter.is_full(now));
+        // Otherwise coming back would be a way around the limits.
+        self.lock().connections > 0 || in_debt(&self.publish) || in_debt(&self.deliver)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One connection of an account.
+#[derive(Debug)]
+pub(crate) struct Member {
+    accounts: Arc<Accounts>,
+    account: Arc<Account>,
+    key: Arc<Key>,
+    number: u64,
+    /// The generation that it has looked at.
+    seen: u64,
+}
+
+/// What has become of the key of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It allows what it did.
+    Same,
+    /// It allows something else.
+    Changed,
+    /// It does not exist, or has another secret.
+    Revoked,
+}
+
+impl Member {
+    pub(crate) fn ident(&self) -> &Ident {
+        &self.account.ident
+    }
+
+    pub(crate) fn key(&self) -> &Arc<Key> {
+        &self.key
+    }
+
+    pub(crate) fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
+    /// Has the connection's task woken up through its outbox when there is something to look at.
+    pub(crate) fn attach(&self, outbox: &Arc<Outbox>) {
+        self.account.lock().outboxes.insert(self.number, outbox.clone());
+    }
+
+    /// Whether there is something to look at.
+    pub(crate) fn has_news(&self) -> bool {
+        self.account.generation.load(Acquire) != self.seen
+    }
+
+    /// Looks at what a lookup has found, and keeps the new key.
+    pub(crate) fn look(&mut self) -> Verdict {
+        let state = self.account.lock();
+        self.seen = self.account.generation.load(Acquire);
+        if state.as_of < self.number {
+            return Verdict::Same;
+        }
+        match &state.found {
+            Some(new) if is_same_secret(new, &self.key) => {
+                let old = std::mem::replace(&mut self.key, new.clone());
+                if allows_the_same(&old, new) { Verdict::Same } else { Verdict::Changed }
+            }
+            _ => Verdict::Revoked,
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let mut map = self.accounts.lock();
+        let mut state = self.account.lock();
+        state.outboxes.remove(&self.number);
+        state.connections -= 1;
+        drop(state);
+        if !self.account.is_needed(Instant::now()) {
+            map.accounts.remove(self.account.ident());
+            if map.accounts.capacity() > 1024 && map.accounts.len() < map.accounts.capacity() / 8 {
+                map.accounts.shrink_to_fit();
+            }
+        }
+    }
+}
+
+fn is_same(one: &Arc<Key>, other: &Arc<Key>) -> bool {
+    Arc::ptr_eq(one, other) || (allows_the_same(one, other) && one.owner == other.owner && is_same_secret(one, other))
+}
+
+fn allows_the_same(one: &Key, other: &Key) -> bool {
+    one.pubchans == other.pubchans && one.subchans == other.subchans
+}
+
+/// Secrets are only ever compared by what they sign.
+fn is_same_secret(one: &Key, other: &Key) -> bool {
+    let nonce = Nonce::new([]);
+    one.secret.verify(&nonce, &other.secret.sign(&nonce))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+
+    const RULES: AccountRules = AccountRules { max_connections: 3, publish: Rate::UNLIMITED, deliver: Rate::UNLIMITED };
+
+    fn key(secret: &str, pubchans: &[&str]) -> Arc<Key> {
+        Arc::new(Key::new("bob", secret).unwrap().publish(pubchans).unwrap())
+    }
+
+    fn join(accounts: &Arc<Accounts>, key: &Arc<Key>) -> Member {
+        accounts.join("bob".parse().unwrap(), key.clone()).unwrap()
+    }
+
+    #[test]
+    fn an_account_lives_as_long_as_its_connections() {
+        let accounts = Arc::new(Accounts::new(RULES));
+        let key = key("s", &[]);
+        let members = [join(&accounts, &key), join(&accounts, &key), join(&accounts, &key)];
+        assert!(accounts.join("bob".parse().unwrap(), key.clone()).is_none());
+        assert!(accounts.join("eve".parse().unwrap(), key.clone()).is_some());
+        assert_eq!((accounts.all().len(), accounts.lock().accounts.len()), (1, 1));
+        drop(members);
+        assert!(accounts.lock().accounts.is_empty());
+    }
+
+    #[test]
+    fn a_debt_outlives_the_connections() {
+        let accounts = Arc::new(Accounts::new(AccountRules { publish: Rate { messages: 1, bytes: 1 }, ..RULES }));
+        let key = key("s", &[]);
+        let now = Instant::now();
+        let _ = join(&accounts, &key).account().publish.as_ref().unwrap().reserve(1, 1000, now);
+        assert_eq!((accounts.all().len(), accounts.lock().accounts.len()), (0, 1));
+        assert!(!join(&accounts, &key).account().publish.as_ref().unwrap().is_full(now));
+        let old = accounts.lock().accounts.values().next().unwrap().clone();
+        assert!(!old.is_needed(now + std::time::Duration::from_secs(1001)));
+    }
+
+    #[test]
+    fn a_lookup_is_news_only_when_something_has_changed() {
+        let accounts = Arc::new(Accounts::new(RULES));
+        let mut member = join(&accounts, &key("s", &["a"]));
+        let account = member.account().clone();
+        account.found(Some(key("s", &["a"])), account.latest());
+        assert!(!member.has_news());
+        account.found(Some(key("s", &["b"])), account.latest());
+        assert!(member.has_news());
+        assert_eq!(member.look(), Verdict::Changed);
+        assert!(!member.has_news() && member.key().may_publish("b"));
+        account.found(Some(key("other", &["b"])), account.latest());
+        assert_eq!(member.look(), Verdict::Revoked);
+        let mut other = join(&accounts, &key("other", &["b"]));
+        account.found(None, account.latest());
+        assert_eq!((member.look(), other.look()), (Verdict::Revoked, Verdict::Revoked));
+    }
+
+    #[test]
+    fn who_comes_during_a_lookup_is_not_judged_by_it() {
+        let accounts = Arc::new(Accounts::new(RULES));
+        let (old, new) = (key("old", &[]), key("new", &[]));
+        let mut first = join(&accounts, &old);
+        let account = first.account().clone();
+        let began = account.latest();
+        // The key changes; somebody authenticates with the new one before the lookup returns the old one.
+        let mut second = join(&accounts, &new);
+        account.found(Some(old.clone()), began);
+        assert_eq!((first.look(), second.look()), (Verdict::Same, Verdict::Same));
+        account.found(Some(new.clone()), account.latest());
+        assert_eq!((first.look(), second.look()), (Verdict::Revoked, Verdict::Same));
+        account.found(Some(new), account.latest());
+        assert!(!second.has_news());
+    }
+
+    #[test]
+    fn who_came_with_an_old_key_learns_of_the_new_one() {
+        let accounts = Arc::new(Accounts::new(RULES));
+        let (old, new) = (key("s", &["a"]), key("s", &["b"]));
+        let first = join(&accounts, &new);
+        // Its lookup took long.
+        let mut second = join(&accounts, &old);
+        let account = first.account();
+        account.found(Some(new), account.latest());
+        assert_eq!(second.look(), Verdict::Changed);
+        assert!(second.key().may_publish("b"));
+    }
+}

@@ -1,0 +1,170 @@
+//! Looks the keys of live connections up again, so that a key that is removed or changed has an effect on them.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use futures::{StreamExt as _, stream};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::warn;
+
+use crate::{AuthStore, accounts::Account, broker::Shared};
+
+/// How many lookups are under way at once.
+const CONCURRENT: usize = 16;
+
+/// The shortest time from one lookup to the next, on average: a database has others to serve as well.
+const MIN_GAP: Duration = Duration::from_millis(2);
+
+/// After so many failures in a row, a store is left alone until the next round.
+const MAX_FAILURES: usize = CONCURRENT;
+
+/// Looks up all keys every now and then, and when it is asked to, until the broker shuts down.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let interval = shared.config.recheck_keys;
+    let rounds = async {
+        let mut spread = interval;
+        loop {
+            let next = Instant::now() + interval;
+            let round = async {
+                look_up(shared.accounts.all(), &*shared.store, shared.config.auth_timeout, spread).await;
+                sleep_until(next).await;
+            };
+            tokio::select! {
+                () = round => spread = interval,
+                // Who asks has just changed something: what was found before may be old.
+                () = shared.accounts.recheck.notified() => spread = Duration::ZERO,
+            }
+        }
+    };
+    shared.draining.run_until_cancelled(rounds).await;
+}
+
+/// One round, which takes about as long as it is spread over, or longer.
+async fn look_up(accounts: Vec<Arc<Account>>, store: &dyn AuthStore, limit: Duration, spread: Duration) {
+    let count = u32::try_from(accounts.len()).unwrap_or(u32::MAX).max(1);
+    // The last ones have some time to be answered.
+    let gap = (spread / 2 / count).max(MIN_GAP);
+    let paced = stream::iter(accounts.into_iter().enumerate()).then(move |(index, account)| async move {
+        if index > 0 && index.is_multiple_of(CONCURRENT) {
+            sleep(gap * u32::try_from(CONCURRENT).unwrap_or(1)).await;
+        }
+        account
+    });
+    let mut answers = pin!(paced.map(|account| ask(store, account, limit)).buffer_unordered(CONCURRENT));
+    let (mut failures, mut in_a_row) = (0, 0);
+    while let Some(answer) = answers.next().await {
+        let Err(cause) = answer else {
+            in_a_row = 0;
+            continue;
+        };
+        failures += 1;
+        in_a_row += 1;
+        if failures == 1 {
+            warn!(%cause, "cannot look up keys again: connections keep what they may do");
+        }
+        if in_a_row == MAX_FAILURES {
+            break;
+        }
+    }
+}
+
+/// Looks up one key. An error changes nothing.
+async fn ask(store: &dyn AuthStore, account: Arc<Account>, limit: Duration) -> Result<(), String> {
+    let as_of = account.latest();
+    match timeout(limit, store.lookup(account.ident())).await {
+        Ok(Ok(key)) => {
+            account.found(key, as_of);
+            Ok(())
+        }
+        Ok(Err(cause)) => Err(cause.to_string()),
+        Err(_) => Err("the key store did not answer in time".to_owned()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use super::*;
+    use crate::{
+        AuthError, Key, Lookup,
+        accounts::{AccountRules, Accounts, Member},
+        rate::Rate,
+    };
+
+    const LIMIT: Duration = Duration::from_secs(10);
+    const SPREAD: Duration = Duration::from_secs(5);
+
+    /// Takes a second to answer, or longer.
+    #[derive(Default)]
+    struct Database {
+        asked: AtomicUsize,
+        busy: AtomicUsize,
+        busiest: AtomicUsize,
+        down: bool,
+    }
+
+    impl AuthStore for Database {
+        fn lookup<'a>(&'a self, ident: &'a str) -> Lookup<'a> {
+            Box::pin(async move {
+                self.asked.fetch_add(1, Relaxed);
+                self.busiest.fetch_max(self.busy.fetch_add(1, Relaxed) + 1, Relaxed);
+                sleep(Duration::from_secs(1)).await;
+                self.busy.fetch_sub(1, Relaxed);
+                if self.down {
+                    return Err(AuthError::new("down"));
+                }
+                Ok((ident != "0").then(|| Arc::new(Key::new(ident, "s").unwrap())))
+            })
+        }
+    }
+
+    fn members(count: usize) -> (Arc<Accounts>, Vec<Member>) {
+        let rules = AccountRules { max_connections: usize::MAX, publish: Rate::UNLIMITED, deliver: Rate::UNLIMITED };
+        let accounts = Arc::new(Accounts::new(rules));
+        let join = |n: usize| {
+            let ident: hpfeeds::wire::Ident = n.to_string().parse().unwrap();
+            accounts.join(ident.clone(), Arc::new(Key::new(&ident, "s").unwrap())).unwrap()
+        };
+        let members = (0..count).map(join).collect();
+        (accounts, members)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lookups_are_spread_and_few_at_once() {
+        for (count, least, most) in [(10, 1, 2), (500, 31, 40), (10_000, 625, 800)] {
+            let (accounts, members) = members(count);
+            let (database, start) = (Database::default(), Instant::now());
+            look_up(accounts.all(), &database, LIMIT, SPREAD).await;
+            let seconds = start.elapsed().as_secs();
+            // What takes a second each is bound by how many are under way.
+            assert!((least..=most).contains(&seconds), "{seconds} s for {count}");
+            assert_eq!(database.asked.into_inner(), count);
+            assert!(database.busiest.into_inner() <= CONCURRENT);
+            assert_eq!(members.iter().filter(|member| member.has_news()).count(), 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fast_store_is_not_asked_all_at_once() {
+        let (accounts, _members) = members(1600);
+        let store = crate::MemoryStore::new();
+        for (spread, least) in [(SPREAD, 99 * 32), (8 * SPREAD, 99 * 200), (Duration::ZERO, 99 * 32)] {
+            let start = Instant::now();
+            look_up(accounts.all(), &store, LIMIT, spread).await;
+            let elapsed = start.elapsed();
+            assert!(elapsed >= Duration::from_millis(least) && elapsed < spread.max(SPREAD), "{elapsed:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_is_down_is_left_alone() {
+        let (accounts, members) = members(1000);
+        let mut database = Database { down: true, ..Database::default() };
+        look_up(accounts.all(), &database, LIMIT, SPREAD).await;
+        assert!(database.asked.load(Relaxed) <= 2 * CONCURRENT);
+        database.down = false;
+        look_up(accounts.all(), &database, Duration::from_millis(500), SPREAD).await;
+        assert!(members.iter().all(|member| !member.has_news()));
+    }
+}

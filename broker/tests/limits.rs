@@ -1,0 +1,297 @@
+//! How many connections there may be, and how much they may publish and receive.
+//!
+//! Where time is measured it is paused: it passes only while everybody waits.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod support;
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use hpfeeds::wire::{Codec, Frame};
+use hpfeeds_broker::{Broker, BrokerBuilder, Key, SlowPolicy};
+use support::{Peer, builder, bytes, number, numbered, publish, start, subscribe, until, within};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::Instant,
+};
+use tokio_util::codec::Framed;
+
+/// `carol` may do what `dev` may.
+fn with_carol() -> BrokerBuilder {
+    builder().user(Key::new("carol", "s").unwrap().publish(["*"]).unwrap().subscribe(["*"]).unwrap())
+}
+
+async fn carol(broker: &Broker) -> Peer {
+    Peer::login(broker.local_addr(), "carol", "s").await
+}
+
+/// `carol` subscribed to `c`, which nothing has been delivered to yet.
+async fn reader(broker: &Broker) -> Peer {
+    let mut peer = carol(broker).await;
+    let before = broker.stats().received_messages;
+    peer.send(subscribe("carol", "c")).await;
+    peer.send(publish("carol", "seen", "")).await;
+    until(|| broker.stats().received_messages > before).await;
+    peer
+}
+
+/// The first frame that a client gets that connects from an address of the loopback network.
+async fn first_frame(broker: &Broker, from: [u8; 4]) -> (Option<Frame>, Framed<TcpStream, Codec>) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from((from, 0))).unwrap();
+    let mut framed = Framed::new(within(socket.connect(broker.local_addr())).await.unwrap(), Codec::default());
+    let frame = within(framed.next()).await.map(Result::unwrap);
+    (frame, framed)
+}
+
+#[tokio::test]
+async fn an_address_has_so_many_connections() {
+    const HERE: [u8; 4] = [127, 0, 0, 1];
+    let broker = start(builder().max_connections_per_address(2)).await;
+    // Authenticated or not.
+    let mut one = Peer::dev(&broker).await;
+    let (_, two) = first_frame(&broker, HERE).await;
+    for _ in 0..2 {
+        let (frame, mut refused) = first_frame(&broker, HERE).await;
+        assert_eq!(frame, Some(Frame::Error { message: "Too many connections from your address".into() }));
+        assert!(within(refused.next()).await.is_none());
+    }
+    let (frame, _other) = first_frame(&broker, [127, 0, 0, 2]).await;
+    assert!(matches!(frame, Some(Frame::Info { .. })));
+    assert_eq!((broker.stats().rejected, broker.stats().connections), (2, 3));
+    one.settle().await;
+    drop(two);
+    until(|| broker.stats().connections == 2).await;
+    Peer::dev(&broker).await.settle().await;
+}
+
+#[tokio::test]
+async fn an_ident_has_so_many_connections() {
+    let broker = start(with_carol().max_connections_per_ident(2).auth_failure_delay(Duration::ZERO)).await;
+    let mut peers = [Peer::dev(&broker).await, Peer::dev(&broker).await];
+    for peer in &mut peers {
+        peer.settle().await;
+    }
+    Peer::dev(&broker).await.expect_error("Too many connections for dev").await;
+    carol(&broker).await.settle().await;
+    let stats = broker.stats();
+    assert_eq!((stats.rejected, stats.authenticated, stats.auth_failures, stats.handshake_failures), (1, 3, 0, 0));
+    let [one, _two] = peers;
+    one.confirm().await;
+    until(|| broker.stats().connections == 1).await;
+    Peer::dev(&broker).await.settle().await;
+}
+
+#[tokio::test]
+async fn limits_of_nothing_are_refused() {
+    let cases = [
+        (builder().max_connections_per_address(0), "the maximum of connections per address is 0: nobody could connect"),
+        (
+            builder().max_connections_per_ident(0),
+            "the maximum of connections per ident is 0: nobody could authenticate",
+        ),
+        (builder().publish_rate(0), "a limit on what is published is 0: nothing could be"),
+        (builder().publish_bytes(0), "a limit on what is published is 0: nothing could be"),
+        (builder().deliver_rate(0), "a limit on what is delivered is 0: nothing could be"),
+        (builder().deliver_bytes(0), "a limit on what is delivered is 0: nothing could be"),
+    ];
+    for (builder, expected) in cases {
+        assert_eq!(builder.start().await.unwrap_err().to_string(), expected);
+    }
+}
+
+/// Numbered messages of a length on the wire, to the channel `c`.
+fn messages(ident: &str, count: u64, len: usize) -> Vec<u8> {
+    let names = 5 + 1 + ident.len() + 1 + 1;
+    bytes((0..count).map(|n| publish(ident, "c", numbered(n, len - names))))
+}
+
+async fn send_and_confirm(mut peer: Peer, sent: Vec<u8>) {
+    peer.send_raw(&sent).await;
+    peer.confirm().await;
+}
+
+/// What took so long took that long, but for what one portion and the clock's steps make.
+fn assert_took(start: Instant, seconds: f64) {
+    let elapsed = start.elapsed().as_secs_f64();
+    assert!(elapsed >= seconds - 0.001 && elapsed < seconds + 0.2, "{elapsed} s, not {seconds} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn publishing_is_delayed_and_nothing_is_lost() {
+    // 40 messages of 100 bytes: the first second's worth passes at once.
+    for (builder, seconds) in [
+        (with_carol().publish_rate(10), 3.0),
+        (with_carol().publish_bytes(1000), 3.0),
+        (with_carol().publish_rate(20).publish_bytes(800), 4.0),
+        (with_carol().publish_rate(1_000_000), 0.0),
+    ] {
+        let broker = start(builder).await;
+        let mut reader = reader(&broker).await;
+        let peer = Peer::dev(&broker).await;
+        let start = Instant::now();
+        send_and_confirm(peer, messages("dev", 40, 100)).await;
+        assert_took(start, seconds);
+        for n in 0..40 {
+            assert_eq!(number(&reader.next().await.unwrap()), n);
+        }
+        assert_eq!(broker.stats().received_messages, 41);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_of_an_ident_share_its_limit_and_others_have_their_own() {
+    let broker = start(with_carol().publish_rate(10)).await;
+    let (one, two) = (Peer::dev(&broker).await, Peer::dev(&broker).await);
+    let other = carol(&broker).await;
+    let start = Instant::now();
+    send_and_confirm(other, messages("carol", 10, 100)).await;
+    assert_took(start, 0.0);
+    let both = [send_and_confirm(one, messages("dev", 20, 100)), send_and_confirm(two, messages("dev", 20, 100))];
+    futures::future::join_all(both).await;
+    assert_took(start, 3.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn coming_back_is_no_way_around_a_limit() {
+    let broker = start(with_carol().publish_rate(10)).await;
+    let start = Instant::now();
+    for _ in 0..4 {
+        send_and_confirm(Peer::dev(&broker).await, messages("dev", 10, 100)).await;
+    }
+    assert_took(start, 3.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_longer_than_the_limit_passes() {
+    let broker = start(with_carol().publish_bytes(1000).deliver_bytes(1000)).await;
+    let mut reader = reader(&broker).await;
+    let start = Instant::now();
+    send_and_confirm(Peer::dev(&broker).await, messages("dev", 2, 5000)).await;
+    for n in 0..2 {
+        assert_eq!(number(&reader.next().await.unwrap()), n);
+    }
+    // The first finds a full bucket, the second waits until it is full again.
+    assert_took(start, 5.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publisher_that_is_held_back_learns_of_a_shutdown() {
+    let broker = start(builder().publish_rate(1)).await;
+    let mut peer = Peer::dev(&broker).await;
+    peer.send_raw(&messages("dev", 1000, 100)).await;
+    until(|| broker.stats().received_messages > 1).await;
+    let start = Instant::now();
+    let stopping = tokio::spawn(broker.shutdown());
+    peer.expect_error("The broker is shutting down").await;
+    assert_took(start, 0.0);
+    stopping.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn delivering_is_delayed_for_the_one_who_is_limited() {
+    for (builder, seconds) in [
+        (with_carol().deliver_rate(10), 3.0),
+        (with_carol().deliver_bytes(1000), 3.0),
+        (with_carol().deliver_rate(20).deliver_bytes(800), 4.0),
+    ] {
+        let broker = start(builder).await;
+        let mut reader = reader(&broker).await;
+        let start = Instant::now();
+        // Nobody else waits for that.
+        send_and_confirm(Peer::dev(&broker).await, messages("dev", 40, 100)).await;
+        assert_took(start, 0.0);
+        for n in 0..40 {
+            assert_eq!(number(&reader.next().await.unwrap()), n);
+        }
+        assert_took(start, seconds);
+        assert_eq!((broker.stats().dropped, broker.stats().discarded), (0, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_of_an_ident_share_what_is_delivered() {
+    let broker = start(with_carol().deliver_rate(10)).await;
+    let mut readers = [reader(&broker).await, reader(&broker).await];
+    let start = Instant::now();
+    send_and_confirm(Peer::dev(&broker).await, messages("dev", 20, 100)).await;
+    for reader in &mut readers {
+        for n in 0..20 {
+            assert_eq!(number(&reader.next().await.unwrap()), n);
+        }
+    }
+    assert_took(start, 3.0);
+}
+
+const LONG: Duration = Duration::from_secs(3600);
+
+#[tokio::test(start_paused = true)]
+async fn a_limited_subscriber_stops_nobody_and_is_not_slow() {
+    const COUNT: u64 = 1000;
+    const HIGH_MARK: usize = 400_000;
+    for policy in [SlowPolicy::Disconnect, SlowPolicy::DropOldest] {
+        let builder = with_carol().deliver_bytes(20_000).low_mark(10_000).high_mark(HIGH_MARK);
+        let broker = start(builder.slow_policy(policy).slow_deadline(Duration::from_secs(1)).floor_window(LONG)).await;
+        let mut reader = reader(&broker).await;
+        let start = Instant::now();
+        // A megabyte: more than its mark. If somebody waited for it, it would be for an hour.
+        send_and_confirm(Peer::dev(&broker).await, messages("dev", COUNT, 1000)).await;
+        assert_took(start, 0.0);
+        let stats = broker.stats();
+        assert!(stats.dropped > 0 && stats.buffered <= HIGH_MARK as u64, "{stats:?}");
+        let kept = COUNT - stats.dropped;
+        let mut numbers = Vec::new();
+        for _ in 0..kept {
+            numbers.push(number(&reader.next().await.unwrap()));
+        }
+        assert!(numbers.is_sorted_by(|a, b| a < b));
+        // The new ones are dropped once it is full, which it is not after so few; or the oldest.
+        match policy {
+            SlowPolicy::DropOldest => assert_eq!(numbers.last(), Some(&(COUNT - 1))),
+            _ => assert_eq!(numbers[99], 99),
+        }
+        #[allow(clippy::cast_precision_loss, reason = "a small number")]
+        let seconds = (kept * 1000 - 20_000) as f64 / 20_000.0;
+        assert_took(start, seconds);
+        // Much longer than the deadline later, it is still there.
+        reader.send(publish("carol", "c", Bytes::from(vec![0; 8]))).await;
+        assert_eq!(number(&reader.next().await.unwrap()), 0);
+        assert_eq!((broker.stats().slow_disconnects, broker.stats().dropped), (0, COUNT - kept));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_that_does_not_take_what_it_may_is_slow() {
+    let builder = with_carol().deliver_bytes(1 << 30).low_mark(100_000).high_mark(200_000);
+    let broker = start(builder.slow_deadline(Duration::from_secs(5)).max_connections_per_ident(3)).await;
+    let mut stuck = reader(&broker).await;
+    let sent = messages("dev", 20, 500_000);
+    send_and_confirm(Peer::dev(&broker).await, sent).await;
+    until(|| broker.stats().slow_disconnects == 1).await;
+    let mut last = None;
+    while let Some(frame) = stuck.next().await {
+        last = Some(frame);
+    }
+    assert_eq!(last, Some(Frame::Error { message: "Backpressure deadline timer expired".into() }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_does_not_wait_for_the_limit() {
+    let broker = start(with_carol().deliver_rate(1)).await;
+    let mut alice = Peer::login(broker.local_addr(), "alice", "s3cret").await;
+    alice.send(subscribe("alice", "b")).await;
+    alice.send(publish("alice", "a", "")).await;
+    until(|| broker.stats().received_messages == 1).await;
+    let mut dev = Peer::dev(&broker).await;
+    dev.send_raw(&bytes((0..50).map(|n| publish("dev", "b", numbered(n, 10))))).await;
+    dev.confirm().await;
+    let start = Instant::now();
+    assert_eq!(number(&alice.next().await.unwrap()), 0);
+    alice.send(subscribe("alice", "x")).await;
+    alice.expect_error("Authkey not allowed to sub here. ident=alice, chan=x").await;
+    assert_took(start, 0.0);
+    let stats = broker.stats();
+    assert_eq!((stats.discarded, stats.dropped), (49, 0));
+}
