@@ -184,6 +184,43 @@ async fn nothing_is_lost_or_mixed_up_when_it_gets_crowded() {
     }
 }
 
+/// What was encrypted when its time was over arrives as it is, whole frames, and then the ERROR.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_subscriber_is_told_and_disconnected() {
+    let pki = Pki::new();
+    for versions in [ALL, TLS12] {
+        let builder = Broker::dev_builder().endpoint(pki.endpoint().send_buffer(64 * 1024));
+        let builder = builder.low_mark(50_000).high_mark(200_000).floor_window(Duration::from_millis(50));
+        let broker = start(builder.slow_deadline(Duration::from_millis(100))).await;
+        let config = pki.client_of(versions, None);
+        let mut stuck = TlsPeer::subscriber(broker.local_addr(), &config, "c").await;
+        let mut writer = TlsPeer::dev(broker.local_addr(), &config).await;
+        let writing = tokio::spawn(async move {
+            let mut n = 0;
+            loop {
+                writer.send(publish("dev", "c", numbered(n, 3001))).await;
+                n += 1;
+            }
+        });
+        until(|| broker.stats().slow_disconnects == 1).await;
+        writing.abort();
+        let mut received = 0;
+        let message = loop {
+            match stuck.next().await.unwrap() {
+                Frame::Error { message } => break message,
+                frame => {
+                    assert_eq!(frame, publish("dev", "c", numbered(received, 3001)));
+                    received += 1;
+                }
+            }
+        };
+        assert_eq!(message, "Backpressure deadline timer expired");
+        assert_eq!(stuck.next().await, None);
+        assert!(received > 0);
+        until(|| broker.stats().buffered == 0).await;
+    }
+}
+
 #[tokio::test]
 async fn close_notify_is_the_end_of_the_stream_and_is_answered_in_kind() {
     let pki = Pki::new();

@@ -26,10 +26,11 @@ pub(crate) struct Listen {
     /// mode=publish or subscribe (the other is refused there); backlog=N; reuseport=yes (several brokers share the
     /// port); recvbuf=SIZE and sendbuf=SIZE (the system's buffers of each connection);
     /// keepalive=IDLE[,INTERVAL,PROBES] in seconds, or off [default: 10,5,3].
+    ///
     /// Of tls also: key and cert (PEM files) [default: key.pem, cert.pem]; chain (certificates sent after cert);
     /// clientca (clients need a certificate that one of these signed); clientauth=optional (or none at all).
     /// Certificates are read again when they change.
-    #[arg(short, long, value_name = "ENDPOINT", value_parser = parse_endpoint, verbatim_doc_comment)]
+    #[arg(short, long, value_name = "ENDPOINT", value_parser = parse_endpoint)]
     endpoint: Vec<Endpoint>,
 
     /// Speak TLS on --bind (or the default address) with this certificate, a PEM file; see --endpoint for more

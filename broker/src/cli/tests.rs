@@ -177,6 +177,17 @@ fn endpoints_have_defaults() {
 }
 
 #[test]
+fn tls_files_are_for_the_address_that_is_not_an_endpoint() {
+    let tls = ["--tlscert=c", "--tlskey=k"];
+    let secure = |interface, port| Endpoint::tls(interface, port, "c", "k");
+    assert_eq!(parse(&tls).endpoints(), [secure("0.0.0.0", 20000)]);
+    let both = parse(&[&tls[..], &["--bind=1.2.3.4:5", "-e=tcp:port=6"]].concat());
+    assert_eq!(both.endpoints(), [secure("1.2.3.4", 5), Endpoint::tcp("0.0.0.0", 6)]);
+    assert!(parse(&[&tls[..], &["--auth=env", "-e=tcp:port=6"]].concat()).checked().is_err());
+    assert!(Cli::try_parse_from(["hpfeeds-broker", "--tlskey=k"]).is_err());
+}
+
+#[test]
 fn dev_is_for_the_loopback_interface() {
     for bind in ["127.0.0.1:1", "127.0.0.2:1", "[::1]:1", "localhost:1"] {
         assert!(parse(&["--dev", "--bind", bind]).checked().is_ok(), "{bind}");

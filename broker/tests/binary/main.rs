@@ -220,6 +220,11 @@ async fn help_states_the_memory_bounds() {
     let output = within(command(&["--help"]).output()).await.unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0));
+    // The keys of endpoints, too.
+    let keys = ["mode=", "backlog=", "reuseport=", "recvbuf=", "sendbuf=", "keepalive=", "clientca", "clientauth="];
+    for key in keys {
+        assert!(help.contains(key), "{key} is missing in {help}");
+    }
     for part in ["--high-mark", "--max-buffered", "twice", "--max-subscriptions", "Memory:"] {
         assert!(help.contains(part), "{part} is missing in {help}");
     }

@@ -1,0 +1,63 @@
+"""The clients of the Python package over TLS, against our broker. There is no control: with the Python of today the
+Python broker ends every TLS connection at AUTH, as it looks for a part of asyncio that has gone (`_sslpipe`).
+"""
+
+import asyncio
+import ssl
+import subprocess
+
+import pytest
+from hpfeeds.asyncio import ClientSession
+
+from broker import pick_port
+from process import clean_environment
+from users import SECRETS, as_json
+from wire import connect, publish, subscribe
+
+DEADLINE = 15.0
+
+
+@pytest.fixture
+def broker(our_broker, spawn, tmp_path):
+    """The ports of a broker, without TLS and with, and the certificate to trust."""
+    names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
+    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    files = ["-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"]
+    subprocess.run([*new, "-addext", names, *files], check=True, capture_output=True)
+    (tmp_path / "users.json").write_text(as_json())
+    plain, secure = pick_port(), pick_port()
+    endpoint = f"tls:interface=127.0.0.1:port={secure}:key=key.pem:cert=cert.pem"
+    argv = [our_broker.process.argv[0], "--bind", f"127.0.0.1:{plain}", "-e", endpoint, "--auth", "users.json"]
+    process = spawn(*argv, env=clean_environment(), cwd=tmp_path)
+    for port in (plain, secure):
+        process.wait_for(rf"^listening on 127\.0\.0\.1:{port}$")
+    return plain, secure, tmp_path / "cert.pem"
+
+
+def test_asyncio_session(broker):
+    _, port, certificate = broker
+
+    async def main():
+        context = ssl.create_default_context(cafile=certificate)
+        async with ClientSession("127.0.0.1", port, "sensor", SECRETS["sensor"], ssl=context) as sensor:
+            payloads = [b"small", b"", bytes(range(256)) * 4000]
+            sensor.subscribe("events")
+            for payload in payloads:
+                sensor.publish("events", payload)
+            for payload in payloads:
+                assert await sensor.read() == ("sensor", "events", payload)
+
+    asyncio.run(asyncio.wait_for(main(), DEADLINE))
+
+
+def test_command_line(broker, python_tool):
+    """The blocking client, which knows TLS by its flag `--tlscert`."""
+    plain, port, certificate = broker
+    with connect(plain, "sensor") as reader:
+        reader.send(subscribe("sensor", "events"))
+        reader.sync()
+        who = ["-i", "sensor", "-s", SECRETS["sensor"], "-c", "events"]
+        where = ["--host", "localhost", "-p", str(port), "--tlscert", certificate]
+        sending = python_tool(*where, *who, "publish", "over TLS")
+        reader.read()
+        assert reader.transcript[-1] == ("PUBLISH", "sensor", "events", b"over TLS"), sending.report()
