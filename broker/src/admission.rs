@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -94,16 +94,16 @@ impl Admission {
 
 /// The right to hold a connection open; given back when dropped.
 pub(crate) struct Permit {
-    shared: Arc<Shared>,
-    ip: IpAddr,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) peer: SocketAddr,
     connected: Connected,
 }
 
 impl Permit {
     /// Or what to tell a client for whom there is no room.
-    pub(crate) fn take(shared: &Arc<Shared>, ip: IpAddr, listening: &Listening) -> Result<Self, &'static str> {
-        shared.admission.enter(ip)?;
-        Ok(Self { shared: shared.clone(), ip, connected: listening.connection() })
+    pub(crate) fn take(shared: &Arc<Shared>, peer: SocketAddr, listening: &Listening) -> Result<Self, &'static str> {
+        shared.admission.enter(peer.ip())?;
+        Ok(Self { shared: shared.clone(), peer, connected: listening.connection() })
     }
 
     /// The connection has come this far.
@@ -114,7 +114,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.shared.admission.leave(self.ip);
+        self.shared.admission.leave(self.peer.ip());
     }
 }
 

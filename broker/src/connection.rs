@@ -1,11 +1,6 @@
 //! One peer, one task: handshake, session, farewell.
 
-use std::{
-    net::SocketAddr,
-    pin::pin,
-    sync::{Arc, OnceLock},
-    task::Poll,
-};
+use std::{net::SocketAddr, pin::pin, sync::Arc, task::Poll};
 
 use futures::future::poll_fn;
 use tokio::time::{Instant, timeout};
@@ -27,9 +22,7 @@ use crate::{
 /// A connection that was accepted. The permit is given back when the socket is closed.
 pub(crate) struct Connection {
     pub(crate) socket: Socket,
-    pub(crate) peer: SocketAddr,
     pub(crate) service: Arc<Service>,
-    pub(crate) shared: Arc<Shared>,
     pub(crate) permit: Permit,
 }
 
@@ -38,25 +31,26 @@ pub(crate) struct Connection {
 /// Its parts, and rare or short states, live in boxes of their own: a future holds what is passed to it twice, and
 /// this one is what an idle connection costs.
 pub(crate) async fn serve(mut connection: Box<Connection>) {
-    let Connection { socket, peer, service, shared, permit } = &mut *connection;
-    let Some(mut inbound) = Box::pin(admit(socket, *peer, service, shared)).await else {
+    let Some(mut inbound) = Box::pin(admit(&mut connection)).await else {
         return;
     };
-    permit.enter(Phase::Session);
-    let (mut read, write) = socket.split();
+    connection.permit.enter(Phase::Session);
+    let (mut read, write) = connection.socket.split();
     let mut writer = Writer::new(write, inbound.outbox().clone()).limited(inbound.member().account());
-    let mut end = exchange(&mut inbound, &mut read, &mut writer, shared).await;
+    let mut end = exchange(&mut inbound, &mut read, &mut writer, &connection.permit.shared).await;
     if let End::Shutdown { unread } = &mut end {
         *unread = inbound.has_published() || read.has_unread();
     }
     // Nothing more is queued for it from here on.
     drop(inbound);
-    permit.enter(Phase::Closing);
-    Box::pin(farewell(end, *peer, &mut read, &mut writer, shared)).await;
+    connection.permit.enter(Phase::Closing);
+    Box::pin(farewell(end, connection.permit.peer, &mut read, &mut writer, &connection.permit.shared)).await;
 }
 
 /// The handshake, unless the broker shuts down meanwhile.
-async fn admit(socket: &mut Socket, peer: SocketAddr, service: &Service, shared: &Arc<Shared>) -> Option<Box<Inbound>> {
+async fn admit(connection: &mut Connection) -> Option<Box<Inbound>> {
+    let Connection { socket, service, permit: Permit { shared, peer, .. } } = connection;
+    let peer = *peer;
     let begun = Instant::now();
     if let Some(certificate) = &service.tls {
         let securing = pin!(handshake::secure(socket, certificate, peer, shared));
@@ -83,41 +77,37 @@ async fn admit(socket: &mut Socket, peer: SocketAddr, service: &Service, shared:
 
 /// Reads and writes at the same time, until there is no more to read or no sense in it.
 async fn exchange(inbound: &mut Inbound, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, shared: &Shared) -> End {
-    let mut stop = OnceLock::new();
-    let outbox = inbound.outbox().clone();
-    let ended = {
-        let mut reading = pin!(inbound.run(read, &stop));
-        let mut draining = pin!(shared.draining.cancelled());
-        let mut cut = None;
-        let mut writing = true;
-        poll_fn(|cx| {
-            if writing && let Poll::Ready(end) = writer.poll_run(cx) {
-                writing = false;
-                // On a broken connection there may still be something to read.
-                if let WriteEnd::Slow = end {
-                    let _ = stop.set(End::Slow);
-                }
+    let mut stop = None;
+    let mut draining = pin!(shared.draining.cancelled());
+    let mut cut = None;
+    let mut writing = true;
+    let ended = poll_fn(|cx| {
+        if writing && let Poll::Ready(end) = writer.poll_run(cx) {
+            writing = false;
+            // On a broken connection there may still be something to read.
+            if let WriteEnd::Slow = end {
+                stop.get_or_insert(End::Slow);
             }
-            if !writing {
-                // The writer does so no longer.
-                outbox.register(cx);
+        }
+        if !writing {
+            // The writer does so no longer.
+            inbound.outbox().register(cx);
+        }
+        if stop.is_none() && draining.as_mut().poll(cx).is_ready() {
+            stop = Some(End::Shutdown { unread: true });
+        }
+        if let Some(End::Shutdown { .. }) = stop {
+            // A peer that has said everything is read to its end, if that does not take too long.
+            let cut =
+                cut.get_or_insert_with(|| Box::pin(timeout(shared.config.drain_timeout, shared.aborted.cancelled())));
+            if cut.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
             }
-            if stop.get().is_none() && draining.as_mut().poll(cx).is_ready() {
-                let _ = stop.set(End::Shutdown { unread: true });
-            }
-            if let Some(End::Shutdown { .. }) = stop.get() {
-                // A peer that has said everything is read to its end, if that does not take too long.
-                let cut = cut
-                    .get_or_insert_with(|| Box::pin(timeout(shared.config.drain_timeout, shared.aborted.cancelled())));
-                if cut.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(None);
-                }
-            }
-            reading.as_mut().poll(cx)
-        })
-        .await
-    };
-    ended.or_else(|| stop.take()).unwrap_or(End::Eof)
+        }
+        inbound.poll_run(read, stop.as_ref(), cx)
+    })
+    .await;
+    ended.or(stop).unwrap_or(End::Eof)
 }
 
 /// Writes what is left and says goodbye, unless there is no time for it.

@@ -3,14 +3,13 @@
 use std::{
     fmt, io,
     pin::Pin,
-    sync::{Arc, OnceLock},
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Buf as _, BytesMut};
-use futures::future::poll_fn;
 use hpfeeds::wire::{Channel, DecodeError, Field, FrameRef, HEADER_LEN, Header, NameError, Opcode};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
 use crate::{
@@ -86,8 +85,26 @@ pub(crate) struct Inbound {
     buffer: ReadBuffer,
     /// How much of the buffer its limit on what it publishes lets pass: whole PUBLISH frames. Unused without a limit.
     granted: usize,
-    /// What it has made us do in this turn.
+    /// What it has made us do in this turn, and how much it has made us read.
     work: usize,
+    turn: usize,
+    /// Before the next frame is acted on.
+    waiting: Option<Waiting>,
+}
+
+/// Something to wait for.
+struct Waiting {
+    /// In a box, as idle connections do not have it.
+    future: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Not any more when the connection is to end.
+    until_stopped: bool,
+}
+
+impl Waiting {
+    /// Others get their turn.
+    fn turn() -> Self {
+        Self { future: Box::pin(tokio::task::yield_now()), until_stopped: false }
+    }
 }
 
 /// A channel that the client may publish to.
@@ -109,8 +126,19 @@ impl Inbound {
     ) -> Self {
         outbox.session().received(received.len());
         let subscriptions = Subscriptions::new(shared.router.clone(), outbox);
-        let (routes, buffer) = (Vec::new(), ReadBuffer::new(received));
-        Self { shared, mode, member, subscriptions, routes, published: false, buffer, granted: 0, work: 0 }
+        Self {
+            shared,
+            mode,
+            member,
+            subscriptions,
+            routes: Vec::new(),
+            published: false,
+            buffer: ReadBuffer::new(received),
+            granted: 0,
+            work: 0,
+            turn: 0,
+            waiting: None,
+        }
     }
 
     pub(crate) fn member(&self) -> &Member {
@@ -121,58 +149,79 @@ impl Inbound {
         self.subscriptions.outbox()
     }
 
-    /// Runs until the peer is done or wrong, or until `stop` is set (which is looked at when the task is polled):
-    /// what has been read by then is acted on first.
-    pub(crate) async fn run(&mut self, half: &mut ReadHalf<'_>, stop: &OnceLock<End>) -> Option<End> {
-        let mut turn = 0;
+    /// Runs until the peer is done or wrong, or until there is a reason to `stop`: what has been read by then is acted on
+    /// first.
+    ///
+    /// No future, as that would make every idle connection larger: what it waits for is in `waiting`.
+    pub(crate) fn poll_run(
+        &mut self,
+        half: &mut ReadHalf<'_>,
+        stop: Option<&End>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<End>> {
         loop {
-            match self.act(half, stop).await {
-                Ok(missing) => {
-                    self.buffer.missing = missing;
-                    self.outbox().session().unparsed(self.buffer.bytes.len());
-                }
-                Err(end) => return end,
-            }
-            if turn > TURN {
-                turn = 0;
-                tokio::task::yield_now().await;
-            }
-            let read = poll_fn(|cx| {
-                if is_stopped(stop, half, cx) {
-                    return Poll::Ready(Err(None));
-                }
-                self.follow_key()?;
-                let read = self.buffer.poll_read(half, &self.shared.pool, cx);
-                if read.is_pending() {
-                    self.buffer.release(&self.shared.pool);
-                }
-                read.map_err(|cause| Some(End::Failed(cause)))
-            });
-            match read.await {
-                Ok(0) => return Some(self.eof()),
-                Ok(n) => {
-                    turn += n;
-                    self.outbox().session().received(n);
-                }
-                Err(end) => return end,
+            if let Err(end) = ready!(self.poll_step(half, stop, cx)) {
+                return Poll::Ready(end);
             }
         }
     }
 
-    /// Acts on every whole frame in the buffer. Returns how many bytes the next one lacks, when that is known, or
-    /// why the connection ends: because of a frame that is not allowed, or `None` when it was told to stop.
-    async fn act(&mut self, half: &ReadHalf<'_>, stop: &OnceLock<End>) -> Result<usize, Option<End>> {
+    /// Waits, acts on what has been read, and reads more. An error is the end, without a reason when it was told to stop.
+    fn poll_step(
+        &mut self,
+        half: &mut ReadHalf<'_>,
+        stop: Option<&End>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Option<End>>> {
+        self.follow_key()?;
+        if let Some(waiting) = &mut self.waiting {
+            if waiting.until_stopped && is_stopped(stop, half, cx) {
+                return Poll::Ready(Err(None));
+            }
+            ready!(waiting.future.as_mut().poll(cx));
+            self.waiting = None;
+        }
+        self.waiting = self.act(half)?;
+        if self.waiting.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        if self.turn > TURN {
+            self.turn = 0;
+            self.waiting = Some(Waiting::turn());
+            return Poll::Ready(Ok(()));
+        }
+        if is_stopped(stop, half, cx) {
+            return Poll::Ready(Err(None));
+        }
+        let read = self.buffer.poll_read(half, &self.shared.pool, cx);
+        if read.is_pending() {
+            self.buffer.release(&self.shared.pool);
+        }
+        Poll::Ready(match ready!(read) {
+            Ok(0) => Err(Some(self.eof())),
+            Ok(n) => {
+                self.turn += n;
+                self.outbox().session().received(n);
+                Ok(())
+            }
+            Err(cause) => Err(Some(End::Failed(cause))),
+        })
+    }
+
+    /// Acts on every whole frame in the buffer, or on those before one that has to wait. An error is why the connection
+    /// ends.
+    fn act(&mut self, half: &ReadHalf<'_>) -> Result<Option<Waiting>, Option<End>> {
         loop {
             self.follow_key()?;
             if self.work > WORK {
                 self.work = 0;
-                tokio::task::yield_now().await;
+                return Ok(Some(Waiting::turn()));
             }
             let bytes = &self.buffer.bytes;
             let refused = |text: String| Some(End::Refused(text));
             let header = Header::parse(bytes, self.shared.config.limits).map_err(|cause| refused(cause.to_string()))?;
             let Some(header) = header else {
-                return Ok(0);
+                return Ok(self.lacks(0));
             };
             match header.opcode {
                 Opcode::Publish | Opcode::Subscribe | Opcode::Unsubscribe => {}
@@ -181,22 +230,27 @@ impl Inbound {
             }
             let missing = header.length.saturating_sub(bytes.len());
             if missing > 0 {
-                return Ok(missing);
+                return Ok(self.lacks(missing));
             }
-            if header.opcode != Opcode::Publish {
+            let waiting = if header.opcode != Opcode::Publish {
                 self.subscription(header).map_err(refused)?;
+                None
             } else if self.granted == 0 && self.member.account().publish.is_some() {
-                if let Some(waiting) = self.reserve() {
-                    self.pause(waiting, half, stop).await?;
-                }
-            } else if let Some(mut settling) = self.publish(header, half).map_err(refused)? {
-                poll_fn(|cx| {
-                    self.follow_key()?;
-                    settling.as_mut().poll(cx).map(Ok::<_, Option<End>>)
-                })
-                .await?;
+                self.reserve()
+            } else {
+                self.publish(header, half).map_err(refused)?
+            };
+            if waiting.is_some() {
+                return Ok(waiting);
             }
         }
+    }
+
+    /// There is no whole frame left. It lacks so many bytes, when that is known.
+    fn lacks(&mut self, missing: usize) -> Option<Waiting> {
+        self.buffer.missing = missing;
+        self.outbox().session().unparsed(self.buffer.bytes.len());
+        None
     }
 
     /// Looks at what has become of the key: a comparison, unless there is something to look at.
@@ -219,31 +273,14 @@ impl Inbound {
     }
 
     /// Reserves what comes next of what the limit on what is published lets pass. Returns what to wait for before it passes.
-    fn reserve(&mut self) -> Option<Pin<Box<Sleep>>> {
+    fn reserve(&mut self) -> Option<Waiting> {
         let limiter = self.member.account().publish.as_ref()?;
         let (messages, bytes) = limiter.rate().portion();
         let portion = scan::portion(&self.buffer.bytes, self.shared.config.limits, messages, bytes);
         self.granted = portion.len;
         let now = Instant::now();
         let until = limiter.reserve(portion.messages.into(), portion.len as u64, now);
-        (until > now).then(|| Box::pin(sleep_until(until)))
-    }
-
-    /// Waits until something may be published, unless the connection is to end.
-    async fn pause(
-        &mut self,
-        mut waiting: Pin<Box<Sleep>>,
-        half: &ReadHalf<'_>,
-        stop: &OnceLock<End>,
-    ) -> Result<(), Option<End>> {
-        poll_fn(|cx| {
-            if is_stopped(stop, half, cx) {
-                return Poll::Ready(Err(None));
-            }
-            self.follow_key()?;
-            waiting.as_mut().poll(cx).map(Ok)
-        })
-        .await
+        (until > now).then(|| Waiting { future: Box::pin(sleep_until(until)), until_stopped: true })
     }
 
     /// Whether it has published anything, or begun to.
@@ -253,7 +290,7 @@ impl Inbound {
 
     /// Publishes the run that starts with the first frame. When somebody has no room for it yet, what is returned
     /// waits for that.
-    fn publish(&mut self, header: Header, half: &ReadHalf<'_>) -> Result<Option<Settling>, String> {
+    fn publish(&mut self, header: Header, half: &ReadHalf<'_>) -> Result<Option<Waiting>, String> {
         let body = scan::body(&self.buffer.bytes, header).unwrap_or_default();
         match self.routes.iter().position(|route| body.starts_with(&route.names)) {
             Some(0) => {}
@@ -294,10 +331,10 @@ impl Inbound {
                 waiting.push((outbox.clone(), until));
             }
         }
-        // In a box, as it would make every idle connection larger.
-        Ok((!waiting.is_empty()).then(|| -> Settling {
+        Ok((!waiting.is_empty()).then(|| {
             let stall = self.shared.metrics.stall();
-            Box::pin(Unsettled { run, waiting, _stall: stall }.settle())
+            let future = Box::pin(Unsettled { run, waiting, _stall: stall }.settle());
+            Waiting { future, until_stopped: false }
         }))
     }
 
@@ -371,8 +408,8 @@ impl Inbound {
 }
 
 /// Whether the connection is to end now.
-fn is_stopped(stop: &OnceLock<End>, half: &ReadHalf<'_>, cx: &mut Context<'_>) -> bool {
-    match stop.get() {
+fn is_stopped(stop: Option<&End>, half: &ReadHalf<'_>, cx: &mut Context<'_>) -> bool {
+    match stop {
         None => false,
         // It has said everything, and gets its confirmation.
         Some(End::Shutdown { .. }) => !half.is_finished(cx),
@@ -380,15 +417,11 @@ fn is_stopped(stop: &OnceLock<End>, half: &ReadHalf<'_>, cx: &mut Context<'_>) -
     }
 }
 
-/// An outbox that a run has still to go to, and when to try again at the latest.
-type Waiting = (Arc<Outbox>, Instant);
-
-type Settling = Pin<Box<dyn Future<Output = ()> + Send>>;
-
 /// A run that somebody who keeps up has no room for yet.
 struct Unsettled {
     run: Run,
-    waiting: Vec<Waiting>,
+    /// Whose outbox it has still to go to, and when to try again at the latest.
+    waiting: Vec<(Arc<Outbox>, Instant)>,
     _stall: Stall,
 }
 

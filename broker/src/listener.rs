@@ -50,15 +50,13 @@ fn is_about_one_connection(cause: &io::Error) -> bool {
 }
 
 fn admit(tcp: TcpStream, peer: SocketAddr, service: &Arc<Service>, listening: &Listening, shared: &Arc<Shared>) {
-    match Permit::take(shared, peer.ip(), listening) {
+    match Permit::take(shared, peer, listening) {
         Ok(permit) => {
             shared.depot.counters.accepted.add(1);
             match Socket::new(tcp, service.keepalive) {
                 Ok(socket) => {
-                    let (service, shared) = (service.clone(), shared.clone());
-                    let tasks = shared.tasks.clone();
-                    let connection = Connection { socket, peer, service, shared, permit };
-                    tasks.spawn(connection::serve(Box::new(connection)));
+                    let connection = Connection { socket, service: service.clone(), permit };
+                    shared.tasks.spawn(connection::serve(Box::new(connection)));
                 }
                 Err(cause) => debug!(%peer, %cause, "gone before it was greeted"),
             }
