@@ -115,6 +115,8 @@ async fn checking_starts_nothing() {
     let endpoint = format!("tcp:interface=127.0.0.1:port={}", addr.port());
     assert_eq!((code, &*stderr), (Some(0), ""));
     assert_eq!(stdout, format!("configuration is valid\nwould listen on {addr} ({endpoint})\n"));
+    let (code, stdout, _) = check(&text, &["--check-config", "--exporter", &addr.to_string()]).await;
+    assert_eq!((code, stdout.lines().last()), (Some(0), Some(&*format!("metrics would be at http://{addr}/metrics"))));
     assert!(taken.accept().is_err(), "nobody connects");
 
     let folder = tempfile::tempdir().unwrap();
