@@ -305,6 +305,5 @@ impl BrokerBuilder {
 async fn resolve(endpoints: Vec<Endpoint>) -> Result<Vec<SocketAddr>, StartError> {
     // Resolving a host name blocks.
     let checking = tokio::task::spawn_blocking(move || endpoints.iter().map(Endpoint::check).collect());
-    let checked: Result<Vec<_>, _> = checking.await.map_err(|cause| StartError::Listener(io::Error::other(cause)))?;
-    Ok(checked?)
+    checking.await.map_err(|cause| StartError::Listener(io::Error::other(cause)))?
 }
