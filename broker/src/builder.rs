@@ -129,6 +129,9 @@ impl BrokerBuilder {
     /// it does not count as slow: it is not disconnected. Only what exceeds its [`high_mark`](Self::high_mark) is
     /// dropped, as the [`slow_policy`](Self::slow_policy) says: the new messages, or the oldest. When its connection
     /// ends, the limit holds on: what has not been written after [`write_timeout`](Self::write_timeout) is lost.
+    ///
+    /// A few such subscribers can fill [`max_buffered`](Self::max_buffered) and keep it full for as long as more is
+    /// published than the limit lets through, which is felt by all others: a lower `high_mark` goes well with this.
     pub fn deliver_rate(mut self, messages_per_second: u64) -> Self {
         self.config.deliver_rate.messages = messages_per_second;
         self
@@ -265,23 +268,17 @@ impl BrokerBuilder {
         self
     }
 
-    /// Where the broker would listen, in the order of the endpoints, if everything that [`start`](Self::start) needs is
-    /// there; the address of the exporter comes last. Nothing is opened: an address that is taken shows at the start only,
+    /// Where the broker would listen, if everything that [`start`](Self::start) needs is there: its endpoints in their
+    /// order, its listeners, and last the exporter. Nothing is opened: an address that is taken shows at the start only,
     /// and port 0 stays 0.
     pub async fn check(&self) -> Result<Vec<SocketAddr>, StartError> {
         self.check_options()?;
-        #[allow(unused_mut, reason = "the exporter is one more, when it is built in")]
-        let mut endpoints = self.endpoints.clone();
-        #[cfg(feature = "exporter")]
-        endpoints.extend(self.exporter.clone());
-        // Resolving a host name blocks.
-        let checking = tokio::task::spawn_blocking(move || endpoints.iter().map(Endpoint::check).collect());
-        let checked: Result<Vec<_>, _> =
-            checking.await.map_err(|cause| StartError::Listener(io::Error::other(cause)))?;
-        let mut addrs = checked?;
+        let mut addrs = resolve(self.endpoints.clone()).await?;
         for listener in &self.listeners {
             addrs.push(listener.local_addr().map_err(StartError::Listener)?);
         }
+        #[cfg(feature = "exporter")]
+        addrs.extend(resolve(self.exporter.iter().cloned().collect()).await?);
         Ok(addrs)
     }
 
@@ -302,4 +299,11 @@ impl BrokerBuilder {
     pub async fn start(self) -> Result<Broker, StartError> {
         Broker::start(self).await
     }
+}
+
+/// Where endpoints would listen.
+async fn resolve(endpoints: Vec<Endpoint>) -> Result<Vec<SocketAddr>, StartError> {
+    // Resolving a host name blocks.
+    let checking = tokio::task::spawn_blocking(move || endpoints.iter().map(Endpoint::check).collect());
+    checking.await.map_err(|cause| StartError::Listener(io::Error::other(cause)))?
 }

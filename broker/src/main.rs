@@ -55,7 +55,12 @@ async fn check(cli: &cli::Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let addrs = cli.builder().await?.check().await?;
     print(|out| {
         writeln!(out, "configuration is valid")?;
-        cli.endpoints().iter().zip(addrs).try_for_each(|(it, addr)| writeln!(out, "would listen on {addr} ({it})"))
+        let mut addrs = addrs.into_iter();
+        for (endpoint, addr) in cli.endpoints().iter().zip(&mut addrs) {
+            writeln!(out, "would listen on {addr} ({endpoint})")?;
+        }
+        // Of the exporter, if there is one.
+        addrs.try_for_each(|addr| writeln!(out, "metrics would be at http://{addr}/metrics"))
     })?;
     Ok(ExitCode::SUCCESS)
 }

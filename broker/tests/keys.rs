@@ -157,11 +157,32 @@ fn keys_move_from_every_store_to_every_other() {
         assert!(place.output(&["import", "--replace", "more"], "").status.success());
         assert!(place.ok(&["show", "o'hara", "--secret"]).contains("secret:    other\n"));
         assert_eq!(place.ok(&["list"]).lines().count(), 1 + 3);
+        // PostgreSQL cannot hold this, and says so without a name.
+        fs::write(place.file("zero"), more.replace("\"a\"", r#""a\u0000b""#).replace("o'hara", "p")).unwrap();
+        if place.auth.contains("postgresql") {
+            let stderr = place.fails(1, &["import", "zero"]);
+            assert!(stderr.contains("table auth_keys: ident \"a\\0b\" holds a zero byte"), "{stderr}");
+        }
         // To a file that others cannot read.
         place.ok(&["export", "-o", "out"]);
         assert_eq!(fs::metadata(place.file("out")).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(place.fails(1, &["export", "-o", "out"]).contains("out: File exists"));
     }
+}
+
+#[test]
+fn half_an_export_is_not_left_behind() {
+    let place = Place::new("users.json");
+    place.ok(&["add", "bob", "--owner", &"o".repeat(2000), "--secret", "s"]);
+    // One block of 512 or 1024 bytes is all that a file may have.
+    let script = format!("trap '' XFSZ; ulimit -f 1; exec {:?} \"$@\"", env!("CARGO_BIN_EXE_hpfeeds-broker"));
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", &script, "sh", "keys", "export", "--auth", "users.json", "-o", "out"]);
+    let output = command.current_dir(place.folder.path()).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.starts_with("hpfeeds-broker: out: File too large") && stderr.lines().count() == 1, "{stderr}");
+    assert!(!place.file("out").exists());
 }
 
 #[test]
@@ -229,4 +250,20 @@ fn what_is_wrong_is_one_line() {
     let stderr = Place::new("database+postgresql://u:hunter2@127.0.0.1:1/d").fails(1, &["list"]);
     assert!(stderr.contains("postgresql://127.0.0.1:1/d: cannot reach the database: Connection refused"), "{stderr}");
     assert!(!stderr.contains("hunter2"), "{stderr}");
+}
+
+/// MySQL says that somebody else has the lock by an answer, not by an error.
+#[test]
+fn who_cannot_get_the_lock_changes_nothing() {
+    use sqlx::{Connection as _, Executor as _, MySqlConnection};
+    let Some(place) = places().into_iter().find(|place| place.auth.contains("mysql")) else {
+        return;
+    };
+    place.ok(&["add", "bob", "--secret", "s"]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut other = runtime.block_on(MySqlConnection::connect(place.auth.strip_prefix("database+").unwrap())).unwrap();
+    runtime.block_on(other.execute("DO GET_LOCK(CONCAT(DATABASE(), '.auth_keys'), 0)")).unwrap();
+    let stderr = place.fails(1, &["add", "eve"]);
+    assert!(stderr.contains("table auth_keys: another program changes its keys"), "{stderr}");
+    assert_eq!(place.ok(&["list"]).lines().count(), 1 + 1);
 }

@@ -63,7 +63,7 @@ impl JsonStore {
 
     /// Reads the file again. On an error the old keys stay.
     ///
-    /// Connections that have authenticated keep what they were allowed then.
+    /// Connections that have authenticated follow at the next [recheck](crate::BrokerBuilder::recheck_keys).
     pub fn reload(&self) -> Result<(), AuthError> {
         self.file.reload().map(drop)
     }

@@ -13,7 +13,7 @@ use super::store::{Store, StoreParser};
 
 /// Add, list, change and remove keys, in SQLite files, databases and JSON files
 ///
-/// A running broker sees a change by itself: it counts for whoever connects next.
+/// A running broker sees a change by itself, for live connections within --recheck-keys.
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = false)]
 pub(crate) struct KeysCommand {
@@ -65,7 +65,7 @@ enum Action {
         #[arg(long)]
         secret: bool,
     },
-    /// Remove a key. Who is connected with it stays so
+    /// Remove a key. The broker ends the connections that it has (see --recheck-keys)
     Remove {
         /// Whose key
         ident: String,
@@ -284,8 +284,12 @@ fn plain(text: &str) -> String {
 fn write_new(path: &Path, text: &str) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    if written.is_err() {
+        // Half of the keys must not pass for all of them.
+        let _ = std::fs::remove_file(path);
+    }
+    written
 }
 
 fn print(text: &str) -> Result<(), Failure> {

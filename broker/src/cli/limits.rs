@@ -38,6 +38,9 @@ pub(crate) struct Limits {
 
     /// The most messages per second that are delivered to one ident: more are queued up to --high-mark, and nobody
     /// waits for it [default: no limit]
+    ///
+    /// Some such subscribers can keep --max-buffered full for long, at the cost of all others: a lower --high-mark goes
+    /// well with it.
     #[arg(long, value_name = "N")]
     deliver_rate: Option<u64>,
 

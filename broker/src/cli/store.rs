@@ -2,6 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
+    io,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -30,10 +31,15 @@ impl Store {
     /// Opens it, and reads what it needs to read at once. Only to check it, nothing is created.
     pub(crate) async fn add_to(&self, builder: BrokerBuilder, check: bool) -> Result<BrokerBuilder, AuthError> {
         Ok(match self {
-            Self::Sql(address) if check && address.would_be_created() => builder.auth(ChainStore::new()),
             Self::Env => builder.auth(EnvStore::new()),
             Self::Json(path) => builder.auth(JsonStore::open(path)?),
-            Self::Sql(address) => builder.auth(SqlStore::open(address.clone()).await?),
+            Self::Sql(address) => match address.would_create().filter(|_| check) {
+                Some(file) => {
+                    could_be_created(file)?;
+                    builder.auth(ChainStore::new())
+                }
+                None => builder.auth(SqlStore::open(address.clone()).await?),
+            },
             #[cfg(feature = "mongodb")]
             Self::Mongo(address) => builder.auth(hpfeeds_broker::MongoStore::open(address.clone()).await?),
         })
@@ -49,6 +55,14 @@ impl Store {
             Self::Mongo(_) => Err("keys in MongoDB are changed with its own tools".to_owned()),
         }
     }
+}
+
+/// Creates a file without a name beside where it would be, of which nothing is left.
+fn could_be_created(file: &Path) -> Result<(), AuthError> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let fault =
+        |cause: io::Error| AuthError::new(format_args!("{}: cannot create it: {}", file.display(), cause.kind()));
+    tempfile::tempfile_in(folder).map(drop).map_err(fault)
 }
 
 impl FromStr for Store {

@@ -16,6 +16,9 @@ use crate::{
 /// How long connecting, and each statement, may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long to wait for another program that changes keys, in seconds: less than [`DEADLINE`].
+const LOCK_SECONDS: u32 = 8;
+
 /// How many keys one INSERT adds: a round trip for each would take minutes over a long line.
 const CHUNK: usize = 200;
 
@@ -51,6 +54,9 @@ pub(super) async fn apply(database: &Database, changes: &[Change], adds: bool) -
     let (table, dialect) = (database.table(), session.dialect());
     if adds {
         session.batch(&table.create(dialect)).await?;
+    }
+    for change in changes {
+        storable(dialect, change).map_err(|cause| database.place(&cause))?;
     }
     session.begin(table).await?;
     let known = session.idents(table).await?;
@@ -112,7 +118,12 @@ impl<'a> Session<'a> {
             }
             Dialect::MySql => {
                 // Freed when the connection ends. Locking the table would commit.
-                self.batch(&format!("DO GET_LOCK(CONCAT(DATABASE(), '.{}'), 8)", table.name)).await?;
+                let lock = format!("GET_LOCK(CONCAT(DATABASE(), '.{}'), {LOCK_SECONDS})", table.name);
+                let sql = format!("SELECT CAST({lock} AS CHAR), NULL, NULL, NULL, NULL");
+                let answer = limited(self.database, self.connection.rows(&sql, &[])).await?;
+                if !matches!(&answer[..], [[Some(got), ..]] if got == "1") {
+                    return Err(self.database.place(&"another program changes its keys, and does not end"));
+                }
                 self.batch("START TRANSACTION").await
             }
         }
@@ -175,6 +186,23 @@ async fn limited<T>(database: &Database, work: impl Future<Output = Result<T, sq
     match timeout(DEADLINE, work).await {
         Ok(done) => done.map_err(|cause| database.error(&cause)),
         Err(_) => Err(database.silent(DEADLINE)),
+    }
+}
+
+/// PostgreSQL has no text with a zero in it, and does not say in which key there is one.
+fn storable(dialect: Dialect, change: &Change) -> Result<(), String> {
+    let (ident, secret) = match change {
+        Change::Add(entry) | Change::Put(entry) => (&entry.ident, Some(&entry.secret)),
+        Change::Set { ident, fields } => (ident, fields.secret.as_ref()),
+        Change::Remove(ident) => (ident, None),
+    };
+    let zero = |text: &String| text.contains('\0');
+    match dialect {
+        Dialect::Postgres if zero(ident) => Err(format!("ident {ident:?} holds a zero byte")),
+        Dialect::Postgres if secret.is_some_and(zero) => {
+            Err(format!("the secret of ident {ident:?} holds a zero byte"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -115,6 +115,8 @@ async fn checking_starts_nothing() {
     let endpoint = format!("tcp:interface=127.0.0.1:port={}", addr.port());
     assert_eq!((code, &*stderr), (Some(0), ""));
     assert_eq!(stdout, format!("configuration is valid\nwould listen on {addr} ({endpoint})\n"));
+    let (code, stdout, _) = check(&text, &["--check-config", "--exporter", &addr.to_string()]).await;
+    assert_eq!((code, stdout.lines().last()), (Some(0), Some(&*format!("metrics would be at http://{addr}/metrics"))));
     assert!(taken.accept().is_err(), "nobody connects");
 
     let folder = tempfile::tempdir().unwrap();
@@ -126,6 +128,7 @@ async fn checking_starts_nothing() {
     let cases = [
         (text, 1, "EOF while parsing an object at line 1 column 1"),
         ("auth = \"/nonexistent.json\"".to_owned(), 1, "/nonexistent.json: No such file"),
+        ("auth = \"/nonexistent/keys.db\"".to_owned(), 1, "/nonexistent/keys.db: cannot create it: entity not found"),
         ("dev = true\nendpoint = \"tcp:interface=127.0.0.1:port=1:device=none\"".to_owned(), 1, "device \"none\""),
         ("dev = true\nendpoint = \"tls:interface=127.0.0.1:port=1:cert=/none.pem\"".to_owned(), 1, "/none.pem"),
         ("auth = \"env\"\nendpoint = \"tcp:interface=host.invalid:port=1\"".to_owned(), 1, "\"host.invalid\""),

@@ -43,10 +43,12 @@ async fn what_is_wrong_with_sqlite_is_said_at_the_start() {
     let path = folder.path().join("keys.db");
     let path = path.to_str().unwrap();
     let error = refusal("/nonexistent/keys.db").await;
-    assert!(error.starts_with("/nonexistent/keys.db: unable to open database file"), "{error}");
+    assert!(error.starts_with("/nonexistent/keys.db: unable to open database file: No such file"), "{error}");
+    let error = refusal(&format!("database+sqlite:///{}", folder.path().display())).await;
+    assert!(error.ends_with(": unable to open database file: it is no file"), "{error}");
     // Where the Python broker would create an empty one, and fail later.
     let error = refusal(&format!("database+sqlite:///{path}")).await;
-    assert!(error.starts_with(&format!("{path}: unable to open database file")), "{error}");
+    assert!(error.starts_with(&format!("{path}: unable to open database file: No such file")), "{error}");
     std::fs::write(path, "this is no database, however long it is: ".repeat(100)).unwrap();
     assert!(refusal(path).await.contains("file is not a database"));
     let scratch = Scratch::sqlite("");

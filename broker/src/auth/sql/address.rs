@@ -1,6 +1,10 @@
 //! Where a database is, out of what users of the Python broker write.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use sqlx::{ConnectOptions as _, mysql::MySqlConnectOptions, postgres::PgConnectOptions, sqlite::SqliteConnectOptions};
 use url::Url;
@@ -54,10 +58,13 @@ impl DatabaseAddress {
         Self { server: Server::Sqlite { options: options.into(), create }, table, name }
     }
 
-    /// Whether opening it would create a file, as there is none yet.
+    /// The file that opening it would create, as there is none yet.
     #[must_use]
-    pub fn would_be_created(&self) -> bool {
-        matches!(&self.server, Server::Sqlite { options, create: true } if !options.get_filename().exists())
+    pub fn would_create(&self) -> Option<&Path> {
+        match &self.server {
+            Server::Sqlite { options, create: true } => Some(options.get_filename()).filter(|file| !file.exists()),
+            _ => None,
+        }
     }
 
     /// The same; a file that is absent is created, or is an error.

@@ -1,6 +1,11 @@
 //! One connection to a database, of any kind.
 
-use std::{fs::OpenOptions, path::Path, time::Duration};
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    path::Path,
+    time::Duration,
+};
 
 use sqlx::{
     Connection as _, Executor as _, Row as _, mysql::MySqlConnection, postgres::PgConnection, sqlite::SqliteConnection,
@@ -43,10 +48,12 @@ impl Connection {
     pub(super) async fn open(server: &Server) -> Result<Self, sqlx::Error> {
         Ok(match server {
             Server::Sqlite { options, create } => {
+                let path = options.get_filename();
                 if *create {
-                    create_private(options.get_filename());
+                    create_private(path)?;
                 }
-                Self::Sqlite(SqliteConnection::connect_with(options).await?)
+                let opened = SqliteConnection::connect_with(options).await;
+                Self::Sqlite(opened.map_err(|cause| fault(path).map_or(cause, sqlx::Error::Io))?)
             }
             Server::Postgres(options) => Self::Postgres(PgConnection::connect_with(options).await?),
             Server::MySql(options) => Self::MySql(MySqlConnection::connect_with(options).await?),
@@ -87,11 +94,22 @@ impl Connection {
 }
 
 /// Creates an empty file, which is an empty database, that only its owner can read: it will hold secrets.
-fn create_private(path: &Path) {
+fn create_private(path: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    // It is there already, or opening it tells why it is not.
-    drop(options.open(path));
+    match options.open(path) {
+        Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => Err(cause),
+        _ => Ok(()),
+    }
+}
+
+/// Why a file cannot be read, which SQLite does not say.
+fn fault(path: &Path) -> Option<io::Error> {
+    match fs::metadata(path) {
+        Ok(there) if there.is_file() => File::open(path).err(),
+        Ok(_) => Some(io::Error::other("it is no file")),
+        Err(cause) => Some(cause),
+    }
 }

@@ -36,7 +36,8 @@ const IDLE: Duration = Duration::from_secs(60);
 /// The columns of [`Table::columns`]. Each may be NULL.
 pub(crate) type Row = [Option<String>; 5];
 
-/// Keys in a database, see [`DatabaseAddress`]. Each lookup asks it, so a change counts for whoever connects next.
+/// Keys in a database, see [`DatabaseAddress`]. Each lookup asks it, so a change counts for whoever connects next,
+/// and for live connections at the next [recheck](crate::BrokerBuilder::recheck_keys).
 ///
 /// It keeps up to four connections, and gives up on a lookup after 5 seconds. When the database is away, lookups fail
 /// and say so; when it is back, they work again.
@@ -216,7 +217,7 @@ impl Database {
         self.place(&format_args!("ident {ident:?}: {cause}"))
     }
 
-    fn place(&self, cause: &dyn std::fmt::Display) -> AuthError {
+    pub(crate) fn place(&self, cause: &dyn std::fmt::Display) -> AuthError {
         AuthError::new(format_args!("{}, table {}: {cause}", self.address, self.table().name))
     }
 
@@ -224,7 +225,8 @@ impl Database {
     pub(crate) fn error(&self, cause: &sqlx::Error) -> AuthError {
         let (name, table) = (&self.address, self.table().name);
         let text = match cause {
-            sqlx::Error::Io(cause) => format!("cannot reach the database: {cause}"),
+            sqlx::Error::Io(cause) if self.is_server() => format!("cannot reach the database: {cause}"),
+            sqlx::Error::Io(cause) => format!("unable to open database file: {cause}"),
             sqlx::Error::Database(cause) => cause.message().to_owned(),
             cause => cause.to_string(),
         };
