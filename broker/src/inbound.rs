@@ -81,7 +81,7 @@ pub(crate) struct Inbound {
     subscriptions: Subscriptions,
     /// The channels that it published to last, the latest first.
     routes: Vec<Route>,
-    /// Whether it has ever published to one.
+    /// Whether it has ever published, or begun to.
     published: bool,
     buffer: ReadBuffer,
     /// How much of the buffer its limit on what it publishes lets pass: whole PUBLISH frames. Unused without a limit.
@@ -175,6 +175,11 @@ impl Inbound {
                 return Ok(0);
             };
             match header.opcode {
+                // From here on a mere end would confirm it, also while it waits, or is refused.
+                Opcode::Publish if !self.published => {
+                    self.published = true;
+                    half.reset_on_close();
+                }
                 Opcode::Publish | Opcode::Subscribe | Opcode::Unsubscribe => {}
                 Opcode::Auth => return Err(refused("AUTH is only allowed as the first message".to_owned())),
                 other => return Err(refused(format!("{other} is not allowed from a client"))),
@@ -189,7 +194,7 @@ impl Inbound {
                 if let Some(waiting) = self.reserve() {
                     self.pause(waiting, half, stop).await?;
                 }
-            } else if let Some(mut settling) = self.publish(header, half).map_err(refused)? {
+            } else if let Some(mut settling) = self.publish(header).map_err(refused)? {
                 poll_fn(|cx| {
                     self.follow_key()?;
                     settling.as_mut().poll(cx).map(Ok::<_, Option<End>>)
@@ -253,17 +258,13 @@ impl Inbound {
 
     /// Publishes the run that starts with the first frame. When somebody has no room for it yet, what is returned
     /// waits for that.
-    fn publish(&mut self, header: Header, half: &ReadHalf<'_>) -> Result<Option<Settling>, String> {
+    fn publish(&mut self, header: Header) -> Result<Option<Settling>, String> {
         let body = scan::body(&self.buffer.bytes, header).unwrap_or_default();
         match self.routes.iter().position(|route| body.starts_with(&route.names)) {
             Some(0) => {}
             Some(index) => self.routes[..=index].rotate_right(1),
             None => {
                 let route = self.route(body)?;
-                if !self.published {
-                    self.published = true;
-                    half.reset_on_close();
-                }
                 self.routes.truncate(MAX_ROUTES - 1);
                 self.routes.insert(0, route);
             }
