@@ -254,6 +254,13 @@ impl Broker {
     }
 }
 
+#[cfg(test)]
+impl Broker {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
 impl Shared {
     /// See [`Broker::recheck_now`].
     pub(crate) fn recheck_now(&self) {

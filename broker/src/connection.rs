@@ -153,7 +153,16 @@ async fn finish(end: &End, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, con
         End::Failed(_) => return writer.abandon(),
     };
     writer.outbox().close(text.map(|text| error_frame(text, config.limits).freeze()));
-    match timeout(deadline, poll_fn(|cx| writer.poll_run(cx))).await {
+    let writing = async {
+        let written = poll_fn(|cx| writer.poll_run(cx)).await;
+        if !matches!((&written, end), (WriteEnd::Drained, End::Shutdown { unread: false })) || !read.has_unread() {
+            return written;
+        }
+        // It has begun to send meanwhile.
+        writer.outbox().close(Some(error_frame(SHUTTING_DOWN, config.limits).freeze()));
+        poll_fn(|cx| writer.poll_run(cx)).await
+    };
+    match timeout(deadline, writing).await {
         Ok(WriteEnd::Drained) => {
             let expect = matches!(end, End::Refused(_) | End::Revoked | End::Slow);
             close(read, writer.half(), expect, deadline).await;

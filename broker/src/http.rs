@@ -22,6 +22,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::Semaphore,
     task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
@@ -33,6 +34,10 @@ use crate::{Exposition, StartError, broker::Shared, metrics};
 /// How many connections are held. One that asks for metrics has them in memory as text: 1.5 kB for each channel that an
 /// ident publishes to, so at most 15 MB.
 const MAX_CONNECTIONS: usize = 8;
+
+/// How many of them print at once. One that is cut off while it prints does so to its end, so that many that come and
+/// go would print ever more.
+const MAX_PRINTING: usize = 2;
 
 /// How long a request may take to arrive, and everything together.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -81,6 +86,7 @@ impl Drop for Exporter {
 /// Accepts connections. Nothing ends it but being dropped, and that ends them.
 async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
+    let printing = Arc::new(Semaphore::new(MAX_PRINTING));
     let mut order = VecDeque::<AbortHandle>::new();
     loop {
         tokio::select! {
@@ -92,7 +98,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                     {
                         oldest.abort();
                     }
-                    order.push_back(connections.spawn(connection(stream, peer, shared.clone())));
+                    order.push_back(connections.spawn(connection(stream, peer, shared.clone(), printing.clone())));
                 }
                 Err(cause) => {
                     warn!(%cause, "the exporter cannot accept connections");
@@ -104,8 +110,8 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
-    let service = service_fn(|request| answer(request, &shared));
+async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, printing: Arc<Semaphore>) {
+    let service = service_fn(|request| answer(request, &shared, &printing));
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -121,7 +127,11 @@ async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
 
 type Answer = Response<Full<Bytes>>;
 
-async fn answer(request: Request<Incoming>, shared: &Arc<Shared>) -> Result<Answer, Infallible> {
+async fn answer(
+    request: Request<Incoming>,
+    shared: &Arc<Shared>,
+    printing: &Arc<Semaphore>,
+) -> Result<Answer, Infallible> {
     let path = request.uri().path();
     if !matches!(path, "/metrics" | "/healthz" | "/readyz") {
         return Ok(text(StatusCode::NOT_FOUND, "not found: try /metrics, /healthz or /readyz\n"));
@@ -132,7 +142,7 @@ async fn answer(request: Request<Incoming>, shared: &Arc<Shared>) -> Result<Answ
         return Ok(answer);
     }
     Ok(match path {
-        "/metrics" => scrape(exposition(&request), shared).await,
+        "/metrics" => scrape(exposition(&request), shared, printing).await,
         "/healthz" => body(StatusCode::OK, "application/json; charset=utf-8", "{}"),
         _ if shared.draining.is_cancelled() => text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n"),
         _ if !shared.metrics.all_listening() => text(StatusCode::SERVICE_UNAVAILABLE, "not listening\n"),
@@ -140,10 +150,15 @@ async fn answer(request: Request<Incoming>, shared: &Arc<Shared>) -> Result<Answ
     })
 }
 
-async fn scrape(exposition: Exposition, shared: &Arc<Shared>) -> Answer {
+async fn scrape(exposition: Exposition, shared: &Arc<Shared>, printing: &Arc<Semaphore>) -> Answer {
+    // It is never closed.
+    let permit = printing.clone().acquire_owned().await;
     // Ten thousand channels take some time to print: messages do not wait for that.
     let shared = Arc::downgrade(shared);
-    let rendering = move || Weak::upgrade(&shared).map(|shared| metrics::render(&shared, exposition));
+    let rendering = move || {
+        let _permit = permit;
+        Weak::upgrade(&shared).map(|shared| metrics::render(&shared, exposition))
+    };
     match tokio::task::spawn_blocking(rendering).await {
         Ok(Some(metrics)) => body(StatusCode::OK, exposition.content_type(), metrics),
         _ => text(StatusCode::SERVICE_UNAVAILABLE, "stopped\n"),
@@ -171,4 +186,48 @@ fn body(status: StatusCode, content_type: &'static str, content: impl Into<Bytes
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use std::sync::mpsc;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::{Broker, Endpoint};
+
+    /// Who asks again and again, and goes, does not make the broker print ever more at once.
+    #[test]
+    fn few_answers_are_printed_at_once() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+        let _entered = runtime.enter();
+        runtime.block_on(async {
+            let local = Endpoint::tcp("127.0.0.1", 0);
+            let broker = Broker::dev_builder().endpoint(local.clone()).exporter_endpoint(local).start().await.unwrap();
+            let addr = broker.exporter_addr().unwrap();
+            // Everything that is to be printed waits behind this.
+            let (done, wait) = mpsc::channel::<()>();
+            tokio::task::spawn_blocking(move || wait.recv());
+            let before = Arc::weak_count(broker.shared());
+            let mut clients = VecDeque::new();
+            for _ in 0..100 {
+                let mut client = TcpStream::connect(addr).await.unwrap();
+                client.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+                clients.push_back(client);
+                if clients.len() > MAX_CONNECTIONS {
+                    // It gave way to this one.
+                    let _ = clients.pop_front().unwrap().read(&mut [0; 1]).await;
+                }
+            }
+            let waiting = Arc::weak_count(broker.shared()) - before;
+            assert!(waiting <= MAX_CONNECTIONS, "{waiting}");
+            drop(done);
+            let mut text = String::new();
+            clients.pop_back().unwrap().read_to_string(&mut text).await.unwrap();
+            assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+        });
+    }
 }

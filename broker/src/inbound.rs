@@ -80,7 +80,7 @@ pub(crate) struct Inbound {
     subscriptions: Subscriptions,
     /// The channels that it published to last, the latest first.
     routes: Vec<Route>,
-    /// Whether it has ever published to one.
+    /// Whether it has ever published, or begun to.
     published: bool,
     buffer: ReadBuffer,
     /// How much of the buffer its limit on what it publishes lets pass: whole PUBLISH frames. Unused without a limit.
@@ -224,6 +224,11 @@ impl Inbound {
                 return Ok(self.lacks(0));
             };
             match header.opcode {
+                // From here on a mere end would confirm it, also while it waits, or is refused.
+                Opcode::Publish if !self.published => {
+                    self.published = true;
+                    half.reset_on_close();
+                }
                 Opcode::Publish | Opcode::Subscribe | Opcode::Unsubscribe => {}
                 Opcode::Auth => return Err(refused("AUTH is only allowed as the first message".to_owned())),
                 other => return Err(refused(format!("{other} is not allowed from a client"))),
@@ -238,7 +243,7 @@ impl Inbound {
             } else if self.granted == 0 && self.member.account().publish.is_some() {
                 self.reserve()
             } else {
-                self.publish(header, half).map_err(refused)?
+                self.publish(header).map_err(refused)?
             };
             if waiting.is_some() {
                 return Ok(waiting);
@@ -290,17 +295,13 @@ impl Inbound {
 
     /// Publishes the run that starts with the first frame. When somebody has no room for it yet, what is returned
     /// waits for that.
-    fn publish(&mut self, header: Header, half: &ReadHalf<'_>) -> Result<Option<Waiting>, String> {
+    fn publish(&mut self, header: Header) -> Result<Option<Waiting>, String> {
         let body = scan::body(&self.buffer.bytes, header).unwrap_or_default();
         match self.routes.iter().position(|route| body.starts_with(&route.names)) {
             Some(0) => {}
             Some(index) => self.routes[..=index].rotate_right(1),
             None => {
                 let route = self.route(body)?;
-                if !self.published {
-                    self.published = true;
-                    half.reset_on_close();
-                }
                 self.routes.truncate(MAX_ROUTES - 1);
                 self.routes.insert(0, route);
             }

@@ -119,7 +119,7 @@ impl ReadHalf<'_> {
 
     /// Whether there is something that has not been read.
     pub(crate) fn has_unread(&self) -> bool {
-        self.tls_is_readable()
+        self.tls.is_some_and(|tls| lock(tls).has_unread())
             || matches!(SockRef::from(self.tcp.as_ref()).peek(&mut [MaybeUninit::uninit()]), Ok(n) if n > 0)
     }
 

@@ -81,7 +81,7 @@ impl<'a> Writer<'a> {
             match self.poll_write(cx) {
                 Poll::Ready(Ok(n)) => self.advance(n),
                 Poll::Ready(Err(_)) => {
-                    self.outbox.abandon(&mut self.taken, self.written);
+                    self.abandon();
                     return Poll::Ready(WriteEnd::Failed);
                 }
                 Poll::Pending => {
@@ -92,8 +92,7 @@ impl<'a> Writer<'a> {
                         return Poll::Pending;
                     }
                     self.timer = None;
-                    let committed = self.half.committed();
-                    self.advance(committed);
+                    self.commit();
                     self.outbox.expire(&mut self.taken, self.written, Instant::now());
                     self.lift_limit();
                     // What is left of the first run may be written already.
@@ -121,6 +120,7 @@ impl<'a> Writer<'a> {
 
     /// Gives up what has not been written, but for the rest of a frame that was begun: the connection must not get it.
     pub(crate) fn revoke(&mut self) {
+        self.commit();
         self.outbox.revoke(&mut self.taken, self.written);
         self.lift_limit();
         // What is left of the first run may be written already.
@@ -129,6 +129,12 @@ impl<'a> Writer<'a> {
 
     pub(crate) fn is_limited(&self) -> bool {
         self.account.is_some()
+    }
+
+    /// What is encrypted already is as good as written: it cannot be taken back.
+    fn commit(&mut self) {
+        let committed = self.half.committed();
+        self.advance(committed);
     }
 
     /// What is left is to end the connection, which no limit puts off.
@@ -231,9 +237,14 @@ impl Drop for Writer<'_> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
-    use std::{sync::atomic::AtomicUsize, time::Duration};
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+        time::Duration,
+    };
 
+    use bytes::BytesMut;
     use futures::future::poll_fn;
+    use hpfeeds::wire::Frame;
     use tokio::{
         io::AsyncReadExt as _,
         net::{TcpListener, TcpStream},
@@ -288,5 +299,35 @@ mod tests {
         assert!(matches!(end, WriteEnd::Drained), "{end:?}");
         assert_eq!(got[filled..], *ERROR);
         assert_eq!(outbox.dropped(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_last_word_that_comes_after_the_connection_broke_inside_a_frame_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut socket = Socket::new(listener.accept().await.unwrap().0, None).unwrap();
+        let (_read, write) = socket.split();
+        let depot = Depot {
+            rules: crate::config::Config::default().rules(),
+            buffered: AtomicUsize::new(0),
+            counters: Counters::default(),
+        };
+        let depot = Arc::new(depot);
+        let outbox = Outbox::new(Session::for_test("test"), ([127, 0, 0, 1], 1).into(), depot.clone());
+        let mut frame = BytesMut::new();
+        let (ident, channel) = ("i".parse().unwrap(), "c".parse().unwrap());
+        let publish = Frame::Publish { ident, channel, payload: vec![0; 16 << 20].into() };
+        publish.encode(&mut frame, Limits::new(u32::MAX)).unwrap();
+        let run = Run { bytes: frame.freeze(), messages: 1, payload: 16 << 20 };
+        assert!(matches!(outbox.offer(&run, Instant::now()), Offer::Queued { .. }));
+        let mut writer = Writer::new(write, outbox.clone());
+        assert!(poll_fn(|cx| Poll::Ready(writer.poll_run(cx))).await.is_pending());
+        assert!(writer.written > ERROR.len());
+        // With bytes that it has not read: a reset.
+        drop(client);
+        assert!(matches!(poll_fn(|cx| writer.poll_run(cx)).await, WriteEnd::Failed));
+        outbox.close(Some(Bytes::from_static(ERROR)));
+        assert!(matches!(poll_fn(|cx| writer.poll_run(cx)).await, WriteEnd::Failed));
+        assert_eq!(depot.buffered.load(Relaxed), 0);
     }
 }

@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use hpfeeds::ClientSession;
 use hpfeeds_broker::{AuthStore, Broker, Lookup};
-use support::{Peer, builder, bytes, numbered, publish, start, until, within};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use support::{Peer, builder, bytes, numbered, publish, start, subscribe, until, within};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 const SHUTTING_DOWN: &str = "The broker is shutting down";
 
@@ -116,4 +119,64 @@ async fn a_publisher_that_has_said_everything_is_read_to_its_end() {
     assert_eq!(writer.next().await, None);
     drop(stuck);
     within(stopping).await.unwrap();
+}
+
+/// A stuck subscriber of `c` that has never published, and so much for it that not all of it can be written.
+async fn listener_with_too_much(broker: &Broker) -> Peer {
+    let mut listener = Peer::narrow(broker).await;
+    listener.send(subscribe("dev", "c")).await;
+    // What arrived before this has been acted on.
+    Peer::dev(broker).await.settle().await;
+    let mut writer = Peer::dev(broker).await;
+    for n in 0..2000 {
+        writer.send(publish("dev", "c", numbered(n, 4096))).await;
+    }
+    writer.confirm().await;
+    listener
+}
+
+#[tokio::test]
+async fn who_publishes_for_the_first_time_while_the_rest_is_written_gets_no_confirmation() {
+    let broker = start(builder().low_mark(100 << 20).high_mark(100 << 20)).await;
+    let mut listener = listener_with_too_much(&broker).await;
+    assert!(broker.stats().buffered > 1 << 20);
+    let addr = broker.local_addr();
+    let stopping = tokio::spawn(broker.shutdown());
+    while TcpStream::connect(addr).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    listener.send(publish("dev", "c", "precious")).await;
+    listener.finish().await;
+    for _ in 0..2000 {
+        assert!(matches!(listener.next().await, Some(hpfeeds::wire::Frame::Publish { .. })));
+    }
+    listener.expect_error(SHUTTING_DOWN).await;
+    within(stopping).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refused_publish_is_not_confirmed_when_there_is_no_room_for_the_error() {
+    let builder = builder().low_mark(100 << 20).high_mark(100 << 20).write_timeout(Duration::from_millis(50));
+    let broker = start(builder).await;
+    let mut listener = listener_with_too_much(&broker).await;
+    listener.send(publish("eve", "c", "precious")).await;
+    listener.finish().await;
+    until(|| broker.stats().connections == 0).await;
+    within(listener.framed.get_mut().read_to_end(&mut Vec::new())).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_first_message_that_waits_for_its_limit_is_not_confirmed_when_the_broker_is_dropped() {
+    let broker = start(builder().publish_rate(8)).await;
+    let mut first = Peer::dev(&broker).await;
+    first.send_raw(&bytes((0..9).map(|n| publish("dev", "c", numbered(n, 10))))).await;
+    until(|| broker.stats().received_messages == 8).await;
+    let mut second = Peer::dev(&broker).await;
+    second.send(publish("dev", "c", "precious")).await;
+    second.finish().await;
+    // What arrived before this has been read.
+    drop(Peer::connect(broker.local_addr()).await);
+    assert_eq!(broker.stats().received_messages, 8);
+    drop(broker);
+    within(second.framed.get_mut().read_to_end(&mut Vec::new())).await.unwrap_err();
 }

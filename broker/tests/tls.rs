@@ -5,14 +5,23 @@
 mod pki;
 mod support;
 
-use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fs,
+    io::Write as _,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
-use futures::StreamExt as _;
+use futures::{SinkExt as _, StreamExt as _};
 use hpfeeds::{
     ClientSession, TlsOptions,
     wire::{Codec, Frame},
 };
-use hpfeeds_broker::{Broker, ClientAuth, Endpoint, StartError};
+use hpfeeds_broker::{AuthStore, Broker, ClientAuth, Endpoint, Key, Lookup, StartError};
 use pki::{ALL, Pki, TLS12, TlsPeer, authority};
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
 use support::{number, numbered, publish, start, until, within};
@@ -265,6 +274,84 @@ async fn an_error_arrives_and_the_stream_ends_as_it_should() {
     let expected = Frame::Error { message: "Invalid authkey in message, ident=eve".into() };
     assert_eq!(peer.next().await, Some(expected));
     assert_eq!(peer.next().await, None);
+}
+
+/// Knows `dev` until it is told otherwise.
+#[derive(Clone, Default)]
+struct Forgetful(Arc<AtomicBool>);
+
+impl AuthStore for Forgetful {
+    fn lookup<'a>(&'a self, ident: &'a str) -> Lookup<'a> {
+        let key = move || Key::new(ident, "dev").unwrap().publish(["*"]).unwrap().subscribe(["*"]).unwrap();
+        Box::pin(async move { Ok((!self.0.load(Relaxed)).then(|| Arc::new(key()))) })
+    }
+}
+
+/// What was encrypted already arrives as it is, whole frames, and then the ERROR.
+#[tokio::test]
+async fn a_stuck_subscriber_whose_key_is_removed_is_told() {
+    let pki = Pki::new();
+    for versions in [ALL, TLS12] {
+        let store = Forgetful::default();
+        let builder = Broker::builder().endpoint(pki.endpoint().send_buffer(64 * 1024)).auth(store.clone());
+        let broker = start(builder.low_mark(100_000).floor_window(Duration::MAX)).await;
+        let config = pki.client_of(versions, None);
+        let mut stuck = TlsPeer::subscriber(broker.local_addr(), &config, "c").await;
+        let mut writer = TlsPeer::dev(broker.local_addr(), &config).await;
+        let writing = tokio::spawn(async move {
+            // Until it is cut off.
+            for n in 0.. {
+                if within(writer.framed.send(publish("dev", "c", numbered(n, 3001)))).await.is_err() {
+                    break;
+                }
+            }
+        });
+        until(|| broker.stats().buffered > 100_000).await;
+        store.0.store(true, Relaxed);
+        broker.recheck_now();
+        within(writing).await.unwrap();
+        let mut received = 0;
+        let message = loop {
+            match stuck.next().await.unwrap() {
+                Frame::Error { message } => break message,
+                frame => {
+                    assert_eq!(frame, publish("dev", "c", numbered(received, 3001)));
+                    received += 1;
+                }
+            }
+        };
+        assert_eq!(message, "Authentication failed for dev");
+        assert_eq!(stuck.next().await, None);
+        assert!(received > 0);
+        until(|| broker.stats().buffered == 0 && broker.stats().connections == 0).await;
+        assert_eq!(broker.stats().revoked, 2);
+    }
+}
+
+/// What has come of it cannot be decrypted yet, but it was on its way.
+#[tokio::test]
+async fn shutdown_confirms_nothing_to_a_client_of_whom_half_a_record_has_come() {
+    let pki = Pki::new();
+    for versions in [ALL, TLS12] {
+        for cut in [3, 1000] {
+            let broker = broker(pki.endpoint()).await;
+            let config = pki.client_of(versions, None);
+            let mut peer = TlsPeer::dev(broker.local_addr(), &config).await;
+            let mut other = TlsPeer::dev(broker.local_addr(), &config).await;
+            until(|| broker.stats().authenticated == 2).await;
+            let (tcp, connection) = peer.framed.get_mut().get_mut();
+            let frame = support::bytes([publish("dev", "c", vec![0; 10_000])]);
+            connection.writer().write_all(&frame).unwrap();
+            let mut record = Vec::new();
+            connection.write_tls(&mut record).unwrap();
+            within(tcp.write_all(&record[..cut])).await.unwrap();
+            // What arrived before this has been read.
+            other.settle().await;
+            within(broker.shutdown()).await;
+            let goodbye = Frame::Error { message: "The broker is shutting down".into() };
+            assert_eq!((peer.next().await, peer.next().await), (Some(goodbye), None));
+        }
+    }
 }
 
 #[tokio::test]

@@ -42,12 +42,52 @@ pub(crate) struct Tls {
     /// Why nothing more will be read, once what came before has been taken.
     failed: Option<io::Error>,
     said_goodbye: bool,
+    records: Records,
+}
+
+/// Finds the ends of records. rustls keeps the part of one that has come, and does not tell.
+#[derive(Default)]
+struct Records {
+    /// How much of the header has come.
+    header: usize,
+    /// How much of the body is to come, as far as the header says.
+    body: usize,
+}
+
+impl Records {
+    const HEADER: usize = 5;
+
+    fn pass(&mut self, mut bytes: &[u8]) {
+        while let Some((first, rest)) = bytes.split_first() {
+            if self.header < Self::HEADER {
+                // Type and version, then the length.
+                if self.header >= 3 {
+                    self.body = self.body << 8 | usize::from(*first);
+                }
+                self.header += 1;
+                bytes = rest;
+            } else {
+                let n = self.body.min(bytes.len());
+                self.body -= n;
+                bytes = &bytes[n..];
+            }
+            if self.header == Self::HEADER && self.body == 0 {
+                self.header = 0;
+            }
+        }
+    }
+
+    /// Whether a part of a record has come, and not all of it.
+    fn is_inside(&self) -> bool {
+        self.header > 0
+    }
 }
 
 /// Greets a client.
 pub(crate) async fn accept(tcp: &mut TcpStream, config: Arc<ServerConfig>) -> io::Result<Tls> {
     let connection = ServerConnection::new(config).map_err(io::Error::other)?;
-    let mut tls = Tls { connection, encrypted: Vec::new(), failed: None, said_goodbye: false };
+    let mut tls =
+        Tls { connection, encrypted: Vec::new(), failed: None, said_goodbye: false, records: Records::default() };
     tls.connection.set_buffer_limit(Some(BATCH));
     let (mut read, mut write) = tcp.split();
     poll_fn(|cx| {
@@ -69,6 +109,11 @@ impl Tls {
     pub(crate) fn is_readable(&mut self) -> bool {
         // Only when there is nothing is this an error of that kind.
         self.failed.is_some() || !self.encrypted.is_empty() || !is_blocked(&self.connection.reader().fill_buf())
+    }
+
+    /// Whether something has come that has not been read, be it a part of a record.
+    pub(crate) fn has_unread(&mut self) -> bool {
+        self.records.is_inside() || self.is_readable()
     }
 
     /// Appends what is there to the spare room of the buffer; 0 is the end that the peer has announced.
@@ -229,9 +274,12 @@ impl Tls {
 
     fn feed(&mut self, encrypted: &mut &[u8]) -> io::Result<()> {
         // After the peer's last word it takes nothing more, and nothing more counts.
-        if self.connection.read_tls(encrypted)? == 0 {
+        let before = *encrypted;
+        let n = self.connection.read_tls(encrypted)?;
+        if n == 0 {
             *encrypted = &[];
         }
+        self.records.pass(&before[..n]);
         self.connection.process_new_packets().map_err(|cause| io::Error::new(io::ErrorKind::InvalidData, cause))?;
         Ok(())
     }

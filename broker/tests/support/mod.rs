@@ -58,10 +58,15 @@ impl Peer {
 
     /// Subscribes like [`subscriber`](Self::subscriber), on a connection that the system buffers little for.
     pub(crate) async fn narrow_subscriber(broker: &Broker, channels: &[&str]) -> Self {
+        Self::narrow(broker).await.subscribe(channels).await
+    }
+
+    /// On a connection that the system buffers little for.
+    pub(crate) async fn narrow(broker: &Broker) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(64 * 1024).unwrap();
         let peer = Self::greeted(within(socket.connect(broker.local_addr())).await.unwrap()).await;
-        peer.authenticate("dev", "dev").await.subscribe(channels).await
+        peer.authenticate("dev", "dev").await
     }
 
     async fn greeted(stream: TcpStream) -> Self {
