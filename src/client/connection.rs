@@ -26,9 +26,9 @@ use super::{
 };
 use crate::wire::{Channel, Frame, Nonce};
 
-/// The driver lets the program run when it has received so many bytes: read soon, they are still in the processor's
-/// cache.
-const BATCH: usize = 128 * 1024;
+/// The driver lets the program run when it has received so many bytes or more: read soon, they are still in the
+/// processor's cache. The program that has read them lets it go on, see [`Engine`](super::engine::Engine).
+pub(super) const BATCH: usize = 64 * 1024;
 
 /// How long to listen to a connection that can no longer be written to.
 const LAST_WORDS: Duration = Duration::from_millis(100);
@@ -171,6 +171,7 @@ impl<'a> Connection<'a> {
     /// when a write does.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<End>> {
         self.shared.driver.register(cx.waker());
+        self.shared.set_gave_way(false);
         let mut received = 0;
         loop {
             let read = match self.receive(cx) {
@@ -196,6 +197,7 @@ impl<'a> Connection<'a> {
             if received >= BATCH {
                 // Pending when asked for the first time: the driver goes on when others have run.
                 let _pending = pin!(yield_now()).poll(cx);
+                self.shared.set_gave_way(true);
                 return Poll::Pending;
             }
         }

@@ -48,6 +48,15 @@ impl Inbox {
         lock(&self.state).bytes < self.capacity
     }
 
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        lock(&self.state).bytes
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.state).runs.is_empty()
+    }
+
     pub(crate) fn push(&self, run: Bytes, connection: u64) {
         let mut state = lock(&self.state);
         state.bytes += run.len();

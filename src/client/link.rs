@@ -1,5 +1,6 @@
 use std::{
     io::{self, IoSlice},
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -15,10 +16,13 @@ use super::{
 };
 use crate::wire::{DecodeError, Frame, Header, Limits, Opcode};
 
-/// How much is asked of the socket at once.
+/// How much room a read should find.
 const READ: usize = 64 * 1024;
 
-/// Below this much free room a read is not worth its system call, and the buffer gets more.
+/// Messages are received into pieces of memory of this size.
+pub(super) const MEMORY: usize = 4 * READ;
+
+/// Below this much room a read is not worth its system call, and there is other memory.
 const READ_MIN: usize = 8 * 1024;
 
 /// Segments in one vectored write.
@@ -29,6 +33,11 @@ pub(crate) struct Link {
     io: Box<dyn Transport>,
     limits: Limits,
     received: BytesMut,
+    /// What was received into before, to be used again when the program is done with it: the system takes memory that
+    /// is freed, and gives it back page by page, for more than the reading costs.
+    full: Option<BytesMut>,
+    /// `received` is larger than usual.
+    grown: bool,
 }
 
 /// What came in.
@@ -42,16 +51,40 @@ pub(crate) enum Received {
 
 impl Link {
     pub(crate) fn new(io: Box<dyn Transport>, limits: Limits) -> Self {
-        Self { io, limits, received: BytesMut::new() }
+        Self { io, limits, received: BytesMut::new(), full: None, grown: false }
     }
 
     /// Reads once from the socket; 0 is its end.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.received.capacity() - self.received.len() < READ_MIN {
-            // Twice what is there: a large frame is not copied over and over, and a header alone reserves little.
-            self.received.reserve(READ.max(self.received.len()));
-        }
+        self.make_room();
         poll_read_buf(Pin::new(&mut self.io), cx, &mut self.received)
+    }
+
+    /// Memory for the next read. What the program keeps of the messages is never moved.
+    fn make_room(&mut self) {
+        // When the program is done with all messages, the next ones come to where they were: that is in the processor's
+        // cache, and a session that receives little touches little memory.
+        if self.received.is_empty() && self.received.try_reclaim(MEMORY) {
+            return;
+        }
+        let room = self.received.capacity() - self.received.len();
+        if room >= READ || self.received.try_reclaim(READ) || room >= READ_MIN {
+            return;
+        }
+        if self.received.len() > READ {
+            // Twice what is there: a large frame is not copied over and over, and a header alone reserves little.
+            self.received.reserve(self.received.len());
+            self.grown = true;
+            return;
+        }
+        let mut next = self.full.take().unwrap_or_default();
+        if !next.try_reclaim(MEMORY) {
+            next = BytesMut::with_capacity(MEMORY);
+        }
+        next.extend_from_slice(&self.received);
+        let mut full = mem::replace(&mut self.received, next);
+        full.clear();
+        self.full = Some(full).filter(|_| !mem::take(&mut self.grown));
     }
 
     /// The next thing among the bytes already read: as many PUBLISH frames as stand together, or one other frame.
@@ -123,5 +156,79 @@ impl Link {
     /// Closes our side; the broker's stays open.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
+
+    use super::*;
+    use crate::wire::{Channel, Ident, encode_publish};
+
+    fn link() -> (Link, DuplexStream) {
+        let (ours, theirs) = duplex(READ);
+        (Link::new(Box::new(ours), Limits::default()), theirs)
+    }
+
+    /// A frame of some thousand bytes that divide no piece of memory.
+    fn frame(number: u8, payload: usize) -> Bytes {
+        let mut bytes = BytesMut::new();
+        let (ident, channel) = (Ident::new("me").unwrap(), Channel::new("a").unwrap());
+        encode_publish(&mut bytes, Limits::default(), &ident, &channel, &vec![number; payload]).unwrap();
+        bytes.freeze()
+    }
+
+    async fn receive(link: &mut Link) -> Bytes {
+        match link.first_frame().await.unwrap().unwrap() {
+            Ok(Received::Run(run)) => run,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn memory_of_messages_that_are_done_with_is_used_again() {
+        let (mut link, mut peer) = link();
+        let mut places = BTreeSet::new();
+        for number in 0..250 {
+            let frame = frame(number, 30_001);
+            // Cut anywhere: the rest comes behind a part that has been received.
+            let (head, tail) = frame.split_at(usize::from(number) * 100);
+            peer.write_all(head).await.unwrap();
+            if !head.is_empty() {
+                poll_fn(|cx| link.poll_fill(cx)).await.unwrap();
+            }
+            peer.write_all(tail).await.unwrap();
+            let run = receive(&mut link).await;
+            assert_eq!(run, frame);
+            places.insert(run.as_ptr() as usize / MEMORY);
+        }
+        // One piece, which may begin anywhere.
+        assert!(places.len() <= 2, "{places:?}");
+    }
+
+    #[tokio::test]
+    async fn messages_that_the_program_keeps_stay_what_they_are() {
+        let (mut link, mut peer) = link();
+        let mut kept = Vec::new();
+        for number in 0..200 {
+            peer.write_all(&frame(number, 5_003)).await.unwrap();
+            let run = receive(&mut link).await;
+            // All but every third for long.
+            if number % 3 > 0 {
+                kept.push((number, run));
+            }
+        }
+        for large in [300_000, 600_000, 20] {
+            let frame = frame(7, large);
+            let (run, ()) = tokio::join!(receive(&mut link), async { peer.write_all(&frame).await.unwrap() });
+            assert_eq!(run, frame);
+        }
+        for (number, run) in kept {
+            assert_eq!(run, frame(number, 5_003));
+        }
     }
 }

@@ -5,6 +5,7 @@ mod connect;
 mod connection;
 mod denial;
 mod driver;
+mod engine;
 mod error;
 mod event;
 mod flight;

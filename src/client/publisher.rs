@@ -1,6 +1,6 @@
 use std::{
     fmt,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
 };
@@ -185,8 +185,9 @@ impl std::error::Error for TryPublishError {
 
 /// Publishes what is sent into it to one channel. Made by [`Publisher::sink`].
 ///
-/// It is ready when the message before has found room in the session's queue. Flushing waits for that too, and not
-/// for the broker; closing the sink does not close the session.
+/// It is ready when the message before has found room in the session's queue, and lets other tasks run after each
+/// 256 KiB, as [`publish`](Publisher::publish) does. Flushing waits for room too, and not for the broker; closing the
+/// sink does not close the session.
 #[derive(Debug)]
 pub struct PublishSink {
     publisher: Publisher,
@@ -220,6 +221,10 @@ impl<T: Into<Bytes>> Sink<T> for PublishSink {
     type Error = Error;
 
     fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.waiting.is_none() && self.publisher.shared.outbox.should_yield() {
+            // Pending when asked for the first time: we go on when others have run.
+            return pin!(yield_now()).poll(cx).map(Ok);
+        }
         self.poll_settle(cx)
     }
 
@@ -245,5 +250,30 @@ impl<T: Into<Bytes>> Sink<T> for PublishSink {
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.poll_settle(cx)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use futures::{FutureExt as _, SinkExt, future::poll_fn};
+
+    use super::*;
+    use crate::client::ClientSession;
+
+    #[tokio::test]
+    async fn a_sink_lets_others_run_as_publish_does() {
+        // Nothing listens, and nothing runs: the test gives way to nobody.
+        let session = ClientSession::builder("127.0.0.1:1", "me", "secret").start().unwrap();
+        let mut sink = session.sink("a").unwrap();
+        let mut waits = 0;
+        for _ in 0..64 {
+            while poll_fn(|cx| SinkExt::<Bytes>::poll_ready_unpin(&mut sink, cx)).now_or_never().is_none() {
+                waits += 1;
+            }
+            sink.start_send_unpin(Bytes::from_static(&[7; 16 * 1024])).unwrap();
+        }
+        // 1 MiB and a little; after the last nobody asks.
+        assert_eq!(waits, 3);
     }
 }

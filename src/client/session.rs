@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     BrokerAddr, Error, Events, PublishSink, Publisher, SessionBuilder, SessionEvent, SessionState, TryPublishError,
     driver::Driver,
+    engine::Engine,
     error::Cause,
     lock::lock,
     options::Config,
@@ -26,7 +27,7 @@ use crate::wire::{Channel, FrameRef, HEADER_LEN, Header, Ident, Limits, Secret, 
 
 /// A received message: who published it, where, and what.
 ///
-/// The payload is a slice of the receive buffer (64 KiB and more). Copy it (`Bytes::copy_from_slice`) to keep a small
+/// The payload is a slice of the receive buffer (256 KiB and more). Copy it (`Bytes::copy_from_slice`) to keep a small
 /// one for long.
 pub type Message = (Ident, Channel, Bytes);
 
@@ -59,6 +60,7 @@ pub type Message = (Ident, Channel, Bytes);
 /// ```
 pub struct ClientSession {
     shared: Arc<Shared>,
+    engine: Arc<Engine>,
     publisher: Publisher,
     /// The run that is being read, message by message, and the connection that it came from.
     run: Bytes,
@@ -236,8 +238,9 @@ impl ClientSession {
         let shared = Arc::new(Shared::new(config));
         let first_events = Mutex::new(Some(shared.events.subscribe()));
         // The task ends itself soon after `Intent::Abort`, which our `Drop` asks for.
-        tokio::spawn(Driver::new(shared.clone(), first).run());
+        let engine = Engine::start(Driver::new(shared.clone(), first).run());
         Self {
+            engine,
             publisher: Publisher::new(shared.clone()),
             shared,
             run: Bytes::new(),
@@ -279,6 +282,9 @@ impl ClientSession {
 
     /// Gets the next run of messages; false at the end.
     pub(super) fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if self.shared.gave_way() && self.shared.inbox.is_empty() {
+            self.engine.help();
+        }
         let Some(popped) = ready!(self.shared.inbox.poll_pop(cx)) else {
             self.terminated = true;
             return Poll::Ready(false);

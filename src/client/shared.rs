@@ -1,7 +1,10 @@
 use std::{
     collections::BTreeSet,
     mem,
-    sync::{Mutex, OnceLock},
+    sync::{
+        Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use futures::task::AtomicWaker;
@@ -21,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) outbox: Outbox,
     pub(crate) inbox: Inbox,
     pub(crate) driver: AtomicWaker,
+    /// The driver could go on, and lets others run.
+    gave_way: AtomicBool,
     pub(crate) state: watch::Sender<SessionState>,
     pub(crate) events: broadcast::Sender<SessionEvent>,
     wanted: Mutex<Wanted>,
@@ -57,6 +62,7 @@ impl Shared {
             outbox: Outbox::new(config.ident.clone(), config.limits, config.send_queue),
             inbox: Inbox::new(config.receive_queue),
             driver: AtomicWaker::new(),
+            gave_way: AtomicBool::new(false),
             state: watch::Sender::new(SessionState::Connecting),
             events: broadcast::Sender::new(Events::CAPACITY),
             wanted: Mutex::default(),
@@ -128,6 +134,15 @@ impl Shared {
     pub(crate) fn report(&self, connection: u64, fault: DecodeError) {
         lock(&self.wanted).fault = Some((connection, fault));
         self.driver.wake();
+    }
+
+    /// Whether the driver, having received much, waits until others have run. A hint: it goes on by itself.
+    pub(crate) fn gave_way(&self) -> bool {
+        self.gave_way.load(Relaxed)
+    }
+
+    pub(crate) fn set_gave_way(&self, gave_way: bool) {
+        self.gave_way.store(gave_way, Relaxed);
     }
 
     /// The fault of this connection, if there is one. Those of earlier ones are history.
