@@ -231,7 +231,7 @@ impl Drop for Writer<'_> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
-    use std::{sync::atomic::AtomicUsize, time::Duration};
+    use std::time::Duration;
 
     use futures::future::poll_fn;
     use tokio::{
@@ -244,7 +244,6 @@ mod tests {
         metrics::Session,
         outbox::{Depot, Offer, Rules, Run},
         socket::Socket,
-        stats::Counters,
     };
 
     const FRAME: &[u8] = b"\0\0\0\x0a\x03\x01i\x01cx";
@@ -269,8 +268,8 @@ mod tests {
             deadline: Duration::ZERO,
             ..crate::config::Config::default().rules()
         };
-        let depot = Depot { rules, buffered: AtomicUsize::new(0), counters: Counters::default() };
-        let outbox = Outbox::new(Session::for_test("test"), ([127, 0, 0, 1], 1).into(), Arc::new(depot));
+        let depot = Depot::new(rules);
+        let outbox = Outbox::new(Session::for_test("test"), ([127, 0, 0, 1], 1).into(), depot);
         let run = Run { bytes: [FRAME, FRAME].concat().into(), messages: 2, payload: 0 };
         let mut writer = Writer::new(write, outbox.clone());
         let now = Instant::now();

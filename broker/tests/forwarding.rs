@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use futures::StreamExt as _;
 use hpfeeds::wire::Frame;
-use hpfeeds_broker::{Broker, BrokerBuilder, SlowPolicy};
+use hpfeeds_broker::{Broker, BrokerBuilder, Exposition, SlowPolicy};
 use support::{Peer, builder, bytes, number, numbered, publish, start, until, within};
 use tokio::{
     io::AsyncReadExt as _,
@@ -170,6 +170,48 @@ async fn a_slow_subscriber_is_told_and_disconnected() {
     assert!(stats.dropped > 0);
     assert_eq!(stats.delivered, MANY + received + 2);
     until(|| broker.stats().buffered == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_a_stuck_subscriber_that_comes_back() {
+    // The other one has never that much queued, so only the stuck one could hold the publisher up.
+    const BATCH: u64 = 64;
+    let builder = stuck_builder().low_mark(2 << 20).high_mark(4 << 20).slow_deadline(Duration::ZERO);
+    let broker = start(builder).await;
+    let mut publisher = Peer::dev(&broker).await;
+    let mut reader = Peer::subscriber(&broker, &["c"]).await;
+    let mut round = async |round: u64| {
+        let start = round * BATCH;
+        publisher.send_raw(&bytes((start..start + BATCH).map(|n| publish("dev", "c", numbered(n, PAYLOAD))))).await;
+        for n in start..start + BATCH {
+            assert_eq!(number(&reader.next().await.unwrap()), n);
+        }
+    };
+    let stalled = || {
+        let metrics = broker.metrics(Exposition::Prometheus);
+        let line = metrics.lines().find(|line| line.starts_with("hpfeeds_broker_publisher_stall_seconds_total "));
+        line.unwrap().to_owned()
+    };
+    let stuck = Peer::subscriber(&broker, &["c"]).await;
+    let before = stalled();
+    let mut rounds = 0;
+    while broker.stats().slow_disconnects == 0 {
+        round(rounds).await;
+        rounds += 1;
+    }
+    assert_ne!(stalled(), before);
+    drop(stuck);
+    // Each time that it comes back, it is cut off again, and nobody has waited.
+    let before = stalled();
+    for times in 2..=3 {
+        let stuck = Peer::subscriber(&broker, &["c"]).await;
+        while broker.stats().slow_disconnects < times {
+            round(rounds).await;
+            rounds += 1;
+        }
+        drop(stuck);
+    }
+    assert_eq!(stalled(), before);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
