@@ -36,6 +36,9 @@ const WORK: usize = 1024;
 /// What it costs to change the list of a channel's or pattern's subscribers, in the same measure: it is copied.
 const SUBSCRIPTION_WORK: usize = 8;
 
+/// What it costs to look a channel up that a client has not published to just before.
+const ROUTE_WORK: usize = 8;
+
 /// How many channels a connection remembers to publish to without asking the router.
 const MAX_ROUTES: usize = 8;
 
@@ -260,6 +263,8 @@ impl Inbound {
             Some(index) => self.routes[..=index].rotate_right(1),
             None => {
                 let route = self.route(body)?;
+                // Each dot may end what begins a pattern.
+                self.work += ROUTE_WORK + route.names.split(|byte| *byte == b'.').count();
                 if !self.published {
                     self.published = true;
                     half.reset_on_close();

@@ -300,6 +300,26 @@ async fn a_publisher_of_many_short_runs_takes_turns_with_others() {
     assert!(most <= 2 * 1024 / SUBSCRIBERS, "{most} messages for {SUBSCRIBERS} subscribers in one turn");
 }
 
+#[tokio::test]
+async fn a_publisher_to_many_channels_takes_turns_with_others() {
+    const MESSAGES: u64 = 6_000;
+    let broker = start(builder()).await;
+    let mut writer = Peer::dev(&broker).await;
+    // More than are remembered, and nobody wants them.
+    writer.send_raw(&bytes((0..MESSAGES).map(|n| publish("dev", &format!("c{}", n % 16), "")))).await;
+    let (mut seen, mut most) = (0, 0);
+    within(async {
+        while seen < MESSAGES {
+            tokio::task::yield_now().await;
+            let now = broker.stats().received_messages;
+            most = most.max(now - seen);
+            seen = now;
+        }
+    })
+    .await;
+    assert!(most <= 2 * 1024 / 8, "{most} channels in one turn");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_subscriber_that_vanishes_is_forgotten() {
     let broker = start(builder().floor_window(LONG)).await;
