@@ -1,10 +1,7 @@
 use std::{
     fmt, io,
     net::{SocketAddr, TcpListener},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -26,7 +23,6 @@ use crate::{
     outbox::Depot,
     recheck,
     router::Router,
-    stats::Counters,
     throttle::Throttle,
     tls::Reloader,
 };
@@ -107,7 +103,7 @@ impl Broker {
             config,
             store: Arc::new(store),
             router: Arc::default(),
-            depot: Arc::new(Depot { rules, buffered: AtomicUsize::new(0), counters: Counters::default() }),
+            depot: Depot::new(rules),
             pool: BufferPool::default(),
             throttle,
             metrics: Arc::new(Metrics::new(&addrs)),

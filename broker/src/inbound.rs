@@ -35,6 +35,9 @@ const WORK: usize = 1024;
 /// What it costs to change the list of a channel's or pattern's subscribers, in the same measure: it is copied.
 const SUBSCRIPTION_WORK: usize = 8;
 
+/// What it costs to look a channel up that a client has not published to just before.
+const ROUTE_WORK: usize = 8;
+
 /// How many channels a connection remembers to publish to without asking the router.
 const MAX_ROUTES: usize = 8;
 
@@ -302,6 +305,8 @@ impl Inbound {
             Some(index) => self.routes[..=index].rotate_right(1),
             None => {
                 let route = self.route(body)?;
+                // Each dot may end what begins a pattern.
+                self.work += ROUTE_WORK + route.names.split(|byte| *byte == b'.').count();
                 self.routes.truncate(MAX_ROUTES - 1);
                 self.routes.insert(0, route);
             }

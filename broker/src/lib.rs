@@ -58,6 +58,7 @@ mod listener;
 mod metrics;
 mod outbox;
 mod patterns;
+mod probation;
 mod rate;
 mod recheck;
 mod router;

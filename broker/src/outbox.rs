@@ -12,6 +12,11 @@
 //!
 //! While its writer waits because of our own limit ([`hold`](Outbox::hold)), it is none of these: nobody waits for it,
 //! and it is not slow. At its high mark it loses messages as a slow one does, but it has no deadline.
+//!
+//! Who was slow before begins on [`Probation`]: as if slow, until it has shown that it reads (see `Trial`). Otherwise
+//! one that never reads would hold its publishers up for a window or two each time that it comes back. The price is paid by
+//! a healthy consumer that has ident and address in common with such a one: it loses messages if its publishers outrun it
+//! by more than the high mark before it has shown that it reads.
 
 use std::{
     collections::VecDeque,
@@ -38,12 +43,13 @@ use tracing::{info, warn};
 use crate::{
     SlowPolicy,
     metrics::{Category, Session},
+    probation::Probation,
     scan,
     stats::Counters,
 };
+use pace::{Pace, State, Trial, Window};
 
-/// How often drops of one subscriber are logged.
-const REPORT: Duration = Duration::from_secs(10);
+mod pace;
 
 /// What a queued run takes besides its bytes: its place in the queue and its allocation.
 const OVERHEAD: usize = 128;
@@ -84,6 +90,15 @@ pub(crate) struct Depot {
     /// What is queued in all of them, with overhead.
     pub(crate) buffered: AtomicUsize,
     pub(crate) counters: Counters,
+    /// Who has been slow lately.
+    pub(crate) probation: Probation,
+}
+
+impl Depot {
+    pub(crate) fn new(rules: Rules) -> Arc<Self> {
+        let (buffered, counters, probation) = (AtomicUsize::new(0), Counters::default(), Probation::default());
+        Arc::new(Self { rules, buffered, counters, probation })
+    }
 }
 
 /// What became of a run that was offered to an outbox.
@@ -111,56 +126,16 @@ pub(crate) struct Outbox {
     room: Notify,
 }
 
-#[derive(Default)]
-struct State {
-    queue: VecDeque<Bytes>,
-    /// The cost of what is in the queue and of what the writer has taken but not yet written.
-    queued: usize,
-    closed: bool,
-    /// The writer waits for something to write.
-    idle: bool,
-    window: Option<Window>,
-    pace: Pace,
-    deadline: Option<Instant>,
-    drops: Drops,
-}
-
-/// What a subscriber takes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Pace {
-    /// The floor rate or more, as far as is known.
-    #[default]
-    Healthy,
-    /// Less than the floor rate.
-    Slow,
-    /// All that it may: the writer waits because of a limit of ours.
-    Held,
-}
-
-/// Measures what a subscriber drains while publishers wait for it.
-#[derive(Debug, Clone, Copy)]
-struct Window {
-    start: Instant,
-    drained: usize,
-}
-
-#[derive(Debug, Default)]
-struct Drops {
-    total: u64,
-    logged: u64,
-    last_log: Option<Instant>,
-}
-
 impl Outbox {
     pub(crate) fn new(session: Session, peer: SocketAddr, depot: Arc<Depot>) -> Arc<Self> {
-        Arc::new(Self {
-            session,
-            peer,
-            depot,
-            state: Mutex::default(),
-            writer: AtomicWaker::new(),
-            room: Notify::const_new(),
-        })
+        let mut state = State::default();
+        let now = Instant::now();
+        if depot.probation.holds(session.ident(), peer.ip(), now) {
+            (state.pace, state.trial) = (Pace::Slow, Some(Trial::new(now)));
+            info!(ident = session.ident().as_str(), %peer, "was slow before: nobody waits for it until it has read for a while");
+        }
+        let (state, writer, room) = (Mutex::new(state), AtomicWaker::new(), Notify::const_new());
+        Arc::new(Self { session, peer, depot, state, writer, room })
     }
 
     pub(crate) fn ident(&self) -> &Ident {
@@ -249,7 +224,7 @@ impl Outbox {
     pub(crate) fn let_go(&self) {
         let mut state = self.lock();
         if state.pace == Pace::Held {
-            state.pace = Pace::Healthy;
+            state.pace = if state.trial.is_some() { Pace::Slow } else { Pace::Healthy };
         }
     }
 
@@ -302,9 +277,15 @@ impl Outbox {
         let low = if buffered > rules.max_buffered { 0 } else { rules.low_mark };
         let mut state = self.lock();
         self.session.sent(bytes);
-        let mut recovered = state.sent(bytes, runs, rules);
-        if state.pace == Pace::Slow {
-            recovered |= state.measure(rules, clock());
+        let mut recovered = false;
+        if state.pace == Pace::Slow || state.trial.is_some() {
+            let now = clock();
+            recovered = state.sent(bytes, runs, rules, Some(now));
+            if state.pace == Pace::Slow {
+                recovered |= state.measure(rules, now);
+            }
+        } else {
+            recovered |= state.sent(bytes, runs, rules, None);
         }
         let room = state.queued <= low;
         drop(state);
@@ -334,7 +315,7 @@ impl Outbox {
     /// Takes nothing more from publishers. What is queued can still be written, and then, if given, one last frame.
     pub(crate) fn close(&self, last: Option<Bytes>) {
         let mut state = self.lock();
-        state.closed = true;
+        let was_slow = !mem::replace(&mut state.closed, true) && state.is_slow(&self.depot.rules);
         state.deadline = None;
         if let Some(last) = last {
             let cost = last.len() + OVERHEAD;
@@ -344,6 +325,9 @@ impl Outbox {
             self.depot.buffered.fetch_add(cost, Relaxed);
         }
         drop(state);
+        if was_slow {
+            self.depot.probation.add(self.ident(), self.peer.ip(), Instant::now());
+        }
         self.writer.wake();
         self.room.notify_waiters();
         // And whoever has been told to wait, but does not yet.
@@ -354,6 +338,7 @@ impl Outbox {
     /// holds, of whose first run so much has been written: of that, the rest of a frame that was begun stays.
     pub(crate) fn expire(&self, taken: &mut VecDeque<Bytes>, written: usize, now: Instant) {
         self.clear(taken, written, |state, run| self.drop_messages(state, run, true, now));
+        self.depot.probation.add(self.ident(), self.peer.ip(), now);
         self.depot.counters.slow_disconnects.add(1);
         self.session.error(Category::DeadlineTimerExpired);
     }
@@ -412,7 +397,7 @@ impl Outbox {
     /// slow.
     fn press(&self, state: &mut State, now: Instant) -> Option<Instant> {
         let rules = &self.depot.rules;
-        if state.measure(rules, now) {
+        if state.press(rules, now) {
             self.log_recovery();
         }
         let window = state.window.get_or_insert(Window { start: now, drained: 0 });
@@ -487,61 +472,6 @@ impl Drop for Outbox {
     }
 }
 
-impl State {
-    /// Judges the subscriber at the end of a window: whether it had a deadline, and has recovered.
-    fn measure(&mut self, rules: &Rules, now: Instant) -> bool {
-        let Some(window) = &mut self.window else {
-            return false;
-        };
-        let elapsed = now.saturating_duration_since(window.start);
-        if elapsed < rules.window {
-            return false;
-        }
-        let below = window.rate(elapsed) < rules.floor_rate as u128;
-        *window = Window { start: now, drained: 0 };
-        // When it is much longer, nobody has waited meanwhile: there may have been little to drain.
-        let slow = below && (self.pace == Pace::Slow || elapsed < 2 * rules.window);
-        self.pace = if slow { Pace::Slow } else { Pace::Healthy };
-        !slow && self.deadline.take().is_some()
-    }
-
-    /// Whether this has ended a deadline.
-    fn sent(&mut self, bytes: usize, runs: usize, rules: &Rules) -> bool {
-        self.queued -= bytes + runs * OVERHEAD;
-        if self.queued == 0 {
-            self.window = None;
-        } else if let Some(window) = &mut self.window {
-            window.drained += bytes;
-        }
-        if self.queued > rules.low_mark {
-            return false;
-        }
-        if self.pace == Pace::Slow {
-            self.pace = Pace::Healthy;
-        }
-        self.deadline.take().is_some()
-    }
-}
-
-impl Window {
-    /// In bytes per second.
-    fn rate(&self, elapsed: Duration) -> u128 {
-        self.drained as u128 * 1_000_000 / elapsed.as_micros().max(1)
-    }
-}
-
-impl Drops {
-    /// How many there were since the last time that this said so.
-    fn count(&mut self, messages: u64, now: Instant) -> Option<u64> {
-        self.total += messages;
-        if self.last_log.is_some_and(|last| now < last + REPORT) {
-            return None;
-        }
-        self.last_log = Some(now);
-        Some(self.total - mem::replace(&mut self.logged, self.total))
-    }
-}
-
 impl fmt::Debug for Outbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Outbox").field("ident", self.ident()).field("peer", &self.peer).finish_non_exhaustive()
@@ -557,11 +487,7 @@ impl Outbox {
     /// An outbox that nobody writes.
     #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
     pub(crate) fn for_test() -> Arc<Self> {
-        let depot = Depot {
-            rules: crate::config::Config::default().rules(),
-            buffered: AtomicUsize::new(0),
-            counters: Counters::default(),
-        };
-        Self::new(Session::for_test("test"), ([127, 0, 0, 1], 1).into(), Arc::new(depot))
+        let depot = Depot::new(crate::config::Config::default().rules());
+        Self::new(Session::for_test("test"), ([127, 0, 0, 1], 1).into(), depot)
     }
 }

@@ -37,12 +37,13 @@ impl Subscriptions {
     /// Adds a channel or a pattern, once. Returns how many lists have changed for that, or `None` when the key allows
     /// nothing of it.
     pub(crate) fn add(&mut self, wanted: Channel, key: &Key) -> Option<usize> {
+        // What it has is allowed: another key is applied at once.
+        if self.wanted.contains_key(&wanted) {
+            return Some(0);
+        }
         let allowed = allowed(key, &wanted);
         if allowed.is_empty() {
             return None;
-        }
-        if self.wanted.contains_key(&wanted) {
-            return Some(0);
         }
         let counted = self.outbox.session().subscribed(&wanted);
         self.wanted.insert(wanted, counted);
@@ -59,15 +60,17 @@ impl Subscriptions {
     }
 
     /// Takes a channel or a pattern out, if it is there; what the others cover stays. Returns how many lists have
-    /// changed.
+    /// changed, and how many subscriptions had to be looked at for that, together.
     pub(crate) fn remove(&mut self, wanted: &str, key: &Key) -> usize {
         if self.wanted.remove(wanted).is_none() || is_covered(&self.wanted, wanted) {
             return 0;
         }
         let before = self.held.inside(wanted);
-        let after: Cover = inside(&self.wanted, wanted).flat_map(|rest| allowed(key, rest)).collect();
+        let rest: Vec<_> = inside(&self.wanted, wanted).collect();
+        let looked_at = rest.len();
+        let after: Cover = rest.into_iter().flat_map(|rest| allowed(key, rest)).collect();
         let before: Cover = before.into_iter().collect();
-        self.replace(&before, &after)
+        looked_at + self.replace(&before, &after)
     }
 
     /// Applies another key. Returns how many lists have changed, or what is wanted and no longer allowed.

@@ -237,10 +237,7 @@ impl Drop for Writer<'_> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
-    use std::{
-        sync::atomic::{AtomicUsize, Ordering::Relaxed},
-        time::Duration,
-    };
+    use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
     use bytes::BytesMut;
     use futures::future::poll_fn;
@@ -255,7 +252,6 @@ mod tests {
         metrics::Session,
         outbox::{Depot, Offer, Rules, Run},
         socket::Socket,
-        stats::Counters,
     };
 
     const FRAME: &[u8] = b"\0\0\0\x0a\x03\x01i\x01cx";
@@ -280,8 +276,8 @@ mod tests {
             deadline: Duration::ZERO,
             ..crate::config::Config::default().rules()
         };
-        let depot = Depot { rules, buffered: AtomicUsize::new(0), counters: Counters::default() };
-        let outbox = Outbox::new(Session::for_test("test"), ([127, 0, 0, 1], 1).into(), Arc::new(depot));
+        let depot = Depot::new(rules);
+        let outbox = Outbox::new(Session::for_test("test"), ([127, 0, 0, 1], 1).into(), depot);
         let run = Run { bytes: [FRAME, FRAME].concat().into(), messages: 2, payload: 0 };
         let mut writer = Writer::new(write, outbox.clone());
         let now = Instant::now();
@@ -307,12 +303,7 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let mut socket = Socket::new(listener.accept().await.unwrap().0, None).unwrap();
         let (_read, write) = socket.split();
-        let depot = Depot {
-            rules: crate::config::Config::default().rules(),
-            buffered: AtomicUsize::new(0),
-            counters: Counters::default(),
-        };
-        let depot = Arc::new(depot);
+        let depot = Depot::new(crate::config::Config::default().rules());
         let outbox = Outbox::new(Session::for_test("test"), ([127, 0, 0, 1], 1).into(), depot.clone());
         let mut frame = BytesMut::new();
         let (ident, channel) = ("i".parse().unwrap(), "c".parse().unwrap());

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use futures::StreamExt as _;
 use hpfeeds::wire::Frame;
-use hpfeeds_broker::{Broker, BrokerBuilder, SlowPolicy};
+use hpfeeds_broker::{Broker, BrokerBuilder, Exposition, SlowPolicy};
 use support::{Peer, builder, bytes, number, numbered, publish, start, until, within};
 use tokio::{
     io::AsyncReadExt as _,
@@ -173,6 +173,48 @@ async fn a_slow_subscriber_is_told_and_disconnected() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_a_stuck_subscriber_that_comes_back() {
+    // The other one has never that much queued, so only the stuck one could hold the publisher up.
+    const BATCH: u64 = 64;
+    let builder = stuck_builder().low_mark(2 << 20).high_mark(4 << 20).slow_deadline(Duration::ZERO);
+    let broker = start(builder).await;
+    let mut publisher = Peer::dev(&broker).await;
+    let mut reader = Peer::subscriber(&broker, &["c"]).await;
+    let mut round = async |round: u64| {
+        let start = round * BATCH;
+        publisher.send_raw(&bytes((start..start + BATCH).map(|n| publish("dev", "c", numbered(n, PAYLOAD))))).await;
+        for n in start..start + BATCH {
+            assert_eq!(number(&reader.next().await.unwrap()), n);
+        }
+    };
+    let stalled = || {
+        let metrics = broker.metrics(Exposition::Prometheus);
+        let line = metrics.lines().find(|line| line.starts_with("hpfeeds_broker_publisher_stall_seconds_total "));
+        line.unwrap().to_owned()
+    };
+    let stuck = Peer::subscriber(&broker, &["c"]).await;
+    let before = stalled();
+    let mut rounds = 0;
+    while broker.stats().slow_disconnects == 0 {
+        round(rounds).await;
+        rounds += 1;
+    }
+    assert_ne!(stalled(), before);
+    drop(stuck);
+    // Each time that it comes back, it is cut off again, and nobody has waited.
+    let before = stalled();
+    for times in 2..=3 {
+        let stuck = Peer::subscriber(&broker, &["c"]).await;
+        while broker.stats().slow_disconnects < times {
+            round(rounds).await;
+            rounds += 1;
+        }
+        drop(stuck);
+    }
+    assert_eq!(stalled(), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_subscriber_that_recovers_stays() {
     let broker = start(stuck_builder().high_mark(HIGH_MARK)).await;
     let mut stuck = with_a_stuck_subscriber(&broker, MANY).await;
@@ -256,6 +298,26 @@ async fn a_publisher_of_many_short_runs_takes_turns_with_others() {
     })
     .await;
     assert!(most <= 2 * 1024 / SUBSCRIBERS, "{most} messages for {SUBSCRIBERS} subscribers in one turn");
+}
+
+#[tokio::test]
+async fn a_publisher_to_many_channels_takes_turns_with_others() {
+    const MESSAGES: u64 = 6_000;
+    let broker = start(builder()).await;
+    let mut writer = Peer::dev(&broker).await;
+    // More than are remembered, and nobody wants them.
+    writer.send_raw(&bytes((0..MESSAGES).map(|n| publish("dev", &format!("c{}", n % 16), "")))).await;
+    let (mut seen, mut most) = (0, 0);
+    within(async {
+        while seen < MESSAGES {
+            tokio::task::yield_now().await;
+            let now = broker.stats().received_messages;
+            most = most.max(now - seen);
+            seen = now;
+        }
+    })
+    .await;
+    assert!(most <= 2 * 1024 / 8, "{most} channels in one turn");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

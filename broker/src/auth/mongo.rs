@@ -159,7 +159,7 @@ fn entry(ident: &str, document: &Document) -> Result<Entry, String> {
 
 fn one_line(cause: &Error) -> String {
     let text = match &*cause.kind {
-        ErrorKind::Authentication { message }
+        ErrorKind::Authentication { message, .. }
         | ErrorKind::ServerSelection { message, .. }
         | ErrorKind::InvalidArgument { message, .. }
         | ErrorKind::DnsResolve { message, .. } => message.clone(),

@@ -4,7 +4,9 @@ use bytes::BytesMut;
 use futures::task::noop_waker;
 use hpfeeds::wire::{Frame, Limits};
 
-use super::*;
+use super::{pace::*, *};
+
+mod probation;
 
 const WINDOW: Duration = Duration::from_secs(1);
 
@@ -29,7 +31,7 @@ struct Fixture {
 }
 
 fn fixture(rules: Rules) -> Fixture {
-    let depot = Arc::new(Depot { rules, buffered: AtomicUsize::new(0), counters: Counters::default() });
+    let depot = Depot::new(rules);
     let outbox = Outbox::new(Session::for_test("sub"), ([127, 0, 0, 1], 1).into(), depot.clone());
     Fixture { outbox, depot, taken: VecDeque::new(), now: Instant::now() }
 }

@@ -130,6 +130,21 @@ fn a_pattern_brings_what_the_key_allows() {
     assert_eq!(deliveries(&router, &mine, &CHANNELS), [1; 5]);
 }
 
+/// A client that does so again and again is to take turns with others.
+#[test]
+fn what_is_looked_at_for_an_unsubscription_is_work_too() {
+    let router = Arc::new(Router::default());
+    let mut mine = subscriptions(&router);
+    let all = key(&["*"]);
+    for number in 0..100 {
+        mine.add(channel(&format!("x.{number}")), &all).unwrap();
+    }
+    assert_eq!(mine.add(channel("x.*"), &all), Some(101));
+    assert_eq!(mine.add(channel("*"), &all), Some(2));
+    // Two lists change, but each of the others could have been one.
+    assert_eq!(mine.remove("*", &all), 101 + 2);
+}
+
 /// All steps of some length, against the plain definition of what is delivered.
 #[test]
 fn subscriptions_are_what_their_definition_says() {
