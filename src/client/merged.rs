@@ -17,7 +17,7 @@ const TURN: Duration = Duration::from_millis(2);
 
 /// Receives from several sessions at once: a stream of messages, each with the index of the session that it came from.
 ///
-/// It does what [`select_all`](futures::stream::select_all) does, for less: that moves a session to the end of its
+/// It does what [`select_all`](futures::stream::select_all()) does, for less: that moves a session to the end of its
 /// queue, and allocates, for each message; this stays with a session while it has more, for up to two milliseconds and
 /// then to the end of what one read of its socket brought (256 KiB, or one larger message). So a program that takes
 /// its time for each message gets that much of one session before the next. Only sessions with something to read are
