@@ -44,13 +44,17 @@ impl FromStr for MongoAddress {
     fn from_str(text: &str) -> Result<Self, String> {
         const FORM: &str = "not of the form mongodb://HOST/DATABASE";
         let (address, options) = text.split_once('?').map_or((text, ""), |(address, options)| (address, options));
+        let escape = || "write the characters / ? # and @ of a password as %2F %3F %23 and %40".to_owned();
+        // What follows a ? or / may be the end of a password, which must not be shown.
+        if options.contains('@') {
+            return Err(escape());
+        }
         let (server, database) = address.rsplit_once('/').ok_or(FORM)?;
         let (scheme, rest) = server.split_once("://").ok_or(FORM)?;
-        let hosts = rest.rsplit_once('@').map_or(rest, |(_user, hosts)| hosts);
-        // What follows the hosts may be the end of a password, which must not be shown.
-        if database.contains('@') || options.contains('@') || hosts.contains('/') {
-            return Err("write the characters / ? # and @ of a password as %2F %3F %23 and %40".to_owned());
+        if database.contains('@') || rest.contains('/') {
+            return Err(escape());
         }
+        let hosts = rest.rsplit_once('@').map_or(rest, |(_user, hosts)| hosts);
         if !matches!(scheme, "mongodb" | "mongodb+srv") || hosts.is_empty() {
             return Err(FORM.to_owned());
         }
