@@ -157,7 +157,7 @@ impl BrokerBuilder {
     }
 
     /// How many channels and patterns one connection may subscribe to at once. Default: 10,000. Each costs some hundred
-    /// bytes.
+    /// bytes. Of as many channels that it publishes to it remembers what it found out about them, which costs as much.
     pub fn max_subscriptions(mut self, channels: usize) -> Self {
         self.config.max_subscriptions = channels;
         self

@@ -17,10 +17,10 @@ use crate::{
     broker::Shared,
     buffer::ReadBuffer,
     endpoint::Mode,
-    metrics::{Category, ChannelSeries, Sizes, Stall},
+    metrics::{Category, Sizes, Stall},
     outbox::{Offer, Outbox, Run},
     patterns::prefixes,
-    router::TopicHandle,
+    routes::{Route, Routes},
     scan,
     socket::ReadHalf,
     subscriptions::Subscriptions,
@@ -37,9 +37,6 @@ const SUBSCRIPTION_WORK: usize = 8;
 
 /// What it costs to look a channel up that a client has not published to just before.
 const ROUTE_WORK: usize = 8;
-
-/// How many channels a connection remembers to publish to without asking the router.
-const MAX_ROUTES: usize = 8;
 
 /// Why a connection is no longer read from.
 #[derive(Debug)]
@@ -81,8 +78,7 @@ pub(crate) struct Inbound {
     mode: Mode,
     member: Member,
     subscriptions: Subscriptions,
-    /// The channels that it published to last, the latest first.
-    routes: Vec<Route>,
+    routes: Routes,
     /// Whether it has ever published, or begun to.
     published: bool,
     buffer: ReadBuffer,
@@ -110,14 +106,6 @@ impl Waiting {
     }
 }
 
-/// A channel that the client may publish to.
-struct Route {
-    /// The counted ident and channel as they stand in the frames.
-    names: Box<[u8]>,
-    topic: TopicHandle,
-    series: Arc<ChannelSeries>,
-}
-
 impl Inbound {
     /// `received` is what came after AUTH.
     pub(crate) fn new(
@@ -134,7 +122,7 @@ impl Inbound {
             mode,
             member,
             subscriptions,
-            routes: Vec::new(),
+            routes: Routes::default(),
             published: false,
             buffer: ReadBuffer::new(received),
             granted: 0,
@@ -272,7 +260,7 @@ impl Inbound {
             Verdict::Changed => {
                 info!(ident = self.member.ident().as_str(), peer = %self.outbox().peer(), "its key has changed");
                 // Each is checked again when it is used.
-                self.routes.clear();
+                self.routes = Routes::default();
                 let changed = self.subscriptions.rekey(self.member.key());
                 self.work += SUBSCRIPTION_WORK * changed.map_err(|channel| End::Refused(self.denial(&channel)))?;
             }
@@ -300,18 +288,13 @@ impl Inbound {
     /// waits for that.
     fn publish(&mut self, header: Header) -> Result<Option<Waiting>, String> {
         let body = scan::body(&self.buffer.bytes, header).unwrap_or_default();
-        match self.routes.iter().position(|route| body.starts_with(&route.names)) {
-            Some(0) => {}
-            Some(index) => self.routes[..=index].rotate_right(1),
-            None => {
-                let route = self.route(body)?;
-                // Each dot may end what begins a pattern.
-                self.work += ROUTE_WORK + route.names.split(|byte| *byte == b'.').count();
-                self.routes.truncate(MAX_ROUTES - 1);
-                self.routes.insert(0, route);
-            }
-        }
-        let Route { names, topic, series } = &self.routes[0];
+        let Some(Route { names, topic, series }) = self.routes.find(body) else {
+            let route = self.route(body)?;
+            // Each dot may end what begins a pattern.
+            self.work += ROUTE_WORK + route.names.split(|byte| *byte == b'.').count();
+            self.routes.add(route, self.shared.config.max_subscriptions);
+            return Ok(None);
+        };
         let overhead = HEADER_LEN + names.len();
         let mut sizes = Sizes::new(overhead);
         let received = &self.buffer.bytes;
@@ -364,7 +347,7 @@ impl Inbound {
             info!(ident, %peer, channel, "denied: publish");
             return Err(format!("Authkey not allowed to pub here. ident={ident}, chan={channel}"));
         }
-        let names = scan::names(body, ident, channel).into();
+        let names = scan::names(body).unwrap_or(body).into();
         let channel = owned(channel, Opcode::Publish)?;
         let topic = self.shared.router.topic(&channel);
         Ok(Route { names, topic, series: session.channel(&channel) })

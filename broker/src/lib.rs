@@ -62,6 +62,7 @@ mod probation;
 mod rate;
 mod recheck;
 mod router;
+mod routes;
 mod scan;
 mod socket;
 mod stats;

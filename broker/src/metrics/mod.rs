@@ -93,7 +93,7 @@ impl Metrics {
     pub(crate) fn session(&self, ident: &Ident, owner: &str) -> Session {
         let (series, owner) = {
             let mut idents = self.idents();
-            match idents.get(ident, Instant::now(), || true, |_| Arc::new(IdentSeries::new(&self.channels))) {
+            match idents.get(ident, Instant::now, || true, |_| Arc::new(IdentSeries::new(&self.channels))) {
                 Some(series) => (series, owner),
                 None => {
                     (idents.other(&OTHER.parse().expect("a legal name"), || IdentSeries::new(&self.channels)), OTHER)

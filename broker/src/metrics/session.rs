@@ -141,7 +141,7 @@ impl IdentSeries {
         let mut table = self.channels();
         let before = table.len();
         let room = || self.all_channels.load(Relaxed) < MAX_SERIES;
-        let series = table.get(channel, Instant::now(), room, |_| Arc::default());
+        let series = table.get(channel, Instant::now, room, |_| Arc::default());
         let series =
             series.unwrap_or_else(|| table.other(&OTHER.parse().expect("a legal name"), ChannelSeries::default));
         // A full table may have shrunk.

@@ -46,15 +46,18 @@ impl<K: Eq + Hash + Clone, V> Table<K, V> {
     pub(super) fn get(
         &mut self,
         key: &K,
-        now: Instant,
+        now: impl FnOnce() -> Instant,
         room: impl FnOnce() -> bool,
         make: impl FnOnce(&K) -> Arc<V>,
     ) -> Option<Arc<V>> {
         if let Some(series) = self.known(key) {
             return Some(series);
         }
-        if self.entries.len() >= self.limit && self.swept.is_none_or(|swept| now >= swept + SWEEP) {
-            self.sweep(now);
+        if self.entries.len() >= self.limit {
+            let now = now();
+            if self.swept.is_none_or(|swept| now >= swept + SWEEP) {
+                self.sweep(now);
+            }
         }
         if self.entries.len() >= self.limit || !room() {
             return None;
@@ -104,7 +107,7 @@ mod tests {
     fn what_nobody_has_used_for_an_hour_goes_and_makes_room() {
         let mut table = Table::<_, ()>::new(2);
         let start = Instant::now();
-        let get = |table: &mut Table<_, _>, key, now| table.get(&key, now, || true, |_| Arc::default());
+        let get = |table: &mut Table<_, _>, key, now| table.get(&key, || now, || true, |_| Arc::default());
         let held = get(&mut table, 1, start);
         assert!(held.is_some() && get(&mut table, 2, start).is_some());
         // It is found unused now.
@@ -121,7 +124,7 @@ mod tests {
     fn being_used_again_starts_the_hour_again() {
         let mut table = Table::<_, ()>::new(2);
         let start = Instant::now();
-        let get = |table: &mut Table<_, _>| table.get(&1, start, || true, |_| Arc::default());
+        let get = |table: &mut Table<_, _>| table.get(&1, || start, || true, |_| Arc::default());
         drop(get(&mut table));
         table.sweep(start);
         let held = get(&mut table);

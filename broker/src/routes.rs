@@ -1,0 +1,119 @@
+//! The channels that one connection publishes to, with what publishing to them takes.
+
+use std::{
+    borrow::Borrow,
+    collections::HashSet,
+    hash::{Hash, Hasher},
+    mem,
+    sync::Arc,
+};
+
+use crate::{metrics::ChannelSeries, router::TopicHandle, scan};
+
+/// How many are compared one after the other. More take the time of a hash.
+const FEW: usize = 8;
+
+/// A channel that the client may publish to.
+pub(crate) struct Route {
+    /// The counted ident and channel as they stand in the frames.
+    pub(crate) names: Box<[u8]>,
+    pub(crate) topic: TopicHandle,
+    pub(crate) series: Arc<ChannelSeries>,
+}
+
+/// Those that it has published to lately: of them it asks neither the router nor the metrics.
+pub(crate) enum Routes {
+    Few(Vec<Route>),
+    #[allow(clippy::box_collection, reason = "a set is larger than a vector, which is all that most connections need")]
+    Many(Box<HashSet<Route>>),
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self::Few(Vec::new())
+    }
+}
+
+impl Routes {
+    /// The one that the body of a PUBLISH begins with.
+    pub(crate) fn find(&self, body: &[u8]) -> Option<&Route> {
+        match self {
+            Self::Few(few) => few.iter().find(|route| body.starts_with(&route.names)),
+            Self::Many(many) => many.get(scan::names(body)?),
+        }
+    }
+
+    /// Adds one that is not there. It is not more than `most`: before that all are forgotten.
+    pub(crate) fn add(&mut self, route: Route, most: usize) {
+        match self {
+            Self::Few(few) if few.len() < FEW => few.push(route),
+            Self::Few(few) => *self = Self::Many(Box::new(mem::take(few).into_iter().chain([route]).collect())),
+            Self::Many(many) => {
+                // Who goes through still more channels by turns does not find them, whichever is forgotten.
+                if many.len() >= most {
+                    many.clear();
+                }
+                many.insert(route);
+            }
+        }
+    }
+}
+
+impl Borrow<[u8]> for Route {
+    fn borrow(&self) -> &[u8] {
+        &self.names
+    }
+}
+
+impl PartialEq for Route {
+    fn eq(&self, other: &Self) -> bool {
+        self.names == other.names
+    }
+}
+
+impl Eq for Route {}
+
+impl Hash for Route {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // As the slice does that it is looked up by.
+        (*self.names).hash(state);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+    use crate::router::Router;
+
+    const MOST: usize = 20;
+
+    fn body(channel: &str) -> Vec<u8> {
+        let len = u8::try_from(channel.len()).unwrap();
+        [&[1, b'i', len], channel.as_bytes(), b"payload"].concat()
+    }
+
+    #[test]
+    fn each_channel_is_found_until_there_are_too_many() {
+        let topics = Arc::<Router>::default();
+        let mut routes = Routes::default();
+        // Each begins as those before it do.
+        let channels: Vec<_> = (1..=MOST + 1).map(|len| "c".repeat(len)).collect();
+        let find = |routes: &Routes, channel: &str| {
+            let found = routes.find(&body(channel)).map(|route| route.names.clone());
+            assert!(found.as_deref().is_none_or(|names| *names == body(channel)[..channel.len() + 3]), "{channel}");
+            found.is_some()
+        };
+        for (index, channel) in channels.iter().enumerate() {
+            assert!(!find(&routes, channel), "{channel} is not there yet");
+            let names = scan::names(&body(channel)).unwrap().into();
+            let topic = topics.topic(&channel.parse().unwrap());
+            routes.add(Route { names, topic, series: Arc::default() }, MOST);
+            let known = channels.iter().filter(|channel| find(&routes, channel)).count();
+            assert_eq!(known, if index < MOST { index + 1 } else { 1 });
+            assert!(find(&routes, channel));
+        }
+        assert!(routes.find(b"").is_none());
+        assert!(routes.find(b"\x01i\x09c").is_none());
+    }
+}
