@@ -1,7 +1,7 @@
 //! The rounds: every broker does each work once in each, one after the other.
 
 use std::{
-    env, fs, io,
+    env, fs, io, iter,
     path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
@@ -15,7 +15,7 @@ use crate::{
     relay::{self, Plan},
     report::{self, Table},
     server::Kind,
-    work::Pace,
+    work::{Pace, Work},
 };
 
 /// No round begins after so long.
@@ -75,7 +75,9 @@ fn compare(arguments: &Arguments) -> io::Result<()> {
 
 fn one_round(arguments: &Arguments, programs: &[(Kind, PathBuf)], table: &mut Table, start: Instant) {
     let pace = Pace::new(arguments.quick);
-    for (row, work) in arguments.works.iter().enumerate() {
+    let samples = |work: &Work| if arguments.quick { 1 } else { work.samples() };
+    let rows = arguments.works.iter().enumerate().flat_map(|row| iter::repeat_n(row, samples(row.1)));
+    for (row, work) in rows {
         for (column, (kind, program)) in programs.iter().enumerate() {
             let sample = measure(*kind, program, work.load, pace);
             let shown = match &sample {

@@ -40,6 +40,11 @@ impl Work {
         Self { name: "connections", load: Load::Connections },
     ];
 
+    /// How often it is measured in a round. The p99 of a second depends on what else the machine did in that second.
+    pub(crate) fn samples(&self) -> usize {
+        if matches!(self.load, Load::Latency { .. }) { 9 } else { 1 }
+    }
+
     /// The rows of the table.
     pub(crate) fn rows(&self) -> Vec<String> {
         match self.load {
