@@ -13,7 +13,7 @@
 //! While its writer waits because of our own limit ([`hold`](Outbox::hold)), it is none of these: nobody waits for it,
 //! and it is not slow. At its high mark it loses messages as a slow one does, but it has no deadline.
 //!
-//! Who was slow before begins on [`Probation`]: as if slow, until it has shown that it reads (see `Trial`). Otherwise
+//! Who was slow before, or left again and again before it was found slow, begins on [`Probation`]: as if slow, until it has shown that it reads (see `Trial`). Otherwise
 //! one that never reads would hold its publishers up for a window or two each time that it comes back. The price is paid by
 //! a healthy consumer that has ident and address in common with such a one: it loses messages if its publishers outrun it
 //! by more than the high mark before it has shown that it reads.
@@ -130,7 +130,7 @@ impl Outbox {
     pub(crate) fn new(session: Session, peer: SocketAddr, depot: Arc<Depot>) -> Arc<Self> {
         let mut state = State::default();
         let now = Instant::now();
-        if depot.probation.holds(session.ident(), peer.ip(), now) {
+        if depot.probation.holds(session.ident(), peer.ip(), depot.rules.window, now) {
             (state.pace, state.trial) = (Pace::Slow, Some(Trial::new(now)));
             info!(ident = session.ident().as_str(), %peer, "was slow before: nobody waits for it until it has read for a while");
         }
@@ -314,8 +314,10 @@ impl Outbox {
 
     /// Takes nothing more from publishers. What is queued can still be written, and then, if given, one last frame.
     pub(crate) fn close(&self, last: Option<Bytes>) {
+        let now = Instant::now();
         let mut state = self.lock();
-        let was_slow = !mem::replace(&mut state.closed, true) && state.is_slow(&self.depot.rules);
+        let was_closed = mem::replace(&mut state.closed, true);
+        let held_up = if was_closed { Duration::ZERO } else { state.held_up(&self.depot.rules, now) };
         state.deadline = None;
         if let Some(last) = last {
             let cost = last.len() + OVERHEAD;
@@ -325,8 +327,8 @@ impl Outbox {
             self.depot.buffered.fetch_add(cost, Relaxed);
         }
         drop(state);
-        if was_slow {
-            self.depot.probation.add(self.ident(), self.peer.ip(), Instant::now());
+        if !held_up.is_zero() {
+            self.depot.probation.add(self.ident(), self.peer.ip(), held_up, now);
         }
         self.writer.wake();
         self.room.notify_waiters();
@@ -338,7 +340,7 @@ impl Outbox {
     /// holds, of whose first run so much has been written: of that, the rest of a frame that was begun stays.
     pub(crate) fn expire(&self, taken: &mut VecDeque<Bytes>, written: usize, now: Instant) {
         self.clear(taken, written, |state, run| self.drop_messages(state, run, true, now));
-        self.depot.probation.add(self.ident(), self.peer.ip(), now);
+        self.depot.probation.add(self.ident(), self.peer.ip(), Duration::MAX, now);
         self.depot.counters.slow_disconnects.add(1);
         self.session.error(Category::DeadlineTimerExpired);
     }

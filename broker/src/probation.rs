@@ -18,41 +18,57 @@ const MAX: usize = 1024;
 /// For how long, after they were slow last.
 const KEEP: Duration = Duration::from_secs(10 * 60);
 
-/// Idents and addresses of subscribers that were slow when their connection ended, or were disconnected for that.
+/// Idents and addresses of subscribers that took too little when their connection ended, or were disconnected for that.
 #[derive(Debug, Default)]
-pub(crate) struct Probation(Mutex<HashMap<(Ident, IpAddr), Instant>>);
+pub(crate) struct Probation(Mutex<HashMap<(Ident, IpAddr), Past>>);
+
+/// What somebody did lately.
+#[derive(Debug)]
+struct Past {
+    /// For how long it held publishers up.
+    held_up: Duration,
+    last: Instant,
+}
+
+impl Past {
+    fn is_over(&self, now: Instant) -> bool {
+        now >= self.last + KEEP
+    }
+}
 
 impl Probation {
-    /// Remembers somebody who was slow. When there are too many, the one is forgotten whose time was longest ago.
-    pub(crate) fn add(&self, ident: &Ident, ip: IpAddr, now: Instant) {
+    /// Remembers somebody who held publishers up, once more. When there are too many, the one is forgotten whose time was
+    /// longest ago.
+    pub(crate) fn add(&self, ident: &Ident, ip: IpAddr, held_up: Duration, now: Instant) {
         let key = (ident.clone(), network(ip));
-        let mut last = self.lock();
-        if last.len() >= MAX && !last.contains_key(&key) {
-            last.retain(|_, last| now < *last + KEEP);
-            if last.len() >= MAX {
-                let oldest = last.iter().min_by_key(|(_, last)| **last).map(|(key, _)| key.clone());
-                oldest.map(|oldest| last.remove(&oldest));
+        let mut pasts = self.lock();
+        if pasts.len() >= MAX && !pasts.contains_key(&key) {
+            pasts.retain(|_, past| !past.is_over(now));
+            if pasts.len() >= MAX {
+                let oldest = pasts.iter().min_by_key(|(_, past)| past.last).map(|(key, _)| key.clone());
+                oldest.map(|oldest| pasts.remove(&oldest));
             }
         }
-        last.insert(key, now);
+        let past = pasts.entry(key).or_insert(Past { held_up: Duration::ZERO, last: now });
+        let before = if past.is_over(now) { Duration::ZERO } else { past.held_up };
+        *past = Past { held_up: before.saturating_add(held_up), last: now };
     }
 
-    /// Whether somebody who connects now was slow lately.
-    pub(crate) fn holds(&self, ident: &Ident, ip: IpAddr, now: Instant) -> bool {
-        let mut last = self.lock();
+    /// Whether somebody who connects now held publishers up so long lately.
+    pub(crate) fn holds(&self, ident: &Ident, ip: IpAddr, long: Duration, now: Instant) -> bool {
+        let mut pasts = self.lock();
         // As always, but after an incident.
-        if last.is_empty() {
+        if pasts.is_empty() {
             return false;
         }
         let key = (ident.clone(), network(ip));
-        let recent = last.get(&key).map(|last| now < *last + KEEP);
-        if recent == Some(false) {
-            last.remove(&key);
+        if pasts.get(&key).is_some_and(|past| past.is_over(now)) {
+            pasts.remove(&key);
         }
-        recent.unwrap_or_default()
+        pasts.get(&key).is_some_and(|past| past.held_up >= long)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(Ident, IpAddr), Instant>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(Ident, IpAddr), Past>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -70,16 +86,18 @@ mod tests {
         text.parse().unwrap()
     }
 
+    const LONG: Duration = Duration::from_secs(3);
+
     #[test]
     fn who_was_slow_is_remembered_for_a_while_by_ident_and_network() {
         let (probation, start) = (Probation::default(), Instant::now());
-        probation.add(&ident("a"), ip("2001:db8::1"), start);
-        assert!(probation.holds(&ident("a"), ip("2001:db8::ffff:2"), start));
-        assert!(!probation.holds(&ident("a"), ip("2001:db8:0:1::1"), start));
-        assert!(!probation.holds(&ident("b"), ip("2001:db8::1"), start));
-        probation.add(&ident("a"), ip("2001:db8::3"), start + KEEP / 2);
-        assert!(probation.holds(&ident("a"), ip("2001:db8::1"), start + KEEP));
-        assert!(!probation.holds(&ident("a"), ip("2001:db8::1"), start + KEEP * 3 / 2));
+        probation.add(&ident("a"), ip("2001:db8::1"), LONG, start);
+        assert!(probation.holds(&ident("a"), ip("2001:db8::ffff:2"), LONG, start));
+        assert!(!probation.holds(&ident("a"), ip("2001:db8:0:1::1"), LONG, start));
+        assert!(!probation.holds(&ident("b"), ip("2001:db8::1"), LONG, start));
+        probation.add(&ident("a"), ip("2001:db8::3"), LONG, start + KEEP / 2);
+        assert!(probation.holds(&ident("a"), ip("2001:db8::1"), LONG, start + KEEP));
+        assert!(!probation.holds(&ident("a"), ip("2001:db8::1"), LONG, start + KEEP * 3 / 2));
         assert!(probation.lock().is_empty());
     }
 
@@ -89,13 +107,29 @@ mod tests {
         let name = |n: usize| ident(&n.to_string());
         let at = |n: usize| start + Duration::from_millis(u64::try_from(n).unwrap());
         for n in 0..MAX + 10 {
-            probation.add(&name(n), ip("1.2.3.4"), at(n));
+            probation.add(&name(n), ip("1.2.3.4"), LONG, at(n));
         }
         assert_eq!(probation.lock().len(), MAX);
-        assert!(!probation.holds(&name(9), ip("1.2.3.4"), at(MAX)));
-        assert!(probation.holds(&name(10), ip("1.2.3.4"), at(MAX)));
+        assert!(!probation.holds(&name(9), ip("1.2.3.4"), LONG, at(MAX)));
+        assert!(probation.holds(&name(10), ip("1.2.3.4"), LONG, at(MAX)));
         // Whose time is over makes room first.
-        probation.add(&name(0), ip("1.2.3.4"), at(MAX + 9) + KEEP);
+        probation.add(&name(0), ip("1.2.3.4"), LONG, at(MAX + 9) + KEEP);
         assert_eq!(probation.lock().len(), 1);
+    }
+
+    #[test]
+    fn short_times_add_up_unless_they_are_long_ago() {
+        let (probation, start) = (Probation::default(), Instant::now());
+        let (who, from) = (ident("a"), ip("1.2.3.4"));
+        for n in 1..=2 {
+            probation.add(&who, from, LONG / 3, start);
+            assert!(!probation.holds(&who, from, LONG, start), "{n}");
+        }
+        probation.add(&who, from, LONG / 3, start);
+        assert!(probation.holds(&who, from, LONG, start));
+        probation.add(&who, from, LONG / 3, start + KEEP);
+        assert!(!probation.holds(&who, from, LONG, start + KEEP));
+        probation.add(&who, from, Duration::MAX, start + KEEP);
+        assert!(probation.holds(&who, from, LONG, start + KEEP));
     }
 }

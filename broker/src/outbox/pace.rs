@@ -147,9 +147,22 @@ impl State {
         self.deadline.take().is_some()
     }
 
-    /// Whether publishers should not have to find that out again. On probation, who has little queued is not to blame.
-    pub(super) fn is_slow(&self, rules: &Rules) -> bool {
-        self.pace == Pace::Slow && (self.trial.is_none() || self.queued > rules.low_mark)
+    /// For how long publishers have waited for a subscriber that leaves and took too little: as long as can be when it is
+    /// slow. On probation, who has little queued is not to blame.
+    ///
+    /// Less than a window is no verdict, but whoever always leaves before that would hold them up for ever.
+    pub(super) fn held_up(&self, rules: &Rules, now: Instant) -> Duration {
+        let much = self.queued > rules.low_mark;
+        match (self.pace, self.window) {
+            (Pace::Slow, _) if much || self.trial.is_none() => Duration::MAX,
+            (Pace::Healthy, Some(window)) if much => {
+                let elapsed = now.saturating_duration_since(window.start);
+                // As in `measure`.
+                let waited = elapsed < 2 * rules.window && window.rate(elapsed) < rules.floor_rate as u128;
+                if waited { elapsed } else { Duration::ZERO }
+            }
+            _ => Duration::ZERO,
+        }
     }
 }
 

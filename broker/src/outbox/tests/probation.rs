@@ -166,3 +166,38 @@ fn one_that_was_disconnected_for_it_is_remembered() {
     assert!(matches!(f.fill(), Offer::Wait(_)));
     assert!(!f.back().is_on_probation());
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_that_leaves_before_it_is_found_slow_is_remembered() {
+    // The floor rate, how long publishers wait each time, how much it takes meanwhile, how much is left for it; and whether
+    // nobody waits for it any more after the third time.
+    let third = WINDOW / 3 + Duration::from_millis(1);
+    for (floor_rate, waited, taken, rest, remembered) in [
+        (100, third, 0, 3, true),
+        (100, WINDOW / 4, 0, 3, false),
+        // It takes 1,113 bytes a second.
+        (1100, third, 1, 3, false),
+        (1150, third, 1, 3, true),
+        (100, third, 0, 2, false),
+        // Nobody can have waited so long.
+        (100, 2 * WINDOW, 0, 3, false),
+    ] {
+        let mut f = fixture(Rules { floor_rate, ..RULES });
+        for _ in 0..3 {
+            assert!(!f.is_on_probation());
+            f.now = Instant::now();
+            assert!(matches!(f.fill(), Offer::Wait(_)));
+            for _ in 0..taken {
+                f.write();
+                let _ = f.fill();
+            }
+            tokio::time::advance(waited).await;
+            while f.outbox.lock().queued > rest * COST {
+                f.outbox.lock().queue.pop_back();
+                f.outbox.lock().queued -= COST;
+            }
+            f = f.back();
+        }
+        assert_eq!(f.is_on_probation(), remembered, "{floor_rate} {waited:?} {taken} {rest}");
+    }
+}
