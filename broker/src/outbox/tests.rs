@@ -3,6 +3,7 @@
 use bytes::BytesMut;
 use futures::task::noop_waker;
 use hpfeeds::wire::{Frame, Limits};
+use tokio::task::JoinHandle;
 
 use super::{pace::*, *};
 
@@ -52,6 +53,16 @@ fn run(number: u8) -> Run {
 impl Fixture {
     fn offer(&self, number: u8) -> Offer {
         self.outbox.offer(&run(number), self.now)
+    }
+
+    /// Three publishers that wait with a run each.
+    async fn three_wait(&self, until: Instant) -> [JoinHandle<()>; 3] {
+        let waiting = [1, 2, 3].map(|number| {
+            let outbox = self.outbox.clone();
+            tokio::spawn(async move { outbox.offer_waiting(&run(number), until).await })
+        });
+        tokio::task::yield_now().await;
+        waiting
     }
 
     /// Offers until it is told to wait or refused.
@@ -360,13 +371,7 @@ async fn waiting_publishers_are_served_in_turn() {
     let mut f = fixture(RULES);
     f.now = Instant::now();
     let Offer::Wait(until) = f.fill() else { panic!("no wait") };
-    let waiting: Vec<_> = (1..=3)
-        .map(|number| {
-            let outbox = f.outbox.clone();
-            tokio::spawn(async move { outbox.offer_waiting(&run(number), until).await })
-        })
-        .collect();
-    tokio::task::yield_now().await;
+    let waiting = f.three_wait(until).await;
     let mut written = Vec::new();
     for _ in 0..6 {
         written.push(f.write());
@@ -449,13 +454,7 @@ async fn those_who_wait_go_on_when_it_is_held_back() {
     let mut f = fixture(RULES);
     f.now = Instant::now();
     let Offer::Wait(until) = f.fill() else { panic!("no wait") };
-    let waiting: Vec<_> = (1..=3)
-        .map(|number| {
-            let outbox = f.outbox.clone();
-            tokio::spawn(async move { outbox.offer_waiting(&run(number), until).await })
-        })
-        .collect();
-    tokio::task::yield_now().await;
+    let waiting = f.three_wait(until).await;
     f.outbox.hold();
     for task in waiting {
         task.await.unwrap();
