@@ -75,6 +75,17 @@ impl BrokerBuilder {
         self
     }
 
+    /// How many random bytes each connection is greeted with, 4 to 20. Default: 4, as the Python broker sends.
+    ///
+    /// Whoever has seen a client authenticate without TLS can send the same answer again, on a connection that is
+    /// greeted with the same bytes, and may ask for connections until there is one: that takes four thousand million
+    /// of them with 4 bytes, and cannot be done with 16. The clients of this library and of the Python package take any
+    /// number of bytes; one that is written for 4 cannot connect then.
+    pub fn nonce_len(mut self, bytes: usize) -> Self {
+        self.config.nonce_len = bytes;
+        self
+    }
+
     /// The longest body of PUBLISH (ident, channel and payload), in bytes. Default: 1 MiB, as in the Python broker.
     /// Clients must be told the same.
     pub fn max_message(mut self, bytes: u32) -> Self {

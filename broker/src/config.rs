@@ -23,6 +23,7 @@ pub enum SlowPolicy {
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) name: String,
+    pub(crate) nonce_len: usize,
     pub(crate) limits: Limits,
     pub(crate) max_connections: usize,
     pub(crate) max_connections_per_address: usize,
@@ -49,6 +50,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             name: "hpfeeds".to_owned(),
+            nonce_len: Self::MIN_NONCE,
             limits: Limits::default(),
             max_connections: 10_000,
             max_connections_per_address: usize::MAX,
@@ -74,6 +76,10 @@ impl Default for Config {
 }
 
 impl Config {
+    /// As many bytes as the Python broker sends, and as the frame INFO has room for beside the longest name.
+    const MIN_NONCE: usize = 4;
+    const MAX_NONCE: usize = 20;
+
     /// How many messages of maximal size the default high mark holds, as in the Python broker.
     const HIGH_MARK_MESSAGES: usize = 50;
 
@@ -134,6 +140,10 @@ impl Config {
         let fault = |text: String| Err(StartError::Option(text));
         if self.name.len() > MAX_NAME_LEN {
             return fault(format!("the broker name is {} bytes long: at most {MAX_NAME_LEN} fit", self.name.len()));
+        }
+        if !(Self::MIN_NONCE..=Self::MAX_NONCE).contains(&self.nonce_len) {
+            let (min, max) = (Self::MIN_NONCE, Self::MAX_NONCE);
+            return fault(format!("the nonce has {} bytes: {min} to {max} are possible", self.nonce_len));
         }
         if self.max_connections == 0 {
             return fault("the maximum of connections is 0: nobody could connect".to_owned());

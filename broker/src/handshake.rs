@@ -17,9 +17,6 @@ use crate::{
     tls::Certificate,
 };
 
-/// As many as the Python broker sends.
-const NONCE_LEN: usize = 4;
-
 /// Room for AUTH, which has at most 281 bytes, and for a little that a client sends along with it.
 const BUFFER: usize = 512;
 
@@ -203,7 +200,7 @@ async fn greet(
     shared: &Shared,
 ) -> Result<(Nonce, Ident, Digest, BytesMut), Failure> {
     let gone = |cause| Failure::Gone(Some(cause));
-    let mut nonce = [0; NONCE_LEN];
+    let mut nonce = vec![0; shared.config.nonce_len];
     getrandom::fill(&mut nonce).map_err(|cause| gone(io::Error::other(cause)))?;
     let nonce = Nonce::new(nonce);
     let mut greeting = BytesMut::new();

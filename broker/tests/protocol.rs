@@ -31,6 +31,33 @@ async fn info_comes_first_with_a_nonce_of_its_own() {
 }
 
 #[tokio::test]
+async fn a_nonce_may_be_longer() {
+    let longest = "n".repeat(255);
+    let broker = start(builder().name(&longest).nonce_len(20)).await;
+    let mut peer = Peer::dev(&broker).await;
+    assert_eq!((peer.name.len(), peer.nonce.as_bytes().len()), (255, 20));
+    peer.settle().await;
+    for len in [3, 21] {
+        let error = builder().nonce_len(len).start().await.unwrap_err().to_string();
+        assert_eq!(error, format!("the nonce has {len} bytes: 4 to 20 are possible"));
+    }
+}
+
+/// Who has listened in has the answer to a nonce that nobody is asked for again.
+#[tokio::test]
+async fn an_old_answer_is_no_answer() {
+    let broker = start(builder()).await;
+    let mut old = Peer::connect(broker.local_addr()).await;
+    let answer = old.auth("dev", "dev");
+    old.send(answer.clone()).await;
+    old.ident = "dev".to_owned();
+    old.settle().await;
+    let mut new = Peer::connect(broker.local_addr()).await;
+    new.send(answer).await;
+    new.expect_error("Authentication failed for dev").await;
+}
+
+#[tokio::test]
 async fn wrong_keys_are_rejected() {
     let broker = start(builder().auth_failure_delay(Duration::ZERO)).await;
     for (ident, secret) in [("dev", "wrong"), ("nobody", "dev"), ("new\nline", "x")] {

@@ -12,7 +12,10 @@ use tokio_rustls::{
     rustls::{
         ClientConfig, RootCertStore,
         crypto::ring,
-        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+        pki_types::{
+            CertificateDer, PrivateKeyDer, ServerName,
+            pem::{self, PemObject},
+        },
     },
 };
 
@@ -66,8 +69,9 @@ impl TlsOptions {
         let config = match &self.client_cert {
             None => config.with_no_client_auth(),
             Some((cert, key)) => {
-                let key_der = PrivateKeyDer::from_pem_file(key)
-                    .map_err(|cause| tls_error(format!("cannot read a private key from {}", key.display()), cause))?;
+                let key_der = PrivateKeyDer::from_pem_file(key).map_err(|cause| {
+                    tls_error(format!("cannot read a private key from {}", key.display()), fault(cause))
+                })?;
                 config.with_client_auth_cert(certificates(cert)?, key_der).map_err(|cause| {
                     tls_error(format!("cannot use {} with {}", cert.display(), key.display()), cause)
                 })?
@@ -104,12 +108,22 @@ impl TlsOptions {
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let what = || format!("cannot read certificates from {}", path.display());
-    let certs: Vec<_> =
-        CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|cause| tls_error(what(), cause))?;
+    let certs: Vec<_> = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|cause| tls_error(what(), fault(cause)))?;
     if certs.is_empty() {
         return Err(tls_error(what(), "it holds no PEM certificate"));
     }
     Ok(certs)
+}
+
+/// Why a file cannot be read. Nothing of it is quoted: it may hold a key, also where a certificate is expected.
+fn fault(cause: pem::Error) -> Box<dyn std::error::Error + Send + Sync> {
+    match cause {
+        pem::Error::Io(cause) => cause.into(),
+        pem::Error::NoItemsFound => "there is none in it, in PEM format".into(),
+        _ => "it is no valid PEM".into(),
+    }
 }
 
 fn tls_error(what: String, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {

@@ -267,6 +267,18 @@ mod tests {
     }
 
     #[test]
+    fn whatever_makes_a_name_checks_it() {
+        assert_eq!("a".parse::<Ident>(), Ident::try_from("a"));
+        assert_eq!(Channel::try_from("c".to_owned()).unwrap(), "c".to_owned());
+        assert!(*"c" == Channel::new("c").unwrap());
+        assert_eq!(Ident::try_from(String::new()), Err(NameError::Empty));
+        assert_eq!(Channel::try_from(""), Err(NameError::Empty));
+        assert_eq!("".parse::<Ident>(), Err(NameError::Empty));
+        assert_eq!("a.*".parse::<Pattern>().unwrap().to_string(), "a.*");
+        assert_eq!("".parse::<Pattern>().unwrap_err(), NameError::Empty);
+    }
+
+    #[test]
     fn patterns_match_whole_labels() {
         let cases = [
             ("*", "anything", true),

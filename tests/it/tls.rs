@@ -142,17 +142,30 @@ async fn a_client_certificate_is_presented() {
 async fn an_unusable_file_is_named() {
     let server = Server::start("localhost", false).await;
     fs::write(server.file("empty.pem"), "").unwrap();
+    // As it comes out of a variable that has lost its line breaks.
+    let key = fs::read_to_string(server.file("client.key")).unwrap().replace('\n', " ");
+    fs::write(server.file("flat.key"), &key).unwrap();
+    fs::write(server.file("cut.key"), &key[..key.len() / 2]).unwrap();
     let cases = [
         (TlsOptions::new().ca_file("/nowhere/ca.pem"), "/nowhere/ca.pem"),
         (TlsOptions::new().ca_file(server.file("empty.pem")), "empty.pem"),
         (TlsOptions::new().ca_file(server.file("client.key")), "client.key"),
         (server.trusted().client_certificate(server.file("client.pem"), Path::new("/nowhere/key")), "/nowhere/key"),
         (server.trusted().client_certificate(server.file("ca.pem"), server.file("client.key")), "ca.pem"),
+        (server.trusted().client_certificate(server.file("client.pem"), server.file("flat.key")), "flat.key"),
+        (server.trusted().client_certificate(server.file("client.pem"), server.file("cut.key")), "cut.key"),
+        (server.trusted().client_certificate(server.file("flat.key"), server.file("flat.key")), "flat.key"),
+        (TlsOptions::new().ca_file(server.file("flat.key")), "flat.key"),
         (server.trusted().server_name("not a name"), "not a name"),
     ];
+    let secret = &key[60..80];
+    let as_numbers = format!("{:?}", secret.as_bytes());
     for (tls, named) in cases {
         let error = server.builder(tls).start().unwrap_err();
         assert!(error.is_usage() && error.to_string().contains(named), "{error}");
+        for text in [error.to_string(), format!("{error:?}")] {
+            assert!(!text.contains(secret) && !text.contains(as_numbers.trim_matches(['[', ']'])), "{text}");
+        }
     }
 }
 

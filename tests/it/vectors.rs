@@ -71,6 +71,21 @@ fn encode_gives_the_golden_bytes() {
 }
 
 #[test]
+fn a_frame_taken_out_of_its_bytes_is_what_the_codec_gives() {
+    for vector in vectors() {
+        let mut codec = Codec::new(vector.limits);
+        let mut buffer = BytesMut::from(&*vector.bytes);
+        while let Ok(Some(frame)) = codec.decode(&mut buffer) {
+            let mut encoded = BytesMut::new();
+            frame.encode(&mut encoded, vector.limits).unwrap();
+            let header = Header::parse(&encoded, vector.limits).unwrap().unwrap();
+            assert_eq!(frame.opcode(), header.opcode, "{}", vector.name);
+            assert!(Frame::from_bytes(&encoded.freeze(), header).unwrap() == frame, "{}", vector.name);
+        }
+    }
+}
+
+#[test]
 fn a_header_reserves_no_more_than_it_may() {
     let mut codec = Codec::new(Limits::new(u32::MAX));
     let mut buffer = BytesMut::from(&[0xff, 0xff, 0xff, 0xff, 3][..]);
@@ -85,6 +100,9 @@ fn an_end_inside_a_frame_says_how_much_is_missing() {
         assert!(matches!(error, DecodeError::Incomplete { missing: m } if m == missing), "{error}");
     }
     assert!(Codec::default().decode_eof(&mut BytesMut::new()).unwrap().is_none());
+    // What came whole before it counts.
+    let mut whole = BytesMut::from(&[0u8, 0, 0, 5, 0][..]);
+    assert!(Codec::default().decode_eof(&mut whole).unwrap().is_some());
 }
 
 #[test]

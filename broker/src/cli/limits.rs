@@ -14,6 +14,11 @@ pub(crate) struct Limits {
     #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = parse_message)]
     max_message: u32,
 
+    /// Random bytes that each connection is greeted with, 4 to 20: more keep those who listen in from using an old
+    /// answer of a client again; a client that is written for 4 cannot connect then
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    nonce_bytes: usize,
+
     /// How many connections are held at once
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     max_connections: usize,
@@ -79,6 +84,7 @@ impl Limits {
             .deliver_bytes(bytes(self.deliver_bytes))
             .recheck_keys(self.recheck_keys)
             .max_message(self.max_message)
+            .nonce_len(self.nonce_bytes)
             .max_connections(self.max_connections)
             .max_subscriptions(self.max_subscriptions)
             .handshake_timeout(self.handshake_timeout)

@@ -147,6 +147,7 @@ impl Cli {
         let mut builder = if self.dev { Broker::dev_builder() } else { Broker::builder() };
         for store in &self.auth {
             builder = store.add_to(builder, self.config.check_config).await?;
+            store.warn_if_exposed();
         }
         for endpoint in self.endpoints() {
             builder = builder.endpoint(endpoint);

@@ -2,7 +2,8 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    io,
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -11,6 +12,7 @@ use clap::{Arg, Command, builder::TypedValueParser, error::ErrorKind};
 use hpfeeds_broker::{
     AuthError, BrokerBuilder, ChainStore, DatabaseAddress, EnvStore, JsonStore, SqlStore, keys::Keys,
 };
+use tracing::warn;
 
 /// A value of `--auth`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +45,21 @@ impl Store {
             #[cfg(feature = "mongodb")]
             Self::Mongo(address) => builder.auth(hpfeeds_broker::MongoStore::open(address.clone()).await?),
         })
+    }
+
+    /// Warns when everybody on this machine can read the secrets. That may be meant: in a folder that is closed, say.
+    pub(crate) fn warn_if_exposed(&self) {
+        let file = match self {
+            Self::Json(path) => Some(&**path),
+            Self::Sql(address) => address.path(),
+            Self::Env => None,
+            #[cfg(feature = "mongodb")]
+            Self::Mongo(_) => None,
+        };
+        let exposed = |path: &&Path| fs::metadata(path).is_ok_and(|there| there.permissions().mode() & 0o004 != 0);
+        if let Some(file) = file.filter(exposed) {
+            warn!(file = %file.display(), "everybody on this machine can read the secrets in this file: chmod o-r");
+        }
     }
 
     /// To change it.

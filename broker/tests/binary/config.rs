@@ -104,6 +104,23 @@ async fn a_password_in_an_address_is_not_repeated() {
 }
 
 #[tokio::test]
+async fn a_file_that_everybody_can_read_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["users.json", "keys.db"] {
+        let path = folder.path().join(name);
+        assert_eq!(run(&["keys", "add", "bob", "--auth", path.to_str().unwrap()]).await, (Some(0), String::new()));
+        for (mode, warned) in [(0o644, true), (0o640, false), (0o600, false)] {
+            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+            let (code, stderr) = run(&["--bind=127.0.0.1:0", "--auth", path.to_str().unwrap(), "--check-config"]).await;
+            assert_eq!(code, Some(0), "{stderr}");
+            let named =
+                stderr.contains("everybody on this machine can read") && stderr.contains(path.to_str().unwrap());
+            assert_eq!(named, warned, "{mode:o}: {stderr}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn checking_starts_nothing() {
     // It works beside a broker that runs.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

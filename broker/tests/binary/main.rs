@@ -19,9 +19,14 @@ use tokio::{
 
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hpfeeds-broker"));
-    command.args(arguments).env_clear().kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.args(arguments).env_clear().envs(coverage()).kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped());
     command.stderr(Stdio::piped());
     command
+}
+
+/// Where `scripts/coverage` wants to have what it counts.
+fn coverage() -> Option<(&'static str, std::ffi::OsString)> {
+    Some(("LLVM_PROFILE_FILE", std::env::var_os("LLVM_PROFILE_FILE")?))
 }
 
 /// A file of its own, which is removed when this is dropped.
@@ -237,7 +242,13 @@ async fn it_waits_when_there_are_no_file_descriptors() {
     let program = env!("CARGO_BIN_EXE_hpfeeds-broker");
     // The hard limit as well, which the broker cannot raise.
     command.args(["-c", &format!("ulimit -n {FILES}; exec {program:?} --dev --port 0")]);
-    command.env_clear().kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .env_clear()
+        .envs(coverage())
+        .kill_on_drop(true)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut running = Running::start(command).await;
     let mut stderr = BufReader::new(running.child.stderr.take().unwrap()).lines();
     let mut streams = Vec::new();

@@ -91,6 +91,14 @@ async fn connect_recognises_what_is_not_hpfeeds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn connect_says_that_the_peer_closed_before_info() {
+    let (mut script, builder) = Script::new();
+    let (session, ()) = tokio::join!(builder.connect(), async { drop(script.accept().await) });
+    let error = session.unwrap_err();
+    assert!(error.is_network() && error.to_string().contains("closed"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn bad_arguments_are_the_callers_fault() {
     let error = hpfeeds::ClientSession::connect("localhost", "me", "x").await.unwrap_err();
     assert!(error.is_usage(), "{error}");

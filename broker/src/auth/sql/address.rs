@@ -58,6 +58,15 @@ impl DatabaseAddress {
         Self { server: Server::Sqlite { options: options.into(), create }, table, name }
     }
 
+    /// The file, when it is an SQLite database.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match &self.server {
+            Server::Sqlite { options, .. } => Some(options.get_filename()),
+            _ => None,
+        }
+    }
+
     /// The file that opening it would create, as there is none yet.
     #[must_use]
     pub fn would_create(&self) -> Option<&Path> {
