@@ -15,7 +15,7 @@ use tracing::warn;
 
 use crate::{
     broker::Shared,
-    metrics::{Connected, Listening, Phase},
+    metrics::{Connected, Entrance, Phase},
     throttle::network,
 };
 
@@ -101,9 +101,9 @@ pub(crate) struct Permit {
 
 impl Permit {
     /// Or what to tell a client for whom there is no room.
-    pub(crate) fn take(shared: &Arc<Shared>, peer: SocketAddr, listening: &Listening) -> Result<Self, &'static str> {
+    pub(crate) fn take(shared: &Arc<Shared>, peer: SocketAddr, entrance: &Entrance) -> Result<Self, &'static str> {
         shared.admission.enter(peer.ip())?;
-        Ok(Self { shared: shared.clone(), peer, connected: listening.connection() })
+        Ok(Self { shared: shared.clone(), peer, connected: entrance.connection() })
     }
 
     /// The connection has come this far.

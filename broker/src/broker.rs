@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
@@ -138,6 +141,61 @@ impl Broker {
         })
     }
 
+    /// Serves a client over any stream of bytes, beside those that connect to the endpoints: a pipe in memory, a Unix
+    /// socket, TLS that somebody else has unwrapped, a simulated network. Returns at once; a task of the runtime that
+    /// this is called on does the work, and [`shutdown`](Self::shutdown) waits for it.
+    ///
+    /// It is a connection like any other: the same greeting, limits, throttling and metrics (where its endpoint is called
+    /// `stream`), and it is told so if there is no room for it. `peer` is whom limits for an address are about, and what the
+    /// log says; for a stream that has no address, one that is made up will do.
+    ///
+    /// The end of a client's stream is `Ok(0)`, as always. Of what TCP can, a stream has no reset: where that would say
+    /// that messages may be lost, as when this broker is dropped, the stream is dropped without
+    /// [`poll_shutdown`](tokio::io::AsyncWrite::poll_shutdown). A client that takes the end of the stream for a
+    /// confirmation, as [`ClientSession::close`](hpfeeds::ClientSession::close) does, must be able to tell: it cannot with
+    /// [`tokio::io::duplex`], where both look the same, unless the broker always ends by `shutdown`.
+    ///
+    /// ```
+    /// use std::{io, sync::{Arc, Weak}};
+    /// use futures::{FutureExt as _, future::BoxFuture};
+    /// use hpfeeds::{BrokerAddr, ClientSession, Connector, Transport};
+    /// use hpfeeds_broker::Broker;
+    ///
+    /// /// Reaches a broker of this program without a network.
+    /// struct InMemory(Weak<Broker>);
+    ///
+    /// impl Connector for InMemory {
+    ///     fn connect<'a>(&'a self, _: &'a BrokerAddr) -> BoxFuture<'a, io::Result<Box<dyn Transport>>> {
+    ///         async {
+    ///             let broker = self.0.upgrade().ok_or(io::ErrorKind::ConnectionRefused)?;
+    ///             let (ours, theirs) = tokio::io::duplex(64 * 1024);
+    ///             broker.serve(theirs, ([127, 0, 0, 1], 0).into());
+    ///             Ok(Box::new(ours) as _)
+    ///         }
+    ///         .boxed()
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let broker = Arc::new(Broker::dev_builder().without_endpoint().start().await?);
+    /// let connector = InMemory(Arc::downgrade(&broker));
+    /// let mut session = ClientSession::builder(("memory", 0), "dev", "dev").connector(connector).connect().await?;
+    /// session.subscribe("chat")?;
+    /// session.publish("chat", "hello").await?;
+    /// let (ident, channel, payload) = session.read().await.ok_or("the session ended")?;
+    /// assert_eq!((&*ident, &*channel, &*payload), ("dev", "chat", &b"hello"[..]));
+    /// session.close().await?;
+    /// Arc::into_inner(broker).ok_or("it is used elsewhere")?.shutdown().await;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn serve(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, peer: SocketAddr) {
+        listener::admit_stream(stream, peer, &self.shared);
+    }
+
     /// Where it listens, in the order of the endpoints; the ports are those that the system picked.
     #[must_use]
     pub fn local_addrs(&self) -> &[SocketAddr] {
@@ -145,9 +203,12 @@ impl Broker {
     }
 
     /// The first of [`local_addrs`](Self::local_addrs).
+    ///
+    /// # Panics
+    /// When there is none, see [`without_endpoint`](BrokerBuilder::without_endpoint).
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.addrs[0]
+        *self.addrs.first().expect("a broker without an endpoint has no address")
     }
 
     /// What it has done so far.

@@ -12,13 +12,14 @@ use crate::{
 
 /// Options of a [`Broker`]; [`start`](Self::start) runs it.
 ///
-/// Sizes are in bytes. Every option has a default that suits a public broker; only an endpoint and a key are
-/// required.
+/// Sizes are in bytes. Every option has a default that suits a public broker; only an endpoint (or
+/// [`without_endpoint`](Self::without_endpoint)) and a key are required.
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `start`"]
 pub struct BrokerBuilder {
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) listeners: Vec<TcpListener>,
+    pub(crate) without_endpoint: bool,
     pub(crate) users: MemoryStore,
     pub(crate) stores: ChainStore,
     pub(crate) config: Config,
@@ -31,6 +32,7 @@ impl BrokerBuilder {
         Self {
             endpoints: Vec::new(),
             listeners: Vec::new(),
+            without_endpoint: false,
             users: MemoryStore::new(),
             stores: ChainStore::new(),
             config: Config::default(),
@@ -53,6 +55,12 @@ impl BrokerBuilder {
     /// Accepts connections from a socket that listens already as well, such as one that a supervisor passed on.
     pub fn listener(mut self, listener: TcpListener) -> Self {
         self.listeners.push(listener);
+        self
+    }
+
+    /// Starts also when it listens nowhere: clients come in through [`Broker::serve`].
+    pub fn without_endpoint(mut self) -> Self {
+        self.without_endpoint = true;
         self
     }
 
@@ -298,7 +306,7 @@ impl BrokerBuilder {
         if self.users.is_empty() && self.stores.is_empty() {
             return Err(StartError::NoKeys);
         }
-        if self.endpoints.is_empty() && self.listeners.is_empty() {
+        if self.endpoints.is_empty() && self.listeners.is_empty() && !self.without_endpoint {
             return Err(StartError::NoEndpoint);
         }
         Ok(())

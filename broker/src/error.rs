@@ -9,7 +9,8 @@ use crate::{AuthError, TlsError};
 #[non_exhaustive]
 pub enum StartError {
     /// Neither [`listen`](crate::BrokerBuilder::listen) nor [`endpoint`](crate::BrokerBuilder::endpoint) nor
-    /// [`listener`](crate::BrokerBuilder::listener) was called.
+    /// [`listener`](crate::BrokerBuilder::listener) nor [`without_endpoint`](crate::BrokerBuilder::without_endpoint) was
+    /// called.
     #[error("no endpoint to listen on")]
     NoEndpoint,
     /// Neither [`user`](crate::BrokerBuilder::user) nor [`auth`](crate::BrokerBuilder::auth) was called.

@@ -58,6 +58,7 @@ mod listener;
 mod metrics;
 mod outbox;
 mod patterns;
+mod pipe;
 mod probation;
 mod rate;
 mod recheck;

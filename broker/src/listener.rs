@@ -1,4 +1,4 @@
-//! Accepts connections.
+//! Accepts connections, and takes streams that somebody else has accepted.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -15,6 +15,7 @@ use crate::{
     endpoint::Service,
     handshake::error_frame,
     metrics::Listening,
+    pipe::{self, Stream},
     socket::Socket,
 };
 
@@ -54,10 +55,7 @@ fn admit(tcp: TcpStream, peer: SocketAddr, service: &Arc<Service>, listening: &L
         Ok(permit) => {
             shared.depot.counters.accepted.add(1);
             match Socket::new(tcp, service.keepalive) {
-                Ok(socket) => {
-                    let connection = Connection { socket, service: service.clone(), permit };
-                    shared.tasks.spawn(connection::serve(Box::new(connection)));
-                }
+                Ok(socket) => begin(socket, service.clone(), permit),
                 Err(cause) => debug!(%peer, %cause, "gone before it was greeted"),
             }
         }
@@ -65,10 +63,33 @@ fn admit(tcp: TcpStream, peer: SocketAddr, service: &Arc<Service>, listening: &L
     }
 }
 
-/// Says why in one try: there is no room for a task that would wait.
-fn turn_away(tcp: &TcpStream, peer: SocketAddr, reason: &str, service: &Service, shared: &Shared) {
+/// The same for a stream of any kind, on the runtime that this is called on.
+pub(crate) fn admit_stream(stream: impl Stream + 'static, peer: SocketAddr, shared: &Arc<Shared>) {
+    match Permit::take(shared, peer, &shared.metrics.streams()) {
+        Ok(permit) => {
+            shared.depot.counters.accepted.add(1);
+            begin(Socket::piped(Box::new(stream)), Arc::new(Service { keepalive: None, ..Service::default() }), permit);
+        }
+        Err(reason) => {
+            refused(peer, reason, shared);
+            pipe::turn_away(stream, &error_frame(reason, shared.config.limits));
+        }
+    }
+}
+
+fn begin(socket: Socket, service: Arc<Service>, permit: Permit) {
+    let shared = permit.shared.clone();
+    shared.tasks.spawn(connection::serve(Box::new(Connection { socket, service, permit })));
+}
+
+fn refused(peer: SocketAddr, reason: &str, shared: &Shared) {
     shared.depot.counters.rejected.add(1);
     shared.admission.log_refusal(peer.ip(), reason);
+}
+
+/// Says why in one try: there is no room for a task that would wait.
+fn turn_away(tcp: &TcpStream, peer: SocketAddr, reason: &str, service: &Service, shared: &Shared) {
+    refused(peer, reason, shared);
     if service.tls.is_some() {
         // Saying it would take a handshake, which is what there is no room for.
         return;

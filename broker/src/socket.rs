@@ -1,4 +1,4 @@
-//! The one place that touches a connection's socket, with TLS or without.
+//! The one place that touches a connection's socket: TCP with TLS or without, or another stream.
 
 use std::{
     io::{self, IoSlice},
@@ -22,6 +22,7 @@ use tokio_util::io::poll_read_buf;
 
 use crate::{
     endpoint::Keepalive,
+    pipe::{Pipe, Stream},
     tls::{self, Tls},
 };
 
@@ -37,10 +38,11 @@ const DISCARD: usize = 16 * 1024;
 /// as if it did not read at all.
 pub(crate) const UNSENT: u32 = 64 * 1024;
 
-pub(crate) struct Socket {
-    tcp: TcpStream,
-    /// In a box, so that connections without it stay small. Both halves belong to one task: the lock is always free.
-    tls: Option<Box<Mutex<Tls>>>,
+/// What is rare is in a box, so that a plain TCP connection stays small. Both halves belong to one task: the locks are
+/// always free.
+pub(crate) enum Socket {
+    Tcp { tcp: TcpStream, tls: Option<Box<Mutex<Tls>>> },
+    Pipe(Box<Mutex<Pipe>>),
 }
 
 impl Socket {
@@ -55,26 +57,44 @@ impl Socket {
         // Elsewhere, and on a system that does not know it, what a subscriber drains is only seen in larger steps.
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let _ = options.set_tcp_notsent_lowat(UNSENT);
-        Ok(Self { tcp, tls: None })
+        Ok(Self::Tcp { tcp, tls: None })
+    }
+
+    /// Any other stream.
+    pub(crate) fn piped(stream: Box<dyn Stream>) -> Self {
+        Self::Pipe(Box::new(Mutex::new(Pipe::new(stream))))
     }
 
     /// Greets the client with TLS, without which nothing more is said.
     pub(crate) async fn secure(&mut self, config: Arc<ServerConfig>) -> io::Result<()> {
-        let tls = tls::accept(&mut self.tcp, config).await?;
-        self.tls = Some(Box::new(Mutex::new(tls)));
-        Ok(())
+        match self {
+            Self::Tcp { tcp, tls } => {
+                *tls = Some(Box::new(Mutex::new(tls::accept(tcp, config).await?)));
+                Ok(())
+            }
+            // Who gives us a stream has seen to that.
+            Self::Pipe(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     /// See [`reset_on_close`].
     pub(crate) fn reset_on_close(&self) {
-        reset_on_close(&self.tcp);
+        if let Self::Tcp { tcp, .. } = self {
+            reset_on_close(tcp);
+        }
     }
 
     /// Both halves borrow the socket.
     pub(crate) fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
-        let (read, write) = self.tcp.split();
-        let tls = self.tls.as_deref();
-        (ReadHalf { tcp: read, tls }, WriteHalf { tcp: write, tls, taken: 0 })
+        let (read, write) = match self {
+            Self::Tcp { tcp, tls } => {
+                let (read, write) = tcp.split();
+                let tls = tls.as_deref();
+                (ReadHalf::Tcp { tcp: read, tls }, Sink::Tcp { tcp: write, tls })
+            }
+            Self::Pipe(pipe) => (ReadHalf::Pipe(pipe), Sink::Pipe(pipe)),
+        };
+        (read, WriteHalf { sink: write, taken: 0 })
     }
 }
 
@@ -85,60 +105,75 @@ fn reset_on_close(tcp: &TcpStream) {
     let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
 }
 
-fn lock(tls: &Mutex<Tls>) -> MutexGuard<'_, Tls> {
-    tls.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(crate) struct ReadHalf<'a> {
-    tcp: tcp::ReadHalf<'a>,
-    tls: Option<&'a Mutex<Tls>>,
+pub(crate) enum ReadHalf<'a> {
+    Tcp { tcp: tcp::ReadHalf<'a>, tls: Option<&'a Mutex<Tls>> },
+    Pipe(&'a Mutex<Pipe>),
 }
 
 impl ReadHalf<'_> {
     /// Ready when a read may find something, or the end, or an error.
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.tls_is_readable() {
-            return Poll::Ready(Ok(()));
+        match self {
+            Self::Tcp { tls: Some(tls), .. } if lock(tls).is_readable() => Poll::Ready(Ok(())),
+            Self::Tcp { tcp, .. } => tcp.as_ref().poll_read_ready(cx),
+            Self::Pipe(pipe) => lock(pipe).poll_readable(cx).map(Ok),
         }
-        self.tcp.as_ref().poll_read_ready(cx)
     }
 
-    fn tls_is_readable(&self) -> bool {
-        self.tls.is_some_and(|tls| lock(tls).is_readable())
-    }
-
-    /// See [`reset_on_close`].
+    /// See [`reset_on_close`]. Another stream is dropped without a shutdown, which is all that can be done.
     pub(crate) fn reset_on_close(&self) {
-        reset_on_close(self.tcp.as_ref());
+        if let Self::Tcp { tcp, .. } = self {
+            reset_on_close(tcp.as_ref());
+        }
     }
 
     /// Undoes [`reset_on_close`](Self::reset_on_close): an end of stream is what the peer may have now.
     pub(crate) fn finish_on_close(&self) {
-        let _ = SockRef::from(self.tcp.as_ref()).set_linger(None);
+        if let Self::Tcp { tcp, .. } = self {
+            let _ = SockRef::from(tcp.as_ref()).set_linger(None);
+        }
     }
 
-    /// Whether there is something that has not been read.
+    /// Whether there is something that has not been read. Nobody waits for something to read meanwhile.
     pub(crate) fn has_unread(&self) -> bool {
-        self.tls.is_some_and(|tls| lock(tls).has_unread())
-            || matches!(SockRef::from(self.tcp.as_ref()).peek(&mut [MaybeUninit::uninit()]), Ok(n) if n > 0)
+        match self {
+            Self::Tcp { tls: Some(tls), .. } if lock(tls).has_unread() => true,
+            Self::Tcp { tcp, .. } => {
+                matches!(SockRef::from(tcp.as_ref()).peek(&mut [MaybeUninit::uninit()]), Ok(n) if n > 0)
+            }
+            Self::Pipe(pipe) => lock(pipe).has_unread(),
+        }
     }
 
     /// Whether the peer's end of stream is known to have arrived; what came before it may still have to be read.
     pub(crate) fn is_finished(&self, cx: &mut Context<'_>) -> bool {
-        let ready = pin!(self.tcp.ready(Interest::READABLE)).poll(cx);
-        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+        match self {
+            Self::Tcp { tcp, .. } => {
+                let ready = pin!(tcp.ready(Interest::READABLE)).poll(cx);
+                matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+            }
+            Self::Pipe(pipe) => lock(pipe).is_finished(cx),
+        }
     }
 
     /// Appends what is there to the spare room of the buffer; 0 is the peer's end of stream.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<io::Result<usize>> {
-        match self.tls {
-            None => self.poll_read_tcp(cx, buf),
-            Some(tls) => lock(tls).poll_read(&mut self.tcp, cx, buf),
+        match self {
+            Self::Tcp { tcp, tls: Some(tls) } => lock(tls).poll_read(tcp, cx, buf),
+            _ => self.poll_read_raw(cx, buf),
         }
     }
 
-    fn poll_read_tcp(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<io::Result<usize>> {
-        poll_read_buf(Pin::new(&mut self.tcp), cx, buf)
+    /// The same, without decrypting it.
+    fn poll_read_raw(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp { tcp, .. } => poll_read_buf(Pin::new(tcp), cx, buf),
+            Self::Pipe(pipe) => lock(pipe).poll_read(cx, buf),
+        }
     }
 
     /// Cancel-safe: nothing has been read when it is dropped before it returns.
@@ -152,7 +187,7 @@ impl ReadHalf<'_> {
         let reading = async {
             let mut buf = BytesMut::with_capacity(DISCARD);
             while limit > 0 {
-                match poll_fn(|cx| self.poll_read_tcp(cx, &mut buf)).await {
+                match poll_fn(|cx| self.poll_read_raw(cx, &mut buf)).await {
                     Ok(0) | Err(_) => return,
                     Ok(n) => limit = limit.saturating_sub(n),
                 }
@@ -166,23 +201,29 @@ impl ReadHalf<'_> {
 }
 
 pub(crate) struct WriteHalf<'a> {
-    tcp: tcp::WriteHalf<'a>,
-    tls: Option<&'a Mutex<Tls>>,
-    /// What TLS has taken and encrypted, but not all of it has left.
+    sink: Sink<'a>,
+    /// What TLS has encrypted, or another stream has taken, but not all of it has left.
     taken: usize,
+}
+
+enum Sink<'a> {
+    Tcp { tcp: tcp::WriteHalf<'a>, tls: Option<&'a Mutex<Tls>> },
+    Pipe(&'a Mutex<Pipe>),
 }
 
 impl WriteHalf<'_> {
     /// Whoever was told to wait comes again with the same bytes, or asks how many of them are [committed](Self::committed).
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let n = ready!(match self.tls {
-            None => Pin::new(&mut self.tcp).poll_write_vectored(cx, slices),
-            Some(tls) => lock(tls).poll_write(&mut self.tcp, cx, slices, &mut self.taken),
+        let n = ready!(match &mut self.sink {
+            Sink::Tcp { tcp, tls: None } => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Sink::Tcp { tcp, tls: Some(tls) } => lock(tls).poll_write(tcp, cx, slices, &mut self.taken),
+            Sink::Pipe(pipe) => lock(pipe).poll_write(cx, slices, &mut self.taken),
         })?;
         Poll::Ready(if n == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(n) })
     }
 
-    /// Of what was to be written last, how many bytes will be, whatever comes next: they are encrypted already.
+    /// Of what was to be written last, how many bytes will be, whatever comes next: they are encrypted already, or with
+    /// the stream.
     pub(crate) fn committed(&mut self) -> usize {
         mem::take(&mut self.taken)
     }
@@ -196,9 +237,10 @@ impl WriteHalf<'_> {
     }
 
     async fn shutdown(&mut self) -> io::Result<()> {
-        poll_fn(|cx| match self.tls {
-            None => Pin::new(&mut self.tcp).poll_shutdown(cx),
-            Some(tls) => lock(tls).poll_shutdown(&mut self.tcp, cx),
+        poll_fn(|cx| match &mut self.sink {
+            Sink::Tcp { tcp, tls: None } => Pin::new(tcp).poll_shutdown(cx),
+            Sink::Tcp { tcp, tls: Some(tls) } => lock(tls).poll_shutdown(tcp, cx),
+            Sink::Pipe(pipe) => lock(pipe).poll_shutdown(cx),
         })
         .await
     }
@@ -235,15 +277,29 @@ mod tests {
         (Socket::new(listener.accept().await.unwrap().0, keepalive).unwrap(), client)
     }
 
+    fn tcp(socket: &Socket) -> &TcpStream {
+        match socket {
+            Socket::Tcp { tcp, .. } => tcp,
+            Socket::Pipe(_) => unreachable!("it was accepted"),
+        }
+    }
+
+    #[test]
+    fn other_streams_make_a_tcp_connection_no_larger() {
+        assert!(size_of::<Socket>() <= size_of::<(TcpStream, Option<Box<Mutex<Tls>>>)>());
+        assert!(size_of::<ReadHalf<'_>>() <= 2 * size_of::<usize>());
+        assert!(size_of::<WriteHalf<'_>>() <= 3 * size_of::<usize>());
+    }
+
     #[tokio::test]
     async fn sockets_have_the_options_of_the_python_broker() {
         let (socket, _client) = accepted(Some(Keepalive::default())).await;
-        let options = SockRef::from(&socket.tcp);
+        let options = SockRef::from(tcp(&socket));
         assert!(options.keepalive().unwrap());
         assert_eq!(options.tcp_keepalive_time().unwrap(), Duration::from_secs(10));
         assert_eq!(options.tcp_keepalive_interval().unwrap(), Duration::from_secs(5));
         assert_eq!(options.tcp_keepalive_retries().unwrap(), 3);
-        assert!(socket.tcp.nodelay().unwrap());
+        assert!(tcp(&socket).nodelay().unwrap());
         #[cfg(target_os = "linux")]
         assert_eq!(options.tcp_notsent_lowat().unwrap(), UNSENT);
     }
@@ -252,11 +308,11 @@ mod tests {
     async fn keepalive_is_what_the_endpoint_says() {
         let keepalive = Keepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(7), probes: 9 };
         let (socket, _client) = accepted(Some(keepalive)).await;
-        let options = SockRef::from(&socket.tcp);
+        let options = SockRef::from(tcp(&socket));
         assert_eq!(options.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
         assert_eq!(options.tcp_keepalive_interval().unwrap(), Duration::from_secs(7));
         assert_eq!(options.tcp_keepalive_retries().unwrap(), 9);
         let (socket, _client) = accepted(None).await;
-        assert!(!SockRef::from(&socket.tcp).keepalive().unwrap());
+        assert!(!SockRef::from(tcp(&socket)).keepalive().unwrap());
     }
 }

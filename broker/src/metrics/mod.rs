@@ -18,8 +18,9 @@ mod text;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    ops::Deref,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -50,6 +51,9 @@ const OTHER: &str = "other";
 /// The ident of clients that have not authenticated. Nobody can be called that.
 const NOBODY: &str = "";
 
+/// The endpoint of streams that came from none.
+const STREAM: &str = "stream";
+
 /// Everything that [`Counters`](crate::stats::Counters) does not know: what has labels, and what only the exporter
 /// tells.
 #[derive(Debug)]
@@ -60,6 +64,8 @@ pub(crate) struct Metrics {
     /// What clients did that have not authenticated.
     nobody: Arc<IdentSeries>,
     endpoints: BTreeMap<SocketAddr, Arc<EndpointSeries>>,
+    /// Streams that came from no endpoint, once there has been one.
+    streams: OnceLock<Arc<EndpointSeries>>,
     /// How many endpoints there are, and how many of them accept connections.
     expected: usize,
     listening: AtomicUsize,
@@ -79,6 +85,7 @@ impl Metrics {
             nobody: Arc::new(IdentSeries::new(&channels)),
             channels,
             endpoints: addrs.iter().map(|addr| (*addr, Arc::default())).collect(),
+            streams: OnceLock::new(),
             expected: addrs.len(),
             listening: AtomicUsize::new(0),
             failures: Default::default(),
@@ -128,7 +135,13 @@ impl Metrics {
     pub(crate) fn listening(self: &Arc<Self>, addr: SocketAddr) -> Listening {
         self.listening.fetch_add(1, Relaxed);
         let series = self.endpoints.get(&addr).cloned().unwrap_or_default();
-        Listening { metrics: self.clone(), series }
+        Listening(Entrance { metrics: self.clone(), series })
+    }
+
+    /// Where streams come in that somebody else has accepted.
+    pub(crate) fn streams(self: &Arc<Self>) -> Entrance {
+        let series = self.streams.get_or_init(Arc::default).clone();
+        Entrance { metrics: self.clone(), series }
     }
 
     /// Whether every endpoint accepts connections.
@@ -191,20 +204,32 @@ impl Phase {
         [(Self::Handshake, "handshake"), (Self::Session, "session"), (Self::Closing, "closing")];
 }
 
-/// An endpoint that accepts connections.
+/// Where connections come in.
 #[derive(Debug)]
-pub(crate) struct Listening {
+pub(crate) struct Entrance {
     metrics: Arc<Metrics>,
     series: Arc<EndpointSeries>,
 }
 
-impl Listening {
+impl Entrance {
     /// One was accepted.
     pub(crate) fn connection(&self) -> Connected {
         let connected =
             Connected { nobody: self.metrics.nobody.clone(), series: self.series.clone(), phase: Phase::Handshake };
         connected.count(1);
         connected
+    }
+}
+
+/// An endpoint that accepts connections.
+#[derive(Debug)]
+pub(crate) struct Listening(Entrance);
+
+impl Deref for Listening {
+    type Target = Entrance;
+
+    fn deref(&self) -> &Entrance {
+        &self.0
     }
 }
 

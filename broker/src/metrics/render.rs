@@ -3,7 +3,7 @@
 use std::{env::consts, sync::atomic::Ordering::Relaxed, time::Instant};
 
 use super::{
-    ChannelSeries, Latency, Metrics, NOBODY, Phase, Reason, process,
+    ChannelSeries, Latency, Metrics, NOBODY, Phase, Reason, STREAM, process,
     session::{Category, IdentReport},
     sizes::BUCKETS,
     text::{
@@ -192,8 +192,9 @@ fn ours(text: &mut Text, shared: &Shared, stats: &Stats) {
     text.sample(&[("version", version), ("os", consts::OS), ("arch", consts::ARCH)], 1);
 
     text.metric(Gauge, "hpfeeds_broker_connections", "Connections that are open, by endpoint and how far they are.");
-    for (endpoint, series) in &metrics.endpoints {
-        let endpoint = endpoint.to_string();
+    let endpoints = metrics.endpoints.iter().map(|(addr, series)| (addr.to_string(), series));
+    let streams = metrics.streams.get().map(|series| (STREAM.to_owned(), series));
+    for (endpoint, series) in endpoints.chain(streams) {
         for ((_, state), count) in Phase::ALL.iter().zip(&series.phases) {
             text.sample(&[("endpoint", &endpoint), ("state", state)], count.load(Relaxed));
         }

@@ -1,0 +1,238 @@
+//! Clients that come over a stream that is no TCP connection.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod support;
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+};
+
+use futures::{SinkExt as _, StreamExt as _};
+use hpfeeds::wire::{Codec, Frame, Secret};
+use hpfeeds_broker::{Broker, BrokerBuilder, Exposition, Key, StartError};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufStream, DuplexStream, ReadBuf, duplex};
+use tokio_util::codec::Framed;
+
+use crate::support::{bytes, number, numbered, publish, subscribe, until, within};
+
+fn peer_addr() -> SocketAddr {
+    ([192, 0, 2, 1], 7).into()
+}
+
+async fn start(builder: BrokerBuilder) -> Broker {
+    builder.without_endpoint().start().await.unwrap()
+}
+
+/// A client at the other end of a stream.
+struct Peer<S>(Framed<S, Codec>);
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
+    async fn login(stream: S) -> Self {
+        let mut framed = Framed::new(stream, Codec::default());
+        let Some(Ok(Frame::Info { nonce, .. })) = within(framed.next()).await else { panic!("no INFO") };
+        let mut peer = Self(framed);
+        peer.send(Frame::Auth { ident: "dev".parse().unwrap(), digest: Secret::from("dev").sign(&nonce) }).await;
+        peer
+    }
+
+    async fn send(&mut self, frame: Frame) {
+        within(self.0.send(frame)).await.unwrap();
+    }
+
+    async fn next(&mut self) -> Option<Frame> {
+        within(self.0.next()).await.map(Result::unwrap)
+    }
+
+    /// Subscribes, and returns once the broker has seen to it.
+    async fn subscribed(mut self, channel: &str) -> Self {
+        self.send(subscribe("dev", channel)).await;
+        self.send(publish("dev", channel, "ready")).await;
+        assert_eq!(self.next().await, Some(publish("dev", channel, "ready")));
+        self
+    }
+}
+
+/// A client in memory, whose pipe holds so many bytes.
+async fn client(broker: &Broker, size: usize) -> Peer<DuplexStream> {
+    let (ours, theirs) = duplex(size);
+    broker.serve(theirs, peer_addr());
+    Peer::login(ours).await
+}
+
+#[tokio::test]
+async fn messages_pass_through_a_pipe_of_any_size_in_order() {
+    let broker = start(Broker::dev_builder()).await;
+    assert!(broker.is_ready());
+    for size in [1, 7, 4096] {
+        let mut subscriber = client(&broker, size).await.subscribed("c").await;
+        let mut publisher = client(&broker, size).await;
+        let sending = async {
+            for n in 0..200 {
+                publisher.send(publish("dev", "c", numbered(n, 300))).await;
+            }
+        };
+        let receiving = async {
+            for n in 0..200 {
+                assert_eq!(number(&subscriber.next().await.unwrap()), n);
+            }
+        };
+        tokio::join!(sending, receiving);
+        // The end of its stream is answered with ours, once everything has been acted on.
+        publisher.send(publish("dev", "c", numbered(200, 300))).await;
+        within(publisher.0.get_mut().shutdown()).await.unwrap();
+        assert_eq!(publisher.next().await, None);
+        assert_eq!(number(&subscriber.next().await.unwrap()), 200);
+        drop(subscriber);
+        until(|| broker.stats().connections == 0).await;
+    }
+    let stats = broker.stats();
+    assert_eq!((stats.accepted, stats.authenticated, stats.received_messages), (6, 6, 606));
+    assert_eq!((stats.delivered, stats.buffered), (606, 0));
+    broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_a_stream_buffers_is_flushed() {
+    let broker = start(Broker::dev_builder()).await;
+    let (ours, theirs) = duplex(64);
+    broker.serve(BufStream::new(theirs), peer_addr());
+    Peer::login(ours).await.subscribed("c").await;
+    broker.shutdown().await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_client_may_come_over_a_unix_socket() {
+    let broker = start(Broker::dev_builder()).await;
+    let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
+    broker.serve(theirs, peer_addr());
+    let mut peer = Peer::login(ours).await.subscribed("c").await;
+    let labels = r#"hpfeeds_broker_connections{endpoint="stream",state="session"}"#;
+    let metrics = broker.metrics(Exposition::Prometheus);
+    assert!(metrics.contains(&format!("{labels} 1")), "{metrics}");
+    within(peer.0.get_mut().shutdown()).await.unwrap();
+    assert_eq!(peer.next().await, None);
+    broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn limits_are_those_of_all_connections() {
+    let alice = Key::new("alice", "s3cret").unwrap();
+    let broker = start(Broker::dev_builder().user(alice).max_connections(2).max_connections_per_address(1)).await;
+    let first = client(&broker, 4096).await.subscribed("c").await;
+    let refusal = async |peer: [u8; 4]| {
+        let (ours, theirs) = duplex(4096);
+        broker.serve(theirs, (peer, 1).into());
+        let mut framed = Framed::new(ours, Codec::default());
+        let first = within(framed.next()).await.unwrap().unwrap();
+        assert!(within(framed.next()).await.is_none());
+        let Frame::Error { message } = first else { panic!("{first:?}") };
+        String::from_utf8(message.to_vec()).unwrap()
+    };
+    assert_eq!(refusal([192, 0, 2, 1]).await, "Too many connections from your address");
+    let (_second, theirs) = duplex(4096);
+    broker.serve(theirs, ([192, 0, 2, 2], 1).into());
+    assert_eq!(refusal([192, 0, 2, 3]).await, "Too many connections");
+    let stats = broker.stats();
+    assert_eq!((stats.connections, stats.accepted, stats.rejected), (2, 2, 2));
+    drop(first);
+    broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_takes_nothing_is_turned_away_without_waiting() {
+    let broker = start(Broker::dev_builder().max_connections(1)).await;
+    let _first = client(&broker, 4096).await;
+    let (ours, theirs) = duplex(1);
+    broker.serve(theirs, peer_addr());
+    // Its first byte fits. There is no room for more, and nobody who would wait for that.
+    let mut framed = Framed::new(ours, Codec::default());
+    assert!(!matches!(within(framed.next()).await, Some(Ok(_))));
+    assert_eq!(broker.stats().rejected, 1);
+    broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_shutdown_reads_those_who_have_ended_and_tells_the_others() {
+    let broker = start(Broker::dev_builder()).await;
+    let mut subscriber = client(&broker, 64 * 1024).await.subscribed("c").await;
+    let mut publisher = client(&broker, 4096).await.subscribed("p").await;
+    let mut listener = client(&broker, 4096).await;
+    let mut done = client(&broker, 4096).await.subscribed("d").await;
+    // In the pipe before the broker can run again.
+    let last = bytes((0..3).map(|n| publish("dev", "c", numbered(n, 8))));
+    done.0.get_mut().write_all(&last).await.unwrap();
+    done.0.get_mut().shutdown().await.unwrap();
+    listener.send(subscribe("dev", "other")).await;
+    let error = |text: &'static str| Some(Frame::Error { message: text.into() });
+    let checking = async {
+        assert_eq!(publisher.next().await, error("The broker is shutting down"));
+        assert_eq!(publisher.next().await, None);
+        assert_eq!(done.next().await, None);
+        for n in 0..3 {
+            assert_eq!(number(&subscriber.next().await.unwrap()), n);
+        }
+    };
+    tokio::join!(broker.shutdown(), checking);
+}
+
+/// Notes whether it was shut down before it was dropped.
+struct Watched {
+    stream: DuplexStream,
+    shut: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shut.store(true, Relaxed);
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn only_an_end_that_confirms_shuts_the_stream_down() {
+    for confirmed in [true, false] {
+        let broker = start(Broker::dev_builder()).await;
+        let (ours, theirs) = duplex(4096);
+        let shut = Arc::new(AtomicBool::new(false));
+        broker.serve(Watched { stream: theirs, shut: shut.clone() }, peer_addr());
+        let mut peer = Peer::login(ours).await.subscribed("c").await;
+        if confirmed {
+            within(peer.0.get_mut().shutdown()).await.unwrap();
+            assert_eq!(peer.next().await, None);
+        } else {
+            drop(broker);
+            assert_eq!(peer.next().await, None);
+        }
+        assert_eq!(shut.load(Relaxed), confirmed);
+    }
+}
+
+#[tokio::test]
+async fn no_endpoint_is_a_fault_unless_it_is_meant() {
+    assert!(matches!(Broker::dev_builder().start().await, Err(StartError::NoEndpoint)));
+    let broker = start(Broker::dev_builder()).await;
+    assert_eq!(broker.local_addrs(), []);
+    broker.shutdown().await;
+}
