@@ -22,6 +22,7 @@ use crate::{
     metrics::{self, Metrics},
     outbox::Depot,
     recheck,
+    reports::Reports,
     router::Router,
     throttle::Throttle,
     tls::Reloader,
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) depot: Arc<Depot>,
     pub(crate) pool: BufferPool,
     pub(crate) throttle: Throttle,
+    pub(crate) reports: Logged,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) certificates: Reloader,
     pub(crate) admission: Admission,
@@ -57,6 +59,15 @@ pub(crate) struct Shared {
     /// Everything ends.
     pub(crate) aborted: CancellationToken,
     pub(crate) tasks: TaskTracker,
+}
+
+/// What strangers do and is not logged each time.
+#[derive(Debug, Default)]
+pub(crate) struct Logged {
+    /// They claim to be somebody, and cannot prove it.
+    pub(crate) rejected: Reports,
+    /// They do not even say who they are.
+    pub(crate) refused: Reports,
 }
 
 impl Shared {
@@ -106,6 +117,7 @@ impl Broker {
             depot: Depot::new(rules),
             pool: BufferPool::default(),
             throttle,
+            reports: Logged::default(),
             metrics: Arc::new(Metrics::new(&addrs)),
             certificates: Reloader::new(certificates),
             admission,

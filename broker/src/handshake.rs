@@ -12,6 +12,7 @@ use crate::{
     accounts::Member,
     broker::Shared,
     metrics::{Category, Reason},
+    reports::Unlogged,
     scan,
     socket::{ReadHalf, Socket, WriteHalf, close},
     tls::Certificate,
@@ -67,23 +68,24 @@ impl Cause {
         }
     }
 
-    fn log(&self, ident: &Ident, peer: SocketAddr, unlogged: u64) {
+    fn log(&self, ident: &Ident, peer: SocketAddr, unlogged: &Unlogged) {
         let ident = ident.as_str();
+        let Unlogged { here: unlogged, elsewhere } = *unlogged;
         match self {
-            Self::UnknownIdent => info!(ident, %peer, unlogged, "authentication failed: unknown ident"),
-            Self::WrongSecret => info!(ident, %peer, unlogged, "authentication failed: wrong secret"),
+            Self::UnknownIdent => info!(ident, %peer, unlogged, elsewhere, "authentication failed: unknown ident"),
+            Self::WrongSecret => info!(ident, %peer, unlogged, elsewhere, "authentication failed: wrong secret"),
             Self::Lookup(cause) => {
-                warn!(ident, %peer, unlogged, %cause, "authentication failed: cannot look up the key");
+                warn!(ident, %peer, unlogged, elsewhere, %cause, "authentication failed: cannot look up the key");
             }
             Self::LookupTimeout => {
-                warn!(ident, %peer, unlogged, "authentication failed: the key store did not answer in time");
+                warn!(ident, %peer, unlogged, elsewhere, "authentication failed: the key store did not answer in time");
             }
         }
     }
 }
 
-/// Speaks TLS with a client. `false` when that has failed, which has been logged: it is the client that has to say why,
-/// and often somebody who looks for something else at this port.
+/// Speaks TLS with a client. `false` when that has failed, which has been logged: it is the client that
+/// has to say why, and often somebody who looks for something else at this port.
 pub(crate) async fn secure(socket: &mut Socket, certificate: &Certificate, peer: SocketAddr, shared: &Shared) -> bool {
     let cause = match timeout(shared.config.handshake_timeout, socket.secure(certificate.config())).await {
         Ok(Ok(())) => return true,
@@ -112,7 +114,11 @@ pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, begun: Instant, s
         Failure::Refused(reason, text) => {
             shared.metrics.failed(reason);
             counters.handshake_failures.add(1);
-            info!(%peer, reason = text, "handshake failed");
+            if let Some(Unlogged { here: unlogged, elsewhere }) =
+                shared.reports.refused.about(peer.ip(), Instant::now())
+            {
+                info!(%peer, reason = text, unlogged, elsewhere, "handshake failed");
+            }
             say(&mut write, &text, shared).await;
             close(&mut read, &mut write, true, shared.config.write_timeout).await;
         }
@@ -121,8 +127,10 @@ pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, begun: Instant, s
             let (reason, category) = cause.kind();
             shared.metrics.failed(reason);
             shared.metrics.rejected(&ident, category);
-            if let Some(unlogged) = shared.throttle.failed(peer.ip(), Instant::now()) {
-                cause.log(&ident, peer, unlogged);
+            let now = Instant::now();
+            shared.throttle.failed(peer.ip(), now);
+            if let Some(unlogged) = shared.reports.rejected.about(peer.ip(), now) {
+                cause.log(&ident, peer, &unlogged);
             }
             say(&mut write, &format!("Authentication failed for {ident}"), shared).await;
             close(&mut read, &mut write, true, shared.config.write_timeout).await;
@@ -132,7 +140,7 @@ pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, begun: Instant, s
             let reason = format!("Too many connections for {ident}");
             shared.admission.log_refusal(peer.ip(), &reason);
             // Clients come back at once.
-            let _ = shared.throttle.failed(peer.ip(), Instant::now());
+            shared.throttle.failed(peer.ip(), Instant::now());
             say(&mut write, &reason, shared).await;
             close(&mut read, &mut write, true, shared.config.write_timeout).await;
         }

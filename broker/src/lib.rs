@@ -61,6 +61,7 @@ mod patterns;
 mod probation;
 mod rate;
 mod recheck;
+mod reports;
 mod router;
 mod scan;
 mod socket;
