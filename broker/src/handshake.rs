@@ -1,8 +1,9 @@
 //! From INFO to an authenticated client.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, task::Poll};
 
 use bytes::{Buf as _, BytesMut};
+use futures::future::poll_fn;
 use hpfeeds::wire::{DecodeError, Digest, Frame, FrameRef, Header, Ident, Limits, Nonce, Opcode};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info, warn};
@@ -11,6 +12,7 @@ use crate::{
     AuthError,
     accounts::Member,
     broker::Shared,
+    gate::Turn,
     metrics::{Category, Reason},
     reports::Unlogged,
     scan,
@@ -84,7 +86,24 @@ impl Cause {
     }
 }
 
-/// Speaks TLS with a client. `false` when that has failed, which has been logged: it is the client that
+/// Waits until a client of TLS has its turn; `None` when that takes too long, or the client has not waited.
+pub(crate) async fn turn(socket: &mut Socket, peer: SocketAddr, shared: &Shared) -> Option<Turn> {
+    let Ok(turn) = timeout(shared.config.handshake_timeout, shared.gate.turn(peer.ip())).await else {
+        shared.depot.counters.rejected.add(1);
+        shared.admission.log_refusal(peer.ip(), "Too many TLS handshakes from your address");
+        return None;
+    };
+    let (read, _) = socket.split();
+    if poll_fn(|cx| Poll::Ready(read.is_finished(cx))).await {
+        shared.metrics.failed(Reason::Closed);
+        shared.depot.counters.handshake_failures.add(1);
+        debug!(%peer, "gone before TLS");
+        return None;
+    }
+    Some(turn)
+}
+
+/// Speaks TLS with a client whose turn it is. `false` when that has failed, which has been logged: it is the client that
 /// has to say why, and often somebody who looks for something else at this port.
 pub(crate) async fn secure(socket: &mut Socket, certificate: &Certificate, peer: SocketAddr, shared: &Shared) -> bool {
     let cause = match timeout(shared.config.handshake_timeout, socket.secure(certificate.config())).await {

@@ -48,6 +48,7 @@ mod config;
 mod connection;
 mod endpoint;
 mod error;
+mod gate;
 mod handshake;
 #[cfg(feature = "exporter")]
 mod http;
