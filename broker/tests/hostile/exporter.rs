@@ -10,7 +10,7 @@ use tokio::{
 use crate::{
     scrape,
     support::within,
-    target::{ATTACKER, Bound, MIB, Target, dial, rest},
+    target::{ATTACKER, Bound, MIB, Target, count, dial, rest},
 };
 
 /// Sends something, and reads the answer to its end, as a text.
@@ -67,8 +67,9 @@ async fn requests_that_are_wrong() {
     let smuggled = b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /metrics HTTP/1.1\r\n\r\n";
     assert!(ask(&target, smuggled).await.matches("HTTP/1.1").count() <= 1);
     target.survives("wrong requests to the exporter", Bound { metrics: 16 * MIB, ..Bound::default() }).await;
-    assert_eq!(target.log().iter().filter(|line| !line.contains("connected")).count(), 1);
-    target.stops().await;
+    // Started, stopping, stopped, and the honest pairs.
+    let lines = target.stops().await;
+    assert_eq!(lines.len() - count(&lines, "connected"), 3, "{lines:#?}");
 }
 
 /// More connections than there is room for, none of which asks for anything, or not to the end.

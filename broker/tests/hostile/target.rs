@@ -107,6 +107,8 @@ impl Target {
     }
 
     pub(crate) async fn with_keys(keys: &str, arguments: &[&str]) -> Self {
+        // The usual soft limit is a thousand.
+        rlimit::increase_nofile_limit(u64::MAX).unwrap();
         let pki = Pki::new();
         let keys = file(".json", keys);
         let path = |name: &str| pki.path(name).to_str().unwrap().to_owned();
@@ -195,8 +197,13 @@ impl Target {
     }
 
     /// It has not been hurt: it also ends as it should.
-    pub(crate) async fn stops(mut self) -> Vec<String> {
+    pub(crate) async fn stops(self) -> Vec<String> {
         self.terminate();
+        self.ended().await
+    }
+
+    /// What it has logged until it has ended as it should.
+    pub(crate) async fn ended(mut self) -> Vec<String> {
         assert_eq!(within(self.child.wait()).await.unwrap().code(), Some(0));
         until(|| self.log().last().is_some_and(|line| line.contains("stopped"))).await;
         let lines = self.log();
@@ -210,17 +217,8 @@ impl Target {
         assert!(status.unwrap().success());
     }
 
-    pub(crate) async fn wait(&mut self) -> Option<i32> {
-        within(self.child.wait()).await.unwrap().code()
-    }
-
-    pub(crate) fn log(&self) -> Vec<String> {
+    fn log(&self) -> Vec<String> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// How many lines have a part.
-    pub(crate) fn logged(&self, part: &str) -> usize {
-        self.log().iter().filter(|line| line.contains(part)).count()
     }
 
     pub(crate) async fn metrics(&self) -> Exposed {
@@ -306,6 +304,11 @@ pub(crate) fn whole(value: f64) -> usize {
     value as usize
 }
 
+/// How many lines have a part.
+pub(crate) fn count(log: &[String], part: &str) -> usize {
+    log.iter().filter(|line| line.contains(part)).count()
+}
+
 /// How many lines of one kind and address there may have been since then: see `reports.rs`.
 pub(crate) fn periods(begun: Instant) -> usize {
     usize::try_from(begun.elapsed().as_secs()).unwrap() / 10 + 1
@@ -322,7 +325,7 @@ pub(crate) fn held(wanted: usize) -> usize {
     // What the test itself needs, and what other tests of this process hold.
     const RESERVE: u64 = 1500;
     let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap();
-    let allowed = usize::try_from(limit.saturating_sub(RESERVE)).unwrap();
+    let allowed = usize::try_from(limit - RESERVE.min(limit / 2)).unwrap();
     if allowed < wanted {
         println!("only {allowed} connections instead of {wanted}: the limit of open files is {limit}");
     }
