@@ -21,10 +21,12 @@ use crate::{
     buffer::BufferPool,
     config::Config,
     endpoint::{Opened, Service},
+    gate::Gate,
     listener,
     metrics::{self, Metrics},
     outbox::Depot,
     recheck,
+    reports::Reports,
     router::Router,
     throttle::Throttle,
     tls::Reloader,
@@ -51,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) depot: Arc<Depot>,
     pub(crate) pool: BufferPool,
     pub(crate) throttle: Throttle,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) reports: Logged,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) certificates: Reloader,
     pub(crate) admission: Admission,
@@ -60,6 +64,15 @@ pub(crate) struct Shared {
     /// Everything ends.
     pub(crate) aborted: CancellationToken,
     pub(crate) tasks: TaskTracker,
+}
+
+/// What strangers do and is not logged each time.
+#[derive(Debug, Default)]
+pub(crate) struct Logged {
+    /// They claim to be somebody, and cannot prove it.
+    pub(crate) rejected: Reports,
+    /// They do not even say who they are.
+    pub(crate) refused: Reports,
 }
 
 impl Shared {
@@ -109,6 +122,8 @@ impl Broker {
             depot: Depot::new(rules),
             pool: BufferPool::default(),
             throttle,
+            gate: Arc::default(),
+            reports: Logged::default(),
             metrics: Arc::new(Metrics::new(&addrs)),
             certificates: Reloader::new(certificates),
             admission,

@@ -199,6 +199,10 @@ impl BrokerBuilder {
     ///
     /// It slows down clients that come back at once. Others behind the same address wait as well, but never longer
     /// than this.
+    ///
+    /// At most 64 connections of an address are between the start of TLS and their authentication; others wait for their
+    /// turn before anything is read from them, for at most [`handshake_timeout`](Self::handshake_timeout). One that does not
+    /// authenticate, for whatever reason, keeps its place for this delay: so many TLS handshakes an address can waste.
     pub fn auth_failure_delay(mut self, delay: Duration) -> Self {
         self.config.auth_failure_delay = delay;
         self

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, pin::pin, sync::Arc, task::Poll};
 
 use futures::future::poll_fn;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::info;
 
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     broker::Shared,
     config::Config,
     endpoint::Service,
+    gate::Turn,
     handshake::{self, Admitted, SHUTTING_DOWN, error_frame},
     inbound::{End, Inbound},
     metrics::Phase,
@@ -30,8 +31,8 @@ pub(crate) struct Connection {
 ///
 /// Its parts, and rare or short states, live in boxes of their own: a future holds what is passed to it twice, and
 /// this one is what an idle connection costs.
-pub(crate) async fn serve(mut connection: Box<Connection>) {
-    let Some(mut inbound) = Box::pin(admit(&mut connection)).await else {
+pub(crate) async fn serve(connection: Box<Connection>) {
+    let Some((mut connection, mut inbound)) = Box::pin(admit(connection)).await else {
         return;
     };
     connection.permit.enter(Phase::Session);
@@ -47,10 +48,30 @@ pub(crate) async fn serve(mut connection: Box<Connection>) {
     Box::pin(farewell(end, connection.permit.peer, &mut read, &mut writer, &connection.permit.shared)).await;
 }
 
-/// The handshake, unless the broker shuts down meanwhile.
-async fn admit(connection: &mut Connection) -> Option<Box<Inbound>> {
+/// The handshake.
+async fn admit(mut connection: Box<Connection>) -> Option<(Box<Connection>, Box<Inbound>)> {
+    let mut turn = None;
+    let inbound = greet(&mut connection, &mut turn).await;
+    if inbound.is_none() && turn.is_some() {
+        let shared = connection.permit.shared.clone();
+        drop(connection);
+        // Only its place is kept, so that the next one from there waits.
+        shared.draining.run_until_cancelled(sleep(shared.config.auth_failure_delay)).await;
+        return None;
+    }
+    Some((connection, inbound?))
+}
+
+/// The handshake, unless the broker shuts down meanwhile. With TLS it takes a turn.
+async fn greet(connection: &mut Connection, turn: &mut Option<Turn>) -> Option<Box<Inbound>> {
     let Connection { socket, service, permit: Permit { shared, peer, .. } } = connection;
     let peer = *peer;
+    if service.tls.is_some() {
+        *turn = shared.draining.run_until_cancelled(pin!(handshake::turn(socket, peer, shared))).await.flatten();
+        if turn.is_none() {
+            return None;
+        }
+    }
     let begun = Instant::now();
     if let Some(certificate) = &service.tls {
         let securing = pin!(handshake::secure(socket, certificate, peer, shared));

@@ -1,8 +1,9 @@
 //! From INFO to an authenticated client.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, task::Poll};
 
 use bytes::{Buf as _, BytesMut};
+use futures::future::poll_fn;
 use hpfeeds::wire::{DecodeError, Digest, Frame, FrameRef, Header, Ident, Limits, Nonce, Opcode};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info, warn};
@@ -11,7 +12,9 @@ use crate::{
     AuthError,
     accounts::Member,
     broker::Shared,
+    gate::Turn,
     metrics::{Category, Reason},
+    reports::Unlogged,
     scan,
     socket::{ReadHalf, Socket, WriteHalf, close},
     tls::Certificate,
@@ -64,23 +67,41 @@ impl Cause {
         }
     }
 
-    fn log(&self, ident: &Ident, peer: SocketAddr, unlogged: u64) {
+    fn log(&self, ident: &Ident, peer: SocketAddr, unlogged: &Unlogged) {
         let ident = ident.as_str();
+        let Unlogged { here: unlogged, elsewhere } = *unlogged;
         match self {
-            Self::UnknownIdent => info!(ident, %peer, unlogged, "authentication failed: unknown ident"),
-            Self::WrongSecret => info!(ident, %peer, unlogged, "authentication failed: wrong secret"),
+            Self::UnknownIdent => info!(ident, %peer, unlogged, elsewhere, "authentication failed: unknown ident"),
+            Self::WrongSecret => info!(ident, %peer, unlogged, elsewhere, "authentication failed: wrong secret"),
             Self::Lookup(cause) => {
-                warn!(ident, %peer, unlogged, %cause, "authentication failed: cannot look up the key");
+                warn!(ident, %peer, unlogged, elsewhere, %cause, "authentication failed: cannot look up the key");
             }
             Self::LookupTimeout => {
-                warn!(ident, %peer, unlogged, "authentication failed: the key store did not answer in time");
+                warn!(ident, %peer, unlogged, elsewhere, "authentication failed: the key store did not answer in time");
             }
         }
     }
 }
 
-/// Speaks TLS with a client. `false` when that has failed, which has been logged: it is the client that has to say why,
-/// and often somebody who looks for something else at this port.
+/// Waits until a client of TLS has its turn; `None` when that takes too long, or the client has not waited.
+pub(crate) async fn turn(socket: &mut Socket, peer: SocketAddr, shared: &Shared) -> Option<Turn> {
+    let Ok(turn) = timeout(shared.config.handshake_timeout, shared.gate.turn(peer.ip())).await else {
+        shared.depot.counters.rejected.add(1);
+        shared.admission.log_refusal(peer.ip(), "Too many TLS handshakes from your address");
+        return None;
+    };
+    let (read, _) = socket.split();
+    if poll_fn(|cx| Poll::Ready(read.is_finished(cx))).await {
+        shared.metrics.failed(Reason::Closed);
+        shared.depot.counters.handshake_failures.add(1);
+        debug!(%peer, "gone before TLS");
+        return None;
+    }
+    Some(turn)
+}
+
+/// Speaks TLS with a client whose turn it is. `false` when that has failed, which has been logged: it is the client that
+/// has to say why, and often somebody who looks for something else at this port.
 pub(crate) async fn secure(socket: &mut Socket, certificate: &Certificate, peer: SocketAddr, shared: &Shared) -> bool {
     let cause = match timeout(shared.config.handshake_timeout, socket.secure(certificate.config())).await {
         Ok(Ok(())) => return true,
@@ -109,7 +130,11 @@ pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, begun: Instant, s
         Failure::Refused(reason, text) => {
             shared.metrics.failed(reason);
             counters.handshake_failures.add(1);
-            info!(%peer, reason = text, "handshake failed");
+            if let Some(Unlogged { here: unlogged, elsewhere }) =
+                shared.reports.refused.about(peer.ip(), Instant::now())
+            {
+                info!(%peer, reason = text, unlogged, elsewhere, "handshake failed");
+            }
             say(&mut write, &text, shared).await;
             close(&mut read, &mut write, true, shared.config.write_timeout).await;
         }
@@ -118,8 +143,10 @@ pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, begun: Instant, s
             let (reason, category) = cause.kind();
             shared.metrics.failed(reason);
             shared.metrics.rejected(&ident, category);
-            if let Some(unlogged) = shared.throttle.failed(peer.ip(), Instant::now()) {
-                cause.log(&ident, peer, unlogged);
+            let now = Instant::now();
+            shared.throttle.failed(peer.ip(), now);
+            if let Some(unlogged) = shared.reports.rejected.about(peer.ip(), now) {
+                cause.log(&ident, peer, &unlogged);
             }
             say(&mut write, &format!("Authentication failed for {ident}"), shared).await;
             close(&mut read, &mut write, true, shared.config.write_timeout).await;
@@ -129,7 +156,7 @@ pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, begun: Instant, s
             let reason = format!("Too many connections for {ident}");
             shared.admission.log_refusal(peer.ip(), &reason);
             // Clients come back at once.
-            let _ = shared.throttle.failed(peer.ip(), Instant::now());
+            shared.throttle.failed(peer.ip(), Instant::now());
             say(&mut write, &reason, shared).await;
             close(&mut read, &mut write, true, shared.config.write_timeout).await;
         }

@@ -48,6 +48,7 @@ mod config;
 mod connection;
 mod endpoint;
 mod error;
+mod gate;
 mod handshake;
 #[cfg(feature = "exporter")]
 mod http;
@@ -62,6 +63,7 @@ mod pipe;
 mod probation;
 mod rate;
 mod recheck;
+mod reports;
 mod router;
 mod routes;
 mod scan;

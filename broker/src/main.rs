@@ -25,11 +25,17 @@ fn main() -> ExitCode {
             }
         };
     }
-    cli.logging.start();
+    let log = match cli.logging.start() {
+        Ok(log) => log,
+        Err(cause) => {
+            eprintln!("hpfeeds-broker: cannot log: {cause}");
+            return ExitCode::FAILURE;
+        }
+    };
     match serve(&cli) {
         Ok(code) => code,
         Err(cause) => {
-            cli.logging.fatal(&*cause);
+            log.fatal(&*cause);
             // An option that makes no sense is the same fault as one that cannot be read.
             let usage = matches!(cause.downcast_ref(), Some(StartError::Option(_)));
             if usage { ExitCode::from(2) } else { ExitCode::FAILURE }

@@ -19,7 +19,8 @@ pub struct Stats {
     pub connections: u64,
     /// Connections that were accepted.
     pub accepted: u64,
-    /// Connections that were turned away because there were too many: in all, from one address, or of one ident.
+    /// Connections that were turned away because there were too many: in all, from one address, or of one ident; or too
+    /// many TLS handshakes of one address.
     pub rejected: u64,
     /// Connections that authenticated.
     pub authenticated: u64,

@@ -12,21 +12,19 @@ use tokio::time::Instant;
 /// How many addresses are remembered.
 const MAX: usize = 4096;
 
-/// How often the failures of one address are logged.
-const REPORT: Duration = Duration::from_secs(10);
-
 /// The addresses that failed lately.
 #[derive(Debug)]
 pub(crate) struct Throttle {
     delay: Duration,
-    failures: Mutex<HashMap<IpAddr, Failures>>,
+    failures: Mutex<Failures>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Failures {
-    last: Instant,
-    logged: Instant,
-    unlogged: u64,
+    /// When an address failed last.
+    last: HashMap<IpAddr, Instant>,
+    /// When those that need not wait any more were looked for: with a full table, not for each failure.
+    swept: Option<Instant>,
 }
 
 impl Throttle {
@@ -36,36 +34,29 @@ impl Throttle {
 
     /// Until when an address has to wait.
     pub(crate) fn until(&self, ip: IpAddr, now: Instant) -> Option<Instant> {
-        let until = self.lock().get(&network(ip))?.last + self.delay;
+        let until = *self.lock().last.get(&network(ip))? + self.delay;
         (now < until).then_some(until)
     }
 
-    /// Remembers a failure. When it is one to be logged: how many were not since the last that was.
-    pub(crate) fn failed(&self, ip: IpAddr, now: Instant) -> Option<u64> {
+    /// Remembers a failure.
+    pub(crate) fn failed(&self, ip: IpAddr, now: Instant) {
         let ip = network(ip);
-        let mut failures = self.lock();
-        if let Some(known) = failures.get_mut(&ip) {
-            known.last = now;
-            if now < known.logged + REPORT {
-                known.unlogged += 1;
-                return None;
+        let failures = &mut *self.lock();
+        if failures.last.len() >= MAX && !failures.last.contains_key(&ip) {
+            if failures.swept.is_none_or(|swept| now >= swept + self.delay) {
+                failures.swept = Some(now);
+                failures.last.retain(|_, last| now < *last + self.delay);
             }
-            known.logged = now;
-            return Some(std::mem::take(&mut known.unlogged));
+            if failures.last.len() >= MAX {
+                // Whoever has that many addresses is not slowed down by any of them.
+                let any = failures.last.keys().next().copied();
+                any.map(|any| failures.last.remove(&any));
+            }
         }
-        if failures.len() >= MAX {
-            failures.retain(|_, old| now < old.last + self.delay || now < old.logged + REPORT);
-        }
-        if failures.len() >= MAX {
-            // Whoever has that many addresses is not slowed down by any of them.
-            let any = failures.keys().next().copied();
-            any.map(|any| failures.remove(&any));
-        }
-        failures.insert(ip, Failures { last: now, logged: now, unlogged: 0 });
-        Some(0)
+        failures.last.insert(ip, now);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Failures>> {
+    fn lock(&self) -> MutexGuard<'_, Failures> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -93,11 +84,11 @@ mod tests {
     fn an_address_waits_from_its_last_failure_on() {
         let (throttle, start) = (Throttle::new(DELAY), Instant::now());
         assert_eq!(throttle.until(ip("1.2.3.4"), start), None);
-        let _ = throttle.failed(ip("1.2.3.4"), start);
+        throttle.failed(ip("1.2.3.4"), start);
         assert_eq!(throttle.until(ip("1.2.3.4"), start), Some(start + DELAY));
         assert_eq!(throttle.until(ip("::ffff:1.2.3.4"), start), Some(start + DELAY));
         assert_eq!(throttle.until(ip("1.2.3.5"), start), None);
-        let _ = throttle.failed(ip("1.2.3.4"), start + DELAY / 2);
+        throttle.failed(ip("1.2.3.4"), start + DELAY / 2);
         assert_eq!(throttle.until(ip("1.2.3.4"), start + DELAY), Some(start + DELAY * 3 / 2));
         assert_eq!(throttle.until(ip("1.2.3.4"), start + DELAY * 3 / 2), None);
     }
@@ -105,19 +96,9 @@ mod tests {
     #[test]
     fn an_ipv6_network_counts_as_one_address() {
         let (throttle, start) = (Throttle::new(DELAY), Instant::now());
-        let _ = throttle.failed(ip("2001:db8::1"), start);
+        throttle.failed(ip("2001:db8::1"), start);
         assert!(throttle.until(ip("2001:db8::ffff:2"), start).is_some());
         assert!(throttle.until(ip("2001:db8:0:1::1"), start).is_none());
-    }
-
-    #[test]
-    fn failures_of_an_address_are_logged_now_and_then() {
-        let (throttle, start) = (Throttle::new(DELAY), Instant::now());
-        assert_eq!(throttle.failed(ip("1.2.3.4"), start), Some(0));
-        assert_eq!(throttle.failed(ip("1.2.3.4"), start + DELAY), None);
-        assert_eq!(throttle.failed(ip("1.2.3.4"), start + 2 * DELAY), None);
-        assert_eq!(throttle.failed(ip("1.2.3.5"), start + 2 * DELAY), Some(0));
-        assert_eq!(throttle.failed(ip("1.2.3.4"), start + REPORT), Some(2));
     }
 
     #[test]
@@ -125,10 +106,10 @@ mod tests {
         let (throttle, start) = (Throttle::new(DELAY), Instant::now());
         for n in 0..MAX + 10 {
             let [.., a, b] = n.to_be_bytes();
-            let _ = throttle.failed(IpAddr::from([1, 2, a, b]), start);
+            throttle.failed(IpAddr::from([1, 2, a, b]), start);
         }
-        assert_eq!(throttle.lock().len(), MAX);
-        let _ = throttle.failed(ip("255.0.0.1"), start + REPORT);
-        assert_eq!(throttle.lock().len(), 1);
+        assert_eq!(throttle.lock().last.len(), MAX);
+        throttle.failed(ip("255.0.0.1"), start + DELAY);
+        assert_eq!(throttle.lock().last.len(), 1);
     }
 }

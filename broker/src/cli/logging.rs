@@ -2,11 +2,13 @@
 
 use std::{
     fmt::Write as _,
-    io::{self, IsTerminal as _},
+    io::{self, IsTerminal as _, Write as _},
 };
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::filter::LevelFilter;
+
+use super::backlog::Backlog;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Logging")]
@@ -45,24 +47,19 @@ enum Level {
 }
 
 impl Logging {
-    /// Logs everything that happens from here on to stderr.
-    pub(crate) fn start(&self) {
+    /// Logs everything that happens from here on to stderr, as long as what is returned is there.
+    pub(crate) fn start(&self) -> io::Result<Log> {
         let (format, ansi) = (self.log_format, io::stderr().is_terminal());
-        let writer = move || Line { format, ansi };
+        let backlog = Backlog::start()?;
+        let log = Log { format, backlog: backlog.clone() };
+        let writer = move || Line { format, ansi, backlog: backlog.clone() };
         let builder = tracing_subscriber::fmt().with_writer(writer).with_max_level(self.level()).with_target(false);
         match format {
             Format::Text => builder.with_ansi(ansi).init(),
             // One level: nobody has to know what a span is to find the ident.
             Format::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
         }
-    }
-
-    /// Says why the broker does not run. A log that is read by machines has no line that they cannot read.
-    pub(crate) fn fatal(&self, cause: &dyn std::error::Error) {
-        match self.log_format {
-            Format::Text => eprintln!("hpfeeds-broker: {cause}"),
-            Format::Json => tracing::error!("{cause}"),
-        }
+        Ok(log)
     }
 
     fn level(&self) -> LevelFilter {
@@ -76,11 +73,38 @@ impl Logging {
     }
 }
 
+/// The log while it is written. Its end waits until stderr has taken all of it, but not for long.
+pub(crate) struct Log {
+    format: Format,
+    backlog: Backlog,
+}
+
+impl Log {
+    /// Says why the broker does not run. A log that is read by machines has no line that they cannot read.
+    pub(crate) fn fatal(&self, cause: &dyn std::error::Error) {
+        match self.format {
+            Format::Text => {
+                self.backlog.flush();
+                // Nobody may be there to read it.
+                let _ = writeln!(io::stderr(), "hpfeeds-broker: {cause}");
+            }
+            Format::Json => tracing::error!("{cause}"),
+        }
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.backlog.flush();
+    }
+}
+
 /// Writes lines to stderr. Whatever got into one, it stays one, and does nothing to the terminal that shows it.
 struct Line {
     format: Format,
     /// It has colours; names and the like are escaped already.
     ansi: bool,
+    backlog: Backlog,
 }
 
 impl Line {
@@ -113,12 +137,12 @@ impl io::Write for Line {
         let text = String::from_utf8_lossy(buf);
         let mut line = self.escape(text.trim_end());
         line.push('\n');
-        io::stderr().write_all(line.as_bytes())?;
+        self.backlog.push(line.as_bytes());
         Ok(buf.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }
 
@@ -131,12 +155,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_seen_is_escaped() {
-        let text = |ansi| Line { format: Format::Text, ansi }.escape(TEXT);
+        let text = |ansi| Line { format: Format::Text, ansi, backlog: Backlog::default() }.escape(TEXT);
         assert_eq!(text(false), "é \"\\ \\n\\u{1b}[2J\\u{7f}\\u{9b}\\u{202e}\\u{e0001}");
         assert_eq!(text(true), "é \"\\ \\n\x1b[2J\\u{7f}\\u{9b}\\u{202e}\\u{e0001}");
         // Escaped in part already, as a line of JSON is.
         let json = serde_json::to_string(TEXT).unwrap();
-        let escaped = Line { format: Format::Json, ansi: false }.escape(&json);
+        let escaped = Line { format: Format::Json, ansi: false, backlog: Backlog::default() }.escape(&json);
         assert!(escaped.chars().all(|char| char == 'é' || (' '..='~').contains(&char)), "{escaped}");
         assert_eq!(serde_json::from_str::<String>(&escaped).unwrap(), TEXT);
     }

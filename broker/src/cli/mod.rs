@@ -1,5 +1,6 @@
 //! The command line: one group of arguments a file.
 
+mod backlog;
 mod backpressure;
 mod config_file;
 mod exporter;
@@ -56,7 +57,8 @@ Examples:
 /// Memory: what is queued for one slow subscriber is bounded by --high-mark, for all together by --max-buffered; it may
 /// keep up to twice as much memory, as it shares read buffers. A connection that is active at the moment adds at most
 /// two buffers of 256k, or of one message if that is longer; an idle one costs about 2k, and some hundred bytes for
-/// each of at most --max-subscriptions, and of as many channels that it publishes to.
+/// each of at most --max-subscriptions, and of as many channels that it publishes to; one that has not authenticated 4k, or
+/// 100k in the middle of a TLS handshake. What waits to be logged takes at most 8M.
 #[derive(Debug, Parser)]
 #[command(name = "hpfeeds-broker", version, max_term_width = 100, after_long_help = AFTER_HELP)]
 #[command(args_conflicts_with_subcommands = true)]

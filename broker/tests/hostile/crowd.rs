@@ -1,0 +1,135 @@
+//! Very many connections.
+
+use std::time::{Duration, Instant};
+
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
+
+use crate::{
+    support::{Peer, within},
+    target::{Bound, Target, count, dial, held, login, pair, periods, reset, rest},
+};
+
+/// Dials from many addresses. Returns the streams that were greeted, and what others were told.
+async fn crowd(target: &Target, net: u8, addresses: usize, connections: usize) -> (Vec<TcpStream>, Vec<String>) {
+    let (mut greeted, mut refused) = (Vec::new(), Vec::new());
+    for n in 0..connections {
+        let [.., a, b] = (n % addresses).to_be_bytes();
+        let mut stream = dial([127, net, a, b], target.plain).await;
+        let mut header = [0; 5];
+        within(stream.read_exact(&mut header)).await.unwrap();
+        if header[4] == 1 {
+            greeted.push(stream);
+        } else {
+            refused.push(String::from_utf8(rest(&mut stream).await).unwrap());
+        }
+    }
+    (greeted, refused)
+}
+
+fn reset_all(streams: Vec<TcpStream>) {
+    // Ports that are reset can be used again at once.
+    for stream in streams {
+        reset(stream);
+    }
+}
+
+#[tokio::test]
+async fn ten_thousand_connections_that_never_authenticate() {
+    const BEYOND: usize = 200;
+    // The default limit; the honest pair has two of them.
+    let limit = held(10_000 + BEYOND) - BEYOND;
+    let max = limit.to_string();
+    let mut target = Target::start(&["--handshake-timeout=120", "--max-connections", &max]).await;
+    let begun = Instant::now();
+    let (streams, refused) = crowd(&target, 10, 1000, limit - 2 + BEYOND).await;
+    let took = begun.elapsed();
+    assert_eq!((streams.len(), refused.len()), (limit - 2, BEYOND));
+    assert!(refused.iter().all(|text| text == "Too many connections"), "{refused:?}");
+    let exchanged = target.exchange().await;
+    let each = (target.memory("VmRSS:") - 16 * 1024 * 1024) / limit;
+    println!(
+        "figures: {} connections held after {took:.1?}: {each} bytes each, an honest message {exchanged:.0?}",
+        streams.len()
+    );
+    reset_all(streams);
+    target
+        .survives(&format!("{limit} connections that never authenticate"), Bound { idle: limit, ..Bound::default() })
+        .await;
+    let log = target.stops().await;
+    assert!(log.len() < 40 && (1..=periods(begun)).contains(&count(&log, "turned away")), "{log:#?}");
+}
+
+#[tokio::test]
+async fn more_connections_than_an_address_may_have() {
+    const ADDRESSES: usize = 20;
+    const EACH: usize = 50;
+    let mut target = Target::start(&["--handshake-timeout=60", "--max-connections-per-address=50"]).await;
+    let (streams, refused) = crowd(&target, 11, ADDRESSES, ADDRESSES * EACH * 2).await;
+    assert_eq!((streams.len(), refused.len()), (ADDRESSES * EACH, ADDRESSES * EACH));
+    assert!(refused.iter().all(|text| text == "Too many connections from your address"), "{refused:?}");
+    // One address at its limit takes nothing from another.
+    drop(pair(target.plain).await);
+    reset_all(streams);
+    let bound = Bound { idle: 2 * ADDRESSES * EACH, ..Bound::default() };
+    target.survives("more connections than an address may have", bound).await;
+    // What was counted has been given back.
+    let (streams, refused) = crowd(&target, 11, ADDRESSES, ADDRESSES * EACH).await;
+    assert_eq!((streams.len(), refused.len()), (ADDRESSES * EACH, 0));
+    target.stops().await;
+}
+
+/// With a key that was stolen: connections of one ident, up to its limit and beyond.
+#[tokio::test]
+async fn more_connections_than_an_ident_may_have() {
+    let mut target = Target::start(&["--max-connections-per-ident=100"]).await;
+    let begun = Instant::now();
+    let mut peers = Vec::new();
+    let mut refused = 0;
+    for n in 0..300_usize {
+        let [.., last] = n.to_be_bytes();
+        // Each from its own address: whoever is refused waits for a second.
+        let from = [127, 12, u8::from(n > 255), last];
+        let mut peer: Peer = login(from, target.plain, "mallory", "stolen").await;
+        if n < 100 {
+            peer.settle().await;
+            peers.push(peer);
+        } else {
+            peer.expect_error("Too many connections for mallory").await;
+            refused += 1;
+        }
+    }
+    assert_eq!((peers.len(), refused), (100, 200));
+    drop(peers);
+    target.survives("more connections than an ident may have", Bound { idle: 300, ..Bound::default() }).await;
+    let refusals = count(&target.stops().await, "turned away");
+    assert!((1..=periods(begun)).contains(&refusals), "{refusals} lines");
+}
+
+/// As fast as they can: connect, and go.
+#[tokio::test]
+async fn connections_that_come_and_go() {
+    const TIME: Duration = Duration::from_secs(2);
+    let mut target = Target::start(&[]).await;
+    let mut attackers = tokio::task::JoinSet::new();
+    let (plain, until) = (target.plain, Instant::now() + TIME);
+    for n in 0..50 {
+        attackers.spawn(async move {
+            let mut count = 0;
+            while Instant::now() < until {
+                let stream = dial([127, 13, 0, n], plain).await;
+                stream.set_zero_linger().unwrap();
+                count += 1;
+            }
+            count
+        });
+    }
+    let mut count = 0;
+    while let Some(more) = attackers.join_next().await {
+        count += more.unwrap();
+        target.exchange().await;
+    }
+    println!("figures: {count} connections came and went in {TIME:?}");
+    target.survives("connections that come and go", Bound { idle: 1000, ..Bound::default() }).await;
+    let log = target.stops().await;
+    assert!(log.len() < 40, "{log:#?}");
+}

@@ -1,0 +1,160 @@
+//! Connections that break, or end on one side, at every moment of their life.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
+
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+
+use crate::{
+    support::{bytes, publish, subscribe},
+    target::{ATTACKER, Bound, MIB, Target, dial, login, reset, rest},
+    tls::client_hello,
+};
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    BeforeInfo,
+    AfterInfo,
+    InAuth,
+    Authenticated,
+    Subscribed,
+    InPublish,
+    AfterPublish,
+    SentTo,
+    Refused,
+    BeforeTls,
+    InTls,
+}
+
+const STATES: [State; 11] = [
+    State::BeforeInfo,
+    State::AfterInfo,
+    State::InAuth,
+    State::Authenticated,
+    State::Subscribed,
+    State::InPublish,
+    State::AfterPublish,
+    State::SentTo,
+    State::Refused,
+    State::BeforeTls,
+    State::InTls,
+];
+
+static CHANNEL: AtomicUsize = AtomicUsize::new(0);
+
+/// A connection that has come so far.
+async fn reach(state: State, target: &Target) -> TcpStream {
+    let hello = client_hello(&target.pki);
+    match state {
+        State::BeforeInfo => dial(ATTACKER, target.plain).await,
+        State::AfterInfo => crate::support::Peer::greeted(dial(ATTACKER, target.plain).await).await.framed.into_inner(),
+        State::InAuth => {
+            let mut stream = dial(ATTACKER, target.plain).await;
+            stream.write_all(b"\0\0\0\x20\x02\x07mal").await.unwrap();
+            stream
+        }
+        State::BeforeTls => dial(ATTACKER, target.tls).await,
+        State::InTls => {
+            let mut stream = dial(ATTACKER, target.tls).await;
+            stream.write_all(&hello).await.unwrap();
+            stream
+        }
+        _ => {
+            let mut peer = login(ATTACKER, target.plain, "mallory", "stolen").await;
+            // Of its own: nobody waits for those that were left before.
+            let channel = format!("a.{}", CHANNEL.fetch_add(1, Relaxed));
+            let long = bytes([publish("mallory", &channel, vec![b'x'; MIB / 2])]);
+            match state {
+                State::Subscribed => peer.send(subscribe("mallory", &channel)).await,
+                State::InPublish => peer.send_raw(&long[..long.len() / 2]).await,
+                State::AfterPublish => peer.send_raw(&long).await,
+                State::SentTo => {
+                    peer.send(subscribe("mallory", &channel)).await;
+                    peer.settle().await;
+                    let mut publisher = login(ATTACKER, target.plain, "mallory", "stolen").await;
+                    for _ in 0..8 {
+                        publisher.send_raw(&long).await;
+                    }
+                    publisher.confirm().await;
+                }
+                State::Refused => peer.send(publish("somebody", "a", "")).await,
+                _ => peer.settle().await,
+            }
+            peer.framed.into_inner()
+        }
+    }
+}
+
+#[tokio::test]
+async fn resets_in_every_state() {
+    const ROUNDS: usize = 20;
+    let mut target = Target::start(&["--write-timeout=1"]).await;
+    for round in 0..ROUNDS {
+        for state in STATES {
+            let stream = reach(state, &target).await;
+            if round % 2 == 1 {
+                tokio::task::yield_now().await;
+            }
+            reset(stream);
+        }
+        target.exchange().await;
+    }
+    let bound = Bound { active: 30, idle: ROUNDS * STATES.len(), queued: 10 * MIB, ..Bound::default() };
+    target.survives(&format!("{} resets", ROUNDS * STATES.len()), bound).await;
+    target.stops().await;
+}
+
+#[tokio::test]
+async fn half_closes_in_every_state() {
+    const ROUNDS: usize = 3;
+    let mut target = Target::start(&["--write-timeout=1", "--handshake-timeout=2"]).await;
+    for _ in 0..ROUNDS {
+        for state in STATES {
+            let mut stream = reach(state, &target).await;
+            stream.shutdown().await.unwrap();
+            // The broker ends it as well, without waiting for a deadline of its own.
+            let said = rest(&mut stream).await;
+            match state {
+                State::SentTo => assert!(said.len() > 4 * MIB, "what was queued is delivered: {}", said.len()),
+                State::InAuth => assert!(said.ends_with(b"inside AUTH"), "{said:?}"),
+                State::InPublish => assert!(String::from_utf8_lossy(&said).contains("missing"), "{said:?}"),
+                State::AfterPublish | State::Authenticated => assert!(said.is_empty(), "{said:?}"),
+                _ => {}
+            }
+        }
+        target.exchange().await;
+    }
+    // And those that never read what is left for them.
+    let mut deaf = Vec::new();
+    for _ in 0..5 {
+        let mut stream = reach(State::SentTo, &target).await;
+        stream.shutdown().await.unwrap();
+        deaf.push(stream);
+    }
+    let bound = Bound { active: 30, idle: 100, queued: 30 * MIB, ..Bound::default() };
+    target.survives("half-closes in every state", bound).await;
+    drop(deaf);
+    target.stops().await;
+}
+
+/// Everything breaks while the broker ends: it ends all the same.
+#[tokio::test]
+async fn resets_during_shutdown() {
+    let target = Target::start(&["--write-timeout=2"]).await;
+    let mut streams = Vec::new();
+    for _ in 0..5 {
+        for state in STATES {
+            streams.push(reach(state, &target).await);
+        }
+    }
+    target.terminate();
+    for (n, stream) in streams.into_iter().enumerate() {
+        if n % 3 == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        reset(stream);
+    }
+    target.ended().await;
+}
