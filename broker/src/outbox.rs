@@ -399,8 +399,13 @@ impl Outbox {
     /// slow.
     fn press(&self, state: &mut State, now: Instant) -> Option<Instant> {
         let rules = &self.depot.rules;
+        let was_slow = state.pace == Pace::Slow;
         if state.press(rules, now) {
             self.log_recovery();
+        }
+        if state.pace == Pace::Slow && !was_slow {
+            // Also for those that it opens beside this one.
+            self.depot.probation.add(self.ident(), self.peer.ip(), Duration::MAX, now);
         }
         let window = state.window.get_or_insert(Window { start: now, drained: 0 });
         (state.pace != Pace::Slow).then(|| window.start + rules.window)

@@ -47,6 +47,22 @@ fn nobody_waits_for_one_that_was_slow_before() {
 }
 
 #[test]
+fn nobody_waits_for_those_that_one_that_is_slow_opens_beside_it() {
+    let mut f = fixture(RULES);
+    f.now = Instant::now();
+    assert!(matches!(f.fill(), Offer::Wait(_)));
+    let beside = |f: &Fixture| {
+        let outbox = Outbox::new(Session::for_test("sub"), f.outbox.peer(), f.depot.clone());
+        let trial = outbox.lock().trial.is_some();
+        trial
+    };
+    assert!(!beside(&f));
+    f.pass(WINDOW);
+    let _ = f.offer(0);
+    assert!(beside(&f));
+}
+
+#[test]
 fn what_the_system_takes_at_once_does_not_count() {
     for pause in [WINDOW, 5 * WINDOW] {
         let mut f = suspect(RULES);
