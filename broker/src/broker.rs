@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::timeout;
+use tokio::{runtime::Handle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
@@ -57,6 +57,8 @@ pub(crate) struct Shared {
     /// Everything ends.
     pub(crate) aborted: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    /// What all of it runs on.
+    pub(crate) runtime: Handle,
 }
 
 impl Shared {
@@ -113,6 +115,7 @@ impl Broker {
             draining: CancellationToken::new(),
             aborted: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            runtime: Handle::current(),
         });
         for ((listener, service), addr) in listeners.into_iter().zip(&addrs) {
             let listening = shared.metrics.listening(*addr);

@@ -69,7 +69,8 @@ impl Peer {
         peer.authenticate("dev", "dev").await
     }
 
-    async fn greeted(stream: TcpStream) -> Self {
+    /// Reads INFO.
+    pub(crate) async fn greeted(stream: TcpStream) -> Self {
         Self::try_greeted(stream).await.unwrap()
     }
 
@@ -92,7 +93,7 @@ impl Peer {
         Self::connect(addr).await.authenticate(ident, secret).await
     }
 
-    async fn authenticate(mut self, ident: &str, secret: &str) -> Self {
+    pub(crate) async fn authenticate(mut self, ident: &str, secret: &str) -> Self {
         self.ident = ident.to_owned();
         let auth = self.auth(ident, secret);
         self.send(auth).await;
