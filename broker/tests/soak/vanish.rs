@@ -19,13 +19,13 @@ use tokio::{
 
 use crate::{
     Context,
-    flows::{join, publish_all},
+    flows::{join, publish_all, subscribed},
     ledger::message,
     process::SECRET,
     support::{Peer, subscribe, within},
 };
 
-/// What a process that will be killed is told: address, run of its echo, run of its messages.
+/// What a process that will be killed is told: address, run of its messages.
 pub(crate) const CHILD: &str = "HPFEEDS_SOAK_CHILD";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub(crate) async fn subscriber(context: Arc<Context>, way: Way) {
             return;
         }
         let mut peer = context.process.login_narrow(&reader).await;
-        join(&context, &mut peer, &channel).await;
+        join(&context, &mut peer, &channel, 0).await;
         // Less than the low mark: nobody waits for it.
         let (run, count, reads) = (context.ledger.open(), 100, turn % 20);
         let publishing = publish_all(&context, &writer, &channel, run, count, 8000);
@@ -109,14 +109,14 @@ pub(crate) async fn publisher(context: Arc<Context>, way: Way) {
 /// A process that subscribes and publishes, and is killed.
 pub(crate) async fn killed(context: Arc<Context>) {
     while !context.is_over().await {
-        let (echo, load, run, count) = (context.ledger.open(), context.ledger.open(), context.ledger.open(), 50);
+        let (load, run, count) = (context.ledger.open(), context.ledger.open(), 50);
+        subscribed(&context, "s.child", "kill", 0).await;
         let mut command = Command::new(env::current_exe().unwrap());
-        command.env(CHILD, format!("{} {echo} {load}", context.process.tcp));
+        command.env(CHILD, format!("{} {load}", context.process.tcp));
         let mut child = command.kill_on_drop(true).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert_eq!(within(lines.next_line()).await.unwrap().as_deref(), Some("ready"));
-        context.ledger.published(echo, 1, 1);
-        context.ledger.due(1, 1, 1);
+        subscribed(&context, "s.child", "kill", 1).await;
         let publishing = publish_all(&context, "p.child", "kill", run, count, 1000);
         if context.racing() {
             let killing = async {
@@ -137,18 +137,12 @@ pub(crate) async fn killed(context: Arc<Context>) {
 
 /// That process.
 pub(crate) fn child(orders: &str) {
-    let mut words = orders.split(' ');
-    let addr: SocketAddr = words.next().unwrap().parse().unwrap();
-    let [echo, load] = [(); 2].map(|()| words.next().unwrap().parse().unwrap());
+    let (addr, load) = orders.split_once(' ').unwrap();
+    let (addr, load): (SocketAddr, u64) = (addr.parse().unwrap(), load.parse().unwrap());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut reader = Peer::login(addr, "s.child", SECRET).await;
-        for channel in ["kill", "echo.child"] {
-            reader.send(subscribe("s.child", channel)).await;
-        }
-        let sent = message("s.child", "echo.child", echo, 0, 16);
-        reader.send(sent.clone()).await;
-        assert_eq!(reader.next().await, Some(sent));
+        reader.send(subscribe("s.child", "kill")).await;
         let mut writer = Peer::login(addr, "p.child", SECRET).await;
         println!("ready");
         let start = Instant::now();
