@@ -40,7 +40,7 @@ mod tests {
     fn it_is_tried_ever_more_seldom_and_said_once() {
         let mut retry = Retry::default();
         let (mut attempts, mut news) = (Vec::new(), 0);
-        for look in 0..200 {
+        for look in 0..300 {
             if retry.is_due() {
                 attempts.push(look);
                 news += usize::from(retry.failed("no descriptors"));

@@ -54,7 +54,7 @@ impl Scene {
 
     /// How many descriptors it may have.
     async fn limit(&self, count: usize) {
-        run("prlimit", &[&format!("--pid={}", self.running.pid()), &format!("--nofile={count}:1000000")]).await;
+        run("prlimit", &[&format!("--pid={}", self.running.pid()), &format!("--nofile={count}:")]).await;
     }
 
     async fn exhaust(&self) {
@@ -63,9 +63,9 @@ impl Scene {
     }
 }
 
-/// Raising a limit of another process takes root.
+/// Whether limits can be changed: the soft one, up to the hard one.
 async fn allowed() -> bool {
-    crate::can("prlimit", &[&format!("--pid={}", std::process::id()), "--nofile=1000000:1000000"]).await
+    crate::can("prlimit", &["--version"]).await
 }
 
 #[tokio::test]
@@ -154,7 +154,7 @@ async fn a_database_that_cannot_be_opened_is_said_and_tried_again() {
     for _ in 0..8 {
         peers.push(Peer::connect(running.addr).await);
     }
-    let limit = format!("--nofile={}:1000000", descriptors(running.pid()));
+    let limit = format!("--nofile={}:", descriptors(running.pid()));
     run("prlimit", &[&format!("--pid={}", running.pid()), &limit]).await;
     let (mut admitted, mut failed) = (0, 0);
     for peer in &mut peers {
@@ -182,7 +182,7 @@ async fn a_database_that_cannot_be_opened_is_said_and_tried_again() {
         assert!(line.contains(auth), "{line}");
     }
     drop(peers);
-    run("prlimit", &[&format!("--pid={}", running.pid()), "--nofile=1000:1000000"]).await;
+    run("prlimit", &[&format!("--pid={}", running.pid()), "--nofile=1000:"]).await;
     sleep(Duration::from_millis(1)).await;
     Peer::login(running.addr, "bob", "s").await.settle().await;
 }

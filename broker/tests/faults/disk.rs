@@ -89,9 +89,9 @@ fn is_one_line(code: Option<i32>, stderr: &str, place: &Path, expected: &[&str])
 
 /// More keys than there is room for.
 fn many() -> (TempDir, String) {
-    let entries: Vec<_> = (0..500).map(|number| {
+    let entries = (0..500).map(|number| {
         let ident = format!("sensor-{number}");
-        Entry { owner: "o".repeat(500), secret: "s".to_owned(), publish: vec![], subscribe: vec![], ident }
+        Entry { owner: ident.clone(), secret: "s".repeat(500), publish: vec![], subscribe: vec![], ident }
     });
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("many.json");
@@ -106,6 +106,8 @@ fn stores(disk: &Disk) -> Vec<(String, PathBuf)> {
     let address = (format!("database+sqlite:///{}", disk.path("address").display()), disk.path("address"));
     vec![file("keys.db"), address, file("users.json")]
 }
+
+const BOB: &[&str] = &["add", "bob", "--secret", "s", "--publish=*", "--subscribe=*"];
 
 const FULL: &[&str] = &["No space left on device", "database or disk is full"];
 
@@ -139,7 +141,7 @@ async fn a_full_disk_changes_nothing_in_a_store() {
     let Some(disk) = Disk::mount("256k").await else { return };
     let (_folder, many) = many();
     for (auth, _) in stores(&disk) {
-        assert_eq!(keys(&auth, &["add", "bob", "--secret", "s"]).await.0, Some(0));
+        assert_eq!(keys(&auth, BOB).await.0, Some(0));
     }
     let before = disk.files();
     for pages in [0, 10] {
@@ -168,7 +170,7 @@ async fn a_disk_that_cannot_be_written_is_still_read() {
     const READ_ONLY: &[&str] = &["Read-only file system", "readonly database", "unable to open database file"];
     let Some(disk) = Disk::mount("256k").await else { return };
     for (auth, _) in stores(&disk) {
-        assert_eq!(keys(&auth, &["add", "bob", "--secret", "s"]).await.0, Some(0));
+        assert_eq!(keys(&auth, BOB).await.0, Some(0));
     }
     let new = [disk.path("new.db"), disk.path("new.json")];
     disk.remount("ro").await;

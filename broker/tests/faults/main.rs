@@ -22,7 +22,8 @@ use tokio::{
 struct Running {
     child: Child,
     addr: SocketAddr,
-    stdout: Lines<BufReader<ChildStdout>>,
+    /// Kept open: it may still print there.
+    _stdout: Lines<BufReader<ChildStdout>>,
     log: Lines<BufReader<ChildStderr>>,
 }
 
@@ -35,7 +36,7 @@ impl Running {
         let log = BufReader::new(child.stderr.take().unwrap()).lines();
         let line = within(stdout.next_line()).await.unwrap().expect("it listens");
         let addr = line.strip_prefix("listening on ").expect(&line).parse().unwrap();
-        Self { child, addr, stdout, log }
+        Self { child, addr, _stdout: stdout, log }
     }
 
     fn pid(&self) -> u32 {

@@ -76,13 +76,14 @@ async fn receive(peer: &mut Peer, run: u64, from: u64, to: u64) {
 
 /// Two subscribers and a publisher, again and again. One half-closes, and is answered when it has got everything.
 pub(crate) async fn raw(context: Arc<Context>, slot: usize) {
-    let (reader, writer, channel) = (format!("s.flow-{slot}"), format!("p.flow-{slot}"), format!("flow.{slot}"));
+    let (reader, writer, channel) = (format!("s.flow-{slot}"), format!("p.flow-{slot}"), format!("flow.{slot}.x"));
     while !context.is_over().await {
         let mut first = context.process.login(&reader).await;
         join(&context, &mut first, &channel, 0).await;
         let mut second = context.process.login(&reader).await;
-        second.send(subscribe(&reader, "flow.*")).await;
-        second.send(unsubscribe(&reader, "flow.*")).await;
+        let pattern = format!("flow.{slot}.*");
+        second.send(subscribe(&reader, &pattern)).await;
+        second.send(unsubscribe(&reader, &pattern)).await;
         join(&context, &mut second, &channel, 1).await;
         let (run, count) = (context.ledger.open(), 200);
         let publishing = publish_all(&context, &writer, &channel, run, count, 1 + 100 * slot);
