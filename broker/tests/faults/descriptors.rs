@@ -10,9 +10,9 @@ use tokio::{
 };
 
 use crate::{
-    Running, broker, descriptors, run,
+    Running, broker, run,
     support::{Peer, number, numbered, publish, within},
-    users,
+    unused, users,
 };
 
 #[path = "../support/pki.rs"]
@@ -21,8 +21,9 @@ mod pki;
 /// A broker with keys in JSON, a certificate and an exporter; and two clients.
 struct Scene {
     running: Running,
-    folder: TempDir,
-    pki: pki::Pki,
+    /// Its files.
+    _folder: TempDir,
+    _pki: pki::Pki,
     subscriber: Peer,
     publisher: Peer,
     sent: u64,
@@ -42,7 +43,7 @@ impl Scene {
         subscriber.settle().await;
         let mut publisher = Peer::login(running.addr, "bob", "s").await;
         publisher.settle().await;
-        Self { running, folder, pki, subscriber, publisher, sent: 0 }
+        Self { running, _folder: folder, _pki: pki, subscriber, publisher, sent: 0 }
     }
 
     /// They exchange a message.
@@ -59,7 +60,7 @@ impl Scene {
 
     async fn exhaust(&self) {
         // Those that are open already stay.
-        self.limit(descriptors(self.running.pid())).await;
+        self.limit(unused(self.running.pid())).await;
     }
 }
 
@@ -79,7 +80,6 @@ async fn who_is_connected_is_served_and_others_wait() {
     for _ in 0..20 {
         waiting.push(within(TcpStream::connect(scene.running.addr)).await.unwrap());
     }
-    // One that was being accepted, another that the exporter would need.
     let mut greeting = [0; 13];
     assert!(timeout(Duration::from_millis(300), waiting[19].read_exact(&mut greeting)).await.is_err());
     scene.running.logged("cannot accept connections").await;
@@ -102,41 +102,6 @@ async fn who_is_connected_is_served_and_others_wait() {
     scene.exchange().await;
 }
 
-#[tokio::test]
-async fn what_cannot_be_read_stays_and_is_read_later() {
-    if !allowed().await {
-        return;
-    }
-    let mut scene = Scene::start().await;
-    scene.exhaust().await;
-    // By itself: the watchers see that the files have changed.
-    fs::write(scene.folder.path().join("users.json"), users("eve")).unwrap();
-    scene.pki.issue("cert.pem", "key.pem", "localhost");
-    let (mut keys, mut certificate) = (false, false);
-    while !(keys && certificate) {
-        let line = scene.running.logged("Too many open files").await;
-        keys |= line.contains("the keys stay as they were") && line.contains("users.json");
-        certificate |= line.contains("not loaded again: the old one stays") && line.contains("cert.pem");
-    }
-    // And when it is told to.
-    scene.running.signal("-HUP").await;
-    let line = scene.running.logged("cannot reload: the old stays in use").await;
-    assert!(line.contains("Too many open files") && line.contains("users.json"), "{line}");
-    let line = scene.running.logged("cannot reload: the old stays in use").await;
-    assert!(line.contains("Too many open files") && line.contains("cert.pem"), "{line}");
-    scene.exchange().await;
-    // The files do not change again.
-    scene.limit(1000).await;
-    let (mut keys, mut certificate) = (false, false);
-    while !(keys && certificate) {
-        let line = scene.running.logged("again").await;
-        keys |= line.contains("the keys have been read again");
-        certificate |= line.contains("certificate loaded again");
-    }
-    Peer::login(scene.running.addr, "eve", "s").await.settle().await;
-    Peer::login(scene.running.addr, "bob", "s").await.expect_error("Authentication failed for bob").await;
-}
-
 /// It keeps the file open that it has asked before, and opens another when several ask at once.
 #[tokio::test]
 async fn a_database_that_cannot_be_opened_is_said_and_tried_again() {
@@ -154,7 +119,7 @@ async fn a_database_that_cannot_be_opened_is_said_and_tried_again() {
     for _ in 0..8 {
         peers.push(Peer::connect(running.addr).await);
     }
-    let limit = format!("--nofile={}:", descriptors(running.pid()));
+    let limit = format!("--nofile={}:", unused(running.pid()));
     run("prlimit", &[&format!("--pid={}", running.pid()), &limit]).await;
     let (mut admitted, mut failed) = (0, 0);
     for peer in &mut peers {

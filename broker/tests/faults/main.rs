@@ -1,16 +1,20 @@
-//! What the system does to a broker: it is killed, stopped, short of disk and descriptors, its clock jumps, its network
+//! What the system does to a broker: it is killed, stopped, short of disk and descriptors, its network
 //! fails. Real processes; what needs root or a feature of the kernel says so and is skipped without it.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-mod clock;
 mod descriptors;
 mod disk;
 mod kill;
 mod network;
+mod still;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::{fs, net::SocketAddr, path::PathBuf, process::Stdio};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use support::within;
 use tokio::{
@@ -100,7 +104,7 @@ fn users(ident: &str) -> String {
     format!(r#"{{"{ident}": {{"owner": "o", "secret": "s", "pubchans": ["*"], "subchans": ["*"]}}}}"#)
 }
 
-/// How many descriptors a process has open.
-fn descriptors(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+/// The lowest descriptor that a process does not use: with this limit, it can open nothing.
+fn unused(pid: u32) -> usize {
+    (0..1_000_000).find(|number| !Path::new(&format!("/proc/{pid}/fd/{number}")).is_symlink()).unwrap()
 }
