@@ -7,6 +7,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    runtime::Handle,
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -64,6 +65,8 @@ pub(crate) struct Shared {
     /// Everything ends.
     pub(crate) aborted: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    /// What all of it runs on.
+    pub(crate) runtime: Handle,
 }
 
 /// What strangers do and is not logged each time.
@@ -131,6 +134,7 @@ impl Broker {
             draining: CancellationToken::new(),
             aborted: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            runtime: Handle::current(),
         });
         for ((listener, service), addr) in listeners.into_iter().zip(&addrs) {
             let listening = shared.metrics.listening(*addr);

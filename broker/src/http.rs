@@ -24,12 +24,12 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::{AbortHandle, JoinSet},
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-use crate::{Exposition, StartError, broker::Shared, metrics};
+use crate::{Exposition, StartError, broker::Shared, metrics, shortage::Shortage};
 
 /// How many connections are held. One that asks for metrics has them in memory as text: 1.5 kB for each channel that an
 /// ident publishes to, so at most 15 MB.
@@ -45,9 +45,6 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest request head, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
-
-/// How long to wait when the system cannot accept, because it is out of something.
-const BACKOFF: Duration = Duration::from_millis(200);
 
 /// The server. It stops when this is dropped.
 #[derive(Debug)]
@@ -88,10 +85,12 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     let printing = Arc::new(Semaphore::new(MAX_PRINTING));
     let mut order = VecDeque::<AbortHandle>::new();
+    let mut shortage = Shortage::default();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
+                    shortage.is_over();
                     order.retain(|connection| !connection.is_finished());
                     if order.len() == MAX_CONNECTIONS
                         && let Some(oldest) = order.pop_front()
@@ -101,8 +100,10 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                     order.push_back(connections.spawn(connection(stream, peer, shared.clone(), printing.clone())));
                 }
                 Err(cause) => {
-                    warn!(%cause, "the exporter cannot accept connections");
-                    sleep(BACKOFF).await;
+                    if shortage.is_news() {
+                        warn!(%cause, "the exporter cannot accept connections");
+                    }
+                    shortage.wait().await;
                 }
             },
             Some(_) = connections.join_next() => {}

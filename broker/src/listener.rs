@@ -1,11 +1,8 @@
 //! Accepts connections, and takes streams that somebody else has accepted.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc};
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::sleep,
-};
+use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, warn};
 
 use crate::{
@@ -16,28 +13,26 @@ use crate::{
     handshake::error_frame,
     metrics::Listening,
     pipe::{self, Stream},
+    shortage::Shortage,
     socket::Socket,
 };
-
-/// How long to wait when the system is out of something, such as file descriptors: twice as long each time.
-const MIN_BACKOFF: Duration = Duration::from_millis(10);
-const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
 /// Accepts connections until the broker shuts down. No error ends it.
 pub(crate) async fn run(listener: TcpListener, service: Arc<Service>, listening: Listening, shared: Arc<Shared>) {
     let accepting = async {
-        let mut backoff = MIN_BACKOFF;
+        let mut shortage = Shortage::default();
         loop {
             match listener.accept().await {
                 Ok((tcp, peer)) => {
-                    backoff = MIN_BACKOFF;
+                    shortage.is_over();
                     admit(tcp, peer, &service, &listening, &shared);
                 }
                 Err(cause) if is_about_one_connection(&cause) => debug!(%cause, "a connection was gone already"),
                 Err(cause) => {
-                    warn!(%cause, retry_in = ?backoff, "cannot accept connections");
-                    sleep(backoff).await;
-                    backoff = (backoff * 2).min(MAX_BACKOFF);
+                    if shortage.is_news() {
+                        warn!(%cause, "cannot accept connections");
+                    }
+                    shortage.wait().await;
                 }
             }
         }

@@ -6,7 +6,11 @@ use futures::{StreamExt as _, stream};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::warn;
 
-use crate::{AuthStore, accounts::Account, broker::Shared};
+use crate::{
+    AuthStore,
+    accounts::{Account, Accounts},
+    broker::Shared,
+};
 
 /// How many lookups are under way at once.
 const CONCURRENT: usize = 16;
@@ -19,23 +23,31 @@ const MAX_FAILURES: usize = CONCURRENT;
 
 /// Looks up all keys every now and then, and when it is asked to, until the broker shuts down.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    let interval = shared.config.recheck_keys;
-    let rounds = async {
-        let mut spread = interval;
-        loop {
-            let next = Instant::now() + interval;
-            let round = async {
-                look_up(shared.accounts.all(), &*shared.store, shared.config.auth_timeout, spread).await;
-                sleep_until(next).await;
-            };
-            tokio::select! {
-                () = round => spread = interval,
-                // Who asks has just changed something: what was found before may be old.
-                () = shared.accounts.recheck.notified() => spread = Duration::ZERO,
-            }
-        }
-    };
+    let rounds = rounds(&shared.accounts, &*shared.store, shared.config.auth_timeout, shared.config.recheck_keys);
     shared.draining.run_until_cancelled(rounds).await;
+}
+
+/// Who asks has just changed something: what was found before may be old. So a round in the background gives way to one
+/// that was asked for. That one is never cut short, or keys that are at its end would not be looked up for as long as
+/// somebody goes on asking; however often that happens meanwhile, one more round follows.
+async fn rounds(accounts: &Accounts, store: &dyn AuthStore, limit: Duration, interval: Duration) {
+    let mut asked = false;
+    loop {
+        let next = Instant::now() + interval;
+        if asked {
+            look_up(accounts.all(), store, limit, Duration::ZERO).await;
+        }
+        let background = async {
+            if !asked {
+                look_up(accounts.all(), store, limit, interval).await;
+            }
+            sleep_until(next).await;
+        };
+        asked = tokio::select! {
+            () = background => false,
+            () = accounts.recheck.notified() => true,
+        };
+    }
 }
 
 /// One round, which takes about as long as it is spread over, or longer.
@@ -83,12 +95,20 @@ async fn ask(store: &dyn AuthStore, account: Arc<Account>, limit: Duration) -> R
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::{
+        collections::BTreeMap,
+        sync::{
+            Mutex,
+            atomic::{AtomicUsize, Ordering::Relaxed},
+        },
+    };
+
+    use futures::FutureExt as _;
 
     use super::*;
     use crate::{
         AuthError, Key, Lookup,
-        accounts::{AccountRules, Accounts, Member},
+        accounts::{AccountRules, Member},
         rate::Rate,
     };
 
@@ -166,5 +186,64 @@ mod tests {
         database.down = false;
         look_up(accounts.all(), &database, Duration::from_millis(500), SPREAD).await;
         assert!(members.iter().all(|member| !member.has_news()));
+    }
+
+    /// Counts how often each ident is asked for.
+    #[derive(Default)]
+    struct Census(Mutex<BTreeMap<String, usize>>);
+
+    impl Census {
+        /// The least and the most that one of so many idents was asked for.
+        fn range(&self, idents: usize) -> (usize, usize) {
+            let counts = self.0.lock().unwrap();
+            let least = if counts.len() < idents { 0 } else { *counts.values().min().unwrap() };
+            (least, counts.values().max().copied().unwrap_or(0))
+        }
+    }
+
+    impl AuthStore for Census {
+        fn lookup<'a>(&'a self, ident: &'a str) -> Lookup<'a> {
+            Box::pin(async move {
+                *self.0.lock().unwrap().entry(ident.to_owned()).or_default() += 1;
+                Ok(None)
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_all_the_time_keeps_nobody_from_being_looked_up() {
+        let (accounts, _members) = members(2000);
+        let census = Census::default();
+        let storm = async {
+            // A round takes 4 seconds.
+            for _ in 0..100 {
+                sleep(Duration::from_millis(100)).await;
+                accounts.recheck.notify_one();
+            }
+        };
+        let hour = Duration::from_secs(3600);
+        tokio::select! {
+            () = rounds(&accounts, &census, LIMIT, hour) => {}
+            () = storm => {}
+        }
+        let (least, most) = census.range(2000);
+        assert!((2..=4).contains(&least) && most <= least + 2, "{least} to {most} times each");
+        // What was asked for during the last round follows, once; and then it is quiet.
+        census.0.lock().unwrap().clear();
+        let asked_again = async {
+            sleep(Duration::from_millis(100)).await;
+            accounts.recheck.notify_one();
+            sleep(Duration::from_secs(1)).await;
+            (0..10).for_each(|_| accounts.recheck.notify_one());
+            sleep(Duration::from_secs(60)).await;
+        };
+        accounts.recheck.notified().now_or_never();
+        tokio::select! {
+            () = rounds(&accounts, &census, LIMIT, 100 * hour) => {}
+            () = asked_again => {}
+        }
+        let (least, most) = census.range(2000);
+        // Some were looked up in the background, before anybody asked.
+        assert!(least == 2 && most <= 3, "{least} to {most} times each");
     }
 }

@@ -15,6 +15,7 @@ use std::{
 use tracing::warn;
 
 use super::AuthError;
+use crate::retry::Retry;
 
 /// How often the file is looked at.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -55,8 +56,8 @@ fn stat(metadata: &fs::Metadata) -> io::Result<Stat> {
     Ok((metadata.len(), metadata.modified()?))
 }
 
-/// Calls `changed` after each change since `last`, on a thread of its own, and logs its errors. The thread ends when
-/// the sender is dropped.
+/// Calls `changed` after each change since `last`, on a thread of its own; when it fails, logs why, and calls it again now
+/// and then. The thread ends when the sender is dropped.
 ///
 /// A thread: a file system that hangs must stop nothing else.
 pub(super) fn spawn(
@@ -72,25 +73,32 @@ pub(super) fn spawn(
 
 fn run(mut last: Signature, path: &Path, ended: &Receiver<()>, mut changed: impl FnMut() -> Result<(), AuthError>) {
     let passed = |time| ended.recv_timeout(time) == Err(RecvTimeoutError::Timeout);
+    let mut unread: Option<Retry> = None;
     while passed(INTERVAL) {
         let mut now = Signature::of(path);
-        if now == last {
-            continue;
-        }
-        for _ in 0..PATIENCE {
+        if now != last {
+            for _ in 0..PATIENCE {
+                last = now;
+                if !passed(SETTLED) {
+                    return;
+                }
+                now = Signature::of(path);
+                if now == last {
+                    break;
+                }
+            }
+            // What changes from here on is seen as another change.
             last = now;
-            if !passed(SETTLED) {
-                return;
-            }
-            now = Signature::of(path);
-            if now == last {
-                break;
-            }
+            unread = Some(Retry::default());
         }
-        // What changes from here on is seen as another change.
-        last = now;
-        if let Err(cause) = changed() {
-            warn!(%cause, "the keys stay as they were");
+        if let Some(retry) = &mut unread
+            && retry.is_due()
+        {
+            match changed() {
+                Ok(()) => unread = None,
+                Err(cause) if retry.failed(&cause.to_string()) => warn!(%cause, "the keys stay as they were"),
+                Err(_) => {}
+            }
         }
     }
 }
@@ -136,5 +144,23 @@ mod tests {
         fs::rename(folder.path().join("new"), &path).unwrap();
         let second = Signature::of(&path);
         assert!(absent != first && first != second && second == Signature::of(&path));
+    }
+
+    /// A lack of descriptors passes without a change of the file.
+    #[test]
+    fn what_could_not_be_read_is_read_later() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (done, wait) = mpsc::channel();
+        let mut failures = 2;
+        let _watched = spawn(Signature(None), file.path(), move || {
+            if failures == 0 {
+                return done.send(()).map_err(AuthError::new);
+            }
+            failures -= 1;
+            Err(AuthError::new("no descriptors"))
+        });
+        wait.recv_timeout(Duration::from_secs(60)).unwrap();
+        // Once is enough.
+        assert!(wait.recv_timeout(2 * INTERVAL).is_err());
     }
 }

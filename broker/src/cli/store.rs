@@ -35,13 +35,14 @@ impl Store {
         Ok(match self {
             Self::Env => builder.auth(EnvStore::new()),
             Self::Json(path) => builder.auth(JsonStore::open(path)?),
-            Self::Sql(address) => match address.would_create().filter(|_| check) {
-                Some(file) => {
-                    could_be_created(file)?;
-                    builder.auth(ChainStore::new())
+            Self::Sql(address) if check => {
+                match address.would_create() {
+                    Some(file) => could_be_created(file)?,
+                    None => SqlStore::check(address.clone()).await?,
                 }
-                None => builder.auth(SqlStore::open(address.clone()).await?),
-            },
+                builder.auth(ChainStore::new())
+            }
+            Self::Sql(address) => builder.auth(SqlStore::open(address.clone()).await?),
             #[cfg(feature = "mongodb")]
             Self::Mongo(address) => builder.auth(hpfeeds_broker::MongoStore::open(address.clone()).await?),
         })

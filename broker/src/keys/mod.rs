@@ -130,7 +130,7 @@ impl Keys {
             Place::Json(path) => file::apply(path, changes).await,
             Place::Sql(address) => {
                 let adds = changes.iter().any(|change| matches!(change, Change::Add(_) | Change::Put(_)));
-                sql::apply(&Database::new(address.creating(adds)), changes, adds).await
+                sql::apply(&address.creating(adds), changes, adds).await
             }
         }
     }

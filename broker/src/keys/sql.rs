@@ -6,9 +6,9 @@ use tokio::time::timeout;
 
 use super::{Change, Entry, Fields, Idents};
 use crate::{
-    AuthError,
+    AuthError, DatabaseAddress,
     auth::sql::{
-        Connection, Database,
+        Connection, Database, NewFile,
         table::{Dialect, Table},
     },
 };
@@ -46,19 +46,38 @@ pub(super) async fn get(database: &Database, ident: &str) -> Result<Option<Entry
     Ok(entries.into_iter().next())
 }
 
-/// When it is dropped, or fails, the connection is cut and nothing has changed.
+/// When it is dropped, or fails, the connection is cut and nothing has changed; of a new file, nothing is left.
 ///
-/// `adds`: some change adds a key, for which the table is created.
-pub(super) async fn apply(database: &Database, changes: &[Change], adds: bool) -> Result<(), AuthError> {
+/// `adds`: some change adds a key, for which the table is created, and a file.
+pub(super) async fn apply(address: &DatabaseAddress, changes: &[Change], adds: bool) -> Result<(), AuthError> {
+    let database = Database::new(address.clone());
+    if let Some(file) = address.would_create() {
+        let fail = |cause| database.error(&sqlx::Error::Io(cause));
+        let new = NewFile::beside(file).map_err(fail)?;
+        change(&Database::new(address.in_file(new.path())), changes, adds).await?;
+        if new.put_in_place().map_err(fail)? {
+            return Ok(());
+        }
+        // Another program has created it meanwhile, with what it holds now.
+    }
+    change(&database, changes, adds).await
+}
+
+async fn change(database: &Database, changes: &[Change], adds: bool) -> Result<(), AuthError> {
     let mut session = Session::open(database).await?;
     let (table, dialect) = (database.table(), session.dialect());
-    if adds {
+    // SQLite takes it back with the rest; PostgreSQL can lock only a table that is there, MySQL takes nothing back.
+    let in_transaction = dialect == Dialect::Sqlite;
+    if adds && !in_transaction {
         session.batch(&table.create(dialect)).await?;
     }
     for change in changes {
         storable(dialect, change).map_err(|cause| database.place(&cause))?;
     }
     session.begin(table).await?;
+    if adds && in_transaction {
+        session.batch(&table.create(dialect)).await?;
+    }
     let known = session.idents(table).await?;
     let mut idents = Idents { known };
     let mut added = Vec::new();

@@ -274,6 +274,12 @@ fn ours(text: &mut Text, shared: &Shared, stats: &Stats) {
         "The most that is queued for all subscribers together.",
         shared.config.max_buffered as u64,
     );
+    single(
+        Gauge,
+        "hpfeeds_broker_tasks",
+        "Tasks of the runtime that have not ended: one for each connection, and a few more.",
+        shared.runtime.metrics().num_alive_tasks() as u64,
+    );
     let help = "Publishers that wait for subscribers now.";
     text.single(Gauge, "hpfeeds_broker_stalled_publishers", help, metrics.stalled.load(Relaxed));
     let help = "Time that publishers have waited for subscribers, all together; a wait counts once it is over.";

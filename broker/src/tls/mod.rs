@@ -44,7 +44,7 @@ pub(crate) struct Certificate {
     files: TlsFiles,
     /// Replaced as a whole: a handshake sees either the old or the new pair, and connections keep what they have.
     config: ArcSwap<ServerConfig>,
-    /// Of the files as they were when they were last read.
+    /// Of the files as they were when `config` was read from them.
     read: Mutex<Fingerprint>,
 }
 
@@ -61,9 +61,11 @@ impl Certificate {
 
     /// Reads the files again. On an error everything stays as it is.
     fn reload(&self) -> Result<(), TlsError> {
-        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = Fingerprint::of(&self.files);
+        // Before the files are read: a change meanwhile is found later.
+        let now = Fingerprint::of(&self.files);
         let fail = |fault| TlsError { endpoint: self.endpoint.clone(), fault };
         self.config.store(Arc::new(server_config(&self.files).map_err(fail)?));
+        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = now;
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use super::{Certificate, TlsError};
-use crate::endpoint::TlsFiles;
+use crate::{endpoint::TlsFiles, retry::Retry};
 
 /// How often the files are looked at.
 ///
@@ -46,7 +46,7 @@ impl Reloader {
         let mut watched: Vec<_> = self
             .certificates
             .iter()
-            .map(|certificate| Watched { certificate: certificate.clone(), changed: None })
+            .map(|certificate| Watched { certificate: certificate.clone(), changed: None, retry: Retry::default() })
             .collect();
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -69,17 +69,22 @@ impl Reloader {
 
 fn reload(certificate: &Arc<Certificate>) -> Result<(), TlsError> {
     let reloaded = certificate.reload();
-    match &reloaded {
+    log(certificate, &reloaded);
+    reloaded
+}
+
+fn log(certificate: &Certificate, reloaded: &Result<(), TlsError>) {
+    match reloaded {
         Ok(()) => info!(endpoint = certificate.endpoint, "certificate loaded again"),
         Err(cause) => warn!(%cause, "certificate not loaded again: the old one stays"),
     }
-    reloaded
 }
 
 struct Watched {
     certificate: Arc<Certificate>,
     /// What the files looked like the last time, if that is not what they looked like when they were read.
     changed: Option<Fingerprint>,
+    retry: Retry,
 }
 
 impl Watched {
@@ -89,12 +94,14 @@ impl Watched {
         let now = Fingerprint::of(&self.certificate.files);
         if *self.certificate.read.lock().unwrap_or_else(PoisonError::into_inner) == now {
             self.changed = None;
-        } else if self.changed.as_ref() == Some(&now) {
-            self.changed = None;
-            // It has been logged.
-            let _ = reload(&self.certificate);
-        } else {
-            self.changed = Some(now);
+        } else if self.changed.as_ref() != Some(&now) {
+            (self.changed, self.retry) = (Some(now), Retry::default());
+        } else if self.retry.is_due() {
+            let reloaded = self.certificate.reload();
+            let news = reloaded.as_ref().err().is_none_or(|cause| self.retry.failed(&cause.to_string()));
+            if news {
+                log(&self.certificate, &reloaded);
+            }
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{
     fmt,
+    fs::OpenOptions,
+    io,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -84,6 +86,23 @@ impl DatabaseAddress {
             *creates = create;
         }
         address
+    }
+
+    /// The same, in another file. Errors name it as before.
+    pub(crate) fn in_file(&self, path: &Path) -> Self {
+        let mut address = self.clone();
+        if let Server::Sqlite { options, .. } = &mut address.server {
+            **options = options.as_ref().clone().filename(path);
+        }
+        address
+    }
+
+    /// Whether the tables of an SQLite file can be written.
+    pub(super) fn writable(&self) -> io::Result<()> {
+        match &self.server {
+            Server::Sqlite { options, .. } => OpenOptions::new().write(true).open(options.get_filename()).map(drop),
+            Server::Postgres(_) | Server::MySql(_) => Ok(()),
+        }
     }
 
     fn database(text: &str) -> Result<Self, String> {

@@ -1,7 +1,7 @@
 //! One connection to a database, of any kind.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io,
     path::Path,
     time::Duration,
@@ -47,11 +47,8 @@ macro_rules! bound {
 impl Connection {
     pub(super) async fn open(server: &Server) -> Result<Self, sqlx::Error> {
         Ok(match server {
-            Server::Sqlite { options, create } => {
+            Server::Sqlite { options, .. } => {
                 let path = options.get_filename();
-                if *create {
-                    create_private(path)?;
-                }
                 let opened = SqliteConnection::connect_with(options).await;
                 Self::Sqlite(opened.map_err(|cause| fault(path).map_or(cause, sqlx::Error::Io))?)
             }
@@ -90,18 +87,6 @@ impl Connection {
     /// Says goodbye.
     pub(crate) async fn close(self) -> Result<(), sqlx::Error> {
         each!(self, connection => connection.close().await)
-    }
-}
-
-/// Creates an empty file, which is an empty database, that only its owner can read: it will hold secrets.
-fn create_private(path: &Path) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    match options.open(path) {
-        Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => Err(cause),
-        _ => Ok(()),
     }
 }
 

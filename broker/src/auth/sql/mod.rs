@@ -2,10 +2,12 @@
 
 mod address;
 mod connection;
+mod create;
 pub(crate) mod table;
 
 use std::{
     collections::VecDeque,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -18,8 +20,8 @@ use tokio::{
 use tracing::warn;
 
 pub use self::address::DatabaseAddress;
-pub(crate) use self::connection::Connection;
 use self::{address::Server, table::Table};
+pub(crate) use self::{connection::Connection, create::NewFile};
 use super::{AuthError, AuthStore, Entry, Key, Lookup, entry};
 
 /// How long a lookup may take, with connecting: half of what the broker gives it by default.
@@ -52,22 +54,35 @@ impl SqlStore {
     /// A server that cannot be reached, or is starting, is no error: it is logged, and the first lookup tries again.
     /// Everything else is: a file that is absent or no database, a wrong password, an unknown database or table.
     pub async fn open(address: DatabaseAddress) -> Result<Self, AuthError> {
+        if let Some(file) = address.would_create() {
+            create(&address, file).await?;
+        }
         let database = Database::new(address);
-        match timeout(DEADLINE, database.check()).await {
-            Ok(Ok(connection)) => database.keep(connection),
-            Ok(Err(cause)) if database.is_server() && is_away(&cause) => {
-                let cause = database.error(&cause);
-                warn!(%cause, "no key can be looked up until the database is there");
-            }
-            Ok(Err(cause)) => return Err(database.error(&cause)),
-            Err(_) if database.is_server() => {
-                let cause = database.silent(DEADLINE);
-                warn!(%cause, "no key can be looked up until the database is there");
-            }
-            Err(_) => return Err(database.silent(DEADLINE)),
+        if let Some(connection) = database.first(database.prepare()).await? {
+            database.keep(connection);
         }
         Ok(Self { database })
     }
+
+    /// Whether [`open`](Self::open) would succeed. It changes nothing: where `open` would create a table, it is enough
+    /// that the file can be written.
+    pub async fn check(address: DatabaseAddress) -> Result<(), AuthError> {
+        let database = Database::new(address);
+        database.first(database.inspect()).await.map(drop)
+    }
+}
+
+/// Creates a file with the tables of the Python broker, unless another program is faster.
+async fn create(address: &DatabaseAddress, file: &Path) -> Result<(), AuthError> {
+    let database = Database::new(address.clone());
+    let fail = |cause| database.error(&sqlx::Error::Io(cause));
+    let new = NewFile::beside(file).map_err(fail)?;
+    let unnamed = Database::new(address.in_file(new.path()));
+    if let Some(connection) = unnamed.first(unnamed.prepare()).await? {
+        // All is written already.
+        let _ = connection.close().await;
+    }
+    new.put_in_place().map(drop).map_err(fail)
 }
 
 impl AuthStore for SqlStore {
@@ -110,19 +125,49 @@ impl Database {
         Connection::open(&self.address.server).await
     }
 
+    /// The first connection; `None` when there may be one later.
+    async fn first(
+        &self,
+        connecting: impl Future<Output = Result<Connection, sqlx::Error>>,
+    ) -> Result<Option<Connection>, AuthError> {
+        let (away, cause) = match timeout(DEADLINE, connecting).await {
+            Ok(Ok(connection)) => return Ok(Some(connection)),
+            Ok(Err(cause)) => (is_away(&cause), self.error(&cause)),
+            Err(_) => (true, self.silent(DEADLINE)),
+        };
+        if !away || !self.is_server() {
+            return Err(cause);
+        }
+        warn!(%cause, "no key can be looked up until the database is there");
+        Ok(None)
+    }
+
     /// Connects; creates the table of an SQLite file as the Python broker does; looks whether it has its columns.
-    async fn check(&self) -> Result<Connection, sqlx::Error> {
+    async fn prepare(&self) -> Result<Connection, sqlx::Error> {
         let mut connection = self.connect().await?;
-        let (table, dialect) = (self.table(), connection.dialect());
-        let check = format!("{} WHERE 1 = 0", table.select(dialect));
-        let checked = connection.rows(&check, &[]).await;
-        if table.owner.is_some() && checked.is_err() {
-            connection.batch(&table.create(dialect)).await?;
-            connection.rows(&check, &[]).await?;
-        } else {
-            checked?;
+        let table = self.table();
+        if table.owner.is_some() && self.columns(&mut connection).await.is_err() {
+            let tables = table.create(connection.dialect());
+            connection.batch(&format!("BEGIN IMMEDIATE; {tables}; COMMIT")).await?;
+        }
+        self.columns(&mut connection).await?;
+        Ok(connection)
+    }
+
+    /// As `prepare`, but creates nothing.
+    async fn inspect(&self) -> Result<Connection, sqlx::Error> {
+        let mut connection = self.connect().await?;
+        match self.columns(&mut connection).await {
+            Err(cause) if self.table().owner.is_some() && lacks_table(&cause) => self.address.writable()?,
+            looked => looked?,
         }
         Ok(connection)
+    }
+
+    /// Looks whether the table is there and has its columns.
+    async fn columns(&self, connection: &mut Connection) -> Result<(), sqlx::Error> {
+        let sql = format!("{} WHERE 1 = 0", self.table().select(connection.dialect()));
+        connection.rows(&sql, &[]).await.map(drop)
     }
 
     async fn key(&self, ident: &str) -> Result<Option<Arc<Key>>, AuthError> {
