@@ -48,6 +48,15 @@ mod config;
 mod connection;
 mod endpoint;
 mod error;
+// With `--cfg fuzzing` only, which nobody but cargo-fuzz gives.
+#[cfg(all(fuzzing, feature = "cli"))]
+#[allow(dead_code, reason = "what the binary does with it is not fuzzed")]
+mod cli;
+#[cfg(all(fuzzing, feature = "cli"))]
+extern crate self as hpfeeds_broker;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate;
 mod handshake;
 #[cfg(feature = "exporter")]
@@ -61,6 +70,8 @@ mod outbox;
 mod patterns;
 mod pipe;
 mod probation;
+#[cfg(test)]
+mod properties;
 mod rate;
 mod recheck;
 mod reports;

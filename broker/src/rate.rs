@@ -56,15 +56,21 @@ impl Limiter {
     /// Reserves what is going to pass. Returns when it may: more than a bucket holds waits for a full one.
     pub(crate) fn reserve(&self, messages: u64, bytes: u64, now: Instant) -> Instant {
         let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = [(messages, self.rate.messages), (bytes, self.rate.bytes)].map(|(n, rate)| match rate {
+            u64::MAX => None,
+            rate => Some(time(n, rate)),
+        });
         let mut when = now;
-        for (full, (n, rate)) in full.iter_mut().zip([(messages, self.rate.messages), (bytes, self.rate.bytes)]) {
-            if rate == u64::MAX {
-                continue;
+        for (full, time) in full.iter().zip(times) {
+            if let Some(time) = time {
+                when = when.max((*full).max(now) + time.min(BURST) - BURST);
             }
-            let time = time(n, rate);
-            let start = (*full).max(now);
-            when = when.max(start + time.min(BURST) - BURST);
-            *full = (start + time).min(now + NEVER);
+        }
+        for (full, time) in full.iter_mut().zip(times) {
+            // It leaves the bucket when it passes: what comes in while the other bucket is waited for runs over.
+            if let Some(time) = time {
+                *full = ((*full).max(when) + time).min(now + NEVER);
+            }
         }
         when
     }
@@ -122,7 +128,21 @@ mod tests {
         let limiter = Rate { messages: 10, bytes: 1000 }.limiter(start).unwrap();
         assert_eq!(limiter.reserve(10, 0, start), start);
         assert_eq!(limiter.reserve(1, 1000, start), start + seconds(0.1));
-        assert_eq!(limiter.reserve(1, 500, start), start + seconds(0.5));
+        // It was full until those passed.
+        assert_eq!(limiter.reserve(1, 500, start), start + seconds(0.6));
+    }
+
+    #[test]
+    fn a_bucket_saves_nothing_up_while_the_other_is_waited_for() {
+        let start = Instant::now() + BURST;
+        let limiter = Rate { messages: 10, bytes: 1000 }.limiter(start).unwrap();
+        assert_eq!(limiter.reserve(1, 61_000, start), start);
+        // In debt for a minute: ten messages pass then, and not those of the minute.
+        let later = start + seconds(60.0);
+        for _ in 0..10 {
+            assert_eq!(limiter.reserve(1, 0, start), later);
+        }
+        assert_eq!(limiter.reserve(1, 0, start), later + seconds(0.1));
     }
 
     #[test]

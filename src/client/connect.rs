@@ -76,7 +76,8 @@ impl FromStr for BrokerAddr {
             None => host,
         };
         match port.parse() {
-            Ok(port) if !host.is_empty() => Ok(Self::new(host, port)),
+            // No address and no name has brackets of its own.
+            Ok(port) if !host.is_empty() && !host.contains(['[', ']']) => Ok(Self::new(host, port)),
             _ => Err(Error::address(given)),
         }
     }
@@ -242,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_bad_address_says_what_is_wanted() {
-        for text in ["localhost", ":20000", "localhost:port", "localhost:70000", "::1:20000", "[::1:5"] {
+        for text in ["localhost", ":20000", "localhost:port", "localhost:70000", "::1:20000", "[::1:5", "[[a]:1"] {
             let error = text.parse::<BrokerAddr>().unwrap_err();
             assert!(error.is_usage() && error.to_string().contains("HOST:PORT"), "{text}: {error}");
         }

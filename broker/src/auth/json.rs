@@ -103,7 +103,7 @@ fn load(path: &Path) -> Result<MemoryStore, AuthError> {
     parse(&text).map_err(|cause| fail(&cause))
 }
 
-fn parse(text: &[u8]) -> Result<MemoryStore, String> {
+pub(crate) fn parse(text: &[u8]) -> Result<MemoryStore, String> {
     let keys = entries(text)?.into_iter().map(|entry| {
         let key = entry.key(["pubchans", "subchans"]);
         key.map_err(|cause| format!("user {:?}: {cause}", entry.ident))

@@ -15,7 +15,9 @@ mod tests;
 mod values;
 
 use std::{
-    env, io,
+    env,
+    ffi::OsString,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
 };
@@ -118,8 +120,7 @@ impl Cli {
     /// The arguments of this process and of the file that they name. Otherwise what they ask for has been printed: help, or one line that says what
     /// is wrong with them.
     pub(crate) fn read() -> Result<Self, ExitCode> {
-        let arguments = config_file::expand(&Self::command(), env::args_os().collect());
-        arguments.and_then(Self::try_parse_from).and_then(Self::checked).map_err(|error| {
+        Self::read_from(env::args_os().collect()).map_err(|error| {
             if let ErrorKind::DisplayHelp | ErrorKind::DisplayVersion = error.kind() {
                 // A closed pipe is no reason to fail.
                 let _ = error.print();
@@ -128,6 +129,12 @@ impl Cli {
             eprintln!("hpfeeds-broker: {} (try --help)", one_line(&error));
             ExitCode::from(2)
         })
+    }
+
+    /// The arguments, with the program's name before them, and those of the file that they name.
+    pub(crate) fn read_from(arguments: Vec<OsString>) -> Result<Self, clap::Error> {
+        let arguments = config_file::expand(&Self::command(), arguments)?;
+        Self::try_parse_from(arguments)?.checked()
     }
 
     fn checked(mut self) -> Result<Self, clap::Error> {
@@ -188,12 +195,14 @@ pub(crate) fn hints(addr: SocketAddr) -> String {
     format!("subscribe with: {command} subscribe\npublish with:   {command} publish 'hello'\n")
 }
 
-/// clap's message without its usage and hints.
-fn one_line(error: &clap::Error) -> String {
+/// clap's message without its usage and hints. It shows what was given: control characters are escaped.
+pub(crate) fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let first = text.split("\n\n").next().unwrap_or(text);
-    without_passwords(&first.split_whitespace().collect::<Vec<_>>().join(" "))
+    let line = without_passwords(&first.split_whitespace().collect::<Vec<_>>().join(" "));
+    let escaped = |char: char| if char.is_control() { char.escape_default().to_string() } else { char.to_string() };
+    line.chars().map(escaped).collect()
 }
 
 /// Takes out what stands between the ident and the host of a database's address.

@@ -26,6 +26,13 @@ fn from_file(line: &str) -> Result<Cli, String> {
     parsed.map_err(|error| one_line(&error).replace(path, "FILE"))
 }
 
+#[test]
+fn what_is_given_reaches_no_terminal_as_it_is() {
+    let error = |argument: &str| one_line(&Cli::read_from(vec!["broker".into(), argument.into()]).unwrap_err());
+    assert_eq!(error("--na\u{9b}me"), r"unexpected argument '--na\u{9b}me' found");
+    assert!(!error("\u{7}\u{9c}x").contains(char::is_control));
+}
+
 /// Values of which each flag takes one, whoever adds it.
 const VALUES: [&str; 8] = ["1", "1M", "127.0.0.1:1", "tcp:port=1", "env", "drop-oldest", "json", "warn"];
 

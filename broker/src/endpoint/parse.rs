@@ -28,10 +28,12 @@ enum Fault {
     UnknownKey(String),
     #[error("{0} is for tls endpoints only")]
     TlsOnly(&'static str),
-    #[error("{0} has no value")]
+    #[error("{} has no value", .0.escape_debug())]
     EmptyValue(String),
-    #[error("{0} is given twice")]
+    #[error("{} is given twice", .0.escape_debug())]
     Repeated(String),
+    #[error("{} ends in a backslash: it would escape the colon that comes next", .0.escape_debug())]
+    Backslash(String),
     #[error("port is missing")]
     NoPort,
     #[error("{key} {value:?} is not {expected}")]
@@ -46,7 +48,8 @@ impl Endpoint {
         let fault = |fault| EndpointError { endpoint: addr.to_owned(), fault };
         let (interface, port) = addr.rsplit_once(':').ok_or_else(|| fault(Fault::NotAddrPort))?;
         let interface = interface.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(interface);
-        if interface.is_empty() {
+        // No address and no name has brackets of its own, which are then without the other one, or a backslash.
+        if interface.is_empty() || interface.contains(['[', ']', '\\']) {
             return Err(fault(Fault::NotAddrPort));
         }
         Ok(Self::tcp(interface, parse_port("port", port).map_err(fault)?))
@@ -74,6 +77,10 @@ fn parse(text: &str) -> Result<Endpoint, Fault> {
         let (key, value) = token.split_once('=').ok_or_else(|| Fault::NotKeyValue(token.clone()))?;
         if value.is_empty() {
             return Err(Fault::EmptyValue(key.to_owned()));
+        }
+        // At the very end of the string: anywhere else it has escaped a colon. Written elsewhere, it would.
+        if value.ends_with('\\') {
+            return Err(Fault::Backslash(key.to_owned()));
         }
         if pairs.iter().any(|(other, _)| other == key) {
             return Err(Fault::Repeated(key.to_owned()));

@@ -84,6 +84,9 @@ fn every_fault_names_the_endpoint_and_the_part() {
         ("tcp:port=1:key=a", "key is for tls endpoints only".to_owned()),
         ("tcp:port=1:clientca=a", "clientca is for tls endpoints only".to_owned()),
         ("tcp:1234", r#""1234" is not of the form key=value (write a colon inside a value as \:)"#.to_owned()),
+        ("tcp:port=1:device=a\\", "device ends in a backslash: it would escape the colon that comes next".to_owned()),
+        ("tcp:a\n=:port=1", "a\\n has no value".to_owned()),
+        ("tcp:a\u{1b}=1:a\u{1b}=1", "a\\u{1b} is given twice".to_owned()),
         ("tcp:port=1:mode=push", r#"mode "push" is not publish, subscribe or both"#.to_owned()),
         ("tcp:port=1:backlog=0", r#"backlog "0" is not a number from 1 to 2147483647"#.to_owned()),
         ("tcp:port=1:backlog=2147483648", r#"backlog "2147483648" is not a number from 1 to 2147483647"#.to_owned()),
@@ -109,6 +112,9 @@ fn every_fault_names_the_endpoint_and_the_part() {
     let cases = [
         ("20000", r#"endpoint "20000": not of the form ADDR:PORT"#),
         (":20000", r#"endpoint ":20000": not of the form ADDR:PORT"#),
+        // What would be written could not be read back.
+        ("[::1:5", r#"endpoint "[::1:5": not of the form ADDR:PORT"#),
+        (r"a\:5", r#"endpoint "a\\:5": not of the form ADDR:PORT"#),
         ("a:b", r#"endpoint "a:b": port "b" is not a number from 0 to 65535"#),
     ];
     for (text, expected) in cases {

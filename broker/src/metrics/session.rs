@@ -339,6 +339,12 @@ impl Session {
     pub(crate) fn for_test(ident: &str) -> Self {
         Self::open(ident.parse().unwrap(), ident, Arc::new(IdentSeries::new(&Arc::default())))
     }
+
+    /// How many bytes are queued.
+    #[cfg(test)]
+    pub(crate) fn queued_bytes(&self) -> u64 {
+        self.flow.queued.get()
+    }
 }
 
 impl Drop for Session {

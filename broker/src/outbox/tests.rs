@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use super::{pace::*, *};
 
 mod probation;
+mod properties;
 
 const WINDOW: Duration = Duration::from_secs(1);
 

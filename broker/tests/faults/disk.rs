@@ -1,8 +1,8 @@
 //! Stores of keys on a disk that is full, or cannot be written.
 
 use std::{
-    fs,
-    os::unix::fs::FileExt as _,
+    fs::{self, Permissions},
+    os::unix::fs::{FileExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -223,6 +223,8 @@ async fn checking_a_database_changes_nothing() {
     let auth = path.to_str().unwrap();
     let check = || output(broker(&["--check-config", "--auth", auth]));
     fs::write(&path, "").unwrap();
+    // Otherwise it warns that everybody can read it.
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
     let (code, _, stderr) = check().await;
     assert_eq!((code, &*stderr), (Some(0), ""));
     assert_eq!(fs::metadata(&path).unwrap().len(), 0, "it has created tables");

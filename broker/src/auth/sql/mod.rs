@@ -302,7 +302,7 @@ async fn select(connection: &mut Connection, table: &Table, ident: &str) -> Resu
 }
 
 /// A list of channels. The error goes on after the column's name.
-fn list(text: Option<String>) -> Result<Vec<String>, String> {
+pub(crate) fn list(text: Option<String>) -> Result<Vec<String>, String> {
     let text = text.ok_or("is NULL, not a list of strings in JSON")?;
     let value: Value = serde_json::from_str(&text).map_err(|cause| format!("is not JSON: {cause}"))?;
     entry::list(&value)

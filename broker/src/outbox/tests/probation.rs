@@ -51,11 +51,8 @@ fn nobody_waits_for_those_that_one_that_is_slow_opens_beside_it() {
     let mut f = fixture(RULES);
     f.now = Instant::now();
     assert!(matches!(f.fill(), Offer::Wait(_)));
-    let beside = |f: &Fixture| {
-        let outbox = Outbox::new(Session::for_test("sub"), f.outbox.peer(), f.depot.clone());
-        let trial = outbox.lock().trial.is_some();
-        trial
-    };
+    let beside =
+        |f: &Fixture| Outbox::new(Session::for_test("sub"), f.outbox.peer(), f.depot.clone()).lock().trial.is_some();
     assert!(!beside(&f));
     f.pass(WINDOW);
     let _ = f.offer(0);

@@ -1,0 +1,18 @@
+//! What the fuzz targets do with their bytes, one module for each; `fuzz_targets/` only calls it.
+//!
+//! An input is read from the front, byte by byte, and what it lacks is zero: so seeds can be written by a script
+//! (`scripts/fuzz-seeds`), and any bytes are an input.
+
+mod alloc;
+pub mod broker_session;
+pub mod client_session;
+pub mod decode;
+pub mod endpoint;
+mod input;
+#[cfg(feature = "keys")]
+pub mod keys;
+mod model;
+pub mod roundtrip;
+
+#[global_allocator]
+static ALLOCATOR: alloc::Counting = alloc::Counting;
