@@ -29,6 +29,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 sleep_until(next).await;
             };
             tokio::select! {
+                biased;
                 () = round => spread = interval,
                 // Who asks has just changed something: what was found before may be old.
                 () = shared.accounts.recheck.notified() => spread = Duration::ZERO,
