@@ -116,9 +116,13 @@ impl Accounts {
         Some(Member { accounts: self.clone(), account: account.clone(), key, number, seen })
     }
 
-    /// All that have connections.
+    /// All that have connections, by their idents: simulations want everything in the same order each time.
     pub(crate) fn all(&self) -> Vec<Arc<Account>> {
-        self.lock().accounts.values().filter(|account| account.lock().connections > 0).cloned().collect()
+        let map = self.lock();
+        let mut all: Vec<_> = map.accounts.values().filter(|account| account.lock().connections > 0).cloned().collect();
+        drop(map);
+        all.sort_unstable_by(|one, other| one.ident.cmp(&other.ident));
+        all
     }
 
     fn lock(&self) -> MutexGuard<'_, Map> {
@@ -151,7 +155,11 @@ impl Account {
         state.as_of = as_of;
         state.uneven = state.joined != as_of;
         self.generation.fetch_add(1, AcqRel);
-        state.outboxes.values().for_each(|outbox| outbox.wake());
+        let mut outboxes: Vec<_> = state.outboxes.iter().collect();
+        outboxes.sort_unstable_by_key(|(number, _)| **number);
+        for (_, outbox) in outboxes {
+            outbox.wake();
+        }
     }
 
     fn is_needed(&self, now: Instant) -> bool {

@@ -367,9 +367,13 @@ async fn open(
     endpoints: Vec<Endpoint>,
     listeners: Vec<TcpListener>,
 ) -> Result<(Vec<(tokio::net::TcpListener, Service)>, Vec<SocketAddr>), StartError> {
-    // Reading files and resolving a host name blocks.
-    let opening = tokio::task::spawn_blocking(move || endpoints.iter().map(Endpoint::open).collect());
-    let opened: Result<Vec<_>, _> = opening.await.map_err(|cause| StartError::Listener(io::Error::other(cause)))?;
+    let opened: Result<Vec<_>, _> = if endpoints.is_empty() {
+        Ok(Vec::new())
+    } else {
+        // Reading files and resolving a host name blocks.
+        let opening = tokio::task::spawn_blocking(move || endpoints.iter().map(Endpoint::open).collect());
+        opening.await.map_err(|cause| StartError::Listener(io::Error::other(cause)))?
+    };
     let given = listeners.into_iter().map(|listener| Opened { listener, service: Service::default() });
     let mut addrs = Vec::new();
     let mut accepting = Vec::new();

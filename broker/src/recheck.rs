@@ -44,6 +44,7 @@ async fn rounds(accounts: &Accounts, store: &dyn AuthStore, limit: Duration, int
             sleep_until(next).await;
         };
         asked = tokio::select! {
+            biased;
             () = background => false,
             () = accounts.recheck.notified() => true,
         };

@@ -136,7 +136,10 @@ impl Router {
         // A name may hold very many dots.
         if state.patterns.len() < name.len() {
             let matching = |prefix: &str| name.len() > prefix.len() && name.starts_with(prefix);
-            lists.extend(state.patterns.iter().filter(|(prefix, _)| matching(prefix)).map(|(_, list)| list.clone()));
+            let mut found: Vec<_> = state.patterns.iter().filter(|(prefix, _)| matching(prefix)).collect();
+            // In an order that is the same each time, also for simulations.
+            found.sort_unstable_by_key(|(prefix, _)| prefix.len());
+            lists.extend(found.into_iter().map(|(_, list)| list.clone()));
         } else {
             lists.extend(prefixes(name).filter_map(|prefix| state.patterns.get(prefix)).cloned());
         }

@@ -167,10 +167,12 @@ impl Driver {
     async fn wait(&self, delay: Duration) {
         let started = Instant::now();
         tokio::select! {
+            biased;
             () = sleep(delay) => return,
             _ = self.asked() => {}
         }
         tokio::select! {
+            biased;
             () = sleep_until(started + delay.min(CLOSING_DELAY)) => {}
             () = self.stopping() => {}
         }
@@ -195,6 +197,7 @@ impl Driver {
             && self.queued() > 0
         {
             tokio::select! {
+                biased;
                 () = sleep_until(deadline) => {}
                 () = self.aborted() => {}
             }

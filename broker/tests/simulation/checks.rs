@@ -1,0 +1,216 @@
+//! What must be true, whatever happens.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hpfeeds_broker::Stats;
+
+use crate::{
+    record::{Accepted, Message, Record},
+    scenario::{FORBIDDEN, Scenario, covers},
+};
+
+/// What a run and a queued frame take at most beside the messages: names, headers, the queue's overhead.
+const OVERHEAD: usize = 1024;
+
+/// How long the broker may take to act on a changed key, in steps.
+const REKEY: u64 = 2;
+
+/// The longest run that one read makes of messages, with what was there before.
+fn run(scenario: &Scenario) -> u64 {
+    (scenario.chunk + scenario.largest + OVERHEAD) as u64
+}
+
+/// What is queued keeps to its bound: beyond it, there is one run for each connection.
+pub(crate) fn memory(record: &mut Record, scenario: &Scenario, stats: &Stats) {
+    let bound = scenario.max_buffered as u64 + stats.connections * run(scenario);
+    if stats.buffered > bound {
+        record.fault(&format!("{} bytes are queued, the bound is {bound}", stats.buffered));
+    }
+}
+
+/// And each queue to its mark.
+pub(crate) fn outboxes(record: &mut Record, scenario: &Scenario, metrics: &str) {
+    for line in metrics.lines() {
+        let Some((ident, bytes)) = line
+            .strip_prefix("hpfeeds_broker_connection_send_buffer_size{ident=\"")
+            .and_then(|rest| rest.split_once("\"} "))
+        else {
+            continue;
+        };
+        let open = record.accepted.iter().filter(|entry| entry.open && entry.ident.as_deref() == Some(ident)).count();
+        let bound = open as u64 * (scenario.high_mark as u64 + run(scenario));
+        if bytes.parse::<u64>().is_ok_and(|bytes| bytes > bound) {
+            record.fault(&format!("{bytes} bytes are queued for {ident} on {open} connections, the bound is {bound}"));
+        }
+    }
+}
+
+/// One life of the broker, which has ended; how it counted itself, if it could still be asked.
+pub(crate) fn life(record: &mut Record, stats: Option<&Stats>) {
+    let mut faults = Vec::new();
+    let (mut written, mut missing) = (0, 0);
+    let all = || record.accepted.iter().filter(|entry| entry.life == record.life);
+    for connection in all() {
+        written += connection.written.len() as u64;
+        faults.extend(delivered(record, connection));
+        missing += due(record, connection);
+    }
+    if let Some(stats) = stats {
+        let (dropped, discarded) = (stats.dropped, stats.discarded);
+        if stats.delivered != written {
+            faults.push(format!("{written} messages were written, {} are counted as delivered", stats.delivered));
+        }
+        if missing > dropped + discarded {
+            faults.push(format!(
+                "{missing} messages vanished: {dropped} are counted as dropped, {discarded} as discarded"
+            ));
+        }
+        let read: u64 = all().map(|entry| entry.read.len() as u64).sum();
+        let acted =
+            all().flat_map(|entry| &entry.read).filter(|id| record.messages[*id].acted.is_some()).count() as u64;
+        if !(acted..=read).contains(&stats.received_messages) {
+            let counted = stats.received_messages;
+            faults.push(format!("{read} messages were read and {acted} acted on, {counted} are counted as received"));
+        }
+        if stats.buffered > 0 || stats.connections > 0 {
+            faults.push(format!("{} bytes, {} connections are left over", stats.buffered, stats.connections));
+        }
+    }
+    for fault in faults {
+        record.fault(&fault);
+    }
+}
+
+/// What is wrong with the messages that a connection got.
+fn delivered(record: &Record, connection: &Accepted) -> Option<String> {
+    let ident = connection.ident.as_deref().unwrap_or_default();
+    let mut seen = BTreeSet::new();
+    let mut last: BTreeMap<(usize, &str), u64> = BTreeMap::new();
+    for (id, at, step) in &connection.written {
+        let Some(message) = record.messages.get(id) else {
+            return Some(format!("{ident} got a message that nobody sent"));
+        };
+        let Some((read, read_step, source)) = message.read.filter(|(read, ..)| read < at) else {
+            return Some(format!("{ident} got a message that the broker had not read"));
+        };
+        if record.accepted[source].life != connection.life {
+            return Some(format!("{ident} got a message from another life of the broker"));
+        }
+        if !seen.insert(id) {
+            return Some(format!("{ident} got message {id:x} twice on one connection"));
+        }
+        if let Some(before) = last.insert((source, &message.channel), *id)
+            && before >= *id
+        {
+            return Some(format!("{ident} got message {id:x} after {before:x}"));
+        }
+        let wanted = connection.subscriptions.iter().any(|entry| {
+            covers(&entry.pattern, &message.channel)
+                && entry.read < *at
+                && message.acted.is_none_or(|acted| acted > entry.read)
+                && entry.until.is_none_or(|until| until > read || message.acted.is_none_or(|acted| acted > until))
+        });
+        if !wanted {
+            return Some(format!("{ident} got a message on {:?}, to which it is not subscribed", message.channel));
+        }
+        if !might(record, ident, &message.channel, read_step.saturating_sub(REKEY), *step) {
+            return Some(format!("{ident} got a message on {:?}, which it may not read", message.channel));
+        }
+    }
+    None
+}
+
+/// Whether a key allowed a channel at any time from a step to another.
+fn might(record: &Record, ident: &str, channel: &str, from: u64, to: u64) -> bool {
+    let history = record.rights.get(ident).map(Vec::as_slice).unwrap_or_default();
+    let ends = history.iter().skip(1).map(|(step, _)| *step).chain([u64::MAX]);
+    let mut spans = history.iter().zip(ends);
+    spans.any(|((begin, rights), end)| *begin <= to && end >= from && rights.iter().any(|right| covers(right, channel)))
+}
+
+/// Whether a key allowed a channel all the time.
+fn always(record: &Record, ident: &str, channel: &str) -> bool {
+    let history = record.rights.get(ident).map(Vec::as_slice).unwrap_or_default();
+    history.iter().all(|(_, rights)| rights.iter().any(|right| covers(right, channel)))
+}
+
+/// How many messages a connection did not get that were certainly due to it: it had subscribed before they were read, and
+/// was still served when they had been acted on.
+fn due(record: &Record, connection: &Accepted) -> u64 {
+    let Some(ident) = connection.ident.as_deref() else { return 0 };
+    let got: BTreeSet<u64> = connection.written.iter().map(|(id, ..)| *id).collect();
+    let sources = record.accepted.iter().filter(|entry| entry.life == connection.life);
+    let due = sources.flat_map(|entry| &entry.read).filter(|id| {
+        let message = &record.messages[*id];
+        let (Some((read, ..)), Some(acted)) = (message.read, message.acted) else { return false };
+        !got.contains(id)
+            && connection.served >= acted
+            && connection.subscriptions.iter().any(|entry| {
+                covers(&entry.pattern, &message.channel)
+                    && entry.acted.is_some_and(|subscribed| subscribed < read)
+                    && entry.until.is_none_or(|until| until > acted)
+            })
+            && always(record, ident, &message.channel)
+    });
+    due.count() as u64
+}
+
+/// What the sessions of clients were told.
+pub(crate) fn sessions(record: &mut Record) {
+    let mut faults = Vec::new();
+    let mut written: BTreeMap<_, &[_]> = BTreeMap::new();
+    for connection in &record.accepted {
+        written.insert(connection.addr, &connection.written);
+    }
+    for session in &record.sessions {
+        let name = &session.name;
+        let ids = session.ids.iter().map(|id| &record.messages[id]);
+        if ids.clone().any(|message| message.sent > 1) {
+            faults.push(format!("{name} has sent a message twice"));
+        }
+        if ids.clone().any(|message| message.read.is_some() && message.sent == 0) {
+            faults.push(format!("{name} has sent a message that was not written whole"));
+        }
+        if let Some(closed) = &session.closed {
+            // Those that the broker refuses are told by name.
+            let told = ids.filter(|message| message.taken && !refused(record, &session.ident, &message.channel));
+            let (mut unsent, mut lost) = (0, 0);
+            for message in told {
+                match message {
+                    Message { sent: 0, .. } => unsent += 1,
+                    Message { acted: None, .. } => lost += 1,
+                    _ => {}
+                }
+            }
+            if unsent > closed.unsent {
+                faults.push(format!("{name}: {unsent} messages were left behind, and close said {closed:?}"));
+            }
+            if closed.unsent == 0 && lost > closed.unconfirmed {
+                faults.push(format!("{name}: the broker has not acted on {lost} messages, and close said {closed:?}"));
+            }
+        }
+        // Of each connection it gets the messages from the first to some other, without a gap.
+        let mut received = session.received.iter().peekable();
+        for addr in &session.addrs {
+            let sent = written.get(addr).copied().unwrap_or_default();
+            for (id, ..) in sent {
+                if received.next_if_eq(&id).is_none() {
+                    break;
+                }
+            }
+        }
+        if let Some(id) = received.peek() {
+            faults.push(format!("{name} has got message {id:x} out of its place"));
+        }
+    }
+    for fault in faults {
+        record.fault(&fault);
+    }
+}
+
+/// Whether the broker may have refused a message: the key was there, but did not allow the channel.
+fn refused(record: &Record, ident: &str, channel: &str) -> bool {
+    let history = record.rights.get(ident).map(Vec::as_slice).unwrap_or_default();
+    channel == FORBIDDEN
+        || history.iter().any(|(_, rights)| !rights.is_empty() && !rights.iter().any(|right| covers(right, channel)))
+}

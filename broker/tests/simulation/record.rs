@@ -1,0 +1,319 @@
+//! What happened, as seen from both ends of the network: the checks work on this alone.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use hpfeeds::wire::{FrameRef, HEADER_LEN, Header, Limits, Opcode};
+
+use crate::net::{Corpse, Link};
+
+/// The longest message, in bytes.
+pub(crate) const MAX_MESSAGE: u32 = 64 << 10;
+
+/// A number for each thing that happens: what is smaller happened earlier.
+pub(crate) type Moment = u64;
+
+/// Everybody who takes part writes to it.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Record>>);
+
+impl Log {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Record> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Record {
+    pub(crate) step: u64,
+    now: Moment,
+    hash: u64,
+    pub(crate) faults: Vec<String>,
+    pub(crate) messages: BTreeMap<u64, Message>,
+    /// What the broker accepted, all its lives together.
+    pub(crate) accepted: Vec<Accepted>,
+    pub(crate) sessions: Vec<Session>,
+    /// Both ends of a connection find each other by the client's address.
+    links: BTreeMap<SocketAddr, Weak<Link>>,
+    /// Connections of which one end was dropped.
+    pub(crate) abandoned: Vec<Arc<Link>>,
+    /// A machine crashes now, and what it has let go of meanwhile.
+    pub(crate) crashing: bool,
+    pub(crate) corpses: Vec<Corpse>,
+    /// Which life of the broker it is.
+    pub(crate) life: u32,
+    /// What each ident might do from which step on.
+    pub(crate) rights: BTreeMap<String, Vec<(u64, Vec<String>)>>,
+}
+
+/// A message that somebody wanted to publish.
+pub(crate) struct Message {
+    pub(crate) session: usize,
+    pub(crate) channel: String,
+    /// The session took it.
+    pub(crate) taken: bool,
+    /// Written whole to a connection of the client's.
+    pub(crate) sent: u32,
+    /// Read whole by the broker: when, and on which of its connections.
+    pub(crate) read: Option<(Moment, u64, usize)>,
+    /// When the broker had certainly acted on it.
+    pub(crate) acted: Option<Moment>,
+}
+
+/// One session of a client.
+pub(crate) struct Session {
+    pub(crate) ident: String,
+    pub(crate) name: String,
+    pub(crate) received: Vec<u64>,
+    /// The addresses of its connections, in their order.
+    pub(crate) addrs: Vec<SocketAddr>,
+    pub(crate) ids: Vec<u64>,
+    last_sent: Option<u64>,
+    pub(crate) closed: Option<Closed>,
+}
+
+/// What `close` said, for faults to quote.
+#[derive(Debug)]
+#[allow(dead_code, reason = "quoting is all that the text is for")]
+pub(crate) struct Closed {
+    pub(crate) unsent: u64,
+    pub(crate) unconfirmed: u64,
+    pub(crate) error: Option<String>,
+}
+
+/// A connection as the broker has it.
+pub(crate) struct Accepted {
+    pub(crate) life: u32,
+    pub(crate) addr: SocketAddr,
+    pub(crate) ident: Option<String>,
+    pub(crate) subscriptions: Vec<Subscription>,
+    /// Messages that were read, and those that were written whole, in their order.
+    pub(crate) read: Vec<u64>,
+    pub(crate) written: Vec<(u64, Moment, u64)>,
+    /// Messages that were read and perhaps not acted on; likewise what was subscribed to.
+    unacted: Vec<u64>,
+    unacted_subscriptions: Vec<usize>,
+    /// The last time that more was read while it was in full service.
+    pub(crate) served: Moment,
+    ending: bool,
+    pub(crate) open: bool,
+}
+
+pub(crate) struct Subscription {
+    pub(crate) pattern: String,
+    pub(crate) read: Moment,
+    pub(crate) acted: Option<Moment>,
+    pub(crate) until: Option<Moment>,
+}
+
+impl Record {
+    /// Something has happened: it gets a moment, and is part of the trace.
+    pub(crate) fn mark(&mut self, what: u64, who: u64, how: u64) -> Moment {
+        for value in [self.step, what, who, how] {
+            self.hash = (self.hash ^ value).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
+        }
+        self.now += 1;
+        self.now
+    }
+
+    pub(crate) fn fingerprint(&self) -> (u64, u64) {
+        (self.now, self.hash)
+    }
+
+    pub(crate) fn fault(&mut self, text: &str) {
+        // The first ones say enough.
+        if self.faults.len() < 5 {
+            self.faults.push(format!("step {}: {text}", self.step));
+        }
+    }
+
+    pub(crate) fn link(&mut self, client: SocketAddr) -> Arc<Link> {
+        if let Some(link) = self.links.get(&client).and_then(Weak::upgrade) {
+            return link;
+        }
+        let link = Arc::new(Link::default());
+        self.links.insert(client, Arc::downgrade(&link));
+        link
+    }
+
+    /// The connections of a host that are open.
+    pub(crate) fn links_of(&mut self, host: IpAddr) -> Vec<Arc<Link>> {
+        self.links.retain(|_, link| link.strong_count() > 0);
+        self.links.iter().filter(|(addr, _)| addr.ip() == host).filter_map(|(_, link)| link.upgrade()).collect()
+    }
+
+    pub(crate) fn open_session(&mut self, ident: &str, name: String) -> usize {
+        let (received, addrs, ids) = (Vec::new(), Vec::new(), Vec::new());
+        let ident = ident.to_owned();
+        self.sessions.push(Session { ident, name, received, addrs, ids, last_sent: None, closed: None });
+        self.sessions.len() - 1
+    }
+
+    /// A new message, whose number is what its payload starts with.
+    pub(crate) fn message(&mut self, session: usize, channel: &str) -> u64 {
+        let id = ((session as u64) << 32) | self.sessions[session].ids.len() as u64;
+        let channel = channel.to_owned();
+        self.messages.insert(id, Message { session, channel, taken: false, sent: 0, read: None, acted: None });
+        self.sessions[session].ids.push(id);
+        id
+    }
+
+    pub(crate) fn received(&mut self, session: usize, id: Option<u64>, ident: &str, channel: &str) {
+        self.mark(1, session as u64, id.unwrap_or(u64::MAX));
+        let known = id.and_then(|id| Some((id, self.messages.get(&id)?)));
+        match known {
+            Some((id, message))
+                if message.channel == channel && self.sessions[message.session].ident == ident && message.taken =>
+            {
+                self.sessions[session].received.push(id);
+            }
+            _ => self.fault(&format!("session {session} got what nobody sent: {ident} on {channel}, {id:?}")),
+        }
+    }
+
+    pub(crate) fn accept(&mut self, addr: SocketAddr) -> usize {
+        let served = self.mark(2, 0, u64::from(addr.port()));
+        self.accepted.push(Accepted {
+            life: self.life,
+            addr,
+            ident: None,
+            subscriptions: Vec::new(),
+            read: Vec::new(),
+            written: Vec::new(),
+            unacted: Vec::new(),
+            unacted_subscriptions: Vec::new(),
+            served,
+            ending: false,
+            open: true,
+        });
+        self.accepted.len() - 1
+    }
+
+    /// The broker asks for more on a connection: it has acted on everything before.
+    pub(crate) fn asked(&mut self, number: usize) {
+        let connection = &mut self.accepted[number];
+        if connection.ending {
+            return;
+        }
+        let idle = connection.unacted.is_empty() && connection.unacted_subscriptions.is_empty();
+        // Which is often, and changes nothing.
+        connection.served = self.now;
+        if idle {
+            return;
+        }
+        let now = self.mark(3, number as u64, 0);
+        let connection = &mut self.accepted[number];
+        connection.served = now;
+        for id in connection.unacted.drain(..) {
+            if let Some(message) = self.messages.get_mut(&id) {
+                message.acted = Some(now);
+            }
+        }
+        for index in connection.unacted_subscriptions.drain(..) {
+            connection.subscriptions[index].acted = Some(now);
+        }
+    }
+
+    /// The broker has read these bytes, or the end.
+    pub(crate) fn broker_read(&mut self, number: usize, tap: &mut Tap, bytes: &[u8]) {
+        let now = self.mark(4, number as u64, bytes.len() as u64);
+        if bytes.is_empty() {
+            self.accepted[number].ending = true;
+        }
+        let step = self.step;
+        tap.pass(bytes, |frame| {
+            let connection = &mut self.accepted[number];
+            match frame {
+                FrameRef::Auth { ident, .. } => connection.ident = Some((*ident).to_owned()),
+                FrameRef::Subscribe { channel, .. } => {
+                    connection.unacted_subscriptions.push(connection.subscriptions.len());
+                    let pattern = (*channel).to_owned();
+                    connection.subscriptions.push(Subscription { pattern, read: now, acted: None, until: None });
+                }
+                FrameRef::Unsubscribe { channel, .. } => {
+                    let same = connection.subscriptions.iter_mut().filter(|entry| entry.pattern == *channel);
+                    same.for_each(|entry| entry.until = entry.until.or(Some(now)));
+                }
+                FrameRef::Publish { payload, .. } => {
+                    let id = id(payload);
+                    let message = id.and_then(|id| Some((id, self.messages.get_mut(&id)?)));
+                    match message {
+                        Some((id, message)) if message.read.is_none() => {
+                            message.read = Some((now, step, number));
+                            connection.read.push(id);
+                            connection.unacted.push(id);
+                        }
+                        _ => self.faults.push(format!("the broker read a message twice, or an unknown one: {id:?}")),
+                    }
+                }
+                _ => {}
+            }
+        });
+    }
+
+    /// The broker has written these bytes, or its end.
+    pub(crate) fn broker_wrote(&mut self, number: usize, tap: &mut Tap, bytes: &[u8]) {
+        let now = self.mark(5, number as u64, bytes.len() as u64);
+        let step = self.step;
+        let connection = &mut self.accepted[number];
+        connection.ending |= bytes.is_empty();
+        tap.pass(bytes, |frame| match frame {
+            FrameRef::Publish { payload, .. } => {
+                connection.written.push((id(payload).unwrap_or(u64::MAX), now, step));
+            }
+            FrameRef::Error { .. } => connection.ending = true,
+            _ => {}
+        });
+    }
+
+    pub(crate) fn broker_closed(&mut self, number: usize) {
+        self.mark(6, number as u64, 0);
+        self.accepted[number].open = false;
+        self.accepted[number].ending = true;
+    }
+
+    /// A client has written these bytes.
+    pub(crate) fn client_wrote(&mut self, session: usize, tap: &mut Tap, bytes: &[u8]) {
+        self.mark(7, session as u64, bytes.len() as u64);
+        tap.pass(bytes, |frame| {
+            if let FrameRef::Publish { payload, .. } = frame
+                && let Some(id) = id(payload)
+                && let Some(message) = self.messages.get_mut(&id)
+            {
+                message.sent += 1;
+                if self.sessions[session].last_sent.replace(id).is_some_and(|last| last >= id) {
+                    self.faults.push(format!("session {session} has sent message {id:x} out of its place"));
+                }
+            }
+        });
+    }
+}
+
+/// The number that a payload starts with.
+pub(crate) fn id(payload: &[u8]) -> Option<u64> {
+    payload.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+/// Finds the frames in a stream.
+#[derive(Default)]
+pub(crate) struct Tap(Vec<u8>);
+
+impl Tap {
+    fn pass(&mut self, bytes: &[u8], mut each: impl FnMut(&FrameRef<'_>)) {
+        self.0.extend_from_slice(bytes);
+        let mut start = 0;
+        while let Ok(Some(header)) = Header::parse(&self.0[start..], Limits::new(MAX_MESSAGE))
+            && let Some(frame) = self.0.get(start..start + header.length)
+        {
+            if let Ok(frame) = FrameRef::parse(header.opcode, &frame[HEADER_LEN..]) {
+                each(&frame);
+            }
+            start += header.length;
+            debug_assert!(header.opcode != Opcode::Publish || header.length > HEADER_LEN);
+        }
+        self.0.drain(..start);
+    }
+}
