@@ -2,6 +2,7 @@
 //! fails. Real processes; what needs root or a feature of the kernel says so and is skipped without it.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod clock;
 mod descriptors;
 mod disk;
 mod kill;
