@@ -313,7 +313,9 @@ impl Broker {
     /// has ended its own stream already is read to that end, and gets no ERROR.
     ///
     /// The exporter answers until then. When this is dropped before it returns, everything stops at once.
-    pub async fn shutdown(self) {
+    ///
+    /// Returns what it has done in all.
+    pub async fn shutdown(self) -> Stats {
         let Shared { config, draining, aborted, tasks, .. } = &*self.shared;
         draining.cancel();
         tasks.close();
@@ -326,7 +328,10 @@ impl Broker {
         if let Some(exporter) = &self.exporter {
             exporter.stop().await;
         }
-        info!("stopped");
+        let stats = self.stats();
+        let Stats { received_messages: received, delivered, dropped, discarded, .. } = stats;
+        info!(received, delivered, dropped, discarded, "stopped");
+        stats
     }
 }
 

@@ -85,7 +85,7 @@ async fn run(cli: &cli::Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
     }
     notify(NotifyState::Stopping);
     tokio::select! {
-        () = broker.shutdown() => Ok(ExitCode::SUCCESS),
+        _ = broker.shutdown() => Ok(ExitCode::SUCCESS),
         (name, code) = stop.recv() => {
             tracing::warn!("{name} again: ending at once");
             Ok(ExitCode::from(code))

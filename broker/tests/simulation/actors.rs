@@ -10,7 +10,7 @@ use std::{
 
 use futures::FutureExt as _;
 use hpfeeds::{Backoff, ClientSession, SessionState, wire::Limits};
-use hpfeeds_broker::{AuthStore, Broker, Key, Lookup};
+use hpfeeds_broker::{AuthStore, Broker, Key, Lookup, Stats};
 use tokio::{
     select,
     sync::{Notify, watch},
@@ -74,7 +74,9 @@ pub(crate) struct Site {
     pub(crate) log: Log,
     pub(crate) keys: Keys,
     pub(crate) broker: Rc<RefCell<Option<Arc<Broker>>>>,
-    /// It is told to shut down, and says when it has.
+    /// What the last one had done when it had shut down.
+    pub(crate) last: Rc<RefCell<Option<Stats>>>,
+    /// It is told to shut down.
     pub(crate) stop: Rc<Notify>,
 }
 
@@ -116,10 +118,12 @@ impl Site {
         }
         drop(listener);
         self.broker.borrow_mut().take();
-        if let Some(broker) = Arc::into_inner(broker)
-            && timeout(Duration::from_secs(4), broker.shutdown()).await.is_err()
-        {
-            self.log.lock().fault("the broker's shutdown hangs");
+        self.log.lock().broker_stops();
+        if let Some(broker) = Arc::into_inner(broker) {
+            match timeout(Duration::from_secs(4), broker.shutdown()).await {
+                Ok(stats) => *self.last.borrow_mut() = Some(stats),
+                Err(_) => self.log.lock().fault("the broker's shutdown hangs"),
+            }
         }
         std::future::pending().await
     }

@@ -269,6 +269,11 @@ impl Record {
         });
     }
 
+    /// The broker begins to shut down: from here on it also reads what it does not act on, and says so.
+    pub(crate) fn broker_stops(&mut self) {
+        self.accepted.iter_mut().for_each(|connection| connection.ending = true);
+    }
+
     pub(crate) fn broker_closed(&mut self, number: usize) {
         self.mark(6, number as u64, 0);
         self.accepted[number].open = false;

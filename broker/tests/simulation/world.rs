@@ -111,6 +111,7 @@ impl World {
             log: log.clone(),
             keys: keys.clone(),
             broker: Rc::default(),
+            last: Rc::default(),
             stop: Rc::new(Notify::new()),
         };
         let broker = site.clone();
@@ -312,10 +313,10 @@ impl World {
         }
     }
 
-    /// The broker is gone, or has nothing more to do. After a shutdown it cannot be asked any more.
+    /// The broker is gone, or has nothing more to do. One that was killed during its shutdown cannot be asked any more.
     fn end_life(&mut self) {
         let broker = self.site.broker.borrow_mut().take();
-        let stats = broker.map(|broker| broker.stats());
+        let stats = broker.map(|broker| broker.stats()).or(self.site.last.borrow_mut().take());
         let mut record = self.log.lock();
         if let Some(stats) = &stats {
             self.summary.delivered += stats.delivered;
