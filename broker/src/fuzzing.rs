@@ -12,11 +12,10 @@ pub mod scan {
         let limits = Limits::new(max);
         let first = Header::parse(bytes, limits).ok()??;
         let body = scan::body(bytes, first)?;
-        let Ok(FrameRef::Publish { ident, channel, .. }) = FrameRef::parse(first.opcode, body) else {
+        let Ok(FrameRef::Publish { .. }) = FrameRef::parse(first.opcode, body) else {
             return None;
         };
-        let names = scan::names(body, ident, channel);
-        let extent = scan::run(bytes, first, names, limits, &mut Sizes::new(0));
+        let extent = scan::run(bytes, first, scan::names(body)?, limits, &mut Sizes::new(0));
         Some((extent.len, extent.messages as usize))
     }
 
