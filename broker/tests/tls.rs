@@ -44,6 +44,23 @@ async fn works(addr: SocketAddr, config: &Arc<ClientConfig>) {
     assert_eq!(reader.next().await, Some(publish("dev", "c", "x")));
 }
 
+/// What was sent arrives in order and without a gap, until an ERROR ends it.
+async fn reads_up_to_error(peer: &mut TlsPeer, error: &str) {
+    let mut received = 0;
+    let message = loop {
+        match peer.next().await.unwrap() {
+            Frame::Error { message } => break message,
+            frame => {
+                assert_eq!(frame, publish("dev", "c", numbered(received, 3001)));
+                received += 1;
+            }
+        }
+    };
+    assert_eq!(message, error);
+    assert_eq!(peer.next().await, None);
+    assert!(received > 0);
+}
+
 #[tokio::test]
 async fn keys_have_any_of_the_formats_of_openssl() {
     let pki = Pki::new();
@@ -220,19 +237,7 @@ async fn a_slow_subscriber_is_told_and_disconnected() {
         });
         until(|| broker.stats().slow_disconnects == 1).await;
         writing.abort();
-        let mut received = 0;
-        let message = loop {
-            match stuck.next().await.unwrap() {
-                Frame::Error { message } => break message,
-                frame => {
-                    assert_eq!(frame, publish("dev", "c", numbered(received, 3001)));
-                    received += 1;
-                }
-            }
-        };
-        assert_eq!(message, "Backpressure deadline timer expired");
-        assert_eq!(stuck.next().await, None);
-        assert!(received > 0);
+        reads_up_to_error(&mut stuck, "Backpressure deadline timer expired").await;
         until(|| broker.stats().buffered == 0).await;
     }
 }
@@ -317,19 +322,7 @@ async fn a_stuck_subscriber_whose_key_is_removed_is_told() {
         store.0.store(true, Relaxed);
         broker.recheck_now();
         within(writing).await.unwrap();
-        let mut received = 0;
-        let message = loop {
-            match stuck.next().await.unwrap() {
-                Frame::Error { message } => break message,
-                frame => {
-                    assert_eq!(frame, publish("dev", "c", numbered(received, 3001)));
-                    received += 1;
-                }
-            }
-        };
-        assert_eq!(message, "Authentication failed for dev");
-        assert_eq!(stuck.next().await, None);
-        assert!(received > 0);
+        reads_up_to_error(&mut stuck, "Authentication failed for dev").await;
         until(|| broker.stats().buffered == 0 && broker.stats().connections == 0).await;
         assert_eq!(broker.stats().revoked, 2);
     }
