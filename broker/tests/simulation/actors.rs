@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use futures::FutureExt as _;
-use hpfeeds::{Backoff, ClientSession, SessionState, wire::Limits};
+use futures::{FutureExt as _, StreamExt as _};
+use hpfeeds::{Backoff, ClientSession, SessionEvent, SessionState, wire::Limits};
 use hpfeeds_broker::{AuthStore, Broker, Key, Lookup, Stats};
 use tokio::{
     select,
@@ -250,6 +250,7 @@ impl Machine {
         for channel in channels {
             session.subscribe(channel).unwrap();
         }
+        let mut events = session.events();
         let mut again = false;
         loop {
             let now = *phase.borrow();
@@ -270,6 +271,15 @@ impl Machine {
             select! {
                 biased;
                 _ = phase.changed() => {}
+                // What was refused while its key lacked it may hear of that long after the key has it back.
+                Some(event) = events.next(), if again => {
+                    if let SessionEvent::SubscribeDenied { channel: Some(channel), .. } = event
+                        && *channel != *FORBIDDEN
+                        && self.log.lock().rights[&**session.ident()].len() > 1
+                    {
+                        session.subscribe(channel).unwrap();
+                    }
+                }
                 message = session.read(), if reads => {
                     let Some((ident, channel, payload)) = message else {
                         self.log.lock().fault(&format!("session {number} has ended by itself"));
