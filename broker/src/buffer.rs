@@ -15,6 +15,9 @@ use crate::socket::ReadHalf;
 const MIN_CHUNK: usize = 8 * 1024;
 const MAX_CHUNK: usize = 256 * 1024;
 
+/// How much of a frame that has not arrived whole is moved to let go of a buffer.
+const MAX_PARKED: usize = 1024;
+
 /// A run is copied into an allocation of its own when it is shorter than this, or less than half of the buffer's: what
 /// is queued never keeps more than twice its own memory.
 const MIN_ZERO_COPY: usize = 8 * 1024;
@@ -62,10 +65,13 @@ impl ReadBuffer {
         bytes.freeze()
     }
 
-    /// Gives the memory back when there is nothing in it.
+    /// Gives the memory back when there is little or nothing in it: the beginning of a frame moves to a place of its size.
+    /// Others will read into the same memory, which is in the processor's cache then.
     pub(crate) fn release(&mut self, pool: &BufferPool) {
-        if self.bytes.is_empty() && self.allocated > 0 {
-            self.replace(BytesMut::new(), 0, pool);
+        let len = self.bytes.len();
+        if len <= MAX_PARKED && len < self.allocated {
+            let rest = BytesMut::from(&self.bytes[..]);
+            self.replace(rest, len, pool);
         }
     }
 
@@ -231,12 +237,25 @@ mod tests {
 
     #[test]
     fn an_idle_buffer_is_given_back() {
-        let mut buffer = ReadBuffer::new(BytesMut::with_capacity(10));
-        buffer.bytes.extend_from_slice(b"part");
-        buffer.release(&BufferPool::default());
-        assert_eq!(buffer.bytes, "part");
-        buffer.bytes.clear();
-        buffer.release(&BufferPool::default());
-        assert_eq!(buffer.bytes.capacity(), 0);
+        let pool = BufferPool::default();
+        for (part, parked) in
+            [(&b"part"[..], true), (&[], true), (&[7; MAX_PARKED], true), (&[7; MAX_PARKED + 1], false)]
+        {
+            let mut buffer = ReadBuffer::new(pool.take(MAX_CHUNK).0);
+            buffer.bytes.extend_from_slice(part);
+            let held = pool.lock().len();
+            for _ in 0..2 {
+                buffer.release(&pool);
+                assert_eq!(buffer.bytes, part);
+                assert_eq!(
+                    (pool.lock().len(), buffer.allocated),
+                    if parked { (held + 1, part.len()) } else { (held, MAX_CHUNK) }
+                );
+            }
+            // And the rest of the frame can come.
+            buffer.make_room(&pool);
+            received(&mut buffer, &[1; 100]);
+            assert_eq!(buffer.bytes, [part, &[1; 100]].concat());
+        }
     }
 }

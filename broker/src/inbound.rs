@@ -174,6 +174,7 @@ impl Inbound {
         }
         self.waiting = self.act(half)?;
         if self.waiting.is_some() {
+            self.buffer.release(&self.shared.pool);
             return Poll::Ready(Ok(()));
         }
         if self.turn > TURN {
