@@ -14,6 +14,10 @@ use std::{
 /// The most that waits to be written, in bytes: some twenty thousand lines. As much again is being written.
 const MAX: usize = 4 << 20;
 
+/// How long the thread rests after it has written. Waking it up costs more than a connection that comes and goes does
+/// otherwise; so, when there is much to log, it is done for many lines at once.
+const REST: Duration = Duration::from_millis(5);
+
 /// How long the end of the program waits until all is written.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -33,6 +37,10 @@ struct State {
     /// How many had no room.
     lost: u64,
     writing: bool,
+    /// The thread waits for lines, and does not just rest.
+    idle: bool,
+    /// Somebody waits until all is written.
+    flushing: bool,
 }
 
 impl Backlog {
@@ -57,14 +65,19 @@ impl Backlog {
             return;
         }
         state.lines.extend_from_slice(line);
-        drop(state);
-        self.0.changed.notify_all();
+        if mem::take(&mut state.idle) {
+            drop(state);
+            self.0.changed.notify_all();
+        }
     }
 
     /// Waits until everything has been written, or has taken too long.
     pub(crate) fn flush(&self) {
+        let mut state = self.0.lock();
+        state.flushing = true;
+        self.0.changed.notify_all();
         let busy = |state: &mut State| state.writing || !state.lines.is_empty() || state.lost > 0;
-        drop(self.0.changed.wait_timeout_while(self.0.lock(), PATIENCE, busy));
+        drop(self.0.changed.wait_timeout_while(state, PATIENCE, busy));
     }
 }
 
@@ -72,9 +85,16 @@ impl Shared {
     fn run(&self, write: impl Fn(&[u8])) {
         loop {
             let mut state = self.lock();
-            state.writing = false;
-            self.changed.notify_all();
-            let nothing = |state: &mut State| state.lines.is_empty() && state.lost == 0;
+            if mem::take(&mut state.writing) {
+                self.changed.notify_all();
+                let resting = |state: &mut State| !state.flushing;
+                let rested = self.changed.wait_timeout_while(state, REST, resting);
+                (state, _) = rested.unwrap_or_else(PoisonError::into_inner);
+            }
+            let nothing = |state: &mut State| {
+                state.idle = state.lines.is_empty() && state.lost == 0;
+                state.idle
+            };
             state = self.changed.wait_while(state, nothing).unwrap_or_else(PoisonError::into_inner);
             state.writing = true;
             let (lines, lost) = (mem::take(&mut state.lines), mem::take(&mut state.lost));
