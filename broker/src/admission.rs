@@ -1,16 +1,20 @@
 //! How many connections there may be: in all, and from one address.
+//!
+//! When there is no room for another, the one that has been there longest without authenticating gives way: strangers who
+//! hold connections open keep nobody out. Who authenticates is faster than they can come, unless so many come in the time of
+//! one handshake as there may be connections.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use tracing::warn;
 
 use crate::{
@@ -22,6 +26,13 @@ use crate::{
 /// How often refusals are logged.
 const REPORT: Duration = Duration::from_secs(10);
 
+/// How many may be open beyond the limit, because those that give way to them have not gone yet. That takes them no longer
+/// than it takes the runtime to get round to them.
+const MAX_LEAVING: usize = 64;
+
+/// What a client hears for which there is no room, and one that gives way.
+pub(crate) const TOO_MANY: &str = "Too many connections";
+
 /// Counts the connections that are open.
 #[derive(Debug)]
 pub(crate) struct Admission {
@@ -30,7 +41,18 @@ pub(crate) struct Admission {
     max_per_address: usize,
     /// Empty when there is no limit for each.
     addresses: Mutex<HashMap<IpAddr, usize>>,
+    strangers: Mutex<Strangers>,
     report: Mutex<Report>,
+}
+
+/// Connections that have not authenticated.
+#[derive(Debug, Default)]
+struct Strangers {
+    /// In the order in which they came, each with what tells it to give way.
+    waiting: BTreeMap<u64, Arc<Notify>>,
+    next: u64,
+    /// How many have been told so and are still there.
+    leaving: usize,
 }
 
 #[derive(Debug, Default)]
@@ -41,8 +63,9 @@ struct Report {
 
 impl Admission {
     pub(crate) fn new(max: usize, max_per_address: usize) -> Self {
-        let (open, addresses, report) = (AtomicUsize::new(0), Mutex::default(), Mutex::default());
-        Self { open, max, max_per_address, addresses, report }
+        let (open, addresses) = (AtomicUsize::new(0), Mutex::default());
+        let (strangers, report) = (Mutex::default(), Mutex::default());
+        Self { open, max, max_per_address, addresses, strangers, report }
     }
 
     /// How many are open.
@@ -51,13 +74,25 @@ impl Admission {
     }
 
     fn enter(&self, ip: IpAddr) -> Result<(), &'static str> {
+        // First: who may have no more connections makes nobody else give way.
+        self.enter_address(ip)?;
         let more = |open: usize| (open < self.max).then_some(open + 1);
-        self.open.fetch_update(Relaxed, Relaxed, more).map_err(|_| "Too many connections")?;
+        if self.open.fetch_update(Relaxed, Relaxed, more).is_ok() {
+            return Ok(());
+        }
+        if self.make_room() {
+            self.open.fetch_add(1, Relaxed);
+            return Ok(());
+        }
+        self.leave_address(ip);
+        Err(TOO_MANY)
+    }
+
+    fn enter_address(&self, ip: IpAddr) -> Result<(), &'static str> {
         if self.max_per_address != usize::MAX {
             let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
             let open = addresses.entry(network(ip)).or_default();
             if *open >= self.max_per_address {
-                self.open.fetch_sub(1, Relaxed);
                 return Err("Too many connections from your address");
             }
             *open += 1;
@@ -65,8 +100,31 @@ impl Admission {
         Ok(())
     }
 
+    /// Tells the one that has waited longest to give way, if there is one.
+    fn make_room(&self) -> bool {
+        let mut strangers = self.strangers();
+        if strangers.leaving == MAX_LEAVING {
+            return false;
+        }
+        let Some((_, oldest)) = strangers.waiting.pop_first() else {
+            return false;
+        };
+        strangers.leaving += 1;
+        drop(strangers);
+        oldest.notify_one();
+        true
+    }
+
+    fn strangers(&self) -> MutexGuard<'_, Strangers> {
+        self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn leave(&self, ip: IpAddr) {
         self.open.fetch_sub(1, Relaxed);
+        self.leave_address(ip);
+    }
+
+    fn leave_address(&self, ip: IpAddr) {
         if self.max_per_address != usize::MAX {
             let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
             let ip = network(ip);
@@ -106,6 +164,17 @@ impl Permit {
         Ok(Self { shared: shared.clone(), peer, connected: entrance.connection() })
     }
 
+    /// Until what is returned is dropped or says otherwise, the connection has not authenticated.
+    pub(crate) fn stranger(&self) -> Stranger {
+        let mut strangers = self.shared.admission.strangers();
+        let number = strangers.next;
+        strangers.next += 1;
+        let told = Arc::new(Notify::new());
+        strangers.waiting.insert(number, told.clone());
+        drop(strangers);
+        Stranger { shared: self.shared.clone(), number, told, stays: false }
+    }
+
     /// The connection has come this far.
     pub(crate) fn enter(&mut self, phase: Phase) {
         self.connected.enter(phase);
@@ -118,9 +187,41 @@ impl Drop for Permit {
     }
 }
 
+/// A connection that has not authenticated, and gives way when it is told to. To be dropped when it has gone.
+pub(crate) struct Stranger {
+    shared: Arc<Shared>,
+    number: u64,
+    told: Arc<Notify>,
+    stays: bool,
+}
+
+impl Stranger {
+    /// Completes when it has to give way.
+    pub(crate) fn told(&self) -> impl Future<Output = ()> + use<> {
+        let told = self.told.clone();
+        async move { told.notified().await }
+    }
+
+    /// It has authenticated, and stays; `false` when it has been told to give way before.
+    pub(crate) fn stay(&mut self) -> bool {
+        self.stays |= self.shared.admission.strangers().waiting.remove(&self.number).is_some();
+        self.stays
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        if !self.stay() {
+            self.shared.admission.strangers().leaving -= 1;
+        }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     fn ip(text: &str) -> IpAddr {
@@ -144,6 +245,30 @@ mod tests {
             admission.leave(ip(text));
         }
         assert_eq!((admission.open(), admission.addresses.lock().unwrap().len()), (0, 0));
+    }
+
+    /// Tells the oldest to give way, and says which one has heard it.
+    fn give_way(admission: &Admission, strangers: &[Arc<Notify>]) -> Option<usize> {
+        admission
+            .make_room()
+            .then(|| strangers.iter().position(|told| told.notified().now_or_never().is_some()).unwrap())
+    }
+
+    #[test]
+    fn the_oldest_gives_way_and_few_at_once() {
+        let admission = Admission::new(0, usize::MAX);
+        let strangers: Vec<_> = (0..MAX_LEAVING + 2).map(|_| Arc::<Notify>::default()).collect();
+        admission.strangers().waiting.extend((0..).zip(strangers.iter().cloned()));
+        for n in 0..MAX_LEAVING {
+            assert_eq!(give_way(&admission, &strangers), Some(n));
+        }
+        assert_eq!(admission.enter(ip("1.2.3.4")), Err(TOO_MANY));
+        admission.strangers().leaving -= 1;
+        assert_eq!(give_way(&admission, &strangers), Some(MAX_LEAVING));
+        admission.strangers().leaving = 0;
+        assert_eq!(admission.enter(ip("1.2.3.4")), Ok(()));
+        assert_eq!((admission.open(), admission.strangers().leaving), (1, 1));
+        assert_eq!(admission.enter(ip("1.2.3.4")), Err(TOO_MANY));
     }
 
     #[test]

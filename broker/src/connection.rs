@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::info;
 
 use crate::{
-    admission::Permit,
+    admission::{Permit, Stranger, TOO_MANY},
     broker::Shared,
     config::Config,
     endpoint::Service,
@@ -25,6 +25,8 @@ pub(crate) struct Connection {
     pub(crate) socket: Socket,
     pub(crate) service: Arc<Service>,
     pub(crate) permit: Permit,
+    /// Until it has authenticated.
+    pub(crate) stranger: Option<Box<Stranger>>,
 }
 
 /// Serves one connection until it ends.
@@ -48,23 +50,46 @@ pub(crate) async fn serve(connection: Box<Connection>) {
     Box::pin(farewell(end, connection.permit.peer, &mut read, &mut writer, &connection.permit.shared)).await;
 }
 
-/// The handshake.
+/// The handshake, unless the client has to give way to another.
 async fn admit(mut connection: Box<Connection>) -> Option<(Box<Connection>, Box<Inbound>)> {
+    let mut stranger = connection.stranger.take()?;
     let mut turn = None;
-    let inbound = greet(&mut connection, &mut turn).await;
-    if inbound.is_none() && turn.is_some() {
-        let shared = connection.permit.shared.clone();
-        drop(connection);
+    let told = stranger.told();
+    let inbound = tokio::select! {
+        biased;
+        inbound = greet(&mut connection, &mut turn, &mut stranger) => inbound,
+        () = told => {
+            give_way(&mut connection);
+            None
+        }
+    };
+    if let Some(inbound) = inbound {
+        return Some((connection, inbound));
+    }
+    let shared = connection.permit.shared.clone();
+    drop((connection, stranger));
+    if turn.is_some() {
         // Only its place is kept, so that the next one from there waits.
         shared.draining.run_until_cancelled(sleep(shared.config.auth_failure_delay)).await;
-        return None;
     }
-    Some((connection, inbound?))
+    None
+}
+
+/// Says why, if that takes no time. As its place is gone already, nothing is waited for.
+fn give_way(connection: &mut Connection) {
+    let Connection { socket, service, permit: Permit { shared, peer, .. }, .. } = connection;
+    shared.depot.counters.rejected.add(1);
+    shared.admission.log_refusal(peer.ip(), TOO_MANY);
+    // An end of stream without an ERROR would confirm what it may have sent.
+    socket.reset_on_close();
+    if service.tls.is_none() {
+        handshake::say_now(socket, TOO_MANY, shared);
+    }
 }
 
 /// The handshake, unless the broker shuts down meanwhile. With TLS it takes a turn.
-async fn greet(connection: &mut Connection, turn: &mut Option<Turn>) -> Option<Box<Inbound>> {
-    let Connection { socket, service, permit: Permit { shared, peer, .. } } = connection;
+async fn greet(connection: &mut Connection, turn: &mut Option<Turn>, stranger: &mut Stranger) -> Option<Box<Inbound>> {
+    let Connection { socket, service, permit: Permit { shared, peer, .. }, .. } = connection;
     let peer = *peer;
     if service.tls.is_some() {
         *turn = shared.draining.run_until_cancelled(pin!(handshake::turn(socket, peer, shared))).await.flatten();
@@ -88,6 +113,10 @@ async fn greet(connection: &mut Connection, turn: &mut Option<Turn>) -> Option<B
         return None;
     };
     let Admitted { member, received } = admitted?;
+    if !stranger.stay() {
+        give_way(connection);
+        return None;
+    }
     shared.depot.counters.authenticated.add(1);
     info!(ident = member.ident().as_str(), owner = member.key().owner, %peer, "connected");
     let session = shared.metrics.session(member.ident(), &member.key().owner);

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, task::Poll};
 
 use bytes::{Buf as _, BytesMut};
-use futures::future::poll_fn;
+use futures::{FutureExt as _, future::poll_fn};
 use hpfeeds::wire::{DecodeError, Digest, Frame, FrameRef, Header, Ident, Limits, Nonce, Opcode};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info, warn};
@@ -174,6 +174,15 @@ pub(crate) async fn cut(socket: &mut Socket, shared: &Shared) {
     let (mut read, mut write) = socket.split();
     say(&mut write, SHUTTING_DOWN, shared).await;
     close(&mut read, &mut write, false, shared.config.write_timeout).await;
+}
+
+/// Sends an ERROR and an end of stream, if the client takes both at once.
+pub(crate) fn say_now(socket: &mut Socket, text: &str, shared: &Shared) {
+    let (mut read, mut write) = socket.split();
+    let frame = error_frame(text, shared.config.limits);
+    if let Some(Ok(())) = write.write_all(&frame).now_or_never() {
+        close(&mut read, &mut write, false, shared.config.write_timeout).now_or_never();
+    }
 }
 
 async fn authenticate(

@@ -68,7 +68,8 @@ async fn what_cannot_start_says_why() {
 async fn one_connection_too_many_is_told_so() {
     let broker = start(builder().max_connections(2)).await;
     let one = Peer::dev(&broker).await;
-    let _two = Peer::connect(broker.local_addr()).await;
+    let _two = Peer::dev(&broker).await;
+    until(|| broker.stats().authenticated == 2).await;
     let stream = TcpStream::connect(broker.local_addr()).await.unwrap();
     let mut three = Framed::new(stream, Codec::default());
     let frame = within(three.next()).await.unwrap().unwrap();

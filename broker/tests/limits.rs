@@ -8,7 +8,7 @@ mod support;
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use hpfeeds::wire::{Codec, Frame};
 use hpfeeds_broker::{Broker, BrokerBuilder, Key, SlowPolicy};
 use support::{Peer, builder, bytes, number, numbered, publish, start, subscribe, until, within};
@@ -44,6 +44,54 @@ async fn first_frame(broker: &Broker, from: [u8; 4]) -> (Option<Frame>, Framed<T
     let mut framed = Framed::new(within(socket.connect(broker.local_addr())).await.unwrap(), Codec::default());
     let frame = within(framed.next()).await.map(Result::unwrap);
     (frame, framed)
+}
+
+#[tokio::test]
+async fn who_has_not_authenticated_gives_way() {
+    let broker = start(builder().max_connections(3)).await;
+    let mut member = Peer::dev(&broker).await;
+    member.settle().await;
+    let mut strangers = Vec::new();
+    for _ in 0..10 {
+        strangers.push(Peer::connect(broker.local_addr()).await);
+        // Those who came last stay.
+        if strangers.len() > 2 {
+            strangers.remove(0).expect_error("Too many connections").await;
+        }
+    }
+    until(|| broker.stats().connections == 3).await;
+    assert_eq!(broker.stats().rejected, 8);
+    // One of them turns out to be a friend, and then nobody is left for two more.
+    let mut friend = strangers.pop().unwrap().authenticate("dev", "dev").await;
+    friend.settle().await;
+    Peer::dev(&broker).await.settle().await;
+    strangers.pop().unwrap().expect_error("Too many connections").await;
+    until(|| broker.stats().connections == 2).await;
+    let mut last = Peer::dev(&broker).await;
+    last.settle().await;
+    assert_eq!(Peer::try_connect(broker.local_addr()).await.err().as_deref(), Some("Too many connections"));
+    for peer in [&mut member, &mut friend, &mut last] {
+        peer.settle().await;
+    }
+    assert_eq!((broker.stats().connections, broker.stats().rejected), (3, 10));
+    drop((member, friend, last));
+    until(|| broker.stats().connections == 0).await;
+}
+
+#[tokio::test]
+async fn who_may_have_no_more_connections_makes_nobody_give_way() {
+    let broker = start(builder().max_connections(2).max_connections_per_address(1)).await;
+    let (_, mut here) = first_frame(&broker, [127, 0, 0, 2]).await;
+    let (_, _there) = first_frame(&broker, [127, 0, 0, 3]).await;
+    let (refused, _) = first_frame(&broker, [127, 0, 0, 3]).await;
+    assert_eq!(refused, Some(Frame::Error { message: "Too many connections from your address".into() }));
+    assert!(here.next().now_or_never().is_none());
+    let (greeting, _another) = first_frame(&broker, [127, 0, 0, 4]).await;
+    assert!(matches!(greeting, Some(Frame::Info { .. })));
+    assert_eq!(within(here.next()).await.unwrap().unwrap(), Frame::Error { message: "Too many connections".into() });
+    // Its address has given back what it had.
+    until(|| broker.stats().connections == 2).await;
+    assert!(matches!(first_frame(&broker, [127, 0, 0, 2]).await.0, Some(Frame::Info { .. })));
 }
 
 #[tokio::test]

@@ -123,17 +123,17 @@ async fn limits_are_told() {
     let addr = broker.local_addr();
     Peer::login(addr, "alice", "x").await.expect_error("Authentication failed for alice").await;
     until(|| broker.stats().connections == 0).await;
-    // It waits for its greeting.
-    let _waiting = within(TcpStream::connect(addr)).await.unwrap();
-    until(|| broker.stats().connections == 1).await;
+    // It waits for its greeting, and gives way to another one that does.
     let mut turned_away = within(TcpStream::connect(addr)).await.unwrap();
+    until(|| broker.stats().connections == 1).await;
+    let _waiting = within(TcpStream::connect(addr)).await.unwrap();
     let mut error = Vec::new();
     within(turned_away.read_to_end(&mut error)).await.unwrap();
     assert!(error.ends_with(b"Too many connections"));
     let exposed = within(async {
         loop {
             let exposed = scrape(&broker).await;
-            if exposed.sum("hpfeeds_broker_throttled_connections_total") == Some(1.0) {
+            if exposed.sum("hpfeeds_broker_throttled_connections_total") == Some(2.0) {
                 return exposed;
             }
         }

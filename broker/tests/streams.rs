@@ -137,11 +137,18 @@ async fn limits_are_those_of_all_connections() {
         String::from_utf8(message.to_vec()).unwrap()
     };
     assert_eq!(refusal([192, 0, 2, 1]).await, "Too many connections from your address");
-    let (_second, theirs) = duplex(4096);
+    let (ours, theirs) = duplex(4096);
     broker.serve(theirs, ([192, 0, 2, 2], 1).into());
-    assert_eq!(refusal([192, 0, 2, 3]).await, "Too many connections");
+    let mut second = Framed::new(ours, Codec::default());
+    assert!(matches!(within(second.next()).await, Some(Ok(Frame::Info { .. }))));
+    // It has not authenticated, and gives way.
+    let (_third, theirs) = duplex(4096);
+    broker.serve(theirs, ([192, 0, 2, 3], 1).into());
+    let message = "Too many connections".into();
+    assert_eq!(within(second.next()).await.unwrap().unwrap(), Frame::Error { message });
+    assert!(within(second.next()).await.is_none());
     let stats = broker.stats();
-    assert_eq!((stats.connections, stats.accepted, stats.rejected), (2, 2, 2));
+    assert_eq!((stats.connections, stats.accepted, stats.rejected), (2, 3, 2));
     drop(first);
     broker.shutdown().await;
 }
@@ -149,7 +156,7 @@ async fn limits_are_those_of_all_connections() {
 #[tokio::test]
 async fn a_stream_that_takes_nothing_is_turned_away_without_waiting() {
     let broker = start(Broker::dev_builder().max_connections(1)).await;
-    let _first = client(&broker, 4096).await;
+    let _first = client(&broker, 4096).await.subscribed("c").await;
     let (ours, theirs) = duplex(1);
     broker.serve(theirs, peer_addr());
     // Its first byte fits. There is no room for more, and nobody who would wait for that.

@@ -19,7 +19,7 @@ pub(crate) struct Limits {
     #[arg(long, value_name = "N", default_value_t = 4)]
     nonce_bytes: usize,
 
-    /// How many connections are held at once
+    /// How many connections are held at once; one more takes the place of the oldest that has not authenticated
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     max_connections: usize,
 

@@ -28,7 +28,8 @@ async fn the_file_holds_flags_and_the_command_line_wins() {
     let peer = Peer::connect(both.addr).await;
     assert_eq!(peer.name, "from-the-file");
     // The only connection that there may be.
-    assert_eq!(Peer::try_connect(both.addr).await.err().as_deref(), Some("Too many connections"));
+    let _next = Peer::connect(both.addr).await;
+    peer.expect_error("Too many connections").await;
     both.stop("-TERM").await;
 
     let endpoint = "tcp:interface=127.0.0.1:port=0";

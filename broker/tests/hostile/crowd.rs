@@ -1,6 +1,9 @@
 //! Very many connections.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 
@@ -41,22 +44,67 @@ async fn ten_thousand_connections_that_never_authenticate() {
     let max = limit.to_string();
     let mut target = Target::start(&["--handshake-timeout=120", "--max-connections", &max]).await;
     let begun = Instant::now();
-    let (streams, refused) = crowd(&target, 10, 1000, limit - 2 + BEYOND).await;
+    let (mut streams, refused) = crowd(&target, 10, 1000, limit - 2 + BEYOND).await;
     let took = begun.elapsed();
-    assert_eq!((streams.len(), refused.len()), (limit - 2, BEYOND));
-    assert!(refused.iter().all(|text| text == "Too many connections"), "{refused:?}");
+    // Those who came first have given way to those who came last.
+    assert_eq!((streams.len(), refused.len()), (limit - 2 + BEYOND, 0));
+    for mut stream in streams.drain(..BEYOND) {
+        let said = String::from_utf8_lossy(&rest(&mut stream).await).into_owned();
+        assert!(said.ends_with("Too many connections"), "{said}");
+    }
     let exchanged = target.exchange().await;
     let each = (target.memory("VmRSS:") - 16 * 1024 * 1024) / limit;
     println!(
         "figures: {} connections held after {took:.1?}: {each} bytes each, an honest message {exchanged:.0?}",
         streams.len()
     );
+    // While they are all there.
+    let held_up = Instant::now();
+    let bound = Bound { idle: limit, ..Bound::default() };
+    target.admits().await;
+    println!("figures: newcomers among them exchange a message after {:.0?}", held_up.elapsed());
     reset_all(streams);
-    target
-        .survives(&format!("{limit} connections that never authenticate"), Bound { idle: limit, ..Bound::default() })
-        .await;
+    target.survives(&format!("{limit} connections that never authenticate"), bound).await;
     let log = target.stops().await;
     assert!(log.len() < 40 && (1..=periods(begun)).contains(&count(&log, "turned away")), "{log:#?}");
+}
+
+/// They hold all that they can get, and come again as fast as possible.
+#[tokio::test]
+async fn strangers_who_always_come_again() {
+    const MAX: usize = 2000;
+    const ATTACKERS: u8 = 8;
+    const ROUNDS: usize = 20;
+    let mut target = Target::start(&["--handshake-timeout=120", "--max-connections", &MAX.to_string()]).await;
+    let (plain, mut attackers) = (target.plain, tokio::task::JoinSet::new());
+    for n in 0..ATTACKERS {
+        attackers.spawn(async move {
+            let mut held = VecDeque::new();
+            loop {
+                held.push_back(dial([127, 14, 0, n], plain).await);
+                if held.len() > MAX / usize::from(ATTACKERS) + 50
+                    && let Some(oldest) = held.pop_front()
+                {
+                    reset(oldest);
+                }
+            }
+        });
+    }
+    target.reaches("hpfeeds_broker_rejected_connections_total", 1000).await;
+    let mut tries = 0;
+    for _ in 0..ROUNDS {
+        // Whoever is unlucky comes again, as every client does.
+        while within(tokio::task::spawn(async move { drop(pair(plain).await) })).await.is_err() {
+            tries += 1;
+        }
+        target.exchange().await;
+    }
+    let turned_away = target.metric("hpfeeds_broker_rejected_connections_total").await;
+    attackers.shutdown().await;
+    println!("figures: {turned_away} strangers gave way, {ROUNDS} pairs got in, {tries} had to come again");
+    assert!(tries < ROUNDS, "{tries}");
+    target.survives("strangers who always come again", Bound { idle: MAX, ..Bound::default() }).await;
+    target.stops().await;
 }
 
 #[tokio::test]

@@ -171,14 +171,18 @@ impl Target {
         panic!("an honest pair needs {best:?} for a message");
     }
 
-    /// What is true after an attack: prints what it has cost.
-    pub(crate) async fn survives(&mut self, attack: &str, bound: Bound) {
-        let exchanged = self.exchange().await;
-        // Those that come now, with TLS or without, have no disadvantage.
+    /// Those that come now, with TLS or without, have no disadvantage.
+    pub(crate) async fn admits(&self) {
         let (mut sensor, mut collector) = pair(self.plain).await;
         exchange(&mut sensor, &mut collector, 0).await;
         drop((sensor, collector));
         TlsPeer::dev(self.tls, &self.pki.client(None)).await.settle().await;
+    }
+
+    /// What is true after an attack: prints what it has cost.
+    pub(crate) async fn survives(&mut self, attack: &str, bound: Bound) {
+        let exchanged = self.exchange().await;
+        self.admits().await;
         let before = self.before;
         until(|| self.resources().descriptors <= before.descriptors).await;
         let after = self.resources();
