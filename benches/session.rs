@@ -16,7 +16,11 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt as _, future::join_all, stream::select_all};
+use futures::{
+    StreamExt as _,
+    future::join_all,
+    stream::{repeat, select_all},
+};
 use hpfeeds::{
     ClientSession,
     client::{Message, merge},
@@ -24,6 +28,7 @@ use hpfeeds::{
 };
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_stream::StreamMap;
 use tokio_util::codec::Decoder as _;
 
 const PAYLOAD: usize = 256;
@@ -48,6 +53,7 @@ fn main() {
             match *work {
                 Work::Receive(sessions, how) => runtime.block_on(receive(sessions, how, Check::Order)),
                 Work::Publish => runtime.block_on(publish()),
+                Work::Nothing => runtime.block_on(select_nothing()),
             };
             println!("{name}: {MESSAGES} messages");
         }
@@ -67,6 +73,7 @@ fn main() {
                     (runtime.block_on(read(sessions)), runtime.block_on(receive(sessions, how, Check::Order)))
                 }
                 Work::Publish => (runtime.block_on(write()), runtime.block_on(publish())),
+                Work::Nothing => (0.0, runtime.block_on(select_nothing())),
             };
             bare.push(socket);
             session.push(ours);
@@ -87,10 +94,12 @@ fn is_once() -> bool {
 }
 
 /// What is measured, each beside its bare socket in the same round, and what it may cost above.
-const ROWS: [(&str, Work, &str); 5] = [
+const ROWS: [(&str, Work, &str); 7] = [
     ("receive: next()", Work::Receive(1, How::Next), "goal 60"),
     ("publish: publish()", Work::Publish, "goal 80"),
     ("receive: select_all of 8", Work::Receive(SESSIONS, How::SelectAll), ""),
+    ("select_all of 8 without sessions", Work::Nothing, ""),
+    ("receive: StreamMap of 8", Work::Receive(SESSIONS, How::StreamMap), ""),
     ("receive: select_all of 8, in chunks", Work::Receive(SESSIONS, How::SelectChunks), "goal 60"),
     ("receive: merge of 8", Work::Receive(SESSIONS, How::Merge), "goal 60"),
 ];
@@ -100,6 +109,8 @@ enum Work {
     /// From so many sessions.
     Receive(usize, How),
     Publish,
+    /// What `select_all` itself costs for each item: of streams that always have one, and nothing to do for it.
+    Nothing,
 }
 
 struct Spread {
@@ -127,7 +138,9 @@ enum How {
     Next,
     /// As `futures` merges streams: it moves a stream to the end of its queue after each item.
     SelectAll,
-    /// The same with up to 64 messages an item.
+    /// As `tokio_stream` merges streams: it begins anywhere after each item.
+    StreamMap,
+    /// As [`SelectAll`](Self::SelectAll), with up to 64 messages an item.
     SelectChunks,
     /// As this library merges sessions.
     Merge,
@@ -168,6 +181,12 @@ async fn receive(sessions: usize, how: How, check: Check) -> f64 {
                 seen.message(&all.next().await.unwrap());
             }
         }
+        How::StreamMap => {
+            let mut all: StreamMap<_, _> = streams.iter_mut().enumerate().collect();
+            while seen.messages < MESSAGES {
+                seen.message(&all.next().await.unwrap().1);
+            }
+        }
         How::SelectChunks => {
             let mut all = select_all(streams.iter_mut().map(|stream| stream.ready_chunks(64)));
             while seen.messages < MESSAGES {
@@ -187,6 +206,16 @@ async fn receive(sessions: usize, how: How, check: Check) -> f64 {
     // Their tasks close the sockets, and then the peers end.
     tokio::task::spawn_blocking(|| peers.into_iter().for_each(|peer| peer.join().unwrap())).await.unwrap();
     time
+}
+
+/// Takes `MESSAGES` items from streams of nothing.
+async fn select_nothing() -> f64 {
+    let mut all = select_all((0..SESSIONS).map(|_| repeat(())));
+    let start = cpu();
+    for _ in 0..MESSAGES {
+        all.next().await.unwrap();
+    }
+    per_message(start)
 }
 
 struct Seen {
