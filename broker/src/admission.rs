@@ -2,10 +2,11 @@
 //!
 //! When there is no room for another, the one that has been there longest without authenticating gives way: strangers who
 //! hold connections open keep nobody out. Who authenticates is faster than they can come, unless so many come in the time of
-//! one handshake as there may be connections.
+//! one handshake as there is room for beside those who have authenticated.
 
 use std::{
     collections::{BTreeMap, HashMap},
+    mem,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -27,8 +28,8 @@ use crate::{
 const REPORT: Duration = Duration::from_secs(10);
 
 /// How many may be open beyond the limit, because those that give way to them have not gone yet. That takes them no longer
-/// than it takes the runtime to get round to them.
-const MAX_LEAVING: usize = 64;
+/// than it takes the runtime to get round to them; until then it accepts 128 connections at each endpoint.
+const MAX_LEAVING: usize = 512;
 
 /// What a client hears for which there is no room, and one that gives way.
 pub(crate) const TOO_MANY: &str = "Too many connections";
@@ -144,7 +145,7 @@ impl Admission {
         let now = Instant::now();
         if report.last.is_none_or(|last| now >= last + REPORT) {
             report.last = Some(now);
-            let refused = std::mem::take(&mut report.refused);
+            let refused = mem::take(&mut report.refused);
             warn!(%ip, reason, refused, "connections were turned away");
         }
     }
@@ -164,7 +165,7 @@ impl Permit {
         Ok(Self { shared: shared.clone(), peer, connected: entrance.connection() })
     }
 
-    /// Until what is returned is dropped or says otherwise, the connection has not authenticated.
+    /// The connection has not authenticated.
     pub(crate) fn stranger(&self) -> Stranger {
         let mut strangers = self.shared.admission.strangers();
         let number = strangers.next;
@@ -172,7 +173,7 @@ impl Permit {
         let told = Arc::new(Notify::new());
         strangers.waiting.insert(number, told.clone());
         drop(strangers);
-        Stranger { shared: self.shared.clone(), number, told, stays: false }
+        Stranger { shared: self.shared.clone(), number, told, state: State::Waiting, silent: false }
     }
 
     /// The connection has come this far.
@@ -187,12 +188,31 @@ impl Drop for Permit {
     }
 }
 
-/// A connection that has not authenticated, and gives way when it is told to. To be dropped when it has gone.
+/// A connection that has not authenticated.
+///
+/// ```text
+///          AUTH came            its key was found
+/// Waiting ──────────▶ Proving ───────────────────▶ (a session)
+///    │                   │ it was not
+///    └──────▶ Parting ◀──┘
+/// ```
+///
+/// Waiting or parting, it gives way when it is told to. While its key is looked up it does not: the lookup would have been
+/// for nothing, and may cost a database connection that others need.
 pub(crate) struct Stranger {
     shared: Arc<Shared>,
     number: u64,
     told: Arc<Notify>,
-    stays: bool,
+    state: State,
+    /// Nothing can be said to it now: TLS has not begun, or a frame has not been written to its end.
+    pub(crate) silent: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Proving,
+    Parting,
 }
 
 impl Stranger {
@@ -202,17 +222,34 @@ impl Stranger {
         async move { told.notified().await }
     }
 
-    /// It has authenticated, and stays; `false` when it has been told to give way before.
-    pub(crate) fn stay(&mut self) -> bool {
-        self.stays |= self.shared.admission.strangers().waiting.remove(&self.number).is_some();
-        self.stays
+    /// Its key is looked up from here on; `false` when it has been told to give way before.
+    pub(crate) fn prove(&mut self) -> bool {
+        let waited = self.shared.admission.strangers().waiting.remove(&self.number).is_some();
+        if waited {
+            self.state = State::Proving;
+        }
+        waited
+    }
+
+    /// There will be no session, which has been counted; what is left is to say so.
+    pub(crate) fn part(&mut self) {
+        if mem::replace(&mut self.state, State::Parting) == State::Proving {
+            self.shared.admission.strangers().waiting.insert(self.number, self.told.clone());
+        }
+    }
+
+    pub(crate) fn is_parting(&self) -> bool {
+        self.state == State::Parting
     }
 }
 
 impl Drop for Stranger {
     fn drop(&mut self) {
-        if !self.stay() {
-            self.shared.admission.strangers().leaving -= 1;
+        if self.state != State::Proving {
+            let mut strangers = self.shared.admission.strangers();
+            if strangers.waiting.remove(&self.number).is_none() {
+                strangers.leaving -= 1;
+            }
         }
     }
 }

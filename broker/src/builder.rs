@@ -102,8 +102,8 @@ impl BrokerBuilder {
     }
 
     /// How many connections are held at once, authenticated or not. Default: 10,000. When there is one more, the oldest
-    /// that has not authenticated gives way, with the ERROR `Too many connections`; when all have, the new one is told
-    /// that. There may be 64 more for the moment that giving way takes.
+    /// that has not authenticated gives way, with the ERROR `Too many connections` (or a reset, amid a TLS handshake); when
+    /// all have, the new one is told that. There may be 512 more for the moment that giving way takes.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.config.max_connections = connections;
         self

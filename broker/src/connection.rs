@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::info;
 
 use crate::{
-    admission::{Permit, Stranger, TOO_MANY},
+    admission::{Permit, Stranger},
     broker::Shared,
     config::Config,
     endpoint::Service,
@@ -24,9 +24,9 @@ use crate::{
 pub(crate) struct Connection {
     pub(crate) socket: Socket,
     pub(crate) service: Arc<Service>,
-    pub(crate) permit: Permit,
-    /// Until it has authenticated.
+    /// Until it has authenticated. It goes before the permit.
     pub(crate) stranger: Option<Box<Stranger>>,
+    pub(crate) permit: Permit,
 }
 
 /// Serves one connection until it ends.
@@ -59,32 +59,23 @@ async fn admit(mut connection: Box<Connection>) -> Option<(Box<Connection>, Box<
         biased;
         inbound = greet(&mut connection, &mut turn, &mut stranger) => inbound,
         () = told => {
-            give_way(&mut connection);
+            let Connection { socket, permit, .. } = &mut *connection;
+            handshake::give_way(socket, permit.peer, &stranger, &permit.shared);
             None
         }
     };
+    // Before its place is free: nobody is told to give way who has gone.
+    drop(stranger);
     if let Some(inbound) = inbound {
         return Some((connection, inbound));
     }
     let shared = connection.permit.shared.clone();
-    drop((connection, stranger));
+    drop(connection);
     if turn.is_some() {
-        // Only its place is kept, so that the next one from there waits.
+        // Only its turn is kept, so that the next one from there waits.
         shared.draining.run_until_cancelled(sleep(shared.config.auth_failure_delay)).await;
     }
     None
-}
-
-/// Says why, if that takes no time. As its place is gone already, nothing is waited for.
-fn give_way(connection: &mut Connection) {
-    let Connection { socket, service, permit: Permit { shared, peer, .. }, .. } = connection;
-    shared.depot.counters.rejected.add(1);
-    shared.admission.log_refusal(peer.ip(), TOO_MANY);
-    // An end of stream without an ERROR would confirm what it may have sent.
-    socket.reset_on_close();
-    if service.tls.is_none() {
-        handshake::say_now(socket, TOO_MANY, shared);
-    }
 }
 
 /// The handshake, unless the broker shuts down meanwhile. With TLS it takes a turn.
@@ -92,6 +83,7 @@ async fn greet(connection: &mut Connection, turn: &mut Option<Turn>, stranger: &
     let Connection { socket, service, permit: Permit { shared, peer, .. }, .. } = connection;
     let peer = *peer;
     if service.tls.is_some() {
+        stranger.silent = true;
         *turn = shared.draining.run_until_cancelled(pin!(handshake::turn(socket, peer, shared))).await.flatten();
         if turn.is_none() {
             return None;
@@ -99,24 +91,22 @@ async fn greet(connection: &mut Connection, turn: &mut Option<Turn>, stranger: &
     }
     let begun = Instant::now();
     if let Some(certificate) = &service.tls {
-        let securing = pin!(handshake::secure(socket, certificate, peer, shared));
+        let securing = pin!(handshake::secure(socket, certificate, peer, stranger, shared));
         if !shared.draining.run_until_cancelled(securing).await.unwrap_or_default() {
             return None;
         }
     }
     // `run_until_cancelled` would hold it twice.
-    let admitted = shared.draining.run_until_cancelled(pin!(handshake::run(socket, peer, begun, shared))).await;
+    let admitted =
+        shared.draining.run_until_cancelled(pin!(handshake::run(socket, peer, begun, stranger, shared))).await;
     let Some(admitted) = admitted else {
+        stranger.part();
         if shared.aborted.run_until_cancelled(pin!(handshake::cut(socket, shared))).await.is_none() {
             socket.reset_on_close();
         }
         return None;
     };
     let Admitted { member, received } = admitted?;
-    if !stranger.stay() {
-        give_way(connection);
-        return None;
-    }
     shared.depot.counters.authenticated.add(1);
     info!(ident = member.ident().as_str(), owner = member.key().owner, %peer, "connected");
     let session = shared.metrics.session(member.ident(), &member.key().owner);

@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 use crate::{
     AuthError,
     accounts::Member,
+    admission::{Stranger, TOO_MANY},
     broker::Shared,
     gate::Turn,
     metrics::{Category, Reason},
@@ -102,12 +103,22 @@ pub(crate) async fn turn(socket: &mut Socket, peer: SocketAddr, shared: &Shared)
 
 /// Speaks TLS with a client whose turn it is. `false` when that has failed, which has been logged: it is the client that
 /// has to say why, and often somebody who looks for something else at this port.
-pub(crate) async fn secure(socket: &mut Socket, certificate: &Certificate, peer: SocketAddr, shared: &Shared) -> bool {
+pub(crate) async fn secure(
+    socket: &mut Socket,
+    certificate: &Certificate,
+    peer: SocketAddr,
+    stranger: &mut Stranger,
+    shared: &Shared,
+) -> bool {
     let cause = match timeout(shared.config.handshake_timeout, socket.secure(certificate.config())).await {
-        Ok(Ok(())) => return true,
+        Ok(Ok(())) => {
+            stranger.silent = false;
+            return true;
+        }
         Ok(Err(cause)) => cause,
         Err(_) => io::ErrorKind::TimedOut.into(),
     };
+    stranger.part();
     shared.metrics.failed(Reason::Tls);
     shared.depot.counters.handshake_failures.add(1);
     debug!(%peer, %cause, "TLS handshake failed");
@@ -119,12 +130,19 @@ pub(crate) async fn secure(socket: &mut Socket, certificate: &Certificate, peer:
 
 /// Greets a client and finds out who it is. `None` when it may not stay: that has been said to it, and logged.
 /// What it had to say before, such as TLS, it began at `begun`.
-pub(crate) async fn run(socket: &mut Socket, peer: SocketAddr, begun: Instant, shared: &Shared) -> Option<Admitted> {
+pub(crate) async fn run(
+    socket: &mut Socket,
+    peer: SocketAddr,
+    begun: Instant,
+    stranger: &mut Stranger,
+    shared: &Shared,
+) -> Option<Admitted> {
     let (mut read, mut write) = socket.split();
-    let failure = match authenticate(&mut read, &mut write, peer, begun, shared).await {
+    let failure = match authenticate(&mut read, &mut write, peer, begun, stranger, shared).await {
         Ok(admitted) => return Some(admitted),
         Err(failure) => failure,
     };
+    stranger.part();
     let counters = &shared.depot.counters;
     match failure {
         Failure::Refused(reason, text) => {
@@ -176,11 +194,19 @@ pub(crate) async fn cut(socket: &mut Socket, shared: &Shared) {
     close(&mut read, &mut write, false, shared.config.write_timeout).await;
 }
 
-/// Sends an ERROR and an end of stream, if the client takes both at once.
-pub(crate) fn say_now(socket: &mut Socket, text: &str, shared: &Shared) {
+/// Another client takes the place of this one. It is told so if that takes no time, as its place is gone already.
+pub(crate) fn give_way(socket: &mut Socket, peer: SocketAddr, stranger: &Stranger, shared: &Shared) {
+    // It has been counted, and told what is wrong.
+    if stranger.is_parting() {
+        return;
+    }
+    shared.depot.counters.rejected.add(1);
+    shared.admission.log_refusal(peer.ip(), TOO_MANY);
+    // An end of stream without an ERROR would confirm what it may have sent.
+    socket.reset_on_close();
     let (mut read, mut write) = socket.split();
-    let frame = error_frame(text, shared.config.limits);
-    if let Some(Ok(())) = write.write_all(&frame).now_or_never() {
+    let frame = error_frame(TOO_MANY, shared.config.limits);
+    if !stranger.silent && write.write_all(&frame).now_or_never().is_some_and(|written| written.is_ok()) {
         close(&mut read, &mut write, false, shared.config.write_timeout).now_or_never();
     }
 }
@@ -190,6 +216,7 @@ async fn authenticate(
     write: &mut WriteHalf<'_>,
     peer: SocketAddr,
     begun: Instant,
+    stranger: &mut Stranger,
     shared: &Shared,
 ) -> Result<Admitted, Failure> {
     let wait = shared.config.handshake_timeout;
@@ -201,9 +228,13 @@ async fn authenticate(
             return Err(Failure::Gone(None));
         }
     }
-    let greeting = timeout(left, greet(read, write, received, shared)).await;
+    let greeting = timeout(left, greet(read, write, received, stranger, shared)).await;
     let late = |_| Failure::Refused(Reason::Timeout, format!("No AUTH within {} s", wait.as_secs_f32()));
     let (nonce, ident, digest, received) = greeting.map_err(late)??;
+    if !stranger.prove() {
+        // It is being told so.
+        return std::future::pending().await;
+    }
     let _timing = shared.metrics.auth_seconds.start();
     let key = match timeout(shared.config.auth_timeout, shared.store.lookup(&ident)).await {
         Ok(Ok(Some(key))) => key,
@@ -233,6 +264,7 @@ async fn greet(
     read: &mut ReadHalf<'_>,
     write: &mut WriteHalf<'_>,
     mut buf: BytesMut,
+    stranger: &mut Stranger,
     shared: &Shared,
 ) -> Result<(Nonce, Ident, Digest, BytesMut), Failure> {
     let gone = |cause| Failure::Gone(Some(cause));
@@ -242,7 +274,9 @@ async fn greet(
     let mut greeting = BytesMut::new();
     let info = Frame::Info { name: shared.config.name.clone(), nonce: nonce.clone() };
     info.encode(&mut greeting, Limits::default()).map_err(|cause| gone(io::Error::other(cause)))?;
+    stranger.silent = true;
     write.write_all(&greeting).await.map_err(gone)?;
+    stranger.silent = false;
     loop {
         match first_frame(&buf, shared.config.limits) {
             Ok(Some((ident, digest, len))) => {

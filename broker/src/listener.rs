@@ -75,7 +75,7 @@ pub(crate) fn admit_stream(stream: impl Stream + 'static, peer: SocketAddr, shar
 fn begin(socket: Socket, service: Arc<Service>, permit: Permit) {
     let shared = permit.shared.clone();
     let stranger = Some(Box::new(permit.stranger()));
-    shared.tasks.spawn(connection::serve(Box::new(Connection { socket, service, permit, stranger })));
+    shared.tasks.spawn(connection::serve(Box::new(Connection { socket, service, stranger, permit })));
 }
 
 fn refused(peer: SocketAddr, reason: &str, shared: &Shared) {

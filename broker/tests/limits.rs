@@ -3,19 +3,32 @@
 //! Where time is measured it is paused: it passes only while everybody waits.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "support/pki.rs"]
+mod pki;
 mod support;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
 use hpfeeds::wire::{Codec, Frame};
-use hpfeeds_broker::{Broker, BrokerBuilder, Key, SlowPolicy};
+use hpfeeds_broker::{AuthStore, Broker, BrokerBuilder, Key, Lookup, SlowPolicy};
+use pki::{Pki, TlsPeer};
 use support::{Peer, builder, bytes, number, numbered, publish, start, subscribe, until, within};
 use tokio::{
+    io::AsyncReadExt as _,
     net::{TcpSocket, TcpStream},
+    sync::Notify,
     time::Instant,
 };
+use tokio_rustls::TlsConnector;
 use tokio_util::codec::Framed;
 
 /// `carol` may do what `dev` may.
@@ -76,6 +89,68 @@ async fn who_has_not_authenticated_gives_way() {
     assert_eq!((broker.stats().connections, broker.stats().rejected), (3, 10));
     drop((member, friend, last));
     until(|| broker.stats().connections == 0).await;
+}
+
+#[tokio::test]
+async fn who_has_been_refused_already_gives_way_in_silence() {
+    let broker = start(builder().max_connections(1)).await;
+    let refused = Peer::login(broker.local_addr(), "dev", "wrong").await;
+    // It does not close, and for a while nor does the broker.
+    let mut refused = refused.framed;
+    let message = "Authentication failed for dev".into();
+    assert_eq!(within(refused.next()).await.unwrap().unwrap(), Frame::Error { message });
+    let (greeting, _next) = first_frame(&broker, [127, 0, 0, 2]).await;
+    assert!(matches!(greeting, Some(Frame::Info { .. })));
+    assert!(within(refused.next()).await.is_none_or(|end| end.is_err()));
+    until(|| broker.stats().connections == 1).await;
+    let stats = broker.stats();
+    assert_eq!((stats.accepted, stats.auth_failures, stats.rejected), (2, 1, 0));
+}
+
+/// Answers when it is told to.
+#[derive(Clone, Default)]
+struct Slow(Arc<(AtomicUsize, Notify)>);
+
+impl AuthStore for Slow {
+    fn lookup<'a>(&'a self, ident: &'a str) -> Lookup<'a> {
+        Box::pin(async move {
+            self.0.0.fetch_add(1, Relaxed);
+            self.0.1.notified().await;
+            let key = Key::new(ident, "s").and_then(|key| key.publish(["*"])).and_then(|key| key.subscribe(["*"]));
+            Ok(Some(Arc::new(key.unwrap())))
+        })
+    }
+}
+
+#[tokio::test]
+async fn whose_key_is_being_looked_up_does_not_give_way() {
+    let store = Slow::default();
+    let broker = start(builder().auth(store.clone()).max_connections(1)).await;
+    let mut eve = Peer::login(broker.local_addr(), "eve", "s").await;
+    until(|| store.0.0.load(Relaxed) == 1).await;
+    assert_eq!(Peer::try_connect(broker.local_addr()).await.err().as_deref(), Some("Too many connections"));
+    store.0.1.notify_one();
+    eve.settle().await;
+}
+
+#[tokio::test]
+async fn who_gives_way_before_tls_hears_nothing_and_after_it_why() {
+    let pki = Pki::new();
+    let broker = start(Broker::dev_builder().endpoint(pki.endpoint()).max_connections(1)).await;
+    let (addr, config) = (broker.local_addr(), pki.client(None));
+    let mut silent = TcpStream::connect(addr).await.unwrap();
+    until(|| broker.stats().connections == 1).await;
+    let connector = TlsConnector::from(config.clone());
+    let tls = connector.connect("localhost".try_into().unwrap(), TcpStream::connect(addr).await.unwrap());
+    let mut greeted = Framed::new(within(tls).await.unwrap(), Codec::default());
+    assert!(matches!(within(greeted.next()).await, Some(Ok(Frame::Info { .. }))));
+    // A reset.
+    assert!(within(silent.read_u8()).await.is_err());
+    TlsPeer::dev(addr, &config).await.settle().await;
+    let message = "Too many connections".into();
+    assert_eq!(within(greeted.next()).await.unwrap().unwrap(), Frame::Error { message });
+    assert!(within(greeted.next()).await.is_none());
+    assert_eq!(broker.stats().rejected, 2);
 }
 
 #[tokio::test]

@@ -209,7 +209,7 @@ fn ours(text: &mut Text, shared: &Shared, stats: &Stats) {
     single(
         Counter,
         "hpfeeds_broker_rejected_connections",
-        "Connections that were turned away because there were too many.",
+        "Connections that were turned away, or had to give way before they had authenticated, as there were too many.",
         stats.rejected,
     );
     single(

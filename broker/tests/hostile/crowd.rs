@@ -69,6 +69,10 @@ async fn ten_thousand_connections_that_never_authenticate() {
     assert!(log.len() < 40 && (1..=periods(begun)).contains(&count(&log, "turned away")), "{log:#?}");
 }
 
+async fn turned_away(target: &Target) -> usize {
+    target.metric("hpfeeds_broker_rejected_connections_total").await
+}
+
 /// They hold all that they can get, and come again as fast as possible.
 #[tokio::test]
 async fn strangers_who_always_come_again() {
@@ -91,18 +95,19 @@ async fn strangers_who_always_come_again() {
         });
     }
     target.reaches("hpfeeds_broker_rejected_connections_total", 1000).await;
-    let mut tries = 0;
+    let (before, mut tries) = (turned_away(&target).await, 0);
     for _ in 0..ROUNDS {
         // Whoever is unlucky comes again, as every client does.
         while within(tokio::task::spawn(async move { drop(pair(plain).await) })).await.is_err() {
             tries += 1;
+            assert!(tries < ROUNDS, "only now and then");
         }
         target.exchange().await;
     }
-    let turned_away = target.metric("hpfeeds_broker_rejected_connections_total").await;
+    let gave_way = turned_away(&target).await - before;
+    assert!(attackers.try_join_next().is_none(), "the attack is over");
     attackers.shutdown().await;
-    println!("figures: {turned_away} strangers gave way, {ROUNDS} pairs got in, {tries} had to come again");
-    assert!(tries < ROUNDS, "{tries}");
+    println!("figures: {gave_way} strangers gave way, {ROUNDS} pairs got in, {tries} had to come again");
     target.survives("strangers who always come again", Bound { idle: MAX, ..Bound::default() }).await;
     target.stops().await;
 }
