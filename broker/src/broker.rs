@@ -244,7 +244,7 @@ impl Broker {
         metrics::render(&self.shared, exposition)
     }
 
-    /// Whether every endpoint accepts connections, and it is not shutting down.
+    /// Whether it accepts connections: until it begins to shut down.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.shared.metrics.all_listening() && !self.shared.draining.is_cancelled()

@@ -275,8 +275,8 @@ impl BrokerBuilder {
         self
     }
 
-    /// Answers HTTP requests at `ADDR:PORT`: `/metrics` for Prometheus, `/healthz`, and `/readyz`, which is 200 while
-    /// every endpoint accepts connections. Default: nowhere. Port 0 lets the system pick one, see
+    /// Answers HTTP requests at `ADDR:PORT`: `/metrics` for Prometheus, `/healthz`, and `/readyz`, which is 200
+    /// until the broker begins to shut down. Default: nowhere. Port 0 lets the system pick one, see
     /// [`Broker::exporter_addr`].
     ///
     /// Whoever can connect there learns idents, channels and how much they send: it belongs on a private address.

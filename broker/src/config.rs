@@ -177,3 +177,18 @@ impl Config {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 50 messages of the longest kind for 60 seconds, and then it is disconnected.
+    #[test]
+    fn who_is_slow_is_what_it_is_to_the_python_broker() {
+        let rules = Config::default().rules();
+        assert_eq!((rules.high_mark, rules.deadline), (50 << 20, Duration::from_secs(60)));
+        assert_eq!(rules.policy, SlowPolicy::Disconnect);
+        let longer = Config { limits: Limits::new(10 << 20), ..Config::default() };
+        assert_eq!(longer.rules().high_mark, 500 << 20);
+    }
+}

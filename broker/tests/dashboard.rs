@@ -34,6 +34,19 @@ async fn the_dashboard_asks_for_what_there_is() {
     let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).unwrap();
     let queries = queries(&dashboard["panels"]);
     assert!(queries.len() > 30, "{}", queries.len());
+    let asked: BTreeSet<_> = queries.iter().copied().flat_map(names).collect();
+    // What tells that something is wrong, and which broker it is: a dashboard without one of them hides that.
+    let needed = [
+        "hpfeeds_broker_dropped_messages_total",
+        "hpfeeds_broker_queued_bytes",
+        "hpfeeds_broker_publisher_stall_seconds_total",
+        "hpfeeds_broker_handshake_failures_total",
+        "hpfeeds_broker_authentication_seconds_bucket",
+        "hpfeeds_broker_build_info",
+    ];
+    for name in needed {
+        assert!(asked.contains(name), "no panel asks for {name}");
+    }
     let variables = dashboard["templating"]["list"].as_array().unwrap();
     let variables = variables.iter().filter_map(|variable| variable["definition"].as_str());
     for query in queries.into_iter().chain(variables) {
@@ -55,6 +68,8 @@ async fn the_dashboard_asks_for_what_there_is() {
 #[tokio::test]
 async fn the_manual_names_all_and_nothing_else() {
     let (broker, _subscriber) = lively().await;
+    // So that each metric has a sample, of errors as well.
+    Peer::login(broker.local_addr(), "alice", "x").await.expect_error("Authentication failed for alice").await;
     let answer = get(&broker, "/metrics").await;
     let exposed = Exposed::parse(&answer.body);
     let known: BTreeSet<_> = exposed.types.keys().map(String::as_str).collect();
@@ -66,12 +81,10 @@ async fn the_manual_names_all_and_nothing_else() {
             assert_eq!(row.split('|').nth(2).map(str::trim), Some(&*exposed.types[name]), "{name}");
             let told: BTreeSet<_> =
                 row.split('|').nth(3).unwrap().split(['`', ',', ' ']).filter(|l| !l.is_empty()).collect();
-            let is_sample = |sample: &&scrape::Sample| sample.name.starts_with(name.as_str());
-            for sample in exposed.samples.iter().filter(is_sample).take(1) {
-                let has: BTreeSet<_> =
-                    sample.labels.keys().map(String::as_str).filter(|label| *label != "le").collect();
-                assert_eq!(has, told, "{name}");
-            }
+            let sample = exposed.samples.iter().find(|sample| sample.name.starts_with(name.as_str()));
+            let labels = &sample.unwrap_or_else(|| panic!("{name} has no sample")).labels;
+            let has: BTreeSet<_> = labels.keys().map(String::as_str).filter(|label| *label != "le").collect();
+            assert_eq!(has, told, "{name}");
         } else {
             assert!(name.starts_with("process_"), "{name} has no row");
         }

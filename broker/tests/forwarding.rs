@@ -220,12 +220,20 @@ async fn a_slow_subscriber_that_recovers_stays() {
     let mut stuck = with_a_stuck_subscriber(&broker, MANY).await;
     let dropped = broker.stats().dropped;
     assert!(dropped > 0);
+    let value = |name: &str| {
+        let metrics = broker.metrics(Exposition::Prometheus);
+        let sample = format!("hpfeeds_broker_connection_send_buffer_{name}{{ident=\"dev\"}} ");
+        metrics.lines().find_map(|line| line.strip_prefix(&*sample)).expect(name).parse::<u64>().unwrap()
+    };
+    assert!(value("size") > 0);
+    assert_eq!((value("deadline_start_total"), value("deadline_recover_total")), (1, 0));
     let mut last = None;
     for _ in 0..MANY - dropped {
         let n = number(&stuck.next().await.unwrap());
         assert!(last.replace(n) < Some(n));
     }
     stuck.settle().await;
+    assert_eq!((value("deadline_start_total"), value("deadline_recover_total")), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

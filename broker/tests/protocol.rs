@@ -8,8 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::FutureExt as _;
 use hpfeeds::wire::{DecodeError, Frame};
-use hpfeeds_broker::{AuthError, AuthStore, Broker, EnvStore, Key, Lookup};
+use hpfeeds_broker::{AuthError, AuthStore, Broker, EnvStore, Exposition, Key, Lookup};
 use support::{Peer, builder, bytes, publish, start, subscribe, unsubscribe, until, within};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -116,6 +117,23 @@ async fn a_key_store_that_fails_or_hangs_lets_nobody_in() {
         peer.expect_error(format!("Authentication failed for {ident}")).await;
     }
     Peer::dev(&broker).await.settle().await;
+    // As nobody has proved to be either, their names are no labels.
+    let metrics = broker.metrics(Exposition::Prometheus);
+    for sample in [
+        r#"hpfeeds_broker_connection_error_total{ident="",category="error-checking-ident"} 2"#,
+        r#"hpfeeds_broker_handshake_failures_total{reason="lookup-failed"} 1"#,
+        r#"hpfeeds_broker_handshake_failures_total{reason="lookup-timeout"} 1"#,
+    ] {
+        assert!(metrics.lines().any(|line| line == sample), "{sample} is missing in {metrics}");
+    }
+    // Whoever waits for an answer keeps nobody waiting.
+    let broker = start(builder().auth(Broken).auth_timeout(Duration::from_secs(3600))).await;
+    let mut waiting = Peer::login(broker.local_addr(), "slow", "x").await;
+    for _ in 0..3 {
+        Peer::dev(&broker).await.settle().await;
+    }
+    assert!(waiting.next().now_or_never().is_none());
+    assert_eq!((broker.stats().authenticated, broker.stats().auth_failures), (3, 0));
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 """Both exporters after the same script: whoever has a dashboard for the one sees the same with the other."""
 
 import itertools
-from contextlib import closing
+import os
+from contextlib import closing, suppress
+from pathlib import Path
 
 import pytest
 
@@ -167,7 +169,33 @@ def test_openmetrics_says_the_same(tmp_path):
             }
 
 
+def listening(process):
+    """The TCP ports at which it listens, asked of Linux: what a program prints may come late, or be wrong."""
+    proc, opened = Path(f"/proc/{process._popen.pid}"), set()
+    for descriptor in (proc / "fd").iterdir():
+        # One may be closed meanwhile.
+        with suppress(FileNotFoundError):
+            opened.add(os.readlink(descriptor))
+    ports = []
+    for table in ("tcp", "tcp6"):
+        for line in (proc / "net" / table).read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            # 0A is LISTEN.
+            if state == "0A" and f"socket:[{inode}]" in opened:
+                ports.append(int(local.rpartition(":")[2], 16))
+    return sorted(ports)
+
+
 @pytest.mark.rust
 def test_without_the_option_nothing_listens(tmp_path):
     with closing(Broker("rust", tmp_path)) as broker:
-        assert "metrics at" not in broker.start().process.stdout.decode()
+        process = broker.start().process
+        assert listening(process) == [broker.port]
+        assert "metrics at" not in process.stdout.decode()
+
+
+@pytest.mark.rust
+def test_with_the_option_the_exporter_listens(tmp_path):
+    """The control of the test above: an exporter would be seen there."""
+    with closing(Broker("rust", tmp_path, exporter=True)) as broker:
+        assert listening(broker.start().process) == sorted([broker.port, broker.exporter])

@@ -1,5 +1,7 @@
-"""The SQLite file of the Python broker, read and written by both."""
+"""The SQLite file of the Python broker, read and written by both; and the table of its other databases."""
 
+import json
+import sqlite3
 import subprocess
 from contextlib import closing
 
@@ -42,3 +44,14 @@ def test_python_reads_what_ours_has_made(tmp_path):
             "pubchans": ["a", "b"],
             "subchans": ["c"],
         }
+
+
+def test_the_table_of_databases_has_its_columns_where_python_looks(tmp_path):
+    """The Python broker selects `*` there, and takes identifier, secret and lists by their position."""
+    where = ["--auth", "database+sqlite:///keys"]
+    secret = keys(tmp_path, "add", "sensor", *where, "--publish", "a", "--publish", "b", "--subscribe", "c")
+    with closing(sqlite3.connect(tmp_path / "keys")) as database:
+        [row] = database.execute("select * from auth_keys").fetchall()
+    number, ident, stored, publish, subscribe = row
+    found = (number, ident, stored, json.loads(publish), json.loads(subscribe))
+    assert found == (1, "sensor", secret.strip(), ["a", "b"], ["c"])

@@ -18,24 +18,30 @@ DEADLINE = 15.0
 
 
 @pytest.fixture
-def broker(our_broker, spawn, tmp_path):
-    """The ports of a broker, without TLS and with, and the certificate to trust."""
+def folder(tmp_path):
+    """Where a broker finds its certificate, key and users."""
     names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
     new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
     files = ["-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"]
     subprocess.run([*new, "-addext", names, *files], check=True, capture_output=True)
     (tmp_path / "users.json").write_text(as_json())
+    return tmp_path
+
+
+@pytest.fixture
+def broker(our_broker, spawn, folder):
+    """The ports of a broker, without TLS and with, and the certificate to trust."""
     plain, secure = pick_port(), pick_port()
     endpoint = f"tls:interface=127.0.0.1:port={secure}:key=key.pem:cert=cert.pem"
     argv = [our_broker.process.argv[0], "--bind", f"127.0.0.1:{plain}", "-e", endpoint, "--auth", "users.json"]
-    process = spawn(*argv, env=clean_environment(), cwd=tmp_path)
+    process = spawn(*argv, env=clean_environment(), cwd=folder)
     for port in (plain, secure):
         process.wait_for(rf"^listening on 127\.0\.0\.1:{port}$")
-    return plain, secure, tmp_path / "cert.pem"
+    return plain, secure, folder / "cert.pem"
 
 
-def test_asyncio_session(broker):
-    _, port, certificate = broker
+def exchange(port, certificate):
+    """The asyncio client reads what it has published."""
 
     async def main():
         context = ssl.create_default_context(cafile=certificate)
@@ -48,6 +54,20 @@ def test_asyncio_session(broker):
                 assert await sensor.read() == ("sensor", "events", payload)
 
     asyncio.run(asyncio.wait_for(main(), DEADLINE))
+
+
+def test_asyncio_session(broker):
+    _, port, certificate = broker
+    exchange(port, certificate)
+
+
+def test_asyncio_session_where_bind_has_the_certificate(our_broker, spawn, folder):
+    program = our_broker.process.argv[0]
+    tls = ["--tlscert", "cert.pem", "--tlskey", "key.pem"]
+    argv = [program, "--bind", "127.0.0.1:0", *tls, "--auth", "users.json"]
+    process = spawn(*argv, env=clean_environment(), cwd=folder)
+    port = int(process.wait_for(r"^listening on 127\.0\.0\.1:(\d+)$")[1])
+    exchange(port, folder / "cert.pem")
 
 
 def test_command_line(broker, python_tool):

@@ -6,8 +6,8 @@ use hpfeeds_broker::{BrokerBuilder, Endpoint};
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Monitoring")]
 pub(crate) struct Exporter {
-    /// Answer HTTP at this address and port: /metrics for Prometheus, /healthz, and /readyz (503 while it cannot be
-    /// used). It names idents and channels: use a private address
+    /// Answer HTTP at this address and port: /metrics for Prometheus, /healthz, and /readyz (503 while it shuts
+    /// down). It names idents and channels: use a private address
     #[arg(long, value_name = "ADDR:PORT", value_parser = Endpoint::bind)]
     exporter: Option<Endpoint>,
 }

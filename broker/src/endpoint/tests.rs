@@ -122,6 +122,20 @@ fn every_fault_names_the_endpoint_and_the_part() {
     }
 }
 
+/// So many connections are made that nobody accepts, and then no more: Linux adds one.
+#[cfg(target_os = "linux")]
+fn assert_backlog(endpoint: &str, made: usize) {
+    let opened = parse(endpoint).open().unwrap();
+    let addr = opened.listener.local_addr().unwrap();
+    let soon = std::time::Duration::from_millis(300);
+    let mut waiting = Vec::new();
+    while let Ok(client) = std::net::TcpStream::connect_timeout(&addr, soon) {
+        waiting.push(client);
+        assert!(waiting.len() <= made, "{} wait", waiting.len());
+    }
+    assert_eq!(waiting.len(), made);
+}
+
 /// What the system says of the socket that listens, and of a connection that it has accepted.
 #[cfg(target_os = "linux")]
 #[test]
@@ -137,6 +151,9 @@ fn the_system_has_been_told() {
     assert_eq!(SockRef::from(&accepted).recv_buffer_size().unwrap(), 140_000);
     assert_eq!(SockRef::from(&accepted).send_buffer_size().unwrap(), 100_000);
     drop(client);
+    let on_device = parse("tcp:interface=127.0.0.1:port=0:device=lo").open().unwrap();
+    assert_eq!(SockRef::from(&on_device.listener).device().unwrap().as_deref(), Some(&b"lo"[..]));
+    assert_backlog("tcp:interface=127.0.0.1:port=0:backlog=2", 3);
     let default = parse("tcp:interface=127.0.0.1:port=0").open().unwrap();
     assert!(!SockRef::from(&default.listener).reuse_port().unwrap());
     assert_eq!(default.service.keepalive, Some(Keepalive::default()));

@@ -65,44 +65,52 @@ pub(super) async fn apply(address: &DatabaseAddress, changes: &[Change], adds: b
 
 async fn change(database: &Database, changes: &[Change], adds: bool) -> Result<(), AuthError> {
     let mut session = Session::open(database).await?;
-    let (table, dialect) = (database.table(), session.dialect());
-    // SQLite takes it back with the rest; PostgreSQL can lock only a table that is there, MySQL takes nothing back.
-    let in_transaction = dialect == Dialect::Sqlite;
-    if adds && !in_transaction {
-        session.batch(&table.create(dialect)).await?;
+    let changed = session.apply(changes, adds).await;
+    // SQLite takes back what has failed in a thread of its own: a program that ended now would leave its journal behind.
+    if changed.is_ok() || session.dialect() == Dialect::Sqlite {
+        session.close().await;
     }
-    for change in changes {
-        storable(dialect, change).map_err(|cause| database.place(&cause))?;
-    }
-    session.begin(table).await?;
-    if adds && in_transaction {
-        session.batch(&table.create(dialect)).await?;
-    }
-    let known = session.idents(table).await?;
-    let mut idents = Idents { known };
-    let mut added = Vec::new();
-    for change in changes {
-        let there = idents.admit(change).map_err(|cause| database.refused(&cause))?;
-        match change {
-            Change::Add(entry) => added.push(entry),
-            Change::Put(entry) if !there => added.push(entry),
-            change => {
-                // In the order they are given.
-                session.insert(table, &std::mem::take(&mut added)).await?;
-                session.one(table, change).await?;
-            }
-        }
-    }
-    session.insert(table, &added).await?;
-    session.batch("COMMIT").await?;
-    session.close().await;
-    Ok(())
+    changed
 }
 
 impl<'a> Session<'a> {
     async fn open(database: &'a Database) -> Result<Self, AuthError> {
         let connection = limited(database, database.connect()).await?;
         Ok(Self { database, connection })
+    }
+
+    async fn apply(&mut self, changes: &[Change], adds: bool) -> Result<(), AuthError> {
+        let database = self.database;
+        let (table, dialect) = (database.table(), self.dialect());
+        // SQLite takes it back with the rest; PostgreSQL can lock only a table that is there, MySQL takes nothing back.
+        let in_transaction = dialect == Dialect::Sqlite;
+        if adds && !in_transaction {
+            self.batch(&table.create(dialect)).await?;
+        }
+        for change in changes {
+            storable(dialect, change).map_err(|cause| database.place(&cause))?;
+        }
+        self.begin(table).await?;
+        if adds && in_transaction {
+            self.batch(&table.create(dialect)).await?;
+        }
+        let known = self.idents(table).await?;
+        let mut idents = Idents { known };
+        let mut added = Vec::new();
+        for change in changes {
+            let there = idents.admit(change).map_err(|cause| database.refused(&cause))?;
+            match change {
+                Change::Add(entry) => added.push(entry),
+                Change::Put(entry) if !there => added.push(entry),
+                change => {
+                    // In the order they are given.
+                    self.insert(table, &std::mem::take(&mut added)).await?;
+                    self.one(table, change).await?;
+                }
+            }
+        }
+        self.insert(table, &added).await?;
+        self.batch("COMMIT").await
     }
 
     fn dialect(&self) -> Dialect {

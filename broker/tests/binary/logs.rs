@@ -3,11 +3,17 @@
 use std::time::Duration;
 
 use hpfeeds::wire::Frame;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::ChildStderr,
+};
 
 use super::{
     Running, command, file, run,
-    support::{Peer, publish, subscribe},
+    support::{Peer, publish, subscribe, within},
 };
+
+type Object = serde_json::Map<String, serde_json::Value>;
 
 /// A name that would forge a line of the log, or clear a terminal.
 const EVIL: &str = "e\nINFO forged\r\x1b[2J\x7f\u{9b}\u{202e}\"";
@@ -96,6 +102,57 @@ async fn json_is_an_object_on_each_line() {
     assert_eq!((count("connected"), count("disconnected")), (3, 3), "{log}");
     for message in ["denied: publish", "denied: subscribe", "denied: publish in another's name", "started", "stopped"] {
         assert_eq!(count(message), 1, "{message}: {log}");
+    }
+}
+
+/// Who is slow, how much it has lost, and that it was disconnected for that; and that others do not wait for it again.
+#[tokio::test]
+async fn who_is_slow_is_said() {
+    let arguments = ["--dev", "--bind=127.0.0.1:0", "--log-format=json", "--low-mark=64k", "--high-mark=1M"];
+    let more = ["--slow-deadline=0.5", "--floor-rate=64M"];
+    let mut running = Running::start(command(&[&arguments[..], &more].concat())).await;
+    let mut log = BufReader::new(running.child.stderr.take().unwrap()).lines();
+    let mut lines = Vec::new();
+    for _ in 0..2 {
+        let mut slow = Peer::login(running.addr, "dev", "dev").await;
+        slow.send(subscribe("dev", "c")).await;
+        slow.settle().await;
+        let mut publisher = Peer::login(running.addr, "dev", "dev").await;
+        for _ in 0..32 {
+            publisher.send(publish("dev", "c", vec![0; 1_000_000])).await;
+        }
+        publisher.confirm().await;
+        let at_mark = "slow subscriber is at its high mark: its messages are dropped";
+        let line = next(&mut log, &mut lines, at_mark).await;
+        assert!(line["ident"] == "dev" && line["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{line:?}");
+        // It reads again when it is too late; any later will do.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        while !matches!(slow.next().await.expect("an ERROR"), Frame::Error { .. }) {}
+        let line = loop {
+            let line = next(&mut log, &mut lines, "disconnected").await;
+            if line["dropped"].as_u64() > Some(0) {
+                break line;
+            }
+        };
+        assert_eq!((&line["reason"], &line["ident"]), (&"slow for too long".into(), &"dev".into()));
+    }
+    running.stop("-TERM").await;
+    let line = lines.iter().find(|line| line["message"] == "messages dropped for a slow subscriber").expect("a line");
+    assert!(line["channel"] == "c" && line["dropped"].as_u64() > Some(0), "{line:?}");
+    let again = "was slow before: nobody waits for it until it has read for a while";
+    // The subscriber, and the publisher that has ident and address in common with it.
+    assert_eq!(lines.iter().filter(|line| line["message"] == again).count(), 2);
+}
+
+/// Reads up to the line that says this, and keeps all of them.
+async fn next(log: &mut Lines<BufReader<ChildStderr>>, lines: &mut Vec<Object>, message: &str) -> Object {
+    loop {
+        let line = within(log.next_line()).await.unwrap().expect(message);
+        let object: Object = serde_json::from_str(&line).expect(&line);
+        lines.push(object.clone());
+        if object["message"] == message {
+            return object;
+        }
     }
 }
 

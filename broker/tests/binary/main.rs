@@ -3,6 +3,8 @@
 
 mod config;
 mod logs;
+#[path = "../support/pki.rs"]
+mod pki;
 #[path = "../support/scrape.rs"]
 mod scrape;
 mod signals;
@@ -160,7 +162,11 @@ async fn what_cannot_start_is_one_line_and_exit_1() {
     let wrong = tempfile::Builder::new().suffix(".json").tempfile().unwrap();
     fs::write(&wrong, r#"{"bob": {"owner": "o", "secret": "hunter2", "pubchans": "c", "subchans": []}}"#).unwrap();
     let (bad, wrong) = (bad.path().to_str().unwrap(), wrong.path().to_str().unwrap());
-    let cases: [(&[&str], String); 7] = [
+    // A database that somebody else has made holds the tables that it holds.
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    let (empty, database) = (empty.path().to_str().unwrap(), format!("database+sqlite:///{}", empty.path().display()));
+    let cases: [(&[&str], String); 8] = [
+        (&["--auth", &database], format!("{empty}: no such table: auth_keys")),
         (&["--dev", "--bind", &addr], format!("cannot listen on {addr}: Address already in use")),
         (&["--dev", "-p0", "--exporter", &addr], format!("cannot listen on {addr}: Address already in use")),
         (&["--auth", "/nonexistent.json"], "/nonexistent.json: No such file or directory".to_owned()),

@@ -9,6 +9,7 @@ use tokio::{
 
 use super::{
     Running, command, file,
+    pki::{Pki, TlsPeer},
     support::{PATIENCE, Peer, publish, subscribe, within},
 };
 
@@ -54,6 +55,27 @@ async fn sighup_reads_the_keys_again() {
     eve.confirm().await;
     Peer::login(running.addr, "bob", "hunter2").await.expect_error("Authentication failed for bob").await;
     assert_eq!(running.stop("-TERM").await.0, Some(0));
+}
+
+#[tokio::test]
+async fn sighup_reads_the_certificates_again() {
+    let pki = Pki::new();
+    let endpoint = pki.endpoint().to_string();
+    let mut running = Running::start(command(&["--dev", "-e", &endpoint])).await;
+    let mut log = log(&mut running);
+    let config = pki.client(None);
+    let first = TlsPeer::dev(running.addr, &config).await.certificate();
+    pki.issue("cert.pem", "key.pem", "localhost");
+    running.signal("-HUP").await;
+    logged(&mut log, "reloaded").await;
+    let second = TlsPeer::dev(running.addr, &pki.client(None)).await.certificate();
+    assert_ne!(second, first);
+    pki.write("cert.pem", "no certificate");
+    running.signal("-HUP").await;
+    let line = logged(&mut log, "cannot reload: the old stays in use").await;
+    assert!(line.contains("cert.pem"), "{line}");
+    assert_eq!(TlsPeer::dev(running.addr, &pki.client(None)).await.certificate(), second);
+    running.stop("-TERM").await;
 }
 
 /// A subscriber that does not read, and has more queued than the system takes, so that draining lasts.

@@ -60,6 +60,13 @@ pub(crate) fn life(record: &mut Record, stats: Option<&Stats>) {
         if stats.delivered != written {
             faults.push(format!("{written} messages were written, {} are counted as delivered", stats.delivered));
         }
+        let most = all().map(|connection| wanted(record, connection)).sum::<u64>();
+        if stats.delivered + dropped + discarded > most {
+            faults.push(format!(
+                "{most} deliveries were wanted: {} are counted, {dropped} as dropped, {discarded} as discarded",
+                stats.delivered
+            ));
+        }
         if missing > dropped + discarded {
             faults.push(format!(
                 "{missing} messages vanished: {dropped} are counted as dropped, {discarded} as discarded"
@@ -155,6 +162,19 @@ fn due(record: &Record, connection: &Accepted) -> u64 {
     due.count() as u64
 }
 
+/// How many messages a connection may have been meant to get: those that were read while it was there, on what it has ever
+/// subscribed to.
+fn wanted(record: &Record, connection: &Accepted) -> u64 {
+    let sources = record.accepted.iter().filter(|entry| entry.life == connection.life);
+    let messages = sources.flat_map(|entry| &entry.read).map(|id| &record.messages[id]);
+    let covered = messages.filter(|message| {
+        connection.subscriptions.iter().any(|entry| {
+            covers(&entry.pattern, &message.channel) && message.acted.is_none_or(|acted| acted > entry.read)
+        })
+    });
+    covered.count() as u64
+}
+
 /// What the sessions of clients were told.
 pub(crate) fn sessions(record: &mut Record) {
     let mut faults = Vec::new();
@@ -181,6 +201,11 @@ pub(crate) fn sessions(record: &mut Record) {
                     Message { acted: None, .. } => lost += 1,
                     _ => {}
                 }
+            }
+            let taken = session.ids.iter().filter(|id| record.messages[*id].taken).count() as u64;
+            let sent = session.ids.iter().filter(|id| record.messages[*id].sent > 0).count() as u64;
+            if closed.unsent + sent > taken || closed.unconfirmed > sent {
+                faults.push(format!("{name}: of {taken} messages {sent} were sent, and close said {closed:?}"));
             }
             if unsent > closed.unsent {
                 faults.push(format!("{name}: {unsent} messages were left behind, and close said {closed:?}"));

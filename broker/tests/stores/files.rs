@@ -44,6 +44,8 @@ async fn a_json_file_is_read_again_when_it_changes() {
     until_known(&store, "renamed", true).await;
     // Absent for a while: the keys stay, until it is back.
     fs::remove_file(&path).unwrap();
+    assert!(store.reload().is_err());
+    assert!(store.lookup("renamed").await.unwrap().is_some());
     fs::write(&path, users("returned")).unwrap();
     until_known(&store, "returned", true).await;
 }

@@ -14,7 +14,7 @@ use std::{
 use futures::SinkExt as _;
 use hpfeeds::wire::Frame;
 use hpfeeds_broker::{
-    Broker, Endpoint, SqlStore,
+    Broker, Endpoint, Exposition, SqlStore,
     keys::{Change, Entry, Keys},
 };
 use sqlx::{Connection as _, PgConnection};
@@ -183,4 +183,13 @@ async fn a_killed_database_stops_nobody_who_is_connected_and_comes_back() {
     println!("{admitted} admitted, {refused} refused, {} exchanged", counts.exchanged.load(Relaxed));
     assert!(load.try_join_next().is_none(), "some of the load has ended");
     load.shutdown().await;
+    // Each of them is counted, under a name that has been proved before. Some may have left before they heard of it.
+    let metrics = broker.metrics(Exposition::Prometheus);
+    for sample in [
+        r#"hpfeeds_broker_connection_error_total{ident="sensor",category="error-checking-ident"} "#,
+        r#"hpfeeds_broker_handshake_failures_total{reason="lookup-failed"} "#,
+    ] {
+        let count = metrics.lines().find_map(|line| line.strip_prefix(sample)).expect(sample).parse::<u64>().unwrap();
+        assert!((refused..=refused + 16).contains(&count), "{sample}{count}: {refused} were refused");
+    }
 }

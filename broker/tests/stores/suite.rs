@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use futures::future::join_all;
+use futures::{FutureExt as _, future::join_all};
 use hpfeeds::wire::Frame;
 use hpfeeds_broker::{
     AuthStore, Broker, Endpoint, Lookup,
@@ -55,6 +55,7 @@ pub(crate) async fn run(test: UnderTest) {
     reads(test.store.clone()).await;
     keys(&test.keys).await;
     changes(&test).await;
+    revokes(&test).await;
     if let Some(raw) = &test.raw {
         malformed(&*test.store, &test.keys, raw).await;
     }
@@ -77,6 +78,7 @@ impl AuthStore for Shared {
 
 async fn broker(store: Arc<dyn AuthStore>) -> Broker {
     let builder = Broker::builder().auth(Shared(store)).auth_failure_delay(Duration::ZERO);
+    let builder = builder.recheck_keys(Duration::from_millis(50));
     builder.endpoint(Endpoint::tcp("127.0.0.1", 0)).start().await.unwrap()
 }
 
@@ -192,6 +194,48 @@ async fn changes(test: &UnderTest) {
         assert!(seen(ident).await, "{ident} is lost");
     }
     keys.apply(&idents.into_iter().map(Change::Remove).collect::<Vec<_>>()).await.unwrap();
+}
+
+/// A change reaches those who are connected.
+async fn revokes(test: &UnderTest) {
+    let entry = Entry { publish: vec!["c".to_owned()], ..entries().remove(1) };
+    let entry = Entry { ident: "live".to_owned(), owner: "live".to_owned(), ..entry };
+    test.keys.apply(&[Change::Add(entry)]).await.unwrap();
+    test.store.reload().await.unwrap();
+    let broker = broker(test.store.clone()).await;
+    let mut writer = Peer::login(broker.local_addr(), "live", "s").await;
+    writer.send(publish("live", "c", "x")).await;
+    within(async {
+        while broker.stats().received_messages == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    let fields = Fields { publish: Some(vec!["d".to_owned()]), ..Fields::default() };
+    test.keys.apply(&[Change::Set { ident: "live".to_owned(), fields }]).await.unwrap();
+    test.store.reload().await.unwrap();
+    // Each try is a message that is allowed until it no longer is.
+    let denied = within(async {
+        loop {
+            writer.send(publish("live", "c", "x")).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            if let Some(frame) = writer.next().now_or_never() {
+                return frame;
+            }
+        }
+    });
+    let Some(Frame::Error { message }) = denied.await else { panic!("no ERROR") };
+    assert_eq!(message, "Authkey not allowed to pub here. ident=live, chan=c");
+    let idle = Peer::login(broker.local_addr(), "live", "s").await;
+    within(async {
+        while broker.stats().authenticated < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    test.keys.apply(&[Change::Remove("live".to_owned())]).await.unwrap();
+    test.store.reload().await.unwrap();
+    idle.expect_error("Authentication failed for live").await;
 }
 
 /// A row that a hand has spoilt is an error that names the place; it harms nobody else, and is mended.
