@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use crate::{
-    Running, broker, skipped,
+    Running, broker, missing,
     support::{Peer, number, numbered, publish, subscribe},
     users,
 };
@@ -13,7 +13,7 @@ fn faketime() -> Option<PathBuf> {
     let folders = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
     let found = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1")).find(|path| path.exists());
     if found.is_none() {
-        skipped("libfaketime is not installed");
+        missing("libfaketime");
     }
     found
 }

@@ -1,5 +1,6 @@
 //! What the system does to a broker: it is killed, stopped, short of disk and descriptors, its network
-//! fails. Real processes; what needs root or a feature of the kernel says so and is skipped without it.
+//! fails. Real processes; what needs root or a feature of the kernel says so and is skipped without it. What
+//! `scripts/test` installs has to be there with `HPFEEDS_TEST_REQUIRE=1`.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod clock;
@@ -12,6 +13,8 @@ mod still;
 mod support;
 
 use std::{
+    env,
+    io::{self, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Stdio,
@@ -87,8 +90,15 @@ async fn can(program: &str, arguments: &[&str]) -> bool {
     false
 }
 
+/// Not with `eprintln!`, which nobody sees of a test that passes.
 fn skipped(why: &str) {
-    eprintln!("skipped: {why}");
+    let _ = writeln!(io::stderr(), "skipped: {why}");
+}
+
+/// The test is skipped as something is not there that `scripts/test` installs.
+fn missing(what: &str) {
+    assert!(env::var_os("HPFEEDS_TEST_REQUIRE").is_none(), "{what} is missing: scripts/test installs it");
+    skipped(&format!("{what} is not installed"));
 }
 
 /// The command-line tool, when it has been built beside the broker: `cargo test --workspace --all-features` does that.

@@ -100,7 +100,7 @@ async fn strangers_who_always_come_again() {
         // Whoever is unlucky comes again, as every client does.
         while within(tokio::task::spawn(async move { drop(pair(plain).await) })).await.is_err() {
             tries += 1;
-            assert!(tries < ROUNDS, "only now and then");
+            assert!(tries <= 4, "only now and then");
         }
         target.exchange().await;
     }

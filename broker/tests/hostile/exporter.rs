@@ -90,12 +90,22 @@ async fn connections_that_ask_for_nothing() {
             worst = worst.max(begun.elapsed());
         }
     }
-    // All but eight have been cut off already, without a deadline.
+    // All but eight have been cut off already, without a deadline, the first of which would be that of 5 s.
+    let begun = Instant::now();
     let (mut cut, mut byte) = (0, [0; 1]);
     for stream in &mut streams[..CONNECTIONS - 16] {
         cut += usize::from(matches!(within(stream.read(&mut byte)).await, Ok(0) | Err(_)));
     }
     assert_eq!(cut, CONNECTIONS - 16);
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(3), "they gave way after {took:?}");
+    assert!(worst < Duration::from_secs(2), "a scrape took {worst:?}");
+    // Everything together has 10 s.
+    for stream in &mut streams[CONNECTIONS - 16..] {
+        rest(stream).await;
+    }
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(15), "the last were cut off after {took:?}");
     println!("figures: {CONNECTIONS} connections that ask the exporter for nothing: a scrape took {worst:.0?} at most");
     drop(streams);
     target

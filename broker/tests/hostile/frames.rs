@@ -11,13 +11,13 @@ use crate::{
 };
 
 /// The longest frame of each opcode with the default limits.
-const LIMITS: [(u8, u32); 6] = [
-    (0, 5 + (1 << 20)),
-    (1, 5 + 256 + 20),
-    (2, 5 + 256 + 20),
-    (3, 5 + (1 << 20)),
-    (4, 5 + 256 + 255),
-    (5, 5 + 256 + 255),
+const LIMITS: [(&str, u32); 6] = [
+    ("ERROR", 5 + (1 << 20)),
+    ("INFO", 5 + 256 + 20),
+    ("AUTH", 5 + 256 + 20),
+    ("PUBLISH", 5 + (1 << 20)),
+    ("SUBSCRIBE", 5 + 256 + 255),
+    ("UNSUBSCRIBE", 5 + 256 + 255),
 ];
 
 fn header(length: u32, opcode: u8) -> Vec<u8> {
@@ -28,19 +28,39 @@ fn frame(opcode: u8, body: &[u8]) -> Vec<u8> {
     [&header(5 + u32::try_from(body.len()).unwrap(), opcode), body].concat()
 }
 
-/// What no peer may send at any time.
-fn malformed() -> Vec<Vec<u8>> {
+/// What is sent, and what the broker has to say about it, where that matters.
+type Fault = (Vec<u8>, Option<String>);
+
+/// Headers that no peer may send at any time. Nobody waits for the rest of such a frame.
+fn malformed() -> Vec<Fault> {
     let mut all = Vec::new();
     for opcode in 0..=u8::MAX {
-        all.extend((0..5).map(|length| header(length, opcode)));
-        all.push(header(u32::MAX, opcode));
+        for length in 0..5 {
+            let text = format!("frame length {length} is too short: a frame has at least 5 bytes");
+            all.push((header(length, opcode), Some(text)));
+        }
+        let known = LIMITS.get(usize::from(opcode));
+        for length in [known.map_or(5, |(_, limit)| limit + 1), u32::MAX] {
+            let text = match known {
+                Some((name, limit)) => {
+                    format!("{name} frame of {length} bytes is too long: the limit is {limit} bytes")
+                }
+                None => format!("unknown opcode {opcode}"),
+            };
+            all.push((header(length, opcode), Some(text)));
+        }
     }
-    all.extend(LIMITS.map(|(opcode, limit)| header(limit + 1, opcode)));
-    all.extend((6..=u8::MAX).map(|opcode| header(5, opcode)));
-    // What only a broker says.
-    all.push(frame(0, b"no"));
-    all.push(frame(1, b"\x01xnonce"));
     all
+}
+
+/// What only a broker says.
+fn from_a_broker() -> [(&'static str, Vec<u8>); 2] {
+    [("ERROR", frame(0, b"no")), ("INFO", frame(1, b"\x01xnonce"))]
+}
+
+/// Those about which anything may be said.
+fn somehow(sent: Vec<Vec<u8>>) -> impl Iterator<Item = Fault> {
+    sent.into_iter().map(|sent| (sent, None))
 }
 
 /// AUTH with something wrong in it.
@@ -113,22 +133,16 @@ async fn answer(mut stream: TcpStream, sent: &[u8]) -> String {
 async fn malformed_frames_before_authentication() {
     let mut target = Target::start(&[]).await;
     let begun = Instant::now();
-    let (mut connections, mut texts) = (0, Vec::new());
-    let first: Vec<_> = [frame(3, b"\x01a\x01bx"), frame(4, b"\x01ab"), frame(5, b"\x01ab")].to_vec();
-    for sent in malformed().into_iter().chain(malformed_auth()).chain(first) {
+    let mut connections = 0;
+    let too_early = [frame(3, b"\x01a\x01bx"), frame(4, b"\x01ab"), frame(5, b"\x01ab")];
+    let others = from_a_broker().map(|(_, sent)| sent).into_iter().chain(too_early);
+    let others = others.map(|sent| (sent, Some("First message was not AUTH".to_owned())));
+    for (sent, expected) in malformed().into_iter().chain(somehow(malformed_auth())).chain(others) {
         let text = answer(dial(ATTACKER, target.plain).await, &sent).await;
         assert!(text.len() < 200 && !text.contains("Authentication failed"), "{text}");
-        texts.push(text);
+        assert!(!text.starts_with("No AUTH within"), "it has waited for the rest of {sent:?}");
+        assert!(expected.as_ref().is_none_or(|expected| *expected == text), "{text} instead of {expected:?}");
         connections += 1;
-    }
-    for expected in [
-        "frame length 0 is too short: a frame has at least 5 bytes",
-        "frame length 4 is too short: a frame has at least 5 bytes",
-        "unknown opcode 6",
-        "unknown opcode 255",
-        "First message was not AUTH",
-    ] {
-        assert!(texts.iter().any(|text| text == expected), "{expected}");
     }
     assert_eq!(target.metric("hpfeeds_broker_handshake_failures_total").await, connections);
     target.survives(&format!("{connections} malformed beginnings"), Bound { idle: 10, ..Bound::default() }).await;
@@ -141,10 +155,12 @@ async fn malformed_frames_before_authentication() {
 async fn malformed_frames_after_authentication() {
     let mut target = Target::start(&[]).await;
     let mut connections = 0;
-    for sent in malformed().into_iter().chain(malformed_session()) {
+    let others = from_a_broker().map(|(name, sent)| (sent, Some(format!("{name} is not allowed from a client"))));
+    for (sent, expected) in malformed().into_iter().chain(somehow(malformed_session())).chain(others) {
         let peer = login(ATTACKER, target.plain, "mallory", "stolen").await;
         let text = answer(peer.framed.into_inner(), &sent).await;
         assert!(text.len() < 200, "{text}");
+        assert!(expected.as_ref().is_none_or(|expected| *expected == text), "{text} instead of {expected:?}");
         connections += 1;
     }
     assert_eq!(target.metric("hpfeeds_broker_refused_sessions_total").await, connections);

@@ -1,6 +1,11 @@
 //! Who reads the log stops doing so: the broker goes on.
 
-use std::{io::Read as _, net::SocketAddr, process::Stdio, time::Duration};
+use std::{
+    io::Read as _,
+    net::SocketAddr,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -91,6 +96,9 @@ async fn a_full_log_does_not_hold_up_the_end() {
         let peer = login([127, 52, 0, n], addr, &"\x1b".repeat(255), "wrong").await;
         peer.expect_error(format!("Authentication failed for {}", "\x1b".repeat(255))).await;
     }
+    let begun = Instant::now();
     end(child).await;
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
     drop(reader);
 }

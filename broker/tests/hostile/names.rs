@@ -41,7 +41,7 @@ fn evil() -> Vec<String> {
     names
 }
 
-/// The first 20 of these idents have a key, which allows nothing but `evil`.
+/// Each of these idents has a key, which allows nothing but to publish to the channel of its own name.
 fn keys() -> String {
     let mut keys = serde_json::json!({
         "honest": {"owner": "honest", "secret": "s3cret", "pubchans": ["honest"], "subchans": ["honest"]},

@@ -1,4 +1,6 @@
 //! Who does not read what it has asked for.
+//!
+//! A subscriber is slow after a second, not three, when the floor rate is 192k: nothing else changes.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -20,7 +22,6 @@ async fn narrow(to: SocketAddr) -> Peer {
     Peer::greeted(within(socket.connect(to)).await.unwrap()).await.authenticate("mallory", "stolen").await
 }
 
-/// A subscriber is slow after a second, not three, when this is the floor rate: nothing else changes.
 /// Subscribes to a channel that is flooded, and reads nothing.
 async fn deaf(to: SocketAddr, channel: &str) -> TcpStream {
     let mut peer = narrow(to).await;

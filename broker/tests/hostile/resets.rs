@@ -8,13 +8,15 @@ use std::{
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use crate::{
-    support::{bytes, publish, subscribe},
+    pki::TlsPeer,
+    support::{bytes, publish, subscribe, within},
     target::{ATTACKER, Bound, MIB, Target, dial, login, reset, rest},
     tls::client_hello,
 };
 
 #[derive(Debug, Clone, Copy)]
 enum State {
+    Throttled,
     BeforeInfo,
     AfterInfo,
     InAuth,
@@ -26,9 +28,11 @@ enum State {
     Refused,
     BeforeTls,
     InTls,
+    InTlsPublish,
 }
 
-const STATES: [State; 11] = [
+const STATES: [State; 13] = [
+    State::Throttled,
     State::BeforeInfo,
     State::AfterInfo,
     State::InAuth,
@@ -40,14 +44,23 @@ const STATES: [State; 11] = [
     State::Refused,
     State::BeforeTls,
     State::InTls,
+    State::InTlsPublish,
 ];
 
-static CHANNEL: AtomicUsize = AtomicUsize::new(0);
+/// For what belongs to one connection alone.
+static NUMBER: AtomicUsize = AtomicUsize::new(0);
 
 /// A connection that has come so far.
 async fn reach(state: State, target: &Target) -> TcpStream {
     let hello = client_hello(&target.pki);
     match state {
+        State::Throttled => {
+            // Otherwise everybody else would wait, too.
+            let [.., a, b] = NUMBER.fetch_add(1, Relaxed).to_be_bytes();
+            let failed = login([127, 2, a, b], target.plain, "mallory", "guess").await;
+            failed.expect_error("Authentication failed for mallory").await;
+            dial([127, 2, a, b], target.plain).await
+        }
         State::BeforeInfo => dial(ATTACKER, target.plain).await,
         State::AfterInfo => crate::support::Peer::greeted(dial(ATTACKER, target.plain).await).await.framed.into_inner(),
         State::InAuth => {
@@ -61,10 +74,17 @@ async fn reach(state: State, target: &Target) -> TcpStream {
             stream.write_all(&hello).await.unwrap();
             stream
         }
+        State::InTlsPublish => {
+            let mut tls = TlsPeer::dev(target.tls, &target.pki.client(None)).await.framed.into_inner();
+            let long = bytes([publish("dev", "a", vec![b'x'; MIB / 2])]);
+            within(tls.write_all(&long[..long.len() / 2])).await.unwrap();
+            within(tls.flush()).await.unwrap();
+            tls.into_inner().0
+        }
         _ => {
             let mut peer = login(ATTACKER, target.plain, "mallory", "stolen").await;
             // Of its own: nobody waits for those that were left before.
-            let channel = format!("a.{}", CHANNEL.fetch_add(1, Relaxed));
+            let channel = format!("a.{}", NUMBER.fetch_add(1, Relaxed));
             let long = bytes([publish("mallory", &channel, vec![b'x'; MIB / 2])]);
             match state {
                 State::Subscribed => peer.send(subscribe("mallory", &channel)).await,
@@ -93,16 +113,51 @@ async fn resets_in_every_state() {
     let mut target = Target::start(&["--write-timeout=1"]).await;
     for round in 0..ROUNDS {
         for state in STATES {
-            let stream = reach(state, &target).await;
+            let mut stream = reach(state, &target).await;
             if round % 2 == 1 {
                 tokio::task::yield_now().await;
+            }
+            if round % 4 >= 2 {
+                // After our own half-close.
+                stream.shutdown().await.unwrap();
             }
             reset(stream);
         }
         target.exchange().await;
     }
-    let bound = Bound { active: 30, idle: ROUNDS * STATES.len(), queued: 10 * MIB, ..Bound::default() };
+    assert!(target.metric("hpfeeds_broker_throttled_connections_total").await > 0);
+    let idle = ROUNDS * STATES.len();
+    let bound = Bound { active: 30, idle, handshakes: ROUNDS, queued: 10 * MIB, ..Bound::default() };
     target.survives(&format!("{} resets", ROUNDS * STATES.len()), bound).await;
+    target.stops().await;
+}
+
+/// Nothing is read from them, or noticed of them, until it is their turn.
+#[tokio::test]
+async fn resets_of_publishers_that_are_held_back() {
+    const COUNT: usize = 20;
+    const EACH: usize = 300;
+    // A second's worth of them passes at once, and all of them in five seconds more.
+    let mut target = Target::start(&["--publish-rate=1000"]).await;
+    let messages = bytes((0..EACH).map(|_| publish("weak", "a", "")));
+    let mut streams = Vec::new();
+    for _ in 0..COUNT {
+        let mut peer = login(ATTACKER, target.plain, "weak", "stolen").await;
+        peer.send_raw(&messages).await;
+        streams.push(peer.framed.into_inner());
+    }
+    let received = "hpfeeds_broker_received_messages_total";
+    target.reaches(received, 1000).await;
+    let passed = target.metric(received).await;
+    assert!(passed < COUNT * EACH, "{passed} have passed");
+    for (n, mut stream) in streams.into_iter().enumerate() {
+        if n % 2 == 1 {
+            stream.shutdown().await.unwrap();
+        }
+        reset(stream);
+    }
+    let bound = Bound { active: COUNT, ..Bound::default() };
+    target.survives(&format!("{COUNT} resets of publishers that are held back"), bound).await;
     target.stops().await;
 }
 

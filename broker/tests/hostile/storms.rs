@@ -44,10 +44,10 @@ async fn wrong_secrets_as_fast_as_possible() {
     for _ in 0..CONNECTIONS {
         attackers.spawn(guess(ATTACKER, plain, until));
     }
-    let (mut same, mut other) = (Duration::ZERO, Duration::ZERO);
+    let (mut same, mut other) = (Vec::new(), Vec::new());
     while Instant::now() < until {
-        other = other.max(login_time([127, 20, 0, 1], plain).await);
-        same = same.max(login_time(ATTACKER, plain).await);
+        other.push(login_time([127, 20, 0, 1], plain).await);
+        same.push(login_time(ATTACKER, plain).await);
         target.exchange().await;
     }
     let mut guesses = 0;
@@ -57,11 +57,17 @@ async fn wrong_secrets_as_fast_as_possible() {
     let cpu = target.cpu().await - cpu;
     println!(
         "figures: wrong secrets: {guesses} guesses of {CONNECTIONS} connections in {SECONDS} s, {cpu:.2} s of processor \
-         time; a login from the same address took {same:.1?} at most, from another {other:.0?}"
+         time; a login from the same address took {:.1?} at most, from another {:.0?}",
+        same.iter().max().unwrap(),
+        other.iter().max().unwrap(),
     );
     // At first nobody waits, and then everybody a second each time.
     assert!(guesses <= CONNECTIONS * (SECONDS + 3), "{guesses}");
-    assert!(same >= Duration::from_millis(900), "the address is throttled: {same:?}");
+    let held = same.iter().filter(|time| **time >= Duration::from_millis(900)).min();
+    let held = held.unwrap_or_else(|| panic!("the address is throttled: {same:?}"));
+    // Who shares it waits for a second at most, and nobody else does. The machine may be busy now and then.
+    assert!(*held < Duration::from_secs(3), "{same:?}");
+    assert!(*other.iter().min().unwrap() < Duration::from_secs(1), "{other:?}");
     target.survives("wrong secrets as fast as possible", Bound { idle: CONNECTIONS, ..Bound::default() }).await;
     let lines = count(&target.stops().await, "authentication failed");
     assert!((1..=periods(begun)).contains(&lines), "{lines} lines");

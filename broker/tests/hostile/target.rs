@@ -190,6 +190,7 @@ impl Target {
         assert!(after.threads <= before.threads + 3, "{before:?} {after:?}");
         let (peak, bound) = (self.memory("VmHWM:"), bound.bytes());
         assert!(peak <= bound, "{attack}: {} MiB at the peak, where {} are allowed", peak / MIB, bound / MIB);
+        self.is_calm().await;
         let lines = self.log();
         assert!(!lines.iter().any(|line| line.contains("panicked")), "{lines:#?}");
         println!(
@@ -198,6 +199,21 @@ impl Target {
             bound / MIB,
             lines.len(),
         );
+    }
+
+    /// Waits until there is nobody but the honest pair, nothing is queued, and nobody waits for that.
+    async fn is_calm(&self) {
+        const NAMES: [&str; 3] = ["client_connections", "queued_bytes", "stalled_publishers"];
+        let mut left = [None; 3];
+        let waiting = async {
+            while left != [Some(2), Some(0), Some(0)] {
+                sleep(Duration::from_millis(20)).await;
+                let metrics = self.metrics().await;
+                left = NAMES.map(|name| metrics.sum(&format!("hpfeeds_broker_{name}")).map(whole));
+            }
+        };
+        let calm = tokio::time::timeout(PATIENCE, waiting).await.is_ok();
+        assert!(calm, "{NAMES:?}: {left:?}");
     }
 
     /// It has not been hurt: it also ends as it should.

@@ -110,24 +110,26 @@ async fn tls_handshakes_at_will() {
     let time = Duration::from_secs(SECONDS as u64);
     let cpu = target.cpu().await;
     let honest = async {
-        let mut worst = Duration::ZERO;
+        let (mut best, mut worst) = (Duration::MAX, Duration::ZERO);
         let begun = Instant::now();
         while begun.elapsed() < time {
             let begun = Instant::now();
             TlsPeer::dev(target.tls, &client).await.settle().await;
-            worst = worst.max(begun.elapsed());
+            let took = begun.elapsed();
+            (best, worst) = (best.min(took), worst.max(took));
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        worst
+        (best, worst)
     };
-    let (begun, worst) = tokio::join!(replay(&target, 1, 300, time), honest);
+    let (begun, (best, worst)) = tokio::join!(replay(&target, 1, 300, time), honest);
     let cpu = target.cpu().await - cpu;
     println!(
         "figures: TLS handshakes at will: {begun} begun in {SECONDS} s from one address, {cpu:.2} s of processor time, \
          an honest one took {worst:.0?} at most"
     );
     // 64 at once, and each keeps its place for a second more.
-    assert!(begun <= 64 * (SECONDS + 2), "{begun}");
+    assert!((64..=64 * (SECONDS + 2)).contains(&begun), "{begun}");
+    assert!(best < Duration::from_secs(2), "an honest one took {best:?} at best");
     target.survives("TLS handshakes at will", Bound { handshakes: 300, ..Bound::default() }).await;
     target.stops().await;
 }
