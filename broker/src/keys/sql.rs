@@ -65,12 +65,12 @@ pub(super) async fn apply(address: &DatabaseAddress, changes: &[Change], adds: b
 
 async fn change(database: &Database, changes: &[Change], adds: bool) -> Result<(), AuthError> {
     let mut session = Session::open(database).await?;
-    let changed = session.apply(changes, adds).await;
+    let outcome = session.apply(changes, adds).await;
     // SQLite takes back what has failed in a thread of its own: a program that ended now would leave its journal behind.
-    if changed.is_ok() || session.dialect() == Dialect::Sqlite {
+    if outcome.is_ok() || session.dialect() == Dialect::Sqlite {
         session.close().await;
     }
-    changed
+    outcome
 }
 
 impl<'a> Session<'a> {

@@ -43,7 +43,7 @@ async fn the_file_holds_flags_and_the_command_line_wins() {
     // The list of the command line replaces that of the file.
     Peer::login(running.addr, "bob", "s").await.expect_error("Authentication failed for bob").await;
     let (_, stderr) = running.stop("-TERM").await;
-    assert!(stderr.contains(&format!("endpoints=[{}]", running_addr)), "{stderr}");
+    assert!(stderr.contains(&format!("endpoints=[{running_addr}]")), "{stderr}");
 }
 
 #[tokio::test]
