@@ -205,13 +205,14 @@ pub(crate) fn one_line(error: &clap::Error) -> String {
     line.chars().map(escaped).collect()
 }
 
-/// Takes out what stands between the ident and the host of a database's address.
+/// Takes out what stands between the ident and the host of a database's address. A slash in a password should be written as
+/// `%2F`, but it is a password all the same.
 fn without_passwords(text: &str) -> String {
     let mut parts = text.split("://");
     let mut clean = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         clean.push_str("://");
-        let end = part.find(['/', ' ', '\'']).unwrap_or(part.len());
+        let end = part.find([' ', '\'']).unwrap_or(part.len());
         match part[..end].rfind('@').and_then(|at| Some((part[..at].find(':')?, at))) {
             Some((colon, at)) => clean.extend([&part[..=colon], "***", &part[at..]]),
             None => clean.push_str(part),

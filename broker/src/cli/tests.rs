@@ -114,6 +114,7 @@ fn passwords_are_taken_out() {
             "'database+mysql://u:p@h/d' and postgresql://u:p:@q@h",
             "'database+mysql://u:***@h/d' and postgresql://u:***@h",
         ),
+        ("'mysql://u:p/q@h/d' x://u:/@h", "'mysql://u:***@h/d' x://u:***@h"),
         ("mongodb://h/a@b:c http://[::1]:80/ x://u@h", "mongodb://h/a@b:c http://[::1]:80/ x://u@h"),
         ("no address: a@b", "no address: a@b"),
     ];
