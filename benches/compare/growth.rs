@@ -106,7 +106,7 @@ pub(crate) fn run(args: &[String]) -> io::Result<()> {
     let sending = Duration::from_millis(if arguments.quick { 300 } else { 1000 });
     let mut sections = sections(arguments.quick);
     for section in &mut sections {
-        section.cases.retain(|case| format!("{}, {}", section.heading, case.label).contains(&arguments.only));
+        section.cases.retain(|case| format!("{}, {}:", section.heading, case.label).contains(&arguments.only));
     }
     sections.retain(|section| !section.cases.is_empty());
     let mut figures: Vec<Vec<Vec<Figures>>> = sections.iter().map(|s| vec![Vec::new(); s.cases.len()]).collect();
