@@ -1,5 +1,5 @@
 //! What a session costs above the socket: receiving and publishing messages of 256 bytes, and receiving from eight
-//! sessions at once. `cargo bench --bench session`, and `-- publish` for the rows with this in their name. With `--once`
+//! sessions at once. `cargo bench --bench session`, and `-- publish` for the rows with this in their name and a colon. With `--once`
 //! each row's session does its work once and nothing is measured: for tools that count, such as valgrind.
 //!
 //! Everything of the session (its task, too) runs on one thread, whose processor time is measured; the peers are
@@ -47,7 +47,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     // Only rows whose name contains the argument; cargo itself adds `--bench`.
     let wanted = env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
-    let rows: Vec<_> = ROWS.iter().filter(|(name, ..)| name.contains(&wanted)).collect();
+    let rows: Vec<_> = ROWS.iter().filter(|(name, ..)| format!("{name}:").contains(&wanted)).collect();
     if is_once() {
         for (name, work, _) in rows {
             match *work {
@@ -176,19 +176,19 @@ async fn receive(sessions: usize, how: How, check: Check) -> f64 {
             }
         }
         How::SelectAll => {
-            let mut all = select_all(&mut streams);
+            let mut all = select_all(streams.drain(..));
             while seen.messages < MESSAGES {
                 seen.message(&all.next().await.unwrap());
             }
         }
         How::StreamMap => {
-            let mut all: StreamMap<_, _> = streams.iter_mut().enumerate().collect();
+            let mut all: StreamMap<_, _> = streams.drain(..).enumerate().collect();
             while seen.messages < MESSAGES {
                 seen.message(&all.next().await.unwrap().1);
             }
         }
         How::SelectChunks => {
-            let mut all = select_all(streams.iter_mut().map(|stream| stream.ready_chunks(64)));
+            let mut all = select_all(streams.drain(..).map(|stream| stream.ready_chunks(64)));
             while seen.messages < MESSAGES {
                 all.next().await.unwrap().iter().for_each(|message| seen.message(message));
             }

@@ -238,7 +238,7 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    fn delivered(&mut self, run: Bytes) {
+    fn delivered(&mut self, run: BytesMut) {
         self.attempt.delivered = true;
         if let Phase::Proving { replay, .. } = &self.phase
             && replay.is_empty()

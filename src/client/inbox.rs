@@ -4,7 +4,7 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use tokio::task::coop;
 
 use super::lock::lock;
@@ -21,7 +21,7 @@ pub(crate) struct Inbox {
 /// A run that was taken out.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Popped {
-    pub(crate) run: Bytes,
+    pub(crate) run: BytesMut,
     /// The connection that it came from.
     pub(crate) connection: u64,
     /// The driver had stopped reading, and may go on now.
@@ -31,7 +31,7 @@ pub(crate) struct Popped {
 #[derive(Debug, Default)]
 struct State {
     /// Each with the number of the connection that it came from.
-    runs: VecDeque<(Bytes, u64)>,
+    runs: VecDeque<(BytesMut, u64)>,
     bytes: usize,
     ended: bool,
     reader: Option<Waker>,
@@ -57,7 +57,7 @@ impl Inbox {
         lock(&self.state).runs.is_empty()
     }
 
-    pub(crate) fn push(&self, run: Bytes, connection: u64) {
+    pub(crate) fn push(&self, run: BytesMut, connection: u64) {
         let mut state = lock(&self.state);
         state.bytes += run.len();
         state.runs.push_back((run, connection));
@@ -114,13 +114,13 @@ mod tests {
         let waker = noop_waker();
         let cx = &mut Context::from_waker(&waker);
         let inbox = Inbox::new(10);
-        inbox.push(Bytes::from_static(b"12345678"), 1);
+        inbox.push(BytesMut::from(&b"12345678"[..]), 1);
         assert!(inbox.has_room());
-        inbox.push(Bytes::from_static(b"1234"), 1);
-        inbox.push(Bytes::from_static(b"5"), 2);
+        inbox.push(BytesMut::from(&b"1234"[..]), 1);
+        inbox.push(BytesMut::from(&b"5"[..]), 2);
         assert!(!inbox.has_room());
-        let popped = |run, connection, made_room| {
-            Poll::Ready(Some(Popped { run: Bytes::from_static(run), connection, made_room }))
+        let popped = |run: &[u8], connection, made_room| {
+            Poll::Ready(Some(Popped { run: BytesMut::from(run), connection, made_room }))
         };
         assert_eq!(inbox.poll_pop(cx), popped(b"12345678", 1, true));
         assert!(inbox.has_room());
@@ -134,7 +134,7 @@ mod tests {
         let cx = &mut Context::from_waker(&waker);
         let inbox = Inbox::new(10);
         assert!(inbox.poll_pop(cx).is_pending());
-        inbox.push(Bytes::from_static(b"1"), 1);
+        inbox.push(BytesMut::from(&b"1"[..]), 1);
         inbox.end();
         assert!(matches!(inbox.poll_pop(cx), Poll::Ready(Some(_))));
         assert_eq!(inbox.poll_pop(cx), Poll::Ready(None));

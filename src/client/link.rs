@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures::future::poll_fn;
 use tokio::io::AsyncWrite as _;
 use tokio_util::io::poll_read_buf;
@@ -44,7 +44,7 @@ pub(crate) struct Link {
 #[derive(Debug)]
 pub(crate) enum Received {
     /// One or many whole PUBLISH frames, not yet taken apart.
-    Run(Bytes),
+    Run(BytesMut),
     /// A frame of any other kind.
     Frame(Frame),
 }
@@ -110,7 +110,7 @@ impl Link {
             }
         }
         match fault {
-            _ if end > 0 => Ok(Some(Received::Run(self.received.split_to(end).freeze()))),
+            _ if end > 0 => Ok(Some(Received::Run(self.received.split_to(end)))),
             Some(fault) => Err(fault),
             None => Ok(None),
         }
@@ -166,6 +166,8 @@ mod tests {
 
     use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
 
+    use bytes::Bytes;
+
     use super::*;
     use crate::wire::{Channel, Ident, encode_publish};
 
@@ -182,7 +184,7 @@ mod tests {
         bytes.freeze()
     }
 
-    async fn receive(link: &mut Link) -> Bytes {
+    async fn receive(link: &mut Link) -> BytesMut {
         match link.first_frame().await.unwrap().unwrap() {
             Ok(Received::Run(run)) => run,
             other => panic!("{other:?}"),

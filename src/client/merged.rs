@@ -203,7 +203,7 @@ impl Wake for Member {
 mod tests {
     use std::io;
 
-    use bytes::{Bytes, BytesMut};
+    use bytes::BytesMut;
     use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 
     use super::*;
@@ -226,13 +226,13 @@ mod tests {
     }
 
     /// A run of messages with these payloads.
-    fn run(payloads: &[&str]) -> Bytes {
+    fn run(payloads: &[&str]) -> BytesMut {
         let mut bytes = BytesMut::new();
         let (ident, channel) = (Ident::new("me").unwrap(), Channel::new("a").unwrap());
         for payload in payloads {
             encode_publish(&mut bytes, Limits::default(), &ident, &channel, payload.as_bytes()).unwrap();
         }
-        bytes.freeze()
+        bytes
     }
 
     /// What can be taken without waiting.

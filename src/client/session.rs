@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 use futures::{Stream, StreamExt as _, stream::FusedStream};
 use tokio::{
     sync::{broadcast, oneshot, watch},
@@ -23,13 +23,16 @@ use super::{
     publisher,
     shared::{Intent, Shared},
 };
-use crate::wire::{Channel, FrameRef, HEADER_LEN, Header, Ident, Limits, Secret, payload_after};
+use crate::wire::{Channel, Header, Ident, Last, Limits, Secret, payload_of};
 
 /// A received message: who published it, where, and what.
 ///
 /// The payload is a slice of the receive buffer (256 KiB and more). Copy it (`Bytes::copy_from_slice`) to keep a small
 /// one for long.
 pub type Message = (Ident, Channel, Bytes);
+
+/// The driver has seen to it.
+const ANY_LENGTH: Limits = Limits::new(u32::MAX);
 
 /// A connection to a broker that repairs itself.
 ///
@@ -59,14 +62,18 @@ pub type Message = (Ident, Channel, Bytes);
 /// # Ok(()) }
 /// ```
 pub struct ClientSession {
+    /// In one box: combinators such as `select_all` move a session with each message.
+    inner: Box<Inner>,
+}
+
+struct Inner {
     shared: Arc<Shared>,
     engine: Arc<Engine>,
     publisher: Publisher,
     /// The run that is being read, message by message, and the connection that it came from.
-    run: Bytes,
+    run: BytesMut,
     connection: u64,
-    /// The names of the last message: most messages have those of the one before.
-    last: Option<(Ident, Channel)>,
+    last: Option<Last>,
     terminated: bool,
     /// Sees every event from the start; taken by the first call of `events`.
     first_events: Mutex<Option<broadcast::Receiver<SessionEvent>>>,
@@ -124,21 +131,21 @@ impl ClientSession {
 
     fn want(&self, channel: &str, wanted: bool) -> Result<(), Error> {
         let channel = publisher::parse(channel)?;
-        if self.shared.outcome().is_some() {
-            return Err(self.shared.outbox.closed());
+        if self.inner.shared.outcome().is_some() {
+            return Err(self.inner.shared.outbox.closed());
         }
-        self.shared.want(channel, wanted);
+        self.inner.shared.want(channel, wanted);
         Ok(())
     }
 
     /// See [`Publisher::publish`].
     pub async fn publish(&self, channel: impl AsRef<str>, payload: impl Into<Bytes>) -> Result<(), Error> {
-        self.publisher.publish(channel, payload).await
+        self.inner.publisher.publish(channel, payload).await
     }
 
     /// See [`Publisher::try_publish`].
     pub fn try_publish(&self, channel: impl AsRef<str>, payload: impl Into<Bytes>) -> Result<(), TryPublishError> {
-        self.publisher.try_publish(channel, payload)
+        self.inner.publisher.try_publish(channel, payload)
     }
 
     /// See [`Publisher::publish_stream`].
@@ -146,18 +153,18 @@ impl ClientSession {
     where
         S: Stream<Item: Into<Bytes>>,
     {
-        self.publisher.publish_stream(channel, stream).await
+        self.inner.publisher.publish_stream(channel, stream).await
     }
 
     /// See [`Publisher::sink`].
     pub fn sink(&self, channel: impl AsRef<str>) -> Result<PublishSink, Error> {
-        self.publisher.sink(channel)
+        self.inner.publisher.sink(channel)
     }
 
     /// A handle that publishes through this session, for another task.
     #[must_use]
     pub fn publisher(&self) -> Publisher {
-        self.publisher.clone()
+        self.inner.publisher.clone()
     }
 
     /// The next message; `None` when the session is over. The same as `next()`, for programs that import no traits.
@@ -170,30 +177,30 @@ impl ClientSession {
     /// Who this session is.
     #[must_use]
     pub fn ident(&self) -> &Ident {
-        &self.shared.config.ident
+        &self.inner.shared.config.ident
     }
 
     /// The broker that it connects to.
     #[must_use]
     pub fn addr(&self) -> &BrokerAddr {
-        &self.shared.config.addr
+        &self.inner.shared.config.addr
     }
 
     /// What the session is doing; always current, and can be waited on.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<SessionState> {
-        self.shared.state.subscribe()
+        self.inner.shared.state.subscribe()
     }
 
     /// What happens to the session, as a stream that ends with it. The first call sees what happened since the
     /// session was made (up to 64 events), later calls what happens from then on.
     #[must_use]
     pub fn events(&self) -> Events {
-        if let Some(first) = lock(&self.first_events).take() {
+        if let Some(first) = lock(&self.inner.first_events).take() {
             return Events::new(first);
         }
-        let events = Events::new(self.shared.events.subscribe());
-        if self.shared.outcome().is_some() { events.ended() } else { events }
+        let events = Events::new(self.inner.shared.events.subscribe());
+        if self.inner.shared.outcome().is_some() { events.ended() } else { events }
     }
 
     /// Sends what is queued, closes our side, and waits until the broker closes its own: then it has read everything.
@@ -206,16 +213,16 @@ impl ClientSession {
     ///
     /// Cancel safe: the session goes on closing, and another call waits for the same outcome.
     pub async fn close(&mut self) -> Result<(), Error> {
-        let limit = self.shared.config.close_timeout;
-        if self.shared.intent() == Intent::Run {
-            self.shared.ask(Intent::Close(Instant::now() + limit));
+        let limit = self.inner.shared.config.close_timeout;
+        if self.inner.shared.intent() == Intent::Run {
+            self.inner.shared.ask(Intent::Close(Instant::now() + limit));
         }
-        let mut state = self.shared.state.subscribe();
+        let mut state = self.inner.shared.state.subscribe();
         // The driver keeps the deadline; this second one holds even if its runtime stands still.
         let closed = state.wait_for(|state| *state == SessionState::Closed);
         drop(timeout(limit + Duration::from_secs(1), closed).await);
-        self.shared.outcome().unwrap_or_else(|| {
-            let (messages, bytes) = self.shared.outbox.unsent();
+        self.inner.shared.outcome().unwrap_or_else(|| {
+            let (messages, bytes) = self.inner.shared.outbox.unsent();
             Err(Error::new(Cause::Unsent { messages, bytes, why: None }))
         })
     }
@@ -230,7 +237,7 @@ impl ClientSession {
         match connected.await {
             Ok(Ok(())) => Ok(session),
             Ok(Err(error)) => Err(error),
-            Err(_ended) => Err(session.shared.outcome().and_then(Result::err).unwrap_or_else(Error::closed)),
+            Err(_ended) => Err(session.inner.shared.outcome().and_then(Result::err).unwrap_or_else(Error::closed)),
         }
     }
 
@@ -239,59 +246,54 @@ impl ClientSession {
         let first_events = Mutex::new(Some(shared.events.subscribe()));
         // The task ends itself soon after `Intent::Abort`, which our `Drop` asks for.
         let engine = Engine::start(Driver::new(shared.clone(), first).run());
-        Self {
+        let inner = Inner {
             engine,
             publisher: Publisher::new(shared.clone()),
             shared,
-            run: Bytes::new(),
+            run: BytesMut::new(),
             connection: 0,
             last: None,
             terminated: false,
             first_events,
-        }
+        };
+        Self { inner: Box::new(inner) }
     }
 
     /// Takes the next message off the current run. The driver has checked the headers, but not the bodies.
     pub(super) fn next_in_run(&mut self) -> Option<Message> {
         loop {
-            let length = Header::parse(&self.run, Limits::new(u32::MAX)).ok().flatten()?.length;
-            let body = self.run.get(HEADER_LEN..length)?;
-            // Most messages have the names of the one before: nothing to check and nothing to copy.
-            if let Some((ident, channel)) = &self.last
-                && let Some(payload) = payload_after(body, ident, channel)
+            if let Some(last) = &self.inner.last
+                && let Some((at, length)) = last.repeated(&self.inner.run, ANY_LENGTH)
             {
-                let message = (ident.clone(), channel.clone(), self.run.slice(length - payload.len()..length));
-                self.run.advance(length);
-                return Some(message);
+                let (ident, channel) = (last.ident.clone(), last.channel.clone());
+                return Some((ident, channel, payload_of(&mut self.inner.run, at, length)));
             }
-            match FrameRef::parse_publish(body) {
-                Ok((ident, channel, _)) => self.last = Some((Ident::checked(ident), Channel::checked(channel))),
-                // The frames around it are whole, and are delivered.
-                Err(fault) => {
-                    self.shared.report(self.connection, fault);
-                    self.run.advance(length);
-                }
+            let length = Header::parse(&self.inner.run, ANY_LENGTH).ok().flatten()?.length;
+            // The frames around a malformed one are whole, and are delivered.
+            if let Err(fault) = Last::remember(&mut self.inner.last, self.inner.run.get(..length)?) {
+                self.inner.shared.report(self.inner.connection, fault);
+                self.inner.run.advance(length);
             }
         }
     }
 
     #[cfg(test)]
     pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+        &self.inner.shared
     }
 
     /// Gets the next run of messages; false at the end.
     pub(super) fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if self.shared.gave_way() && self.shared.inbox.is_empty() {
-            self.engine.help();
+        if self.inner.shared.gave_way() && self.inner.shared.inbox.is_empty() {
+            self.inner.engine.help();
         }
-        let Some(popped) = ready!(self.shared.inbox.poll_pop(cx)) else {
-            self.terminated = true;
+        let Some(popped) = ready!(self.inner.shared.inbox.poll_pop(cx)) else {
+            self.inner.terminated = true;
             return Poll::Ready(false);
         };
-        (self.run, self.connection) = (popped.run, popped.connection);
+        (self.inner.run, self.inner.connection) = (popped.run, popped.connection);
         if popped.made_room {
-            self.shared.driver.wake();
+            self.inner.shared.driver.wake();
         }
         Poll::Ready(true)
     }
@@ -314,22 +316,22 @@ impl Stream for ClientSession {
 
 impl FusedStream for ClientSession {
     fn is_terminated(&self) -> bool {
-        self.terminated
+        self.inner.terminated
     }
 }
 
 impl Drop for ClientSession {
     fn drop(&mut self) {
-        self.shared.ask(Intent::Abort);
+        self.inner.shared.ask(Intent::Abort);
     }
 }
 
 impl fmt::Debug for ClientSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientSession")
-            .field("addr", &self.shared.config.addr)
-            .field("ident", &self.shared.config.ident)
-            .field("state", &*self.shared.state.borrow())
+            .field("addr", &self.inner.shared.config.addr)
+            .field("ident", &self.inner.shared.config.ident)
+            .field("state", &*self.inner.shared.state.borrow())
             .finish_non_exhaustive()
     }
 }

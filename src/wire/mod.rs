@@ -8,6 +8,7 @@ mod codec;
 mod error;
 mod frame;
 mod frames;
+mod last;
 mod names;
 mod read;
 
@@ -17,6 +18,6 @@ pub use error::{DecodeError, EncodeError, Field};
 pub use frame::{Frame, FrameRef, HEADER_LEN, Header, Limits, Opcode, encode_publish, publish_len};
 pub(crate) use frame::{encode_publish_head, publish_head_len};
 pub use frames::Frames;
+pub(crate) use last::{Last, payload_of};
 pub(crate) use names::check as check_name;
 pub use names::{Channel, Ident, MAX_NAME_LEN, NameError, Pattern};
-pub(crate) use read::payload_after;

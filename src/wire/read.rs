@@ -7,16 +7,6 @@ use super::{DecodeError, Digest, Field, Limits, NameError, Opcode, names};
 /// A PUBLISH body taken apart: ident, channel and payload.
 pub(super) type Publish<'a> = (&'a str, &'a str, &'a [u8]);
 
-/// The payload of a PUBLISH body with exactly these names, without checking them again; `None` when it has others.
-#[inline]
-pub(crate) fn payload_after<'a>(body: &'a [u8], ident: &str, channel: &str) -> Option<&'a [u8]> {
-    let after = |body: &'a [u8], name: &str| {
-        let (&len, rest) = body.split_first()?;
-        if usize::from(len) == name.len() { rest.strip_prefix(name.as_bytes()) } else { None }
-    };
-    after(after(body, ident)?, channel)
-}
-
 /// Reads both names of a PUBLISH body in one go: checking for UTF-8 costs more to begin than for another few bytes.
 ///
 /// The channel's length byte, when it is ASCII, makes a character of its own between the names: together they are
