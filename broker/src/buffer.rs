@@ -3,7 +3,10 @@
 use std::{
     io, mem,
     ops::RangeInclusive,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -14,6 +17,9 @@ use crate::socket::ReadHalf;
 /// How much is read at once: little at first, more while reads fill it.
 const MIN_CHUNK: usize = 8 * 1024;
 const MAX_CHUNK: usize = 256 * 1024;
+
+/// How much all publishers together hold at most while they wait, beside the smallest read for each.
+const MAX_HELD: usize = 128 << 20;
 
 /// How much of a frame that has not arrived whole is moved to let go of a buffer.
 const MAX_PARKED: usize = 1024;
@@ -46,6 +52,7 @@ impl ReadBuffer {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         ready!(half.poll_readable(cx))?;
+        self.chunk = self.chunk.min(pool.chunk());
         self.make_room(pool);
         let n = ready!(half.poll_read(cx, &mut self.bytes))?;
         if self.bytes.len() == self.bytes.capacity() {
@@ -73,6 +80,11 @@ impl ReadBuffer {
             let rest = BytesMut::from(&self.bytes[..]);
             self.replace(rest, len, pool);
         }
+    }
+
+    /// How much memory there is for what has not been acted on, unless that is little.
+    pub(crate) fn held(&self) -> usize {
+        if self.bytes.len() > MAX_PARKED { self.allocated } else { 0 }
     }
 
     /// What a header claims is believed only as far as the bytes that came: for a long frame the buffer doubles.
@@ -104,12 +116,45 @@ impl ReadBuffer {
 pub(crate) struct BufferPool {
     /// Each is the end of an allocation, of this size, of which slices may still be queued somewhere.
     ends: Mutex<Vec<(BytesMut, usize)>>,
+    /// How many publishers wait, and with how much together. See [`hold`](Self::hold).
+    waiting: AtomicUsize,
+    held: AtomicUsize,
+}
+
+/// Memory of a publisher that waits.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pool: Arc<BufferPool>,
+    bytes: usize,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.pool.waiting.fetch_sub(1, Relaxed);
+        self.pool.held.fetch_sub(self.bytes, Relaxed);
+    }
 }
 
 impl BufferPool {
     /// How many are kept: at most 8 MiB.
     const MAX: usize = 16;
     const SIZES: RangeInclusive<usize> = MAX_CHUNK..=2 * MAX_CHUNK;
+
+    /// Says that a publisher waits with so much, if with anything. The more of them there are, the less is read.
+    pub(crate) fn hold(self: &Arc<Self>, bytes: usize) -> Option<Held> {
+        (bytes > 0).then(|| {
+            self.waiting.fetch_add(1, Relaxed);
+            self.held.fetch_add(bytes, Relaxed);
+            Held { pool: self.clone(), bytes }
+        })
+    }
+
+    /// The most to be read at once: an equal share, unless others have not yet given back what they took before.
+    fn chunk(&self) -> usize {
+        let left = MAX_HELD.saturating_sub(self.held.load(Relaxed));
+        let share = MAX_HELD / (self.waiting.load(Relaxed) + 1);
+        share.min(left).clamp(MIN_CHUNK, MAX_CHUNK)
+    }
 
     /// An empty buffer with at least this capacity, and the size of its whole allocation: a buffer that was used before
     /// may not know it.
@@ -233,6 +278,33 @@ mod tests {
         buffer.bytes.resize(room, 0);
         let inside = buffer.bytes.as_ptr_range();
         assert!(!inside.contains(&buffer.take(LARGE / 2 - 1).as_ptr()));
+    }
+
+    #[test]
+    fn the_more_publishers_wait_the_less_is_read() {
+        let pool = Arc::new(BufferPool::default());
+        assert_eq!(pool.chunk(), MAX_CHUNK);
+        let mut waiting = Vec::new();
+        for publishers in 1..=20_000 {
+            // Each has filled what it was allowed to read.
+            let chunk = pool.chunk();
+            waiting.push((chunk, pool.hold(chunk)));
+            let held: usize = waiting.iter().map(|(chunk, _)| chunk).sum();
+            assert!(held <= MAX_HELD + publishers * MIN_CHUNK, "{publishers} hold {held}");
+        }
+        assert_eq!(pool.chunk(), MIN_CHUNK);
+        // As they come again, everybody gets the same.
+        waiting.truncate(1000);
+        for turn in 0..2 * waiting.len() {
+            let publisher = turn % waiting.len();
+            waiting[publisher].1 = None;
+            let chunk = pool.chunk();
+            waiting[publisher] = (chunk, pool.hold(chunk));
+        }
+        let fair = MAX_HELD / waiting.len();
+        assert!(waiting.iter().all(|(chunk, _)| chunk.abs_diff(fair) < fair / 100), "{waiting:?}");
+        waiting.clear();
+        assert_eq!(pool.chunk(), MAX_CHUNK);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tracing::info;
 use crate::{
     accounts::{Member, Verdict},
     broker::Shared,
-    buffer::ReadBuffer,
+    buffer::{Held, ReadBuffer},
     endpoint::Mode,
     metrics::{Category, Sizes, Stall},
     outbox::{Offer, Outbox, Run},
@@ -97,12 +97,19 @@ struct Waiting {
     future: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// Not any more when the connection is to end.
     until_stopped: bool,
+    /// How much was taken out of the read buffer, and what is held with what is left there.
+    taken: usize,
+    held: Option<Held>,
 }
 
 impl Waiting {
+    fn new(future: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { future: Box::pin(future), until_stopped: false, taken: 0, held: None }
+    }
+
     /// Others get their turn.
     fn turn() -> Self {
-        Self { future: Box::pin(tokio::task::yield_now()), until_stopped: false }
+        Self::new(tokio::task::yield_now())
     }
 }
 
@@ -173,8 +180,9 @@ impl Inbound {
             self.waiting = None;
         }
         self.waiting = self.act(half)?;
-        if self.waiting.is_some() {
+        if let Some(waiting) = &mut self.waiting {
             self.buffer.release(&self.shared.pool);
+            waiting.held = self.shared.pool.hold(waiting.taken + self.buffer.held());
             return Poll::Ready(Ok(()));
         }
         if self.turn > TURN {
@@ -277,7 +285,7 @@ impl Inbound {
         self.granted = portion.len;
         let now = Instant::now();
         let until = limiter.reserve(portion.messages.into(), portion.len as u64, now);
-        (until > now).then(|| Waiting { future: Box::pin(sleep_until(until)), until_stopped: true })
+        (until > now).then(|| Waiting { until_stopped: true, ..Waiting::new(sleep_until(until)) })
     }
 
     /// Whether it has published anything, or begun to.
@@ -323,8 +331,8 @@ impl Inbound {
         }
         Ok((!waiting.is_empty()).then(|| {
             let stall = self.shared.metrics.stall();
-            let future = Box::pin(Unsettled { run, waiting, _stall: stall }.settle());
-            Waiting { future, until_stopped: false }
+            let taken = run.bytes.len();
+            Waiting { taken, ..Waiting::new(Unsettled { run, waiting, _stall: stall }.settle()) }
         }))
     }
 
