@@ -180,7 +180,7 @@ fn sections(quick: bool) -> Vec<Section> {
     };
     let counts = |all: &'static [u64]| all.iter().copied().filter(small);
     let fan_in =
-        |n: u64| Case { relay: true, ..case(n.to_string(), one(n.try_into().unwrap_or(1), 0, 0), Batch::SMALL) };
+        |n: u64, batch| Case { relay: true, ..case(n.to_string(), one(n.try_into().unwrap_or(1), 0, 0), batch) };
     vec![
         Section {
             heading: "channels that others subscribe to",
@@ -198,7 +198,14 @@ fn sections(quick: bool) -> Vec<Section> {
             heading: "idle subscribers elsewhere",
             cases: counts(&[10, 100, 1000, 10_000]).map(|n| case(n.to_string(), one(1, n, 0), Batch::LARGE)).collect(),
         },
-        Section { heading: "publishers", cases: counts(&[1, 10, 100, 1000]).map(fan_in).collect() },
+        Section {
+            heading: "publishers",
+            cases: counts(&[1, 10, 100, 1000]).map(|n| fan_in(n, Batch::SMALL)).collect(),
+        },
+        Section {
+            heading: "publishers with large send buffers",
+            cases: counts(&[1, 10, 100]).map(|n| fan_in(n, Batch::LARGE)).collect(),
+        },
         Section {
             heading: "connections at work",
             cases: if quick {

@@ -321,11 +321,10 @@ impl Inbound {
             return Ok(None);
         }
         let run = Run { bytes: self.buffer.take(extent.len), messages: extent.messages, payload };
-        let now = Instant::now();
         let mut waiting = Vec::new();
         for outbox in subscribers.iter() {
             self.work += 1;
-            if let Offer::Wait(until) = outbox.offer(&run, now) {
+            if let Offer::Wait(until) = outbox.offer(&run, Instant::now) {
                 waiting.push((outbox.clone(), until));
             }
         }

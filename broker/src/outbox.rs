@@ -151,8 +151,8 @@ impl Outbox {
         self.peer
     }
 
-    /// Queues a run, or says what else to do with it.
-    pub(crate) fn offer(&self, run: &Run, now: Instant) -> Offer {
+    /// Queues a run, or says what else to do with it. The time is asked for only when it matters.
+    pub(crate) fn offer(&self, run: &Run, clock: impl FnOnce() -> Instant) -> Offer {
         let mut state = self.lock();
         if state.closed {
             self.discard(run);
@@ -163,6 +163,7 @@ impl Outbox {
         let crowded = self.depot.buffered.load(Relaxed) + cost > rules.max_buffered;
         let low = if crowded { 0 } else { rules.low_mark };
         if state.queued > low {
+            let now = clock();
             if state.pace != Pace::Held
                 && let Some(until) = self.press(&mut state, now)
             {
@@ -196,7 +197,7 @@ impl Outbox {
         loop {
             // Either there is room, or it is time to measure again.
             let _ = timeout_at(until, self.room.notified()).await;
-            match self.offer(run, Instant::now()) {
+            match self.offer(run, Instant::now) {
                 Offer::Wait(later) => until = later,
                 // The next one has no reason to wait, either.
                 Offer::Queued { more: true } | Offer::Refused => return self.room.notify_one(),

@@ -53,7 +53,7 @@ fn run(number: u8) -> Run {
 
 impl Fixture {
     fn offer(&self, number: u8) -> Offer {
-        self.outbox.offer(&run(number), self.now)
+        self.outbox.offer(&run(number), || self.now)
     }
 
     /// Three publishers that wait with a run each.
@@ -334,7 +334,7 @@ fn all_outboxes_together_have_a_bound() {
     assert_eq!(f.offer(0), Offer::Refused);
     // Who has nothing queued gets one run all the same.
     let other = Outbox::new(Session::for_test("other"), ([127, 0, 0, 1], 2).into(), f.depot.clone());
-    assert!(matches!(other.offer(&run(0), f.now), Offer::Queued { .. }));
+    assert!(matches!(other.offer(&run(0), || f.now), Offer::Queued { .. }));
     assert_eq!(f.buffered(), 2 * COST);
     drop(other);
     assert_eq!(f.buffered(), COST);

@@ -42,8 +42,8 @@ fn nobody_waits_for_one_that_was_slow_before() {
     assert!(f.outbox.lock().deadline.is_some());
     // Others are waited for, also those of one network.
     let other = Outbox::new(Session::for_test("other"), ([127, 0, 0, 1], 2).into(), f.depot.clone());
-    while let Offer::Queued { .. } = other.offer(&run(0), f.now) {}
-    assert!(matches!(other.offer(&run(0), f.now), Offer::Wait(_)));
+    while let Offer::Queued { .. } = other.offer(&run(0), || f.now) {}
+    assert!(matches!(other.offer(&run(0), || f.now), Offer::Wait(_)));
 }
 
 #[test]

@@ -162,7 +162,7 @@ proptest! {
                     number += u32::from(messages);
                     largest = largest.max(run.bytes.len() + OVERHEAD);
                     let before = readers[to].outbox.lock().queued;
-                    match readers[to].outbox.offer(&run, now) {
+                    match readers[to].outbox.offer(&run, || now) {
                         // It is offered again when there is room, or never.
                         Offer::Wait(until) => {
                             prop_assert!(until > now, "waiting until now would be a loop");
