@@ -35,7 +35,7 @@ const SIZE: usize = 1024;
 const LOW_MARK: u64 = 1024;
 const HIGH_MARK: u64 = 50 * 1024;
 const DEADLINE: u64 = 60;
-/// The most that an active connection adds: two buffers of 256 KiB.
+/// The most that an active connection adds: what it waits with, and what it is in the middle of.
 const ACTIVE: u64 = 512;
 
 /// The time that is told apart from the rest: in it, the broker finds out that they are slow.

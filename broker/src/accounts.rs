@@ -1,12 +1,14 @@
-//! Everybody who has authenticated, by ident: what all connections of one key have in common.
+//! Everybody who has authenticated: what all connections of one ident have in common, which is its key, and all
+//! connections of one [account name](Key::account), which is how much they may take.
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
-            AtomicU64,
-            Ordering::{AcqRel, Acquire},
+            AtomicU64, AtomicUsize,
+            Ordering::{AcqRel, Acquire, Relaxed},
         },
     },
 };
@@ -20,7 +22,7 @@ use crate::{
     rate::{Limiter, Rate},
 };
 
-/// The accounts that have connections.
+/// The idents that have connections, and what they may take.
 #[derive(Debug)]
 pub(crate) struct Accounts {
     rules: AccountRules,
@@ -40,6 +42,8 @@ pub(crate) struct AccountRules {
 #[derive(Debug, Default)]
 struct Map {
     accounts: HashMap<Ident, Arc<Account>>,
+    /// Those of idents by themselves, and those of account names, which may be the same words.
+    budgets: [HashMap<Arc<str>, Arc<Budget>>; 2],
     /// At how many it is worth looking for those that nobody needs any more.
     sweep_at: usize,
 }
@@ -50,11 +54,21 @@ pub(crate) struct Account {
     ident: Ident,
     /// Grows when there is something for its connections to look at.
     generation: AtomicU64,
+    state: Mutex<State>,
+}
+
+/// What all connections of one account name may take.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    name: Arc<str>,
+    /// That of an account, not of an ident.
+    shared: bool,
+    /// Changes under the lock of the map.
+    connections: AtomicUsize,
     /// What they publish, together.
     pub(crate) publish: Option<Limiter>,
     /// What is delivered to them, together.
     pub(crate) deliver: Option<Limiter>,
-    state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
@@ -77,28 +91,25 @@ impl Accounts {
         Self { rules, map: Mutex::default(), recheck: Notify::const_new() }
     }
 
-    /// Adds a connection that has authenticated with a key; `None` when there are enough of that ident.
+    /// Adds a connection that has authenticated with a key; `None` when there are enough of its account name.
     pub(crate) fn join(self: &Arc<Self>, ident: Ident, key: Arc<Key>) -> Option<Member> {
         let now = Instant::now();
         let mut map = self.lock();
-        if map.accounts.len() >= map.sweep_at {
-            map.accounts.retain(|_, account| account.is_needed(now));
-            map.sweep_at = 2 * map.accounts.len() + 64;
+        let count = |map: &Map| map.budgets.iter().map(HashMap::len).sum::<usize>();
+        if count(&map) >= map.sweep_at {
+            map.budgets.iter_mut().for_each(|budgets| budgets.retain(|_, budget| budget.is_needed(now)));
+            map.sweep_at = 2 * count(&map) + 64;
         }
-        let rules = &self.rules;
-        let account = map.accounts.entry(ident).or_insert_with_key(|ident| {
-            Arc::new(Account {
-                ident: ident.clone(),
-                generation: AtomicU64::new(0),
-                publish: rules.publish.limiter(now),
-                deliver: rules.deliver.limiter(now),
-                state: Mutex::default(),
-            })
-        });
-        let mut state = account.lock();
-        if state.connections >= rules.max_connections {
+        let (name, shared) = key.account.as_deref().map_or((ident.as_str(), false), |account| (account, true));
+        let budget = map.budget(name, shared, &self.rules, now);
+        if budget.connections.load(Relaxed) >= self.rules.max_connections {
             return None;
         }
+        budget.connections.fetch_add(1, Relaxed);
+        let account = map.accounts.entry(ident).or_insert_with_key(|ident| {
+            Arc::new(Account { ident: ident.clone(), generation: AtomicU64::new(0), state: Mutex::default() })
+        });
+        let mut state = account.lock();
         let mut key = key;
         if state.connections == 0 {
             (state.found, state.uneven) = (Some(key.clone()), false);
@@ -113,14 +124,12 @@ impl Accounts {
         state.joined += 1;
         let (number, seen) = (state.joined, account.generation.load(Acquire));
         drop(state);
-        Some(Member { accounts: self.clone(), account: account.clone(), key, number, seen })
+        Some(Member { accounts: self.clone(), account: account.clone(), budget, key, number, seen })
     }
 
-    /// All that have connections, by their idents: simulations want everything in the same order each time.
+    /// All of them, by their idents: simulations want everything in the same order each time.
     pub(crate) fn all(&self) -> Vec<Arc<Account>> {
-        let map = self.lock();
-        let mut all: Vec<_> = map.accounts.values().filter(|account| account.lock().connections > 0).cloned().collect();
-        drop(map);
+        let mut all: Vec<_> = self.lock().accounts.values().cloned().collect();
         all.sort_unstable_by(|one, other| one.ident.cmp(&other.ident));
         all
     }
@@ -162,14 +171,29 @@ impl Account {
         }
     }
 
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Map {
+    fn budget(&mut self, name: &str, shared: bool, rules: &AccountRules, now: Instant) -> Arc<Budget> {
+        let budgets = &mut self.budgets[usize::from(shared)];
+        if let Some(budget) = budgets.get(name) {
+            return budget.clone();
+        }
+        let (publish, deliver) = (rules.publish.limiter(now), rules.deliver.limiter(now));
+        let budget = Arc::new(Budget { name: name.into(), shared, connections: AtomicUsize::new(0), publish, deliver });
+        budgets.insert(budget.name.clone(), budget.clone());
+        budget
+    }
+}
+
+impl Budget {
     fn is_needed(&self, now: Instant) -> bool {
         let in_debt = |limiter: &Option<Limiter>| limiter.as_ref().is_some_and(|limiter| !limiter.is_full(now));
         // Otherwise coming back would be a way around the limits.
-        self.lock().connections > 0 || in_debt(&self.publish) || in_debt(&self.deliver)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connections.load(Relaxed) > 0 || in_debt(&self.publish) || in_debt(&self.deliver)
     }
 }
 
@@ -178,6 +202,7 @@ impl Account {
 pub(crate) struct Member {
     accounts: Arc<Accounts>,
     account: Arc<Account>,
+    budget: Arc<Budget>,
     key: Arc<Key>,
     number: u64,
     /// The generation that it has looked at.
@@ -204,8 +229,8 @@ impl Member {
         &self.key
     }
 
-    pub(crate) fn account(&self) -> &Arc<Account> {
-        &self.account
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
     }
 
     /// Has the connection's task woken up through its outbox when there is something to look at.
@@ -241,13 +266,25 @@ impl Drop for Member {
         let mut state = self.account.lock();
         state.outboxes.remove(&self.number);
         state.connections -= 1;
+        let last = state.connections == 0;
         drop(state);
-        if !self.account.is_needed(Instant::now()) {
+        if last {
             map.accounts.remove(self.account.ident());
-            if map.accounts.capacity() > 1024 && map.accounts.len() < map.accounts.capacity() / 8 {
-                map.accounts.shrink_to_fit();
-            }
+            shrink(&mut map.accounts);
         }
+        self.budget.connections.fetch_sub(1, Relaxed);
+        if !self.budget.is_needed(Instant::now()) {
+            let budgets = &mut map.budgets[usize::from(self.budget.shared)];
+            budgets.remove(&*self.budget.name);
+            shrink(budgets);
+        }
+    }
+}
+
+/// Gives back the room that a crowd has left behind.
+fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
+    if map.capacity() > 1024 && map.len() < map.capacity() / 8 {
+        map.shrink_to_fit();
     }
 }
 
@@ -287,9 +324,31 @@ mod tests {
         let members = [join(&accounts, &key), join(&accounts, &key), join(&accounts, &key)];
         assert!(accounts.join("bob".parse().unwrap(), key.clone()).is_none());
         assert!(accounts.join("eve".parse().unwrap(), key.clone()).is_some());
-        assert_eq!((accounts.all().len(), accounts.lock().accounts.len()), (1, 1));
+        assert_eq!((accounts.all().len(), accounts.lock().budgets[0].len()), (1, 1));
         drop(members);
-        assert!(accounts.lock().accounts.is_empty());
+        let map = accounts.lock();
+        assert!(map.accounts.is_empty() && map.budgets.iter().all(HashMap::is_empty));
+    }
+
+    #[test]
+    fn keys_of_one_account_share_its_limits_and_nothing_else() {
+        let rate = Rate { messages: 1, bytes: 1 };
+        let accounts = Arc::new(Accounts::new(AccountRules { max_connections: 2, publish: rate, deliver: rate }));
+        let join = |ident: &str, account: &str| {
+            let key = Key::new(ident, "s").unwrap().account(account);
+            accounts.join(ident.parse().unwrap(), Arc::new(key))
+        };
+        let (mut one, two) = (join("bob", "BOB").unwrap(), join("Bob", "BOB").unwrap());
+        assert!(join("BOB", "BOB").is_none() && join("bob", "BOB").is_none());
+        assert!(Arc::ptr_eq(one.budget(), two.budget()));
+        // Another may have that for its ident.
+        let ident = accounts.join("BOB".parse().unwrap(), Arc::new(Key::new("BOB", "t").unwrap())).unwrap();
+        assert!(!Arc::ptr_eq(one.budget(), ident.budget()));
+        assert_eq!(accounts.all().len(), 3);
+        one.account.found(None, one.account.latest());
+        assert_eq!((one.look(), two.has_news()), (Verdict::Revoked, false));
+        drop(one);
+        assert!(join("bOb", "BOB").is_some());
     }
 
     #[test]
@@ -297,10 +356,10 @@ mod tests {
         let accounts = Arc::new(Accounts::new(AccountRules { publish: Rate { messages: 1, bytes: 1 }, ..RULES }));
         let key = key("s", &[]);
         let now = Instant::now();
-        let _ = join(&accounts, &key).account().publish.as_ref().unwrap().reserve(1, 1000, now);
-        assert_eq!((accounts.all().len(), accounts.lock().accounts.len()), (0, 1));
-        assert!(!join(&accounts, &key).account().publish.as_ref().unwrap().is_full(now));
-        let old = accounts.lock().accounts.values().next().unwrap().clone();
+        let _ = join(&accounts, &key).budget().publish.as_ref().unwrap().reserve(1, 1000, now);
+        assert_eq!((accounts.all().len(), accounts.lock().budgets[0].len()), (0, 1));
+        assert!(!join(&accounts, &key).budget().publish.as_ref().unwrap().is_full(now));
+        let old = accounts.lock().budgets[0].values().next().unwrap().clone();
         assert!(!old.is_needed(now + std::time::Duration::from_secs(1001)));
     }
 
@@ -308,7 +367,7 @@ mod tests {
     fn a_lookup_is_news_only_when_something_has_changed() {
         let accounts = Arc::new(Accounts::new(RULES));
         let mut member = join(&accounts, &key("s", &["a"]));
-        let account = member.account().clone();
+        let account = member.account.clone();
         account.found(Some(key("s", &["a"])), account.latest());
         assert!(!member.has_news());
         account.found(Some(key("s", &["b"])), account.latest());
@@ -327,7 +386,7 @@ mod tests {
         let accounts = Arc::new(Accounts::new(RULES));
         let (old, new) = (key("old", &[]), key("new", &[]));
         let mut first = join(&accounts, &old);
-        let account = first.account().clone();
+        let account = first.account.clone();
         let began = account.latest();
         // The key changes; somebody authenticates with the new one before the lookup returns the old one.
         let mut second = join(&accounts, &new);
@@ -346,7 +405,7 @@ mod tests {
         let first = join(&accounts, &new);
         // Its lookup took long.
         let mut second = join(&accounts, &old);
-        let account = first.account();
+        let account = &first.account;
         account.found(Some(new), account.latest());
         assert_eq!(second.look(), Verdict::Changed);
         assert!(second.key().may_publish("b"));

@@ -107,6 +107,7 @@ impl Broker {
         builder.check_options()?;
         let BrokerBuilder { endpoints, listeners, users, stores, config, .. } = builder;
         let config = config.capped();
+        let pool = Arc::new(BufferPool::new(config.max_buffered));
         let mut store = ChainStore::new();
         store.push(users);
         store.push(stores);
@@ -123,7 +124,7 @@ impl Broker {
             store: Arc::new(store),
             router: Arc::default(),
             depot: Depot::new(rules),
-            pool: Arc::default(),
+            pool,
             throttle,
             gate: Arc::default(),
             reports: Logged::default(),

@@ -18,7 +18,7 @@ use crate::socket::ReadHalf;
 const MIN_CHUNK: usize = 8 * 1024;
 const MAX_CHUNK: usize = 256 * 1024;
 
-/// How much all publishers together hold at most while they wait, beside the smallest read for each.
+/// How much all publishers together hold at most while they wait, beside the message or the smallest read of each.
 const MAX_HELD: usize = 128 << 20;
 
 /// How much of a frame that has not arrived whole is moved to let go of a buffer.
@@ -44,15 +44,17 @@ impl ReadBuffer {
         Self { missing: 0, chunk: MIN_CHUNK, allocated: bytes.capacity(), bytes }
     }
 
-    /// Appends what is there to read; 0 is the end. Room is made only when there is something.
+    /// Appends what is there to read; 0 is the end. Room is made only when there is something, and not for much more than
+    /// `most`.
     pub(crate) fn poll_read(
         &mut self,
         half: &mut ReadHalf<'_>,
         pool: &BufferPool,
+        most: usize,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         ready!(half.poll_readable(cx))?;
-        self.chunk = self.chunk.min(pool.chunk());
+        self.shrink(most.min(pool.chunk()).max(MIN_CHUNK), pool);
         self.make_room(pool);
         let n = ready!(half.poll_read(cx, &mut self.bytes))?;
         if self.bytes.len() == self.bytes.capacity() {
@@ -63,13 +65,11 @@ impl ReadBuffer {
         Poll::Ready(Ok(n))
     }
 
-    /// Takes the first bytes out.
-    pub(crate) fn take(&mut self, len: usize) -> Bytes {
+    /// Takes the first bytes out. Also says whether they were copied, and so do not hold on to the whole buffer.
+    pub(crate) fn take(&mut self, len: usize) -> (Bytes, bool) {
         let bytes = self.bytes.split_to(len);
-        if len < MIN_ZERO_COPY || len * ZERO_COPY_SHARE < self.allocated {
-            return Bytes::copy_from_slice(&bytes);
-        }
-        bytes.freeze()
+        let copied = len < MIN_ZERO_COPY || len * ZERO_COPY_SHARE < self.allocated;
+        (if copied { Bytes::copy_from_slice(&bytes) } else { bytes.freeze() }, copied)
     }
 
     /// Gives the memory back when there is little or nothing in it: the beginning of a frame moves to a place of its size.
@@ -82,9 +82,22 @@ impl ReadBuffer {
         }
     }
 
-    /// How much memory there is for what has not been acted on, unless that is little.
-    pub(crate) fn held(&self) -> usize {
-        if self.bytes.len() > MAX_PARKED { self.allocated } else { 0 }
+    /// Waits: gives the memory back if it can, and says how much is held. Something may be `queued` that was taken out
+    /// without being copied.
+    pub(crate) fn park(&mut self, queued: bool, pool: &BufferPool) -> usize {
+        let held = if queued || self.bytes.len() > MAX_PARKED { self.allocated } else { 0 };
+        self.release(pool);
+        held
+    }
+
+    /// From now on less is read at once, and a buffer that is much larger than that is given back.
+    fn shrink(&mut self, most: usize, pool: &BufferPool) {
+        self.chunk = self.chunk.min(most);
+        let len = self.bytes.len();
+        if most < MAX_CHUNK && self.allocated > 2 * (len + most) {
+            let rest = BytesMut::from(&self.bytes[..]);
+            self.replace(rest, len, pool);
+        }
     }
 
     /// What a header claims is believed only as far as the bytes that came: for a long frame the buffer doubles.
@@ -112,13 +125,14 @@ impl ReadBuffer {
 
 /// Large buffers that were used lately. Getting memory from the system and giving it back for each read of a stream
 /// costs more than the read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct BufferPool {
     /// Each is the end of an allocation, of this size, of which slices may still be queued somewhere.
     ends: Mutex<Vec<(BytesMut, usize)>>,
-    /// How many publishers wait, and with how much together. See [`hold`](Self::hold).
+    /// How many publishers wait, and with how much together, of how much. See [`hold`](Self::hold).
     waiting: AtomicUsize,
     held: AtomicUsize,
+    max_held: usize,
 }
 
 /// Memory of a publisher that waits.
@@ -140,6 +154,17 @@ impl BufferPool {
     const MAX: usize = 16;
     const SIZES: RangeInclusive<usize> = MAX_CHUNK..=2 * MAX_CHUNK;
 
+    /// For a broker that queues so much for subscribers at most: no more waits to be queued.
+    pub(crate) fn new(max_buffered: usize) -> Self {
+        let (ends, waiting, held) = (Mutex::default(), AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { ends, waiting, held, max_held: MAX_HELD.min(max_buffered) }
+    }
+
+    /// How much publishers hold that wait.
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Relaxed)
+    }
+
     /// Says that a publisher waits with so much, if with anything. The more of them there are, the less is read.
     pub(crate) fn hold(self: &Arc<Self>, bytes: usize) -> Option<Held> {
         (bytes > 0).then(|| {
@@ -151,8 +176,8 @@ impl BufferPool {
 
     /// The most to be read at once: an equal share, unless others have not yet given back what they took before.
     fn chunk(&self) -> usize {
-        let left = MAX_HELD.saturating_sub(self.held.load(Relaxed));
-        let share = MAX_HELD / (self.waiting.load(Relaxed) + 1);
+        let left = self.max_held.saturating_sub(self.held());
+        let share = self.max_held / (self.waiting.load(Relaxed) + 1);
         share.min(left).clamp(MIN_CHUNK, MAX_CHUNK)
     }
 
@@ -200,10 +225,10 @@ mod tests {
     #[test]
     fn a_claimed_length_reserves_nothing_before_bytes_arrive() {
         let mut buffer = ReadBuffer::new(BytesMut::new());
-        buffer.make_room(&BufferPool::default());
+        buffer.make_room(&BufferPool::new(usize::MAX));
         received(&mut buffer, &[0; 5]);
         buffer.missing = 1 << 20;
-        buffer.make_room(&BufferPool::default());
+        buffer.make_room(&BufferPool::new(usize::MAX));
         assert!(buffer.bytes.capacity() <= 2 * MIN_CHUNK + 5, "{}", buffer.bytes.capacity());
     }
 
@@ -213,7 +238,7 @@ mod tests {
         let mut buffer = ReadBuffer::new(BytesMut::new());
         while buffer.bytes.len() < FRAME {
             buffer.missing = if buffer.bytes.is_empty() { 0 } else { FRAME - buffer.bytes.len() };
-            buffer.make_room(&BufferPool::default());
+            buffer.make_room(&BufferPool::new(usize::MAX));
             let capacity = buffer.bytes.capacity();
             assert!(capacity <= FRAME + MAX_CHUNK, "{capacity}");
             let room = (capacity - buffer.bytes.len()).min(FRAME - buffer.bytes.len());
@@ -226,9 +251,9 @@ mod tests {
         let mut buffer = ReadBuffer::new(BytesMut::with_capacity(MAX_CHUNK));
         buffer.bytes.resize(MAX_CHUNK, 0);
         let inside = buffer.bytes.as_ptr_range();
-        let large = buffer.take(MAX_CHUNK / 2);
+        let large = buffer.take(MAX_CHUNK / 2).0;
         assert!(inside.contains(&large.as_ptr()));
-        let small = buffer.take(MAX_CHUNK / 8);
+        let small = buffer.take(MAX_CHUNK / 8).0;
         assert!(!inside.contains(&small.as_ptr()));
     }
 
@@ -238,17 +263,17 @@ mod tests {
         buffer.bytes.resize(MIN_CHUNK, 0);
         let start = buffer.bytes.as_ptr();
         drop(buffer.take(MIN_CHUNK - 1));
-        buffer.make_room(&BufferPool::default());
+        buffer.make_room(&BufferPool::new(usize::MAX));
         assert_eq!((buffer.bytes.as_ptr(), buffer.bytes.len()), (start, 1));
     }
 
     #[test]
     fn large_buffers_come_back_once_nobody_holds_a_slice() {
-        let pool = BufferPool::default();
+        let pool = BufferPool::new(usize::MAX);
         let mut buffer = ReadBuffer::new(pool.take(MAX_CHUNK).0);
         buffer.bytes.resize(MAX_CHUNK, 0);
         let start = buffer.bytes.as_ptr();
-        let held = buffer.take(MAX_CHUNK);
+        let held = buffer.take(MAX_CHUNK).0;
         buffer.release(&pool);
         assert_ne!(pool.take(MAX_CHUNK).0.as_ptr(), start);
         drop(held);
@@ -264,7 +289,7 @@ mod tests {
     #[test]
     fn what_is_taken_keeps_at_most_twice_its_memory_also_from_a_buffer_that_was_used_before() {
         const LARGE: usize = 2 * MAX_CHUNK;
-        let pool = BufferPool::default();
+        let pool = BufferPool::new(usize::MAX);
         let mut end = BytesMut::with_capacity(LARGE);
         end.resize(LARGE, 0);
         // Its end is all that is known of it.
@@ -277,13 +302,14 @@ mod tests {
         let room = buffer.bytes.capacity();
         buffer.bytes.resize(room, 0);
         let inside = buffer.bytes.as_ptr_range();
-        assert!(!inside.contains(&buffer.take(LARGE / 2 - 1).as_ptr()));
+        assert!(!inside.contains(&buffer.take(LARGE / 2 - 1).0.as_ptr()));
     }
 
     #[test]
     fn the_more_publishers_wait_the_less_is_read() {
-        let pool = Arc::new(BufferPool::default());
+        let pool = Arc::new(BufferPool::new(usize::MAX));
         assert_eq!(pool.chunk(), MAX_CHUNK);
+        assert_eq!(BufferPool::new(1 << 20).max_held, 1 << 20);
         let mut waiting = Vec::new();
         for publishers in 1..=20_000 {
             // Each has filled what it was allowed to read.
@@ -308,8 +334,45 @@ mod tests {
     }
 
     #[test]
+    fn a_large_buffer_is_given_back_when_others_need_the_memory() {
+        let pool = Arc::new(BufferPool::new(usize::MAX));
+        for rest in [0, 5_000, MAX_CHUNK / 2] {
+            let mut buffer = ReadBuffer::new(pool.take(2 * MAX_CHUNK).0);
+            buffer.chunk = MAX_CHUNK;
+            buffer.bytes.resize(rest, 7);
+            let room = |buffer: &mut ReadBuffer| {
+                buffer.shrink(pool.chunk(), &pool);
+                buffer.make_room(&pool);
+                assert!(buffer.bytes.iter().eq([7].iter().cycle().take(rest)), "{rest}");
+                buffer.bytes.capacity() - rest
+            };
+            assert_eq!(room(&mut buffer), 2 * MAX_CHUNK - rest);
+            let others = pool.hold(MAX_HELD);
+            assert!(room(&mut buffer) <= 2 * MIN_CHUNK + rest, "{rest}");
+            drop(others);
+        }
+    }
+
+    #[test]
+    fn what_waits_is_counted_once_and_as_what_it_keeps() {
+        let pool = Arc::new(BufferPool::new(usize::MAX));
+        for (run, rest, copied, held) in [
+            (1_000, 0, true, 0),
+            (1_000, 5_000, true, MAX_CHUNK),
+            (MAX_CHUNK / 2, 0, false, MAX_CHUNK),
+            (MAX_CHUNK / 2, 5_000, false, MAX_CHUNK),
+        ] {
+            let mut buffer = ReadBuffer::new(BytesMut::with_capacity(MAX_CHUNK));
+            buffer.bytes.resize(run + rest, 0);
+            let taken = buffer.take(run);
+            assert_eq!((taken.0.len(), taken.1), (run, copied));
+            assert_eq!(buffer.park(!copied, &pool), held, "{run} {rest}");
+        }
+    }
+
+    #[test]
     fn an_idle_buffer_is_given_back() {
-        let pool = BufferPool::default();
+        let pool = BufferPool::new(usize::MAX);
         for (part, parked) in
             [(&b"part"[..], true), (&[], true), (&[7; MAX_PARKED], true), (&[7; MAX_PARKED + 1], false)]
         {

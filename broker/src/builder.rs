@@ -116,7 +116,8 @@ impl BrokerBuilder {
         self
     }
 
-    /// How many connections one ident may hold at once. Default: no limit, as a fleet may share a key. One more gets the
+    /// How many connections one ident (or all of one [`account`](Key::account)) may hold at once. Default: no limit, as a
+    /// fleet may share a key. One more gets the
     /// ERROR `Too many connections for {ident}`, and its address waits as after a
     /// [failed authentication](Self::auth_failure_delay).
     ///
@@ -127,7 +128,8 @@ impl BrokerBuilder {
         self
     }
 
-    /// The most messages per second that one ident may publish, over all its connections. Default: no limit.
+    /// The most messages per second that one ident (or all of one [`account`](Key::account)) may publish, over all its
+    /// connections. Default: no limit.
     ///
     /// It delays and never drops: a connection that is over the limit is not read from until its turn comes, and TCP
     /// slows its client down. What may pass in a second may also pass at once, after a pause.
@@ -143,7 +145,8 @@ impl BrokerBuilder {
         self
     }
 
-    /// The most messages per second that are delivered to one ident, over all its connections. Default: no limit.
+    /// The most messages per second that are delivered to one ident (or all of one [`account`](Key::account)), over all its
+    /// connections. Default: no limit.
     ///
     /// It delays: more is queued for the subscriber. Publishers never wait for one that is held back by this limit, and
     /// it does not count as slow: it is not disconnected. Only what exceeds its [`high_mark`](Self::high_mark) is

@@ -39,7 +39,7 @@ pub(crate) async fn serve(connection: Box<Connection>) {
     };
     connection.permit.enter(Phase::Session);
     let (mut read, write) = connection.socket.split();
-    let mut writer = Writer::new(write, inbound.outbox().clone()).limited(inbound.member().account());
+    let mut writer = Writer::new(write, inbound.outbox().clone()).limited(inbound.member().budget());
     let mut end = exchange(&mut inbound, &mut read, &mut writer, &connection.permit.shared).await;
     if let End::Shutdown { unread } = &mut end {
         *unread = inbound.has_published() || read.has_unread();

@@ -1,7 +1,7 @@
 //! The receiving side of an authenticated connection: acts on frames.
 
 use std::{
-    fmt, io,
+    fmt, io, mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -97,14 +97,15 @@ struct Waiting {
     future: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// Not any more when the connection is to end.
     until_stopped: bool,
-    /// How much was taken out of the read buffer, and what is held with what is left there.
-    taken: usize,
+    /// Bytes that it holds on to, and whether it does on to the read buffer. Then: with what it waits.
+    own: usize,
+    queued: bool,
     held: Option<Held>,
 }
 
 impl Waiting {
     fn new(future: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self { future: Box::pin(future), until_stopped: false, taken: 0, held: None }
+        Self { future: Box::pin(future), until_stopped: false, own: 0, queued: false, held: None }
     }
 
     /// Others get their turn.
@@ -179,21 +180,24 @@ impl Inbound {
             ready!(waiting.future.as_mut().poll(cx));
             self.waiting = None;
         }
-        self.waiting = self.act(half)?;
-        if let Some(waiting) = &mut self.waiting {
-            self.buffer.release(&self.shared.pool);
-            waiting.held = self.shared.pool.hold(waiting.taken + self.buffer.held());
-            return Poll::Ready(Ok(()));
-        }
-        if self.turn > TURN {
+        let mut waiting = self.act(half)?;
+        if waiting.is_none() && self.turn > TURN {
             self.turn = 0;
-            self.waiting = Some(Waiting::turn());
+            waiting = Some(Waiting::turn());
+        }
+        if let Some(mut waiting) = waiting {
+            let pool = &self.shared.pool;
+            waiting.held = pool.hold(waiting.own + self.buffer.park(waiting.queued, pool));
+            self.waiting = Some(waiting);
             return Poll::Ready(Ok(()));
         }
         if is_stopped(stop, half, cx) {
             return Poll::Ready(Err(None));
         }
-        let read = self.buffer.poll_read(half, &self.shared.pool, cx);
+        // More than passes at once would only lie here.
+        let most = self.member.budget().publish.as_ref().map(|limiter| limiter.rate().portion().1);
+        let most = most.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX);
+        let read = self.buffer.poll_read(half, &self.shared.pool, most, cx);
         if read.is_pending() {
             self.buffer.release(&self.shared.pool);
         }
@@ -240,7 +244,7 @@ impl Inbound {
             let waiting = if header.opcode != Opcode::Publish {
                 self.subscription(header).map_err(refused)?;
                 None
-            } else if self.granted == 0 && self.member.account().publish.is_some() {
+            } else if self.granted == 0 && self.member.budget().publish.is_some() {
                 self.reserve()
             } else {
                 self.publish(header).map_err(refused)?
@@ -279,7 +283,7 @@ impl Inbound {
 
     /// Reserves what comes next of what the limit on what is published lets pass. Returns what to wait for before it passes.
     fn reserve(&mut self) -> Option<Waiting> {
-        let limiter = self.member.account().publish.as_ref()?;
+        let limiter = self.member.budget().publish.as_ref()?;
         let (messages, bytes) = limiter.rate().portion();
         let portion = scan::portion(&self.buffer.bytes, self.shared.config.limits, messages, bytes);
         self.granted = portion.len;
@@ -320,7 +324,8 @@ impl Inbound {
             self.buffer.bytes.advance(extent.len);
             return Ok(None);
         }
-        let run = Run { bytes: self.buffer.take(extent.len), messages: extent.messages, payload };
+        let (bytes, copied) = self.buffer.take(extent.len);
+        let run = Run { bytes, messages: extent.messages, payload };
         let mut waiting = Vec::new();
         for outbox in subscribers.iter() {
             self.work += 1;
@@ -330,8 +335,8 @@ impl Inbound {
         }
         Ok((!waiting.is_empty()).then(|| {
             let stall = self.shared.metrics.stall();
-            let taken = run.bytes.len();
-            Waiting { taken, ..Waiting::new(Unsettled { run, waiting, _stall: stall }.settle()) }
+            let own = mem::size_of_val(&*waiting) + if copied { run.bytes.len() } else { 0 };
+            Waiting { own, queued: !copied, ..Waiting::new(Unsettled { run, waiting, _stall: stall }.settle()) }
         }))
     }
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use hpfeeds::wire::Limits;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::{accounts::Account, outbox::Outbox, rate::Limiter, scan, socket::WriteHalf};
+use crate::{accounts::Budget, outbox::Outbox, rate::Limiter, scan, socket::WriteHalf};
 
 /// How many runs one system call writes.
 const SLICES: usize = 64;
@@ -27,7 +27,7 @@ pub(crate) struct Writer<'a> {
     written: usize,
     timer: Option<Pin<Box<Sleep>>>,
     /// Whose limit on what is delivered it keeps to, if there is one.
-    account: Option<Arc<Account>>,
+    budget: Option<Arc<Budget>>,
     /// How much of what was taken may be written. Without a limit, everything.
     granted: usize,
     /// The timer is for that, and not for the deadline.
@@ -48,14 +48,14 @@ pub(crate) enum WriteEnd {
 
 impl<'a> Writer<'a> {
     pub(crate) fn new(half: WriteHalf<'a>, outbox: Arc<Outbox>) -> Self {
-        let (taken, timer, account) = (VecDeque::new(), None, None);
-        Self { half, outbox, taken, written: 0, timer, account, granted: usize::MAX, pacing: false, held: false }
+        let (taken, timer, budget) = (VecDeque::new(), None, None);
+        Self { half, outbox, taken, written: 0, timer, budget, granted: usize::MAX, pacing: false, held: false }
     }
 
     /// Keeps to the limit of an account, if it has one.
-    pub(crate) fn limited(mut self, account: &Arc<Account>) -> Self {
-        if account.deliver.is_some() {
-            self.account = Some(account.clone());
+    pub(crate) fn limited(mut self, budget: &Arc<Budget>) -> Self {
+        if budget.deliver.is_some() {
+            self.budget = Some(budget.clone());
             self.granted = 0;
         }
         self
@@ -75,7 +75,7 @@ impl<'a> Writer<'a> {
                     }
                 }
             }
-            if self.account.is_some() {
+            if self.budget.is_some() {
                 ready!(self.poll_grant(cx));
             }
             match self.poll_write(cx) {
@@ -128,7 +128,7 @@ impl<'a> Writer<'a> {
     }
 
     pub(crate) fn is_limited(&self) -> bool {
-        self.account.is_some()
+        self.budget.is_some()
     }
 
     /// What is encrypted already is as good as written: it cannot be taken back.
@@ -139,14 +139,14 @@ impl<'a> Writer<'a> {
 
     /// What is left is to end the connection, which no limit puts off.
     fn lift_limit(&mut self) {
-        (self.account, self.granted) = (None, usize::MAX);
+        (self.budget, self.granted) = (None, usize::MAX);
         (self.timer, self.pacing) = (None, false);
     }
 
     /// Waits until something may be delivered.
     fn poll_grant(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.granted == 0
-            && let Some(limiter) = self.account.as_ref().and_then(|account| account.deliver.as_ref())
+            && let Some(limiter) = self.budget.as_ref().and_then(|budget| budget.deliver.as_ref())
         {
             let now = Instant::now();
             let (granted, until) = self.reserve(limiter, now);
@@ -213,7 +213,7 @@ impl<'a> Writer<'a> {
     fn advance(&mut self, n: usize) {
         let mut runs = 0;
         self.written += n;
-        if self.account.is_some() {
+        if self.budget.is_some() {
             self.granted -= n;
         }
         while let Some(run) = self.taken.front()

@@ -150,6 +150,32 @@ async fn env_idents_are_as_the_client_writes_them() {
 }
 
 #[tokio::test]
+async fn spellings_of_an_ident_share_its_limits() {
+    let variables = |name: &str| match name {
+        "HPFEEDS_BOB_SECRET" | "HPFEEDS_EVE_SECRET" => Ok("s".to_owned()),
+        "HPFEEDS_BOB_PUBCHANS" | "HPFEEDS_BOB_SUBCHANS" | "HPFEEDS_EVE_PUBCHANS" | "HPFEEDS_EVE_SUBCHANS" => {
+            Ok("private,x".to_owned())
+        }
+        _ => Err(env::VarError::NotPresent),
+    };
+    let builder = Broker::builder().listen("127.0.0.1:0").unwrap().auth(EnvStore::with(variables));
+    let broker = start(builder.max_connections_per_ident(2).auth_failure_delay(Duration::ZERO)).await;
+    let login = |ident: &'static str| Peer::login(broker.local_addr(), ident, "s");
+    let (mut one, mut two) = (login("bob").await, login("Bob").await);
+    one.settle().await;
+    two.settle().await;
+    for ident in ["bob", "BOB", "bOB"] {
+        login(ident).await.expect_error(&format!("Too many connections for {ident}")).await;
+    }
+    let mut eve = login("eve").await;
+    eve.settle().await;
+    until(|| broker.stats().connections == 3).await;
+    drop(one);
+    until(|| broker.stats().connections == 2).await;
+    login("bOB").await.settle().await;
+}
+
+#[tokio::test]
 async fn the_first_message_must_be_auth() {
     let broker = start(builder()).await;
     let frames = [subscribe("dev", "a"), unsubscribe("dev", "a"), publish("dev", "a", "x")];

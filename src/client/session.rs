@@ -266,7 +266,12 @@ impl ClientSession {
                 && let Some((at, length)) = last.repeated(&self.inner.run, ANY_LENGTH)
             {
                 let (ident, channel) = (last.ident.clone(), last.channel.clone());
-                return Some((ident, channel, payload_of(&mut self.inner.run, at, length)));
+                let payload = payload_of(&mut self.inner.run, at, length);
+                if self.inner.run.is_empty() {
+                    // It would keep the driver from receiving into the same memory again.
+                    self.inner.run = BytesMut::new();
+                }
+                return Some((ident, channel, payload));
             }
             let length = Header::parse(&self.inner.run, ANY_LENGTH).ok().flatten()?.length;
             // The frames around a malformed one are whole, and are delivered.

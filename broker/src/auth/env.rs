@@ -5,8 +5,8 @@ use super::{AuthError, AuthStore, Key, Lookup};
 /// Keys in environment variables, as the Python broker reads them.
 ///
 /// `HPFEEDS_<IDENT>_SECRET` makes an ident known; `_OWNER` (default: the ident), `_PUBCHANS` and `_SUBCHANS`
-/// (comma-separated channels or patterns, default: none) say more. The ident stands there in upper case: idents are
-/// not told apart by case.
+/// (comma-separated channels or patterns, default: none) say more. The ident stands there in upper case: idents that
+/// differ in nothing but case have the same key, and share its limits.
 pub struct EnvStore {
     variable: Box<Variable>,
 }
@@ -26,8 +26,9 @@ impl EnvStore {
     }
 
     fn get(&self, ident: &str) -> Result<Option<Arc<Key>>, AuthError> {
+        let upper = ident.to_uppercase();
         let variable = |field: &str| {
-            let name = format!("HPFEEDS_{}_{field}", ident.to_uppercase());
+            let name = format!("HPFEEDS_{upper}_{field}");
             match (self.variable)(&name) {
                 Ok(value) => Ok(Some(value)),
                 Err(env::VarError::NotPresent) => Ok(None),
@@ -41,7 +42,7 @@ impl EnvStore {
         let pubchans = variable("PUBCHANS")?.unwrap_or_default();
         let subchans = variable("SUBCHANS")?.unwrap_or_default();
         let key = Key::new(ident, secret)
-            .map(|key| key.owner(owner))
+            .map(|key| key.owner(owner).account(upper.as_str()))
             .and_then(|key| key.publish(entries(&pubchans)))
             .and_then(|key| key.subscribe(entries(&subchans)))
             .map_err(|cause| AuthError::new(format_args!("environment variables of {ident:?}: a channel {cause}")))?;

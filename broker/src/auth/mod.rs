@@ -78,6 +78,7 @@ pub trait AuthStore: Send + Sync + 'static {
 pub struct Key {
     pub(crate) ident: Ident,
     pub(crate) owner: String,
+    pub(crate) account: Option<Box<str>>,
     pub(crate) secret: Secret,
     pub(crate) pubchans: Vec<Pattern>,
     pub(crate) subchans: Vec<Pattern>,
@@ -88,13 +89,21 @@ impl Key {
     pub fn new(ident: impl AsRef<str>, secret: impl Into<Secret>) -> Result<Self, NameError> {
         let ident = Ident::new(ident)?;
         let owner = ident.to_string();
-        Ok(Self { ident, owner, secret: secret.into(), pubchans: Vec::new(), subchans: Vec::new() })
+        Ok(Self { ident, owner, account: None, secret: secret.into(), pubchans: Vec::new(), subchans: Vec::new() })
     }
 
     /// Names the person or project that the key belongs to; the default is the ident. It shows in logs and metrics.
     #[must_use]
     pub fn owner(mut self, owner: impl Into<String>) -> Self {
         self.owner = owner.into();
+        self
+    }
+
+    /// Shares its limits on connections and rates with all keys of the same account; the default is the ident. For stores
+    /// in which one secret has many idents. What a connected key shares its limits with changes when it connects again.
+    #[must_use]
+    pub fn account(mut self, account: impl Into<Box<str>>) -> Self {
+        self.account = Some(account.into());
         self
     }
 

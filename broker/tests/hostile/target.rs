@@ -44,7 +44,7 @@ pub(crate) struct Bound {
     pub(crate) idle: usize,
     /// Those that are in the middle of a TLS handshake.
     pub(crate) handshakes: usize,
-    /// Those that are active, or in the middle of a message: two messages of 1 MiB each.
+    /// Those that are in the middle of a message of 1 MiB, or wait with it: that, and 256 KiB.
     pub(crate) active: usize,
     /// What is queued for subscribers, in bytes.
     pub(crate) queued: usize,
@@ -57,7 +57,7 @@ impl Bound {
     fn bytes(self) -> usize {
         BASE + self.idle * 4096
             + self.handshakes * 100 * 1024
-            + self.active * 2 * MIB
+            + self.active * (MIB + MIB / 4)
             + 2 * self.queued
             + self.subscriptions * 1024
             + self.metrics

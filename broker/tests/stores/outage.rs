@@ -1,4 +1,4 @@
-//! PostgreSQL is killed under a load of authentications, and comes back.
+//! PostgreSQL and MariaDB are killed under a load of authentications, and come back.
 
 use std::{
     net::TcpListener,
@@ -17,7 +17,7 @@ use hpfeeds_broker::{
     Broker, Endpoint, Exposition, SqlStore,
     keys::{Change, Entry, Keys},
 };
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{Connection as _, MySqlConnection, PgConnection};
 use tempfile::TempDir;
 
 use crate::{
@@ -31,42 +31,63 @@ const ENOUGH: u64 = 50;
 /// A bound for what takes a second or two: reached only when something hangs.
 const SOON: Duration = Duration::from_secs(60);
 
-struct Postgres {
+#[derive(Clone, Copy)]
+enum Kind {
+    Postgres,
+    MariaDb,
+}
+
+struct Server {
+    kind: Kind,
     folder: TempDir,
     port: u16,
     child: Child,
 }
 
-impl Postgres {
-    async fn start() -> Self {
+impl Server {
+    async fn start(kind: Kind) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // The server is another user than the test, if that is root.
         std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let child = Self::spawn(folder.path(), port);
-        let mut server = Self { folder, port, child };
+        let child = Self::spawn(kind, folder.path(), port);
+        let mut server = Self { kind, folder, port, child };
         server.answers().await;
         server
     }
 
-    fn spawn(folder: &Path, port: u16) -> Child {
+    fn spawn(kind: Kind, folder: &Path, port: u16) -> Child {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("scripts/services");
         let mut command = Command::new(script);
-        command.arg("postgres").arg(folder.join("server")).arg(port.to_string());
+        let name = match kind {
+            Kind::Postgres => "postgres",
+            Kind::MariaDb => "mariadb",
+        };
+        command.arg(name).arg(folder.join("server")).arg(port.to_string());
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
     fn url(&self) -> String {
-        format!("postgresql://hpfeeds:p%40ss%2Fword@127.0.0.1:{}/keys", self.port)
+        let scheme = match self.kind {
+            Kind::Postgres => "postgresql",
+            Kind::MariaDb => "mysql",
+        };
+        format!("{scheme}://hpfeeds:p%40ss%2Fword@127.0.0.1:{}/keys", self.port)
+    }
+
+    async fn is_up(&self) -> bool {
+        match self.kind {
+            Kind::Postgres => PgConnection::connect(&self.url()).await.is_ok(),
+            Kind::MariaDb => MySqlConnection::connect(&self.url()).await.is_ok(),
+        }
     }
 
     /// Waits until it serves. It refuses to start while the processes of a killed one are still ending.
     async fn answers(&mut self) {
-        let url = self.url();
         soon(async {
-            while PgConnection::connect(&url).await.is_err() {
+            while !self.is_up().await {
                 if self.child.try_wait().unwrap().is_some() {
-                    self.child = Self::spawn(self.folder.path(), self.port);
+                    self.child = Self::spawn(self.kind, self.folder.path(), self.port);
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -81,7 +102,7 @@ impl Postgres {
     }
 }
 
-impl Drop for Postgres {
+impl Drop for Server {
     fn drop(&mut self) {
         // Already dead is what we want.
         drop(self.child.kill());
@@ -114,11 +135,21 @@ impl Counts {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_database_stops_nobody_who_is_connected_and_comes_back() {
-    if databases::server("HPFEEDS_TEST_POSTGRES").is_none() {
-        return;
+async fn a_killed_postgres_stops_nobody_who_is_connected_and_comes_back() {
+    if databases::server("HPFEEDS_TEST_POSTGRES").is_some() {
+        outage(Kind::Postgres).await;
     }
-    let mut server = Postgres::start().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_mariadb_stops_nobody_who_is_connected_and_comes_back() {
+    if databases::server("HPFEEDS_TEST_MYSQL").is_some() {
+        outage(Kind::MariaDb).await;
+    }
+}
+
+async fn outage(kind: Kind) {
+    let mut server = Server::start(kind).await;
     let address: hpfeeds_broker::DatabaseAddress = format!("database+{}", server.url()).parse().unwrap();
     let sensor = Entry {
         ident: "sensor".to_owned(),
