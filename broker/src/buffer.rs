@@ -112,7 +112,9 @@ impl ReadBuffer {
             return;
         }
         let room = self.missing.clamp(self.chunk, self.chunk.max(len));
-        let (mut larger, allocated) = pool.take(len + room);
+        // Not from the pool when that may be too large for what there is.
+        let (mut larger, allocated) =
+            if self.chunk == MAX_CHUNK { pool.take(len + room) } else { BufferPool::make(len + room) };
         larger.extend_from_slice(&self.bytes);
         self.replace(larger, allocated, pool);
     }
@@ -191,6 +193,10 @@ impl BufferPool {
                 return ends.remove(index);
             }
         }
+        Self::make(capacity)
+    }
+
+    fn make(capacity: usize) -> (BytesMut, usize) {
         let fresh = BytesMut::with_capacity(capacity);
         let allocated = fresh.capacity();
         (fresh, allocated)
@@ -216,6 +222,8 @@ impl BufferPool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MAX_FRAME: usize = 1 << 20;
 
     fn received(buffer: &mut ReadBuffer, bytes: &[u8]) {
         assert!(buffer.bytes.capacity() - buffer.bytes.len() >= bytes.len(), "a read never grows the buffer");
@@ -351,6 +359,24 @@ mod tests {
             assert!(room(&mut buffer) <= 2 * MIN_CHUNK + rest, "{rest}");
             drop(others);
         }
+    }
+
+    #[test]
+    fn a_long_message_stays_where_it_is_when_little_is_read_at_once() {
+        let pool = Arc::new(BufferPool::new(usize::MAX));
+        pool.put(BytesMut::with_capacity(2 * MAX_CHUNK), 2 * MAX_CHUNK);
+        let mut buffer = ReadBuffer::new(BytesMut::new());
+        let (mut moves, mut place) = (0, buffer.bytes.as_ptr());
+        for received in (0..MAX_FRAME).step_by(1000) {
+            buffer.missing = if received == 0 { 0 } else { MAX_FRAME - received };
+            buffer.shrink(MIN_CHUNK, &pool);
+            buffer.make_room(&pool);
+            moves += usize::from(buffer.bytes.as_ptr() != place);
+            self::received(&mut buffer, &[7; 1000]);
+            place = buffer.bytes.as_ptr();
+        }
+        // When it grows, and not with each read.
+        assert!(moves < 30, "{moves}");
     }
 
     #[test]

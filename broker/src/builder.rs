@@ -268,10 +268,11 @@ impl BrokerBuilder {
     /// The most that is queued for all subscribers together, in bytes. Default: 512 MiB.
     ///
     /// At this bound the marks of every subscriber count as reached: publishers wait for the healthy ones, and slow
-    /// ones meet the policy. A subscriber with nothing queued still gets one run of messages (at most 256 KiB, or
-    /// one message). What is queued may keep up to twice as much memory, as it shares read buffers. So the broker's
-    /// memory is bounded by twice this, plus that run and a read buffer (of the same size) for each connection that
-    /// is active at that moment; an idle connection costs about 2 KB and what it subscribes to, see
+    /// ones meet the policy. A subscriber with nothing queued still gets one run of messages (what was read at once). What
+    /// is queued may keep up to twice as much memory, as it shares read buffers.
+    ///
+    /// Publishers that wait hold no more than this or 128 MiB together, and some 32 KiB, or a message and 256 KiB, each. So
+    /// does a connection in the middle of a message; an idle one costs about 2 KB and what it subscribes to, see
     /// [`max_subscriptions`](Self::max_subscriptions).
     pub fn max_buffered(mut self, bytes: usize) -> Self {
         self.config.max_buffered = bytes;

@@ -282,7 +282,7 @@ fn ours(text: &mut Text, shared: &Shared, stats: &Stats) {
     );
     let help = "Publishers that wait for subscribers now.";
     text.single(Gauge, "hpfeeds_broker_stalled_publishers", help, metrics.stalled.load(Relaxed));
-    let help = "What publishers hold that wait, for subscribers or because of a limit.";
+    let help = "What publishers hold that wait: for subscribers, because of a limit, or for their turn.";
     text.single(Gauge, "hpfeeds_broker_waiting_bytes", help, shared.pool.held() as u64);
     let help = "Time that publishers have waited for subscribers, all together; a wait counts once it is over.";
     let seconds = seconds(metrics.stalled_nanos.get());

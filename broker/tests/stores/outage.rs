@@ -47,8 +47,8 @@ struct Server {
 impl Server {
     async fn start(kind: Kind) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // The server is another user than the test, if that is root.
-        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        // The server is another user than the test, if that is root, and has its socket and temporary files there.
+        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let child = Self::spawn(kind, folder.path(), port);
         let mut server = Self { kind, folder, port, child };
@@ -63,7 +63,7 @@ impl Server {
             Kind::Postgres => "postgres",
             Kind::MariaDb => "mariadb",
         };
-        command.arg(name).arg(folder.join("server")).arg(port.to_string());
+        command.env("TMPDIR", folder).arg(name).arg(folder.join("server")).arg(port.to_string());
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
