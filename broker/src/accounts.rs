@@ -3,7 +3,6 @@
 
 use std::{
     collections::HashMap,
-    hash::Hash,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
@@ -20,6 +19,7 @@ use crate::{
     Key,
     outbox::Outbox,
     rate::{Limiter, Rate},
+    router::shrink,
 };
 
 /// The idents that have connections, and what they may take.
@@ -278,13 +278,6 @@ impl Drop for Member {
             budgets.remove(&*self.budget.name);
             shrink(budgets);
         }
-    }
-}
-
-/// Gives back the room that a crowd has left behind.
-fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
-    if map.capacity() > 1024 && map.len() < map.capacity() / 8 {
-        map.shrink_to_fit();
     }
 }
 

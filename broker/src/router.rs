@@ -20,6 +20,7 @@ use std::{
 
 use arc_swap::{ArcSwap, Guard};
 use hpfeeds::wire::Channel;
+use smallvec::SmallVec;
 
 use crate::{
     outbox::Outbox,
@@ -42,6 +43,8 @@ struct State {
     topics: HashMap<Channel, Entry>,
     /// By prefix. None is empty.
     patterns: HashMap<Box<str>, Arc<List>>,
+    /// What channels have in common that no pattern matches: nearly all, and so it is in the processor's cache.
+    nothing: Arc<Matching>,
 }
 
 struct Entry {
@@ -67,7 +70,10 @@ struct Matching {
 
 /// Copied when it changes, so that publishers read it without a lock.
 #[derive(Default)]
-struct List(ArcSwap<Vec<Arc<Outbox>>>);
+struct List(ArcSwap<Outboxes>);
+
+/// Those of most channels are where the list is.
+type Outboxes = SmallVec<[Arc<Outbox>; 2]>;
 
 impl Router {
     /// A handle for publishing to a channel, which exists as long as there is one.
@@ -76,7 +82,7 @@ impl Router {
         let entry = state.entry(channel);
         entry.handles += 1;
         let topic = entry.topic.clone();
-        self.resolve(&state, &topic);
+        self.resolve(&mut state, &topic);
         TopicHandle { router: self.clone(), topic }
     }
 
@@ -126,7 +132,7 @@ impl Router {
     }
 
     /// Looks the patterns up that match a channel, if they may have changed. Nobody else does meanwhile.
-    fn resolve(&self, state: &State, topic: &Topic) {
+    fn resolve(&self, state: &mut State, topic: &Topic) {
         let version = self.patterns_version.load(Acquire);
         if topic.matching.load().version == version {
             return;
@@ -143,7 +149,13 @@ impl Router {
         } else {
             lists.extend(prefixes(name).filter_map(|prefix| state.patterns.get(prefix)).cloned());
         }
-        topic.matching.store(Arc::new(Matching { version, lists }));
+        if !lists.is_empty() {
+            return topic.matching.store(Arc::new(Matching { version, lists }));
+        }
+        if state.nothing.version != version {
+            state.nothing = Arc::new(Matching { version, lists });
+        }
+        topic.matching.store(state.nothing.clone());
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -159,8 +171,11 @@ impl fmt::Debug for Router {
 
 impl State {
     fn entry(&mut self, channel: &Channel) -> &mut Entry {
+        let nothing = &self.nothing;
         self.topics.entry(channel.clone()).or_insert_with(|| {
-            let (subscribers, matching) = (List::default(), ArcSwap::default());
+            // Before there was any pattern that is how it is; later they have to be looked up.
+            let matching = if nothing.version == 0 { nothing.clone() } else { Arc::default() };
+            let (subscribers, matching) = (List::default(), ArcSwap::new(matching));
             Entry { topic: Arc::new(Topic { channel: channel.clone(), subscribers, matching }), handles: 0 }
         })
     }
@@ -179,7 +194,7 @@ impl State {
 }
 
 /// Gives the room of a hundred thousand entries back some time after they are gone.
-fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
+pub(crate) fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
     if map.capacity() > 1024 && map.len() < map.capacity() / 8 {
         map.shrink_to_fit();
     }
@@ -188,15 +203,15 @@ fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
 impl List {
     fn push(&self, outbox: &Arc<Outbox>) {
         let list = self.0.load();
-        let mut longer = Vec::with_capacity(list.len() + 1);
-        longer.extend_from_slice(&list);
+        let mut longer = Outboxes::with_capacity(list.len() + 1);
+        longer.extend(list.iter().cloned());
         longer.push(outbox.clone());
         self.0.store(Arc::new(longer));
     }
 
     fn remove(&self, outbox: &Arc<Outbox>) {
         let list = self.0.load();
-        let mut shorter = Vec::with_capacity(list.len().saturating_sub(1));
+        let mut shorter = Outboxes::with_capacity(list.len().saturating_sub(1));
         shorter.extend(list.iter().filter(|other| !Arc::ptr_eq(other, outbox)).cloned());
         self.0.store(Arc::new(shorter));
     }
@@ -224,8 +239,8 @@ impl TopicHandle {
             return subscribers;
         }
         // Nothing changes while this is locked.
-        let state = router.lock();
-        router.resolve(&state, topic);
+        let mut state = router.lock();
+        router.resolve(&mut state, topic);
         topic.subscribers(router.patterns_version.load(Acquire)).unwrap_or_default()
     }
 }
@@ -249,9 +264,9 @@ impl Drop for TopicHandle {
 
 /// Who subscribed to a channel at one moment.
 pub(crate) struct Subscribers {
-    own: Guard<Arc<Vec<Arc<Outbox>>>>,
+    own: Guard<Arc<Outboxes>>,
     /// Nobody subscribes to two texts of which one covers the other, so nobody is in two of these.
-    matching: Vec<Arc<Vec<Arc<Outbox>>>>,
+    matching: Vec<Arc<Outboxes>>,
 }
 
 impl Subscribers {

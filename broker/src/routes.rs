@@ -8,6 +8,8 @@ use std::{
     sync::Arc,
 };
 
+use foldhash::quality::RandomState;
+
 use crate::{metrics::ChannelSeries, router::TopicHandle, scan};
 
 /// How many are compared one after the other. More take the time of a hash.
@@ -25,7 +27,7 @@ pub(crate) struct Route {
 pub(crate) enum Routes {
     Few(Vec<Route>),
     #[allow(clippy::box_collection, reason = "a set is larger than a vector, which is all that most connections need")]
-    Many(Box<HashSet<Route>>),
+    Many(Box<HashSet<Route, RandomState>>),
 }
 
 impl Default for Routes {
