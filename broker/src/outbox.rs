@@ -489,13 +489,3 @@ impl fmt::Debug for Outbox {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests;
-
-#[cfg(test)]
-impl Outbox {
-    /// An outbox that nobody writes.
-    #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-    pub(crate) fn for_test() -> Arc<Self> {
-        let depot = Depot::new(crate::config::Config::default().rules());
-        Self::new(Session::for_test("test"), ([127, 0, 0, 1], 1).into(), depot)
-    }
-}

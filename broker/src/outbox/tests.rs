@@ -51,6 +51,14 @@ fn run(number: u8) -> Run {
     Run { bytes: bytes.freeze(), messages: 2, payload }
 }
 
+impl Outbox {
+    /// An outbox that nobody writes.
+    pub(crate) fn for_test() -> Arc<Self> {
+        let depot = Depot::new(crate::config::Config::default().rules());
+        Self::new(Session::for_test("test"), ([127, 0, 0, 1], 1).into(), depot)
+    }
+}
+
 impl Fixture {
     fn offer(&self, number: u8) -> Offer {
         self.outbox.offer(&run(number), || self.now)
