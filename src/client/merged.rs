@@ -244,6 +244,22 @@ mod tests {
         taken
     }
 
+    #[tokio::test]
+    async fn a_run_that_has_been_read_keeps_no_memory() {
+        let mut session = session();
+        let mut memory = BytesMut::with_capacity(4096);
+        let room = memory.capacity();
+        memory.extend_from_slice(&run(&["a", "b"]));
+        session.shared().inbox.push(memory.split(), 1);
+        for _ in 0..2 {
+            assert!(!memory.try_reclaim(room));
+            let message = session.next().await.unwrap();
+            assert!(!memory.try_reclaim(room));
+            drop(message);
+        }
+        assert!(memory.try_reclaim(room));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn sessions_take_turns_and_keep_their_order() {
         let mut merged = merge([session(), session(), session()]);
