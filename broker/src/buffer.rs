@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::socket::ReadHalf;
 
@@ -24,7 +24,7 @@ const MAX_HELD: usize = 128 << 20;
 /// How much of a frame that has not arrived whole is moved to let go of a buffer.
 const MAX_PARKED: usize = 1024;
 
-/// A run is copied into an allocation of its own when it is shorter than this, or less than half of the buffer's: what
+/// A run is copied when it is shorter than this, or less than half of the buffer: what
 /// is queued never keeps more than twice its own memory.
 const MIN_ZERO_COPY: usize = 8 * 1024;
 const ZERO_COPY_SHARE: usize = 2;
@@ -34,6 +34,8 @@ pub(crate) struct ReadBuffer {
     pub(crate) bytes: BytesMut,
     /// How many bytes the frame at the start still lacks, when its header is there.
     pub(crate) missing: usize,
+    /// How much of this its limit on what it publishes lets pass: whole PUBLISH frames. 0 without a limit.
+    pub(crate) granted: usize,
     chunk: usize,
     /// The size of the whole allocation that `bytes` is a part of, and with it every run that was taken out of it.
     allocated: usize,
@@ -41,7 +43,7 @@ pub(crate) struct ReadBuffer {
 
 impl ReadBuffer {
     pub(crate) fn new(bytes: BytesMut) -> Self {
-        Self { missing: 0, chunk: MIN_CHUNK, allocated: bytes.capacity(), bytes }
+        Self { missing: 0, granted: 0, chunk: MIN_CHUNK, allocated: bytes.capacity(), bytes }
     }
 
     /// Appends what is there to read; 0 is the end. Room is made only when there is something, and not for much more than
@@ -65,11 +67,24 @@ impl ReadBuffer {
         Poll::Ready(Ok(n))
     }
 
-    /// Takes the first bytes out. Also says whether they were copied, and so do not hold on to the whole buffer.
-    pub(crate) fn take(&mut self, len: usize) -> (Bytes, bool) {
-        let bytes = self.bytes.split_to(len);
-        let copied = len < MIN_ZERO_COPY || len * ZERO_COPY_SHARE < self.allocated;
-        (if copied { Bytes::copy_from_slice(&bytes) } else { bytes.freeze() }, copied)
+    /// What may be published.
+    pub(crate) fn passing(&self) -> &[u8] {
+        if self.granted > 0 { self.bytes.get(..self.granted).unwrap_or(&self.bytes) } else { &self.bytes }
+    }
+
+    /// Passes over the first bytes.
+    pub(crate) fn skip(&mut self, len: usize) {
+        self.granted = self.granted.saturating_sub(len);
+        self.bytes.advance(len);
+    }
+
+    /// Takes the first bytes out, if they may hold on to the whole buffer.
+    pub(crate) fn take(&mut self, len: usize) -> Option<Bytes> {
+        if len < MIN_ZERO_COPY || len * ZERO_COPY_SHARE < self.allocated {
+            return None;
+        }
+        self.granted = self.granted.saturating_sub(len);
+        Some(self.bytes.split_to(len).freeze())
     }
 
     /// Gives the memory back when there is little or nothing in it: the beginning of a frame moves to a place of its size.
@@ -220,6 +235,7 @@ impl BufferPool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use super::*;
 
@@ -259,10 +275,10 @@ mod tests {
         let mut buffer = ReadBuffer::new(BytesMut::with_capacity(MAX_CHUNK));
         buffer.bytes.resize(MAX_CHUNK, 0);
         let inside = buffer.bytes.as_ptr_range();
-        let large = buffer.take(MAX_CHUNK / 2).0;
+        let large = buffer.take(MAX_CHUNK / 2).unwrap();
         assert!(inside.contains(&large.as_ptr()));
-        let small = buffer.take(MAX_CHUNK / 8).0;
-        assert!(!inside.contains(&small.as_ptr()));
+        assert_eq!(buffer.take(MAX_CHUNK / 8), None);
+        assert_eq!(buffer.bytes.len(), MAX_CHUNK / 2);
     }
 
     #[test]
@@ -270,7 +286,8 @@ mod tests {
         let mut buffer = ReadBuffer::new(BytesMut::with_capacity(MIN_CHUNK));
         buffer.bytes.resize(MIN_CHUNK, 0);
         let start = buffer.bytes.as_ptr();
-        drop(buffer.take(MIN_CHUNK - 1));
+        assert_eq!(buffer.take(MIN_CHUNK - 1), None);
+        buffer.skip(MIN_CHUNK - 1);
         buffer.make_room(&BufferPool::new(usize::MAX));
         assert_eq!((buffer.bytes.as_ptr(), buffer.bytes.len()), (start, 1));
     }
@@ -281,7 +298,7 @@ mod tests {
         let mut buffer = ReadBuffer::new(pool.take(MAX_CHUNK).0);
         buffer.bytes.resize(MAX_CHUNK, 0);
         let start = buffer.bytes.as_ptr();
-        let held = buffer.take(MAX_CHUNK).0;
+        let held = buffer.take(MAX_CHUNK).unwrap();
         buffer.release(&pool);
         assert_ne!(pool.take(MAX_CHUNK).0.as_ptr(), start);
         drop(held);
@@ -309,8 +326,7 @@ mod tests {
         assert_eq!(buffer.allocated, LARGE);
         let room = buffer.bytes.capacity();
         buffer.bytes.resize(room, 0);
-        let inside = buffer.bytes.as_ptr_range();
-        assert!(!inside.contains(&buffer.take(LARGE / 2 - 1).0.as_ptr()));
+        assert_eq!(buffer.take(LARGE / 2 - 1), None);
     }
 
     #[test]
@@ -391,7 +407,10 @@ mod tests {
             let mut buffer = ReadBuffer::new(BytesMut::with_capacity(MAX_CHUNK));
             buffer.bytes.resize(run + rest, 0);
             let taken = buffer.take(run);
-            assert_eq!((taken.0.len(), taken.1), (run, copied));
+            assert_eq!(taken.is_none(), copied);
+            if copied {
+                buffer.skip(run);
+            }
             assert_eq!(buffer.park(!copied, &pool), held, "{run} {rest}");
         }
     }

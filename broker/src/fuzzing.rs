@@ -26,9 +26,10 @@ pub mod scan {
     }
 
     #[must_use]
-    pub fn contents(run: &[u8]) -> Option<(String, usize)> {
+    pub fn contents(run: &[u8]) -> Vec<(String, usize)> {
         scan::contents(run)
             .map(|(channel, messages)| (channel.to_owned(), usize::try_from(messages).unwrap_or_default()))
+            .collect()
     }
 
     #[must_use]

@@ -1,13 +1,13 @@
 //! The receiving side of an authenticated connection: acts on frames.
 
 use std::{
-    fmt, io, mem,
+    fmt, io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf as _, BytesMut};
+use bytes::BytesMut;
 use hpfeeds::wire::{Channel, DecodeError, Field, FrameRef, HEADER_LEN, Header, NameError, Opcode};
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
@@ -17,8 +17,9 @@ use crate::{
     broker::Shared,
     buffer::{Held, ReadBuffer},
     endpoint::Mode,
-    metrics::{Category, Sizes, Stall},
-    outbox::{Offer, Outbox, Run},
+    group::{Group, Unsettled},
+    metrics::{Category, Sizes},
+    outbox::Outbox,
     patterns::prefixes,
     routes::{Route, Routes},
     scan,
@@ -82,8 +83,6 @@ pub(crate) struct Inbound {
     /// Whether it has ever published, or begun to.
     published: bool,
     buffer: ReadBuffer,
-    /// How much of the buffer its limit on what it publishes lets pass: whole PUBLISH frames. Unused without a limit.
-    granted: usize,
     /// What it has made us do in this turn, and how much it has made us read.
     work: usize,
     turn: usize,
@@ -133,7 +132,6 @@ impl Inbound {
             routes: Routes::default(),
             published: false,
             buffer: ReadBuffer::new(received),
-            granted: 0,
             work: 0,
             turn: 0,
             waiting: None,
@@ -244,10 +242,10 @@ impl Inbound {
             let waiting = if header.opcode != Opcode::Publish {
                 self.subscription(header).map_err(refused)?;
                 None
-            } else if self.granted == 0 && self.member.budget().publish.is_some() {
+            } else if self.buffer.granted == 0 && self.member.budget().publish.is_some() {
                 self.reserve()
             } else {
-                self.publish(header).map_err(refused)?
+                self.publish().map_err(refused)?
             };
             if waiting.is_some() {
                 return Ok(waiting);
@@ -286,7 +284,7 @@ impl Inbound {
         let limiter = self.member.budget().publish.as_ref()?;
         let (messages, bytes) = limiter.rate().portion();
         let portion = scan::portion(&self.buffer.bytes, self.shared.config.limits, messages, bytes);
-        self.granted = portion.len;
+        self.buffer.granted = portion.len;
         let now = Instant::now();
         let until = limiter.reserve(portion.messages.into(), portion.len as u64, now);
         (until > now).then(|| Waiting { until_stopped: true, ..Waiting::new(sleep_until(until)) })
@@ -297,47 +295,50 @@ impl Inbound {
         self.published || !self.buffer.bytes.is_empty()
     }
 
-    /// Publishes the run that starts with the first frame. When somebody has no room for it yet, what is returned
-    /// waits for that.
-    fn publish(&mut self, header: Header) -> Result<Option<Waiting>, String> {
-        let body = scan::body(&self.buffer.bytes, header).unwrap_or_default();
-        let Some(Route { names, topic, series }) = self.routes.find(body) else {
-            let route = self.route(body)?;
-            // Each dot may end what begins a pattern.
-            self.work += ROUTE_WORK + route.names.split(|byte| *byte == b'.').count();
-            self.routes.add(route, self.shared.config.max_subscriptions);
-            return Ok(None);
-        };
-        let overhead = HEADER_LEN + names.len();
-        let mut sizes = Sizes::new(overhead);
-        let received = &self.buffer.bytes;
-        let received = if self.granted > 0 { received.get(..self.granted).unwrap_or(received) } else { received };
-        let extent = scan::run(received, header, names, self.shared.config.limits, &mut sizes);
-        self.granted = self.granted.saturating_sub(extent.len);
-        let payload = extent.len - extent.messages as usize * overhead;
-        series.published(&sizes, payload);
-        let counters = &self.shared.depot.counters;
-        counters.received_messages.add(extent.messages.into());
-        counters.received_bytes.add(extent.len as u64);
-        let subscribers = topic.subscribers();
-        if subscribers.is_empty() {
-            self.buffer.bytes.advance(extent.len);
-            return Ok(None);
-        }
-        let (bytes, copied) = self.buffer.take(extent.len);
-        let run = Run { bytes, messages: extent.messages, payload };
-        let mut waiting = Vec::new();
-        for outbox in subscribers.iter() {
-            self.work += 1;
-            if let Offer::Wait(until) = outbox.offer(&run, Instant::now) {
-                waiting.push((outbox.clone(), until));
+    /// Publishes the run that starts with the first frame, and those that follow. When somebody has no room yet, what is
+    /// returned waits for that.
+    fn publish(&mut self) -> Result<Option<Waiting>, String> {
+        let (limits, counters) = (self.shared.config.limits, &self.shared.depot.counters);
+        let mut group = Group::default();
+        while self.work <= WORK {
+            let position = group.extent().len;
+            let Some((first, body)) = scan::publish(self.buffer.passing(), position, limits) else {
+                break;
+            };
+            let Some(Route { names, topic, series }) = self.routes.find(body) else {
+                if position > 0 {
+                    break;
+                }
+                let route = self.route(body)?;
+                // Each dot may end what begins a pattern.
+                self.work += ROUTE_WORK + route.names.split(|byte| *byte == b'.').count();
+                self.routes.add(route, self.shared.config.max_subscriptions);
+                continue;
+            };
+            let subscribers = topic.subscribers();
+            if !group.takes(&subscribers)
+                && let Some(unsettled) = group.queue(counters, &mut self.buffer, &mut self.work)
+            {
+                return Ok(Some(self.wait(unsettled)));
             }
+            let position = group.extent().len;
+            let overhead = HEADER_LEN + names.len();
+            let mut sizes = Sizes::new(overhead);
+            let rest = self.buffer.passing().get(position..).unwrap_or_default();
+            let run = scan::run(rest, first, names, limits, &mut sizes);
+            let payload = run.len - run.messages as usize * overhead;
+            series.published(&sizes, payload);
+            group.add(run, payload, subscribers);
+            self.work += usize::from(position > 0);
         }
-        Ok((!waiting.is_empty()).then(|| {
-            let stall = self.shared.metrics.stall();
-            let own = mem::size_of_val(&*waiting) + if copied { run.bytes.len() } else { 0 };
-            Waiting { own, queued: !copied, ..Waiting::new(Unsettled { run, waiting, _stall: stall }.settle()) }
-        }))
+        let unsettled = group.queue(counters, &mut self.buffer, &mut self.work);
+        Ok(unsettled.map(|unsettled| self.wait(unsettled)))
+    }
+
+    /// Waits until everybody has a run.
+    fn wait(&self, unsettled: Unsettled) -> Waiting {
+        let (own, queued) = unsettled.holds();
+        Waiting { own, queued, ..Waiting::new(unsettled.settle(self.shared.metrics.stall())) }
     }
 
     /// Checks what a client publishes for the first time, or again after other channels.
@@ -386,7 +387,7 @@ impl Inbound {
             _ => unreachable!("the opcode is SUBSCRIBE or UNSUBSCRIBE"),
         };
         self.work += SUBSCRIPTION_WORK * changed.max(1) + prefixes(channel).count();
-        self.buffer.bytes.advance(header.length);
+        self.buffer.skip(header.length);
         Ok(())
     }
 
@@ -416,33 +417,6 @@ fn is_stopped(stop: Option<&End>, half: &ReadHalf<'_>, cx: &mut Context<'_>) -> 
         // It has said everything, and gets its confirmation.
         Some(End::Shutdown { .. }) => !half.is_finished(cx),
         Some(_) => true,
-    }
-}
-
-/// A run that somebody who keeps up has no room for yet.
-struct Unsettled {
-    run: Run,
-    /// Whose outbox it has still to go to, and when to try again at the latest.
-    waiting: Vec<(Arc<Outbox>, Instant)>,
-    _stall: Stall,
-}
-
-impl Unsettled {
-    /// Waits until everybody has it.
-    async fn settle(mut self) {
-        while let Some((outbox, until)) = self.waiting.last() {
-            outbox.offer_waiting(&self.run, *until).await;
-            self.waiting.pop();
-        }
-    }
-}
-
-impl Drop for Unsettled {
-    fn drop(&mut self) {
-        // Nobody waits any more, as the broker stops.
-        for (outbox, _) in &self.waiting {
-            outbox.discard(&self.run);
-        }
     }
 }
 

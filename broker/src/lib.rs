@@ -58,6 +58,7 @@ extern crate self as hpfeeds_broker;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gate;
+mod group;
 mod handshake;
 #[cfg(feature = "exporter")]
 mod http;

@@ -48,8 +48,11 @@ use crate::{
     stats::Counters,
 };
 use pace::{Pace, State, Trial, Window};
+pub(crate) use run::Run;
 
 mod pace;
+mod queue;
+mod run;
 
 /// What a queued run takes besides its bytes: its place in the queue and its allocation.
 const OVERHEAD: usize = 128;
@@ -57,18 +60,6 @@ const OVERHEAD: usize = 128;
 /// How much the writer takes at once. What it has taken can no longer be dropped as the oldest.
 const TAKE_RUNS: usize = 64;
 const TAKE_BYTES: usize = 256 * 1024;
-
-/// A queue that has grown longer gives its room back when it is empty.
-const KEEP_CAPACITY: usize = 64;
-
-/// Whole PUBLISH frames of one ident and channel, as they were received.
-#[derive(Debug, Clone)]
-pub(crate) struct Run {
-    pub(crate) bytes: Bytes,
-    pub(crate) messages: u32,
-    /// Their bytes without header and names.
-    pub(crate) payload: usize,
-}
 
 /// The marks and policy of every outbox. See [`BrokerBuilder`](crate::BrokerBuilder).
 #[derive(Debug, Clone, Copy)]
@@ -152,14 +143,15 @@ impl Outbox {
     }
 
     /// Queues a run, or says what else to do with it. The time is asked for only when it matters.
-    pub(crate) fn offer(&self, run: &Run, clock: impl FnOnce() -> Instant) -> Offer {
+    pub(crate) fn offer(&self, run: &mut Run<'_>, clock: impl FnOnce() -> Instant) -> Offer {
         let mut state = self.lock();
         if state.closed {
             self.discard(run);
             return Offer::Refused;
         }
         let rules = &self.depot.rules;
-        let cost = run.bytes.len() + OVERHEAD;
+        // At the most.
+        let cost = run.len() + OVERHEAD;
         let crowded = self.depot.buffered.load(Relaxed) + cost > rules.max_buffered;
         let low = if crowded { 0 } else { rules.low_mark };
         if state.queued > low {
@@ -171,13 +163,13 @@ impl Outbox {
             }
             let high = if crowded { 0 } else { rules.high_mark };
             if state.queued + cost > high && !self.make_room(&mut state, cost, high, now) {
-                self.drop_messages(&mut state, &run.bytes, false, now);
+                self.drop_messages(&mut state, run, false, now);
                 return Offer::Refused;
             }
         }
-        state.queue.push_back(run.bytes.clone());
+        let cost = state.queue.push(run);
         state.queued += cost;
-        self.session.queued(run.bytes.len(), run.payload);
+        self.session.queued(run.len(), run.payload);
         self.depot.buffered.fetch_add(cost, Relaxed);
         self.depot.counters.queued.add(run.messages.into());
         let more = state.queued <= low || state.pace == Pace::Held;
@@ -193,7 +185,7 @@ impl Outbox {
     /// the subscriber drains at the floor rate: once that is no longer so, nobody waits.
     ///
     /// When it is dropped before it returns, the run has been neither queued nor counted.
-    pub(crate) async fn offer_waiting(&self, run: &Run, mut until: Instant) {
+    pub(crate) async fn offer_waiting(&self, run: &mut Run<'_>, mut until: Instant) {
         loop {
             // Either there is room, or it is time to measure again.
             let _ = timeout_at(until, self.room.notified()).await;
@@ -240,7 +232,7 @@ impl Outbox {
     }
 
     /// Counts a run that will not be queued because a connection ends.
-    pub(crate) fn discard(&self, run: &Run) {
+    pub(crate) fn discard(&self, run: &Run<'_>) {
         self.depot.counters.discarded.add(run.messages.into());
     }
 
@@ -251,9 +243,7 @@ impl Outbox {
             if state.closed {
                 return Poll::Ready(false);
             }
-            if state.queue.capacity() > KEEP_CAPACITY {
-                state.queue = VecDeque::new();
-            }
+            state.queue.shrink();
             state.idle = true;
             self.writer.register(cx.waker());
             return Poll::Pending;
@@ -261,7 +251,7 @@ impl Outbox {
         let mut bytes = 0;
         while bytes < TAKE_BYTES
             && batch.len() < TAKE_RUNS
-            && let Some(run) = state.queue.pop_front()
+            && let Some(run) = state.queue.pop()
         {
             bytes += run.len();
             batch.push_back(run);
@@ -321,9 +311,8 @@ impl Outbox {
         let held_up = if was_closed { Duration::ZERO } else { state.held_up(&self.depot.rules, now) };
         state.deadline = None;
         if let Some(last) = last {
-            let cost = last.len() + OVERHEAD;
             self.session.queued(last.len(), 0);
-            state.queue.push_back(last);
+            let cost = state.queue.push_alone(last);
             state.queued += cost;
             self.depot.buffered.fetch_add(cost, Relaxed);
         }
@@ -356,7 +345,7 @@ impl Outbox {
         self.close(None);
         let begun = if written > 0 { taken.pop_front() } else { None };
         let mut state = self.lock();
-        let queue = mem::take(&mut state.queue);
+        let queue = state.queue.take();
         for run in taken.drain(..).chain(queue) {
             self.unqueue(&mut state, run.len(), 1);
             each(&mut state, &run);
@@ -374,7 +363,7 @@ impl Outbox {
     pub(crate) fn abandon(&self, taken: &mut VecDeque<Bytes>, mut written: usize) {
         self.close(None);
         let mut state = self.lock();
-        let queue = mem::take(&mut state.queue);
+        let queue = state.queue.take();
         for run in taken.drain(..).chain(queue) {
             let sent = mem::take(&mut written);
             self.unqueue(&mut state, run.len() - sent, 1);
@@ -385,10 +374,9 @@ impl Outbox {
 
     /// Counts messages that were queued when the connection ended.
     fn discard_queued(&self, run: &[u8]) {
-        if let Some((_, messages)) = scan::contents(run) {
-            self.depot.counters.discarded.add(messages);
-            self.depot.counters.unqueued.add(messages);
-        }
+        let messages = scan::contents(run).map(|(_, messages)| messages).sum();
+        self.depot.counters.discarded.add(messages);
+        self.depot.counters.unqueued.add(messages);
     }
 
     /// How many messages it has dropped so far.
@@ -429,7 +417,7 @@ impl Outbox {
             }
             SlowPolicy::DropOldest => {
                 while state.queued + cost > high
-                    && let Some(oldest) = state.queue.pop_front()
+                    && let Some(oldest) = state.queue.pop()
                 {
                     self.unqueue(state, oldest.len(), 1);
                     self.drop_messages(state, &oldest, true, now);
@@ -448,10 +436,16 @@ impl Outbox {
 
     /// Counts messages that a slow subscriber does not get, and logs that now and then.
     fn drop_messages(&self, state: &mut State, run: &[u8], was_queued: bool, now: Instant) {
-        let Some((channel, messages)) = scan::contents(run) else {
+        let mut messages = 0;
+        let mut last = None;
+        for (channel, more) in scan::contents(run) {
+            self.depot.counters.drop_messages(self.ident(), channel, more);
+            messages += more;
+            last = Some(channel);
+        }
+        let Some(channel) = last else {
             return;
         };
-        self.depot.counters.drop_messages(self.ident(), channel, messages);
         self.session.dropped(messages);
         if was_queued {
             self.depot.counters.unqueued.add(messages);

@@ -274,6 +274,10 @@ impl Subscribers {
         self.own.is_empty() && self.matching.iter().all(|list| list.is_empty())
     }
 
+    pub(crate) fn are(&self, others: &Self) -> bool {
+        self.iter().map(Arc::as_ptr).eq(others.iter().map(Arc::as_ptr))
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Outbox>> {
         self.own.iter().chain(self.matching.iter().flat_map(|list| list.iter()))
     }

@@ -1,11 +1,11 @@
 //! Finds runs of messages in received bytes without taking each apart.
 
-use hpfeeds::wire::{DecodeError, FrameRef, HEADER_LEN, Header, Limits, Opcode};
+use hpfeeds::wire::{FrameRef, HEADER_LEN, Header, Limits, Opcode};
 
 use crate::metrics::Sizes;
 
-/// How far a run reaches: consecutive whole PUBLISH frames with the same ident and channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How far some consecutive whole PUBLISH frames reach.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Extent {
     /// From the start of the bytes, in bytes.
     pub(crate) len: usize,
@@ -32,16 +32,21 @@ pub(crate) fn names(body: &[u8]) -> Option<&[u8]> {
 pub(crate) fn run(bytes: &[u8], first: Header, names: &[u8], limits: Limits, sizes: &mut Sizes) -> Extent {
     let mut run = Extent { len: first.length, messages: 1 };
     sizes.add(first.length);
-    while let Some(rest) = bytes.get(run.len..)
-        && let Ok(Some(header)) = Header::parse(rest, limits)
-        && header.opcode == Opcode::Publish
-        && body(rest, header).is_some_and(|body| body.starts_with(names))
+    while let Some((header, body)) = publish(bytes, run.len, limits)
+        && body.starts_with(names)
     {
         run.len += header.length;
         run.messages += 1;
         sizes.add(header.length);
     }
     run
+}
+
+/// The header and the body of the PUBLISH frame at a position, if there is a whole one.
+pub(crate) fn publish(bytes: &[u8], position: usize, limits: Limits) -> Option<(Header, &[u8])> {
+    let rest = bytes.get(position..)?;
+    let header = Header::parse(rest, limits).ok()?.filter(|header| header.opcode == Opcode::Publish)?;
+    Some((header, body(rest, header)?))
 }
 
 /// The first PUBLISH frames of `bytes` that are no more than so many messages and bytes together: at least the first,
@@ -62,17 +67,23 @@ pub(crate) fn portion(bytes: &[u8], limits: Limits, messages: u64, len: u64) -> 
     portion
 }
 
-/// The channel of a run and how many messages it holds; `None` when it is something else, such as an ERROR.
-pub(crate) fn contents(run: &[u8]) -> Option<(&str, u64)> {
-    let mut messages = 0;
-    let mut channel = None;
-    for frame in frames(run) {
-        if channel.is_none() {
-            channel = publish_channel(frame).ok()?;
+/// Channels and how many messages on each come one after the other in bytes that were checked when they were received.
+/// Other frames, such as an ERROR, are passed over.
+pub(crate) fn contents(mut bytes: &[u8]) -> impl Iterator<Item = (&str, u64)> {
+    let limits = Limits::new(u32::MAX);
+    std::iter::from_fn(move || {
+        loop {
+            let first = Header::parse(bytes, limits).ok()??;
+            let body = body(bytes, first)?;
+            let Ok(FrameRef::Publish { channel, .. }) = FrameRef::parse(first.opcode, body) else {
+                bytes = bytes.get(first.length..)?;
+                continue;
+            };
+            let run = run(bytes, first, names(body)?, limits, &mut Sizes::new(0));
+            bytes = bytes.get(run.len..)?;
+            return Some((channel, run.messages.into()));
         }
-        messages += 1;
-    }
-    channel.map(|channel| (channel, messages))
+    })
 }
 
 /// Where the frame ends that the position is inside of, or the position itself when it is between two frames.
@@ -107,16 +118,6 @@ fn frames(mut run: &[u8]) -> impl Iterator<Item = &[u8]> {
         run = rest;
         Some(frame)
     })
-}
-
-fn publish_channel(frame: &[u8]) -> Result<Option<&str>, DecodeError> {
-    let Some(header) = Header::parse(frame, Limits::new(u32::MAX))? else {
-        return Ok(None);
-    };
-    match FrameRef::parse(header.opcode, body(frame, header).unwrap_or_default())? {
-        FrameRef::Publish { channel, .. } => Ok(Some(channel)),
-        _ => Ok(None),
-    }
 }
 
 #[cfg(test)]
@@ -199,15 +200,18 @@ mod tests {
     }
 
     #[test]
-    fn contents_counts_messages_only() {
-        let mut bytes = BytesMut::new();
-        publish(&mut bytes, "i", "c", "1");
-        publish(&mut bytes, "i", "c", "2");
-        assert_eq!(contents(&bytes), Some(("c", 2)));
+    fn contents_counts_messages_by_channel() {
         let mut error = BytesMut::new();
         Frame::Error { message: "no".into() }.encode(&mut error, LIMITS).unwrap();
-        assert_eq!(contents(&error), None);
-        assert_eq!(contents(&[]), None);
+        let mut bytes = error.clone();
+        for channel in ["c", "c", "d", "c"] {
+            publish(&mut bytes, "i", channel, "1");
+        }
+        bytes.extend_from_slice(&error);
+        assert_eq!(contents(&bytes).collect::<Vec<_>>(), [("c", 2), ("d", 1), ("c", 1)]);
+        assert_eq!(contents(&bytes[..bytes.len() - 1]).count(), 3, "a part of a frame is nothing");
+        assert_eq!(contents(&error).count(), 0);
+        assert_eq!(contents(&[]).count(), 0);
     }
 
     #[test]

@@ -278,15 +278,15 @@ mod tests {
         };
         let depot = Depot::new(rules);
         let outbox = Outbox::new(Session::for_test("test"), ([127, 0, 0, 1], 1).into(), depot);
-        let run = Run { bytes: [FRAME, FRAME].concat().into(), messages: 2, payload: 0 };
+        let mut run = Run::new([FRAME, FRAME].concat().into(), 2, 0);
         let mut writer = Writer::new(write, outbox.clone());
         let now = Instant::now();
-        assert!(matches!(outbox.offer(&run, || now), Offer::Queued { .. }));
+        assert!(matches!(outbox.offer(&mut run, || now), Offer::Queued { .. }));
         assert!(poll_fn(|cx| Poll::Ready(writer.poll_run(cx))).await.is_pending());
         // It took exactly the first frame.
         writer.advance(FRAME.len());
-        assert!(matches!(outbox.offer(&run, || now), Offer::Wait(_)));
-        assert_eq!(outbox.offer(&run, || now + TICK), Offer::Refused);
+        assert!(matches!(outbox.offer(&mut run, || now), Offer::Wait(_)));
+        assert_eq!(outbox.offer(&mut run, || now + TICK), Offer::Refused);
         assert!(matches!(poll_fn(|cx| writer.poll_run(cx)).await, WriteEnd::Slow));
         outbox.close(Some(Bytes::from_static(ERROR)));
         let mut got = vec![0; filled + ERROR.len()];
@@ -309,8 +309,8 @@ mod tests {
         let (ident, channel) = ("i".parse().unwrap(), "c".parse().unwrap());
         let publish = Frame::Publish { ident, channel, payload: vec![0; 16 << 20].into() };
         publish.encode(&mut frame, Limits::new(u32::MAX)).unwrap();
-        let run = Run { bytes: frame.freeze(), messages: 1, payload: 16 << 20 };
-        assert!(matches!(outbox.offer(&run, Instant::now), Offer::Queued { .. }));
+        let mut run = Run::new(frame.freeze(), 1, 16 << 20);
+        assert!(matches!(outbox.offer(&mut run, Instant::now), Offer::Queued { .. }));
         let mut writer = Writer::new(write, outbox.clone());
         assert!(poll_fn(|cx| Poll::Ready(writer.poll_run(cx))).await.is_pending());
         assert!(writer.written > ERROR.len());

@@ -1,6 +1,8 @@
 //! Fast and slow subscribers, order, loss and memory.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "support/scrape.rs"]
+mod scrape;
 mod support;
 
 use std::time::Duration;
@@ -9,6 +11,7 @@ use bytes::BytesMut;
 use futures::StreamExt as _;
 use hpfeeds::wire::Frame;
 use hpfeeds_broker::{Broker, BrokerBuilder, Exposition, SlowPolicy};
+use scrape::{exporting, scrape};
 use support::{Peer, builder, bytes, number, numbered, publish, start, until, within};
 use tokio::{
     io::AsyncReadExt as _,
@@ -313,21 +316,10 @@ async fn raw_echo(broker: &Broker) -> (OwnedReadHalf, tokio::net::tcp::OwnedWrit
     stream.into_split()
 }
 
-#[tokio::test]
-async fn a_publisher_of_many_short_runs_takes_turns_with_others() {
-    const SUBSCRIBERS: u64 = 64;
-    const MESSAGES: u64 = 6_000;
-    let broker = start(builder().floor_window(LONG)).await;
-    let mut subscribers = Vec::new();
-    for _ in 0..SUBSCRIBERS {
-        subscribers.push(Peer::subscriber(&broker, &["a", "b"]).await);
-    }
-    let mut writer = Peer::dev(&broker).await;
-    let mut seen = broker.stats().received_messages;
-    let last = seen + MESSAGES;
-    writer.send_raw(&bytes((0..MESSAGES).map(|n| publish("dev", if n % 2 == 0 { "a" } else { "b" }, "")))).await;
-    // How much it gets done from one turn of ours to the next.
-    let mut most = 0;
+/// How much a publisher gets done from one turn of ours to the next, until it has published so much.
+async fn most_in_a_turn(broker: &Broker, messages: u64) -> u64 {
+    let (mut seen, mut most) = (broker.stats().received_messages, 0);
+    let last = seen + messages;
     within(async {
         while seen < last {
             tokio::task::yield_now().await;
@@ -337,7 +329,73 @@ async fn a_publisher_of_many_short_runs_takes_turns_with_others() {
         }
     })
     .await;
+    most
+}
+
+#[tokio::test]
+async fn a_publisher_of_many_short_runs_takes_turns_with_others() {
+    const SUBSCRIBERS: u64 = 64;
+    const MESSAGES: u64 = 6_000;
+    let broker = start(builder().floor_window(LONG)).await;
+    let mut subscribers = Vec::new();
+    for _ in 0..SUBSCRIBERS {
+        subscribers.push(Peer::subscriber(&broker, &["a", "b"]).await);
+    }
+    let by_turns = bytes((0..MESSAGES).map(|n| publish("dev", if n % 2 == 0 { "a" } else { "b" }, "")));
+    let mut writer = Peer::dev(&broker).await;
+    // All of them get the same, so what is queued is long: but there is much to look up.
+    writer.send_raw(&by_turns).await;
+    let most = most_in_a_turn(&broker, MESSAGES).await;
+    assert!(most <= 2 * 1024, "{most} messages in one turn");
+    // With one more of them who gets only every second message, each is queued by itself.
+    subscribers.push(Peer::subscriber(&broker, &["b"]).await);
+    writer.send_raw(&by_turns).await;
+    let most = most_in_a_turn(&broker, MESSAGES).await;
     assert!(most <= 2 * 1024 / SUBSCRIBERS, "{most} messages for {SUBSCRIBERS} subscribers in one turn");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_to_channels_by_turns_arrive_in_order_and_are_counted_apart() {
+    let broker = start(exporting(builder().floor_window(LONG))).await;
+    let mut sent = Vec::new();
+    // Runs of one to five messages, on channels in a changing order; nobody subscribes to `d`.
+    for n in 0..10_000 {
+        let channel = ["a", "b", "c", "d"][n * n / 7 % 4];
+        for more in 0..=n % 5 {
+            sent.push(publish("dev", channel, numbered(sent.len() as u64, 8 + (n + more) * 37 % 700)));
+        }
+    }
+    let mut readers = Vec::new();
+    for channels in [&["a", "b", "c"][..], &["a", "b"], &["b", "c"], &["c"], &["a", "b", "c"]] {
+        let mut peer = Peer::subscriber(&broker, channels).await;
+        let wanted = |frame: &&Frame| matches!(frame, Frame::Publish { channel, .. } if channels.contains(&&**channel));
+        let expected: Vec<_> = sent.iter().filter(wanted).cloned().collect();
+        readers.push(tokio::spawn(async move {
+            for frame in expected {
+                assert_eq!(peer.next().await, Some(frame));
+            }
+        }));
+    }
+    let mut writer = Peer::dev(&broker).await;
+    let all = bytes(sent.iter().cloned());
+    let writing = tokio::spawn(async move {
+        // Cut anywhere.
+        for part in all.chunks(100_003) {
+            writer.send_raw(part).await;
+        }
+        writer.confirm().await;
+    });
+    for task in readers.into_iter().chain([writing]) {
+        within(task).await.unwrap();
+    }
+    let exposed = scrape(&broker).await;
+    for channel in ["a", "b", "c", "d"] {
+        let is_there = |frame: &&Frame| matches!(frame, Frame::Publish { channel: own, .. } if **own == *channel);
+        let count = u32::try_from(sent.iter().filter(is_there).count()).unwrap();
+        let counted = exposed.sum(&format!("hpfeeds_broker_receive_publish_size_count{{chan=\"{channel}\"}}"));
+        assert_eq!(counted, Some(f64::from(count)), "{channel}");
+    }
+    assert_eq!((broker.stats().dropped, broker.stats().discarded), (0, 0));
 }
 
 #[tokio::test]
@@ -347,16 +405,7 @@ async fn a_publisher_to_many_channels_takes_turns_with_others() {
     let mut writer = Peer::dev(&broker).await;
     // Each has to be looked up, and nobody wants them.
     writer.send_raw(&bytes((0..MESSAGES).map(|n| publish("dev", &format!("c{n}"), "")))).await;
-    let (mut seen, mut most) = (0, 0);
-    within(async {
-        while seen < MESSAGES {
-            tokio::task::yield_now().await;
-            let now = broker.stats().received_messages;
-            most = most.max(now - seen);
-            seen = now;
-        }
-    })
-    .await;
+    let most = most_in_a_turn(&broker, MESSAGES).await;
     assert!(most <= 2 * 1024 / 8, "{most} channels in one turn");
 }
 

@@ -165,7 +165,7 @@ fn broker(received: &[u8], max: u32) {
         let len = same.last().map_or(0, |last| last.1 - start);
         assert_eq!(run, (len, same.len()), "the run at {start}");
         let bytes = &received[*start..start + len];
-        assert_eq!(scan::contents(bytes), Some((wanted.1.to_string(), same.len())));
+        assert_eq!(scan::contents(bytes), [(wanted.1.to_string(), same.len())]);
         for (begin, end, _) in same.into_iter().map(|(a, b, f)| (a - start, b - start, f)).take(4) {
             for position in [begin, begin + 1, end - 1].into_iter().filter(|position| *position < len) {
                 let boundary = if position == begin { (begin, begin) } else { (begin, end) };

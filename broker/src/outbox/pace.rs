@@ -1,11 +1,10 @@
 //! What is queued for a subscriber, and how fast it takes it.
 
-use std::{collections::VecDeque, mem, time::Duration};
+use std::{mem, time::Duration};
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{OVERHEAD, Rules};
+use super::{OVERHEAD, Rules, queue::Queue};
 
 /// How often drops of one subscriber are logged.
 pub(super) const REPORT: Duration = Duration::from_secs(10);
@@ -20,7 +19,7 @@ pub(super) const CALM: Duration = Duration::from_secs(60);
 /// What is behind the lock of an outbox.
 #[derive(Default)]
 pub(super) struct State {
-    pub(super) queue: VecDeque<Bytes>,
+    pub(super) queue: Queue,
     /// The cost of what is in the queue and of what the writer has taken but not yet written.
     pub(super) queued: usize,
     pub(super) closed: bool,

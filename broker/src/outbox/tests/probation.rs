@@ -42,8 +42,8 @@ fn nobody_waits_for_one_that_was_slow_before() {
     assert!(f.outbox.lock().deadline.is_some());
     // Others are waited for, also those of one network.
     let other = Outbox::new(Session::for_test("other"), ([127, 0, 0, 1], 2).into(), f.depot.clone());
-    while let Offer::Queued { .. } = other.offer(&run(0), || f.now) {}
-    assert!(matches!(other.offer(&run(0), || f.now), Offer::Wait(_)));
+    while let Offer::Queued { .. } = other.offer(&mut run(0), || f.now) {}
+    assert!(matches!(other.offer(&mut run(0), || f.now), Offer::Wait(_)));
 }
 
 #[test]
@@ -95,8 +95,8 @@ fn one_that_reads_on_is_waited_for_again() {
 
 #[test]
 fn one_that_reads_less_than_the_floor_rate_stays_on_probation() {
-    // 372 bytes each.
-    let mut f = suspect(Rules { floor_rate: 1000, ..RULES });
+    // 4,872 bytes each.
+    let mut f = suspect(Rules { floor_rate: 10_000, ..RULES });
     for _ in 0..10 {
         f.window(2);
     }
@@ -186,14 +186,14 @@ async fn one_that_leaves_before_it_is_found_slow_is_remembered() {
     // nobody waits for it any more after the third time.
     let third = WINDOW / 3 + Duration::from_millis(1);
     for (floor_rate, waited, taken, rest, remembered) in [
-        (100, third, 0, 3, true),
-        (100, WINDOW / 4, 0, 3, false),
-        // It takes 1,113 bytes a second.
-        (1100, third, 1, 3, false),
-        (1150, third, 1, 3, true),
-        (100, third, 0, 2, false),
+        (1000, third, 0, 3, true),
+        (1000, WINDOW / 4, 0, 3, false),
+        // It takes 14,572 bytes a second.
+        (14_500, third, 1, 3, false),
+        (14_700, third, 1, 3, true),
+        (1000, third, 0, 2, false),
         // Nobody can have waited so long.
-        (100, 2 * WINDOW, 0, 3, false),
+        (1000, 2 * WINDOW, 0, 3, false),
     ] {
         let mut f = fixture(Rules { floor_rate, ..RULES });
         for _ in 0..3 {
@@ -206,7 +206,7 @@ async fn one_that_leaves_before_it_is_found_slow_is_remembered() {
             }
             tokio::time::advance(waited).await;
             while f.outbox.lock().queued > rest * COST {
-                f.outbox.lock().queue.pop_back();
+                f.outbox.lock().queue.pop().unwrap();
                 f.outbox.lock().queued -= COST;
             }
             f = f.back();

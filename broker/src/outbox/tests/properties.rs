@@ -60,15 +60,15 @@ struct Reader {
 }
 
 /// Numbered messages, so that each is another.
-fn numbered(first: u32, messages: u8, payload: usize) -> Run {
+fn numbered(first: u32, messages: u8, payload: usize) -> Run<'static> {
     let mut bytes = BytesMut::new();
     for number in (first..).take(messages.into()) {
         let mut payload = vec![0; payload];
         payload[..4].copy_from_slice(&number.to_be_bytes());
-        let (ident, channel) = ("i".parse().unwrap(), "c".parse().unwrap());
+        let (ident, channel) = ("i".parse().unwrap(), if number % 3 == 0 { "c" } else { "d" }.parse().unwrap());
         Frame::Publish { ident, channel, payload: payload.into() }.encode(&mut bytes, Limits::default()).unwrap();
     }
-    Run { bytes: bytes.freeze(), messages: messages.into(), payload: payload * usize::from(messages) }
+    Run::new(bytes.freeze(), messages.into(), payload * usize::from(messages))
 }
 
 /// The numbers in whole frames, and what is left.
@@ -118,15 +118,15 @@ impl Reader {
     /// Bytes that are queued or taken and not written, and runs of these.
     fn left(&self) -> (usize, usize) {
         let state = self.outbox.lock();
-        let runs = || self.taken.iter().chain(&state.queue);
-        (runs().map(Bytes::len).sum::<usize>() - self.written, runs().count())
+        let runs = || self.taken.iter().map(|run| &run[..]).chain(state.queue.iter());
+        (runs().map(<[u8]>::len).sum::<usize>() - self.written, runs().count())
     }
 
     /// Messages that it has got, or may still get.
     fn messages(&self) -> Vec<u32> {
         let mut all = self.stream.clone();
         let state = self.outbox.lock();
-        let mut rest = self.taken.iter().chain(&state.queue);
+        let mut rest = self.taken.iter().map(|run| &run[..]).chain(state.queue.iter());
         if let Some(first) = rest.next() {
             all.extend_from_slice(&first[self.written..]);
         }
@@ -158,11 +158,11 @@ proptest! {
         for step in steps {
             match step {
                 Step::Offer { to, messages, payload } => {
-                    let run = numbered(number, messages, payload);
+                    let mut run = numbered(number, messages, payload);
                     number += u32::from(messages);
-                    largest = largest.max(run.bytes.len() + OVERHEAD);
+                    largest = largest.max(run.len() + OVERHEAD);
                     let before = readers[to].outbox.lock().queued;
-                    match readers[to].outbox.offer(&run, || now) {
+                    match readers[to].outbox.offer(&mut run, || now) {
                         // It is offered again when there is room, or never.
                         Offer::Wait(until) => {
                             prop_assert!(until > now, "waiting until now would be a loop");

@@ -1,0 +1,112 @@
+//! Runs that the same subscribers get, gathered: on channels by turns a message costs little more than on one.
+
+use std::{mem, sync::Arc};
+
+use tokio::time::Instant;
+
+use crate::{
+    buffer::ReadBuffer,
+    metrics::Stall,
+    outbox::{Offer, Outbox, Run},
+    router::Subscribers,
+    scan::Extent,
+    stats::Counters,
+};
+
+/// Whole PUBLISH frames at the start of a read buffer, and who subscribes to the channels of all of them.
+#[derive(Default)]
+pub(crate) struct Group {
+    /// `None` while it is empty.
+    subscribers: Option<Subscribers>,
+    /// How far it reaches.
+    extent: Extent,
+    payload: usize,
+}
+
+impl Group {
+    pub(crate) fn extent(&self) -> Extent {
+        self.extent
+    }
+
+    /// Whether what they get may be added.
+    pub(crate) fn takes(&self, subscribers: &Subscribers) -> bool {
+        self.subscribers.as_ref().is_none_or(|own| own.are(subscribers))
+    }
+
+    /// Adds the run that follows.
+    pub(crate) fn add(&mut self, run: Extent, payload: usize, subscribers: Subscribers) {
+        self.subscribers.get_or_insert(subscribers);
+        self.extent.len += run.len;
+        self.extent.messages += run.messages;
+        self.payload += payload;
+    }
+
+    /// Takes it out of the buffer, counts and queues it: how often is added to `work`. Returns what is left to do when
+    /// somebody has no room for it yet. Then it is empty.
+    pub(crate) fn queue(
+        &mut self,
+        counters: &Counters,
+        buffer: &mut ReadBuffer,
+        work: &mut usize,
+    ) -> Option<Unsettled> {
+        let Self { subscribers, extent, payload } = mem::take(self);
+        counters.received_messages.add(extent.messages.into());
+        counters.received_bytes.add(extent.len as u64);
+        let Some(subscribers) = subscribers.filter(|subscribers| !subscribers.is_empty()) else {
+            buffer.skip(extent.len);
+            return None;
+        };
+        let taken = buffer.take(extent.len);
+        let copied = taken.is_none();
+        let mut run = match taken {
+            Some(frames) => Run::new(frames, extent.messages, payload),
+            None => Run::received(&buffer.bytes[..extent.len], extent.messages, payload),
+        };
+        let mut waiting = Vec::new();
+        for outbox in subscribers.iter() {
+            *work += 1;
+            if let Offer::Wait(until) = outbox.offer(&mut run, Instant::now) {
+                waiting.push((outbox.clone(), until));
+            }
+        }
+        let unsettled = (!waiting.is_empty()).then(|| Unsettled { run: run.into_own(), copied, waiting });
+        if copied {
+            buffer.skip(extent.len);
+        }
+        unsettled
+    }
+}
+
+/// A run that somebody who keeps up has no room for yet.
+pub(crate) struct Unsettled {
+    run: Run<'static>,
+    /// It does not hold on to the whole read buffer.
+    copied: bool,
+    /// Whose outbox it has still to go to, and when to try again at the latest.
+    waiting: Vec<(Arc<Outbox>, Instant)>,
+}
+
+impl Unsettled {
+    /// Bytes that it holds on to, and whether it does on to the read buffer.
+    pub(crate) fn holds(&self) -> (usize, bool) {
+        let copy = if self.copied { self.run.len() } else { 0 };
+        (mem::size_of_val(&*self.waiting) + copy, !self.copied)
+    }
+
+    /// Waits until everybody has it.
+    pub(crate) async fn settle(mut self, _stall: Stall) {
+        while let Some((outbox, until)) = self.waiting.last() {
+            outbox.offer_waiting(&mut self.run, *until).await;
+            self.waiting.pop();
+        }
+    }
+}
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        // Nobody waits any more, as the broker stops.
+        for (outbox, _) in &self.waiting {
+            outbox.discard(&self.run);
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What waits to be written, in order.
+
+use std::{collections::VecDeque, mem};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{OVERHEAD, Run};
+
+/// Runs up to this length that come one after the other are put into one piece of memory, of this length at most. What a
+/// run costs by itself (an allocation, and a slice of a vectored write, of which there are only so many) is more than
+/// copying it.
+const SHORT: usize = 2 * 1024;
+const PIECE: usize = 16 * 1024;
+
+/// A queue that has grown longer gives its room back when it is empty.
+const KEEP_CAPACITY: usize = 64;
+
+#[derive(Default)]
+pub(super) struct Queue {
+    pieces: VecDeque<Bytes>,
+    /// The last one, when more may be added to it.
+    open: BytesMut,
+}
+
+impl Queue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.pieces.is_empty() && self.open.is_empty()
+    }
+
+    /// Adds a run. Returns what it costs: its bytes, and what a piece of memory takes if it needs one.
+    pub(super) fn push(&mut self, run: &mut Run<'_>) -> usize {
+        let len = run.len();
+        if len > SHORT {
+            return self.push_alone(run.share());
+        }
+        let (used, room) = (self.open.len(), self.open.capacity());
+        if used > 0 && room - used >= len {
+            self.open.extend_from_slice(run);
+            return len;
+        }
+        self.seal();
+        match self.pieces.back() {
+            // Who has more than one short run queued does not keep up: the next ones will be put beside this one. Pieces
+            // grow with what is queued, so that not much more than half of their memory is unused.
+            Some(last) if used > 0 || last.len() <= SHORT => {
+                self.open = BytesMut::with_capacity((2 * room.max(last.len())).clamp(2 * len, PIECE));
+                self.open.extend_from_slice(run);
+                len + OVERHEAD
+            }
+            _ => self.push_alone(run.share()),
+        }
+    }
+
+    /// Adds what stays a piece by itself.
+    pub(super) fn push_alone(&mut self, piece: Bytes) -> usize {
+        self.seal();
+        let cost = piece.len() + OVERHEAD;
+        self.pieces.push_back(piece);
+        cost
+    }
+
+    /// Takes the oldest piece out.
+    pub(super) fn pop(&mut self) -> Option<Bytes> {
+        if self.pieces.is_empty() {
+            self.seal();
+        }
+        self.pieces.pop_front()
+    }
+
+    /// Takes everything out.
+    pub(super) fn take(&mut self) -> VecDeque<Bytes> {
+        self.seal();
+        mem::take(&mut self.pieces)
+    }
+
+    /// It is empty: gives its room back if it is large.
+    pub(super) fn shrink(&mut self) {
+        if self.pieces.capacity() > KEEP_CAPACITY {
+            self.pieces = VecDeque::new();
+        }
+    }
+
+    fn seal(&mut self) {
+        if !self.open.is_empty() {
+            self.pieces.push_back(mem::take(&mut self.open).freeze());
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+
+    impl Queue {
+        pub(in super::super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+            let open = Some(&self.open[..]).filter(|open| !open.is_empty());
+            self.pieces.iter().map(|piece| &piece[..]).chain(open)
+        }
+    }
+
+    fn push(queue: &mut Queue, number: u8, len: usize) -> usize {
+        queue.push(&mut Run::received(&vec![number; len], 1, 0))
+    }
+
+    #[test]
+    fn short_runs_share_pieces_and_stay_in_order() {
+        let mut queue = Queue::default();
+        let (mut cost, mut all) = (0, Vec::new());
+        for number in 0..=255 {
+            // Every eighth is long.
+            let len = if number % 8 == 7 { SHORT + 1 } else { 300 };
+            cost += push(&mut queue, number, len);
+            all.resize(all.len() + len, number);
+        }
+        let pieces = queue.iter().count();
+        assert_eq!(cost, all.len() + pieces * OVERHEAD);
+        // The seven short ones between two long ones: 300 bytes, 600 and 1,200.
+        assert_eq!(pieces, 4 * 32);
+        let mut out = Vec::new();
+        for _ in 0..pieces {
+            out.extend_from_slice(&queue.pop().unwrap());
+        }
+        assert!(queue.pop().is_none() && queue.is_empty());
+        assert_eq!(out, all);
+    }
+
+    #[test]
+    fn pieces_grow_to_their_bound() {
+        for len in [1, 100, 300, 1000, SHORT] {
+            let mut queue = Queue::default();
+            for number in 0..=255 {
+                push(&mut queue, number, len);
+            }
+            let most = queue.iter().map(<[u8]>::len).max().unwrap();
+            assert!(most <= PIECE && most + len > PIECE.min(255 * len / 2), "{len}: {most}");
+        }
+    }
+
+    #[test]
+    fn its_memory_is_at_most_twice_what_it_costs_and_a_piece() {
+        let lengths = [1, 10, 100, 300, 1000, SHORT, SHORT + 1, 3000, PIECE - 1, PIECE, PIECE + 1];
+        for first in lengths {
+            for second in lengths {
+                for third in lengths {
+                    let mut queue = Queue::default();
+                    let (mut cost, mut taken) = (0, 0);
+                    for len in [first, second, third].into_iter().cycle().take(99) {
+                        let before = queue.open.capacity();
+                        cost += push(&mut queue, 0, len);
+                        let alone = if queue.open.is_empty() { len } else { 0 };
+                        taken += alone + if queue.open.capacity() == before { 0 } else { queue.open.capacity() };
+                        assert!(taken <= 2 * cost + PIECE, "{first} {second} {third}: {taken} for {cost}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn who_keeps_up_gets_what_others_get_without_another_copy() {
+        let (mut one, mut other) = (Queue::default(), Queue::default());
+        let mut run = Run::received(b"run", 1, 0);
+        assert_eq!((one.push(&mut run), other.push(&mut run)), (3 + OVERHEAD, 3 + OVERHEAD));
+        let (one, other) = (one.pop().unwrap(), other.pop().unwrap());
+        assert_eq!((one.as_ptr(), &one[..]), (other.as_ptr(), &b"run"[..]));
+    }
+
+    #[test]
+    fn what_stays_alone_ends_a_piece() {
+        let mut queue = Queue::default();
+        for number in 0..3 {
+            push(&mut queue, number, 10);
+        }
+        assert_eq!(queue.push_alone(Bytes::from_static(b"last")), 4 + OVERHEAD);
+        assert_eq!(queue.take().pop_back().unwrap(), "last");
+        assert!(queue.is_empty());
+    }
+}
