@@ -34,7 +34,8 @@ pub(crate) struct ReadBuffer {
     pub(crate) bytes: BytesMut,
     /// How many bytes the frame at the start still lacks, when its header is there.
     pub(crate) missing: usize,
-    /// How much of this its limit on what it publishes lets pass: whole PUBLISH frames. 0 without a limit.
+    /// How much of this its limit on what it publishes lets pass: whole PUBLISH frames. 0 before it has been asked, which
+    /// it is before each [`passing`](Self::passing), and when there is no limit.
     pub(crate) granted: usize,
     chunk: usize,
     /// The size of the whole allocation that `bytes` is a part of, and with it every run that was taken out of it.

@@ -21,6 +21,7 @@ pub(crate) struct Group {
     /// How far it reaches.
     extent: Extent,
     payload: usize,
+    runs: usize,
 }
 
 impl Group {
@@ -39,9 +40,10 @@ impl Group {
         self.extent.len += run.len;
         self.extent.messages += run.messages;
         self.payload += payload;
+        self.runs += 1;
     }
 
-    /// Takes it out of the buffer, counts and queues it: how often is added to `work`. Returns what is left to do when
+    /// Takes it out of the buffer, counts and queues it, and adds to `work` how often. Returns what is left to do when
     /// somebody has no room for it yet. Then it is empty.
     pub(crate) fn queue(
         &mut self,
@@ -49,7 +51,7 @@ impl Group {
         buffer: &mut ReadBuffer,
         work: &mut usize,
     ) -> Option<Unsettled> {
-        let Self { subscribers, extent, payload } = mem::take(self);
+        let Self { subscribers, extent, payload, runs } = mem::take(self);
         counters.received_messages.add(extent.messages.into());
         counters.received_bytes.add(extent.len as u64);
         let Some(subscribers) = subscribers.filter(|subscribers| !subscribers.is_empty()) else {
@@ -64,10 +66,15 @@ impl Group {
         };
         let mut waiting = Vec::new();
         for outbox in subscribers.iter() {
-            *work += 1;
-            if let Offer::Wait(until) = outbox.offer(&mut run, Instant::now) {
-                waiting.push((outbox.clone(), until));
-            }
+            *work += match outbox.offer(&mut run, Instant::now) {
+                Offer::Queued { .. } => 1,
+                // What is dropped is counted for each channel.
+                Offer::Refused => runs,
+                Offer::Wait(until) => {
+                    waiting.push((outbox.clone(), until));
+                    1
+                }
+            };
         }
         let unsettled = (!waiting.is_empty()).then(|| Unsettled { run: run.into_own(), copied, waiting });
         if copied {
@@ -107,6 +114,38 @@ impl Drop for Unsettled {
         // Nobody waits any more, as the broker stops.
         for (outbox, _) in &self.waiting {
             outbox.discard(&self.run);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::{Key, router::Router, subscriptions::Subscriptions};
+
+    #[test]
+    fn what_is_dropped_costs_a_step_for_each_run() {
+        for (closed, steps) in [(false, 2), (true, 6)] {
+            let (router, all) = (Arc::<Router>::default(), Key::new("test", "s").unwrap().subscribe(["*"]).unwrap());
+            let topic = router.topic(&"c".parse().unwrap());
+            let subscribers = [(); 2].map(|()| {
+                let mut subscriber = Subscriptions::new(router.clone(), Outbox::for_test());
+                subscriber.add("c".parse().unwrap(), &all).unwrap();
+                subscriber
+            });
+            for subscriber in subscribers.iter().filter(|_| closed) {
+                subscriber.outbox().close(None);
+            }
+            let mut buffer = ReadBuffer::new(BytesMut::from(&[0; 100][..]));
+            let (mut group, mut work) = (Group::default(), 0);
+            for _ in 0..3 {
+                group.add(Extent { len: 30, messages: 1 }, 10, topic.subscribers());
+            }
+            assert!(group.queue(&Counters::default(), &mut buffer, &mut work).is_none());
+            assert_eq!((work, buffer.bytes.len(), group.extent().len), (steps, 10, 0));
         }
     }
 }

@@ -30,8 +30,11 @@ use crate::{
 /// How much one connection handles before others get their turn.
 const TURN: usize = 1 << 20;
 
-/// How often a run is queued for somebody before others get their turn.
+/// How often a run is queued for somebody, or gathered with others, before others get their turn.
 const WORK: usize = 1024;
+
+/// How many subscribers are compared, to find out whether two channels have the same, in the time of one such step.
+const COMPARED: usize = 64;
 
 /// What it costs to change the list of a channel's or pattern's subscribers, in the same measure: it is copied.
 const SUBSCRIPTION_WORK: usize = 8;
@@ -303,6 +306,7 @@ impl Inbound {
         while self.work <= WORK {
             let position = group.extent().len;
             let Some((first, body)) = scan::publish(self.buffer.passing(), position, limits) else {
+                debug_assert!(position > 0, "what passes is whole frames, and the first is there");
                 break;
             };
             let Some(Route { names, topic, series }) = self.routes.find(body) else {
@@ -316,6 +320,9 @@ impl Inbound {
                 continue;
             };
             let subscribers = topic.subscribers();
+            if position > 0 {
+                self.work += 1 + subscribers.len() / COMPARED;
+            }
             if !group.takes(&subscribers)
                 && let Some(unsettled) = group.queue(counters, &mut self.buffer, &mut self.work)
             {
@@ -329,7 +336,6 @@ impl Inbound {
             let payload = run.len - run.messages as usize * overhead;
             series.published(&sizes, payload);
             group.add(run, payload, subscribers);
-            self.work += usize::from(position > 0);
         }
         let unsettled = group.queue(counters, &mut self.buffer, &mut self.work);
         Ok(unsettled.map(|unsettled| self.wait(unsettled)))

@@ -54,11 +54,11 @@ mod pace;
 mod queue;
 mod run;
 
-/// What a queued run takes besides its bytes: its place in the queue and its allocation.
+/// What a queued piece of memory takes besides its bytes: its place in the queue and its allocation.
 const OVERHEAD: usize = 128;
 
 /// How much the writer takes at once. What it has taken can no longer be dropped as the oldest.
-const TAKE_RUNS: usize = 64;
+const TAKE_PIECES: usize = 64;
 const TAKE_BYTES: usize = 256 * 1024;
 
 /// The marks and policy of every outbox. See [`BrokerBuilder`](crate::BrokerBuilder).
@@ -250,7 +250,7 @@ impl Outbox {
         }
         let mut bytes = 0;
         while bytes < TAKE_BYTES
-            && batch.len() < TAKE_RUNS
+            && batch.len() < TAKE_PIECES
             && let Some(run) = state.queue.pop()
         {
             bytes += run.len();
@@ -259,24 +259,24 @@ impl Outbox {
         Poll::Ready(true)
     }
 
-    /// Accounts for what the writer has written: bytes, and runs of which the last byte was among them. The time is
+    /// Accounts for what the writer has written: bytes, and pieces of which the last byte was among them. The time is
     /// asked for only when it matters.
-    pub(crate) fn sent(&self, bytes: usize, runs: usize, clock: impl FnOnce() -> Instant) {
+    pub(crate) fn sent(&self, bytes: usize, pieces: usize, clock: impl FnOnce() -> Instant) {
         let rules = &self.depot.rules;
         self.depot.counters.sent_bytes.add(bytes as u64);
-        let buffered = self.depot.buffered.fetch_sub(bytes + runs * OVERHEAD, Relaxed);
+        let buffered = self.depot.buffered.fetch_sub(bytes + pieces * OVERHEAD, Relaxed);
         let low = if buffered > rules.max_buffered { 0 } else { rules.low_mark };
         let mut state = self.lock();
         self.session.sent(bytes);
         let mut recovered = false;
         if state.pace == Pace::Slow || state.trial.is_some() {
             let now = clock();
-            recovered = state.sent(bytes, runs, rules, Some(now));
+            recovered = state.sent(bytes, pieces, rules, Some(now));
             if state.pace == Pace::Slow {
                 recovered |= state.measure(rules, now);
             }
         } else {
-            recovered |= state.sent(bytes, runs, rules, None);
+            recovered |= state.sent(bytes, pieces, rules, None);
         }
         let room = state.queued <= low;
         drop(state);
@@ -427,8 +427,8 @@ impl Outbox {
         }
     }
 
-    fn unqueue(&self, state: &mut State, bytes: usize, runs: usize) {
-        let cost = bytes + runs * OVERHEAD;
+    fn unqueue(&self, state: &mut State, bytes: usize, pieces: usize) {
+        let cost = bytes + pieces * OVERHEAD;
         self.session.unqueued(bytes);
         state.queued -= cost;
         self.depot.buffered.fetch_sub(cost, Relaxed);

@@ -274,6 +274,11 @@ impl Subscribers {
         self.own.is_empty() && self.matching.iter().all(|list| list.is_empty())
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.own.len() + self.matching.iter().map(|list| list.len()).sum::<usize>()
+    }
+
+    /// Whether they are the same, in the same order.
     pub(crate) fn are(&self, others: &Self) -> bool {
         self.iter().map(Arc::as_ptr).eq(others.iter().map(Arc::as_ptr))
     }

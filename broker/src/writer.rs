@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{accounts::Budget, outbox::Outbox, rate::Limiter, scan, socket::WriteHalf};
 
-/// How many runs one system call writes.
+/// How many pieces one system call writes.
 const SLICES: usize = 64;
 
 /// The only one who takes out of an outbox.
@@ -211,19 +211,19 @@ impl<'a> Writer<'a> {
     }
 
     fn advance(&mut self, n: usize) {
-        let mut runs = 0;
+        let mut pieces = 0;
         self.written += n;
         if self.budget.is_some() {
             self.granted -= n;
         }
-        while let Some(run) = self.taken.front()
-            && run.len() <= self.written
+        while let Some(piece) = self.taken.front()
+            && piece.len() <= self.written
         {
-            self.written -= run.len();
-            runs += 1;
+            self.written -= piece.len();
+            pieces += 1;
             self.taken.pop_front();
         }
-        self.outbox.sent(n, runs, Instant::now);
+        self.outbox.sent(n, pieces, Instant::now);
     }
 }
 

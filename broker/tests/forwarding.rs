@@ -360,15 +360,15 @@ async fn messages_to_channels_by_turns_arrive_in_order_and_are_counted_apart() {
     let mut sent = Vec::new();
     // Runs of one to five messages, on channels in a changing order; nobody subscribes to `d`.
     for n in 0..10_000 {
-        let channel = ["a", "b", "c", "d"][n * n / 7 % 4];
+        let channel = ["x.a", "x.b", "c", "d"][n * n / 7 % 4];
         for more in 0..=n % 5 {
             sent.push(publish("dev", channel, numbered(sent.len() as u64, 8 + (n + more) * 37 % 700)));
         }
     }
     let mut readers = Vec::new();
-    for channels in [&["a", "b", "c"][..], &["a", "b"], &["b", "c"], &["c"], &["a", "b", "c"]] {
+    for channels in [&["x.a", "x.b", "c"][..], &["x.a", "x.b"], &["x.b", "c"], &["x.*"], &["c"], &["x.*", "c"]] {
         let mut peer = Peer::subscriber(&broker, channels).await;
-        let wanted = |frame: &&Frame| matches!(frame, Frame::Publish { channel, .. } if channels.contains(&&**channel));
+        let wanted = |frame: &&Frame| matches!(frame, Frame::Publish { channel, .. } if channels.iter().any(|own| own == &&**channel || *own == "x.*" && channel.starts_with("x.")));
         let expected: Vec<_> = sent.iter().filter(wanted).cloned().collect();
         readers.push(tokio::spawn(async move {
             for frame in expected {
@@ -389,7 +389,7 @@ async fn messages_to_channels_by_turns_arrive_in_order_and_are_counted_apart() {
         within(task).await.unwrap();
     }
     let exposed = scrape(&broker).await;
-    for channel in ["a", "b", "c", "d"] {
+    for channel in ["x.a", "x.b", "c", "d"] {
         let is_there = |frame: &&Frame| matches!(frame, Frame::Publish { channel: own, .. } if **own == *channel);
         let count = u32::try_from(sent.iter().filter(is_there).count()).unwrap();
         let counted = exposed.sum(&format!("hpfeeds_broker_receive_publish_size_count{{chan=\"{channel}\"}}"));

@@ -264,6 +264,23 @@ async fn publishing_is_delayed_and_nothing_is_lost() {
     }
 }
 
+/// Long runs, of which some are taken out of the receive buffer without a copy, between short ones that nobody gets.
+#[tokio::test(start_paused = true)]
+async fn publishing_to_channels_by_turns_is_delayed_and_nothing_is_lost() {
+    let broker = start(with_carol().publish_bytes(200_000)).await;
+    let mut reader = reader(&broker).await;
+    let channel = |n: u64| if n % 20 < 3 { "nobody" } else { "c" };
+    let sent = bytes((0..800).map(|n| publish("dev", channel(n), numbered(n, 1000 - channel(n).len() - 10))));
+    assert_eq!(sent.len(), 800_000);
+    let peer = Peer::dev(&broker).await;
+    let start = Instant::now();
+    send_and_confirm(peer, sent).await;
+    assert_took(start, 3.0);
+    for n in (0..800).filter(|n| channel(*n) == "c") {
+        assert_eq!(number(&reader.next().await.unwrap()), n);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn connections_of_an_ident_share_its_limit_and_others_have_their_own() {
     let broker = start(with_carol().publish_rate(10)).await;

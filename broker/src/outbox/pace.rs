@@ -109,8 +109,8 @@ impl State {
     }
 
     /// Whether this has ended a deadline. The time has to be given on probation.
-    pub(super) fn sent(&mut self, bytes: usize, runs: usize, rules: &Rules, now: Option<Instant>) -> bool {
-        self.queued -= bytes + runs * OVERHEAD;
+    pub(super) fn sent(&mut self, bytes: usize, pieces: usize, rules: &Rules, now: Option<Instant>) -> bool {
+        self.queued -= bytes + pieces * OVERHEAD;
         let calm = self.queued <= rules.low_mark;
         if let Some(trial) = &mut self.trial {
             trial.drained += bytes;

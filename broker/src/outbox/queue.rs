@@ -4,12 +4,9 @@ use std::{collections::VecDeque, mem};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{OVERHEAD, Run};
+use super::{OVERHEAD, Run, run::SHORT};
 
-/// Runs up to this length that come one after the other are put into one piece of memory, of this length at most. What a
-/// run costs by itself (an allocation, and a slice of a vectored write, of which there are only so many) is more than
-/// copying it.
-const SHORT: usize = 2 * 1024;
+/// The longest piece of memory that short runs are put into, one after the other.
 const PIECE: usize = 16 * 1024;
 
 /// A queue that has grown longer gives its room back when it is empty.
@@ -33,17 +30,17 @@ impl Queue {
         if len > SHORT {
             return self.push_alone(run.share());
         }
-        let (used, room) = (self.open.len(), self.open.capacity());
-        if used > 0 && room - used >= len {
+        let used = self.open.len();
+        if used > 0 && self.open.capacity() - used >= len {
             self.open.extend_from_slice(run);
             return len;
         }
         self.seal();
         match self.pieces.back() {
-            // Who has more than one short run queued does not keep up: the next ones will be put beside this one. Pieces
-            // grow with what is queued, so that not much more than half of their memory is unused.
+            // Who has more than one short run queued does not keep up: the next ones will be put beside this one. A piece
+            // is at most twice as large as what is in the one before it, or the run, so that not much is unused.
             Some(last) if used > 0 || last.len() <= SHORT => {
-                self.open = BytesMut::with_capacity((2 * room.max(last.len())).clamp(2 * len, PIECE));
+                self.open = BytesMut::with_capacity((2 * last.len()).clamp(2 * len, PIECE));
                 self.open.extend_from_slice(run);
                 len + OVERHEAD
             }
@@ -90,7 +87,12 @@ impl Queue {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
+    use proptest::{collection::vec, prelude::*, sample::select};
+
     use super::*;
+    use crate::properties::cases;
+
+    const LENGTHS: &[usize] = &[1, 10, 100, 300, 1000, SHORT - 1, SHORT, SHORT + 1, 3000, PIECE - 1, PIECE, PIECE + 1];
 
     impl Queue {
         pub(in super::super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
@@ -137,22 +139,20 @@ mod tests {
         }
     }
 
-    #[test]
-    fn its_memory_is_at_most_twice_what_it_costs_and_a_piece() {
-        let lengths = [1, 10, 100, 300, 1000, SHORT, SHORT + 1, 3000, PIECE - 1, PIECE, PIECE + 1];
-        for first in lengths {
-            for second in lengths {
-                for third in lengths {
-                    let mut queue = Queue::default();
-                    let (mut cost, mut taken) = (0, 0);
-                    for len in [first, second, third].into_iter().cycle().take(99) {
-                        let before = queue.open.capacity();
-                        cost += push(&mut queue, 0, len);
-                        let alone = if queue.open.is_empty() { len } else { 0 };
-                        taken += alone + if queue.open.capacity() == before { 0 } else { queue.open.capacity() };
-                        assert!(taken <= 2 * cost + PIECE, "{first} {second} {third}: {taken} for {cost}");
-                    }
+    proptest! {
+        #![proptest_config(cases(2000))]
+
+        #[test]
+        fn its_memory_is_at_most_twice_what_it_costs_and_a_piece(lengths in vec(select(LENGTHS), 1..14)) {
+            let mut queue = Queue::default();
+            let (mut cost, mut taken) = (0, 0);
+            for len in lengths.into_iter().cycle().take(300) {
+                let before = queue.iter().count();
+                cost += push(&mut queue, 0, len);
+                if queue.iter().count() > before {
+                    taken += if queue.open.is_empty() { len } else { queue.open.capacity() };
                 }
+                prop_assert!(taken <= 2 * cost + PIECE, "{} for {}", taken, cost);
             }
         }
     }

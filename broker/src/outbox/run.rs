@@ -4,6 +4,10 @@ use std::ops::Deref;
 
 use bytes::Bytes;
 
+/// Runs up to this length are copied for each outbox that has others queued, into one piece of memory with these: what a run
+/// costs by itself (an allocation, and a slice of a vectored write, of which there are only so many) is more than that.
+pub(super) const SHORT: usize = 2 * 1024;
+
 /// Whole PUBLISH frames of one ident, on channels with the same subscribers, as they were received.
 #[derive(Debug)]
 pub(crate) struct Run<'a> {
@@ -15,14 +19,18 @@ pub(crate) struct Run<'a> {
 
 #[derive(Debug)]
 enum Frames<'a> {
-    /// In somebody's buffer: copied by the first outbox that needs them to stay.
+    /// In somebody's buffer, and short: copied by the first outbox that needs them to stay.
     Received(&'a [u8]),
     Own(Bytes),
 }
 
 impl<'a> Run<'a> {
+    /// Frames that do not stay where they are.
     pub(crate) fn received(frames: &'a [u8], messages: u32, payload: usize) -> Self {
-        Self { frames: Frames::Received(frames), messages, payload }
+        // Long ones at once, before an outbox is locked.
+        let long = frames.len() > SHORT;
+        let frames = if long { Frames::Own(Bytes::copy_from_slice(frames)) } else { Frames::Received(frames) };
+        Self { frames, messages, payload }
     }
 
     pub(crate) fn new(frames: Bytes, messages: u32, payload: usize) -> Self {

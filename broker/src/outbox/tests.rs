@@ -385,9 +385,9 @@ fn what_is_left_when_the_connection_breaks_is_counted() {
 
 #[test]
 fn the_writer_takes_a_bounded_amount() {
-    for (len, runs) in [(3000, TAKE_RUNS), (TAKE_BYTES / 4, 4), (TAKE_BYTES / 4 - 1, 5), (10 * TAKE_BYTES, 1)] {
+    for (len, runs) in [(3000, TAKE_PIECES), (TAKE_BYTES / 4, 4), (TAKE_BYTES / 4 - 1, 5), (10 * TAKE_BYTES, 1)] {
         let mut f = fixture(Rules { low_mark: usize::MAX, max_buffered: usize::MAX, ..RULES });
-        for _ in 0..=TAKE_RUNS {
+        for _ in 0..=TAKE_PIECES {
             let _ = f.outbox.offer(&mut Run::new(vec![0; len].into(), 1, 0), || f.now);
         }
         assert_eq!(f.take(), Poll::Ready(true));

@@ -81,6 +81,22 @@ proptest! {
     }
 
     #[test]
+    fn contents_are_the_messages_of_each_channel_in_order((frames, ends, bytes) in received()) {
+        let mut expected: Vec<(&str, u64)> = Vec::new();
+        let mut before = None;
+        for frame in &frames {
+            match (names(frame), expected.last_mut()) {
+                (Some(own), Some((_, messages))) if before == Some(own) => *messages += 1,
+                (Some((_, channel)), _) => expected.push((channel, 1)),
+                (None, _) => {}
+            }
+            before = names(frame);
+        }
+        prop_assert_eq!(scan::contents(&bytes).collect::<Vec<_>>(), expected.clone());
+        prop_assert_eq!(scan::contents(&bytes[..ends[ends.len() - 1]]).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
     fn a_portion_is_as_many_as_may_pass((frames, ends, bytes) in received(), messages in 0..6u64, len in 0..80u64) {
         // The first always.
         let mut expected = 1;

@@ -51,6 +51,24 @@ fn a_channel_lives_as_long_as_somebody_uses_it() {
 }
 
 #[test]
+fn channels_have_the_same_subscribers_or_not() {
+    let (router, all) = (Arc::new(Router::default()), key(&["*"]));
+    let mut subscribers = [(); 3].map(|()| subscriptions(&router));
+    for (subscriber, wanted) in [(0, "x.*"), (1, "a"), (1, "b"), (1, "x.b"), (2, "b")] {
+        subscribers[subscriber].add(channel(wanted), &all).unwrap();
+    }
+    let topics = ["none", "nobody", "x.a", "x.c", "a", "b", "x.b"].map(|name| router.topic(&channel(name)));
+    let subscribers = topics.each_ref().map(TopicHandle::subscribers);
+    assert_eq!(subscribers.each_ref().map(Subscribers::len), [0, 0, 1, 1, 1, 2, 2]);
+    for (one, first) in subscribers.iter().enumerate() {
+        for (other, second) in subscribers.iter().enumerate() {
+            let same = one / 2 == other / 2 && (one < 4 || one == other);
+            assert_eq!(first.are(second), same, "{one} {other}");
+        }
+    }
+}
+
+#[test]
 fn a_publisher_that_came_first_sees_later_subscribers() {
     let (router, all) = (Arc::new(Router::default()), key(&["*"]));
     let publisher = router.topic(&channel("a.b"));

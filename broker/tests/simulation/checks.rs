@@ -92,7 +92,7 @@ pub(crate) fn life(record: &mut Record, stats: Option<&Stats>) {
 fn delivered(record: &Record, connection: &Accepted) -> Option<String> {
     let ident = connection.ident.as_deref().unwrap_or_default();
     let mut seen = BTreeSet::new();
-    let mut last: BTreeMap<(usize, &str), u64> = BTreeMap::new();
+    let mut last: BTreeMap<usize, u64> = BTreeMap::new();
     for (id, at, step) in &connection.written {
         let Some(message) = record.messages.get(id) else {
             return Some(format!("{ident} got a message that nobody sent"));
@@ -106,7 +106,7 @@ fn delivered(record: &Record, connection: &Accepted) -> Option<String> {
         if !seen.insert(id) {
             return Some(format!("{ident} got message {id:x} twice on one connection"));
         }
-        if let Some(before) = last.insert((source, &message.channel), *id)
+        if let Some(before) = last.insert(source, *id)
             && before >= *id
         {
             return Some(format!("{ident} got message {id:x} after {before:x}"));
