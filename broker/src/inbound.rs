@@ -31,16 +31,16 @@ use crate::{
 const TURN: usize = 1 << 20;
 
 /// How often a run is queued for somebody, or gathered with others, before others get their turn.
-const WORK: usize = 1024;
+const WORK: usize = 2048;
 
 /// How many subscribers are compared, to find out whether two channels have the same, in the time of one such step.
-const COMPARED: usize = 64;
+const COMPARED: usize = 32;
 
 /// What it costs to change the list of a channel's or pattern's subscribers, in the same measure: it is copied.
-const SUBSCRIPTION_WORK: usize = 8;
+const SUBSCRIPTION_WORK: usize = 16;
 
 /// What it costs to look a channel up that a client has not published to just before.
-const ROUTE_WORK: usize = 8;
+const ROUTE_WORK: usize = 16;
 
 /// Why a connection is no longer read from.
 #[derive(Debug)]
