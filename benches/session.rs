@@ -9,8 +9,10 @@
 
 use std::{
     env, fmt,
+    hint::black_box,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
+    num::NonZeroU64,
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -109,7 +111,8 @@ enum Work {
     /// From so many sessions.
     Receive(usize, How),
     Publish,
-    /// What `select_all` itself costs for each item: of streams that always have one, and nothing to do for it.
+    /// What `select_all` itself costs for each item of the size of a message: of streams that always have one, and nothing
+    /// to do for it.
     Nothing,
 }
 
@@ -210,10 +213,11 @@ async fn receive(sessions: usize, how: How, check: Check) -> f64 {
 
 /// Takes `MESSAGES` items from streams of nothing.
 async fn select_nothing() -> f64 {
-    let mut all = select_all((0..SESSIONS).map(|_| repeat(())));
+    // Of its size, and with a value that it never has, as a message.
+    let mut all = select_all((0..SESSIONS).map(|_| repeat([NonZeroU64::MIN; size_of::<Message>() / 8])));
     let start = cpu();
     for _ in 0..MESSAGES {
-        all.next().await.unwrap();
+        black_box(all.next().await.unwrap());
     }
     per_message(start)
 }
