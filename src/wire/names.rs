@@ -1,6 +1,6 @@
 use std::{borrow::Borrow, fmt, ops::Deref, str::FromStr};
 
-use smol_str::SmolStr;
+use ecow::EcoString;
 
 /// The longest ident or channel, in bytes: PUBLISH stores its length in one byte.
 pub const MAX_NAME_LEN: usize = 255;
@@ -36,7 +36,7 @@ macro_rules! name_type {
         /// It behaves like a string, is never empty and has at most 255 bytes. Cloning does not allocate, and it
         /// holds on to no receive buffer: keeping one is cheap.
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(SmolStr);
+        pub struct $name(EcoString);
 
         impl $name {
             /// Checks and stores a name of 1 to 255 bytes.
@@ -49,7 +49,7 @@ macro_rules! name_type {
             /// Stores a name that [`check`] has accepted.
             pub(crate) fn checked(name: &str) -> Self {
                 debug_assert_eq!(check(name), Ok(()));
-                Self(SmolStr::new(name))
+                Self(EcoString::from(name))
             }
 
             /// The name as a string slice.
@@ -193,7 +193,7 @@ name_type! {
 /// # Ok(()) }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Pattern(SmolStr);
+pub struct Pattern(EcoString);
 
 impl Pattern {
     /// Checks and stores a pattern of 1 to 255 bytes. A `*` anywhere else than alone or after a final dot is an
@@ -201,7 +201,7 @@ impl Pattern {
     pub fn new(pattern: impl AsRef<str>) -> Result<Self, NameError> {
         let pattern = pattern.as_ref();
         check(pattern)?;
-        Ok(Self(SmolStr::new(pattern)))
+        Ok(Self(EcoString::from(pattern)))
     }
 
     /// Whether the channel is one that the pattern stands for.
