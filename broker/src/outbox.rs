@@ -34,6 +34,7 @@ use std::{
 use bytes::Bytes;
 use futures::task::AtomicWaker;
 use hpfeeds::wire::Ident;
+use smallvec::SmallVec;
 use tokio::{
     sync::Notify,
     time::{Instant, Sleep, sleep_until, timeout_at},
@@ -436,13 +437,23 @@ impl Outbox {
 
     /// Counts messages that a slow subscriber does not get, and logs that now and then.
     fn drop_messages(&self, state: &mut State, run: &[u8], was_queued: bool, now: Instant) {
-        let mut messages = 0;
-        let mut last = None;
+        // A long queue may hold millions of messages, mostly on a few channels by turns.
+        let mut channels: SmallVec<[(&str, u64); 8]> = SmallVec::new();
+        let count = |(channel, messages)| self.depot.counters.drop_messages(self.ident(), channel, messages);
+        let (mut messages, mut last) = (0, None);
         for (channel, more) in scan::contents(run) {
-            self.depot.counters.drop_messages(self.ident(), channel, more);
             messages += more;
             last = Some(channel);
+            if let Some((_, messages)) = channels.iter_mut().find(|(known, _)| *known == channel) {
+                *messages += more;
+            } else {
+                if channels.len() == channels.inline_size() {
+                    channels.drain(..).for_each(count);
+                }
+                channels.push((channel, more));
+            }
         }
+        channels.into_iter().for_each(count);
         let Some(channel) = last else {
             return;
         };

@@ -26,7 +26,7 @@ const TURN: Duration = Duration::from_millis(2);
 /// The messages of one session stay in order. The stream ends when all sessions have ended, and goes on without
 /// those that end sooner. Cancel safe, as a session is.
 ///
-/// A program that can take many messages at a time pays little more with `select_all` over chunks:
+/// A program that can take many messages at a time pays no more with `select_all` over chunks:
 /// `select_all(sessions.into_iter().map(|session| session.ready_chunks(64)))`.
 ///
 /// ```

@@ -1,5 +1,7 @@
 //! Time is passed in: nothing here waits.
 
+use std::collections::BTreeSet;
+
 use bytes::BytesMut;
 use futures::task::noop_waker;
 use hpfeeds::wire::{Frame, Limits};
@@ -323,17 +325,19 @@ fn what_is_dropped_of_a_run_is_counted_by_channel() {
     let f = fixture(Rules { high_mark: 0, low_mark: 0, ..RULES });
     let _ = f.offer(0);
     let mut bytes = BytesMut::new();
-    for channel in ["c", "d", "d", "c", "d"] {
-        let (ident, channel) = ("i".parse().unwrap(), channel.parse().unwrap());
+    // By turns, on more channels than are counted together: `a` twenty times, the next nineteen times, and so on.
+    for n in (0..20).flat_map(|last| 0..=last) {
+        let (ident, channel) = ("i".parse().unwrap(), char::from(b'a' + n).to_string().parse().unwrap());
         Frame::Publish { ident, channel, payload: Bytes::new() }.encode(&mut bytes, Limits::default()).unwrap();
     }
-    let mut run = Run::received(&bytes, 5, 0);
+    let mut run = Run::received(&bytes, 210, 0);
     assert!(matches!(f.outbox.offer(&mut run, || f.now), Offer::Wait(_)));
     assert_eq!(f.outbox.offer(&mut run, || f.now + WINDOW), Offer::Refused);
-    let mut drops: Vec<_> =
-        f.depot.counters.drops().iter().map(|drop| (drop.channel.to_string(), drop.messages)).collect();
-    drops.sort();
-    assert_eq!((drops, f.stats().dropped), (vec![("c".into(), 2), ("d".into(), 3)], 5));
+    let drops = f.depot.counters.drops();
+    let drops: BTreeSet<_> = drops.iter().map(|drop| (drop.channel.as_str(), drop.messages)).collect();
+    let names: Vec<_> = (b'a'..=b't').map(|name| char::from(name).to_string()).collect();
+    let expected = names.iter().map(String::as_str).zip((1..=20).rev()).collect();
+    assert_eq!((drops, f.stats().dropped), (expected, 210));
 }
 
 #[test]
