@@ -39,7 +39,7 @@ impl Queue {
         match self.pieces.back() {
             // Who has more than one short run queued does not keep up: the next ones will be put beside this one. A piece
             // is as large as what is in the one before it and the run together: so all of them take at most twice of what
-            // is in them, and each is larger than the one before it.
+            // is in them, and one that was filled is followed by a larger one.
             Some(last) if used > 0 || last.len() <= SHORT => {
                 self.open = BytesMut::with_capacity((last.len() + len).min(PIECE));
                 self.open.extend_from_slice(run);
