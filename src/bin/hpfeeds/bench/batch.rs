@@ -57,7 +57,7 @@ impl Layout {
     }
 }
 
-/// Frames of one publisher that are written at once.
+/// Frames that a publisher writes at once; the next one can be another's.
 #[derive(Debug)]
 pub(super) struct Batch {
     bytes: Vec<u8>,
@@ -67,9 +67,9 @@ pub(super) struct Batch {
 
 impl Batch {
     /// As many frames as fit, but at least one.
-    pub(super) fn new(layout: &Layout, publisher: u32, room: usize) -> Self {
+    pub(super) fn new(layout: &Layout, room: usize) -> Self {
         let count = (room / layout.len()).max(1);
-        Self { bytes: layout.frame(publisher, 0).repeat(count), frame: layout.len(), stamp: layout.stamp }
+        Self { bytes: layout.frame(0, 0).repeat(count), frame: layout.len(), stamp: layout.stamp }
     }
 
     /// How many frames it holds.
@@ -77,12 +77,12 @@ impl Batch {
         (self.bytes.len() / self.frame) as u64
     }
 
-    /// The bytes of frames that are numbered from `first`: `count`, or as many as there are.
-    pub(super) fn numbered(&mut self, first: u64, count: u64) -> &[u8] {
+    /// The bytes of a publisher's frames that are numbered from `first`: `count`, or as many as there are.
+    pub(super) fn numbered(&mut self, publisher: u32, first: u64, count: u64) -> &[u8] {
         let count = usize::try_from(count.min(self.capacity())).unwrap_or(usize::MAX);
         let frames = &mut self.bytes[..count * self.frame];
         for (frame, number) in frames.chunks_exact_mut(self.frame).zip(first..) {
-            frame[self.stamp + 4..self.stamp + STAMP].copy_from_slice(&number.to_be_bytes());
+            write_stamp(&mut frame[self.stamp..], publisher, number);
         }
         frames
     }
@@ -94,7 +94,6 @@ fn write_stamp(payload: &mut [u8], publisher: u32, number: u64) {
 }
 
 /// The publisher and the number.
-pub(super) fn read_stamp(stamp: [u8; STAMP]) -> (u32, u64) {
-    let [a, b, c, d, rest @ ..] = stamp;
-    (u32::from_be_bytes([a, b, c, d]), u64::from_be_bytes(rest))
+pub(super) fn read_stamp(&[a, b, c, d, ref rest @ ..]: &[u8; STAMP]) -> (u32, u64) {
+    (u32::from_be_bytes([a, b, c, d]), u64::from_be_bytes(*rest))
 }

@@ -102,9 +102,9 @@ impl Checker {
                     return Err(foreign(bytes, &layout));
                 };
                 if filler != layout.filler() {
-                    return Err(corrupt(*stamp, 0, filler, layout.filler()));
+                    return Err(corrupt(stamp, 0, filler, layout.filler()));
                 }
-                self.accept(*stamp, &mut seen)?;
+                self.accept(stamp, &mut seen)?;
                 bytes = rest;
             } else {
                 bytes = self.feed_part(bytes, &layout, &mut seen)?;
@@ -137,7 +137,7 @@ impl Checker {
         let expected = &layout.filler()[self.filled..];
         let (part, rest) = bytes.split_at(bytes.len().min(expected.len()));
         if !expected.starts_with(part) {
-            return Err(corrupt(self.stamp(layout), self.filled, part, expected));
+            return Err(corrupt(&self.stamp(layout), self.filled, part, expected));
         }
         self.filled += part.len();
         if self.filled == layout.filler().len() {
@@ -150,7 +150,7 @@ impl Checker {
         let stamp = self.stamp(layout);
         self.head.clear();
         self.filled = 0;
-        self.accept(stamp, seen)
+        self.accept(&stamp, seen)
     }
 
     /// Of the frame that was cut.
@@ -158,7 +158,7 @@ impl Checker {
         self.head[layout.head().len()..].try_into().unwrap_or_default()
     }
 
-    fn accept(&mut self, stamp: [u8; STAMP], seen: &mut impl FnMut(u64)) -> Result<(), Fault> {
+    fn accept(&mut self, stamp: &[u8; STAMP], seen: &mut impl FnMut(u64)) -> Result<(), Fault> {
         let (publisher, number) = read_stamp(stamp);
         let expected = self.next.get_mut(publisher as usize);
         if let Some(Some(next)) = expected
@@ -207,7 +207,7 @@ impl Checker {
     }
 }
 
-fn corrupt(stamp: [u8; STAMP], before: usize, found: &[u8], expected: &[u8]) -> Fault {
+fn corrupt(stamp: &[u8; STAMP], before: usize, found: &[u8], expected: &[u8]) -> Fault {
     let (publisher, number) = read_stamp(stamp);
     let same = found.iter().zip(expected).take_while(|(found, expected)| found == expected).count();
     Fault::Corrupt { publisher, number, offset: STAMP + before + same }

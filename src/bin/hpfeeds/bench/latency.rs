@@ -124,7 +124,7 @@ fn receive(mut stream: TcpStream, common: &Common, schedule: &Schedule) -> Resul
 /// Returns how late each message was handed to the system.
 fn publish(mut stream: TcpStream, common: &Common, schedule: &Schedule) -> Result<Histogram, Failure> {
     wake_punctually();
-    let mut batch = Batch::new(&common.layout, 0, ROOM);
+    let mut batch = Batch::new(&common.layout, ROOM);
     let mut late = Histogram::new();
     let mut sent = 0;
     while sent < schedule.messages {
@@ -138,7 +138,7 @@ fn publish(mut stream: TcpStream, common: &Common, schedule: &Schedule) -> Resul
         for due in (sent..sent + count).filter_map(|number| schedule.due(number)) {
             late.record(now.saturating_duration_since(due));
         }
-        stream.write_all(batch.numbered(sent, count)).map_err(|cause| why(&stream, &cause))?;
+        stream.write_all(batch.numbered(0, sent, count)).map_err(|cause| why(&stream, &cause))?;
         sent += count;
     }
     stream.write_all(&common.layout.frame(END, sent)).map_err(|cause| why(&stream, &cause))?;

@@ -5,13 +5,24 @@ use std::{
     io::{self, ErrorKind},
     net::TcpStream as Blocking,
     num::NonZero,
+    pin::Pin,
     sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
-use futures::future::try_join_all;
-use tokio::{net::TcpStream, runtime, task::yield_now, time::timeout};
+use futures::{
+    future::{poll_fn, try_join_all},
+    ready,
+};
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncWrite as _, AsyncWriteExt as _},
+    net::TcpStream,
+    runtime,
+    task::yield_now,
+    time::timeout,
+};
 
 use super::{
     batch::{Batch, END, Layout},
@@ -25,9 +36,13 @@ use crate::exit::Failure;
 /// Bytes that a subscriber reads at once.
 const READ: usize = 256 * 1024;
 
-/// Bytes that a publisher writes at once, and all together: few system calls, and not much memory.
+/// Bytes that a publisher writes at once.
 const WRITE: usize = 128 * 1024;
-const ALL_WRITES: usize = 32 << 20;
+
+/// The same for many publishers: their share of the first, but never less than the second. The system may hold as much
+/// for each of them: left alone it holds megabytes, until there is no memory for TCP and everything stands still.
+const ALL_WRITES: usize = 16 << 20;
+const LEAST_WRITE: usize = 12 * 1024;
 
 /// System calls until others on the thread get their turn.
 const TURN: usize = 8;
@@ -109,9 +124,11 @@ pub(super) fn publish(streams: Vec<Blocking>, messages: Option<u64>, until: Opti
     let count = parts.len();
     for (first, streams) in parts {
         common.spawn(move |common| {
+            // One for all: it stays in the processor's cache.
+            let batch = RefCell::new(Batch::new(&common.layout, room(common.publishers)));
             let all = (first..).zip(streams).map(|(id, stream)| {
                 let share = messages.map(|all| share(all, common.publishers, id));
-                publisher(stream, id, share, until, common)
+                publisher(stream, id, share, until, common, &batch)
             });
             in_runtime(async { try_join_all(all).await.map(|sent| Event::Published(first, sent)) })
         });
@@ -145,6 +162,11 @@ pub(super) fn collect(
 fn share(all: u64, publishers: u32, id: u32) -> u64 {
     let publishers = u64::from(publishers);
     all / publishers + u64::from(u64::from(id) < all % publishers)
+}
+
+/// Bytes that each of so many publishers writes at once.
+fn room(publishers: u32) -> usize {
+    (ALL_WRITES / publishers as usize).clamp(LEAST_WRITE, WRITE)
 }
 
 /// For each thread its connections, and the number of the first. Half of the processors: the broker needs some too.
@@ -204,9 +226,14 @@ async fn publisher(
     share: Option<u64>,
     until: Option<Instant>,
     common: &Common,
+    batch: &RefCell<Batch>,
 ) -> Result<u64, Failure> {
-    let stream = nonblocking(stream)?;
-    match publish_all(&stream, id, share, until, common).await {
+    let room = room(common.publishers);
+    if room < WRITE {
+        SockRef::from(&stream).set_send_buffer_size(room).map_err(|cause| failed(&cause))?;
+    }
+    let mut stream = nonblocking(stream)?;
+    match publish_all(&mut stream, id, share, until, common, batch).await {
         Ok(sent) => Ok(sent),
         Err(cause) => Err(match stream.into_std() {
             Ok(stream) => why(&stream, &cause),
@@ -216,38 +243,35 @@ async fn publisher(
 }
 
 async fn publish_all(
-    stream: &TcpStream,
+    stream: &mut TcpStream,
     id: u32,
     share: Option<u64>,
     until: Option<Instant>,
     common: &Common,
+    batch: &RefCell<Batch>,
 ) -> io::Result<u64> {
-    let layout = &common.layout;
-    let room = (ALL_WRITES / common.publishers as usize).min(WRITE);
-    let mut batch = Batch::new(layout, id, room);
-    let mut sent = 0;
+    let frame = common.layout.len();
+    // How many messages are written, and how many bytes of the next.
+    let (mut sent, mut begun) = (0, 0);
     loop {
-        let left = share.map_or(u64::MAX, |share| share - sent);
-        if left == 0 || until.is_some_and(|until| Instant::now() >= until) {
+        let is_over = until.is_some_and(|until| Instant::now() >= until);
+        let left = if is_over { u64::from(begun > 0) } else { share.map_or(u64::MAX, |share| share - sent) };
+        if left == 0 {
             break;
         }
-        write(stream, batch.numbered(sent, left), common.patience).await?;
-        sent += left.min(batch.capacity());
+        let write = poll_fn(|cx| {
+            // Numbers only what there is room for.
+            ready!(stream.poll_write_ready(cx))?;
+            let mut batch = batch.borrow_mut();
+            Pin::new(&mut *stream).poll_write(cx, &batch.numbered(id, sent, left)[begun..])
+        });
+        begun += timeout(common.patience, write).await??;
+        sent += (begun / frame) as u64;
+        begun %= frame;
         yield_now().await;
     }
-    write(stream, &layout.frame(id | END, sent), common.patience).await?;
+    timeout(common.patience, stream.write_all(&common.layout.frame(id | END, sent))).await??;
     Ok(sent)
-}
-
-async fn write(stream: &TcpStream, mut bytes: &[u8], patience: Duration) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match stream.try_write(bytes) {
-            Ok(written) => bytes = &bytes[written..],
-            Err(cause) if cause.kind() == ErrorKind::WouldBlock => timeout(patience, stream.writable()).await??,
-            Err(cause) => return Err(cause),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
