@@ -1,6 +1,6 @@
 //! Finds runs of messages in received bytes without taking each apart.
 
-use hpfeeds::wire::{FrameRef, HEADER_LEN, Header, Limits, Opcode};
+use hpfeeds::wire::{FrameRef, HEADER_LEN, Header, Limits, Opcode, publish_run};
 
 use crate::metrics::Sizes;
 
@@ -30,16 +30,12 @@ pub(crate) fn names(body: &[u8]) -> Option<&[u8]> {
 /// see why. Nothing but the header and the names of a frame is looked at, as its payload is opaque. The length of each goes
 /// to `sizes`.
 pub(crate) fn run(bytes: &[u8], first: Header, names: &[u8], limits: Limits, sizes: &mut Sizes) -> Extent {
-    let mut run = Extent { len: first.length, messages: 1 };
-    sizes.add(first.length);
-    while let Some((header, body)) = publish(bytes, run.len, limits)
-        && body.starts_with(names)
-    {
-        run.len += header.length;
-        run.messages += 1;
-        sizes.add(header.length);
-    }
-    run
+    let mut messages = 0;
+    let len = publish_run(bytes, first.length, names.len(), limits, |length, count| {
+        messages += count;
+        sizes.add(length, count);
+    });
+    Extent { len, messages }
 }
 
 /// The header and the body of the PUBLISH frame at a position, if there is a whole one.

@@ -21,3 +21,5 @@ pub use frames::Frames;
 pub(crate) use last::{Last, payload_of};
 pub(crate) use names::check as check_name;
 pub use names::{Channel, Ident, MAX_NAME_LEN, NameError, Pattern};
+#[doc(hidden)]
+pub use read::publish_run;

@@ -2,7 +2,7 @@
 
 use std::str;
 
-use super::{DecodeError, Digest, Field, Limits, NameError, Opcode, names};
+use super::{DecodeError, Digest, Field, HEADER_LEN, Limits, NameError, Opcode, names};
 
 /// A PUBLISH body taken apart: ident, channel and payload.
 pub(super) type Publish<'a> = (&'a str, &'a str, &'a [u8]);
@@ -40,13 +40,52 @@ pub(super) fn repeated<'a>(bytes: &'a [u8], head: &[u8], limits: Limits) -> Opti
     if same(found, head) { Some((payload, after)) } else { None }
 }
 
-/// Whether two slices of one length are equal: without a call for what most names are, 16 to 32 bytes together.
+/// How far the whole PUBLISH frames at the start of `bytes` reach that have the same names as the first, of which both
+/// are known: `length` bytes in all, and its `names` with their lengths. `each` is told lengths of frames, and how many.
+///
+/// For the broker, which knows the names it has checked before.
+#[doc(hidden)]
+#[inline]
+pub fn publish_run(
+    bytes: &[u8],
+    length: usize,
+    names: usize,
+    limits: Limits,
+    mut each: impl FnMut(usize, u32),
+) -> usize {
+    let (mut frame, mut rest) = bytes.split_at(length);
+    let head = HEADER_LEN + names;
+    let key = &frame[HEADER_LEN - 1..head];
+    let mut count = 1;
+    loop {
+        // As long as the length stays the same, the processor can guess where the next frame begins, and need not wait
+        // until it has read that.
+        while let Some((next, after)) = rest.split_at_checked(frame.len())
+            && same(&next[..head], &frame[..head])
+        {
+            count += 1;
+            rest = after;
+        }
+        each(frame.len(), count);
+        let Some((_, after)) = repeated(rest, key, limits) else {
+            return bytes.len() - rest.len();
+        };
+        (frame, rest) = rest.split_at(rest.len() - after.len());
+        count = 1;
+    }
+}
+
+/// Whether two slices of one length are equal: without a call for what most names are, 8 to 32 bytes together.
 #[inline]
 fn same(a: &[u8], b: &[u8]) -> bool {
-    type Half = [u8; 16];
-    let ends = |slice: &[u8]| -> Option<(Half, Half)> { Some((*slice.first_chunk()?, *slice.last_chunk()?)) };
-    match (ends(a), ends(b)) {
-        (Some((a1, a2)), Some((b1, b2))) if a.len() <= 32 => a1 == b1 && a2 == b2,
+    fn ends<const N: usize>(slice: &[u8]) -> Option<([u8; N], [u8; N])> {
+        Some((*slice.first_chunk()?, *slice.last_chunk()?))
+    }
+    if let (Some((a1, a2)), Some((b1, b2))) = (ends::<16>(a), ends::<16>(b)) {
+        return if a.len() <= 32 { a1 == b1 && a2 == b2 } else { a == b };
+    }
+    match (ends::<8>(a), ends::<8>(b)) {
+        (Some((a1, a2)), Some((b1, b2))) => a1 == b1 && a2 == b2,
         _ => a == b,
     }
 }
@@ -96,5 +135,53 @@ impl<'a> Reader<'a> {
 
     fn fault(&self, field: Field, cause: NameError) -> DecodeError {
         DecodeError::Name { opcode: self.opcode, field, cause }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::wire::encode_publish;
+
+    /// Frames with payloads of these lengths.
+    fn frames(channel: &str, payloads: &[usize]) -> Vec<u8> {
+        let mut bytes = BytesMut::new();
+        for length in payloads {
+            let (ident, channel) = ("i".parse(), channel.parse());
+            let (Ok(ident), Ok(channel)) = (ident, channel) else { panic!("a legal name") };
+            let encoded = encode_publish(&mut bytes, Limits::default(), &ident, &channel, &vec![7; *length]);
+            assert!(encoded.is_ok(), "{encoded:?}");
+        }
+        bytes.to_vec()
+    }
+
+    #[test]
+    fn a_run_is_told_by_every_byte_of_its_names_however_long_they_are() {
+        for length in 1..=70 {
+            let channel = "c".repeat(length);
+            let (names, frame) = (3 + length, HEADER_LEN + 3 + length);
+            let payloads = [2, 2, 2, 5, 2, 5, 5];
+            let bytes = frames(&channel, &payloads);
+            let run = |bytes: &[u8]| {
+                let mut told = Vec::new();
+                let run = publish_run(bytes, frame + 2, names, Limits::default(), |length, count| {
+                    told.push((length - frame, count));
+                });
+                (run, told)
+            };
+            assert_eq!(run(&bytes), (bytes.len(), vec![(2, 3), (5, 1), (2, 1), (5, 2)]), "{channel}");
+            assert_eq!(run(&bytes[..bytes.len() - 1]).0, bytes.len() - frame - 5, "{channel}");
+            for (at, fast) in [(1, true), (3, false)] {
+                let start = payloads[..at].iter().map(|payload| frame + payload).sum::<usize>();
+                assert_eq!(payloads[at] == payloads[at - 1], fast);
+                for changed in HEADER_LEN - 1..frame {
+                    let mut bytes = bytes.clone();
+                    bytes[start + changed] ^= 1;
+                    assert_eq!(run(&bytes).0, start, "{channel}: byte {changed}");
+                }
+            }
+        }
     }
 }

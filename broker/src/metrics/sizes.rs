@@ -42,12 +42,12 @@ impl Sizes {
         sizes
     }
 
-    /// A frame of this length, with its header.
-    pub(crate) fn add(&mut self, length: usize) {
+    /// So many frames of this length, with their headers.
+    pub(crate) fn add(&mut self, length: usize, count: u32) {
         if length.wrapping_sub(self.low) > self.span {
             self.change(length);
         }
-        self.count += 1;
+        self.count += count;
     }
 
     /// Bucket and number of messages.
@@ -102,7 +102,7 @@ mod tests {
         for (payload, expected) in cases {
             assert_eq!(bucket(payload), expected, "{payload}");
             let mut sizes = Sizes::new(20);
-            sizes.add(20 + payload);
+            sizes.add(20 + payload, 1);
             let mut counts_expected = [0; BUCKETS];
             counts_expected[expected] = 1;
             assert_eq!(counts(&sizes), counts_expected, "{payload}");
@@ -117,8 +117,9 @@ mod tests {
         for n in 0..5000_usize {
             // Runs of alike ones, and jumps to and fro.
             let payload = (n / 3 * 7919) % 9000 * (1 + 600 * usize::from(n.is_multiple_of(11)));
-            sizes.add(7 + payload);
-            expected[bucket(payload)] += 1;
+            let count = 1 + u32::from(n.is_multiple_of(5));
+            sizes.add(7 + payload, count);
+            expected[bucket(payload)] += count;
         }
         assert_eq!(counts(&sizes), expected);
         assert!(expected.iter().filter(|count| **count > 0).count() > 5);

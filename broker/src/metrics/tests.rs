@@ -29,7 +29,7 @@ fn channels_beyond_the_limits_are_told_as_others() {
     let channel = |n: usize| format!("channel-{n}").parse().unwrap();
     let sizes = || {
         let mut sizes = Sizes::new(0);
-        sizes.add(5);
+        sizes.add(5, 1);
         sizes
     };
     let greedy = metrics.session(&ident(0), "owner");
