@@ -14,7 +14,7 @@ use super::{
     Transport,
     flight::{Flight, Written},
 };
-use crate::wire::{DecodeError, Frame, Header, Limits, Opcode};
+use crate::wire::{DecodeError, Frame, HEADER_LEN, Header, Limits, Opcode};
 
 /// How much room a read should find.
 const READ: usize = 64 * 1024;
@@ -95,7 +95,16 @@ impl Link {
             let rest = &self.received[end..];
             match Header::parse(rest, self.limits) {
                 Ok(Some(header)) if header.length <= rest.len() => match header.opcode {
-                    Opcode::Publish => end += header.length,
+                    Opcode::Publish => {
+                        let (frame, mut behind) = rest.split_at(header.length);
+                        // As long as the length stays the same, the processor can guess where the next frame begins.
+                        while let Some((next, after)) = behind.split_at_checked(frame.len())
+                            && next[..HEADER_LEN] == frame[..HEADER_LEN]
+                        {
+                            behind = after;
+                        }
+                        end = self.received.len() - behind.len();
+                    }
                     _ if end > 0 => break,
                     _ => {
                         let bytes = self.received.split_to(header.length).freeze();
