@@ -33,12 +33,21 @@ pub struct Frames<'a> {
     last: Option<Last<'a>>,
 }
 
-/// The last PUBLISH: its bytes from the opcode to the end of the channel, and its names.
+/// The last PUBLISH: its bytes, how many of them are no payload, and its names.
 #[derive(Debug, Clone)]
 struct Last<'a> {
-    head: &'a [u8],
+    frame: &'a [u8],
+    head: usize,
     ident: &'a str,
     channel: &'a str,
+}
+
+impl<'a> Last<'a> {
+    #[inline]
+    fn repeated(&self, bytes: &'a [u8], limits: Limits) -> Option<(&'a [u8], &'a [u8])> {
+        let repeated = || read::repeated(bytes, &self.frame[HEADER_LEN - 1..self.head], limits);
+        read::alike(bytes, self.frame, self.head).or_else(repeated)
+    }
 }
 
 impl<'a> Frames<'a> {
@@ -81,7 +90,7 @@ impl<'a> Frames<'a> {
         let frame = FrameRef::parse(header.opcode, &bytes[HEADER_LEN..])?;
         self.rest = rest;
         if let FrameRef::Publish { ident, channel, payload } = frame {
-            self.last = Some(Last { head: &bytes[HEADER_LEN - 1..bytes.len() - payload.len()], ident, channel });
+            self.last = Some(Last { frame: bytes, head: bytes.len() - payload.len(), ident, channel });
         }
         Ok(Some(frame))
     }
@@ -92,10 +101,11 @@ impl<'a> Iterator for Frames<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        if let Some(last) = &self.last
-            && let Some((payload, rest)) = read::repeated(self.rest, last.head, self.limits)
+        if let Some(last) = &mut self.last
+            && let Some((frame, rest)) = last.repeated(self.rest, self.limits)
         {
-            self.rest = rest;
+            (last.frame, self.rest) = (frame, rest);
+            let payload = &frame[last.head..];
             return Some(Ok(FrameRef::Publish { ident: last.ident, channel: last.channel, payload }));
         }
         let (next, frame) = self.clone().other();

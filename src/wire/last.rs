@@ -18,8 +18,8 @@ impl Last {
     /// the same names.
     #[inline]
     pub(crate) fn repeated(&self, bytes: &[u8], limits: Limits) -> Option<(usize, usize)> {
-        let (_, rest) = read::repeated(bytes, &self.head, limits)?;
-        Some((HEADER_LEN - 1 + self.head.len(), bytes.len() - rest.len()))
+        let (frame, _) = read::repeated(bytes, &self.head, limits)?;
+        Some((HEADER_LEN - 1 + self.head.len(), frame.len()))
     }
 
     /// Reads a whole PUBLISH and remembers it instead of the one before. Also says where its payload begins.

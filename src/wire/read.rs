@@ -24,20 +24,28 @@ pub(super) fn publish_at_once(body: &[u8]) -> Option<Publish<'_>> {
     Some((names.get(..ident)?, names.get(ident + 1..)?, payload))
 }
 
-/// The frame at the start of `bytes`, if it is a whole PUBLISH with the same names as one before.
+/// The frame at the start of `bytes`, and what follows it, if it is a whole PUBLISH with the same names as one before.
 ///
-/// `head` are that one's bytes from the opcode to the end of the channel. They hold the lengths of both names: a frame
+/// `names` are that one's bytes from the opcode to the end of the channel. They hold the lengths of both: a frame
 /// that has the same bytes there has the same names, cut in the same way, and only its own length is left to check.
 #[inline]
-pub(super) fn repeated<'a>(bytes: &'a [u8], head: &[u8], limits: Limits) -> Option<(&'a [u8], &'a [u8])> {
-    let (&length, rest) = bytes.split_first_chunk()?;
-    let length = u32::from_be_bytes(length);
+pub(super) fn repeated<'a>(bytes: &'a [u8], names: &[u8], limits: Limits) -> Option<(&'a [u8], &'a [u8])> {
+    let length = u32::from_be_bytes(*bytes.first_chunk()?);
     if length > limits.of(Opcode::Publish) {
         return None;
     }
-    let (rest, after) = rest.split_at_checked((length as usize).checked_sub(size_of_val(&length))?)?;
-    let (found, payload) = rest.split_at_checked(head.len())?;
-    if same(found, head) { Some((payload, after)) } else { None }
+    let (frame, after) = bytes.split_at_checked(length as usize)?;
+    let found = frame.get(HEADER_LEN - 1..)?.get(..names.len())?;
+    if same(found, names) { Some((frame, after)) } else { None }
+}
+
+/// The same, if it also has the length of the one before, of which `head` bytes are no payload.
+///
+/// Then the processor can guess where the frame behind it begins, and need not wait until it has read that.
+#[inline]
+pub(super) fn alike<'a>(bytes: &'a [u8], before: &[u8], head: usize) -> Option<(&'a [u8], &'a [u8])> {
+    let (frame, after) = bytes.split_at_checked(before.len())?;
+    if same(frame.get(..head)?, before.get(..head)?) { Some((frame, after)) } else { None }
 }
 
 /// How far the whole PUBLISH frames at the start of `bytes` reach that have the same names as the first, of which both
@@ -55,22 +63,18 @@ pub fn publish_run(
 ) -> usize {
     let (mut frame, mut rest) = bytes.split_at(length);
     let head = HEADER_LEN + names;
-    let key = &frame[HEADER_LEN - 1..head];
+    let names = &frame[HEADER_LEN - 1..head];
     let mut count = 1;
     loop {
-        // As long as the length stays the same, the processor can guess where the next frame begins, and need not wait
-        // until it has read that.
-        while let Some((next, after)) = rest.split_at_checked(frame.len())
-            && same(&next[..head], &frame[..head])
-        {
+        while let Some((next, after)) = alike(rest, frame, head) {
+            (frame, rest) = (next, after);
             count += 1;
-            rest = after;
         }
         each(frame.len(), count);
-        let Some((_, after)) = repeated(rest, key, limits) else {
+        let Some(next) = repeated(rest, names, limits) else {
             return bytes.len() - rest.len();
         };
-        (frame, rest) = rest.split_at(rest.len() - after.len());
+        (frame, rest) = next;
         count = 1;
     }
 }
