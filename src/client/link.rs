@@ -14,7 +14,7 @@ use super::{
     Transport,
     flight::{Flight, Written},
 };
-use crate::wire::{DecodeError, Frame, HEADER_LEN, Header, Limits, Opcode};
+use crate::wire::{DecodeError, Frame, HEADER_LEN, Header, Limits, Opcode, alike};
 
 /// How much room a read should find.
 const READ: usize = 64 * 1024;
@@ -97,10 +97,7 @@ impl Link {
                 Ok(Some(header)) if header.length <= rest.len() => match header.opcode {
                     Opcode::Publish => {
                         let (frame, mut behind) = rest.split_at(header.length);
-                        // As long as the length stays the same, the processor can guess where the next frame begins.
-                        while let Some((next, after)) = behind.split_at_checked(frame.len())
-                            && next[..HEADER_LEN] == frame[..HEADER_LEN]
-                        {
+                        while let Some((_, after)) = alike(behind, frame, HEADER_LEN) {
                             behind = after;
                         }
                         end = self.received.len() - behind.len();

@@ -21,5 +21,6 @@ pub use frames::Frames;
 pub(crate) use last::{Last, payload_of};
 pub(crate) use names::check as check_name;
 pub use names::{Channel, Ident, MAX_NAME_LEN, NameError, Pattern};
+pub(crate) use read::alike;
 #[doc(hidden)]
 pub use read::publish_run;

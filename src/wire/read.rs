@@ -39,11 +39,11 @@ pub(super) fn repeated<'a>(bytes: &'a [u8], names: &[u8], limits: Limits) -> Opt
     if same(found, names) { Some((frame, after)) } else { None }
 }
 
-/// The same, if it also has the length of the one before, of which `head` bytes are no payload.
+/// The same, if it begins with the same `head` bytes as a whole frame `before`, and so has its length.
 ///
 /// Then the processor can guess where the frame behind it begins, and need not wait until it has read that.
 #[inline]
-pub(super) fn alike<'a>(bytes: &'a [u8], before: &[u8], head: usize) -> Option<(&'a [u8], &'a [u8])> {
+pub(crate) fn alike<'a>(bytes: &'a [u8], before: &[u8], head: usize) -> Option<(&'a [u8], &'a [u8])> {
     let (frame, after) = bytes.split_at_checked(before.len())?;
     if same(frame.get(..head)?, before.get(..head)?) { Some((frame, after)) } else { None }
 }
