@@ -239,4 +239,23 @@ mod tests {
             assert_eq!(run, frame(number, 5_003));
         }
     }
+
+    #[tokio::test]
+    async fn a_run_ends_where_something_else_begins_or_is_missing() {
+        let frames: Vec<_> = [3, 3, 3, 8, 3, 3].map(|payload| frame(1, payload)).concat();
+        let mut error = BytesMut::new();
+        Frame::Error { message: "no".into() }.encode(&mut error, Limits::default()).unwrap();
+        let cut = frame(1, 3);
+        for tail in [&error[..], b"\0\0\0\x09\x09", b"\0\0\0\x04\x03", &cut[..cut.len() - 1], &cut[..3]] {
+            let (mut link, mut peer) = link();
+            peer.write_all(&[&frames, tail].concat()).await.unwrap();
+            assert_eq!(receive(&mut link).await, frames);
+            match (link.next(), tail) {
+                (Ok(Some(Received::Frame(Frame::Error { message }))), _) => assert_eq!(message, "no"),
+                (Err(_), [.., 9 | 3]) => {}
+                (Ok(None), _) => assert!(cut.starts_with(tail)),
+                (other, _) => panic!("{tail:?}: {other:?}"),
+            }
+        }
+    }
 }

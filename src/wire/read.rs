@@ -39,19 +39,24 @@ pub(super) fn repeated<'a>(bytes: &'a [u8], names: &[u8], limits: Limits) -> Opt
     if same(found, names) { Some((frame, after)) } else { None }
 }
 
-/// The same, if it begins with the same `head` bytes as a whole frame `before`, and so has its length.
+/// The frame at the start of `bytes`, and what follows it, if it is whole and begins with the same `head` bytes, at least
+/// a header, as a whole frame `before` that was within the limits: so it has the same length, opcode and what more these hold.
 ///
-/// Then the processor can guess where the frame behind it begins, and need not wait until it has read that.
+/// The processor can then guess where the frame behind it begins, and need not wait until it has read that.
 #[inline]
 pub(crate) fn alike<'a>(bytes: &'a [u8], before: &[u8], head: usize) -> Option<(&'a [u8], &'a [u8])> {
     let (frame, after) = bytes.split_at_checked(before.len())?;
     if same(frame.get(..head)?, before.get(..head)?) { Some((frame, after)) } else { None }
 }
 
-/// How far the whole PUBLISH frames at the start of `bytes` reach that have the same names as the first, of which both
-/// are known: `length` bytes in all, and its `names` with their lengths. `each` is told lengths of frames, and how many.
+/// How far the whole PUBLISH frames at the start of `bytes` reach that have the same names as the first. That is whole, as
+/// is known, and `length` bytes long, of which its names with their lengths take `names`. `each` is told lengths of frames,
+/// and how many.
 ///
-/// For the broker, which knows the names it has checked before.
+/// For the broker, which knows the names that it has checked before.
+///
+/// # Panics
+/// When the first frame is not there as a whole, or too short for its names.
 #[doc(hidden)]
 #[inline]
 pub fn publish_run(
@@ -63,7 +68,7 @@ pub fn publish_run(
 ) -> usize {
     let (mut frame, mut rest) = bytes.split_at(length);
     let head = HEADER_LEN + names;
-    let names = &frame[HEADER_LEN - 1..head];
+    let key = &frame[HEADER_LEN - 1..head];
     let mut count = 1;
     loop {
         while let Some((next, after)) = alike(rest, frame, head) {
@@ -71,7 +76,7 @@ pub fn publish_run(
             count += 1;
         }
         each(frame.len(), count);
-        let Some(next) = repeated(rest, names, limits) else {
+        let Some(next) = repeated(rest, key, limits) else {
             return bytes.len() - rest.len();
         };
         (frame, rest) = next;

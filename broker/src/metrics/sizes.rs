@@ -18,8 +18,8 @@ const RANGES: [(usize, usize); BUCKETS] = {
 
 /// How many messages of a run fall into which bucket.
 ///
-/// Neighbours are mostly alike: a message costs one comparison, and more only when its bucket is another than that of
-/// the one before it.
+/// Neighbours are mostly alike: messages of one length, one after the other, cost one comparison, and more only when their
+/// bucket is another than that of those before.
 #[derive(Debug)]
 pub(crate) struct Sizes {
     /// What a frame has besides its payload.
