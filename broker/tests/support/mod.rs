@@ -113,17 +113,23 @@ impl Peer {
         for channel in channels {
             self.send(subscribe("dev", channel)).await;
         }
-        self.settle().await;
+        // On a channel of its own: others that settle may come before the broker has seen it leave.
+        let channel = format!("private-{}", self.framed.get_ref().local_addr().unwrap().port());
+        self.settle_on(&channel).await;
         self
     }
 
     /// Returns once the broker has acted on everything that was sent before; nothing else may arrive meanwhile.
     pub(crate) async fn settle(&mut self) {
+        self.settle_on("private").await;
+    }
+
+    async fn settle_on(&mut self, channel: &str) {
         let ident = self.ident.clone();
-        self.send(subscribe(&ident, "private")).await;
-        self.send(publish(&ident, "private", "settled")).await;
-        assert_eq!(self.next().await, Some(publish(&ident, "private", "settled")));
-        self.send(Frame::Unsubscribe { ident: ident.parse().unwrap(), channel: "private".parse().unwrap() }).await;
+        self.send(subscribe(&ident, channel)).await;
+        self.send(publish(&ident, channel, "settled")).await;
+        assert_eq!(self.next().await, Some(publish(&ident, channel, "settled")));
+        self.send(unsubscribe(&ident, channel)).await;
     }
 
     pub(crate) fn auth(&self, ident: &str, secret: &str) -> Frame {
