@@ -58,7 +58,12 @@ impl Peer {
 
     /// Subscribes like [`subscriber`](Self::subscriber), on a connection that the system buffers little for.
     pub(crate) async fn narrow_subscriber(broker: &Broker, channels: &[&str]) -> Self {
-        Self::narrow(broker).await.subscribe(channels).await
+        let mut peer = Self::narrow(broker).await;
+        // On a channel of its own: who settles next may come before the broker has seen it leave, and it reads that late.
+        let channel = format!("private-{}", peer.framed.get_ref().local_addr().unwrap().port());
+        peer.send_subscribe(channels).await;
+        peer.settle_on(&channel).await;
+        peer
     }
 
     /// On a connection that the system buffers little for.
@@ -110,13 +115,15 @@ impl Peer {
     }
 
     async fn subscribe(mut self, channels: &[&str]) -> Self {
+        self.send_subscribe(channels).await;
+        self.settle().await;
+        self
+    }
+
+    async fn send_subscribe(&mut self, channels: &[&str]) {
         for channel in channels {
             self.send(subscribe("dev", channel)).await;
         }
-        // On a channel of its own: others that settle may come before the broker has seen it leave.
-        let channel = format!("private-{}", self.framed.get_ref().local_addr().unwrap().port());
-        self.settle_on(&channel).await;
-        self
     }
 
     /// Returns once the broker has acted on everything that was sent before; nothing else may arrive meanwhile.
