@@ -8,7 +8,7 @@ use crate::{
     buffer::ReadBuffer,
     metrics::Stall,
     outbox::{Offer, Outbox, Run},
-    router::Subscribers,
+    router::{Subscribers, TopicHandle},
     scan::Extent,
     stats::Counters,
 };
@@ -29,14 +29,21 @@ impl Group {
         self.extent
     }
 
+    /// Whether what the subscribers of this channel get may be added, when that is known without looking at who they are.
+    pub(crate) fn is_known_to_take(&self, topic: &TopicHandle) -> bool {
+        self.subscribers.as_ref().is_some_and(|own| topic.is_known_to_have(own))
+    }
+
     /// Whether what they get may be added.
     pub(crate) fn takes(&self, subscribers: &Subscribers) -> bool {
         self.subscribers.as_ref().is_none_or(|own| own.are(subscribers))
     }
 
-    /// Adds the run that follows.
-    pub(crate) fn add(&mut self, run: Extent, payload: usize, subscribers: Subscribers) {
-        self.subscribers.get_or_insert(subscribers);
+    /// Adds the run that follows. If it is the first, these are who gets it.
+    pub(crate) fn add(&mut self, run: Extent, payload: usize, subscribers: Option<Subscribers>) {
+        if self.subscribers.is_none() {
+            self.subscribers = subscribers;
+        }
         self.extent.len += run.len;
         self.extent.messages += run.messages;
         self.payload += payload;
@@ -142,7 +149,7 @@ mod tests {
             let mut buffer = ReadBuffer::new(BytesMut::from(&[0; 100][..]));
             let (mut group, mut work) = (Group::default(), 0);
             for _ in 0..3 {
-                group.add(Extent { len: 30, messages: 1 }, 10, topic.subscribers());
+                group.add(Extent { len: 30, messages: 1 }, 10, Some(topic.subscribers()));
             }
             assert!(group.queue(&Counters::default(), &mut buffer, &mut work).is_none());
             assert_eq!((work, buffer.bytes.len(), group.extent().len), (steps, 10, 0));

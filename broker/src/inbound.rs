@@ -319,15 +319,21 @@ impl Inbound {
                 self.routes.add(route, self.shared.config.max_subscriptions);
                 continue;
             };
-            let subscribers = topic.subscribers();
-            if position > 0 {
-                self.work += 1 + subscribers.len() / COMPARED;
-            }
-            if !group.takes(&subscribers)
-                && let Some(unsettled) = group.queue(counters, &mut self.buffer, &mut self.work)
-            {
-                return Ok(Some(self.wait(unsettled)));
-            }
+            let subscribers = if group.is_known_to_take(topic) {
+                self.work += 1;
+                None
+            } else {
+                let subscribers = topic.subscribers();
+                if position > 0 {
+                    self.work += 1 + subscribers.len() / COMPARED;
+                }
+                if !group.takes(&subscribers)
+                    && let Some(unsettled) = group.queue(counters, &mut self.buffer, &mut self.work)
+                {
+                    return Ok(Some(self.wait(unsettled)));
+                }
+                Some(subscribers)
+            };
             let position = group.extent().len;
             let overhead = HEADER_LEN + names.len();
             let mut sizes = Sizes::new(overhead);

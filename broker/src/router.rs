@@ -6,6 +6,7 @@
 //! channels there are.
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     fmt,
     hash::Hash,
@@ -83,7 +84,7 @@ impl Router {
         entry.handles += 1;
         let topic = entry.topic.clone();
         self.resolve(&mut state, &topic);
-        TopicHandle { router: self.clone(), topic }
+        TopicHandle { router: self.clone(), topic, seen: Cell::default() }
     }
 
     /// Puts an outbox into the lists of some channels and patterns and takes it out of others. Publishers see all of
@@ -225,23 +226,38 @@ impl List {
 pub(crate) struct TopicHandle {
     router: Arc<Router>,
     topic: Arc<Topic>,
+    /// Who was found last.
+    seen: Cell<Option<Seen>>,
 }
 
 impl TopicHandle {
     /// Everybody who subscribes now, once.
     pub(crate) fn subscribers(&self) -> Subscribers {
-        let Self { router, topic } = self;
+        let Self { router, topic, .. } = self;
         let before = router.version.load(Acquire);
         if before.is_multiple_of(2)
             && let Some(subscribers) = topic.subscribers(router.patterns_version.load(Acquire))
             && router.version.load(Acquire) == before
         {
-            return subscribers;
+            return self.remember(subscribers, before);
         }
         // Nothing changes while this is locked.
         let mut state = router.lock();
         router.resolve(&mut state, topic);
-        topic.subscribers(router.patterns_version.load(Acquire)).unwrap_or_default()
+        let subscribers = topic.subscribers(router.patterns_version.load(Acquire)).unwrap_or_default();
+        self.remember(subscribers, router.version.load(Acquire))
+    }
+
+    /// Whether who subscribes now are those `others`, without looking at any list: `false` when that would be needed.
+    pub(crate) fn is_known_to_have(&self, others: &Subscribers) -> bool {
+        let seen = self.seen.get();
+        seen.is_some_and(|seen| seen.version == self.router.version.load(Acquire)) && seen == others.seen
+    }
+
+    fn remember(&self, mut subscribers: Subscribers, version: u64) -> Subscribers {
+        subscribers.seen = subscribers.addresses().map(|addresses| Seen { version, addresses });
+        self.seen.set(subscribers.seen);
+        subscribers
     }
 }
 
@@ -250,6 +266,7 @@ impl Topic {
     fn subscribers(&self, patterns_version: u64) -> Option<Subscribers> {
         let matching = self.matching.load();
         (matching.version == patterns_version).then(|| Subscribers {
+            seen: None,
             own: self.subscribers.0.load(),
             matching: matching.lists.iter().map(|list| list.0.load_full()).collect(),
         })
@@ -262,8 +279,17 @@ impl Drop for TopicHandle {
     }
 }
 
+/// Who subscribed to a channel in short: another channel's is equal only if they are the same there, in the same order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    /// Of the router. While it has this one, nobody of them goes away and leaves an address to somebody else.
+    version: u64,
+    addresses: [usize; 2],
+}
+
 /// Who subscribed to a channel at one moment.
 pub(crate) struct Subscribers {
+    seen: Option<Seen>,
     own: Guard<Arc<Outboxes>>,
     /// Nobody subscribes to two texts of which one covers the other, so nobody is in two of these.
     matching: Vec<Arc<Outboxes>>,
@@ -283,6 +309,17 @@ impl Subscribers {
         self.iter().map(Arc::as_ptr).eq(others.iter().map(Arc::as_ptr))
     }
 
+    /// Those of up to two outboxes; of more of them, that of their list and one that nothing has.
+    fn addresses(&self) -> Option<[usize; 2]> {
+        let mut all = self.iter().map(|outbox| Arc::as_ptr(outbox).addr());
+        match (all.next(), all.next(), all.next()) {
+            (None, ..) => Some([0, 0]),
+            (Some(one), None, _) => Some([one, 0]),
+            (Some(one), Some(two), None) => Some([one, two]),
+            _ => self.matching.is_empty().then(|| [Arc::as_ptr(&self.own).addr(), 1]),
+        }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Outbox>> {
         self.own.iter().chain(self.matching.iter().flat_map(|list| list.iter()))
     }
@@ -290,7 +327,7 @@ impl Subscribers {
 
 impl Default for Subscribers {
     fn default() -> Self {
-        Self { own: Guard::from_inner(Arc::default()), matching: Vec::new() }
+        Self { seen: None, own: Guard::from_inner(Arc::default()), matching: Vec::new() }
     }
 }
 

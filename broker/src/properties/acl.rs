@@ -128,6 +128,12 @@ proptest! {
                 }
             }
             prop_assert_eq!(subscriptions.len(), wanted.len());
+            for one in &handles {
+                let subscribers = one.subscribers();
+                for other in handles.iter().filter(|other| other.is_known_to_have(&subscribers)) {
+                    prop_assert!(other.subscribers().are(&subscribers));
+                }
+            }
             for name in names(4) {
                 let topic = router.topic(&channel(&name));
                 let times = topic.subscribers().iter().filter(|other| Arc::ptr_eq(other, &outbox)).count();

@@ -250,6 +250,63 @@ fn a_name_of_dots_is_resolved_too() {
     assert_eq!(deliveries(&router, &mine, &[&dots, "."]), [1, 0]);
 }
 
+#[test]
+fn who_subscribes_is_known_until_anything_changes() {
+    let (router, all) = (Arc::new(Router::default()), key(&["*"]));
+    let topics = ["a", "b", "c"].map(|name| router.topic(&channel(name)));
+    // The first column: "b" is known to have who "a" has; the second, the same of "c".
+    let known = || {
+        let [first, others @ ..] = &topics;
+        let subscribers = first.subscribers();
+        let known = others.each_ref().map(|other| other.is_known_to_have(&subscribers));
+        for (other, known) in others.iter().zip(known) {
+            assert!(!known || other.subscribers().are(&subscribers));
+        }
+        known
+    };
+    let look = || topics.iter().for_each(|topic| drop(topic.subscribers()));
+    let mut all_of_them = [(); 4].map(|()| subscriptions(&router));
+    let [one, two, three, pattern] = &mut all_of_them;
+    assert_eq!(known(), [false, false], "nobody has looked");
+    look();
+    assert_eq!(known(), [true, true], "nobody subscribes");
+    one.add(channel("a"), &all);
+    one.add(channel("b"), &all);
+    assert_eq!(known(), [false, false]);
+    look();
+    assert_eq!(known(), [true, false]);
+    two.add(channel("b"), &all);
+    two.add(channel("a"), &all);
+    look();
+    assert_eq!(known(), [true, false], "both have two");
+    one.remove("a", &all);
+    one.add(channel("a"), &all);
+    look();
+    assert_eq!(known(), [false, false], "the same two in another order");
+    one.remove("b", &all);
+    one.add(channel("b"), &all);
+    for name in ["a", "b"] {
+        three.add(channel(name), &all);
+    }
+    look();
+    assert_eq!(known(), [false, false], "three are told apart by their list");
+    assert!(topics[0].is_known_to_have(&topics[0].subscribers()));
+    three.remove("a", &all);
+    three.remove("b", &all);
+    for name in ["a", "b"] {
+        two.remove(name, &all);
+    }
+    pattern.add(channel("*"), &all);
+    look();
+    assert_eq!(known(), [true, false], "one by name and one by pattern");
+    let subscribers = topics[2].subscribers();
+    assert!(topics[2].is_known_to_have(&subscribers));
+    pattern.add(channel("elsewhere"), &all);
+    assert!(topics[2].is_known_to_have(&subscribers), "covered by its pattern: no list has changed");
+    three.add(channel("elsewhere"), &all);
+    assert!(!topics[2].is_known_to_have(&subscribers));
+}
+
 /// Threads make and forget channels while others change what they subscribe to, such that each always has one channel,
 /// through one text or another.
 #[test]
