@@ -2,13 +2,14 @@
 
 use std::{
     borrow::Borrow,
-    collections::HashSet,
+    cell::Cell,
     hash::{Hash, Hasher},
     mem,
     sync::Arc,
 };
 
 use foldhash::quality::RandomState;
+use indexmap::IndexSet;
 
 use crate::{metrics::ChannelSeries, router::TopicHandle, scan};
 
@@ -26,8 +27,14 @@ pub(crate) struct Route {
 /// Those that it has published to lately: of them it asks neither the router nor the metrics.
 pub(crate) enum Routes {
     Few(Vec<Route>),
-    #[allow(clippy::box_collection, reason = "a set is larger than a vector, which is all that most connections need")]
-    Many(Box<HashSet<Route, RandomState>>),
+    Many(Box<Many>),
+}
+
+/// In the order in which the connection came to them.
+pub(crate) struct Many {
+    routes: IndexSet<Route, RandomState>,
+    /// The one behind that which was found last.
+    next: Cell<usize>,
 }
 
 impl Default for Routes {
@@ -41,7 +48,7 @@ impl Routes {
     pub(crate) fn find(&self, body: &[u8]) -> Option<&Route> {
         match self {
             Self::Few(few) => few.iter().find(|route| body.starts_with(&route.names)),
-            Self::Many(many) => many.get(scan::names(body)?),
+            Self::Many(many) => many.find(body),
         }
     }
 
@@ -49,15 +56,30 @@ impl Routes {
     pub(crate) fn add(&mut self, route: Route, most: usize) {
         match self {
             Self::Few(few) if few.len() < FEW => few.push(route),
-            Self::Few(few) => *self = Self::Many(Box::new(mem::take(few).into_iter().chain([route]).collect())),
+            Self::Few(few) => {
+                let routes = mem::take(few).into_iter().chain([route]).collect();
+                *self = Self::Many(Box::new(Many { routes, next: Cell::new(0) }));
+            }
             Self::Many(many) => {
                 // Who goes through still more channels by turns does not find them, whichever is forgotten.
-                if many.len() >= most {
-                    many.clear();
+                if many.routes.len() >= most {
+                    many.routes.clear();
                 }
-                many.insert(route);
+                many.routes.insert(route);
             }
         }
+    }
+}
+
+impl Many {
+    fn find(&self, body: &[u8]) -> Option<&Route> {
+        // Who goes through many channels mostly does so in the same order each time.
+        let (index, route) = match self.routes.get_index(self.next.get()) {
+            Some(next) if body.starts_with(&next.names) => (self.next.get(), next),
+            _ => self.routes.get_full(scan::names(body)?)?,
+        };
+        self.next.set(if index + 1 < self.routes.len() { index + 1 } else { 0 });
+        Some(route)
     }
 }
 
@@ -111,8 +133,16 @@ mod tests {
             let names = scan::names(&body(channel)).unwrap().into();
             let topic = topics.topic(&channel.parse().unwrap());
             routes.add(Route { names, topic, series: Arc::default() }, MOST);
-            let known = channels.iter().filter(|channel| find(&routes, channel)).count();
-            assert_eq!(known, if index < MOST { index + 1 } else { 1 });
+            // Also those behind the one before, or not.
+            for (rotated, reversed) in [(0, false), (7, false), (7, true)] {
+                let mut channels = channels.clone();
+                channels.rotate_left(rotated);
+                if reversed {
+                    channels.reverse();
+                }
+                let known = channels.iter().filter(|channel| find(&routes, channel)).count();
+                assert_eq!(known, if index < MOST { index + 1 } else { 1 });
+            }
             assert!(find(&routes, channel));
         }
         assert!(routes.find(b"").is_none());
