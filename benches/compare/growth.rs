@@ -168,13 +168,13 @@ fn sections(quick: bool) -> Vec<Section> {
     let small = |number: &u64| !quick || *number <= 1000;
     let case = |label: String, setup, batch| Case { label, setup, batch, relay: false };
     let one = |publishers, idle, elsewhere| Setup::One { publishers, idle, elsewhere };
-    let turns = |channels: u64, run| {
-        let routing = Routing { channels, run, spread: 1 };
+    let turns = |channels: u64, run, scattered| {
+        let routing = Routing { channels, run, scattered, spread: 1 };
         let setup = Setup::Many { publishers: 1, subscribers: 1, routing };
         case(channels.to_string(), setup, Batch::LARGE)
     };
     let spread = |publishers, subscribers| {
-        let routing = Routing { channels: 1, run: 1, spread: subscribers };
+        let routing = Routing { channels: 1, run: 1, scattered: false, spread: subscribers };
         let label = format!("{publishers} publishers, {subscribers} subscribers and channels");
         case(label, Setup::Many { publishers, subscribers, routing }, Batch::TINY)
     };
@@ -188,11 +188,15 @@ fn sections(quick: bool) -> Vec<Section> {
         },
         Section {
             heading: "channels that one publisher uses by turns, 16 messages each",
-            cases: counts(&TURNS).map(|n| turns(n, 16)).collect(),
+            cases: counts(&TURNS).map(|n| turns(n, 16, false)).collect(),
         },
         Section {
             heading: "channels that one publisher uses by turns, 1 message each",
-            cases: counts(&TURNS).map(|n| turns(n, 1)).collect(),
+            cases: counts(&TURNS).map(|n| turns(n, 1, false)).collect(),
+        },
+        Section {
+            heading: "channels that one publisher uses in no order, 1 message each",
+            cases: counts(&TURNS[1..]).map(|n| turns(n, 1, true)).collect(),
         },
         Section {
             heading: "idle subscribers elsewhere",

@@ -71,6 +71,8 @@ pub(crate) struct Routing {
     /// How many channels a publisher uses by turns, and for how many messages each.
     pub(crate) channels: u64,
     pub(crate) run: u64,
+    /// Not one after the other, but here and there.
+    pub(crate) scattered: bool,
     /// Publisher `p` begins with channel `p % spread`, and what it sends goes to the subscriber of that number only.
     pub(crate) spread: usize,
 }
@@ -78,7 +80,10 @@ pub(crate) struct Routing {
 impl Routing {
     /// The channel of a message.
     pub(crate) fn channel(self, publisher: u64, number: u64) -> u64 {
-        publisher % self.spread as u64 + number / self.run % self.channels
+        let turn = number / self.run;
+        // The golden ratio of 64 bits: what it multiplies is spread evenly over the upper half.
+        let turn = if self.scattered { turn.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32 } else { turn };
+        publisher % self.spread as u64 + turn % self.channels
     }
 }
 
