@@ -260,6 +260,8 @@ impl ClientSession {
     }
 
     /// Takes the next message off the current run. The driver has checked the headers, but not the bodies.
+    #[allow(clippy::inline_always, reason = "a message is built where it is returned, instead of being moved there")]
+    #[inline(always)]
     pub(super) fn next_in_run(&mut self) -> Option<Message> {
         loop {
             if let Some(last) = &self.inner.last
@@ -273,13 +275,20 @@ impl ClientSession {
                 }
                 return Some((ident, channel, payload));
             }
-            let length = Header::parse(&self.inner.run, ANY_LENGTH).ok().flatten()?.length;
-            // The frames around a malformed one are whole, and are delivered.
-            if let Err(fault) = Last::remember(&mut self.inner.last, self.inner.run.get(..length)?) {
-                self.inner.shared.report(self.inner.connection, fault);
-                self.inner.run.advance(length);
-            }
+            self.look_ahead()?;
         }
+    }
+
+    /// Remembers the names of the next message, or passes over it; `None` when there is none.
+    #[inline(never)]
+    fn look_ahead(&mut self) -> Option<()> {
+        let length = Header::parse(&self.inner.run, ANY_LENGTH).ok().flatten()?.length;
+        // The frames around a malformed one are whole, and are delivered.
+        if let Err(fault) = Last::remember(&mut self.inner.last, self.inner.run.get(..length)?) {
+            self.inner.shared.report(self.inner.connection, fault);
+            self.inner.run.advance(length);
+        }
+        Some(())
     }
 
     #[cfg(test)]

@@ -44,7 +44,8 @@ impl Last {
 
 /// Takes a frame off `src` and gives its payload. It is one reference to the buffer: a slice of the frame would take
 /// two and give one back.
-#[inline]
+#[allow(clippy::inline_always, reason = "what is stored in halves and then moved as a whole waits for the stores")]
+#[inline(always)]
 pub(crate) fn payload_of(src: &mut BytesMut, at: usize, length: usize) -> Bytes {
     if at == length {
         // An empty slice would keep the buffer for nothing.
