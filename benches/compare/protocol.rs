@@ -81,10 +81,16 @@ impl Routing {
     /// The channel of a message.
     pub(crate) fn channel(self, publisher: u64, number: u64) -> u64 {
         let turn = number / self.run;
-        // The golden ratio of 64 bits: what it multiplies is spread evenly over the upper half.
-        let turn = if self.scattered { turn.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32 } else { turn };
-        publisher % self.spread as u64 + turn % self.channels
+        publisher % self.spread as u64 + if self.scattered { scatter(turn) } else { turn } % self.channels
     }
+}
+
+/// `SplitMix64`: numbers one after the other become some that have nothing in common.
+fn scatter(number: u64) -> u64 {
+    let number = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let number = (number ^ number >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let number = (number ^ number >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+    number ^ number >> 31
 }
 
 /// How many digits the number of a channel has.

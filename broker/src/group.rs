@@ -29,7 +29,7 @@ impl Group {
         self.extent
     }
 
-    /// Whether what the subscribers of this channel get may be added, when that is known without looking at who they are.
+    /// Whether what is published to a channel may be added, as far as that is known without looking at its lists.
     pub(crate) fn is_known_to_take(&self, topic: &TopicHandle) -> bool {
         self.subscribers.as_ref().is_some_and(|own| topic.is_known_to_have(own))
     }
@@ -39,11 +39,19 @@ impl Group {
         self.subscribers.as_ref().is_none_or(|own| own.are(subscribers))
     }
 
-    /// Adds the run that follows. If it is the first, these are who gets it.
-    pub(crate) fn add(&mut self, run: Extent, payload: usize, subscribers: Option<Subscribers>) {
-        if self.subscribers.is_none() {
-            self.subscribers = subscribers;
-        }
+    /// If it is empty, these are who gets what is added.
+    pub(crate) fn begin(&mut self, subscribers: Subscribers) {
+        self.subscribers.get_or_insert(subscribers);
+    }
+
+    /// How many they are.
+    pub(crate) fn subscribers(&self) -> usize {
+        self.subscribers.as_ref().map_or(0, Subscribers::len)
+    }
+
+    /// Adds the run that follows.
+    pub(crate) fn add(&mut self, run: Extent, payload: usize) {
+        debug_assert!(self.subscribers.is_some(), "somebody gets it, or it is known that nobody does");
         self.extent.len += run.len;
         self.extent.messages += run.messages;
         self.payload += payload;
@@ -148,8 +156,9 @@ mod tests {
             }
             let mut buffer = ReadBuffer::new(BytesMut::from(&[0; 100][..]));
             let (mut group, mut work) = (Group::default(), 0);
+            group.begin(topic.subscribers());
             for _ in 0..3 {
-                group.add(Extent { len: 30, messages: 1 }, 10, Some(topic.subscribers()));
+                group.add(Extent { len: 30, messages: 1 }, 10);
             }
             assert!(group.queue(&Counters::default(), &mut buffer, &mut work).is_none());
             assert_eq!((work, buffer.bytes.len(), group.extent().len), (steps, 10, 0));

@@ -33,7 +33,7 @@ const TURN: usize = 1 << 20;
 /// How often a run is queued for somebody, or gathered with others, before others get their turn.
 const WORK: usize = 2048;
 
-/// How many subscribers are compared, to find out whether two channels have the same, in the time of one such step.
+/// How many subscribers are compared in the time of one such step, to find out whether two channels have the same.
 const COMPARED: usize = 32;
 
 /// What it costs to change the list of a channel's or pattern's subscribers, in the same measure: it is copied.
@@ -319,9 +319,8 @@ impl Inbound {
                 self.routes.add(route, self.shared.config.max_subscriptions);
                 continue;
             };
-            let subscribers = if group.is_known_to_take(topic) {
-                self.work += 1;
-                None
+            if group.is_known_to_take(topic) {
+                self.work += 1 + group.subscribers() / COMPARED;
             } else {
                 let subscribers = topic.subscribers();
                 if position > 0 {
@@ -332,8 +331,8 @@ impl Inbound {
                 {
                     return Ok(Some(self.wait(unsettled)));
                 }
-                Some(subscribers)
-            };
+                group.begin(subscribers);
+            }
             let position = group.extent().len;
             let overhead = HEADER_LEN + names.len();
             let mut sizes = Sizes::new(overhead);
@@ -341,7 +340,7 @@ impl Inbound {
             let run = scan::run(rest, first, names, limits, &mut sizes);
             let payload = run.len - run.messages as usize * overhead;
             series.published(&sizes, payload);
-            group.add(run, payload, subscribers);
+            group.add(run, payload);
         }
         let unsettled = group.queue(counters, &mut self.buffer, &mut self.work);
         Ok(unsettled.map(|unsettled| self.wait(unsettled)))

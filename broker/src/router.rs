@@ -226,8 +226,8 @@ impl List {
 pub(crate) struct TopicHandle {
     router: Arc<Router>,
     topic: Arc<Topic>,
-    /// Who was found last.
-    seen: Cell<Option<Seen>>,
+    /// Who was found last, at which version of the router.
+    seen: Cell<Option<(u64, Addresses)>>,
 }
 
 impl TopicHandle {
@@ -248,15 +248,14 @@ impl TopicHandle {
         self.remember(subscribers, router.version.load(Acquire))
     }
 
-    /// Whether who subscribes now are those `others`, without looking at any list: `false` when that would be needed.
+    /// Whether it is known, without looking at any list, that `others` are who subscribes now.
     pub(crate) fn is_known_to_have(&self, others: &Subscribers) -> bool {
-        let seen = self.seen.get();
-        seen.is_some_and(|seen| seen.version == self.router.version.load(Acquire)) && seen == others.seen
+        let current = |version| self.router.version.load(Acquire) == version;
+        self.seen.get().is_some_and(|(version, seen)| others.addresses == Some(seen) && current(version))
     }
 
-    fn remember(&self, mut subscribers: Subscribers, version: u64) -> Subscribers {
-        subscribers.seen = subscribers.addresses().map(|addresses| Seen { version, addresses });
-        self.seen.set(subscribers.seen);
+    fn remember(&self, subscribers: Subscribers, version: u64) -> Subscribers {
+        self.seen.set(subscribers.addresses.map(|addresses| (version, addresses)));
         subscribers
     }
 }
@@ -265,10 +264,9 @@ impl Topic {
     /// What the lists hold, unless the patterns have to be looked up.
     fn subscribers(&self, patterns_version: u64) -> Option<Subscribers> {
         let matching = self.matching.load();
-        (matching.version == patterns_version).then(|| Subscribers {
-            seen: None,
-            own: self.subscribers.0.load(),
-            matching: matching.lists.iter().map(|list| list.0.load_full()).collect(),
+        (matching.version == patterns_version).then(|| {
+            let own = self.subscribers.0.load();
+            Subscribers::new(own, matching.lists.iter().map(|list| list.0.load_full()).collect())
         })
     }
 }
@@ -279,23 +277,39 @@ impl Drop for TopicHandle {
     }
 }
 
-/// Who subscribed to a channel in short: another channel's is equal only if they are the same there, in the same order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Seen {
-    /// Of the router. While it has this one, nobody of them goes away and leaves an address to somebody else.
-    version: u64,
-    addresses: [usize; 2],
-}
+/// Who subscribed to a channel, in short: the addresses of up to two outboxes, or that of a longer list and 1, which nothing
+/// has. As long as somebody keeps those outboxes, others with the same addresses are the same, in the same order.
+type Addresses = [usize; 2];
 
 /// Who subscribed to a channel at one moment.
 pub(crate) struct Subscribers {
-    seen: Option<Seen>,
+    addresses: Option<Addresses>,
     own: Guard<Arc<Outboxes>>,
     /// Nobody subscribes to two texts of which one covers the other, so nobody is in two of these.
     matching: Vec<Arc<Outboxes>>,
 }
 
 impl Subscribers {
+    fn new(own: Guard<Arc<Outboxes>>, matching: Vec<Arc<Outboxes>>) -> Self {
+        let mut subscribers = Self { addresses: None, own, matching };
+        let mut all = subscribers.iter().map(|outbox| Arc::as_ptr(outbox).addr());
+        let addresses = match (all.next(), all.next(), all.next()) {
+            (None, ..) => Some([0, 0]),
+            (Some(one), None, _) => Some([one, 0]),
+            (Some(one), Some(two), None) => Some([one, two]),
+            _ => subscribers.only_list().map(|list| [Arc::as_ptr(list).addr(), 1]),
+        };
+        drop(all);
+        subscribers.addresses = addresses;
+        subscribers
+    }
+
+    /// The list that has all of them, if one has.
+    fn only_list(&self) -> Option<&Arc<Outboxes>> {
+        let mut lists = [&*self.own].into_iter().chain(&self.matching).filter(|list| !list.is_empty());
+        lists.next().filter(|_| lists.next().is_none())
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.own.is_empty() && self.matching.iter().all(|list| list.is_empty())
     }
@@ -309,17 +323,6 @@ impl Subscribers {
         self.iter().map(Arc::as_ptr).eq(others.iter().map(Arc::as_ptr))
     }
 
-    /// Those of up to two outboxes; of more of them, that of their list and one that nothing has.
-    fn addresses(&self) -> Option<[usize; 2]> {
-        let mut all = self.iter().map(|outbox| Arc::as_ptr(outbox).addr());
-        match (all.next(), all.next(), all.next()) {
-            (None, ..) => Some([0, 0]),
-            (Some(one), None, _) => Some([one, 0]),
-            (Some(one), Some(two), None) => Some([one, two]),
-            _ => self.matching.is_empty().then(|| [Arc::as_ptr(&self.own).addr(), 1]),
-        }
-    }
-
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Outbox>> {
         self.own.iter().chain(self.matching.iter().flat_map(|list| list.iter()))
     }
@@ -327,7 +330,7 @@ impl Subscribers {
 
 impl Default for Subscribers {
     fn default() -> Self {
-        Self { seen: None, own: Guard::from_inner(Arc::default()), matching: Vec::new() }
+        Self::new(Guard::from_inner(Arc::default()), Vec::new())
     }
 }
 

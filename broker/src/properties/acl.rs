@@ -10,7 +10,7 @@ use crate::{
     Key,
     outbox::Outbox,
     patterns::{Cover, allowed, covers, inside},
-    router::Router,
+    router::{Router, Subscribers, TopicHandle},
     subscriptions::Subscriptions,
 };
 
@@ -100,6 +100,9 @@ proptest! {
         let outbox = Outbox::for_test();
         let mut subscriptions = Subscriptions::new(router.clone(), outbox.clone());
         let (mut list, mut wanted) = (list, BTreeSet::new());
+        // Somebody else, who may have everything and wants some of it.
+        let mut second = Subscriptions::new(router.clone(), Outbox::for_test());
+        let (everything, mut found) = (key(&["*".to_owned()]), Vec::<Subscribers>::new());
         // Some have been published to before, and their patterns looked up.
         let handles: Vec<_> = names(3).iter().step_by(2).map(|name| router.topic(&channel(name))).collect();
         for step in steps {
@@ -108,12 +111,16 @@ proptest! {
                     let denied = !wanted.contains(&text) && names(6).iter().all(|name| !stands_for(&text, name) || !any(&list, name));
                     let added = subscriptions.add(channel(&text), &key(&list));
                     prop_assert_eq!(added.is_none(), denied, "{}", text);
+                    if text.len() % 2 == 0 {
+                        second.add(channel(&text), &everything);
+                    }
                     if !denied {
                         wanted.insert(text);
                     }
                 }
                 Step::Remove(text) => {
                     subscriptions.remove(&text, &key(&list));
+                    second.remove(&text, &everything);
                     wanted.remove(&text);
                 }
                 Step::Rekey(new) => {
@@ -128,10 +135,15 @@ proptest! {
                 }
             }
             prop_assert_eq!(subscriptions.len(), wanted.len());
-            for one in &handles {
-                let subscribers = one.subscribers();
-                for other in handles.iter().filter(|other| other.is_known_to_have(&subscribers)) {
-                    prop_assert!(other.subscribers().are(&subscribers));
+            // What was found after the step before, and what is found now.
+            for again in [true, false] {
+                for subscribers in &found {
+                    for topic in handles.iter().filter(|topic| topic.is_known_to_have(subscribers)) {
+                        prop_assert!(topic.subscribers().are(subscribers));
+                    }
+                }
+                if again {
+                    found = handles.iter().map(TopicHandle::subscribers).collect();
                 }
             }
             for name in names(4) {
@@ -141,7 +153,7 @@ proptest! {
                 prop_assert_eq!(times, usize::from(wants && any(&list, &name)), "{} of {:?} and {:?}", name, wanted, list);
             }
         }
-        drop(subscriptions);
+        drop((subscriptions, second, found));
         prop_assert!(handles.iter().all(|topic| topic.subscribers().is_empty()));
         drop(handles);
         prop_assert!(format!("{router:?}").contains("topics: 0"), "{:?}", router);

@@ -305,6 +305,18 @@ fn who_subscribes_is_known_until_anything_changes() {
     assert!(topics[2].is_known_to_have(&subscribers), "covered by its pattern: no list has changed");
     three.add(channel("elsewhere"), &all);
     assert!(!topics[2].is_known_to_have(&subscribers));
+    look();
+    assert!(topics[2].is_known_to_have(&subscribers), "they are as they were before");
+    two.add(channel("a"), &all);
+    look();
+    assert!(!topics[0].is_known_to_have(&topics[0].subscribers()), "three in two lists");
+    one.remove("a", &all);
+    one.remove("b", &all);
+    for more in [one, two, three] {
+        more.add(channel("*"), &all);
+    }
+    look();
+    assert_eq!(known(), [true, true], "four of one pattern");
 }
 
 /// Threads make and forget channels while others change what they subscribe to, such that each always has one channel,
