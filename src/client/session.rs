@@ -139,8 +139,12 @@ impl ClientSession {
     }
 
     /// See [`Publisher::publish`].
-    pub async fn publish(&self, channel: impl AsRef<str>, payload: impl Into<Bytes>) -> Result<(), Error> {
-        self.inner.publisher.publish(channel, payload).await
+    pub fn publish(
+        &self,
+        channel: impl AsRef<str>,
+        payload: impl Into<Bytes>,
+    ) -> impl Future<Output = Result<(), Error>> {
+        self.inner.publisher.publish(channel, payload)
     }
 
     /// See [`Publisher::try_publish`].
