@@ -26,6 +26,7 @@ pub(crate) struct Route {
 /// Those that it has published to lately: of them it asks neither the router nor the metrics.
 pub(crate) enum Routes {
     Few(Vec<Route>),
+    /// In a box: it is larger than a vector, which is all that most connections need.
     Many(Box<Many>),
 }
 
