@@ -1,6 +1,6 @@
 //! Looks the keys of live connections up again, so that a key that is removed or changed has an effect on them.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{future, pin::pin, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -21,27 +21,32 @@ const MIN_GAP: Duration = Duration::from_millis(2);
 /// After so many failures in a row, a store is left alone until the next round.
 const MAX_FAILURES: usize = CONCURRENT;
 
-/// Looks up all keys every now and then, and when it is asked to, until the broker shuts down.
+/// Looks up all keys every now and then if they may change, and when it is asked to, until the broker shuts down.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    let rounds = rounds(&shared.accounts, &*shared.store, shared.config.auth_timeout, shared.config.recheck_keys);
+    // Without a timer, waiting for the next message is cheaper.
+    let interval = shared.store.may_change().then_some(shared.config.recheck_keys);
+    let rounds = rounds(&shared.accounts, &*shared.store, shared.config.auth_timeout, interval);
     shared.draining.run_until_cancelled(rounds).await;
 }
 
 /// Who asks has just changed something: what was found before may be old. So a round in the background gives way to one
 /// that was asked for. That one is never cut short, or keys that are at its end would not be looked up for as long as
 /// somebody goes on asking; however often that happens meanwhile, one more round follows.
-async fn rounds(accounts: &Accounts, store: &dyn AuthStore, limit: Duration, interval: Duration) {
+async fn rounds(accounts: &Accounts, store: &dyn AuthStore, limit: Duration, interval: Option<Duration>) {
     let mut asked = false;
     loop {
-        let next = Instant::now() + interval;
+        let start = Instant::now();
         if asked {
             look_up(accounts.all(), store, limit, Duration::ZERO).await;
         }
         let background = async {
+            let Some(interval) = interval else {
+                return future::pending().await;
+            };
             if !asked {
                 look_up(accounts.all(), store, limit, interval).await;
             }
-            sleep_until(next).await;
+            sleep_until(start + interval).await;
         };
         asked = tokio::select! {
             biased;
@@ -212,6 +217,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_store_that_cannot_change_is_asked_on_request_only() {
+        let (accounts, _members) = members(10);
+        let census = Census::default();
+        let mut rounds = pin!(rounds(&accounts, &census, LIMIT, None));
+        for times in [0, 1, 2] {
+            assert!(timeout(Duration::from_secs(3600), &mut rounds).await.is_err());
+            assert_eq!(census.range(10), (times, times));
+            accounts.recheck.notify_one();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_asks_all_the_time_keeps_nobody_from_being_looked_up() {
         let (accounts, _members) = members(2000);
         let census = Census::default();
@@ -224,7 +241,7 @@ mod tests {
         };
         let hour = Duration::from_secs(3600);
         tokio::select! {
-            () = rounds(&accounts, &census, LIMIT, hour) => {}
+            () = rounds(&accounts, &census, LIMIT, Some(hour)) => {}
             () = storm => {}
         }
         let (least, most) = census.range(2000);
@@ -240,7 +257,7 @@ mod tests {
         };
         accounts.recheck.notified().now_or_never();
         tokio::select! {
-            () = rounds(&accounts, &census, LIMIT, 100 * hour) => {}
+            () = rounds(&accounts, &census, LIMIT, Some(100 * hour)) => {}
             () = asked_again => {}
         }
         let (least, most) = census.range(2000);

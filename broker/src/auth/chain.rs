@@ -58,6 +58,10 @@ impl AuthStore for ChainStore {
             result
         })
     }
+
+    fn may_change(&self) -> bool {
+        self.stores.iter().any(|store| store.may_change())
+    }
 }
 
 #[cfg(test)]
@@ -106,6 +110,19 @@ mod tests {
         chain.push(counted.clone());
         assert_eq!(chain.reload().await.unwrap_err().to_string(), "still down");
         assert_eq!(counted.0.load(Relaxed), 3);
+    }
+
+    #[test]
+    fn it_may_change_if_a_store_in_it_may() {
+        let mut chain = ChainStore::new();
+        chain.push(store(&["a"], "memory"));
+        chain.push(crate::EnvStore::new());
+        let mut outer = ChainStore::new();
+        outer.push(chain.clone());
+        assert!(!outer.may_change());
+        chain.push(crate::EnvStore::with(|_| Err(std::env::VarError::NotPresent)));
+        outer.push(chain);
+        assert!(outer.may_change());
     }
 
     fn store(idents: &[&str], owner: &str) -> MemoryStore {

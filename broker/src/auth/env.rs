@@ -9,20 +9,22 @@ use super::{AuthError, AuthStore, Key, Lookup};
 /// differ in nothing but case have the same key, and share its limits.
 pub struct EnvStore {
     variable: Box<Variable>,
+    may_change: bool,
 }
 
 type Variable = dyn Fn(&str) -> Result<String, env::VarError> + Send + Sync;
 
 impl EnvStore {
-    /// Reads the variables of this process, each time anew.
+    /// Reads the variables of this process, for each connection anew. A program that changes them itself asks for
+    /// [`Broker::recheck_now`](crate::Broker::recheck_now): nobody else can, so live connections are not looked up again.
     #[must_use]
     pub fn new() -> Self {
-        Self::with(|name| env::var(name))
+        Self { may_change: false, ..Self::with(|name| env::var(name)) }
     }
 
-    /// Reads variables from somewhere else.
+    /// Reads variables from somewhere else, where they may change.
     pub fn with(variable: impl Fn(&str) -> Result<String, env::VarError> + Send + Sync + 'static) -> Self {
-        Self { variable: Box::new(variable) }
+        Self { variable: Box::new(variable), may_change: true }
     }
 
     fn get(&self, ident: &str) -> Result<Option<Arc<Key>>, AuthError> {
@@ -69,6 +71,10 @@ impl fmt::Debug for EnvStore {
 impl AuthStore for EnvStore {
     fn lookup<'a>(&'a self, ident: &'a str) -> Lookup<'a> {
         Box::pin(async move { self.get(ident) })
+    }
+
+    fn may_change(&self) -> bool {
+        self.may_change
     }
 }
 

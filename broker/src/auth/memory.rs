@@ -53,4 +53,8 @@ impl AuthStore for MemoryStore {
     fn lookup<'a>(&'a self, ident: &'a str) -> Lookup<'a> {
         Box::pin(async move { Ok(self.get(ident)) })
     }
+
+    fn may_change(&self) -> bool {
+        false
+    }
 }

@@ -71,6 +71,13 @@ pub trait AuthStore: Send + Sync + 'static {
     fn reload(&self) -> Reload<'_> {
         Box::pin(async { Ok(()) })
     }
+
+    /// Whether an answer may be another one later, which is the default. If not, the keys of live connections are looked up
+    /// again only when [`Broker::recheck_now`](crate::Broker::recheck_now) asks for it, and a broker that has nothing to do
+    /// does not wake up for that.
+    fn may_change(&self) -> bool {
+        true
+    }
 }
 
 /// An authkey: who somebody is and what they may do.
