@@ -2,24 +2,20 @@
 
 use std::{
     io, mem,
-    ops::RangeInclusive,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::socket::ReadHalf;
+pub(crate) use pool::{BufferPool, Held};
 
-/// How much is read at once: little at first, more while reads fill it.
+mod pool;
+
+/// How much is read at once: little at first, more while reads fill it. Powers of two.
 const MIN_CHUNK: usize = 8 * 1024;
 const MAX_CHUNK: usize = 256 * 1024;
-
-/// How much all publishers together hold at most while they wait, beside the message or the smallest read of each.
-const MAX_HELD: usize = 128 << 20;
 
 /// How much of a frame that has not arrived whole is moved to let go of a buffer.
 const MAX_PARKED: usize = 1024;
@@ -38,7 +34,7 @@ pub(crate) struct ReadBuffer {
     /// it is before each [`passing`](Self::passing), and when there is no limit.
     pub(crate) granted: usize,
     chunk: usize,
-    /// The size of the whole allocation that `bytes` is a part of, and with it every run that was taken out of it.
+    /// The size of the whole allocation that `bytes` is a part of.
     allocated: usize,
 }
 
@@ -47,8 +43,8 @@ impl ReadBuffer {
         Self { missing: 0, granted: 0, chunk: MIN_CHUNK, allocated: bytes.capacity(), bytes }
     }
 
-    /// Appends what is there to read; 0 is the end. Room is made only when there is something, and not for much more than
-    /// `most`.
+    /// Appends what is there to read; 0 is the end. Room is made only when there is something, and not for more than `most`,
+    /// or the smallest chunk.
     pub(crate) fn poll_read(
         &mut self,
         half: &mut ReadHalf<'_>,
@@ -57,15 +53,27 @@ impl ReadBuffer {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         ready!(half.poll_readable(cx))?;
-        self.shrink(most.min(pool.chunk()).max(MIN_CHUNK), pool);
+        // Asking the system would cost who reads little more than it gives.
+        if self.chunk > MIN_CHUNK
+            && let Some(available) = half.available()
+        {
+            self.expect(available);
+        }
+        self.shrink(most.min(pool.chunk()), pool);
         self.make_room(pool);
         let n = ready!(half.poll_read(cx, &mut self.bytes))?;
         if self.bytes.len() == self.bytes.capacity() {
             self.chunk = (self.chunk * 4).min(MAX_CHUNK);
-        } else if n < self.chunk / 4 {
+        } else if n < self.chunk / 2 {
             self.chunk = (self.chunk / 2).max(MIN_CHUNK);
         }
         Poll::Ready(Ok(n))
+    }
+
+    /// So much will be read: more than half of the buffer, so that none of it has to be copied.
+    fn expect(&mut self, available: usize) {
+        let parked = if self.bytes.len() <= MAX_PARKED { self.bytes.len() } else { 0 };
+        self.chunk = (parked + available).clamp(MIN_CHUNK, MAX_CHUNK).next_power_of_two();
     }
 
     /// What may be published.
@@ -79,13 +87,24 @@ impl ReadBuffer {
         self.bytes.advance(len);
     }
 
-    /// Takes the first bytes out, if they may hold on to the whole buffer.
-    pub(crate) fn take(&mut self, len: usize) -> Option<Bytes> {
+    /// Takes the first bytes out with the whole buffer, if they may hold on to that, and says how large it is. What is
+    /// behind them moves.
+    pub(crate) fn take(&mut self, len: usize, pool: &Arc<BufferPool>) -> Option<(Bytes, usize)> {
         if len < MIN_ZERO_COPY || len * ZERO_COPY_SHARE < self.allocated {
             return None;
         }
         self.granted = self.granted.saturating_sub(len);
-        Some(self.bytes.split_to(len).freeze())
+        let rest = &self.bytes[len..];
+        let rest = if rest.len() > MAX_PARKED {
+            let mut room = pool.take((rest.len() + self.chunk / 2).max(self.chunk));
+            room.extend_from_slice(rest);
+            room
+        } else {
+            rest.into()
+        };
+        let (mut taken, allocated) = self.swap(rest);
+        taken.truncate(len);
+        Some((pool.lend(taken, allocated), allocated))
     }
 
     /// Gives the memory back when there is little or nothing in it: the beginning of a frame moves to a place of its size.
@@ -93,152 +112,68 @@ impl ReadBuffer {
     pub(crate) fn release(&mut self, pool: &BufferPool) {
         let len = self.bytes.len();
         if len <= MAX_PARKED && len < self.allocated {
-            let rest = BytesMut::from(&self.bytes[..]);
-            self.replace(rest, len, pool);
+            self.replace(BytesMut::from(&self.bytes[..]), pool);
         }
     }
 
-    /// Waits: gives the memory back if it can, and says how much is held. Something may be `queued` that was taken out
-    /// without being copied.
-    pub(crate) fn park(&mut self, queued: bool, pool: &BufferPool) -> usize {
-        let held = if queued || self.bytes.len() > MAX_PARKED { self.allocated } else { 0 };
+    /// Waits: gives the memory back if it can, and says how much is held.
+    pub(crate) fn park(&mut self, pool: &BufferPool) -> usize {
         self.release(pool);
-        held
+        if self.bytes.len() > MAX_PARKED { self.allocated } else { 0 }
     }
 
-    /// From now on less is read at once, and a buffer that is much larger than that is given back.
+    /// From now on no more than that is read at once, and a buffer that is much larger is given back.
     fn shrink(&mut self, most: usize, pool: &BufferPool) {
+        // Rounded up, buffers would take more together than they may.
+        let most = 1 << most.clamp(MIN_CHUNK, MAX_CHUNK).ilog2();
         self.chunk = self.chunk.min(most);
         let len = self.bytes.len();
         if most < MAX_CHUNK && self.allocated > 2 * (len + most) {
-            let rest = BytesMut::from(&self.bytes[..]);
-            self.replace(rest, len, pool);
+            self.replace(BytesMut::from(&self.bytes[..]), pool);
         }
     }
 
-    /// What a header claims is believed only as far as the bytes that came: for a long frame the buffer doubles.
+    /// What a header claims is believed only as far as the bytes that came: for a long frame the buffer grows with what
+    /// is in it.
     fn make_room(&mut self, pool: &BufferPool) {
         let len = self.bytes.len();
         let enough = self.missing.min(self.chunk).max(self.chunk / 2);
         if self.bytes.capacity() - len >= enough {
             return;
         }
-        // Moves what is left to the front, when nobody holds a slice of this allocation any more.
+        // Moves what is left to the front.
         if self.allocated >= self.chunk && self.bytes.try_reclaim(enough) {
             return;
         }
-        let room = self.missing.clamp(self.chunk, self.chunk.max(len));
-        // Not from the pool when that may be too large for what there is.
-        let (mut larger, allocated) =
-            if self.chunk == MAX_CHUNK { pool.take(len + room) } else { BufferPool::make(len + room) };
+        let room = if self.missing > enough { self.missing.min(self.chunk.max(len)) } else { enough };
+        let mut larger = pool.take((len + room).max(self.chunk));
         larger.extend_from_slice(&self.bytes);
-        self.replace(larger, allocated, pool);
+        self.replace(larger, pool);
     }
 
-    fn replace(&mut self, bytes: BytesMut, allocated: usize, pool: &BufferPool) {
-        let old = mem::replace(&mut self.bytes, bytes);
-        pool.put(old, mem::replace(&mut self.allocated, allocated));
-    }
-}
-
-/// Large buffers that were used lately. Getting memory from the system and giving it back for each read of a stream
-/// costs more than the read.
-#[derive(Debug)]
-pub(crate) struct BufferPool {
-    /// Each is the end of an allocation, of this size, of which slices may still be queued somewhere.
-    ends: Mutex<Vec<(BytesMut, usize)>>,
-    /// How many publishers wait, and with how much together, of how much. See [`hold`](Self::hold).
-    waiting: AtomicUsize,
-    held: AtomicUsize,
-    max_held: usize,
-}
-
-/// Memory of a publisher that waits.
-#[derive(Debug)]
-pub(crate) struct Held {
-    pool: Arc<BufferPool>,
-    bytes: usize,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.pool.waiting.fetch_sub(1, Relaxed);
-        self.pool.held.fetch_sub(self.bytes, Relaxed);
-    }
-}
-
-impl BufferPool {
-    /// How many are kept: at most 8 MiB.
-    const MAX: usize = 16;
-    const SIZES: RangeInclusive<usize> = MAX_CHUNK..=2 * MAX_CHUNK;
-
-    /// For a broker that queues so much for subscribers at most: no more waits to be queued.
-    pub(crate) fn new(max_buffered: usize) -> Self {
-        let (ends, waiting, held) = (Mutex::default(), AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { ends, waiting, held, max_held: MAX_HELD.min(max_buffered) }
+    fn replace(&mut self, bytes: BytesMut, pool: &BufferPool) {
+        let (old, allocated) = self.swap(bytes);
+        pool.put(old, allocated);
     }
 
-    /// How much publishers hold that wait.
-    pub(crate) fn held(&self) -> usize {
-        self.held.load(Relaxed)
-    }
-
-    /// Says that a publisher waits with so much, if with anything. The more of them there are, the less is read.
-    pub(crate) fn hold(self: &Arc<Self>, bytes: usize) -> Option<Held> {
-        (bytes > 0).then(|| {
-            self.waiting.fetch_add(1, Relaxed);
-            self.held.fetch_add(bytes, Relaxed);
-            Held { pool: self.clone(), bytes }
-        })
-    }
-
-    /// The most to be read at once: an equal share, unless others have not yet given back what they took before.
-    fn chunk(&self) -> usize {
-        let left = self.max_held.saturating_sub(self.held());
-        let share = self.max_held / (self.waiting.load(Relaxed) + 1);
-        share.min(left).clamp(MIN_CHUNK, MAX_CHUNK)
-    }
-
-    /// An empty buffer with at least this capacity, and the size of its whole allocation: a buffer that was used before
-    /// may not know it.
-    fn take(&self, capacity: usize) -> (BytesMut, usize) {
-        if Self::SIZES.contains(&capacity) {
-            let mut ends = self.lock();
-            // The one that was used last is most likely still in the cache.
-            if let Some(index) = ends.iter_mut().rposition(|(end, _)| end.try_reclaim(capacity)) {
-                return ends.remove(index);
-            }
-        }
-        Self::make(capacity)
-    }
-
-    fn make(capacity: usize) -> (BytesMut, usize) {
-        let fresh = BytesMut::with_capacity(capacity);
-        let allocated = fresh.capacity();
-        (fresh, allocated)
-    }
-
-    /// Keeps what is left of a buffer for later.
-    fn put(&self, mut end: BytesMut, allocated: usize) {
-        if Self::SIZES.contains(&allocated) {
-            end.clear();
-            let mut ends = self.lock();
-            if ends.len() == Self::MAX {
-                ends.remove(0);
-            }
-            ends.push((end, allocated));
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<(BytesMut, usize)>> {
-        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Goes on with another buffer, of which nothing has been passed over. Returns the one before, and its size.
+    fn swap(&mut self, bytes: BytesMut) -> (BytesMut, usize) {
+        let allocated = mem::replace(&mut self.allocated, bytes.capacity());
+        (mem::replace(&mut self.bytes, bytes), allocated)
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
-    use super::*;
+    use futures::future::poll_fn;
+    use tokio::{
+        io::AsyncWriteExt as _,
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::{pool::MAX_HELD, *};
+    use crate::socket::Socket;
 
     const MAX_FRAME: usize = 1 << 20;
 
@@ -274,12 +209,38 @@ mod tests {
     #[test]
     fn small_runs_are_copied_and_large_ones_are_not() {
         let mut buffer = ReadBuffer::new(BytesMut::with_capacity(MAX_CHUNK));
-        buffer.bytes.resize(MAX_CHUNK, 0);
-        let inside = buffer.bytes.as_ptr_range();
-        let large = buffer.take(MAX_CHUNK / 2).unwrap();
-        assert!(inside.contains(&large.as_ptr()));
-        assert_eq!(buffer.take(MAX_CHUNK / 8), None);
-        assert_eq!(buffer.bytes.len(), MAX_CHUNK / 2);
+        buffer.bytes.resize(MAX_CHUNK / 2, 1);
+        buffer.bytes.resize(MAX_CHUNK, 2);
+        let start = buffer.bytes.as_ptr();
+        let pool = Arc::new(BufferPool::new(usize::MAX));
+        assert_eq!(buffer.take(MAX_CHUNK / 2 - 1, &pool), None);
+        let (large, size) = buffer.take(MAX_CHUNK / 2, &pool).unwrap();
+        assert_eq!((large.as_ptr(), size), (start, MAX_CHUNK));
+        assert_eq!((large.len(), buffer.bytes.len()), (MAX_CHUNK / 2, MAX_CHUNK / 2));
+        assert!(large.iter().all(|byte| *byte == 1) && buffer.bytes.iter().all(|byte| *byte == 2));
+        assert_eq!(buffer.take(MIN_CHUNK, &pool), None);
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn what_is_read_of_a_stream_need_not_be_copied() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut socket = Socket::new(listener.accept().await.unwrap().0, None).unwrap();
+        let (mut read, _write) = socket.split();
+        let (pool, mut buffer) = (Arc::new(BufferPool::new(usize::MAX)), ReadBuffer::new(BytesMut::new()));
+        for len in [MIN_CHUNK, MIN_CHUNK + 1, 16_531, 33_062, 40_000] {
+            // Whatever has been read before.
+            for chunk in [2 * MIN_CHUNK, MAX_CHUNK] {
+                buffer.chunk = chunk;
+                client.write_all(&vec![7; len]).await.unwrap();
+                while read.available().unwrap() < len {
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(poll_fn(|cx| buffer.poll_read(&mut read, &pool, usize::MAX, cx)).await.unwrap(), len);
+                assert!(buffer.take(len, &pool).is_some(), "{len} {chunk}");
+            }
+        }
     }
 
     #[test]
@@ -287,82 +248,18 @@ mod tests {
         let mut buffer = ReadBuffer::new(BytesMut::with_capacity(MIN_CHUNK));
         buffer.bytes.resize(MIN_CHUNK, 0);
         let start = buffer.bytes.as_ptr();
-        assert_eq!(buffer.take(MIN_CHUNK - 1), None);
-        buffer.skip(MIN_CHUNK - 1);
-        buffer.make_room(&BufferPool::new(usize::MAX));
-        assert_eq!((buffer.bytes.as_ptr(), buffer.bytes.len()), (start, 1));
-    }
-
-    #[test]
-    fn large_buffers_come_back_once_nobody_holds_a_slice() {
-        let pool = BufferPool::new(usize::MAX);
-        let mut buffer = ReadBuffer::new(pool.take(MAX_CHUNK).0);
-        buffer.bytes.resize(MAX_CHUNK, 0);
-        let start = buffer.bytes.as_ptr();
-        let held = buffer.take(MAX_CHUNK).unwrap();
-        buffer.release(&pool);
-        assert_ne!(pool.take(MAX_CHUNK).0.as_ptr(), start);
-        drop(held);
-        let again = pool.take(MAX_CHUNK).0;
-        assert_eq!((again.as_ptr(), again.len()), (start, 0));
-        for _ in 0..2 * BufferPool::MAX {
-            pool.put(BytesMut::with_capacity(MAX_CHUNK), MAX_CHUNK);
-        }
-        pool.put(BytesMut::with_capacity(MIN_CHUNK), MIN_CHUNK);
-        assert_eq!(pool.lock().len(), BufferPool::MAX);
-    }
-
-    #[test]
-    fn what_is_taken_keeps_at_most_twice_its_memory_also_from_a_buffer_that_was_used_before() {
-        const LARGE: usize = 2 * MAX_CHUNK;
-        let pool = BufferPool::new(usize::MAX);
-        let mut end = BytesMut::with_capacity(LARGE);
-        end.resize(LARGE, 0);
-        // Its end is all that is known of it.
-        drop(end.split_to(LARGE - 10));
-        pool.put(end, LARGE);
-        let mut buffer = ReadBuffer::new(BytesMut::new());
-        buffer.chunk = MAX_CHUNK;
-        buffer.make_room(&pool);
-        assert_eq!(buffer.allocated, LARGE);
-        let room = buffer.bytes.capacity();
-        buffer.bytes.resize(room, 0);
-        assert_eq!(buffer.take(LARGE / 2 - 1), None);
-    }
-
-    #[test]
-    fn the_more_publishers_wait_the_less_is_read() {
         let pool = Arc::new(BufferPool::new(usize::MAX));
-        assert_eq!(pool.chunk(), MAX_CHUNK);
-        assert_eq!(BufferPool::new(1 << 20).max_held, 1 << 20);
-        let (mut waiting, mut held) = (Vec::new(), 0);
-        for publishers in 1..=20_000 {
-            // Each has filled what it was allowed to read.
-            let chunk = pool.chunk();
-            waiting.push((chunk, pool.hold(chunk)));
-            held += chunk;
-            assert!(held <= MAX_HELD + publishers * MIN_CHUNK, "{publishers} hold {held}");
-        }
-        assert_eq!(pool.chunk(), MIN_CHUNK);
-        // As they come again, everybody gets the same.
-        waiting.truncate(1000);
-        for turn in 0..2 * waiting.len() {
-            let publisher = turn % waiting.len();
-            waiting[publisher].1 = None;
-            let chunk = pool.chunk();
-            waiting[publisher] = (chunk, pool.hold(chunk));
-        }
-        let fair = MAX_HELD / waiting.len();
-        assert!(waiting.iter().all(|(chunk, _)| chunk.abs_diff(fair) < fair / 100), "{waiting:?}");
-        waiting.clear();
-        assert_eq!(pool.chunk(), MAX_CHUNK);
+        assert_eq!(buffer.take(MIN_CHUNK - 1, &pool), None);
+        buffer.skip(MIN_CHUNK - 1);
+        buffer.make_room(&pool);
+        assert_eq!((buffer.bytes.as_ptr(), buffer.bytes.len()), (start, 1));
     }
 
     #[test]
     fn a_large_buffer_is_given_back_when_others_need_the_memory() {
         let pool = Arc::new(BufferPool::new(usize::MAX));
         for rest in [0, 5_000, MAX_CHUNK / 2] {
-            let mut buffer = ReadBuffer::new(pool.take(2 * MAX_CHUNK).0);
+            let mut buffer = ReadBuffer::new(pool.take(2 * MAX_CHUNK));
             buffer.chunk = MAX_CHUNK;
             buffer.bytes.resize(rest, 7);
             let room = |buffer: &mut ReadBuffer| {
@@ -397,22 +294,23 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_counted_once_and_as_what_it_keeps() {
+    fn a_buffer_that_is_waited_with_is_counted_as_what_it_keeps() {
         let pool = Arc::new(BufferPool::new(usize::MAX));
-        for (run, rest, copied, held) in [
-            (1_000, 0, true, 0),
-            (1_000, 5_000, true, MAX_CHUNK),
-            (MAX_CHUNK / 2, 0, false, MAX_CHUNK),
-            (MAX_CHUNK / 2, 5_000, false, MAX_CHUNK),
+        for (run, rest, taken, held) in [
+            (1_000, 0, None, 0),
+            (1_000, 5_000, None, MAX_CHUNK),
+            (MAX_CHUNK / 2, 0, Some(MAX_CHUNK), 0),
+            (MAX_CHUNK / 2, MAX_PARKED, Some(MAX_CHUNK), 0),
+            (MAX_CHUNK / 2, 5_000, Some(MAX_CHUNK), 2 * MIN_CHUNK),
         ] {
             let mut buffer = ReadBuffer::new(BytesMut::with_capacity(MAX_CHUNK));
             buffer.bytes.resize(run + rest, 0);
-            let taken = buffer.take(run);
-            assert_eq!(taken.is_none(), copied);
-            if copied {
+            let size = buffer.take(run, &pool).map(|(_, size)| size);
+            assert_eq!(size, taken);
+            if taken.is_none() {
                 buffer.skip(run);
             }
-            assert_eq!(buffer.park(!copied, &pool), held, "{run} {rest}");
+            assert_eq!(buffer.park(&pool), held, "{run} {rest}");
         }
     }
 
@@ -422,17 +320,18 @@ mod tests {
         for (part, parked) in
             [(&b"part"[..], true), (&[], true), (&[7; MAX_PARKED], true), (&[7; MAX_PARKED + 1], false)]
         {
-            let mut buffer = ReadBuffer::new(pool.take(MAX_CHUNK).0);
+            let mut buffer = ReadBuffer::new(pool.take(MAX_CHUNK));
             buffer.bytes.extend_from_slice(part);
-            let held = pool.lock().len();
+            let place = buffer.bytes.as_ptr();
             for _ in 0..2 {
                 buffer.release(&pool);
                 assert_eq!(buffer.bytes, part);
-                assert_eq!(
-                    (pool.lock().len(), buffer.allocated),
-                    if parked { (held + 1, part.len()) } else { (held, MAX_CHUNK) }
-                );
+                assert_eq!(buffer.allocated, if parked { part.len() } else { MAX_CHUNK });
             }
+            // Somebody else gets it.
+            let another = pool.take(MAX_CHUNK);
+            assert_eq!(another.as_ptr() == place, parked);
+            pool.put(another, MAX_CHUNK);
             // And the rest of the frame can come.
             buffer.make_room(&pool);
             received(&mut buffer, &[1; 100]);

@@ -5,7 +5,7 @@ use std::{mem, sync::Arc};
 use tokio::time::Instant;
 
 use crate::{
-    buffer::ReadBuffer,
+    buffer::{BufferPool, ReadBuffer},
     metrics::Stall,
     outbox::{Offer, Outbox, Run},
     router::{Subscribers, TopicHandle},
@@ -64,6 +64,7 @@ impl Group {
         &mut self,
         counters: &Counters,
         buffer: &mut ReadBuffer,
+        pool: &Arc<BufferPool>,
         work: &mut usize,
     ) -> Option<Unsettled> {
         let Self { subscribers, extent, payload, runs } = mem::take(self);
@@ -73,11 +74,9 @@ impl Group {
             buffer.skip(extent.len);
             return None;
         };
-        let taken = buffer.take(extent.len);
-        let copied = taken.is_none();
-        let mut run = match taken {
-            Some(frames) => Run::new(frames, extent.messages, payload),
-            None => Run::received(&buffer.bytes[..extent.len], extent.messages, payload),
+        let (mut run, taken) = match buffer.take(extent.len, pool) {
+            Some((frames, allocated)) => (Run::new(frames, extent.messages, payload), Some(allocated)),
+            None => (Run::received(&buffer.bytes[..extent.len], extent.messages, payload), None),
         };
         let mut waiting = Vec::new();
         for outbox in subscribers.iter() {
@@ -91,8 +90,11 @@ impl Group {
                 }
             };
         }
-        let unsettled = (!waiting.is_empty()).then(|| Unsettled { run: run.into_own(), copied, waiting });
-        if copied {
+        let unsettled = (!waiting.is_empty()).then(|| {
+            let holds = mem::size_of_val(&*waiting) + taken.unwrap_or(extent.len);
+            Unsettled { run: run.into_own(), holds, waiting }
+        });
+        if taken.is_none() {
             buffer.skip(extent.len);
         }
         unsettled
@@ -102,17 +104,16 @@ impl Group {
 /// A run that somebody who keeps up has no room for yet.
 pub(crate) struct Unsettled {
     run: Run<'static>,
-    /// It does not hold on to the whole read buffer.
-    copied: bool,
+    /// How many bytes it holds on to.
+    holds: usize,
     /// Whose outbox it has still to go to, and when to try again at the latest.
     waiting: Vec<(Arc<Outbox>, Instant)>,
 }
 
 impl Unsettled {
-    /// Bytes that it holds on to, and whether it does on to the read buffer.
-    pub(crate) fn holds(&self) -> (usize, bool) {
-        let copy = if self.copied { self.run.len() } else { 0 };
-        (mem::size_of_val(&*self.waiting) + copy, !self.copied)
+    /// How many bytes it holds on to.
+    pub(crate) fn holds(&self) -> usize {
+        self.holds
     }
 
     /// Waits until everybody has it.
@@ -155,12 +156,13 @@ mod tests {
                 subscriber.outbox().close(None);
             }
             let mut buffer = ReadBuffer::new(BytesMut::from(&[0; 100][..]));
+            let pool = Arc::new(BufferPool::new(usize::MAX));
             let (mut group, mut work) = (Group::default(), 0);
             group.begin(topic.subscribers());
             for _ in 0..3 {
                 group.add(Extent { len: 30, messages: 1 }, 10);
             }
-            assert!(group.queue(&Counters::default(), &mut buffer, &mut work).is_none());
+            assert!(group.queue(&Counters::default(), &mut buffer, &pool, &mut work).is_none());
             assert_eq!((work, buffer.bytes.len(), group.extent().len), (steps, 10, 0));
         }
     }

@@ -99,15 +99,14 @@ struct Waiting {
     future: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// Not any more when the connection is to end.
     until_stopped: bool,
-    /// Bytes that it holds on to, and whether it does on to the read buffer. Then: with what it waits.
+    /// Bytes that it holds on to. Then: with what it waits.
     own: usize,
-    queued: bool,
     held: Option<Held>,
 }
 
 impl Waiting {
     fn new(future: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self { future: Box::pin(future), until_stopped: false, own: 0, queued: false, held: None }
+        Self { future: Box::pin(future), until_stopped: false, own: 0, held: None }
     }
 
     /// Others get their turn.
@@ -188,7 +187,7 @@ impl Inbound {
         }
         if let Some(mut waiting) = waiting {
             let pool = &self.shared.pool;
-            waiting.held = pool.hold(waiting.own + self.buffer.park(waiting.queued, pool));
+            waiting.held = pool.hold(waiting.own + self.buffer.park(pool));
             self.waiting = Some(waiting);
             return Poll::Ready(Ok(()));
         }
@@ -301,7 +300,7 @@ impl Inbound {
     /// Publishes the run that starts with the first frame, and those that follow. When somebody has no room yet, what is
     /// returned waits for that.
     fn publish(&mut self) -> Result<Option<Waiting>, String> {
-        let (limits, counters) = (self.shared.config.limits, &self.shared.depot.counters);
+        let (limits, counters, pool) = (self.shared.config.limits, &self.shared.depot.counters, &self.shared.pool);
         let mut group = Group::default();
         while self.work <= WORK {
             let position = group.extent().len;
@@ -327,7 +326,7 @@ impl Inbound {
                     self.work += 1 + subscribers.len() / COMPARED;
                 }
                 if !group.takes(&subscribers)
-                    && let Some(unsettled) = group.queue(counters, &mut self.buffer, &mut self.work)
+                    && let Some(unsettled) = group.queue(counters, &mut self.buffer, pool, &mut self.work)
                 {
                     return Ok(Some(self.wait(unsettled)));
                 }
@@ -342,14 +341,13 @@ impl Inbound {
             series.published(&sizes, payload);
             group.add(run, payload);
         }
-        let unsettled = group.queue(counters, &mut self.buffer, &mut self.work);
+        let unsettled = group.queue(counters, &mut self.buffer, pool, &mut self.work);
         Ok(unsettled.map(|unsettled| self.wait(unsettled)))
     }
 
     /// Waits until everybody has a run.
     fn wait(&self, unsettled: Unsettled) -> Waiting {
-        let (own, queued) = unsettled.holds();
-        Waiting { own, queued, ..Waiting::new(unsettled.settle(self.shared.metrics.stall())) }
+        Waiting { own: unsettled.holds(), ..Waiting::new(unsettled.settle(self.shared.metrics.stall())) }
     }
 
     /// Checks what a client publishes for the first time, or again after other channels.

@@ -124,6 +124,16 @@ impl ReadHalf<'_> {
         }
     }
 
+    /// How much there is to read in the system, where that can be asked. With TLS it is encrypted.
+    #[cfg_attr(not(unix), allow(clippy::unused_self, reason = "it cannot be asked"))]
+    pub(crate) fn available(&self) -> Option<usize> {
+        #[cfg(unix)]
+        if let Self::Tcp { tcp, .. } = self {
+            return rustix::io::ioctl_fionread(tcp.as_ref()).ok().and_then(|n| usize::try_from(n).ok());
+        }
+        None
+    }
+
     /// See [`reset_on_close`]. Another stream is dropped without a shutdown, which is all that can be done.
     pub(crate) fn reset_on_close(&self) {
         if let Self::Tcp { tcp, .. } = self {
