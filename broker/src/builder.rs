@@ -272,7 +272,7 @@ impl BrokerBuilder {
     /// ones meet the policy. A subscriber with nothing queued still gets one run of messages (what was read at once). What
     /// is queued may keep up to twice as much memory, as it lies in buffers that are not full of it.
     ///
-    /// Publishers that wait hold no more than this or 128 MiB together, and some 32 KiB, or a message and 384 KiB, each. So
+    /// Publishers that wait hold no more than this or 128 MiB together, and some 32 KiB, or a message and 256 KiB, each. So
     /// does a connection in the middle of a message; an idle one costs about 2 KB and what it subscribes to, see
     /// [`max_subscriptions`](Self::max_subscriptions).
     pub fn max_buffered(mut self, bytes: usize) -> Self {

@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        AuthError, Key, Lookup,
+        AuthError, Broker, Key, Lookup,
         accounts::{AccountRules, Member},
         rate::Rate,
     };
@@ -196,30 +196,50 @@ mod tests {
 
     /// Counts how often each ident is asked for.
     #[derive(Default)]
-    struct Census(Mutex<BTreeMap<String, usize>>);
+    struct Census {
+        asked: Mutex<BTreeMap<String, usize>>,
+        may_change: bool,
+    }
 
     impl Census {
         /// The least and the most that one of so many idents was asked for.
         fn range(&self, idents: usize) -> (usize, usize) {
-            let counts = self.0.lock().unwrap();
+            let counts = self.asked.lock().unwrap();
             let least = if counts.len() < idents { 0 } else { *counts.values().min().unwrap() };
             (least, counts.values().max().copied().unwrap_or(0))
         }
     }
 
-    impl AuthStore for Census {
+    impl AuthStore for Arc<Census> {
         fn lookup<'a>(&'a self, ident: &'a str) -> Lookup<'a> {
             Box::pin(async move {
-                *self.0.lock().unwrap().entry(ident.to_owned()).or_default() += 1;
+                *self.asked.lock().unwrap().entry(ident.to_owned()).or_default() += 1;
                 Ok(None)
             })
+        }
+
+        fn may_change(&self) -> bool {
+            self.may_change
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_asks_again_when_an_answer_may_change() {
+        for may_change in [false, true] {
+            let census = Arc::new(Census { may_change, ..Census::default() });
+            let builder = Broker::builder().without_endpoint().auth(census.clone()).recheck_keys(SPREAD);
+            let broker = builder.start().await.unwrap();
+            let key = Arc::new(Key::new("0", "s").unwrap());
+            let _member = broker.shared().accounts.join("0".parse().unwrap(), key).unwrap();
+            sleep(4 * SPREAD).await;
+            assert_eq!(census.range(1).0 > 0, may_change);
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_store_that_cannot_change_is_asked_on_request_only() {
         let (accounts, _members) = members(10);
-        let census = Census::default();
+        let census = Arc::new(Census::default());
         let mut rounds = pin!(rounds(&accounts, &census, LIMIT, None));
         for times in [0, 1, 2] {
             assert!(timeout(Duration::from_secs(3600), &mut rounds).await.is_err());
@@ -231,7 +251,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_asks_all_the_time_keeps_nobody_from_being_looked_up() {
         let (accounts, _members) = members(2000);
-        let census = Census::default();
+        let census = Arc::new(Census::default());
         let storm = async {
             // A round takes 4 seconds.
             for _ in 0..100 {
@@ -247,7 +267,7 @@ mod tests {
         let (least, most) = census.range(2000);
         assert!((2..=4).contains(&least) && most <= least + 2, "{least} to {most} times each");
         // What was asked for during the last round follows, once; and then it is quiet.
-        census.0.lock().unwrap().clear();
+        census.asked.lock().unwrap().clear();
         let asked_again = async {
             sleep(Duration::from_millis(100)).await;
             accounts.recheck.notify_one();

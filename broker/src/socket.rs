@@ -124,11 +124,11 @@ impl ReadHalf<'_> {
         }
     }
 
-    /// How much there is to read in the system, where that can be asked. With TLS it is encrypted.
+    /// How much there is to read, where the system can be asked.
     #[cfg_attr(not(unix), allow(clippy::unused_self, reason = "it cannot be asked"))]
     pub(crate) fn available(&self) -> Option<usize> {
         #[cfg(unix)]
-        if let Self::Tcp { tcp, .. } = self {
+        if let Self::Tcp { tcp, tls: None } = self {
             return rustix::io::ioctl_fionread(tcp.as_ref()).ok().and_then(|n| usize::try_from(n).ok());
         }
         None

@@ -33,8 +33,9 @@ pub type Reload<'a> = Pin<Box<dyn Future<Output = Result<(), AuthError>> + Send 
 
 /// Where the broker finds the keys.
 ///
-/// A lookup happens once per connection, while that connection waits and no other does, and now and then for each
-/// connected ident ([`BrokerBuilder::recheck_keys`](crate::BrokerBuilder::recheck_keys)). It is given a deadline
+/// A lookup happens once per connection, while that connection waits and no other does, and, if its answer
+/// [may change](Self::may_change), now and then for each connected ident
+/// ([`BrokerBuilder::recheck_keys`](crate::BrokerBuilder::recheck_keys)). It is given a deadline
 /// ([`BrokerBuilder::auth_timeout`](crate::BrokerBuilder::auth_timeout)) and is dropped when that passes. An error
 /// lets nobody in: the client hears the same as for a wrong secret, and the operator finds the error in the log. For
 /// those who are in, an error changes nothing.
@@ -72,7 +73,7 @@ pub trait AuthStore: Send + Sync + 'static {
         Box::pin(async { Ok(()) })
     }
 
-    /// Whether an answer may be another one later, which is the default. If not, the keys of live connections are looked up
+    /// Whether an answer may be another one later, which is the default. It is asked once, when the broker starts. If not, the keys of live connections are looked up
     /// again only when [`Broker::recheck_now`](crate::Broker::recheck_now) asks for it, and a broker that has nothing to do
     /// does not wake up for that.
     fn may_change(&self) -> bool {

@@ -15,8 +15,8 @@ use super::{MAX_CHUNK, MIN_CHUNK};
 /// How much all publishers together hold at most while they wait, beside the message or the smallest read of each.
 pub(super) const MAX_HELD: usize = 128 << 20;
 
-/// The sizes that are kept: each is twice the one before.
-const LARGEST: usize = 2 * MAX_CHUNK;
+/// The sizes that are kept: each is twice the one before. Messages that are longer are rare, and get what they need.
+const LARGEST: usize = MAX_CHUNK;
 const SIZES: usize = (LARGEST / MIN_CHUNK).ilog2() as usize + 1;
 
 /// Buffers that nobody uses. Whoever needs one gets the one that was used last: it is most likely still in the processor's
@@ -65,7 +65,7 @@ impl Drop for Lent {
 }
 
 impl BufferPool {
-    /// How much is kept of each size at most: with all of them, 14 MiB.
+    /// How much is kept of each size at most: with all of them, 12 MiB.
     const MAX: usize = 2 << 20;
 
     /// For a broker that queues so much for subscribers at most: no more waits to be queued.
@@ -95,14 +95,20 @@ impl BufferPool {
         share.min(left).clamp(MIN_CHUNK, MAX_CHUNK)
     }
 
+    /// Whether a buffer for so much has one of the sizes that are kept.
+    fn keeps(capacity: usize) -> bool {
+        capacity <= LARGEST
+    }
+
+    /// How large a buffer for so much is.
+    pub(super) fn size(capacity: usize) -> usize {
+        if Self::keeps(capacity) { capacity.next_power_of_two().max(MIN_CHUNK) } else { capacity }
+    }
+
     /// An empty buffer with at least this capacity.
     pub(super) fn take(&self, capacity: usize) -> BytesMut {
-        let capacity = capacity.max(MIN_CHUNK);
-        if capacity > LARGEST {
-            return BytesMut::with_capacity(capacity);
-        }
-        let size = capacity.next_power_of_two();
-        let kept = self.lock()[index(size)].pop();
+        let size = Self::size(capacity);
+        let kept = if Self::keeps(size) { self.lock()[index(size)].pop() } else { None };
         kept.unwrap_or_else(|| BytesMut::with_capacity(size))
     }
 
@@ -169,7 +175,7 @@ mod tests {
             pool.put(BytesMut::with_capacity(1000), 1000);
         }
         let kept: Vec<usize> = pool.lock().iter().map(|buffers| buffers.iter().map(BytesMut::capacity).sum()).collect();
-        assert_eq!(kept, [BufferPool::MAX, 0, 0, 0, 0, 0, BufferPool::MAX]);
+        assert_eq!(kept, [BufferPool::MAX, 0, 0, 0, 0, BufferPool::MAX]);
     }
 
     #[test]
