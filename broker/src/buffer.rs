@@ -29,11 +29,16 @@ const ZERO_COPY_SHARE: usize = 2;
 /// not be guessed.
 const SMALL_SHARE: usize = 8;
 
+/// From this length on, reads end where a frame does if it is as long as the one before.
+const LONG: usize = 16 * 1024;
+
 /// Received bytes that have not been acted on. At most a chunk larger than the longest frame.
 pub(crate) struct ReadBuffer {
     pub(crate) bytes: BytesMut,
     /// How many bytes the frame at the start still lacks, when its header is there.
     pub(crate) missing: usize,
+    /// How long the last frame was of which only a part had come.
+    pub(crate) frame: usize,
     /// How much of this its limit on what it publishes lets pass: whole PUBLISH frames. 0 before it has been asked, which
     /// it is before each [`passing`](Self::passing), and when there is no limit.
     pub(crate) granted: usize,
@@ -44,7 +49,7 @@ pub(crate) struct ReadBuffer {
 
 impl ReadBuffer {
     pub(crate) fn new(bytes: BytesMut) -> Self {
-        Self { missing: 0, granted: 0, chunk: MIN_CHUNK, allocated: bytes.capacity(), bytes }
+        Self { missing: 0, frame: 0, granted: 0, chunk: MIN_CHUNK, allocated: bytes.capacity(), bytes }
     }
 
     /// Appends what is there to read; 0 is the end. Room is made only when there is something, and not for more than `most`,
@@ -67,7 +72,7 @@ impl ReadBuffer {
             self.expect(available);
         }
         self.make_room(most, pool);
-        let n = ready!(half.poll_read(cx, &mut self.bytes))?;
+        let n = ready!(half.poll_read_up_to(self.limit(), cx, &mut self.bytes))?;
         self.chunk = if self.bytes.len() == self.bytes.capacity() {
             (self.chunk * 4).min(most)
         } else {
@@ -75,6 +80,17 @@ impl ReadBuffer {
             n.next_power_of_two().max(before / 2).clamp(MIN_CHUNK, most)
         };
         Poll::Ready(Ok(n))
+    }
+
+    /// How much to read into the room that there is: of long frames of one length, no part that would have to move then.
+    fn limit(&self) -> usize {
+        let room = self.bytes.capacity() - self.bytes.len();
+        match room.checked_sub(self.missing) {
+            Some(more) if self.frame >= LONG => Some(self.missing + more / self.frame * self.frame),
+            _ => None,
+        }
+        .filter(|limit| *limit > 0)
+        .unwrap_or(room)
     }
 
     /// So much will be read: with what is there, more than half of the buffer, so that it need not be copied.
@@ -262,6 +278,28 @@ mod tests {
             assert_eq!(receive(&mut buffer, 10_000).await, reads);
             assert!(buffer.take(10_000, &pool).is_some());
             buffer.release(&pool);
+        }
+    }
+
+    #[test]
+    fn a_read_ends_where_a_long_frame_does() {
+        const FRAME: usize = 20_000;
+        let mut buffer = ReadBuffer::new(BytesMut::with_capacity(1 << 16));
+        for (frame, len, missing, limit) in [
+            (FRAME, 0, 0, 3 * FRAME),
+            (FRAME, 5_000, FRAME - 5_000, 3 * FRAME - 5_000),
+            (FRAME, FRAME - 1, 1, 1 + 2 * FRAME),
+            // There is not room for another, or not even for the rest.
+            (1 << 17, 60_000, 5_000, 5_000),
+            (1 << 17, 60_000, 71_072, (1 << 16) - 60_000),
+            (1 << 17, 0, 0, 1 << 16),
+            // Short ones.
+            (LONG - 1, 5_000, LONG - 5_001, (1 << 16) - 5_000),
+            (0, 0, 0, 1 << 16),
+        ] {
+            (buffer.frame, buffer.missing) = (frame, missing);
+            buffer.bytes.resize(len, 0);
+            assert_eq!(buffer.limit(), limit, "{frame} {len} {missing}");
         }
     }
 

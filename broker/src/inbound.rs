@@ -239,6 +239,7 @@ impl Inbound {
             }
             let missing = header.length.saturating_sub(bytes.len());
             if missing > 0 {
+                self.buffer.frame = header.length;
                 return Ok(self.lacks(missing));
             }
             let waiting = if header.opcode != Opcode::Publish {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{BufMut as _, BytesMut};
 use futures::future::poll_fn;
 use rustls::ServerConfig;
 use socket2::{SockRef, TcpKeepalive};
@@ -175,6 +175,19 @@ impl ReadHalf<'_> {
         match self {
             Self::Tcp { tcp, tls: Some(tls) } => lock(tls).poll_read(tcp, cx, buf),
             _ => self.poll_read_raw(cx, buf),
+        }
+    }
+
+    /// The same, and no more than a `limit` from a plain connection.
+    pub(crate) fn poll_read_up_to(
+        &mut self,
+        limit: usize,
+        cx: &mut Context<'_>,
+        buf: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp { tcp, tls: None } => poll_read_buf(Pin::new(tcp), cx, &mut buf.limit(limit)),
+            _ => self.poll_read(cx, buf),
         }
     }
 
