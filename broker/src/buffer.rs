@@ -66,13 +66,12 @@ impl ReadBuffer {
         let most = 1 << most.min(pool.chunk()).clamp(MIN_CHUNK, MAX_CHUNK).ilog2();
         let before = self.chunk;
         // Asking the system would cost who reads little more than it gives.
-        if before.min(most) > MIN_CHUNK
-            && let Some(available) = half.available()
-        {
+        let available = if before.min(most) > MIN_CHUNK { half.available().unwrap_or(0) } else { 0 };
+        if available > 0 {
             self.expect(available);
         }
         self.make_room(most, pool);
-        let n = ready!(half.poll_read_up_to(self.limit(), cx, &mut self.bytes))?;
+        let n = ready!(half.poll_read_up_to(self.limit(available), cx, &mut self.bytes))?;
         self.chunk = if self.bytes.len() == self.bytes.capacity() {
             (self.chunk * 4).min(most)
         } else {
@@ -82,18 +81,19 @@ impl ReadBuffer {
         Poll::Ready(Ok(n))
     }
 
-    /// How much to read into the room that there is: of long frames of one length, no part that would have to move then.
-    fn limit(&self) -> usize {
+    /// How much to read into the room that there is: when there is more, no part of a long frame that would have to move
+    /// then, if it is as long as the one before. Never nothing.
+    fn limit(&self, available: usize) -> usize {
         let room = self.bytes.capacity() - self.bytes.len();
-        match room.checked_sub(self.missing) {
-            Some(more) if self.frame >= LONG => Some(self.missing + more / self.frame * self.frame),
-            _ => None,
-        }
-        .filter(|limit| *limit > 0)
-        .unwrap_or(room)
+        let whole = match room.checked_sub(self.missing) {
+            Some(more) if self.frame >= LONG => self.missing + more / self.frame * self.frame,
+            _ => 0,
+        };
+        // All that is there is read with room to spare, which says that there is no more.
+        if (1..available).contains(&whole) { whole } else { room }
     }
 
-    /// So much will be read: with what is there, more than half of the buffer, so that it need not be copied.
+    /// So much can be read: with what is there, more than half of the buffer, so that it need not be copied.
     fn expect(&mut self, available: usize) {
         let len = self.bytes.len();
         let whole = if len <= available { len + available } else { available };
@@ -135,8 +135,12 @@ impl ReadBuffer {
     /// Others will read into the same memory, which is in the processor's cache then.
     pub(crate) fn release(&mut self, pool: &BufferPool) {
         let len = self.bytes.len();
-        if len <= MAX_PARKED && len < self.allocated {
-            self.replace(BytesMut::from(&self.bytes[..]), pool);
+        if len <= MAX_PARKED {
+            if len < self.allocated {
+                self.replace(BytesMut::from(&self.bytes[..]), pool);
+            }
+        } else if self.allocated > MAX_CHUNK && self.allocated >= 2 * self.size() {
+            self.relocate(pool);
         }
     }
 
@@ -146,26 +150,39 @@ impl ReadBuffer {
         if self.bytes.len() > MAX_PARKED { self.allocated } else { 0 }
     }
 
-    /// Makes room for a read, of no more than `most` if that is no less than the smallest chunk. What a header claims is
-    /// believed only as far as the bytes that came: for a long frame the buffer grows with what is in it. One that is much
-    /// larger than it has to be is given back when others need the memory.
+    /// Makes room for a read, of no more than `most`, or as much as is there already. A buffer that is much larger than it
+    /// has to be is given back when memory is scarce.
     fn make_room(&mut self, most: usize, pool: &BufferPool) {
         self.chunk = self.chunk.min(most);
-        let len = self.bytes.len();
-        // Nor does more move than is read then.
-        let much = if len < self.chunk / 2 { self.chunk / 2 } else { 1 };
-        let enough = self.missing.min(self.chunk).max(much);
-        let room = self.missing.clamp(enough, self.chunk.max(len));
-        let size = BufferPool::size((len + room).max(self.chunk));
-        let too_large = most < MAX_CHUNK && self.allocated >= 2 * size;
+        let too_large = most < MAX_CHUNK && self.allocated >= 2 * self.size();
         if !too_large {
+            let enough = self.enough();
             // Or moves what is left to the front.
             let reclaim = self.allocated >= self.chunk;
-            if self.bytes.capacity() - len >= enough || reclaim && self.bytes.try_reclaim(enough) {
+            if self.bytes.capacity() - self.bytes.len() >= enough || reclaim && self.bytes.try_reclaim(enough) {
                 return;
             }
         }
-        let mut other = pool.take(size);
+        self.relocate(pool);
+    }
+
+    /// With less room than this a read is not worth it: what is there moves. No more of it moves than is read then.
+    fn enough(&self) -> usize {
+        let much = if self.bytes.len() < self.chunk / 2 { self.chunk / 2 } else { 1 };
+        self.missing.min(self.chunk).max(much)
+    }
+
+    /// How large a buffer has to be for what is there and the next read. What a header claims is believed only as far as
+    /// the bytes that came: for a long frame the buffer grows with what is in it.
+    fn size(&self) -> usize {
+        let len = self.bytes.len();
+        let room = self.missing.clamp(self.enough(), self.chunk.max(len));
+        BufferPool::size((len + room).max(self.chunk))
+    }
+
+    /// Moves to a buffer of the right size.
+    fn relocate(&mut self, pool: &BufferPool) {
+        let mut other = pool.take(self.size());
         other.extend_from_slice(&self.bytes);
         self.replace(other, pool);
     }
@@ -248,17 +265,26 @@ mod tests {
         let mut socket = Socket::new(listener.accept().await.unwrap().0, None).unwrap();
         let (mut read, _write) = socket.split();
         let (pool, mut buffer) = (Arc::new(BufferPool::new(usize::MAX)), ReadBuffer::new(BytesMut::new()));
-        let mut receive = async |buffer: &mut ReadBuffer, len| {
+        // Sends so much, reads until there is nothing more, and takes all of it but a rest. Returns the number of reads.
+        let mut receive = async |buffer: &mut ReadBuffer, len, rest| {
+            let whole = buffer.bytes.len() + len;
             client.write_all(&vec![7; len]).await.unwrap();
             while read.available().unwrap() < len {
                 tokio::task::yield_now().await;
             }
-            let before = buffer.bytes.len();
+            poll_fn(|cx| read.poll_readable(cx)).await.unwrap();
             let mut reads = 0;
-            while buffer.bytes.len() < before + len {
-                poll_fn(|cx| buffer.poll_read(&mut read, &pool, usize::MAX, cx)).await.unwrap();
+            while let Poll::Ready(n) =
+                poll_fn(|cx| Poll::Ready(buffer.poll_read(&mut read, &pool, usize::MAX, cx))).await
+            {
+                assert!(n.unwrap() > 0);
                 reads += 1;
+                if buffer.bytes.len() == whole {
+                    assert!(buffer.take(whole - rest, &pool).is_some(), "{len} {rest}");
+                }
             }
+            assert_eq!(buffer.bytes.len(), rest);
+            buffer.release(&pool);
             reads
         };
         for (len, rest) in
@@ -267,17 +293,16 @@ mod tests {
             // Whatever has been read before.
             for chunk in [2 * MIN_CHUNK, MAX_CHUNK] {
                 buffer.chunk = chunk;
-                assert_eq!(receive(&mut buffer, len).await, 1);
-                let run = buffer.bytes.len() - rest;
-                assert!(buffer.take(run, &pool).is_some(), "{len} {rest} {chunk}");
+                assert_eq!(receive(&mut buffer, len, rest).await, 1, "{len} {rest}");
             }
         }
         // Nor do messages that come alone have to be read in two parts.
-        buffer = ReadBuffer::new(BytesMut::new());
-        for reads in [2, 1, 1, 1, 1] {
-            assert_eq!(receive(&mut buffer, 10_000).await, reads);
-            assert!(buffer.take(10_000, &pool).is_some());
-            buffer.release(&pool);
+        for len in [10_000, 1 << 14, 20_000] {
+            buffer = ReadBuffer::new(BytesMut::new());
+            for reads in [2, 1, 1, 1, 1] {
+                assert_eq!(receive(&mut buffer, len, 0).await, reads, "{len}");
+                buffer.frame = len;
+            }
         }
     }
 
@@ -299,7 +324,9 @@ mod tests {
         ] {
             (buffer.frame, buffer.missing) = (frame, missing);
             buffer.bytes.resize(len, 0);
-            assert_eq!(buffer.limit(), limit, "{frame} {len} {missing}");
+            assert_eq!(buffer.limit(1 << 20), limit, "{frame} {len} {missing}");
+            // With room to spare, when there is no more than that.
+            assert_eq!(buffer.limit(limit), (1 << 16) - len);
         }
     }
 
@@ -377,6 +404,19 @@ mod tests {
             }
             assert_eq!(buffer.park(&pool), held, "{run} {rest}");
         }
+    }
+
+    #[test]
+    fn what_a_long_message_leaves_behind_is_given_back() {
+        let (pool, mut buffer) = (BufferPool::new(usize::MAX), ReadBuffer::new(BytesMut::with_capacity(MAX_FRAME)));
+        buffer.bytes.resize(MAX_FRAME, 7);
+        buffer.skip(MAX_FRAME - 2000);
+        buffer.missing = 8000;
+        buffer.release(&pool);
+        assert_eq!((&buffer.bytes[..], buffer.allocated), (&[7; 2000][..], 2 * MIN_CHUNK));
+        let place = buffer.bytes.as_ptr();
+        buffer.release(&pool);
+        assert_eq!(buffer.bytes.as_ptr(), place);
     }
 
     #[test]

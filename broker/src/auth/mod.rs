@@ -73,9 +73,10 @@ pub trait AuthStore: Send + Sync + 'static {
         Box::pin(async { Ok(()) })
     }
 
-    /// Whether an answer may be another one later, which is the default. It is asked once, when the broker starts. If not, the keys of live connections are looked up
-    /// again only when [`Broker::recheck_now`](crate::Broker::recheck_now) asks for it, and a broker that has nothing to do
-    /// does not wake up for that.
+    /// Whether an answer may be another one later, which is the default. It is asked once, when the broker starts. If not,
+    /// the keys of live connections are looked up again only when
+    /// [`Broker::recheck_now`](crate::Broker::recheck_now) asks for it, and a broker that has nothing to do does not wake
+    /// up for that.
     fn may_change(&self) -> bool {
         true
     }
