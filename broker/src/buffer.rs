@@ -202,10 +202,13 @@ impl ReadBuffer {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
+    use std::time::Duration;
+
     use futures::future::poll_fn;
     use tokio::{
         io::AsyncWriteExt as _,
         net::{TcpListener, TcpStream},
+        time::timeout,
     };
 
     use super::{pool::MAX_HELD, *};
@@ -269,9 +272,12 @@ mod tests {
         let mut receive = async |buffer: &mut ReadBuffer, len, rest| {
             let whole = buffer.bytes.len() + len;
             client.write_all(&vec![7; len]).await.unwrap();
-            while read.available().unwrap() < len {
-                tokio::task::yield_now().await;
-            }
+            let arrived = async {
+                while read.available().unwrap() < len {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(Duration::from_secs(60), arrived).await.unwrap();
             poll_fn(|cx| read.poll_readable(cx)).await.unwrap();
             let mut reads = 0;
             while let Poll::Ready(n) =

@@ -20,7 +20,7 @@ const LARGEST: usize = MAX_CHUNK;
 const SIZES: usize = (LARGEST / MIN_CHUNK).ilog2() as usize + 1;
 
 /// Buffers that nobody uses. Whoever needs one gets the one that was used last: it is most likely still in the processor's
-/// cache, and getting memory from the allocator and giving it back for each read of a stream costs as much as the read.
+/// cache, and getting memory from the allocator and giving it back costs a good part of what the read does.
 #[derive(Debug)]
 pub(crate) struct BufferPool {
     /// By size.
@@ -115,8 +115,7 @@ impl BufferPool {
     /// Keeps a buffer for later. Some of its bytes may have been passed over, so it does not know its size itself.
     pub(super) fn put(&self, mut buffer: BytesMut, allocated: usize) {
         buffer.clear();
-        if !allocated.is_power_of_two() || !(MIN_CHUNK..=LARGEST).contains(&allocated) || !buffer.try_reclaim(allocated)
-        {
+        if !Self::keeps(allocated) || Self::size(allocated) != allocated || !buffer.try_reclaim(allocated) {
             return;
         }
         let free = &mut self.lock()[index(allocated)];
