@@ -168,8 +168,9 @@ impl BrokerBuilder {
     }
 
     /// How often the key of each connected ident is looked up again. Default: 5 s; with more than 2,500 idents it takes
-    /// longer, as there are at most 500 lookups per second. Zero leaves live connections alone. Stores whose answers
-    /// [cannot change](crate::AuthStore::may_change), as keys in memory, are not asked again.
+    /// longer, as there are at most 500 lookups per second. Zero leaves live connections alone. A store that
+    /// [tells](crate::AuthStore::changes) of its changes, as a JSON file, is asked at once when it does, and not every now
+    /// and then; one whose answers [cannot change](crate::AuthStore::may_change), as keys in memory, is not asked again.
     ///
     /// When a key is gone or has another secret, its connections get the ERROR `Authentication failed for {ident}` and
     /// nothing of what is queued for them. When its lists have changed, what is newly allowed works at once; a connection

@@ -88,7 +88,7 @@ mod throttle;
 mod tls;
 mod writer;
 
-pub use auth::{AuthError, AuthStore, ChainStore, EnvStore, JsonStore, Key, Lookup, MemoryStore, Reload};
+pub use auth::{AuthError, AuthStore, ChainStore, Changes, EnvStore, JsonStore, Key, Lookup, MemoryStore, Reload};
 #[cfg(feature = "sql")]
 pub use auth::{DatabaseAddress, SqlStore};
 #[cfg(feature = "mongodb")]

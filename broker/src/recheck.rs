@@ -10,6 +10,7 @@ use crate::{
     AuthStore,
     accounts::{Account, Accounts},
     broker::Shared,
+    config::Config,
 };
 
 /// How many lookups are under way at once.
@@ -21,30 +22,34 @@ const MIN_GAP: Duration = Duration::from_millis(2);
 /// After so many failures in a row, a store is left alone until the next round.
 const MAX_FAILURES: usize = CONCURRENT;
 
-/// Looks up all keys every now and then if they may change, and when it is asked to, until the broker shuts down.
+/// Looks up all keys when the store tells of changes, every now and then if it would not, and when it is asked to, until the
+/// broker shuts down.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    // Without a timer, waiting for the next message is cheaper.
-    let interval = shared.store.may_change().then_some(shared.config.recheck_keys);
-    let rounds = rounds(&shared.accounts, &*shared.store, shared.config.auth_timeout, interval);
-    shared.draining.run_until_cancelled(rounds).await;
+    let Config { auth_timeout, recheck_keys, .. } = shared.config;
+    shared.draining.run_until_cancelled(rounds(&shared.accounts, &*shared.store, auth_timeout, recheck_keys)).await;
 }
 
 /// Who asks has just changed something: what was found before may be old. So a round in the background gives way to one
 /// that was asked for. That one is never cut short, or keys that are at its end would not be looked up for as long as
 /// somebody goes on asking; however often that happens meanwhile, one more round follows.
-async fn rounds(accounts: &Accounts, store: &dyn AuthStore, limit: Duration, interval: Option<Duration>) {
-    let mut asked = false;
+///
+/// And then one in the background, whether or not there would be any: a client may just have authenticated with what was
+/// found before.
+async fn rounds(accounts: &Accounts, store: &dyn AuthStore, limit: Duration, interval: Duration) {
+    let (may_change, mut changes) = (store.may_change(), store.changes());
+    let (mut asked, mut due) = (false, may_change);
     loop {
         let start = Instant::now();
         if asked {
             look_up(accounts.all(), store, limit, Duration::ZERO).await;
         }
         let background = async {
-            let Some(interval) = interval else {
-                return future::pending().await;
-            };
-            if !asked {
+            if !asked && due {
                 look_up(accounts.all(), store, limit, interval).await;
+            }
+            if !asked && !may_change {
+                // Without a timer, waiting for the next message is cheaper.
+                return future::pending().await;
             }
             sleep_until(start + interval).await;
         };
@@ -52,7 +57,9 @@ async fn rounds(accounts: &Accounts, store: &dyn AuthStore, limit: Duration, int
             biased;
             () = background => false,
             () = accounts.recheck.notified() => true,
+            Some(()) = changes.next() => true,
         };
+        due = true;
     }
 }
 
@@ -110,10 +117,11 @@ mod tests {
     };
 
     use futures::FutureExt as _;
+    use tokio::sync::mpsc;
 
     use super::*;
     use crate::{
-        AuthError, Broker, Key, Lookup,
+        AuthError, Broker, Changes, Key, Lookup,
         accounts::{AccountRules, Member},
         rate::Rate,
     };
@@ -199,6 +207,7 @@ mod tests {
     struct Census {
         asked: Mutex<BTreeMap<String, usize>>,
         may_change: bool,
+        changes: Mutex<Option<mpsc::Receiver<()>>>,
     }
 
     impl Census {
@@ -221,6 +230,13 @@ mod tests {
         fn may_change(&self) -> bool {
             self.may_change
         }
+
+        fn changes(&self) -> Changes {
+            let changes = self.changes.lock().unwrap().take();
+            Box::pin(stream::iter(changes).flat_map(|changes| {
+                stream::unfold(changes, async |mut changes| changes.recv().await.map(|()| ((), changes)))
+            }))
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -237,21 +253,31 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_store_that_cannot_change_is_asked_on_request_only() {
+    async fn a_store_that_does_not_change_unnoticed_is_asked_when_it_tells_or_on_request() {
         let (accounts, _members) = members(10);
-        let census = Arc::new(Census::default());
-        let mut rounds = pin!(rounds(&accounts, &census, LIMIT, None));
-        for times in [0, 1, 2] {
-            assert!(timeout(Duration::from_secs(3600), &mut rounds).await.is_err());
-            assert_eq!(census.range(10), (times, times));
-            accounts.recheck.notify_one();
+        let (teller, changes) = mpsc::channel(1);
+        let census = Arc::new(Census { changes: Mutex::new(Some(changes)), ..Census::default() });
+        let mut rounds = pin!(rounds(&accounts, &census, LIMIT, SPREAD));
+        let mut teller = Some(teller);
+        // At once, and again for whoever has authenticated with an old answer meanwhile.
+        for (request, least, most) in [("none", 0, 0), ("change", 1, 2), ("recheck", 3, 4), ("no more changes", 4, 4)] {
+            match request {
+                "change" => teller.as_ref().unwrap().try_send(()).unwrap(),
+                "recheck" => accounts.recheck.notify_one(),
+                "no more changes" => drop(teller.take()),
+                _ => {}
+            }
+            for (time, times) in [(SPREAD / 2, least), (Duration::from_secs(3600), most)] {
+                assert!(timeout(time, &mut rounds).await.is_err());
+                assert_eq!(census.range(10), (times, times), "{request}");
+            }
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_asks_all_the_time_keeps_nobody_from_being_looked_up() {
         let (accounts, _members) = members(2000);
-        let census = Arc::new(Census::default());
+        let census = Arc::new(Census { may_change: true, ..Census::default() });
         let storm = async {
             // A round takes 4 seconds.
             for _ in 0..100 {
@@ -261,7 +287,7 @@ mod tests {
         };
         let hour = Duration::from_secs(3600);
         tokio::select! {
-            () = rounds(&accounts, &census, LIMIT, Some(hour)) => {}
+            () = rounds(&accounts, &census, LIMIT, hour) => {}
             () = storm => {}
         }
         let (least, most) = census.range(2000);
@@ -277,7 +303,7 @@ mod tests {
         };
         accounts.recheck.notified().now_or_never();
         tokio::select! {
-            () = rounds(&accounts, &census, LIMIT, Some(100 * hour)) => {}
+            () = rounds(&accounts, &census, LIMIT, 100 * hour) => {}
             () = asked_again => {}
         }
         let (least, most) = census.range(2000);

@@ -1,6 +1,8 @@
 use std::{fmt, sync::Arc};
 
-use super::{AuthStore, Lookup, Reload};
+use futures::stream;
+
+use super::{AuthStore, Changes, Lookup, Reload};
 
 /// Several stores: the first that knows the ident decides.
 ///
@@ -61,6 +63,10 @@ impl AuthStore for ChainStore {
 
     fn may_change(&self) -> bool {
         self.stores.iter().any(|store| store.may_change())
+    }
+
+    fn changes(&self) -> Changes {
+        Box::pin(stream::select_all(self.stores.iter().map(|store| store.changes())))
     }
 }
 

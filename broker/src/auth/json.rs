@@ -5,12 +5,13 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use futures::stream;
 use serde_json::{Map, Value};
-use tokio::task::spawn_blocking;
+use tokio::{sync::watch as signal, task::spawn_blocking};
 use tracing::info;
 
 use super::{
-    AuthError, AuthStore, Entry, Key, Lookup, MemoryStore, Reload,
+    AuthError, AuthStore, Changes, Entry, Key, Lookup, MemoryStore, Reload,
     entry::kind,
     watch::{self, Signature},
 };
@@ -24,8 +25,8 @@ use super::{
 /// All four fields are required; others are ignored. The lists hold channels or patterns.
 ///
 /// A change of the file is seen within about a second and a half, also when another file takes its name, or that of a
-/// folder or link on its path, as the secrets of Kubernetes do. A file that cannot be read or is wrong changes nothing:
-/// the keys stay as they were, and the log says why.
+/// folder or link on its path, as the secrets of Kubernetes do. Then it counts for live connections, too. A file that cannot
+/// be read or is wrong changes nothing: the keys stay as they were, and the log says why.
 #[derive(Debug)]
 pub struct JsonStore {
     file: Arc<File>,
@@ -38,6 +39,8 @@ struct File {
     path: PathBuf,
     /// Replaced as a whole, so that a lookup sees either the old or the new file.
     keys: ArcSwap<MemoryStore>,
+    /// Told when they have been.
+    replaced: signal::Sender<()>,
 }
 
 impl JsonStore {
@@ -47,7 +50,7 @@ impl JsonStore {
         // Before it is read: a change meanwhile is seen as one.
         let signature = Signature::of(&path);
         let keys = ArcSwap::from_pointee(load(&path)?);
-        let file = Arc::new(File { path, keys });
+        let file = Arc::new(File { path, keys, replaced: signal::Sender::default() });
         let watched = watch::spawn(signature, &file.path, {
             let file = file.clone();
             move || {
@@ -61,9 +64,7 @@ impl JsonStore {
         Ok(Self { file, _watched: watched })
     }
 
-    /// Reads the file again. On an error the old keys stay.
-    ///
-    /// Connections that have authenticated follow at the next [recheck](crate::BrokerBuilder::recheck_keys).
+    /// Reads the file again, also for connections that have authenticated. On an error the old keys stay.
     pub fn reload(&self) -> Result<(), AuthError> {
         self.file.reload().map(drop)
     }
@@ -75,6 +76,7 @@ impl File {
         let keys = load(&self.path)?;
         let count = keys.len();
         self.keys.store(Arc::new(keys));
+        self.replaced.send_replace(());
         Ok(count)
     }
 
@@ -94,6 +96,16 @@ impl AuthStore for JsonStore {
             let read = spawn_blocking(move || file.reload().map(drop)).await;
             read.unwrap_or_else(|cause| Err(AuthError::new(cause)))
         })
+    }
+
+    fn may_change(&self) -> bool {
+        false
+    }
+
+    fn changes(&self) -> Changes {
+        Box::pin(stream::unfold(self.file.replaced.subscribe(), async |mut replaced| {
+            replaced.changed().await.ok().map(|()| ((), replaced))
+        }))
     }
 }
 

@@ -13,6 +13,7 @@ mod watch;
 
 use std::{error, fmt, pin::Pin, sync::Arc};
 
+use futures::stream::{self, Stream};
 use hpfeeds::wire::{Ident, NameError, Pattern, Secret};
 
 #[cfg(feature = "keys")]
@@ -31,11 +32,14 @@ pub type Lookup<'a> = Pin<Box<dyn Future<Output = Result<Option<Arc<Key>>, AuthE
 /// What [`AuthStore::reload`] returns.
 pub type Reload<'a> = Pin<Box<dyn Future<Output = Result<(), AuthError>> + Send + 'a>>;
 
+/// What [`AuthStore::changes`] returns: an item for each change, or for several.
+pub type Changes = Pin<Box<dyn Stream<Item = ()> + Send>>;
+
 /// Where the broker finds the keys.
 ///
-/// A lookup happens once per connection, while that connection waits and no other does, and, if its answer
-/// [may change](Self::may_change), now and then for each connected ident
-/// ([`BrokerBuilder::recheck_keys`](crate::BrokerBuilder::recheck_keys)). It is given a deadline
+/// A lookup happens once per connection, while that connection waits and no other does, and again for each connected
+/// ident when the store tells of [`changes`](Self::changes) or, if its answers [may change](Self::may_change) without that,
+/// now and then ([`BrokerBuilder::recheck_keys`](crate::BrokerBuilder::recheck_keys)). It is given a deadline
 /// ([`BrokerBuilder::auth_timeout`](crate::BrokerBuilder::auth_timeout)) and is dropped when that passes. An error
 /// lets nobody in: the client hears the same as for a wrong secret, and the operator finds the error in the log. For
 /// those who are in, an error changes nothing.
@@ -73,12 +77,19 @@ pub trait AuthStore: Send + Sync + 'static {
         Box::pin(async { Ok(()) })
     }
 
-    /// Whether an answer may be another one later, which is the default. It is asked once, when the broker starts. If not,
-    /// the keys of live connections are looked up again only when
-    /// [`Broker::recheck_now`](crate::Broker::recheck_now) asks for it, and a broker that has nothing to do does not wake
-    /// up for that.
+    /// Whether an answer may be another one later without an item of [`changes`](Self::changes), which is the default. It
+    /// is asked once, when the broker starts. If not, the keys of live connections are looked up again only after such an
+    /// item, or when [`Broker::recheck_now`](crate::Broker::recheck_now) asks for it: a broker that has nothing to do does
+    /// not wake up for that.
     fn may_change(&self) -> bool {
         true
+    }
+
+    /// Tells when answers have changed, so that they count for live connections at once. It is called once, when the broker
+    /// starts. The default, for stores that do not know, never tells. A store that wraps another passes on what that says,
+    /// here and in [`may_change`](Self::may_change).
+    fn changes(&self) -> Changes {
+        Box::pin(stream::pending())
     }
 }
 

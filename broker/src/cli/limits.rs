@@ -53,8 +53,8 @@ pub(crate) struct Limits {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     deliver_bytes: Option<usize>,
 
-    /// How often the keys of connected clients are looked up again, so that a key that is removed or changed has an
-    /// effect on them; 0 leaves live connections alone
+    /// How often the keys of connected clients are looked up again, so that a key that is removed or changed in a database
+    /// has an effect on them (in a JSON file, it has at once); 0 leaves live connections alone
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = parse_seconds)]
     recheck_keys: Duration,
 

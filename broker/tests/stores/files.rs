@@ -1,8 +1,8 @@
 //! Files that change, and files of the Python broker.
 
-use std::{fs, os::unix::fs::symlink, path::Path, process::Stdio};
+use std::{fs, os::unix::fs::symlink, path::Path, process::Stdio, time::Duration};
 
-use hpfeeds_broker::{AuthStore, DatabaseAddress, JsonStore, SqlStore};
+use hpfeeds_broker::{AuthStore, Broker, ChainStore, DatabaseAddress, Endpoint, JsonStore, MemoryStore, SqlStore};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
     process::{ChildStderr, Command},
@@ -67,6 +67,33 @@ async fn a_json_file_behind_links_is_read_again_when_one_changes() {
     fs::rename(at("..new"), at("..data")).unwrap();
     until_known(&store, "two", true).await;
     assert!(store.lookup("one").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_json_file_that_changes_counts_for_live_connections() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("users.json");
+    fs::write(&path, users("first")).unwrap();
+    // Alone, and behind another.
+    let mut chain = ChainStore::new();
+    chain.push(MemoryStore::new());
+    chain.push(JsonStore::open(&path).unwrap());
+    let alone = Broker::builder().auth(JsonStore::open(&path).unwrap());
+    let mut lives = Vec::new();
+    for builder in [alone, Broker::builder().auth(chain)] {
+        // Not before the end of this test, if nobody tells of the change.
+        let builder = builder.recheck_keys(Duration::from_secs(24 * 60 * 60));
+        let broker = builder.endpoint(Endpoint::tcp("127.0.0.1", 0)).start().await.unwrap();
+        let mut peer = Peer::login(broker.local_addr(), "first", "s").await;
+        peer.settle().await;
+        lives.push((broker, peer));
+    }
+    fs::write(&path, users("second")).unwrap();
+    for (broker, peer) in lives {
+        peer.expect_error("Authentication failed for first").await;
+        Peer::login(broker.local_addr(), "second", "s").await.settle().await;
+        within(broker.shutdown()).await;
+    }
 }
 
 #[tokio::test]

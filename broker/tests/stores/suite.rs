@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use futures::{FutureExt as _, future::join_all};
 use hpfeeds::wire::Frame;
 use hpfeeds_broker::{
-    AuthStore, Broker, Endpoint, Lookup,
+    AuthStore, Broker, Changes, Endpoint, Lookup,
     keys::{Change, Entry, Fields, Keys},
 };
 
@@ -73,6 +73,14 @@ struct Shared(Arc<dyn AuthStore>);
 impl AuthStore for Shared {
     fn lookup<'a>(&'a self, ident: &'a str) -> Lookup<'a> {
         self.0.lookup(ident)
+    }
+
+    fn may_change(&self) -> bool {
+        self.0.may_change()
+    }
+
+    fn changes(&self) -> Changes {
+        self.0.changes()
     }
 }
 
