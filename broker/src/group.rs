@@ -78,6 +78,7 @@ impl Group {
             Some((frames, allocated)) => (Run::new(frames, extent.messages, payload), Some(allocated)),
             None => (Run::received(&buffer.bytes[..extent.len], extent.messages, payload), None),
         };
+        run.one_channel = runs == 1;
         let mut waiting = Vec::new();
         for outbox in subscribers.iter() {
             *work += match outbox.offer(&mut run, Instant::now) {

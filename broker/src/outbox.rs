@@ -31,7 +31,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use futures::task::AtomicWaker;
 use hpfeeds::wire::Ident;
 use smallvec::SmallVec;
@@ -49,6 +49,7 @@ use crate::{
     stats::Counters,
 };
 use pace::{Pace, State, Trial, Window};
+use queue::Piece;
 pub(crate) use run::Run;
 
 mod pace;
@@ -164,7 +165,7 @@ impl Outbox {
             }
             let high = if crowded { 0 } else { rules.high_mark };
             if state.queued + cost > high && !self.make_room(&mut state, cost, high, now) {
-                self.drop_messages(&mut state, run, false, now);
+                self.drop_messages(&mut state, run.contents(), false, now);
                 return Offer::Refused;
             }
         }
@@ -252,10 +253,10 @@ impl Outbox {
         let mut bytes = 0;
         while bytes < TAKE_BYTES
             && batch.len() < TAKE_PIECES
-            && let Some(run) = state.queue.pop()
+            && let Some(piece) = state.queue.pop()
         {
-            bytes += run.len();
-            batch.push_back(run);
+            bytes += piece.frames.len();
+            batch.push_back(piece.frames);
         }
         Poll::Ready(true)
     }
@@ -313,7 +314,7 @@ impl Outbox {
         state.deadline = None;
         if let Some(last) = last {
             self.session.queued(last.len(), 0);
-            let cost = state.queue.push_alone(last);
+            let cost = state.queue.push_alone(last.into());
             state.queued += cost;
             self.depot.buffered.fetch_add(cost, Relaxed);
         }
@@ -330,7 +331,7 @@ impl Outbox {
     /// Closes it and drops what is queued, because the subscriber was slow for too long. `taken` is what the writer
     /// holds, of whose first run so much has been written: of that, the rest of a frame that was begun stays.
     pub(crate) fn expire(&self, taken: &mut VecDeque<Bytes>, written: usize, now: Instant) {
-        self.clear(taken, written, |state, run| self.drop_messages(state, run, true, now));
+        self.clear(taken, written, |state, piece| self.drop_messages(state, piece.contents(), true, now));
         self.depot.probation.add(self.ident(), self.peer.ip(), Duration::MAX, now);
         self.depot.counters.slow_disconnects.add(1);
         self.session.error(Category::DeadlineTimerExpired);
@@ -338,23 +339,23 @@ impl Outbox {
 
     /// Closes it and forgets what is queued, because the connection must not get it. See [`expire`](Self::expire).
     pub(crate) fn revoke(&self, taken: &mut VecDeque<Bytes>, written: usize) {
-        self.clear(taken, written, |_, run| self.discard_queued(run));
+        self.clear(taken, written, |_, piece| self.discard_queued(piece));
     }
 
     /// Closes it and takes out all but the rest of a frame that was begun.
-    fn clear(&self, taken: &mut VecDeque<Bytes>, written: usize, mut each: impl FnMut(&mut State, &[u8])) {
+    fn clear(&self, taken: &mut VecDeque<Bytes>, written: usize, mut each: impl FnMut(&mut State, &Piece)) {
         self.close(None);
         let begun = if written > 0 { taken.pop_front() } else { None };
         let mut state = self.lock();
         let queue = state.queue.take();
-        for run in taken.drain(..).chain(queue) {
-            self.unqueue(&mut state, run.len(), 1);
-            each(&mut state, &run);
+        for piece in taken.drain(..).map(Piece::from).chain(queue) {
+            self.unqueue(&mut state, piece.frames.len(), 1);
+            each(&mut state, &piece);
         }
         if let Some(mut run) = begun {
             let rest = run.split_off(scan::frame_end(&run, written));
             self.unqueue(&mut state, rest.len(), 0);
-            each(&mut state, &rest);
+            each(&mut state, &rest.into());
             taken.push_back(run);
         }
     }
@@ -365,17 +366,18 @@ impl Outbox {
         self.close(None);
         let mut state = self.lock();
         let queue = state.queue.take();
-        for run in taken.drain(..).chain(queue) {
+        for mut piece in taken.drain(..).map(Piece::from).chain(queue) {
             let sent = mem::take(&mut written);
-            self.unqueue(&mut state, run.len() - sent, 1);
+            self.unqueue(&mut state, piece.frames.len() - sent, 1);
             // A frame that was begun has not arrived.
-            self.discard_queued(&run[scan::frame_start(&run, sent)..]);
+            piece.frames.advance(scan::frame_start(&piece.frames, sent));
+            self.discard_queued(&piece);
         }
     }
 
     /// Counts messages that were queued when the connection ended.
-    fn discard_queued(&self, run: &[u8]) {
-        let messages = scan::contents(run).map(|(_, messages)| messages).sum();
+    fn discard_queued(&self, piece: &Piece) {
+        let messages = piece.contents().map(|(_, messages)| messages).sum();
         self.depot.counters.discarded.add(messages);
         self.depot.counters.unqueued.add(messages);
     }
@@ -420,8 +422,8 @@ impl Outbox {
                 while state.queued + cost > high
                     && let Some(oldest) = state.queue.pop()
                 {
-                    self.unqueue(state, oldest.len(), 1);
-                    self.drop_messages(state, &oldest, true, now);
+                    self.unqueue(state, oldest.frames.len(), 1);
+                    self.drop_messages(state, oldest.contents(), true, now);
                 }
                 state.queued == 0 || state.queued + cost <= high
             }
@@ -436,12 +438,18 @@ impl Outbox {
     }
 
     /// Counts messages that a slow subscriber does not get, and logs that now and then.
-    fn drop_messages(&self, state: &mut State, run: &[u8], was_queued: bool, now: Instant) {
+    fn drop_messages<'a>(
+        &self,
+        state: &mut State,
+        contents: impl Iterator<Item = (&'a str, u64)>,
+        was_queued: bool,
+        now: Instant,
+    ) {
         // A long queue may hold millions of messages, mostly on a few channels by turns.
         let mut channels: SmallVec<[(&str, u64); 8]> = SmallVec::new();
         let count = |(channel, messages)| self.depot.counters.drop_messages(self.ident(), channel, messages);
         let (mut messages, mut last) = (0, None);
-        for (channel, more) in scan::contents(run) {
+        for (channel, more) in contents {
             messages += more;
             last = Some(channel);
             if let Some((_, messages)) = channels.iter_mut().find(|(known, _)| *known == channel) {

@@ -82,6 +82,15 @@ pub(crate) fn contents(mut bytes: &[u8]) -> impl Iterator<Item = (&str, u64)> {
     })
 }
 
+/// The channel of the first frame of bytes that were checked when they were received.
+pub(crate) fn channel(bytes: &[u8]) -> Option<&str> {
+    let (header, body) = publish(bytes, 0, Limits::new(u32::MAX))?;
+    match FrameRef::parse(header.opcode, body) {
+        Ok(FrameRef::Publish { channel, .. }) => Some(channel),
+        _ => None,
+    }
+}
+
 /// Where the frame ends that the position is inside of, or the position itself when it is between two frames.
 pub(crate) fn frame_end(run: &[u8], position: usize) -> usize {
     let mut end = 0;
@@ -208,6 +217,7 @@ mod tests {
         assert_eq!(contents(&bytes[..bytes.len() - 1]).count(), 3, "a part of a frame is nothing");
         assert_eq!(contents(&error).count(), 0);
         assert_eq!(contents(&[]).count(), 0);
+        assert_eq!((channel(&bytes[error.len()..]), channel(&error), channel(&[])), (Some("c"), None, None));
     }
 
     #[test]

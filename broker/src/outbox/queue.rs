@@ -1,10 +1,13 @@
 //! What waits to be written, in order.
 
-use std::{collections::VecDeque, mem};
+use std::{collections::VecDeque, mem, num::NonZeroU32};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{OVERHEAD, Run, run::SHORT};
+use super::{
+    OVERHEAD, Run,
+    run::{self, SHORT},
+};
 
 /// The longest piece of memory that short runs are put into, one after the other.
 const PIECE: usize = 16 * 1024;
@@ -12,9 +15,29 @@ const PIECE: usize = 16 * 1024;
 /// A queue that has grown longer gives its room back when it is empty.
 const KEEP_CAPACITY: usize = 64;
 
+/// Whole frames in one piece of memory.
+pub(super) struct Piece {
+    pub(super) frames: Bytes,
+    /// So many messages on one channel, if that is known.
+    on_one_channel: Option<NonZeroU32>,
+}
+
+impl Piece {
+    /// Channels and how many messages on each come one after the other.
+    pub(super) fn contents(&self) -> impl Iterator<Item = (&str, u64)> {
+        run::contents(&self.frames, self.on_one_channel)
+    }
+}
+
+impl From<Bytes> for Piece {
+    fn from(frames: Bytes) -> Self {
+        Self { frames, on_one_channel: None }
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Queue {
-    pieces: VecDeque<Bytes>,
+    pieces: VecDeque<Piece>,
     /// The last one, when more may be added to it.
     open: BytesMut,
 }
@@ -28,7 +51,7 @@ impl Queue {
     pub(super) fn push(&mut self, run: &mut Run<'_>) -> usize {
         let len = run.len();
         if len > SHORT {
-            return self.push_alone(run.share());
+            return self.push_run(run);
         }
         let used = self.open.len();
         if used > 0 && self.open.capacity() - used >= len {
@@ -40,25 +63,29 @@ impl Queue {
             // Who has more than one short run queued does not keep up: the next ones will be put beside this one. A piece
             // is as large as what is in the one before it and the run together: so all of them take at most twice of what
             // is in them, and one that was filled is followed by a larger one.
-            Some(last) if used > 0 || last.len() <= SHORT => {
-                self.open = BytesMut::with_capacity((last.len() + len).min(PIECE));
+            Some(last) if used > 0 || last.frames.len() <= SHORT => {
+                self.open = BytesMut::with_capacity((last.frames.len() + len).min(PIECE));
                 self.open.extend_from_slice(run);
                 len + OVERHEAD
             }
-            _ => self.push_alone(run.share()),
+            _ => self.push_run(run),
         }
     }
 
+    fn push_run(&mut self, run: &mut Run<'_>) -> usize {
+        self.push_alone(Piece { on_one_channel: run.on_one_channel(), frames: run.share() })
+    }
+
     /// Adds what stays a piece by itself.
-    pub(super) fn push_alone(&mut self, piece: Bytes) -> usize {
+    pub(super) fn push_alone(&mut self, piece: Piece) -> usize {
         self.seal();
-        let cost = piece.len() + OVERHEAD;
+        let cost = piece.frames.len() + OVERHEAD;
         self.pieces.push_back(piece);
         cost
     }
 
     /// Takes the oldest piece out.
-    pub(super) fn pop(&mut self) -> Option<Bytes> {
+    pub(super) fn pop(&mut self) -> Option<Piece> {
         if self.pieces.is_empty() {
             self.seal();
         }
@@ -66,7 +93,7 @@ impl Queue {
     }
 
     /// Takes everything out.
-    pub(super) fn take(&mut self) -> VecDeque<Bytes> {
+    pub(super) fn take(&mut self) -> VecDeque<Piece> {
         self.seal();
         mem::take(&mut self.pieces)
     }
@@ -80,7 +107,7 @@ impl Queue {
 
     fn seal(&mut self) {
         if !self.open.is_empty() {
-            self.pieces.push_back(mem::take(&mut self.open).freeze());
+            self.pieces.push_back(mem::take(&mut self.open).freeze().into());
         }
     }
 }
@@ -99,7 +126,7 @@ mod tests {
     impl Queue {
         pub(in super::super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
             let open = Some(&self.open[..]).filter(|open| !open.is_empty());
-            self.pieces.iter().map(|piece| &piece[..]).chain(open)
+            self.pieces.iter().map(|piece| &piece.frames[..]).chain(open)
         }
     }
 
@@ -123,7 +150,7 @@ mod tests {
         assert_eq!(pieces, 5 * 32);
         let mut out = Vec::new();
         for _ in 0..pieces {
-            out.extend_from_slice(&queue.pop().unwrap());
+            out.extend_from_slice(&queue.pop().unwrap().frames);
         }
         assert!(queue.pop().is_none() && queue.is_empty());
         assert_eq!(out, all);
@@ -164,7 +191,7 @@ mod tests {
         let (mut one, mut other) = (Queue::default(), Queue::default());
         let mut run = Run::received(b"run", 1, 0);
         assert_eq!((one.push(&mut run), other.push(&mut run)), (3 + OVERHEAD, 3 + OVERHEAD));
-        let (one, other) = (one.pop().unwrap(), other.pop().unwrap());
+        let (one, other) = (one.pop().unwrap().frames, other.pop().unwrap().frames);
         assert_eq!((one.as_ptr(), &one[..]), (other.as_ptr(), &b"run"[..]));
     }
 
@@ -174,8 +201,8 @@ mod tests {
         for number in 0..3 {
             push(&mut queue, number, 10);
         }
-        assert_eq!(queue.push_alone(Bytes::from_static(b"last")), 4 + OVERHEAD);
-        assert_eq!(queue.take().pop_back().unwrap(), "last");
+        assert_eq!(queue.push_alone(Bytes::from_static(b"last").into()), 4 + OVERHEAD);
+        assert_eq!(queue.take().pop_back().unwrap().frames, "last");
         assert!(queue.is_empty());
     }
 }

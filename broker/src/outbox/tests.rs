@@ -40,7 +40,7 @@ fn fixture(rules: Rules) -> Fixture {
     Fixture { outbox, depot, taken: VecDeque::new(), now: Instant::now() }
 }
 
-/// Two messages.
+/// Two messages. Of every other run it is known that they are on one channel.
 fn run(number: u8) -> Run<'static> {
     let mut bytes = BytesMut::new();
     for _ in 0..2 {
@@ -50,7 +50,9 @@ fn run(number: u8) -> Run<'static> {
     }
     assert_eq!(bytes.len() + OVERHEAD, COST);
     let payload = bytes.len() - 2 * 9;
-    Run::new(bytes.freeze(), 2, payload)
+    let mut run = Run::new(bytes.freeze(), 2, payload);
+    run.one_channel = number % 2 == 1;
+    run
 }
 
 impl Outbox {
