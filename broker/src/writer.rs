@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use hpfeeds::wire::Limits;
+use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{accounts::Budget, outbox::Outbox, rate::Limiter, scan, socket::WriteHalf};
@@ -193,21 +194,21 @@ impl<'a> Writer<'a> {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut slices = [IoSlice::new(&[]); SLICES];
+        // Most often there is one.
+        let mut slices: SmallVec<[IoSlice<'_>; SLICES]> = SmallVec::new();
         let mut skip = self.written;
-        let mut count = 0;
         let mut granted = self.granted;
-        for (slice, run) in slices.iter_mut().zip(&self.taken) {
+        for run in self.taken.iter().take(SLICES) {
             let rest = run.get(skip..).unwrap_or_default();
-            *slice = IoSlice::new(rest.get(..granted).unwrap_or(rest));
+            let slice = rest.get(..granted).unwrap_or(rest);
+            slices.push(IoSlice::new(slice));
             granted -= slice.len();
             skip = 0;
-            count += 1;
             if granted == 0 {
                 break;
             }
         }
-        self.half.poll_write(cx, &slices[..count])
+        self.half.poll_write(cx, &slices)
     }
 
     fn advance(&mut self, n: usize) {
