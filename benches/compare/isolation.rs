@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     laggards::{Laggards, Toll},
-    measure::{Bench, ratio, seconds},
+    measure::{Bench, ratio},
     programs, report,
     sender::Batch,
     server::{Clients, Kind},
@@ -41,6 +41,11 @@ const ACTIVE: u64 = 512;
 /// The time that is told apart from the rest: in it, the broker finds out that they are slow.
 const FIRST: Duration = Duration::from_secs(10);
 
+/// After that, so long at once the broker with the bad subscribers has its load, and so long one without them: a machine has
+/// its moods for minutes.
+const TURN: Duration = Duration::from_secs(20);
+const CONTROL: Duration = Duration::from_secs(5);
+
 /// How often the broker is looked at.
 const SLICE: Duration = Duration::from_secs(1);
 
@@ -67,11 +72,14 @@ struct Slice {
     memory: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Before,
+    /// Two bad ones have come.
     First,
     Rest,
+    /// The other broker.
+    Control,
     After,
 }
 
@@ -147,37 +155,42 @@ fn measure(program: &Path, arguments: &Arguments, policy: &str) -> io::Result<St
     let clients = Clients { publishers: PUBLISHERS, subscribers: HEALTHY, size: SIZE };
     let deadline = arguments.deadline.to_string();
     let options = ["--slow-policy", policy, "--slow-deadline", &deadline].map(str::to_owned);
-    let mut bench = Bench::open_with(Kind::Ours, program, clients, u64::MAX, Batch::LARGE, &options)?;
+    let open = || Bench::open_with(Kind::Ours, program, clients, u64::MAX, Batch::LARGE, &options);
+    let (mut bench, mut control) = (open()?, open()?);
     bench.server.settle()?;
     let idle = bench.server.memory()?;
-    let arrive = arguments.alone;
-    let leave = arrive + Duration::from_secs(arguments.seconds);
-    let end = leave + arguments.alone;
+    let mut slices = Vec::new();
+    let mut load = |bench: &mut Bench, phase, time| {
+        drive(bench, phase, time, &mut slices).map_err(|error| io::Error::other(format!("{policy}: {error}")))
+    };
+    load(&mut bench, Phase::Before, arguments.alone)?;
+    let laggards = Laggards::start(bench.server.dialer(), bench.server.log());
+    load(&mut bench, Phase::First, FIRST)?;
+    let mut rest = Duration::from_secs(arguments.seconds).saturating_sub(FIRST);
+    while !rest.is_zero() {
+        load(&mut control, Phase::Control, CONTROL)?;
+        let time = rest.min(TURN);
+        load(&mut bench, Phase::Rest, time)?;
+        rest -= time;
+    }
+    let toll = laggards.toll()?;
+    load(&mut bench, Phase::After, arguments.alone)?;
+    Ok(table(policy, &slices, &toll, (idle, bench.server.peak()?)))
+}
+
+/// Full load for some time.
+fn drive(bench: &mut Bench, phase: Phase, time: Duration, slices: &mut Vec<Slice>) -> io::Result<()> {
     bench.receiver.forget_pauses();
-    let (start, mut slices, mut laggards) = (Instant::now(), Vec::new(), None);
+    let start = Instant::now();
     let mut last = (start, bench.receiver.check().received, bench.server.cpu()?);
     let arrival = bench.drive_and(
-        move |sender| sender.run(start + end),
+        move |sender| sender.run(start + time),
         |bench| {
             let now = Instant::now();
             let at = now.saturating_duration_since(start);
-            if at >= arrive && at < leave && laggards.is_none() {
-                laggards = Some(Laggards::start(bench.server.dialer(), bench.server.log()));
-            }
-            if at >= leave
-                && let Some(laggards) = &laggards
-            {
-                laggards.leave();
-            }
-            if now.saturating_duration_since(last.0) < SLICE || at > end {
+            if now.saturating_duration_since(last.0) < SLICE || at > time {
                 return Ok(());
             }
-            let phase = match last.0.saturating_duration_since(start) {
-                before if before < arrive => Phase::Before,
-                first if first < arrive + FIRST => Phase::First,
-                rest if rest < leave => Phase::Rest,
-                _ => Phase::After,
-            };
             let here = (now, bench.receiver.check().received, bench.server.cpu()?);
             let slice = Slice {
                 phase,
@@ -188,36 +201,32 @@ fn measure(program: &Path, arguments: &Arguments, policy: &str) -> io::Result<St
                 memory: bench.server.memory()?,
             };
             last = here;
-            if slices.len() % 10 == 0 || slice.received < 1000 {
-                let (at, rate) = (seconds(at), ratio(slice.received, 1) / slice.time.as_secs_f64());
-                let stall = slice.stall.as_millis();
-                eprintln!("[{at:3}s] {policy}: {rate:.0}/s, stall {stall} ms, {} KiB", slice.memory);
-            }
             slices.push(slice);
             Ok(())
         },
     )?;
-    let toll = laggards.map_or_else(|| Ok(Toll::default()), Laggards::toll)?;
     if arrival.loss > 0.0 || arrival.cut {
-        let error = io::Error::other(format!("{policy}: healthy subscribers did not get everything{arrival}"));
+        let error = io::Error::other(format!("healthy subscribers did not get everything{arrival}"));
         return Err(bench.server.report(&error));
     }
-    Ok(table(policy, &slices, &toll, (idle, bench.server.peak()?)))
+    let now = Summary::of(slices.iter().filter(|slice| slice.phase == phase), f64::NAN);
+    eprintln!("{phase:?}: {:.0} messages/s, {:.0} ns, {} MiB", now.usual, now.cpu, now.memory / 1024);
+    Ok(())
 }
 
 fn table(policy: &str, slices: &[Slice], toll: &Toll, (idle, peak): (u64, u64)) -> String {
-    let before = Summary::of(slices, f64::NAN, |phase| phase == Phase::Before);
-    let with = |phase| phase == Phase::First || phase == Phase::Rest;
-    let rows: [(&str, Summary); 5] = [
-        ("none, before", Summary::of(slices, before.usual, |phase| phase == Phase::Before)),
-        ("two, first 10 s", Summary::of(slices, before.usual, |phase| phase == Phase::First)),
-        ("two, from then on", Summary::of(slices, before.usual, |phase| phase == Phase::Rest)),
-        ("two, whole time", Summary::of(slices, before.usual, with)),
-        ("none, after", Summary::of(slices, before.usual, |phase| phase == Phase::After)),
+    let of = |phase, usual| Summary::of(slices.iter().filter(|slice| slice.phase == phase), usual);
+    let control = of(Phase::Control, f64::NAN);
+    let rows = [
+        ("none, before", of(Phase::Before, control.usual)),
+        ("two, first 10 s", of(Phase::First, control.usual)),
+        ("two, from then on", of(Phase::Rest, control.usual)),
+        ("none, the other broker by turns", of(Phase::Control, control.usual)),
+        ("none, after", of(Phase::After, control.usual)),
     ];
     let mut text = format!(
-        "\n`--slow-policy {policy}`:\n\n| bad subscribers | seconds | messages/s | in the usual second | to before | CPU ns \
-         per message | to before | longest pause ms | seconds below half | RSS MiB |\n|{}",
+        "\n`--slow-policy {policy}`:\n\n| bad subscribers | seconds | messages/s | in the usual second | to the other | CPU \
+         ns per message | to the other | longest pause ms | seconds below half | RSS MiB |\n|{}",
         "---|".repeat(10)
     );
     for (label, row) in rows {
@@ -227,9 +236,9 @@ fn table(policy: &str, slices: &[Slice], toll: &Toll, (idle, peak): (u64, u64)) 
             row.time.as_secs_f64(),
             row.rate,
             row.usual,
-            (row.usual / before.usual - 1.0) * 100.0,
+            (row.usual / control.usual - 1.0) * 100.0,
             row.cpu,
-            (row.cpu / before.cpu - 1.0) * 100.0,
+            (row.cpu / control.cpu - 1.0) * 100.0,
             row.stall.as_millis(),
             row.halved,
             row.memory / 1024
@@ -252,8 +261,8 @@ fn table(policy: &str, slices: &[Slice], toll: &Toll, (idle, peak): (u64, u64)) 
 }
 
 impl Summary {
-    fn of(slices: &[Slice], usual_before: f64, belongs: impl Fn(Phase) -> bool) -> Self {
-        let slices: Vec<&Slice> = slices.iter().filter(|slice| belongs(slice.phase)).collect();
+    fn of<'a>(slices: impl Iterator<Item = &'a Slice>, usual: f64) -> Self {
+        let slices: Vec<&Slice> = slices.collect();
         let rate = |slice: &&Slice| ratio(slice.received, 1) / slice.time.as_secs_f64();
         let time: Duration = slices.iter().map(|slice| slice.time).sum();
         let received: u64 = slices.iter().map(|slice| slice.received).sum();
@@ -264,7 +273,7 @@ impl Summary {
             cpu: ratio(slices.iter().map(|slice| slice.cpu).sum(), received),
             stall: slices.iter().map(|slice| slice.stall).max().unwrap_or_default(),
             memory: slices.iter().map(|slice| slice.memory).max().unwrap_or_default(),
-            halved: slices.iter().filter(|slice| rate(slice) < usual_before / 2.0).count(),
+            halved: slices.iter().filter(|slice| rate(slice) < usual / 2.0).count(),
         }
     }
 }

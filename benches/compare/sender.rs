@@ -56,7 +56,9 @@ struct Publisher {
     written: usize,
     /// The number of the message behind the batch.
     next: u64,
+    /// How many to send: as many as there have to be, or have been begun when the time is over.
     most: u64,
+    enough: u64,
 }
 
 /// What has been sent.
@@ -77,7 +79,7 @@ impl Sender {
                 SockRef::from(&socket).set_send_buffer_size(held)?;
             }
             let batch = shape.frame.repeat(frames);
-            publishers.push(Publisher { socket, id, batch, end: 0, written: 0, next: 0, most });
+            publishers.push(Publisher { socket, id, batch, end: 0, written: 0, next: 0, most, enough: most });
         }
         Ok(Self { publishers, shape })
     }
@@ -90,7 +92,8 @@ impl Sender {
         publisher.socket.write_all(&frame)
     }
 
-    /// Everybody sends as fast as the broker reads, until the time is over or there are enough.
+    /// Everybody sends as fast as the broker reads, until the time is over or there are enough. It can be called again: what
+    /// is returned is what has been sent since the beginning.
     pub(crate) fn run(&mut self, until: Instant) -> Sent {
         let (cut, broken) = match self.pump_all(until) {
             Ok(finished) => (!finished, None),
@@ -98,6 +101,7 @@ impl Sender {
         };
         let whole = |publisher: &Publisher| publisher.begun(&self.shape) - u64::from(publisher.is_between(&self.shape));
         let messages = self.publishers.iter().map(whole).sum();
+        self.publishers.iter_mut().for_each(|publisher| publisher.most = publisher.enough);
         Sent { messages, cut, broken }
     }
 
