@@ -13,10 +13,10 @@
 //! While its writer waits because of our own limit ([`hold`](Outbox::hold)), it is none of these: nobody waits for it,
 //! and it is not slow. At its high mark it loses messages as a slow one does, but it has no deadline.
 //!
-//! Who was slow before, or left again and again before it was found slow, begins on [`Probation`]: as if slow, until it has shown that it reads (see `Trial`). Otherwise
-//! one that never reads would hold its publishers up for a window or two each time that it comes back. The price is paid by
-//! a healthy consumer that has ident and address in common with such a one: it loses messages if its publishers outrun it
-//! by more than the high mark before it has shown that it reads.
+//! Who was slow before, or left again and again before it was found slow, begins on [`Probation`]: as if slow, until it has
+//! shown that it reads (see `Trial`). Otherwise one that never reads would hold its publishers up for a window or two each
+//! time that it comes back. The price is paid by a healthy consumer that has ident and address in common with such a one: it
+//! loses messages if its publishers outrun it by more than the high mark before it has shown that it reads.
 
 use std::{
     collections::VecDeque,

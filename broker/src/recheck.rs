@@ -36,7 +36,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 /// And then one in the background, whether or not there would be any: a client may just have authenticated with what was
 /// found before.
 async fn rounds(accounts: &Accounts, store: &dyn AuthStore, limit: Duration, interval: Duration) {
-    let (may_change, mut changes) = (store.may_change(), store.changes());
+    let (may_change, mut changes) = (store.may_change(), store.changes().fuse());
     let (mut asked, mut due) = (false, may_change);
     loop {
         let start = Instant::now();
@@ -232,10 +232,11 @@ mod tests {
         }
 
         fn changes(&self) -> Changes {
-            let changes = self.changes.lock().unwrap().take();
-            Box::pin(stream::iter(changes).flat_map(|changes| {
-                stream::unfold(changes, async |mut changes| changes.recv().await.map(|()| ((), changes)))
-            }))
+            let Some(changes) = self.changes.lock().unwrap().take() else {
+                return Box::pin(stream::pending());
+            };
+            // It must not be polled any more once it has ended.
+            Box::pin(stream::unfold(changes, async |mut changes| changes.recv().await.map(|()| ((), changes))))
         }
     }
 
@@ -260,7 +261,9 @@ mod tests {
         let mut rounds = pin!(rounds(&accounts, &census, LIMIT, SPREAD));
         let mut teller = Some(teller);
         // At once, and again for whoever has authenticated with an old answer meanwhile.
-        for (request, least, most) in [("none", 0, 0), ("change", 1, 2), ("recheck", 3, 4), ("no more changes", 4, 4)] {
+        for (request, least, most) in
+            [("none", 0, 0), ("change", 1, 2), ("recheck", 3, 4), ("no more changes", 4, 4), ("recheck", 5, 6)]
+        {
             match request {
                 "change" => teller.as_ref().unwrap().try_send(()).unwrap(),
                 "recheck" => accounts.recheck.notify_one(),
