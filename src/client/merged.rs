@@ -2,12 +2,12 @@ use std::{
     collections::VecDeque,
     pin::Pin,
     sync::{Arc, Mutex},
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Poll, Wake, Waker, ready},
     time::Duration,
 };
 
 use futures::{Stream, future::join_all, stream::FusedStream};
-use tokio::time::Instant;
+use tokio::{task::coop, time::Instant};
 
 use super::{ClientSession, Error, Message, lock::lock};
 
@@ -81,7 +81,7 @@ impl Merged {
         let index = self.sessions.len();
         self.sessions.push(session);
         self.wakers.push(Arc::new(Member { index, ready: self.ready.clone() }).into());
-        self.live += 1;
+        self.live += usize::from(!self.sessions[index].is_terminated());
         lock(&self.ready).queued.push(false);
         self.wakers[index].wake_by_ref();
     }
@@ -125,6 +125,9 @@ impl Stream for Merged {
             if let Some(message) = session.next_in_run() {
                 return Poll::Ready(Some((index, message)));
             }
+            // With the budget used up, a session wakes itself up at once: asked again and again here, it would never
+            // have anything. The runtime gives a new budget to those that return. Nothing is taken from it here.
+            drop(ready!(coop::poll_proceed(cx)));
             match session.poll_run(&mut Context::from_waker(&this.wakers[index])) {
                 Poll::Ready(true) if since.elapsed() >= TURN => {
                     // It keeps this run for when it is its turn again.

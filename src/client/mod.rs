@@ -16,6 +16,9 @@ mod memory;
 mod merged;
 mod options;
 mod outbox;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod polled;
 mod publisher;
 mod refusal;
 mod session;
