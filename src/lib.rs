@@ -41,6 +41,8 @@
 
 pub mod client;
 pub mod wire;
+#[doc(hidden)]
+pub mod x509;
 
 pub use client::*;
 pub use wire::{Channel, Ident, Limits, Secret};

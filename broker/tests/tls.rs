@@ -9,6 +9,7 @@ use std::{
     fs,
     io::Write as _,
     net::SocketAddr,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -86,6 +87,13 @@ async fn files_that_cannot_be_used_are_named() {
     let (cert, key, ca) = (pki.path("cert.pem"), pki.path("key.pem"), pki.path("ca.pem"));
     let tls = |cert, key| Endpoint::tls("127.0.0.1", 0, cert, key);
     let at = |file: &str| pki.path(file).display().to_string();
+    let openssl = |file: &str| PathBuf::from("../tests/support/certificates").join(file);
+    let unsupported = |file: &str| {
+        format!(
+            "key {}: its kind is not supported: use a key of P-256, P-384, Ed25519, or RSA",
+            openssl(file).display()
+        )
+    };
     let cases = [
         (tls(pki.path("no.pem"), key.clone()), format!("cert {}: No such file or directory", at("no.pem"))),
         (tls(cert.clone(), pki.path("no.pem")), format!("key {}: No such file or directory", at("no.pem"))),
@@ -98,11 +106,13 @@ async fn files_that_cannot_be_used_are_named() {
         (
             tls(cert.clone(), other.path("key.pem")),
             format!(
-                "cert {} with key {}: keys may not be consistent: KeyMismatch",
+                "cert {} with key {}: the certificate is not that of the key",
                 at("cert.pem"),
                 other.path("key.pem").display()
             ),
         ),
+        (tls(openssl("p521.pem"), openssl("p521.key")), unsupported("p521.key")),
+        (tls(openssl("rsa-1024.pem"), openssl("rsa-1024.key")), unsupported("rsa-1024.key")),
         (pki.endpoint().chain(pki.path("no.pem")), format!("chain {}: No such file", at("no.pem"))),
         (
             pki.endpoint().client_ca(pki.path("no.pem"), ClientAuth::Required),
@@ -450,7 +460,7 @@ async fn a_bad_pair_keeps_the_old_one() {
     pki.write("key.pem", KeyPair::generate().unwrap().serialize_pem());
     let error = broker.reload_certificates().unwrap_err().to_string();
     assert!(error.starts_with(&format!("endpoint {:?}: cert ", pki.endpoint().to_string())), "{error}");
-    assert!(error.ends_with("KeyMismatch"), "{error}");
+    assert!(error.ends_with("the certificate is not that of the key"), "{error}");
     fs::remove_file(pki.path("cert.pem")).unwrap();
     assert!(broker.reload_certificates().is_err());
     assert_eq!(TlsPeer::dev(broker.local_addr(), &pki.client(None)).await.certificate(), old);

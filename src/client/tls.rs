@@ -1,3 +1,5 @@
+mod verifier;
+
 use std::{
     io,
     path::{Path, PathBuf},
@@ -10,16 +12,20 @@ use tokio_rustls::{
     TlsConnector as RustlsConnector,
     client::TlsStream,
     rustls::{
-        ClientConfig, RootCertStore,
+        ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier,
+        client::WantsClientCert,
         crypto::ring,
         pki_types::{
             CertificateDer, PrivateKeyDer, ServerName,
             pem::{self, PemObject},
         },
+        sign::{CertifiedKey, SingleCertAndKey},
     },
 };
 
+use self::verifier::FileVerifier;
 use super::{BrokerAddr, Connector, Error, TcpConnector, Transport, error::Cause};
+use crate::x509;
 
 /// How to trust the broker, and how to prove who we are, over TLS 1.2 or 1.3.
 ///
@@ -39,7 +45,11 @@ impl TlsOptions {
         Self::default()
     }
 
-    /// Trusts the certificates in this PEM file, and no others.
+    /// Trusts the certificates in this PEM file and those that they have signed, and no others.
+    ///
+    /// The broker's own certificate may stand in it, of any version of X.509, self-signed or not, also one that says it
+    /// belongs to an authority (`CA:TRUE`): who has its key is the broker. Its time of validity and its names are checked
+    /// all the same; when it lists no names (`subjectAltName`), its common name counts.
     #[must_use]
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.ca_file = Some(path.into());
@@ -64,17 +74,26 @@ impl TlsOptions {
     pub(crate) fn connector(&self, tcp: TcpConnector, addr: &BrokerAddr) -> Result<TlsConnector, Error> {
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(|cause| tls_error("TLS cannot be set up".to_owned(), cause))?
-            .with_root_certificates(self.roots()?);
+            .map_err(|cause| tls_error("TLS cannot be set up".to_owned(), cause))?;
+        let config = match &self.ca_file {
+            Some(path) => trust_file(config, path)?,
+            None => config.with_root_certificates(system_roots()?),
+        };
         let config = match &self.client_cert {
             None => config.with_no_client_auth(),
             Some((cert, key)) => {
                 let key_der = PrivateKeyDer::from_pem_file(key).map_err(|cause| {
                     tls_error(format!("cannot read a private key from {}", key.display()), fault(cause))
                 })?;
-                config.with_client_auth_cert(certificates(cert)?, key_der).map_err(|cause| {
-                    tls_error(format!("cannot use {} with {}", cert.display(), key.display()), cause)
-                })?
+                let signing = ring::sign::any_supported_type(&key_der).map_err(|_| {
+                    tls_error(format!("cannot use the private key in {}", key.display()), UNSUPPORTED_KEY)
+                })?;
+                let certified = CertifiedKey::new(certificates(cert)?, signing);
+                if !is_of_key(&certified) {
+                    let what = format!("cannot use {} with {}", cert.display(), key.display());
+                    return Err(tls_error(what, "the certificate is not that of the key"));
+                }
+                config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
             }
         };
         let name = self.server_name.as_deref().unwrap_or(addr.host());
@@ -82,27 +101,46 @@ impl TlsOptions {
             .map_err(|cause| tls_error(format!("{name:?} cannot be a TLS server name"), cause))?;
         Ok(TlsConnector { tcp, config: Arc::new(config).into(), server_name })
     }
+}
 
-    fn roots(&self) -> Result<RootCertStore, Error> {
-        let mut roots = RootCertStore::empty();
-        if let Some(path) = &self.ca_file {
-            for cert in certificates(path)? {
-                roots
-                    .add(cert)
-                    .map_err(|cause| tls_error(format!("a certificate in {} is unusable", path.display()), cause))?;
-            }
-            return Ok(roots);
-        }
-        let loaded = rustls_native_certs::load_native_certs();
-        let (added, _ignored) = roots.add_parsable_certificates(loaded.certs);
-        match loaded.errors.into_iter().next() {
-            Some(cause) if added == 0 => Err(tls_error("cannot load the system's root certificates".to_owned(), cause)),
-            None if added == 0 => Err(tls_error(
-                "no trust".to_owned(),
-                "this system has no root certificates; install them or give a CA file",
-            )),
-            _ => Ok(roots),
-        }
+/// What can be read of a key and is none that ring signs with.
+const UNSUPPORTED_KEY: &str =
+    "its kind is not supported: use a key of P-256, P-384, Ed25519, or RSA of 2048 to 4096 bits";
+
+/// Whether a certificate is about the key. rustls asks the same, but reads certificates of version 3 only.
+fn is_of_key(certified: &CertifiedKey) -> bool {
+    let cert = certified.cert.first().and_then(|cert| x509::Certificate::parse(cert));
+    let key = certified.key.public_key();
+    let key = key.as_ref().and_then(|key| x509::PublicKey::parse(key));
+    matches!((cert, key), (Some(cert), Some(key)) if cert.public_key.bits == key.bits)
+}
+
+fn trust_file(
+    config: ConfigBuilder<ClientConfig, WantsVerifier>,
+    path: &Path,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, Error> {
+    let unusable = |cause: BoxError| tls_error(format!("a certificate in {} is unusable", path.display()), cause);
+    let listed = certificates(path)?;
+    let mut roots = RootCertStore::empty();
+    for cert in &listed {
+        roots.add(cert.clone()).map_err(|cause| unusable(cause.into()))?;
+    }
+    let verifier =
+        FileVerifier::new(listed, roots, config.crypto_provider()).map_err(|cause| unusable(cause.into()))?;
+    Ok(config.dangerous().with_custom_certificate_verifier(Arc::new(verifier)))
+}
+
+fn system_roots() -> Result<RootCertStore, Error> {
+    let mut roots = RootCertStore::empty();
+    let loaded = rustls_native_certs::load_native_certs();
+    let (added, _ignored) = roots.add_parsable_certificates(loaded.certs);
+    match loaded.errors.into_iter().next() {
+        Some(cause) if added == 0 => Err(tls_error("cannot load the system's root certificates".to_owned(), cause)),
+        None if added == 0 => Err(tls_error(
+            "no trust".to_owned(),
+            "this system has no root certificates; install them or give a CA file",
+        )),
+        _ => Ok(roots),
     }
 }
 
@@ -118,7 +156,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
 }
 
 /// Why a file cannot be read. Nothing of it is quoted: it may hold a key, also where a certificate is expected.
-fn fault(cause: pem::Error) -> Box<dyn std::error::Error + Send + Sync> {
+fn fault(cause: pem::Error) -> BoxError {
     match cause {
         pem::Error::Io(cause) => cause.into(),
         pem::Error::NoItemsFound => "there is none in it, in PEM format".into(),
@@ -126,7 +164,9 @@ fn fault(cause: pem::Error) -> Box<dyn std::error::Error + Send + Sync> {
     }
 }
 
-fn tls_error(what: String, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+fn tls_error(what: String, cause: impl Into<BoxError>) -> Error {
     Error::new(Cause::Tls { what, cause: cause.into() })
 }
 

@@ -28,6 +28,23 @@ def folder(tmp_path):
     return tmp_path
 
 
+def openssl(folder, *argv):
+    subprocess.run(["openssl", *argv], check=True, capture_output=True, cwd=folder)
+
+
+def as_the_python_documentation_says(folder):
+    """Self-signed and with CA:TRUE; without alternative names."""
+    files = ["-out", "cert.pem", "-keyout", "key.pem"]
+    openssl(folder, "req", "-new", "-x509", "-days", "365", "-nodes", *files, "-subj", "/CN=localhost")
+
+
+def of_version_1(folder):
+    """As the test certificate of the Python package was made."""
+    files = ["-out", "csr", "-keyout", "key.pem"]
+    openssl(folder, "req", "-new", "-newkey", "rsa:2048", "-nodes", *files, "-subj", "/CN=localhost")
+    openssl(folder, "x509", "-req", "-days", "365", "-in", "csr", "-signkey", "key.pem", "-out", "cert.pem")
+
+
 @pytest.fixture
 def broker(our_broker, spawn, folder):
     """The ports of a broker, without TLS and with, and the certificate to trust."""
@@ -40,12 +57,12 @@ def broker(our_broker, spawn, folder):
     return plain, secure, folder / "cert.pem"
 
 
-def exchange(port, certificate):
+def exchange(port, certificate, host="127.0.0.1"):
     """The asyncio client reads what it has published."""
 
     async def main():
         context = ssl.create_default_context(cafile=certificate)
-        async with ClientSession("127.0.0.1", port, "sensor", SECRETS["sensor"], ssl=context) as sensor:
+        async with ClientSession(host, port, "sensor", SECRETS["sensor"], ssl=context) as sensor:
             payloads = [b"small", b"", bytes(range(256)) * 4000]
             sensor.subscribe("events")
             for payload in payloads:
@@ -81,3 +98,18 @@ def test_command_line(broker, python_tool):
         sending = python_tool(*where, *who, "publish", "over TLS")
         reader.read()
         assert reader.transcript[-1] == ("PUBLISH", "sensor", "events", b"over TLS"), sending.report()
+
+
+@pytest.mark.parametrize("make", [as_the_python_documentation_says, of_version_1])
+def test_certificates_that_people_have(our_broker, tool, spawn, folder, make):
+    """Broker, tool and Python take the same ones."""
+    make(folder)
+    tls = ["--tlscert", "cert.pem", "--tlskey", "key.pem"]
+    argv = [our_broker.process.argv[0], "--bind", "127.0.0.1:0", *tls, "--auth", "users.json"]
+    process = spawn(*argv, env=clean_environment(), cwd=folder)
+    port = int(process.wait_for(r"^listening on 127\.0\.0\.1:(\d+)$")[1])
+    exchange(port, folder / "cert.pem", "localhost")
+    who = ["-i", "sensor", "-s", SECRETS["sensor"], "-c", "events"]
+    where = ["--host", "localhost", "-p", str(port), "--tlscert", folder / "cert.pem"]
+    sending = tool("publish", *where, *who, "over TLS")
+    assert sending.wait() == 0, sending.report()

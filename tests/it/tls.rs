@@ -1,10 +1,16 @@
 //! TLS: the session against a rustls server that hands the plain bytes to the real broker.
 
-use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::StreamExt as _;
 use hpfeeds::{Backoff, ClientSession, Error, SessionBuilder, SessionState, TlsOptions};
-use hpfeeds_broker::Broker;
+use hpfeeds_broker::{Broker, Endpoint};
 use tempfile::TempDir;
 use tokio::{
     io::copy_bidirectional,
@@ -13,7 +19,16 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        crypto::ring::{default_provider, sign::any_supported_type},
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+        sign::{CertifiedKey, SingleCertAndKey},
+        version,
+    },
+};
 
 use crate::certificates::certificates;
 
@@ -32,6 +47,10 @@ struct Server {
 impl Server {
     async fn start(name: &str, client_certificates: bool) -> Self {
         let (files, config) = certificates(name, client_certificates);
+        Self::behind(files, config).await
+    }
+
+    async fn behind(files: TempDir, config: ServerConfig) -> Self {
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let broker = Broker::dev().await.unwrap();
         let (listener, upstream) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), broker.local_addr());
@@ -167,6 +186,95 @@ async fn an_unusable_file_is_named() {
             assert!(!text.contains(secret) && !text.contains(as_numbers.trim_matches(['[', ']'])), "{text}");
         }
     }
+}
+
+/// A file that `openssl` has made; see the folder's README.
+fn openssl(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/certificates").join(file)
+}
+
+async fn broker_with(name: &str) -> Broker {
+    let (cert, key) = (openssl(&format!("{name}.pem")), openssl(&format!("{name}.key")));
+    Broker::dev_builder().endpoint(Endpoint::tls("127.0.0.1", 0, cert, key)).start().await.unwrap()
+}
+
+fn client_of(broker: &Broker, tls: TlsOptions) -> SessionBuilder {
+    ClientSession::builder(("localhost", broker.local_addr().port()), "dev", "dev").tls(tls)
+}
+
+#[tokio::test]
+async fn a_certificate_of_any_kind_is_trusted_that_stands_in_the_file() {
+    for name in ["version-1", "version-1-ec", "ca-true"] {
+        let broker = broker_with(name).await;
+        let tls = TlsOptions::new().ca_file(openssl(&format!("{name}.pem")));
+        let mut session = client_of(&broker, tls.clone()).connect().await.unwrap();
+        echo(&mut session).await;
+        let other = client_of(&broker, tls.server_name("other.test")).connect().await.unwrap_err().to_string();
+        assert!(other.contains("\"other.test\"") && other.contains("\"localhost\""), "{other}");
+        // It has the name and the kind, and another key.
+        let others = if name == "ca-true" { "version-1.pem" } else { "ca-true.pem" };
+        let error = client_of(&broker, TlsOptions::new().ca_file(openssl(others))).connect().await.unwrap_err();
+        assert!(error.is_network() && error.to_string().contains("certificate"), "{error}");
+        broker.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_stands_in_the_file_is_valid_for_its_time_only() {
+    let endpoint = Endpoint::tls("127.0.0.1", 0, openssl("expired.pem"), openssl("version-1.key"));
+    let broker = Broker::dev_builder().endpoint(endpoint).start().await.unwrap();
+    let error = client_of(&broker, TlsOptions::new().ca_file(openssl("expired.pem"))).connect().await.unwrap_err();
+    assert!(error.is_network() && error.to_string().contains("expired"), "{error}");
+}
+
+/// A server that presents a certificate whose key it has not.
+#[tokio::test]
+async fn the_key_has_to_be_proved_over_either_version_of_tls() {
+    let cert = CertificateDer::from_pem_file(openssl("version-1.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(openssl("ca-true.key")).unwrap();
+    let certified = CertifiedKey::new(vec![cert], any_supported_type(&key).unwrap());
+    let resolver = Arc::new(SingleCertAndKey::from(certified));
+    for version in [&version::TLS12, &version::TLS13] {
+        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(resolver.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let builder = ClientSession::builder(("localhost", listener.local_addr().unwrap().port()), "dev", "dev")
+            .tls(TlsOptions::new().ca_file(openssl("version-1.pem")));
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let accepting = async move { acceptor.accept(listener.accept().await.unwrap().0).await };
+        let (error, accepted) = tokio::join!(builder.connect(), accepting);
+        let error = error.unwrap_err();
+        assert!(error.is_network() && accepted.is_err(), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_of_version_1_works_over_tls_1_2() {
+    for name in ["version-1", "version-1-ec"] {
+        let cert = CertificateDer::from_pem_file(openssl(&format!("{name}.pem"))).unwrap();
+        let key = PrivateKeyDer::from_pem_file(openssl(&format!("{name}.key"))).unwrap();
+        let certified = CertifiedKey::new(vec![cert], any_supported_type(&key).unwrap());
+        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_protocol_versions(&[&version::TLS12])
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+        let server = Server::behind(TempDir::new().unwrap(), config).await;
+        let tls = TlsOptions::new().ca_file(openssl(&format!("{name}.pem")));
+        let mut session = server.builder(tls).connect().await.unwrap();
+        echo(&mut session).await;
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_of_version_1_proves_a_client() {
+    let server = Server::start("localhost", false).await;
+    let tls = server.trusted().client_certificate(openssl("version-1.pem"), openssl("version-1.key"));
+    // The server asks for none.
+    echo(&mut server.builder(tls).connect().await.unwrap()).await;
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use hpfeeds::x509;
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
@@ -21,6 +22,7 @@ use rustls::{
         pem::{self, PemObject as _},
     },
     server::WebPkiClientVerifier,
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 
 use self::reload::Fingerprint;
@@ -109,10 +111,35 @@ fn server_config(files: &TlsFiles) -> Result<ServerConfig, String> {
             builder.with_client_cert_verifier(verifier.build().map_err(|cause| fail(&cause))?)
         }
     };
-    // A key that belongs to another certificate is found here, too.
-    builder
-        .with_single_cert(certs, key)
-        .map_err(|cause| format!("cert {} with key {}: {cause}", files.cert.display(), files.key.display()))
+    // Not `with_single_cert`, which reads certificates of version 3 only, and other peers take others, too.
+    Ok(builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified_key(files, certs, &key)?))))
+}
+
+/// The key, and the certificates that it belongs to the first of.
+fn certified_key(
+    files: &TlsFiles,
+    certs: Vec<CertificateDer<'static>>,
+    key: &PrivateKeyDer<'static>,
+) -> Result<CertifiedKey, String> {
+    let key = ring::sign::any_supported_type(key).map_err(|_| {
+        format!(
+            "key {}: its kind is not supported: use a key of P-256, P-384, Ed25519, or RSA of 2048 to 4096 bits, and a \
+             certificate for it",
+            files.key.display()
+        )
+    })?;
+    let public = key.public_key();
+    let public = public.as_ref().and_then(|key| x509::PublicKey::parse(key));
+    let cert = certs.first().and_then(|cert| x509::Certificate::parse(cert));
+    let cert = cert.ok_or_else(|| format!("cert {}: it is no X.509 certificate", files.cert.display()))?;
+    if public.is_none_or(|public| public.bits != cert.public_key.bits) {
+        return Err(format!(
+            "cert {} with key {}: the certificate is not that of the key",
+            files.cert.display(),
+            files.key.display()
+        ));
+    }
+    Ok(CertifiedKey::new(certs, key))
 }
 
 fn certificates(name: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
