@@ -40,6 +40,8 @@
 #![doc(test(attr(deny(warnings))))]
 
 pub mod client;
+#[doc(hidden)]
+pub mod units;
 pub mod wire;
 #[doc(hidden)]
 pub mod x509;

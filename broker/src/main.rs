@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         return match cli.runtime().map_err(Into::into).and_then(|runtime| runtime.block_on(keys.run())) {
             Ok(()) => ExitCode::SUCCESS,
             Err(cause) => {
-                eprintln!("hpfeeds-broker: {cause}");
+                cli::complain(cause);
                 ExitCode::FAILURE
             }
         };
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     let log = match cli.logging.start() {
         Ok(log) => log,
         Err(cause) => {
-            eprintln!("hpfeeds-broker: cannot log: {cause}");
+            cli::complain(format_args!("cannot log: {cause}"));
             return ExitCode::FAILURE;
         }
     };
@@ -71,7 +71,7 @@ fn keep_freed_memory() {
 
 async fn check(cli: &cli::Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let addrs = cli.builder().await?.check().await?;
-    print(|out| {
+    let printed = print(|out| {
         writeln!(out, "configuration is valid")?;
         let mut addrs = addrs.into_iter();
         for (endpoint, addr) in cli.endpoints().iter().zip(&mut addrs) {
@@ -79,7 +79,9 @@ async fn check(cli: &cli::Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         }
         // Of the exporter, if there is one.
         addrs.try_for_each(|addr| writeln!(out, "metrics would be at http://{addr}/metrics"))
-    })?;
+    });
+    // It is all that this is for.
+    printed.map_err(|cause| format!("the configuration is valid, but cannot print to stdout: {cause}"))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -88,7 +90,10 @@ async fn run(cli: &cli::Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut stop = Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
     let mut hangup = signal(SignalKind::hangup())?;
     let broker = cli.builder().await?.start().await?;
-    print(|out| announce(out, cli, &broker))?;
+    if let Err(cause) = print(|out| announce(out, cli, &broker)) {
+        // The log has the same. A disk that is full must not keep the sensors out.
+        tracing::warn!(%cause, "cannot print to stdout");
+    }
     notify(NotifyState::Ready);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), endpoints = ?broker.local_addrs(), "started");
     tokio::select! {

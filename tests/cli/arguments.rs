@@ -79,20 +79,22 @@ fn what_is_missing_is_named() {
 fn what_makes_no_sense_is_named() {
     let key = ["-i", "i", "-s", "s", "-c", "a"];
     let long = "x".repeat(256);
-    let cases: [(&[&str], &str); 17] = [
+    let cases: [(&[&str], &str); 19] = [
         (&["publish", "-p", "70000", "x"], "70000"),
         (&["publish", "-p", "0", "x"], "'0'"),
         (&["publish", "-p", "http", "x"], "http"),
         (&["publish", "--host", "localhost:20000", "x"], "--port"),
         (&["publish", "--host", "", "x"], "--host"),
-        (&["publish", "--max-message", "big", "x"], "512K"),
+        (&["publish", "--max-message", "big", "x"], "not a size such as 65536, 64k, 10M or 1GiB"),
+        (&["publish", "--max-message", "0", "x"], "no size at all: give at least 1 byte"),
+        (&["publish", "--timeout", "1e300", "x"], "too long: at most 1e19 seconds"),
         (&["publish", "--timeout", "0", "x"], "seconds"),
         (&["publish", "-c", "", "x"], "is empty"),
         (&["publish", "-c", &long, "x"], "256 bytes long"),
         (&["publish", "-i", &long, "x"], "256 bytes long"),
         (&["publish", "--lines", "x"], "--lines reads the messages from stdin"),
         (&["-o", "f", "publish", "x"], "--output FILE is for subscribe"),
-        (&["subscribe", "--count", "0"], "--count"),
+        (&["subscribe", "--count", "0"], "no message at all: give at least 1"),
         (&["subscribe", "--timeout", "-1"], "--timeout"),
         (&["subscribe", "--format", "xml"], "ndjson"),
         (&["subscribe", "--format", "raw", "--save-dir", "d"], "--save-dir"),

@@ -19,7 +19,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::one_line;
+use super::{one_line, suggestion};
 
 /// What makes sense on the command line only.
 const NOT_IN_A_FILE: [&str; 4] = ["config", "check-config", "help", "version"];
@@ -172,12 +172,7 @@ impl File<'_> {
     /// The flag that clap takes this for.
     fn suggestion(&self, long: &str) -> Option<String> {
         let error = self.parse([&format!("--{long}").into()]).err()?;
-        let suggested = match error.get(ContextKind::SuggestedArg)? {
-            ContextValue::String(suggested) => suggested,
-            ContextValue::Strings(suggested) => suggested.first()?,
-            _ => return None,
-        };
-        let key = suggested.strip_prefix("--")?.split([' ', '=']).next()?;
+        let key = suggestion(&error)?.strip_prefix("--")?.split([' ', '=']).next()?;
         (!NOT_IN_A_FILE.contains(&key)).then(|| key.to_owned())
     }
 

@@ -17,12 +17,16 @@ mod values;
 use std::{
     env,
     ffi::OsString,
-    io,
+    fmt,
+    io::{self, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
 };
 
-use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use clap::{
+    CommandFactory as _, Parser, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use hpfeeds_broker::{AuthError, Broker, BrokerBuilder, Endpoint};
 use tokio::runtime::{self, Runtime};
 
@@ -127,7 +131,7 @@ impl Cli {
                 let _ = error.print();
                 return ExitCode::SUCCESS;
             }
-            eprintln!("hpfeeds-broker: {} (try --help)", one_line(&error));
+            complain(format_args!("{} (try --help)", one_line(&error)));
             ExitCode::from(2)
         })
     }
@@ -196,12 +200,30 @@ pub(crate) fn hints(addr: SocketAddr) -> String {
     format!("subscribe with: {command} subscribe\npublish with:   {command} publish 'hello'\n")
 }
 
-/// clap's message without its usage and hints. It shows what was given: control characters are escaped.
+/// Says on stderr why the program ends. A stderr that takes nothing, because its disk is full, is no reason to panic.
+pub(crate) fn complain(what: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "hpfeeds-broker: {what}");
+}
+
+/// What clap takes an unknown flag, subcommand or value for.
+fn suggestion(error: &clap::Error) -> Option<&str> {
+    let kinds = [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand, ContextKind::SuggestedValue];
+    kinds.into_iter().find_map(|kind| match error.get(kind)? {
+        ContextValue::String(suggested) => Some(&**suggested),
+        ContextValue::Strings(suggested) => suggested.first().map(|suggested| &**suggested),
+        _ => None,
+    })
+}
+
+/// clap's message with its suggestion, but without its usage. It shows what was given: control characters are escaped.
 pub(crate) fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let first = text.split("\n\n").next().unwrap_or(text);
-    let line = without_passwords(&first.split_whitespace().collect::<Vec<_>>().join(" "));
+    let mut line = without_passwords(&first.split_whitespace().collect::<Vec<_>>().join(" "));
+    if let Some(suggestion) = suggestion(error) {
+        line.extend([": did you mean ", suggestion, "?"]);
+    }
     let escaped = |char: char| if char.is_control() { char.escape_default().to_string() } else { char.to_string() };
     line.chars().map(escaped).collect()
 }

@@ -1,9 +1,7 @@
-use std::time::Duration;
-
 use clap::ArgAction;
 
 use super::{
-    values::{parse_message, parse_seconds, parse_size},
+    values::{parse_message, parse_size},
     *,
 };
 
@@ -29,7 +27,7 @@ fn from_file(line: &str) -> Result<Cli, String> {
 #[test]
 fn what_is_given_reaches_no_terminal_as_it_is() {
     let error = |argument: &str| one_line(&Cli::read_from(vec!["broker".into(), argument.into()]).unwrap_err());
-    assert_eq!(error("--na\u{9b}me"), r"unexpected argument '--na\u{9b}me' found");
+    assert_eq!(error("--na\u{9b}me"), r"unexpected argument '--na\u{9b}me' found: did you mean --name?");
     assert!(!error("\u{7}\u{9c}x").contains(char::is_control));
 }
 
@@ -209,19 +207,10 @@ fn dev_is_for_the_loopback_interface() {
 }
 
 #[test]
-fn sizes_and_times() {
-    let sizes = [("0", 0), ("17", 17), ("64k", 65536), ("1K", 1024), ("2M", 2 << 20), ("1G", 1 << 30)];
-    for (text, expected) in sizes {
-        assert_eq!(parse_size(text), Ok(expected), "{text}");
-    }
-    for text in ["", "k", "-1", "1.5M", "1T", "1 M", "1é", "99999999999999999999", "99999999999999G"] {
-        assert!(parse_size(text).is_err(), "{text}");
-    }
-    assert_eq!(parse_message("4G"), Err("too large: a frame holds less than 4G".to_owned()));
-    assert_eq!(parse_seconds("0.5"), Ok(Duration::from_millis(500)));
-    for text in ["", "-1", "1s", "NaN", "inf"] {
-        assert!(parse_seconds(text).is_err(), "{text}");
-    }
+fn sizes_fit_the_machine_and_messages_a_frame() {
+    assert_eq!(parse_size("1GiB"), Ok(1 << 30));
+    assert_eq!(parse_message("10m"), Ok(10 << 20));
+    assert_eq!(parse_message("4G"), Err("too large: a frame holds less than 4G"));
 }
 
 #[tokio::test]

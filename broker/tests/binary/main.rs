@@ -136,8 +136,17 @@ async fn wrong_arguments_are_one_line_and_exit_2() {
         (&["--dev", "-e", "tcp:interface=127.0.0.1:port=0", "--tlscert=c", "--tlskey=k"], "--tlscert is for --bind"),
         (&["--dev", "--bind", "20000"], r#"endpoint "20000": not of the form ADDR:PORT"#),
         (&["--dev", "-e", "tcp:port=1:prot=2"], r#"unknown key "prot""#),
-        (&["--dev", "--max-message", "1T"], "not a size such as 65536, 64k, 1M or 2G"),
+        (&["--dev", "--max-message", "1T"], "not a size such as 65536, 64k, 10M or 1GiB"),
+        (&["--dev", "--max-message", "4G"], "too large: a frame holds less than 4G"),
+        (&["--dev", "--slow-deadline", "1e300"], "too long: at most 1e19 seconds"),
+        (&["--dev", "--slow-deadline", "-1"], "unexpected argument '-1'"),
+        (&["--dev", "--slow-deadline=-1"], "not a number of seconds such as 10 or 0.5"),
         (&["--dev", "--slow-policy", "keep"], "'keep'"),
+        (&["--dev", "--slow-policy", "drop-old"], ": did you mean drop-oldest? (try --help)"),
+        (&["--dev", "--max-conections=1"], "'--max-conections' found: did you mean --max-connections? (try --help)"),
+        (&["kyes"], "unrecognized subcommand 'kyes': did you mean keys? (try --help)"),
+        (&["keys", "lits"], ": did you mean list? (try --help)"),
+        (&["keys", "list", "--auht=env"], "'--auht' found: did you mean --auth? (try --help)"),
         (&["--dev", "--bind", "0.0.0.0:0"], "--dev lets everybody in: it listens on the loopback interface only"),
         (&["--dev", "--floor-rate", "0"], "the floor rate is 0"),
         (&["--dev", "--max-message", "0"], "the maximum message is 0 bytes"),
@@ -224,6 +233,53 @@ async fn nobody_needs_to_read_what_it_prints() {
         lines.push(line);
     }
     assert!(lines.iter().any(|line| line.contains("SIGTERM: stopping")), "{lines:?}");
+}
+
+/// Both outputs on a disk that is full.
+#[tokio::test]
+async fn a_full_disk_behind_stdout_and_stderr_keeps_nobody_out() {
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let full = || Stdio::from(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let mut command = command(&["--dev", "--port", &port.to_string()]);
+    let mut child = command.stdout(full()).stderr(full()).spawn().unwrap();
+    let addr = SocketAddr::from(([127, 0, 0, 1], port));
+    within(async {
+        while tokio::net::TcpStream::connect(addr).await.is_err() {
+            assert_eq!(child.try_wait().unwrap(), None, "it has ended");
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    Peer::login(addr, "dev", "dev").await.settle().await;
+    let pid = child.id().unwrap().to_string();
+    assert!(within(Command::new("/bin/kill").args(["-TERM", &pid]).status()).await.unwrap().success());
+    assert_eq!(within(child.wait()).await.unwrap().code(), Some(0));
+
+    let ended = async |arguments: &[&str]| {
+        let mut command = self::command(arguments);
+        within(command.stdout(full()).stderr(full()).status()).await.unwrap().code()
+    };
+    assert_eq!(ended(&["--frobnicate"]).await, Some(2));
+    assert_eq!(ended(&["keys", "list", "--auth=/nonexistent.json"]).await, Some(1));
+    // What it was asked to say is not said.
+    assert_eq!(ended(&["--dev", "--check-config"]).await, Some(1));
+}
+
+#[tokio::test]
+async fn sizes_are_written_as_for_the_tool_and_times_may_be_as_long_as_one_likes() {
+    let sizes =
+        ["--max-message=10m", "--high-mark=1GiB", "--low-mark=512KB", "--floor-rate=64KiB", "--publish-bytes=1g"];
+    let endless = ["--slow-deadline", "--handshake-timeout", "--write-timeout", "--recheck-keys"];
+    let endless: Vec<_> = endless.iter().flat_map(|flag| [*flag, "1e19"]).collect();
+    let running = Running::start(command(&[&["--dev", "-p0"], &sizes[..], &endless].concat())).await;
+    let mut peer = Peer::login(running.addr, "dev", "dev").await;
+    peer.send(support::subscribe("dev", "c")).await;
+    peer.send(publish("dev", "c", "hello")).await;
+    assert_eq!(peer.next().await, Some(publish("dev", "c", "hello")));
+    drop(peer);
+    let (code, stderr) = running.stop("-TERM").await;
+    assert_eq!(code, Some(0), "{stderr}");
 }
 
 #[tokio::test]

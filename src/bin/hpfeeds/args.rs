@@ -7,7 +7,7 @@ use clap::{
     error::ErrorKind,
 };
 use clap_complete::Shell;
-use hpfeeds::{Channel, wire::NameError};
+use hpfeeds::{Channel, units, wire::NameError};
 
 use crate::{bench::BenchArgs, connection::ConnectionArgs};
 
@@ -107,7 +107,7 @@ pub(crate) struct SubscribeArgs {
     pub(crate) save_dir: Option<PathBuf>,
 
     /// End after N messages.
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N", value_parser = count)]
     pub(crate) count: Option<NonZeroU64>,
 
     /// End after this time in total. Exit code 5 when nothing arrived, or fewer than --count.
@@ -258,31 +258,30 @@ impl PublishArgs {
     }
 }
 
-pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    let wanted = || "give seconds, such as 10 or 0.5".to_owned();
-    let number: f64 = text.parse().map_err(|_| wanted())?;
-    match Duration::try_from_secs_f64(number) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        _ => Err(wanted()),
+/// A hundred years. What is longer counts as that, since no clock can add more to its time without an overflow.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// Reads a time that is not zero.
+pub(crate) fn seconds(text: &str) -> Result<Duration, &'static str> {
+    match units::seconds(text)? {
+        Duration::ZERO => Err("no time at all: give seconds, such as 10 or 0.5"),
+        time => Ok(time.min(FOREVER)),
     }
 }
 
-/// Reads a size in bytes, with an optional K, M or G.
-pub(crate) fn size(text: &str) -> Result<u32, String> {
-    let wanted = || "give bytes, such as 65536, 512K or 10M, below 4G".to_owned();
-    let upper = text.to_ascii_uppercase();
-    let number = upper.trim_end_matches('B').trim_end_matches('I');
-    let (digits, shift) = match number.as_bytes().last() {
-        Some(b'K') => (&number[..number.len() - 1], 10),
-        Some(b'M') => (&number[..number.len() - 1], 20),
-        Some(b'G') => (&number[..number.len() - 1], 30),
-        _ => (number, 0),
-    };
-    let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift)).ok_or_else(wanted)?;
-    match u32::try_from(bytes) {
-        Ok(bytes) if bytes > 0 => Ok(bytes),
-        _ => Err(wanted()),
+/// Reads a size in bytes of what must fit a frame.
+pub(crate) fn size(text: &str) -> Result<u32, &'static str> {
+    match u32::try_from(units::size(text)?) {
+        Ok(0) => Err("no size at all: give at least 1 byte"),
+        Ok(bytes) => Ok(bytes),
+        Err(_) => Err("too large: a frame holds less than 4G"),
     }
+}
+
+/// Reads how many messages are wanted.
+pub(crate) fn count(text: &str) -> Result<NonZeroU64, &'static str> {
+    let count: u64 = text.parse().map_err(|_| "not a number of messages such as 10")?;
+    NonZeroU64::new(count).ok_or("no message at all: give at least 1, or leave it out to receive without end")
 }
 
 /// Reads a name of 1 to 255 bytes. What is empty counts as not given, and is reported as missing.
@@ -304,22 +303,15 @@ mod tests {
     }
 
     #[test]
-    fn sizes() {
-        for (text, expected) in [("1", 1), ("65536", 65536), ("512k", 512 << 10), ("10M", 10 << 20), ("1GiB", 1 << 30)]
-        {
-            assert_eq!(size(text), Ok(expected), "{text}");
-        }
-        for text in ["", "0", "-1", "4G", "M", "1T", "1.5M", "99999999999999999999G", "é"] {
-            assert!(size(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn times() {
-        assert_eq!(seconds("10"), Ok(Duration::from_secs(10)));
+    fn what_is_none_or_too_much_is_called_that() {
+        assert_eq!(size("1GiB"), Ok(1 << 30));
+        assert_eq!(size("0"), Err("no size at all: give at least 1 byte"));
+        assert_eq!(size("4G"), Err("too large: a frame holds less than 4G"));
         assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
-        for text in ["", "0", "-1", "inf", "NaN", "1e30", "soon"] {
-            assert!(seconds(text).is_err(), "{text}");
-        }
+        assert_eq!(seconds("0"), Err("no time at all: give seconds, such as 10 or 0.5"));
+        // What waits for it adds it to a time.
+        assert_eq!(seconds("1e19"), Ok(FOREVER));
+        assert!(std::time::Instant::now().checked_add(FOREVER).is_some());
+        assert!(count("0").is_err_and(|words| words.starts_with("no message at all: give at least 1")));
     }
 }

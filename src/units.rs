@@ -1,0 +1,84 @@
+//! Sizes and times as people write them: one parser for the command lines of both programs.
+//!
+//! Not part of the library's interface; it may change at any time.
+
+use std::time::Duration;
+
+/// Reads a size in bytes: a whole number with an optional k, M or G (1024 each, in either case), after which B or iB may
+/// stand, as in `65536`, `64k`, `10M` or `1GiB`. Zero is a size.
+///
+/// The error has no value in it and ends without a full stop, for a command-line parser that names both.
+pub fn size(text: &str) -> Result<u64, &'static str> {
+    const WANTED: &str = "not a size such as 65536, 64k, 10M or 1GiB";
+    let lower = text.to_ascii_lowercase();
+    let number = lower.trim_start_matches(|char: char| char.is_ascii_digit());
+    let shift = match number {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        _ => return Err(WANTED),
+    };
+    let digits = &lower[..lower.len() - number.len()];
+    if digits.is_empty() {
+        return Err(WANTED);
+    }
+    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    bytes.ok_or("too large")
+}
+
+/// Reads a number of seconds, such as `10` or `0.5`. Zero is a time. Everything longer than a [`Duration`] can be is an
+/// error; so is a negative number.
+pub fn seconds(text: &str) -> Result<Duration, &'static str> {
+    const WANTED: &str = "not a number of seconds such as 10 or 0.5";
+    let number: f64 = text.parse().map_err(|_| WANTED)?;
+    if number.is_nan() || number < 0.0 {
+        return Err(WANTED);
+    }
+    Duration::try_from_secs_f64(number).map_err(|_| "too long: at most 1e19 seconds")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_end_in_a_unit_of_1024_in_either_case() {
+        let cases = [
+            ("0", 0),
+            ("17", 17),
+            ("1B", 1),
+            ("64k", 65536),
+            ("1K", 1024),
+            ("1KB", 1024),
+            ("10m", 10 << 20),
+            ("10MiB", 10 << 20),
+            ("1G", 1 << 30),
+            ("1GiB", 1 << 30),
+            ("1gb", 1 << 30),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(size(text), Ok(expected), "{text}");
+        }
+        for text in ["", "k", "B", "-1", "+1", "1.5M", "1T", "1 M", "1é", "é", "1i", "1KK", "1BB", "1iB"] {
+            assert_eq!(size(text), Err("not a size such as 65536, 64k, 10M or 1GiB"), "{text}");
+        }
+        for text in ["99999999999999999999", "99999999999999G"] {
+            assert_eq!(size(text), Err("too large"), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_are_seconds_and_what_is_too_long_is_called_that() {
+        assert_eq!(seconds("10"), Ok(Duration::from_secs(10)));
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(seconds("0"), Ok(Duration::ZERO));
+        assert_eq!(seconds("1e19"), Ok(Duration::from_secs(10_000_000_000_000_000_000)));
+        for text in ["", "-1", "-inf", "1s", "NaN", "soon"] {
+            assert_eq!(seconds(text), Err("not a number of seconds such as 10 or 0.5"), "{text}");
+        }
+        for text in ["1e300", "inf"] {
+            assert_eq!(seconds(text), Err("too long: at most 1e19 seconds"), "{text}");
+        }
+    }
+}
