@@ -1,22 +1,24 @@
 //! What the broker tells about itself over HTTP.
 
 use clap::Args;
-use hpfeeds_broker::{BrokerBuilder, Endpoint};
+use hpfeeds_broker::BrokerBuilder;
+
+use super::values::{Address, parse_address};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Monitoring")]
 pub(crate) struct Exporter {
     /// Answer HTTP at this address and port: /metrics for Prometheus, /healthz, and /readyz (503 while it shuts
     /// down). It names idents and channels: use a private address
-    #[arg(long, value_name = "ADDR:PORT", value_parser = Endpoint::bind)]
-    exporter: Option<Endpoint>,
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_address)]
+    exporter: Option<Address>,
 }
 
 impl Exporter {
     pub(crate) fn apply(&self, builder: BrokerBuilder) -> BrokerBuilder {
         match &self.exporter {
-            Some(endpoint) => builder.exporter_endpoint(endpoint.clone()),
-            None => builder,
+            Some(Address(Some(endpoint))) => builder.exporter_endpoint(endpoint.clone()),
+            _ => builder,
         }
     }
 }

@@ -1,9 +1,14 @@
 //! Where the broker listens.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
-use clap::Args;
+use clap::{
+    Args,
+    builder::{OsStringValueParser, TypedValueParser as _, ValueParser},
+};
 use hpfeeds_broker::{Endpoint, EndpointError};
+
+use super::values::{Address, parse_address};
 
 /// The port that hpfeeds clients try by default.
 const PORT: u16 = 20000;
@@ -11,9 +16,9 @@ const PORT: u16 = 20000;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Listening")]
 pub(crate) struct Listen {
-    /// Listen on this address and port [default: 0.0.0.0:20000 unless --endpoint is given]
-    #[arg(long, value_name = "ADDR:PORT", value_parser = Endpoint::bind)]
-    bind: Option<Endpoint>,
+    /// Listen on this address and port; :PORT is on every address [default: 0.0.0.0:20000 unless --endpoint is given]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_address)]
+    bind: Option<Address>,
 
     /// Listen on the default address, but on this port
     #[arg(short, long, conflicts_with_all = ["bind", "endpoint"])]
@@ -34,23 +39,23 @@ pub(crate) struct Listen {
     endpoint: Vec<Endpoint>,
 
     /// Speak TLS on --bind (or the default address) with this certificate, a PEM file; see --endpoint for more
-    #[arg(long, value_name = "FILE", requires = "tlskey")]
+    #[arg(long, value_name = "FILE", requires = "tlskey", value_parser = file())]
     tlscert: Option<PathBuf>,
 
     /// The key of --tlscert, a PEM file
-    #[arg(long, value_name = "FILE", requires = "tlscert")]
+    #[arg(long, value_name = "FILE", requires = "tlscert", value_parser = file())]
     tlskey: Option<PathBuf>,
 }
 
 impl Listen {
     /// Where to listen; `dev` when nothing says so for everybody.
     pub(crate) fn endpoints(&self, dev: bool) -> Vec<Endpoint> {
-        let mut legacy = self.bind.clone();
+        let mut legacy = self.bind().cloned();
         if legacy.is_none() && self.endpoint.is_empty() {
             let interface = if dev { "127.0.0.1" } else { "0.0.0.0" };
             legacy = Some(Endpoint::tcp(interface, self.port.unwrap_or(PORT)));
         }
-        if let (Some(cert), Some(key)) = (&self.tlscert, &self.tlskey) {
+        if let (Some(cert), Some(key)) = (given(self.tlscert.as_ref()), given(self.tlskey.as_ref())) {
             legacy = legacy.map(|endpoint| endpoint.with_tls(cert, key));
         }
         legacy.into_iter().chain(self.endpoint.iter().cloned()).collect()
@@ -58,13 +63,29 @@ impl Listen {
 
     /// What clap cannot say about single arguments.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
-        if self.tlscert.is_some() && self.bind.is_none() && !self.endpoint.is_empty() {
-            return Err(
-                "--tlscert is for --bind, which is not given: endpoints name their own (tls:port=…:cert=…:key=…)",
-            );
+        let tls = [given(self.tlscert.as_ref()), given(self.tlskey.as_ref())];
+        match tls.map(|file| file.is_some()) {
+            [true, false] => Err("--tlscert needs its key, and --tlskey is empty"),
+            [false, true] => Err("--tlskey needs its certificate, and --tlscert is empty"),
+            [true, true] if self.bind().is_none() && !self.endpoint.is_empty() => {
+                Err("--tlscert is for --bind, which is not given: endpoints name their own (tls:port=…:cert=…:key=…)")
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
+
+    fn bind(&self) -> Option<&Endpoint> {
+        self.bind.as_ref().and_then(|address| address.0.as_ref())
+    }
+}
+
+/// A path that may be empty, which counts as none; clap's own parser refuses that.
+fn file() -> ValueParser {
+    OsStringValueParser::new().map(|path: OsString| PathBuf::from(path)).into()
+}
+
+fn given(path: Option<&PathBuf>) -> Option<&PathBuf> {
+    path.filter(|path| !path.as_os_str().is_empty())
 }
 
 fn parse_endpoint(text: &str) -> Result<Endpoint, EndpointError> {

@@ -58,7 +58,8 @@ Examples:
 
 /// An hpfeeds broker: a drop-in replacement for the Python one.
 ///
-/// Sizes are in bytes and may end in k, M or G (1024 each); times are in seconds.
+/// Sizes are in bytes and may end in k, M or G (1024 each); times are in seconds. Of a flag that is not repeatable and is
+/// given twice, the last counts.
 ///
 /// Memory: what is queued for one slow subscriber is bounded by --high-mark, for all together by --max-buffered; it may
 /// keep up to twice as much memory, as it lies in buffers that are not full of it. What publishers wait with is at most 128M (or
@@ -69,6 +70,8 @@ Examples:
 #[derive(Debug, Parser)]
 #[command(name = "hpfeeds-broker", version, max_term_width = 100, after_long_help = AFTER_HELP)]
 #[command(args_conflicts_with_subcommands = true)]
+// An image's entry point gives a flag, and who runs it another value: the last counts, as in the Python broker.
+#[command(args_override_self = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,

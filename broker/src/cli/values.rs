@@ -2,6 +2,19 @@
 
 use hpfeeds::units;
 pub(super) use hpfeeds::units::seconds as parse_seconds;
+use hpfeeds_broker::{Endpoint, EndpointError};
+
+/// Where to listen. Nothing when the value was empty, as an unset variable of a compose file leaves it, which counts as
+/// not given, as in the Python broker.
+#[derive(Debug, Clone)]
+pub(super) struct Address(pub(super) Option<Endpoint>);
+
+pub(super) fn parse_address(text: &str) -> Result<Address, EndpointError> {
+    match text {
+        "" => Ok(Address(None)),
+        _ => Endpoint::bind(text).map(|endpoint| Address(Some(endpoint))),
+    }
+}
 
 pub(super) fn parse_size(text: &str) -> Result<usize, &'static str> {
     usize::try_from(units::size(text)?).map_err(|_| "too large")

@@ -18,9 +18,9 @@ pub use self::parse::EndpointError;
 ///
 /// | key | value |
 /// |---|---|
-/// | `interface` | an address or a host name; default `0.0.0.0`. The colons of IPv6 are escaped or bracketed: `\:\:1`, `[::1]` |
+/// | `interface` | an address or a host name; default (also when it is empty) `0.0.0.0`. The colons of IPv6 are escaped or bracketed: `\:\:1`, `[::1]` |
 /// | `port` | 0 lets the system pick one |
-/// | `device` | only this network interface of a Linux machine |
+/// | `device` | only this network interface of a Linux machine; empty: any |
 /// | `mode` | `publish`, `subscribe` or `both`, see [`Mode`]; default `both` |
 /// | `backlog` | how many connections the system queues until they are accepted; default 1024, and it has a maximum of its own |
 /// | `reuseport` | `yes` or `no` (default): several brokers on one machine may share the port |

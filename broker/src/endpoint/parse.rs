@@ -2,11 +2,20 @@
 
 use std::{fmt, ops::RangeInclusive, path::Path, str::FromStr, time::Duration};
 
+use hpfeeds::units;
+
 use super::{ClientAuth, Endpoint, Keepalive, Mode};
 
 /// What Linux accepts: seconds, and a number.
 const KEEPALIVE_SECONDS: RangeInclusive<u32> = 1..=32767;
 const KEEPALIVE_PROBES: RangeInclusive<u32> = 1..=127;
+
+/// Where an endpoint listens that names no address.
+const EVERY_ADDRESS: &str = "0.0.0.0";
+
+/// Keys that may have no value, as an unset variable leaves them: the Python broker then takes every address, and no
+/// device.
+const MAY_BE_EMPTY: [&str; 2] = ["interface", "device"];
 
 /// A string that is no [`Endpoint`]: one line that says which part is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,15 +52,17 @@ enum Fault {
 }
 
 impl Endpoint {
-    /// Reads `ADDR:PORT`, such as `0.0.0.0:20000`, `[::]:20000` or `localhost:0`.
+    /// Reads `ADDR:PORT`, such as `0.0.0.0:20000`, `[::]:20000` or `localhost:0`. Without an address, as in `:20000`, it
+    /// is every IPv4 address of the machine, as in the Python broker.
     pub fn bind(addr: &str) -> Result<Self, EndpointError> {
         let fault = |fault| EndpointError { endpoint: addr.to_owned(), fault };
         let (interface, port) = addr.rsplit_once(':').ok_or_else(|| fault(Fault::NotAddrPort))?;
         let interface = interface.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(interface);
         // No address and no name has brackets of its own, which are then without the other one, or a backslash.
-        if interface.is_empty() || interface.contains(['[', ']', '\\']) {
+        if interface.contains(['[', ']', '\\']) || addr.starts_with("[]") {
             return Err(fault(Fault::NotAddrPort));
         }
+        let interface = if interface.is_empty() { EVERY_ADDRESS } else { interface };
         Ok(Self::tcp(interface, parse_port("port", port).map_err(fault)?))
     }
 }
@@ -75,7 +86,7 @@ fn parse(text: &str) -> Result<Endpoint, Fault> {
     let mut pairs = Vec::new();
     for token in tokens {
         let (key, value) = token.split_once('=').ok_or_else(|| Fault::NotKeyValue(token.clone()))?;
-        if value.is_empty() {
+        if value.is_empty() && !MAY_BE_EMPTY.contains(&key) {
             return Err(Fault::EmptyValue(key.to_owned()));
         }
         // At the very end of the string: anywhere else it has escaped a colon. Written elsewhere, it would.
@@ -88,13 +99,13 @@ fn parse(text: &str) -> Result<Endpoint, Fault> {
         pairs.push((key.to_owned(), value.to_owned()));
     }
     let mut pairs = Pairs(pairs);
-    let interface = pairs.take("interface").unwrap_or_else(|| "0.0.0.0".to_owned());
+    let interface = pairs.take_given("interface").unwrap_or_else(|| EVERY_ADDRESS.to_owned());
     let port = pairs.parse("port", parse_port)?;
     let mut endpoint = Endpoint::tcp(interface, port.unwrap_or_default());
     if tls {
         endpoint = pairs.tls(endpoint)?;
     }
-    endpoint.device = pairs.take("device");
+    endpoint.device = pairs.take_given("device");
     endpoint.mode = pairs.parse("mode", parse_mode)?.unwrap_or_default();
     endpoint.backlog = pairs.parse("backlog", parse_backlog)?;
     endpoint.reuse_port = pairs.parse("reuseport", parse_yes_no)?.unwrap_or_default();
@@ -117,6 +128,11 @@ impl Pairs {
     fn take(&mut self, key: &str) -> Option<String> {
         let index = self.0.iter().position(|(other, _)| other == key)?;
         Some(self.0.remove(index).1)
+    }
+
+    /// The same for a key that may be there without a value.
+    fn take_given(&mut self, key: &str) -> Option<String> {
+        self.take(key).filter(|value| !value.is_empty())
     }
 
     fn parse<T>(
@@ -203,15 +219,10 @@ fn parse_client_auth(key: &'static str, value: &str) -> Result<ClientAuth, Fault
     }
 }
 
-/// Bytes, with an optional k or M. The system's buffers are of less than 2 GiB.
+/// The system's buffers are of less than 2 GiB.
 fn parse_size(key: &'static str, value: &str) -> Result<usize, Fault> {
-    let (digits, shift) = match value.char_indices().last() {
-        Some((at, 'k' | 'K')) => (&value[..at], 10),
-        Some((at, 'M')) => (&value[..at], 20),
-        _ => (value, 0),
-    };
-    let size = digits.parse::<u32>().ok().and_then(|number| number.checked_mul(1 << shift));
-    let size = size.filter(|size| (1..i32::MAX.unsigned_abs()).contains(size)).map(|size| size as usize);
+    let size = units::size(value).ok().and_then(|size| usize::try_from(size).ok());
+    let size = size.filter(|size| (1..i32::MAX as usize).contains(size));
     size.ok_or_else(|| wrong(key, value, "a size of less than 2 GiB such as 65536, 64k or 1M"))
 }
 

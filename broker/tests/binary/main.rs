@@ -5,6 +5,7 @@ mod config;
 mod logs;
 #[path = "../support/pki.rs"]
 mod pki;
+mod python;
 #[path = "../support/scrape.rs"]
 mod scrape;
 mod signals;
