@@ -330,8 +330,8 @@ impl Broker {
             exporter.stop().await;
         }
         let stats = self.stats();
-        let Stats { received_messages: received, delivered, dropped, discarded, .. } = stats;
-        info!(received, delivered, dropped, discarded, "stopped");
+        let Stats { received_messages: received, delivered, dropped, discarded, unrouted, .. } = stats;
+        info!(received, delivered, dropped, discarded, unrouted, "stopped");
         stats
     }
 }

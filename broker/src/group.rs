@@ -44,6 +44,11 @@ impl Group {
         self.subscribers.get_or_insert(subscribers);
     }
 
+    /// Whether what is added goes nowhere.
+    pub(crate) fn is_unrouted(&self) -> bool {
+        self.subscribers.as_ref().is_none_or(Subscribers::is_empty)
+    }
+
     /// How many they are.
     pub(crate) fn subscribers(&self) -> usize {
         self.subscribers.as_ref().map_or(0, Subscribers::len)
@@ -71,6 +76,7 @@ impl Group {
         counters.received_messages.add(extent.messages.into());
         counters.received_bytes.add(extent.len as u64);
         let Some(subscribers) = subscribers.filter(|subscribers| !subscribers.is_empty()) else {
+            counters.unrouted.add(extent.messages.into());
             buffer.skip(extent.len);
             return None;
         };

@@ -340,6 +340,9 @@ impl Inbound {
             let run = scan::run(rest, first, names, limits, &mut sizes);
             let payload = run.len - run.messages as usize * overhead;
             series.published(&sizes, payload);
+            if group.is_unrouted() {
+                series.unrouted(run.messages);
+            }
             group.add(run, payload);
         }
         let unsettled = group.queue(counters, &mut self.buffer, pool, &mut self.work);

@@ -311,7 +311,7 @@ impl Subscribers {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.own.is_empty() && self.matching.iter().all(|list| list.is_empty())
+        self.addresses == Some([0, 0])
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -36,6 +36,8 @@ pub struct Stats {
     pub received_messages: u64,
     /// Their bytes on the wire.
     pub received_bytes: u64,
+    /// Of those messages, how many nobody subscribed to: they went nowhere.
+    pub unrouted: u64,
     /// Messages that were queued for a subscriber (once for each) and not dropped or discarded since.
     pub delivered: u64,
     /// Messages that a slow subscriber did not get. See [`Broker::dropped`](crate::Broker::dropped) for whom.
@@ -73,6 +75,7 @@ pub(crate) struct Counters {
     pub(crate) revoked: Counter,
     pub(crate) received_messages: Counter,
     pub(crate) received_bytes: Counter,
+    pub(crate) unrouted: Counter,
     pub(crate) queued: Counter,
     pub(crate) unqueued: Counter,
     pub(crate) dropped: Counter,
@@ -146,6 +149,7 @@ impl Counters {
             revoked: self.revoked.get(),
             received_messages: self.received_messages.get(),
             received_bytes: self.received_bytes.get(),
+            unrouted: self.unrouted.get(),
             delivered: self.queued.get().saturating_sub(unqueued),
             dropped: self.dropped.get(),
             discarded: self.discarded.get(),

@@ -38,6 +38,7 @@ async fn the_dashboard_asks_for_what_there_is() {
     // What tells that something is wrong, and which broker it is: a dashboard without one of them hides that.
     let needed = [
         "hpfeeds_broker_dropped_messages_total",
+        "hpfeeds_broker_unrouted_messages_total",
         "hpfeeds_broker_queued_bytes",
         "hpfeeds_broker_publisher_stall_seconds_total",
         "hpfeeds_broker_handshake_failures_total",

@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, io::ErrorKind, net::SocketAddr, time::Duration}
 use hpfeeds::wire::Frame;
 use hpfeeds_broker::{Broker, Exposition, Key, StartError};
 use scrape::{Exposed, exporting, get, lively, request, scrape};
-use support::{Peer, builder, publish, start, subscribe, until, within};
+use support::{Peer, builder, bytes, publish, start, subscribe, until, within};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -178,6 +178,35 @@ async fn a_slow_subscriber_is_told() {
 }
 
 #[tokio::test]
+async fn what_is_published_while_nobody_subscribes_is_told_by_channel() {
+    let broker = start(exporting(builder())).await;
+    let send = async |ident, secret, frames: Vec<Frame>| {
+        let mut peer = Peer::login(broker.local_addr(), ident, secret).await;
+        peer.send_raw(&bytes(frames)).await;
+        peer.confirm().await;
+    };
+    send("alice", "s3cret", (0..7).map(|_| publish("alice", "a", "x")).collect()).await;
+    // By turns, and long.
+    send("dev", "dev", (0..6).map(|n| publish("dev", ["a", "b"][n % 2], vec![0; 30_000])).collect()).await;
+    let told = async || {
+        let exposed = scrape(&broker).await;
+        let name = "hpfeeds_broker_unrouted_messages_total";
+        [format!("{name}{{chan=\"a\"}}"), format!("{name}{{chan=\"b\"}}"), name.to_owned()].map(|sum| exposed.sum(&sum))
+    };
+    assert_eq!(told().await, [10.0, 3.0, 13.0].map(Some));
+    let subscriber = Peer::subscriber(&broker, &["a"]).await;
+    let before = broker.stats();
+    assert_eq!((before.unrouted, before.received_messages - before.delivered), (13, 13));
+    send("alice", "s3cret", (0..5).map(|_| publish("alice", "a", "y")).collect()).await;
+    send("dev", "dev", (0..4).map(|n| publish("dev", ["b", "a"][n % 2], "y")).collect()).await;
+    let stats = broker.stats();
+    assert_eq!((stats.unrouted, stats.delivered - before.delivered), (15, 7));
+    assert_eq!(told().await, [10.0, 5.0, 15.0].map(Some));
+    drop(subscriber);
+    broker.shutdown().await;
+}
+
+#[tokio::test]
 async fn totals_are_those_of_stats() {
     let (broker, _subscriber) = lively().await;
     let (exposed, stats) = (scrape(&broker).await, broker.stats());
@@ -188,6 +217,7 @@ async fn totals_are_those_of_stats() {
     let delivered = sum("forwarded_messages_total").unwrap() - sum("withdrawn_messages_total").unwrap();
     assert_eq!(delivered, stats.delivered as f64);
     assert_eq!(sum("discarded_messages_total"), Some(stats.discarded as f64));
+    assert_eq!(sum("unrouted_messages_total"), Some(stats.unrouted as f64));
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(sum(&format!(r#"build_info{{version="{version}"}}"#)), Some(1.0));
     if cfg!(target_os = "linux") {

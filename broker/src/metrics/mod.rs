@@ -29,13 +29,13 @@ use std::{
 use hpfeeds::wire::Ident;
 
 pub use self::text::Exposition;
+use self::{channels::AllChannels, session::IdentSeries, table::Table};
 pub(crate) use self::{
     channels::{ChannelSeries, Subscribed},
     render::render,
     session::{Category, Session},
     sizes::Sizes,
 };
-use self::{session::IdentSeries, table::Table};
 use crate::stats::Counter;
 
 /// How many label sets one metric has at most: so many idents, and so many pairs of ident and channel. What comes
@@ -59,8 +59,7 @@ const STREAM: &str = "stream";
 #[derive(Debug)]
 pub(crate) struct Metrics {
     idents: Mutex<Table<Ident, IdentSeries>>,
-    /// How many channels there are in the tables of all idents.
-    channels: Arc<AtomicUsize>,
+    channels: Arc<AllChannels>,
     /// What clients did that have not authenticated.
     nobody: Arc<IdentSeries>,
     endpoints: BTreeMap<SocketAddr, Arc<EndpointSeries>>,

@@ -1,6 +1,8 @@
 //! All metrics, one after the other. `docs/metrics.md` explains them.
 
-use std::{env::consts, sync::atomic::Ordering::Relaxed, time::Instant};
+use std::{collections::HashSet, env::consts, sync::atomic::Ordering::Relaxed, time::Instant};
+
+use hpfeeds::wire::Channel;
 
 use super::{
     ChannelSeries, Latency, Metrics, NOBODY, Phase, Reason, STREAM, process,
@@ -51,6 +53,7 @@ pub(crate) fn render(shared: &Shared, exposition: Exposition) -> String {
     ours(&mut text, shared, &stats);
     let help = "Messages that a subscriber did not get because it was slow.";
     by_ident(&mut text, &reports, "hpfeeds_broker_dropped_messages", help, |report| report.totals.dropped);
+    unrouted(&mut text, &reports, metrics.channels.all_unrouted(now));
     handshakes(&mut text, metrics);
     process::render(&mut text);
     text.finish()
@@ -287,6 +290,18 @@ fn ours(text: &mut Text, shared: &Shared, stats: &Stats) {
     let help = "Time that publishers have waited for subscribers, all together; a wait counts once it is over.";
     let seconds = seconds(metrics.stalled_nanos.get());
     text.single(Counter, "hpfeeds_broker_publisher_stall_seconds", help, seconds);
+}
+
+/// A channel that has been published to is told from the start: what a counter begins with is no increase.
+fn unrouted(text: &mut Text, reports: &[(&str, IdentReport)], counts: Vec<(Channel, u64)>) {
+    let channels = reports.iter().flat_map(|(_, report)| &report.channels);
+    let published: HashSet<_> =
+        channels.filter(|(_, series)| series.publishes().is_some()).map(|(chan, _)| chan.clone()).collect();
+    let help = "Messages that were published to a channel while nobody subscribed to it.";
+    text.metric(Counter, "hpfeeds_broker_unrouted_messages", help);
+    for (chan, count) in counts.into_iter().filter(|(chan, count)| *count > 0 || published.contains(chan)) {
+        text.sample(&[("chan", &chan)], count);
+    }
 }
 
 fn handshakes(text: &mut Text, metrics: &Metrics) {

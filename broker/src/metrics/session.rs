@@ -5,7 +5,7 @@ use std::{
     ops::AddAssign,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Instant,
 };
@@ -13,8 +13,8 @@ use std::{
 use hpfeeds::wire::{Channel, Ident};
 
 use super::{
-    MAX_CHANNELS, MAX_SERIES, OTHER,
-    channels::{ChannelSeries, Subscribed},
+    MAX_CHANNELS, MAX_SERIES,
+    channels::{AllChannels, ChannelSeries, Subscribed, other},
     table::Table,
 };
 use crate::stats::Counter;
@@ -58,8 +58,7 @@ pub(super) struct IdentSeries {
     recoveries: Counter,
     connections: Mutex<Connections>,
     channels: Mutex<Table<Channel, ChannelSeries>>,
-    /// How many channels there are in the tables of all idents.
-    all_channels: Arc<AtomicUsize>,
+    all_channels: Arc<AllChannels>,
 }
 
 #[derive(Debug, Default)]
@@ -84,7 +83,7 @@ pub(super) struct IdentReport {
 }
 
 impl IdentSeries {
-    pub(super) fn new(all_channels: &Arc<AtomicUsize>) -> Self {
+    pub(super) fn new(all_channels: &Arc<AllChannels>) -> Self {
         Self {
             ready: Counter::default(),
             lost: Counter::default(),
@@ -121,7 +120,7 @@ impl IdentSeries {
             let mut table = self.channels();
             let before = table.len();
             table.sweep(now);
-            self.all_channels.fetch_sub(before - table.len(), Relaxed);
+            self.all_channels.count.fetch_sub(before - table.len(), Relaxed);
             table.all().map(|(channel, series)| (channel.clone(), series.clone())).collect()
         };
         channels.sort_by(|a, b| a.0.cmp(&b.0));
@@ -140,12 +139,12 @@ impl IdentSeries {
     fn channel(&self, channel: &Channel) -> Arc<ChannelSeries> {
         let mut table = self.channels();
         let before = table.len();
-        let room = || self.all_channels.load(Relaxed) < MAX_SERIES;
-        let series = table.get(channel, Instant::now, room, |_| Arc::default());
-        let series =
-            series.unwrap_or_else(|| table.other(&OTHER.parse().expect("a legal name"), ChannelSeries::default));
+        let room = || self.all_channels.count.load(Relaxed) < MAX_SERIES;
+        let make = |name: &Channel| ChannelSeries::new(self.all_channels.unrouted(name));
+        let series = table.get(channel, Instant::now, room, |name| Arc::new(make(name)));
+        let series = series.unwrap_or_else(|| table.other(&other(), || make(&other())));
         // A full table may have shrunk.
-        self.all_channels.fetch_add(table.len().wrapping_sub(before), Relaxed);
+        self.all_channels.count.fetch_add(table.len().wrapping_sub(before), Relaxed);
         series
     }
 
@@ -161,7 +160,7 @@ impl IdentSeries {
 impl Drop for IdentSeries {
     fn drop(&mut self) {
         let len = self.channels().len();
-        self.all_channels.fetch_sub(len, Relaxed);
+        self.all_channels.count.fetch_sub(len, Relaxed);
     }
 }
 

@@ -1,3 +1,5 @@
+use hpfeeds::wire::Channel;
+
 use super::*;
 
 fn metrics() -> Arc<Metrics> {
@@ -36,7 +38,7 @@ fn channels_beyond_the_limits_are_told_as_others() {
     for n in 0..MAX_CHANNELS + 7 {
         greedy.channel(&channel(n)).published(&sizes(), 5);
     }
-    assert_eq!(metrics.channels.load(Relaxed), MAX_CHANNELS + 1);
+    assert_eq!(metrics.channels.count.load(Relaxed), MAX_CHANNELS + 1);
     let other = greedy.channel(&OTHER.parse().unwrap());
     assert_eq!(other.publishes().unwrap().1, 35);
     let many: Vec<_> = (1..20).map(|n| metrics.session(&ident(n), "owner")).collect();
@@ -46,14 +48,47 @@ fn channels_beyond_the_limits_are_told_as_others() {
         }
     }
     // One for what is beyond, for each ident that had no room.
-    assert!((MAX_SERIES..MAX_SERIES + 20).contains(&metrics.channels.load(Relaxed)));
+    assert!((MAX_SERIES..MAX_SERIES + 20).contains(&metrics.channels.count.load(Relaxed)));
     assert_eq!(many[18].channel(&channel(1)).subscriptions(), Some(0));
     drop((greedy, many, other));
     let later = Instant::now() + Duration::from_secs(2 * 60 * 60);
     metrics.idents().sweep(Instant::now());
     assert_eq!(metrics.idents().len(), 20);
     metrics.idents().sweep(later);
-    assert_eq!((metrics.idents().len(), metrics.channels.load(Relaxed)), (0, 0));
+    assert_eq!((metrics.idents().len(), metrics.channels.count.load(Relaxed)), (0, 0));
+}
+
+#[test]
+fn what_goes_nowhere_is_told_by_channel_whoever_is_forgotten() {
+    let metrics = metrics();
+    let told = |now| metrics.channels.all_unrouted(now);
+    let channel = |n: usize| format!("channel-{n}").parse::<Channel>().unwrap();
+    let start = Instant::now();
+    let [one, two, greedy] = [0, 1, 2].map(|n| metrics.session(&ident(n), "owner"));
+    one.channel(&channel(0)).unrouted(3);
+    two.channel(&channel(0)).unrouted(4);
+    assert_eq!(told(start), [(channel(0), 7)]);
+    // Its numbers go, and what was told stays: a counter that falls is taken for one that has started again.
+    drop(one);
+    let hours = |n: u64| start + Duration::from_secs(n * 60 * 60);
+    for n in [0, 2] {
+        metrics.idents().sweep(hours(n));
+        assert_eq!(metrics.idents().len(), if n == 0 { 3 } else { 2 });
+        assert_eq!(told(hours(n)), [(channel(0), 7)]);
+    }
+    for n in 0..MAX_CHANNELS + 7 {
+        greedy.channel(&channel(n)).unrouted(1);
+    }
+    let all = told(hours(2));
+    assert_eq!(all.len(), MAX_CHANNELS + 1);
+    assert_eq!(all.iter().find(|(name, _)| *name == OTHER).map(|(_, count)| *count), Some(7));
+    assert_eq!(all.iter().map(|(_, count)| count).sum::<u64>(), 7 + MAX_CHANNELS as u64 + 7);
+    drop((two, greedy));
+    for n in [2, 4, 6] {
+        metrics.idents().sweep(hours(n));
+        let _ = told(hours(n));
+    }
+    assert_eq!(told(hours(6)), [], "what nobody uses is forgotten");
 }
 
 #[test]

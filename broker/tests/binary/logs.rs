@@ -93,6 +93,11 @@ async fn json_is_an_object_on_each_line() {
             assert_eq!(object["ident"], EVIL, "{line}");
             assert!(object["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
         }
+        if message == "stopped" {
+            let counts =
+                ["received", "delivered", "dropped", "discarded", "unrouted"].map(|name| object[name].as_u64());
+            assert_eq!(counts, [Some(0); 5], "everything was refused: {line}");
+        }
         if message.starts_with("denied") {
             assert!(object["channel"] == EVIL || object["channel"] == "a", "{line}");
         }

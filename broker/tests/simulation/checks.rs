@@ -49,8 +49,7 @@ pub(crate) fn outboxes(record: &mut Record, scenario: &Scenario, metrics: &str) 
 pub(crate) fn life(record: &mut Record, stats: Option<&Stats>) {
     let mut faults = Vec::new();
     let (mut written, mut missing) = (0, 0);
-    let all = || record.accepted.iter().filter(|entry| entry.life == record.life);
-    for connection in all() {
+    for connection in all(record) {
         written += connection.written.len() as u64;
         faults.extend(delivered(record, connection));
         missing += due(record, connection);
@@ -60,7 +59,7 @@ pub(crate) fn life(record: &mut Record, stats: Option<&Stats>) {
         if stats.delivered != written {
             faults.push(format!("{written} messages were written, {} are counted as delivered", stats.delivered));
         }
-        let most = all().map(|connection| wanted(record, connection)).sum::<u64>();
+        let most = all(record).map(|connection| wanted(record, connection)).sum::<u64>();
         if stats.delivered + dropped + discarded > most {
             faults.push(format!(
                 "{most} deliveries were wanted: {} are counted, {dropped} as dropped, {discarded} as discarded",
@@ -72,12 +71,20 @@ pub(crate) fn life(record: &mut Record, stats: Option<&Stats>) {
                 "{missing} messages vanished: {dropped} are counted as dropped, {discarded} as discarded"
             ));
         }
-        let read: u64 = all().map(|entry| entry.read.len() as u64).sum();
+        let read: u64 = all(record).map(|entry| entry.read.len() as u64).sum();
         let acted =
-            all().flat_map(|entry| &entry.read).filter(|id| record.messages[*id].acted.is_some()).count() as u64;
+            all(record).flat_map(|entry| &entry.read).filter(|id| record.messages[*id].acted.is_some()).count() as u64;
         if !(acted..=read).contains(&stats.received_messages) {
             let counted = stats.received_messages;
             faults.push(format!("{read} messages were read and {acted} acted on, {counted} are counted as received"));
+        }
+        let unrouted = stats.unrouted;
+        let (least, certain) = (unwanted(record), certain(record));
+        if unrouted < least || unrouted + certain > stats.received_messages {
+            faults.push(format!(
+                "{unrouted} messages are counted as unrouted: {least} were wanted by nobody, {certain} of {} by somebody",
+                stats.received_messages
+            ));
         }
         if stats.buffered > 0 || stats.connections > 0 {
             faults.push(format!("{} bytes, {} connections are left over", stats.buffered, stats.connections));
@@ -144,35 +151,59 @@ fn always(record: &Record, ident: &str, channel: &str) -> bool {
 /// How many messages a connection did not get that were certainly due to it: it had subscribed before they were read, and
 /// was still served when they had been acted on.
 fn due(record: &Record, connection: &Accepted) -> u64 {
-    let Some(ident) = connection.ident.as_deref() else { return 0 };
     let got: BTreeSet<u64> = connection.written.iter().map(|(id, ..)| *id).collect();
-    let sources = record.accepted.iter().filter(|entry| entry.life == connection.life);
-    let due = sources.flat_map(|entry| &entry.read).filter(|id| {
-        let message = &record.messages[*id];
-        let (Some((read, ..)), Some(acted)) = (message.read, message.acted) else { return false };
-        !got.contains(id)
-            && connection.served >= acted
-            && connection.subscriptions.iter().any(|entry| {
-                covers(&entry.pattern, &message.channel)
-                    && entry.acted.is_some_and(|subscribed| subscribed < read)
-                    && entry.until.is_none_or(|until| until > acted)
-            })
-            && always(record, ident, &message.channel)
-    });
-    due.count() as u64
+    let read = read(record, connection.life);
+    read.filter(|(id, message)| !got.contains(id) && is_due(record, connection, message)).count() as u64
+}
+
+/// Whether a message was certainly due to a connection.
+fn is_due(record: &Record, connection: &Accepted, message: &Message) -> bool {
+    let Some(ident) = connection.ident.as_deref() else { return false };
+    let (Some((read, ..)), Some(acted)) = (message.read, message.acted) else { return false };
+    connection.served >= acted
+        && connection.subscriptions.iter().any(|entry| {
+            covers(&entry.pattern, &message.channel)
+                && entry.acted.is_some_and(|subscribed| subscribed < read)
+                && entry.until.is_none_or(|until| until > acted)
+        })
+        && always(record, ident, &message.channel)
+}
+
+/// Whether a message may have been meant for a connection.
+fn is_wanted(connection: &Accepted, message: &Message) -> bool {
+    connection
+        .subscriptions
+        .iter()
+        .any(|entry| covers(&entry.pattern, &message.channel) && message.acted.is_none_or(|acted| acted > entry.read))
+}
+
+/// The messages that the broker has read in one of its lives.
+fn read(record: &Record, life: u32) -> impl Iterator<Item = (u64, &Message)> {
+    let sources = record.accepted.iter().filter(move |entry| entry.life == life);
+    sources.flat_map(|entry| &entry.read).map(|id| (*id, &record.messages[id]))
+}
+
+/// How many messages of this life were acted on that nobody can have been meant to get.
+fn unwanted(record: &Record) -> u64 {
+    let acted = read(record, record.life).filter(|(_, message)| message.acted.is_some());
+    acted.filter(|(_, message)| !all(record).any(|connection| is_wanted(connection, message))).count() as u64
+}
+
+/// How many messages of this life somebody was certainly to get.
+fn certain(record: &Record) -> u64 {
+    let read = read(record, record.life);
+    read.filter(|(_, message)| all(record).any(|connection| is_due(record, connection, message))).count() as u64
+}
+
+/// The connections of this life.
+fn all(record: &Record) -> impl Iterator<Item = &Accepted> {
+    record.accepted.iter().filter(|entry| entry.life == record.life)
 }
 
 /// How many messages a connection may have been meant to get: those that were read while it was there, on what it has ever
 /// subscribed to.
 fn wanted(record: &Record, connection: &Accepted) -> u64 {
-    let sources = record.accepted.iter().filter(|entry| entry.life == connection.life);
-    let messages = sources.flat_map(|entry| &entry.read).map(|id| &record.messages[id]);
-    let covered = messages.filter(|message| {
-        connection.subscriptions.iter().any(|entry| {
-            covers(&entry.pattern, &message.channel) && message.acted.is_none_or(|acted| acted > entry.read)
-        })
-    });
-    covered.count() as u64
+    read(record, connection.life).filter(|(_, message)| is_wanted(connection, message)).count() as u64
 }
 
 /// What the sessions of clients were told.

@@ -333,6 +333,7 @@ impl World {
             self.summary.dropped += stats.dropped + stats.discarded;
             record.mark(10, stats.delivered, stats.dropped);
             record.mark(11, stats.received_messages, stats.discarded);
+            record.mark(12, stats.unrouted, 0);
         }
         checks::life(&mut record, stats.as_ref());
     }

@@ -138,8 +138,9 @@ struct Counts {
     revoked: u64,
     received_messages: u64,
     received_bytes: u64,
-    /// How often a message had somebody to go to.
+    /// How often a message had somebody to go to, and how many had nobody.
     routed: u64,
+    unrouted: u64,
 }
 
 impl Play {
@@ -375,6 +376,7 @@ impl Play {
             received_messages: stats.received_messages,
             received_bytes: stats.received_bytes,
             routed: stats.delivered + stats.dropped + stats.discarded,
+            unrouted: stats.unrouted,
         };
         assert_eq!(counted, self.counts);
         assert_eq!(stats.dropped, 0);
@@ -406,6 +408,8 @@ impl Play {
         let frames = self.peers.iter().flat_map(|peer| model::decode(&peer.got, MAX).frames);
         let got = frames.filter(|frame| matches!(frame, Frame::Publish { .. })).count() as u64;
         assert!(stats.delivered >= got, "{} of {got} messages were delivered", stats.delivered);
+        let routed = stats.delivered + stats.dropped + stats.discarded;
+        assert!(stats.received_messages <= routed + stats.unrouted, "what went nowhere is counted: {stats:?}");
         if strict {
             assert_eq!((stats.refused, stats.revoked), (self.counts.refused, self.counts.revoked));
             assert_eq!(stats.delivered + stats.discarded, self.counts.routed);

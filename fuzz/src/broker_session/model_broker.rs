@@ -99,6 +99,7 @@ impl Play {
                 }
                 self.counts.received_messages += 1;
                 self.counts.received_bytes += frame.len() as u64;
+                let before = self.counts.routed;
                 for peer in &mut self.peers {
                     if let State::In { rights: (_, _, subscribe), wanted, .. } = &peer.state
                         && wanted.iter().any(|text| matches(text, channel))
@@ -108,6 +109,7 @@ impl Play {
                         peer.expected.extend_from_slice(frame);
                     }
                 }
+                self.counts.unrouted += u64::from(self.counts.routed == before);
             }
             _ => panic!("other frames have been refused"),
         }
