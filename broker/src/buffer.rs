@@ -15,7 +15,7 @@ mod pool;
 
 /// How much is read at once: little at first, more while reads fill it. Powers of two.
 const MIN_CHUNK: usize = 8 * 1024;
-const MAX_CHUNK: usize = 256 * 1024;
+pub(crate) const MAX_CHUNK: usize = 256 * 1024;
 
 /// How much of a frame that has not arrived whole is moved to let go of a buffer.
 const MAX_PARKED: usize = 1024;

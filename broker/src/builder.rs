@@ -270,8 +270,11 @@ impl BrokerBuilder {
     /// The most that is queued for all subscribers together, in bytes. Default: 512 MiB.
     ///
     /// At this bound the marks of every subscriber count as reached: publishers wait for the healthy ones, and slow
-    /// ones meet the policy. A subscriber with nothing queued still gets one run of messages (what was read at once). What
-    /// is queued may keep up to twice as much memory, as it lies in buffers that are not full of it.
+    /// ones meet the policy. A subscriber with nothing queued still gets one batch of messages (what was read at once), from
+    /// a reserve: a quarter of this, at least four times the longest message and 256 KiB. When that is used up, too,
+    /// publishers wait, and a subscriber that takes its batch at less than [`floor_rate`](Self::floor_rate) for a window is
+    /// disconnected at once. What is queued may keep up to twice as much memory, as it lies in buffers that are not full
+    /// of it.
     ///
     /// Publishers that wait hold no more than this or 128 MiB together, and some 32 KiB, or a message and 256 KiB, each. So
     /// does a connection in the middle of a message; an idle one costs about 2 KB and what it subscribes to, see

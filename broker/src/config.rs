@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hpfeeds::wire::{Limits, MAX_NAME_LEN};
 
-use crate::{StartError, accounts::AccountRules, outbox::Rules, rate::Rate, socket::UNSENT};
+use crate::{StartError, accounts::AccountRules, buffer::MAX_CHUNK, outbox::Rules, rate::Rate, socket::UNSENT};
 
 /// What happens to a subscriber that drains less than the floor rate once its outbox has reached the high mark.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -83,6 +83,9 @@ impl Config {
     /// How many messages of maximal size the default high mark holds, as in the Python broker.
     const HIGH_MARK_MESSAGES: usize = 50;
 
+    /// How many of the longest batches the reserve holds at least. A batch is no longer than a message and a read.
+    const LONGEST_BATCHES: usize = 4;
+
     /// What the rate of a subscriber is measured over.
     const WINDOW_STEPS: u32 = 3;
     const MIN_WINDOW: Duration = Duration::from_secs(1);
@@ -101,6 +104,7 @@ impl Config {
             policy: self.slow_policy,
             deadline: self.slow_deadline,
             max_buffered: self.max_buffered,
+            reserve: (self.max_buffered / 4).max(Self::LONGEST_BATCHES * (message + MAX_CHUNK)),
         }
     }
 

@@ -125,13 +125,17 @@ async fn exchange(inbound: &mut Inbound, read: &mut ReadHalf<'_>, writer: &mut W
         if writing && let Poll::Ready(end) = writer.poll_run(cx) {
             writing = false;
             // On a broken connection there may still be something to read.
-            if let WriteEnd::Slow = end {
-                stop.get_or_insert(End::Slow);
+            match end {
+                WriteEnd::Slow => _ = stop.get_or_insert(End::Slow),
+                WriteEnd::Evicted => _ = stop.get_or_insert(End::Evicted),
+                WriteEnd::Drained | WriteEnd::Failed => {}
             }
         }
         if !writing {
             // The writer does so no longer.
             inbound.outbox().register(cx);
+            // It wakes the task while there is more.
+            let _ = inbound.outbox().poll_clear(cx);
         }
         if stop.is_none() && draining.as_mut().poll(cx).is_ready() {
             stop = Some(End::Shutdown { unread: true });
@@ -152,7 +156,10 @@ async fn exchange(inbound: &mut Inbound, read: &mut ReadHalf<'_>, writer: &mut W
 
 /// Writes what is left and says goodbye, unless there is no time for it.
 async fn farewell(end: End, peer: SocketAddr, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, shared: &Shared) {
+    // The memory of a slow subscriber is needed by others: it does not wait for the ERROR to be written.
+    poll_fn(|cx| writer.outbox().poll_clear(cx)).await;
     shared.aborted.run_until_cancelled(pin!(finish(&end, read, writer, &shared.config))).await;
+    poll_fn(|cx| writer.outbox().poll_clear(cx)).await;
     match end {
         End::Refused(_) => {
             shared.depot.counters.refused.add(1);
@@ -184,13 +191,14 @@ async fn finish(end: &End, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, con
         // It must not get anything any more.
         End::Revoked => {
             writer.revoke();
+            poll_fn(|cx| writer.outbox().poll_clear(cx)).await;
             (Some(revoked.as_str()), config.write_timeout)
         }
         End::Slow => (Some("Backpressure deadline timer expired"), config.write_timeout),
         // A mere end of stream would confirm what has not been read. Who has only listened hears no ERROR, as from the
         // Python broker: its command line would end instead of connecting again.
         End::Shutdown { unread } => (unread.then_some(SHUTTING_DOWN), config.drain_timeout),
-        End::Failed(_) => return writer.abandon(),
+        End::Evicted | End::Failed(_) => return writer.abandon(),
     };
     writer.outbox().close(text.map(|text| error_frame(text, config.limits).freeze()));
     let writing = async {
@@ -207,6 +215,6 @@ async fn finish(end: &End, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, con
             let expect = matches!(end, End::Refused(_) | End::Revoked | End::Slow);
             close(read, writer.half(), expect, deadline).await;
         }
-        Ok(WriteEnd::Slow | WriteEnd::Failed) | Err(_) => writer.abandon(),
+        Ok(WriteEnd::Slow | WriteEnd::Evicted | WriteEnd::Failed) | Err(_) => writer.abandon(),
     }
 }

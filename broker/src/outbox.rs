@@ -31,30 +31,27 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use futures::task::AtomicWaker;
 use hpfeeds::wire::Ident;
-use smallvec::SmallVec;
 use tokio::{
     sync::Notify,
     time::{Instant, Sleep, sleep_until, timeout_at},
 };
 use tracing::{info, warn};
 
-use crate::{
-    SlowPolicy,
-    metrics::{Category, Session},
-    probation::Probation,
-    scan,
-    stats::Counters,
-};
+use crate::{SlowPolicy, metrics::Session, probation::Probation, stats::Counters};
 use pace::{Pace, State, Trial, Window};
-use queue::Piece;
+use reserve::{Borrowers, Lent};
 pub(crate) use run::Run;
+use tally::Tally;
 
+mod leftover;
 mod pace;
 mod queue;
+mod reserve;
 mod run;
+mod tally;
 
 /// What a queued piece of memory takes besides its bytes: its place in the queue and its allocation.
 const OVERHEAD: usize = 128;
@@ -74,6 +71,8 @@ pub(crate) struct Rules {
     pub(crate) policy: SlowPolicy,
     pub(crate) deadline: Duration,
     pub(crate) max_buffered: usize,
+    /// What may be queued beyond that, see `reserve`.
+    pub(crate) reserve: usize,
 }
 
 /// What all outboxes of a broker have in common.
@@ -85,12 +84,13 @@ pub(crate) struct Depot {
     pub(crate) counters: Counters,
     /// Who has been slow lately.
     pub(crate) probation: Probation,
+    pub(crate) borrowers: Borrowers,
 }
 
 impl Depot {
     pub(crate) fn new(rules: Rules) -> Arc<Self> {
         let (buffered, counters, probation) = (AtomicUsize::new(0), Counters::default(), Probation::default());
-        Arc::new(Self { rules, buffered, counters, probation })
+        Arc::new(Self { rules, buffered, counters, probation, borrowers: Borrowers::default() })
     }
 }
 
@@ -104,6 +104,15 @@ pub(crate) enum Offer {
     Wait(Instant),
     /// It is not queued and never will be: the subscriber is slow, which has been counted, or gone.
     Refused,
+}
+
+/// Whether there is room for a batch.
+enum Room {
+    Enough,
+    /// Not beside what is queued.
+    None,
+    /// Nothing is queued here, and too much in all together.
+    Empty,
 }
 
 /// The queue of one subscriber. Publishers put runs in, its connection's [`Writer`](crate::writer::Writer) takes
@@ -145,7 +154,7 @@ impl Outbox {
     }
 
     /// Queues a run, or says what else to do with it. The time is asked for only when it matters.
-    pub(crate) fn offer(&self, run: &mut Run<'_>, clock: impl FnOnce() -> Instant) -> Offer {
+    pub(crate) fn offer(self: &Arc<Self>, run: &mut Run<'_>, clock: impl FnOnce() -> Instant) -> Offer {
         let mut state = self.lock();
         if state.closed {
             self.discard(run);
@@ -154,19 +163,34 @@ impl Outbox {
         let rules = &self.depot.rules;
         // At the most.
         let cost = run.len() + OVERHEAD;
-        let crowded = self.depot.buffered.load(Relaxed) + cost > rules.max_buffered;
-        let low = if crowded { 0 } else { rules.low_mark };
-        if state.queued > low {
+        let excess = self.depot.excess(cost);
+        let low = if excess > 0 { 0 } else { rules.low_mark };
+        let mut unlisted = false;
+        if state.queued > low || excess > 0 {
             let now = clock();
-            if state.pace != Pace::Held
-                && let Some(until) = self.press(&mut state, now)
-            {
+            let pressed = state.queued > low && state.pace != Pace::Held;
+            if pressed && let Some(until) = self.press(&mut state, now) {
                 return Offer::Wait(until);
             }
-            let high = if crowded { 0 } else { rules.high_mark };
-            if state.queued + cost > high && !self.make_room(&mut state, cost, high, now) {
-                self.drop_messages(&mut state, run.contents(), false, now);
-                return Offer::Refused;
+            let lent = match self.make_room(&mut state, cost, excess, now) {
+                Room::Enough => Lent::Yes { unlisted: false },
+                Room::None => Lent::No,
+                Room::Empty => self.lend(&mut state, cost, now),
+            };
+            match lent {
+                Lent::Yes { unlisted: not } => unlisted = not,
+                Lent::Wait => {
+                    drop(state);
+                    return Offer::Wait(self.depot.call_in(now));
+                }
+                refused @ (Lent::Full | Lent::No) => {
+                    self.drop_messages(&mut state, &Tally::of(run.contents()), false, now);
+                    drop(state);
+                    if refused == Lent::Full {
+                        self.depot.call_in(now);
+                    }
+                    return Offer::Refused;
+                }
             }
         }
         let cost = state.queue.push(run);
@@ -180,6 +204,9 @@ impl Outbox {
         if wake {
             self.writer.wake();
         }
+        if unlisted {
+            self.list();
+        }
         Offer::Queued { more }
     }
 
@@ -187,7 +214,7 @@ impl Outbox {
     /// the subscriber drains at the floor rate: once that is no longer so, nobody waits.
     ///
     /// When it is dropped before it returns, the run has been neither queued nor counted.
-    pub(crate) async fn offer_waiting(&self, run: &mut Run<'_>, mut until: Instant) {
+    pub(crate) async fn offer_waiting(self: &Arc<Self>, run: &mut Run<'_>, mut until: Instant) {
         loop {
             // Either there is room, or it is time to measure again.
             let _ = timeout_at(until, self.room.notified()).await;
@@ -290,10 +317,13 @@ impl Outbox {
         }
     }
 
-    /// Ready when the subscriber has been slow for too long. Otherwise the task is woken when there is a deadline to
+    /// Ready when the subscriber has been slow for too long, or is called in. Otherwise the task is woken when there is a deadline to
     /// wait for, or when it has passed.
     pub(crate) fn poll_deadline(&self, cx: &mut Context<'_>, timer: &mut Option<Pin<Box<Sleep>>>) -> Poll<()> {
         self.writer.register(cx.waker());
+        if self.is_called_in() {
+            return Poll::Ready(());
+        }
         let Some(deadline) = self.lock().deadline else {
             *timer = None;
             return Poll::Pending;
@@ -328,60 +358,6 @@ impl Outbox {
         self.room.notify_one();
     }
 
-    /// Closes it and drops what is queued, because the subscriber was slow for too long. `taken` is what the writer
-    /// holds, of whose first run so much has been written: of that, the rest of a frame that was begun stays.
-    pub(crate) fn expire(&self, taken: &mut VecDeque<Bytes>, written: usize, now: Instant) {
-        self.clear(taken, written, |state, piece| self.drop_messages(state, piece.contents(), true, now));
-        self.depot.probation.add(self.ident(), self.peer.ip(), Duration::MAX, now);
-        self.depot.counters.slow_disconnects.add(1);
-        self.session.error(Category::DeadlineTimerExpired);
-    }
-
-    /// Closes it and forgets what is queued, because the connection must not get it. See [`expire`](Self::expire).
-    pub(crate) fn revoke(&self, taken: &mut VecDeque<Bytes>, written: usize) {
-        self.clear(taken, written, |_, piece| self.discard_queued(piece));
-    }
-
-    /// Closes it and takes out all but the rest of a frame that was begun.
-    fn clear(&self, taken: &mut VecDeque<Bytes>, written: usize, mut each: impl FnMut(&mut State, &Piece)) {
-        self.close(None);
-        let begun = if written > 0 { taken.pop_front() } else { None };
-        let mut state = self.lock();
-        let queue = state.queue.take();
-        for piece in taken.drain(..).map(Piece::from).chain(queue) {
-            self.unqueue(&mut state, piece.frames.len(), 1);
-            each(&mut state, &piece);
-        }
-        if let Some(mut run) = begun {
-            let rest = run.split_off(scan::frame_end(&run, written));
-            self.unqueue(&mut state, rest.len(), 0);
-            each(&mut state, &rest.into());
-            taken.push_back(run);
-        }
-    }
-
-    /// Closes it and forgets everything, because the connection cannot be written to any more. `taken` is what the
-    /// writer holds, of whose first run so much has been written.
-    pub(crate) fn abandon(&self, taken: &mut VecDeque<Bytes>, mut written: usize) {
-        self.close(None);
-        let mut state = self.lock();
-        let queue = state.queue.take();
-        for mut piece in taken.drain(..).map(Piece::from).chain(queue) {
-            let sent = mem::take(&mut written);
-            self.unqueue(&mut state, piece.frames.len() - sent, 1);
-            // A frame that was begun has not arrived.
-            piece.frames.advance(scan::frame_start(&piece.frames, sent));
-            self.discard_queued(&piece);
-        }
-    }
-
-    /// Counts messages that were queued when the connection ended.
-    fn discard_queued(&self, piece: &Piece) {
-        let messages = piece.contents().map(|(_, messages)| messages).sum();
-        self.depot.counters.discarded.add(messages);
-        self.depot.counters.unqueued.add(messages);
-    }
-
     /// How many messages it has dropped so far.
     pub(crate) fn dropped(&self) -> u64 {
         self.lock().drops.total
@@ -403,9 +379,19 @@ impl Outbox {
         (state.pace != Pace::Slow).then(|| window.start + rules.window)
     }
 
-    /// A slow subscriber is at its high mark: the policy. Whether there is room now.
-    fn make_room(&self, state: &mut State, cost: usize, high: usize, now: Instant) -> bool {
+    /// Looks whether there is room for a batch, in the queue and in all together, which it would exceed by `excess`. Of a
+    /// subscriber that publishers do not wait for, so much is dropped as the policy allows and the batch needs.
+    fn make_room(&self, state: &mut State, cost: usize, excess: usize, now: Instant) -> Room {
         let rules = &self.depot.rules;
+        let own = (state.queued + cost).saturating_sub(rules.high_mark);
+        // What others have too much is not taken from this one: it gives as much as it gets.
+        let needed = own.max(excess.min(cost));
+        if state.queued == 0 {
+            return if excess > 0 { Room::Empty } else { Room::Enough };
+        }
+        if needed == 0 {
+            return Room::Enough;
+        }
         match rules.policy {
             SlowPolicy::Disconnect => {
                 if state.deadline.is_none() && state.pace != Pace::Held {
@@ -416,16 +402,28 @@ impl Outbox {
                     warn!(ident = self.ident().as_str(), peer = %self.peer, queued = state.queued, deadline = ?rules.deadline,
                         "slow subscriber is at its high mark: its messages are dropped");
                 }
-                false
+                Room::None
             }
             SlowPolicy::DropOldest => {
-                while state.queued + cost > high
+                let before = state.queued;
+                while before - state.queued < needed
                     && let Some(oldest) = state.queue.pop()
                 {
                     self.unqueue(state, oldest.frames.len(), 1);
-                    self.drop_messages(state, oldest.contents(), true, now);
+                    self.drop_messages(state, &Tally::of(oldest.contents()), true, now);
                 }
-                state.queued == 0 || state.queued + cost <= high
+                match before - state.queued >= needed {
+                    true => Room::Enough,
+                    // It is longer than the queue may be, or than what others have left.
+                    false if state.queued == 0 => {
+                        if excess > before {
+                            Room::Empty
+                        } else {
+                            Room::Enough
+                        }
+                    }
+                    false => Room::None,
+                }
             }
         }
     }
@@ -438,33 +436,12 @@ impl Outbox {
     }
 
     /// Counts messages that a slow subscriber does not get, and logs that now and then.
-    fn drop_messages<'a>(
-        &self,
-        state: &mut State,
-        contents: impl Iterator<Item = (&'a str, u64)>,
-        was_queued: bool,
-        now: Instant,
-    ) {
-        // A long queue may hold millions of messages, mostly on a few channels by turns.
-        let mut channels: SmallVec<[(&str, u64); 8]> = SmallVec::new();
-        let count = |(channel, messages)| self.depot.counters.drop_messages(self.ident(), channel, messages);
-        let (mut messages, mut last) = (0, None);
-        for (channel, more) in contents {
-            messages += more;
-            last = Some(channel);
-            if let Some((_, messages)) = channels.iter_mut().find(|(known, _)| *known == channel) {
-                *messages += more;
-            } else {
-                if channels.len() == channels.inline_size() {
-                    channels.drain(..).for_each(count);
-                }
-                channels.push((channel, more));
-            }
-        }
-        channels.into_iter().for_each(count);
-        let Some(channel) = last else {
+    fn drop_messages(&self, state: &mut State, tally: &Tally<'_>, was_queued: bool, now: Instant) {
+        let Some(channel) = tally.last else {
             return;
         };
+        let messages = tally.messages;
+        self.depot.counters.drop_messages(self.ident(), tally.channels());
         self.session.dropped(messages);
         if was_queued {
             self.depot.counters.unqueued.add(messages);

@@ -93,6 +93,20 @@ struct DropTable {
     entries: usize,
 }
 
+impl DropTable {
+    fn add(&mut self, ident: &Ident, channel: &str, messages: u64) {
+        let known = self.messages.get_mut(ident).and_then(|channels| channels.get_mut(channel));
+        if let Some(count) = known {
+            *count += messages;
+        } else if self.entries < MAX_DROP_ENTRIES
+            && let Ok(channel) = Channel::new(channel)
+        {
+            self.messages.entry(ident.clone()).or_default().insert(channel, messages);
+            self.entries += 1;
+        }
+    }
+}
+
 /// A number that only grows; many threads add to it.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
@@ -108,18 +122,12 @@ impl Counter {
 }
 
 impl Counters {
-    /// Counts messages that a slow subscriber does not get.
-    pub(crate) fn drop_messages(&self, ident: &Ident, channel: &str, messages: u64) {
-        self.dropped.add(messages);
+    /// Counts messages that a slow subscriber does not get: how many on which channels.
+    pub(crate) fn drop_messages<'a>(&self, ident: &Ident, channels: impl Iterator<Item = (&'a str, u64)>) {
         let mut table = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = table.messages.get_mut(ident).and_then(|channels| channels.get_mut(channel));
-        if let Some(count) = known {
-            *count += messages;
-        } else if table.entries < MAX_DROP_ENTRIES
-            && let Ok(channel) = Channel::new(channel)
-        {
-            table.messages.entry(ident.clone()).or_default().insert(channel, messages);
-            table.entries += 1;
+        for (channel, messages) in channels {
+            self.dropped.add(messages);
+            table.add(ident, channel, messages);
         }
     }
 
@@ -170,9 +178,9 @@ mod tests {
         let counters = Counters::default();
         let ident = "i".parse().unwrap();
         for n in 0..MAX_DROP_ENTRIES + 10 {
-            counters.drop_messages(&ident, &format!("c{n}"), 1);
+            counters.drop_messages(&ident, [(&*format!("c{n}"), 1)].into_iter());
         }
-        counters.drop_messages(&ident, "c0", 5);
+        counters.drop_messages(&ident, [("c0", 5)].into_iter());
         let drops = counters.drops();
         assert_eq!(drops.len(), MAX_DROP_ENTRIES);
         assert_eq!(drops.iter().find(|entry| entry.channel == "c0").unwrap().messages, 6);

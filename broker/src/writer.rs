@@ -43,6 +43,8 @@ pub(crate) enum WriteEnd {
     Drained,
     /// The subscriber was slow for too long. Only the rest of a frame that was begun is left to write.
     Slow,
+    /// The subscriber read nothing of what all together had no more room for. Nothing is left.
+    Evicted,
     /// The connection is broken. Nothing is left.
     Failed,
 }
@@ -94,10 +96,15 @@ impl<'a> Writer<'a> {
                     }
                     self.timer = None;
                     self.commit();
+                    let called_in = self.outbox.is_called_in();
                     self.outbox.expire(&mut self.taken, self.written, Instant::now());
                     self.lift_limit();
                     // What is left of the first run may be written already.
                     self.advance(0);
+                    if called_in {
+                        self.abandon();
+                        return Poll::Ready(WriteEnd::Evicted);
+                    }
                     return Poll::Ready(WriteEnd::Slow);
                 }
             }
@@ -230,8 +237,10 @@ impl<'a> Writer<'a> {
 
 impl Drop for Writer<'_> {
     fn drop(&mut self) {
-        // Also when the task is aborted: what is left is counted, and publishers do not wait for it.
+        // Also when the task is aborted: what is left is counted, and publishers do not wait for it. A task that has come to
+        // its end has left nothing.
         self.abandon();
+        while self.outbox.clear_portion() {}
     }
 }
 

@@ -61,8 +61,8 @@ Examples:
 /// Sizes are in bytes and may end in k, M or G (1024 each); times are in seconds. Of a flag that is not repeatable and is
 /// given twice, the last counts.
 ///
-/// Memory: what is queued for one slow subscriber is bounded by --high-mark, for all together by --max-buffered; it may
-/// keep up to twice as much memory, as it lies in buffers that are not full of it. What publishers wait with is at most 128M (or
+/// Memory: what is queued for one slow subscriber is bounded by --high-mark, for all together by --max-buffered and
+/// a quarter of it; that may keep up to twice as much memory, as it lies in buffers that are not full of it. What publishers wait with is at most 128M (or
 /// --max-buffered, if that is less) for all together, and some 32k for each. A connection that waits with a longer message, or is in the middle of one of more than 1k, adds that
 /// and 256k; an idle one costs about 2k, and some hundred bytes for each of at most --max-subscriptions, and of as many channels that
 /// it publishes to; one that has not authenticated 4k, or 100k in the middle of a TLS handshake. What waits to be logged

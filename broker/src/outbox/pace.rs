@@ -4,7 +4,7 @@ use std::{mem, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{OVERHEAD, Rules, queue::Queue};
+use super::{OVERHEAD, Rules, leftover::Leftover, queue::Queue, reserve::Loan};
 
 /// How often drops of one subscriber are logged.
 pub(super) const REPORT: Duration = Duration::from_secs(10);
@@ -31,6 +31,12 @@ pub(super) struct State {
     pub(super) trial: Option<Trial>,
     pub(super) deadline: Option<Instant>,
     pub(super) drops: Drops,
+    /// What was queued when the connection ended and is not counted yet.
+    pub(super) leftover: Option<Box<Leftover>>,
+    /// The only batch is a loan from the reserve.
+    pub(super) loan: Option<Box<Loan>>,
+    /// It is among the borrowers.
+    pub(super) is_listed: bool,
 }
 
 /// What a subscriber takes.
@@ -111,6 +117,7 @@ impl State {
     /// Whether this has ended a deadline. The time has to be given on probation.
     pub(super) fn sent(&mut self, bytes: usize, pieces: usize, rules: &Rules, now: Option<Instant>) -> bool {
         self.queued -= bytes + pieces * OVERHEAD;
+        self.pay_back(bytes);
         let calm = self.queued <= rules.low_mark;
         if let Some(trial) = &mut self.trial {
             trial.drained += bytes;
@@ -167,7 +174,7 @@ impl State {
 
 impl Window {
     /// In bytes per second.
-    fn rate(&self, elapsed: Duration) -> u128 {
+    pub(super) fn rate(&self, elapsed: Duration) -> u128 {
         self.drained as u128 * 1_000_000 / elapsed.as_micros().max(1)
     }
 }

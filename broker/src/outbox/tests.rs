@@ -9,8 +9,10 @@ use tokio::task::JoinHandle;
 
 use super::{pace::*, *};
 
+mod leftover;
 mod probation;
 mod properties;
+mod reserve;
 
 const WINDOW: Duration = Duration::from_secs(1);
 
@@ -22,6 +24,7 @@ const RULES: Rules = Rules {
     policy: SlowPolicy::Disconnect,
     deadline: Duration::from_secs(60),
     max_buffered: 1_000_000,
+    reserve: 1_000_000,
 };
 
 /// The cost of a run of [`run`]: too long to be put into one piece of memory with others.
@@ -101,6 +104,11 @@ impl Fixture {
         let run = self.taken.pop_front().unwrap();
         self.outbox.sent(run.len(), 1, || self.now);
         *run.last().unwrap()
+    }
+
+    /// Goes through what was queued when the outbox was cleared.
+    fn clear(&self) {
+        while self.outbox.clear_portion() {}
     }
 
     fn pass(&mut self, time: Duration) {
@@ -277,6 +285,7 @@ fn expiry_leaves_the_rest_of_a_frame_that_was_begun() {
         f.outbox.sent(written, 0, || f.now);
         let before = f.stats();
         f.outbox.expire(&mut f.taken, written, f.now);
+        f.clear();
         let rest: usize = f.taken.iter().map(Bytes::len).sum();
         assert_eq!(rest, if written > 0 { left.max(written) } else { 0 }, "{written}");
         let begun = rest / frame;
@@ -382,6 +391,7 @@ fn what_is_left_when_the_connection_breaks_is_counted() {
     // The first frame arrived, the second was begun.
     f.outbox.sent(COST - OVERHEAD - 1, 0, || f.now);
     f.outbox.abandon(&mut f.taken, COST - OVERHEAD - 1);
+    f.clear();
     assert_eq!((f.stats().delivered, f.stats().discarded, f.buffered()), (1, 5, 0));
     assert_eq!(f.offer(4), Offer::Refused);
     assert_eq!(f.take(), Poll::Ready(false));

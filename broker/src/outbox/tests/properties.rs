@@ -143,8 +143,14 @@ impl Reader {
 fn rules() -> impl Strategy<Value = Rules> {
     let policy = select(&[SlowPolicy::Disconnect, SlowPolicy::DropOldest][..]);
     let marks = select(&[(1000, 5000), (0, 0), (0, 700), (3000, 3000)][..]);
-    (policy, marks, select(&[100_000usize, 2500, 0][..])).prop_map(|(policy, (low_mark, high_mark), max_buffered)| {
-        Rules { low_mark, high_mark, policy, max_buffered, ..RULES }
+    let all = select(&[(100_000, 1_000_000), (2500, 1_000_000), (0, 1_000_000), (4000, 3000), (0, 0)][..]);
+    (policy, marks, all).prop_map(|(policy, (low_mark, high_mark), (max_buffered, reserve))| Rules {
+        low_mark,
+        high_mark,
+        policy,
+        max_buffered,
+        reserve,
+        ..RULES
     })
 }
 
@@ -168,7 +174,9 @@ proptest! {
                         // It is offered again when there is room, or never.
                         Offer::Wait(until) => {
                             prop_assert!(until > now, "waiting until now would be a loop");
-                            prop_assert!(before > 0, "nobody waits for one that has nothing queued");
+                            let all = depot.buffered.load(Relaxed) + run.len() + OVERHEAD;
+                            let full = all > rules.max_buffered + rules.reserve;
+                            prop_assert!(before > 0 || full, "nobody waits for one that has nothing queued");
                         }
                         Offer::Queued { .. } | Offer::Refused => offered[to] += u64::from(messages),
                     }
@@ -184,16 +192,19 @@ proptest! {
                 Step::Expire(of) => {
                     let reader = &mut readers[of];
                     reader.outbox.expire(&mut reader.taken, reader.written, now);
+                    while reader.outbox.clear_portion() {}
                     reader.write(0, now);
                 }
                 Step::Revoke(of) => {
                     let reader = &mut readers[of];
                     reader.outbox.revoke(&mut reader.taken, reader.written);
+                    while reader.outbox.clear_portion() {}
                     reader.write(0, now);
                 }
                 Step::Abandon(of) => {
                     let reader = &mut readers[of];
                     reader.outbox.abandon(&mut reader.taken, reader.written);
+                    while reader.outbox.clear_portion() {}
                     (reader.written, reader.broken) = (0, true);
                 }
             }
@@ -212,6 +223,9 @@ proptest! {
                 buffered += queued;
                 delivered += messages.len() as u64;
             }
+            // One that is alone is longer than all together may be, and the last words do not count.
+            let most = (rules.max_buffered + rules.reserve).max(largest) + 16 * (5 + OVERHEAD);
+            prop_assert!(buffered <= most, "{} of {}", buffered, most);
             prop_assert_eq!(stats.sent_bytes, readers.iter().map(|reader| reader.stream.len() as u64).sum::<u64>());
             prop_assert_eq!(stats.buffered, buffered as u64);
             prop_assert_eq!(stats.delivered, delivered);

@@ -1,0 +1,153 @@
+//! What may be queued beyond the bound for all subscribers together, so that one that reads gets its messages although
+//! others have filled that.
+//!
+//! ```text
+//!  0 ─────────────────────────────── max_buffered ────────── + reserve
+//!    everybody, up to its own mark   │ loans: one batch each │ nobody: publishers wait
+//! ```
+//!
+//! An outbox with nothing queued may take one batch from the reserve, a loan. It is paid back when all of it has been
+//! written. When the reserve is used up, publishers wait, and a subscriber that has drained its loan at less than the floor
+//! rate for a window is disconnected at once. After that, its ident at its address gets no more than half of the reserve for
+//! ten minutes, and nobody waits for it: what has no room there is dropped.
+
+use std::{
+    collections::VecDeque,
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{Depot, Outbox, Pace, Rules, State, pace::Window};
+
+/// How soon a publisher looks again whether there is room in the reserve: nothing tells it that another subscriber has
+/// written something.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// How many loans a publisher looks at that finds no room.
+const LOOKED_AT: usize = 32;
+
+/// A batch that was taken from the reserve.
+#[derive(Debug)]
+pub(super) struct Loan {
+    window: Window,
+    /// The connection has to end: too little of it was written, and others need the room.
+    called_in: bool,
+}
+
+/// The outboxes with a loan, each once, and some that have had one. The oldest come first.
+#[derive(Debug, Default)]
+pub(crate) struct Borrowers(Mutex<VecDeque<Weak<Outbox>>>);
+
+impl Borrowers {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Weak<Outbox>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.lock().len()
+    }
+}
+
+/// Whether an outbox gets a loan.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Lent {
+    /// It does, and is not on the list of borrowers yet if so.
+    Yes { unlisted: bool },
+    /// There is no room in the reserve now.
+    Wait,
+    /// There is none for a subscriber whose ident has been slow.
+    Full,
+    /// Not to this subscriber, which does not read.
+    No,
+}
+
+impl Depot {
+    /// By how much this would exceed the bound for all subscribers together.
+    pub(super) fn excess(&self, cost: usize) -> usize {
+        self.buffered.load(Relaxed).saturating_add(cost).saturating_sub(self.rules.max_buffered)
+    }
+
+    /// A publisher has found no room in the reserve: ends those that do not pay back, and says when to look again.
+    pub(super) fn call_in(&self, now: Instant) -> Instant {
+        for _ in 0..LOOKED_AT {
+            // The list is not locked while an outbox is.
+            let Some(outbox) = self.borrowers.lock().pop_front() else {
+                break;
+            };
+            if outbox.upgrade().is_some_and(|outbox| outbox.still_owes(&self.rules, now)) {
+                self.borrowers.lock().push_back(outbox);
+            }
+        }
+        now + LOOK_AGAIN
+    }
+}
+
+impl Outbox {
+    /// Lends room for a batch to an outbox that has nothing queued, while all together have too much.
+    pub(super) fn lend(&self, state: &mut State, cost: usize, now: Instant) -> Lent {
+        let Depot { rules, probation, buffered, .. } = &*self.depot;
+        let all = buffered.load(Relaxed);
+        // A batch that is alone has to go somehow.
+        if all > 0 {
+            if state.pace == Pace::Slow {
+                return Lent::No;
+            }
+            let known = probation.holds(self.ident(), self.peer.ip(), rules.window, now);
+            let reserve = if known { rules.reserve / 2 } else { rules.reserve };
+            if all.saturating_add(cost) > rules.max_buffered.saturating_add(reserve) {
+                return if known { Lent::Full } else { Lent::Wait };
+            }
+        }
+        state.loan = Some(Box::new(Loan { window: Window { start: now, drained: 0 }, called_in: false }));
+        Lent::Yes { unlisted: !mem::replace(&mut state.is_listed, true) }
+    }
+
+    /// Puts it on the list of borrowers. Its state is not locked meanwhile.
+    pub(super) fn list(self: &Arc<Self>) {
+        self.depot.borrowers.lock().push_back(Arc::downgrade(self));
+    }
+
+    /// Whether it has to pay a loan back. Calls it in when too little has been written for a window.
+    fn still_owes(&self, rules: &Rules, now: Instant) -> bool {
+        let mut state = self.lock();
+        let State { loan, pace, closed, is_listed, .. } = &mut *state;
+        // One that is closed ends within the write deadline.
+        let Some(loan) = loan.as_mut().filter(|_| !*closed) else {
+            *is_listed = false;
+            return false;
+        };
+        let elapsed = now.saturating_duration_since(loan.window.start);
+        // One that is held back by its own limit takes all that it may.
+        if elapsed < rules.window || *pace == Pace::Held {
+            return true;
+        }
+        if loan.window.rate(elapsed) >= rules.floor_rate as u128 {
+            loan.window = Window { start: now, drained: 0 };
+            return true;
+        }
+        (loan.called_in, *is_listed) = (true, false);
+        drop(state);
+        self.writer.wake();
+        false
+    }
+
+    /// Whether the connection has to end at once, since others need the room that it does not give back.
+    pub(crate) fn is_called_in(&self) -> bool {
+        self.lock().loan.as_ref().is_some_and(|loan| loan.called_in)
+    }
+}
+
+impl State {
+    /// So many bytes have been written, maybe all.
+    pub(super) fn pay_back(&mut self, bytes: usize) {
+        if self.queued == 0 {
+            self.loan = None;
+        } else if let Some(loan) = &mut self.loan {
+            loan.window.drained += bytes;
+        }
+    }
+}
