@@ -40,10 +40,9 @@ impl Connection<'_> {
         let message = text(message);
         tracing::warn!(addr = %config.addr, ?message, "the broker reported an error");
         match Refusal::classify(&message, &config.ident) {
-            Refusal::Auth => {
-                let (addr, ident) = (config.addr.clone(), config.ident.clone());
-                Err(self.rejected(Cause::Rejected { addr, ident, message: Some(message) }))
-            }
+            Refusal::Auth => Err(self.key_refused(message)),
+            // Some brokers say the same of a wrong key, and nothing else can be meant yet.
+            Refusal::Access if !self.has_asked() => Err(self.key_refused(message)),
             Refusal::Publish(channel) => {
                 self.deny_message(channel, message);
                 Ok(())
@@ -87,6 +86,17 @@ impl Connection<'_> {
             Ok(()) => End::Failed(self.recent_complaint().unwrap_or(eof)),
             Err(end) => end,
         }
+    }
+
+    /// Whether the broker has had anything to refuse but the key.
+    fn has_asked(&self) -> bool {
+        let only_the_key = matches!(self.phase, Phase::Proving { last: None, .. }) && self.subscribed.is_empty();
+        !only_the_key || self.attempt.published
+    }
+
+    fn key_refused(&mut self, message: String) -> End {
+        let (addr, ident) = (self.shared.config.addr.clone(), self.shared.config.ident.clone());
+        self.rejected(Cause::Rejected { addr, ident, message: Some(message) })
     }
 
     fn rejected(&mut self, cause: Cause) -> End {

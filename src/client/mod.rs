@@ -20,7 +20,8 @@ mod outbox;
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod polled;
 mod publisher;
-mod refusal;
+#[doc(hidden)]
+pub mod refusal;
 mod session;
 mod shared;
 #[cfg(feature = "tls")]

@@ -1,8 +1,12 @@
-use crate::wire::{Channel, Ident};
+//! What the ERROR texts of brokers in use are about.
+//!
+//! Public for `hpfeeds bench` alone, which speaks to brokers without a session; it may change at any time.
+
+use crate::wire::Channel;
 
 /// What a broker's ERROR text is about. The texts are those that brokers in use send.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// The ident or its secret.
     Auth,
     /// A message; the channel when the text names it.
@@ -16,29 +20,44 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    pub(crate) fn classify(text: &str, ident: &Ident) -> Self {
-        if text.starts_with("Authentication failed") || text == "authfail." || text == "identfail." {
+    /// Reads a text that was sent to `ident`.
+    #[must_use]
+    pub fn classify(text: &str, ident: &str) -> Self {
+        let text = without_length(text);
+        if text.starts_with("Authentication faile") || text == "hpfeeds: Bad credentials" {
             Self::Auth
         } else if let Some(rest) = text.strip_prefix("Authkey not allowed to pub here.") {
             Self::Publish(channel(rest, ident))
         } else if let Some(rest) = text.strip_prefix("Authkey not allowed to sub here.") {
             Self::Subscribe(channel(rest, ident))
-        } else if text == "Publish not authorized" {
+        } else if text.starts_with("Publish not authorize")
+            || text.starts_with("hpfeeds: You do not have permission to publish")
+        {
             Self::Publish(None)
-        } else if text == "Subscribe not authorized" {
+        } else if text.starts_with("Subscribe not authorize")
+            || text.starts_with("hpfeeds: You do not have permission to subscribe")
+        {
             Self::Subscribe(None)
-        } else if text == "accessfail." {
-            Self::Access
         } else {
-            Self::Other
+            match text.strip_suffix('.').unwrap_or(text) {
+                "authfail" | "identfail" => Self::Auth,
+                "accessfail" => Self::Access,
+                _ => Self::Other,
+            }
         }
     }
 }
 
+/// The text without the length byte that hpfeeds/broker writes before it and does not count, so that the frame ends one
+/// byte before the text does.
+fn without_length(text: &str) -> &str {
+    text.strip_prefix(|first: char| first as usize == text.len()).unwrap_or(text)
+}
+
 /// The channel in ` ident=…, chan=…`. Neither name is escaped there, so our own ident is taken off first.
-fn channel(rest: &str, ident: &Ident) -> Option<Channel> {
+fn channel(rest: &str, ident: &str) -> Option<Channel> {
     let rest = rest.strip_prefix(" ident=")?;
-    let name = match rest.strip_prefix(ident.as_str()).and_then(|rest| rest.strip_prefix(", chan=")) {
+    let name = match rest.strip_prefix(ident).and_then(|rest| rest.strip_prefix(", chan=")) {
         Some(name) => name,
         None => rest.split_once(", chan=")?.1,
     };
@@ -52,7 +71,7 @@ mod tests {
 
     #[test]
     fn knows_the_texts_of_brokers_in_use() {
-        let ident = Ident::new("me").unwrap();
+        let ident = "me";
         let a = || Some(Channel::new("a").unwrap());
         let cases = [
             ("Authentication failed for me", Refusal::Auth),
@@ -66,20 +85,32 @@ mod tests {
             ("accessfail.", Refusal::Access),
             ("Backpressure deadline timer expired", Refusal::Other),
             ("Invalid authkey in message, ident=me", Refusal::Other),
+            // hpfeeds/broker: a length byte, and one byte short.
+            ("\u{15}Authentication faile", Refusal::Auth),
+            ("\u{16}Publish not authorize", Refusal::Publish(None)),
+            ("\u{18}Subscribe not authorize", Refusal::Subscribe(None)),
+            // tentacool.
+            ("accessfail", Refusal::Access),
+            ("authfail", Refusal::Auth),
+            // d1str0.
+            ("hpfeeds: Bad credentials", Refusal::Auth),
+            ("hpfeeds: You do not have permission to publish to this channel", Refusal::Publish(None)),
+            ("hpfeeds: You do not have permission to subscribe to this channel", Refusal::Subscribe(None)),
+            // No length of it.
             ("\u{9}accessfail.", Refusal::Other),
         ];
         for (text, expected) in cases {
-            assert_eq!(Refusal::classify(text, &ident), expected, "{text}");
+            assert_eq!(Refusal::classify(text, ident), expected, "{text}");
         }
     }
 
     #[test]
     fn finds_the_channel_among_awkward_names() {
-        let ident = Ident::new("x, chan=y").unwrap();
+        let ident = "x, chan=y";
         let text = "Authkey not allowed to sub here. ident=x, chan=y, chan=a, chan=b";
         let expected = Refusal::Subscribe(Some(Channel::new("a, chan=b").unwrap()));
-        assert_eq!(Refusal::classify(text, &ident), expected);
+        assert_eq!(Refusal::classify(text, ident), expected);
         let unnamed = "Authkey not allowed to sub here. ident=x, chan=";
-        assert_eq!(Refusal::classify(unnamed, &Ident::new("x").unwrap()), Refusal::Subscribe(None));
+        assert_eq!(Refusal::classify(unnamed, "x"), Refusal::Subscribe(None));
     }
 }

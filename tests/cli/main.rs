@@ -11,6 +11,7 @@ mod interrupted;
 mod lines;
 mod publish;
 mod reconnect;
+mod refusals;
 mod secrecy;
 mod sendfile;
 mod subscribe;

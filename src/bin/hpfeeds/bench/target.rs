@@ -7,7 +7,10 @@ use std::{
 };
 
 use bytes::BytesMut;
-use hpfeeds::wire::{Channel, Frame, FrameRef, HEADER_LEN, Header, Ident, Limits, Nonce, Opcode, Secret};
+use hpfeeds::{
+    refusal::Refusal,
+    wire::{Channel, Frame, FrameRef, HEADER_LEN, Header, Ident, Limits, Nonce, Opcode, Secret},
+};
 
 use super::{args::Given, process::Usage};
 use crate::exit::{DENIED, FAILED, Failure, REJECTED};
@@ -127,13 +130,11 @@ fn refusal(said: &[u8]) -> Failure {
 /// With the exit code that the texts of the brokers in use stand for.
 pub(super) fn says(text: &[u8]) -> Failure {
     let text = String::from_utf8_lossy(text);
-    let begins = |texts: &[&str]| texts.iter().any(|begin| text.starts_with(begin));
-    let code = if begins(&["Authkey not allowed", "Publish not authorized", "Subscribe not authorized"]) {
-        DENIED
-    } else if begins(&["Authentication failed", "authfail.", "identfail."]) {
-        REJECTED
-    } else {
-        FAILED
+    // The ident matters for the channel only, which nobody asks for.
+    let code = match Refusal::classify(&text, "") {
+        Refusal::Publish(_) | Refusal::Subscribe(_) | Refusal::Access => DENIED,
+        Refusal::Auth => REJECTED,
+        Refusal::Other => FAILED,
     };
     Failure::with_code(code, format!("the broker says: {text}"))
 }
