@@ -6,6 +6,8 @@ use std::{
     process::Command,
 };
 
+use sha2::{Digest as _, Sha256};
+
 use crate::support::{Running, Scripted, TestBroker, bare_tool, error, message, outcome, read_frame, tool};
 
 #[test]
@@ -194,4 +196,25 @@ fn a_disk_that_is_full_is_1() {
     broker.publish(["one"]);
     assert_eq!(tool.wait(), Some(1));
     assert!(tool.stderr().contains("cannot write to /dev/full: No space left"), "{}", tool.stderr());
+}
+
+/// All three come at once, so that nothing has been printed when the third is looked at.
+#[test]
+fn what_was_stored_is_printed_when_the_next_cannot_be_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    // No file can take the place of a directory.
+    let digest = Sha256::digest(b"three").iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    std::fs::create_dir(dir.path().join(digest)).unwrap();
+    let broker = Scripted::authenticated(1, |_, stream| {
+        assert_eq!(read_frame(stream).unwrap()[4], 4, "not SUBSCRIBE");
+        stream.write_all(&[message(b"one"), message(b"two"), message(b"three")].concat()).unwrap();
+    });
+    let output = broker.sensor("subscribe").arg("--save-dir").arg(dir.path()).output().unwrap();
+    let (stdout, stderr) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("cannot store a payload"), "{stderr}");
+    assert_eq!(stdout.lines().count(), 2, "{stdout}");
+    let stored = stdout.lines().map(|line| std::fs::read(line.split(' ').nth(2).unwrap()).unwrap());
+    assert_eq!(stored.collect::<Vec<_>>(), [b"one", b"two"]);
+    broker.done();
 }

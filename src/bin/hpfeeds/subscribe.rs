@@ -91,7 +91,11 @@ impl Subscriber {
         // Not without end: events want to be told.
         let mut budget = 1000;
         while let Some(message) = next {
-            self.output.print(&message)?;
+            if let Err(stuck) = self.output.print(&message) {
+                // Those before it are taken, and stored: their lines are printed whatever is wrong with this one.
+                drop(self.output.flush());
+                return Err(stuck);
+            }
             self.received += 1;
             budget -= 1;
             if self.is_done() || budget == 0 {
