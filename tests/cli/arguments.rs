@@ -51,6 +51,72 @@ fn the_environment_stands_in_for_options() {
     assert_eq!(peer.payloads(), ["x", "x"]);
 }
 
+/// What Kubernetes sets in a pod beside a service named hpfeeds.
+const LINK: &str = "tcp://10.43.0.17:20000";
+
+#[test]
+fn a_variable_whose_option_is_given_is_not_even_read() {
+    let broker = TestBroker::start();
+    let mut peer = broker.listen(&["events"]);
+    let long = "x".repeat(256);
+    let faulty = [("HPFEEDS_HOST", "a:b"), ("HPFEEDS_PORT", LINK), ("HPFEEDS_IDENT", &long)];
+    let port = broker.port().to_string();
+    let flags = ["--host", "127.0.0.1", "-p", &port, "-i", "sensor", "-s", SECRET, "-c", "events"];
+    // Every place that the action can stand in.
+    for split in (0..=flags.len()).step_by(2) {
+        let (before, after) = flags.split_at(split);
+        tool().envs(faulty).args(before).arg("publish").args(after).arg("x").assert().success().stderr("");
+        assert_eq!(peer.payloads(), ["x"], "split at {split}");
+    }
+    tool().envs(faulty).args(["completions", "bash"]).assert().success();
+    tool().envs(faulty).arg("--help").assert().success();
+}
+
+#[test]
+fn an_empty_variable_counts_as_not_set() {
+    let broker = TestBroker::start();
+    let mut peer = broker.listen(&["events"]);
+    // The name that it is by default, and the port alone.
+    broker.sensor("publish").env("HPFEEDS_HOST", "").args(["-c", "events", "x"]).assert().success();
+    assert_eq!(peer.payloads(), ["x"]);
+    let mut publish = tool();
+    publish.envs([("HPFEEDS_HOST", "127.0.0.1"), ("HPFEEDS_PORT", "")]);
+    publish.args(["publish", "--timeout", "0.1", "-i", "i", "-s", "s", "-c", "a", "x"]);
+    // Whoever may listen there knows no such key.
+    let (code, stderr) = outcome(&mut publish);
+    assert!(code != Some(0) && code != Some(2) && stderr.contains("127.0.0.1:20000"), "{code:?}: {stderr}");
+}
+
+#[test]
+fn a_fault_in_a_variable_names_the_variable() {
+    let long = "x".repeat(256);
+    let cases = [
+        ("HPFEEDS_HOST", "localhost:20000", "give a name or an address alone"),
+        ("HPFEEDS_PORT", "http", r#""http" is not a port from 1 to 65535"#),
+        ("HPFEEDS_PORT", "0", "not a port from 1 to 65535"),
+        ("HPFEEDS_PORT", "70000", "not a port from 1 to 65535"),
+        ("HPFEEDS_PORT", LINK, "is a link that Kubernetes sets for a service named hpfeeds"),
+        ("HPFEEDS_IDENT", &long, "is 256 bytes long"),
+    ];
+    for (variable, value, words) in cases {
+        let mut publish = tool();
+        publish.env(variable, value).args(["publish", "-s", "s", "-c", "a", "x"]);
+        if variable != "HPFEEDS_IDENT" {
+            publish.args(["-i", "i"]);
+        }
+        let (code, stderr) = outcome(&mut publish);
+        assert_eq!(code, Some(2), "{variable}={value}: {stderr}");
+        assert!(stderr.starts_with(&format!("hpfeeds: the variable {variable}: ")), "{stderr}");
+        assert!(stderr.contains(words), "{words:?} in {stderr}");
+    }
+    let mut publish = tool();
+    let secret: std::ffi::OsString = std::os::unix::ffi::OsStringExt::from_vec(b"hunter2\xff".to_vec());
+    publish.env("HPFEEDS_SECRET", secret).args(["publish", "-i", "i", "-c", "a", "x"]);
+    let (code, stderr) = outcome(&mut publish);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(stderr.contains("HPFEEDS_SECRET: is not UTF-8") && !stderr.contains("hunter2"), "{stderr}");
+}
+
 #[test]
 fn what_is_missing_is_named() {
     let cases: [(&[&str], &[&str]); 8] = [

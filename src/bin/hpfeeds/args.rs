@@ -23,7 +23,8 @@ Exit codes:
 
 Environment:
   HPFEEDS_HOST, HPFEEDS_PORT, HPFEEDS_IDENT and HPFEEDS_SECRET stand in for the options of
-  these names. Give the secret this way: others on this machine can read a command line.
+  these names: one whose option is given is not read, and an empty one counts as not set.
+  Give the secret this way: others on this machine can read a command line.
 
 The connection options work before and after the action.";
 
@@ -206,12 +207,14 @@ impl Cli {
             }
             Action::Sendfile(args) => &mut args.channels,
             Action::Bench(args) => {
-                let needs_key = args.settle(before, self.connection.addr(), matches)?;
+                self.connection.complete()?;
+                let needs_key = args.settle(before, &self.connection, matches)?;
                 return if needs_key { self.connection.check() } else { Ok(()) };
             }
             Action::Completions(_) => return Ok(()),
         };
         channels.complete(before)?;
+        self.connection.complete()?;
         self.connection.check()
     }
 }

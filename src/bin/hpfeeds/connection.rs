@@ -1,38 +1,37 @@
 //! How to reach the broker and with which key.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{env, fmt, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueHint, error::ErrorKind};
 use hpfeeds::{BrokerAddr, Channel, ClientSession, Ident, Limits, Secret, SessionBuilder, TlsOptions, wire};
 
 use crate::{args, exit::Failure};
 
+/// The port that hpfeeds clients try by default.
+const PORT: u16 = 20000;
+
 /// Global options: they work before and after the action. Given twice, the later one counts, as with the Python tool.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectionArgs {
-    /// The broker's name or address.
-    #[arg(long, global = true, overrides_with = "host", env = "HPFEEDS_HOST", default_value = "localhost", value_parser = host,
-        value_hint = ValueHint::Hostname)]
-    host: String,
+    #[arg(help = "The broker's name or address [env: HPFEEDS_HOST] [default: localhost]",
+        long, global = true, overrides_with = "host", value_parser = host, value_hint = ValueHint::Hostname)]
+    host: Option<String>,
 
-    /// The broker's port.
-    #[arg(short, long, global = true, overrides_with = "port", env = "HPFEEDS_PORT", default_value_t = 20000,
-        value_parser = clap::value_parser!(u16).range(1..))]
-    port: u16,
+    #[arg(help = "The broker's port [env: HPFEEDS_PORT] [default: 20000]",
+        short, long, global = true, overrides_with = "port", value_parser = port)]
+    port: Option<u16>,
 
-    /// The key's name.
-    #[arg(short, long, global = true, overrides_with = "ident", env = "HPFEEDS_IDENT", value_parser = args::name, allow_hyphen_values = true)]
+    #[arg(help = "The key's name [env: HPFEEDS_IDENT]",
+        short, long, global = true, overrides_with = "ident", value_parser = args::name, allow_hyphen_values = true)]
     ident: Option<String>,
 
-    /// The key's secret; better given in the environment.
     #[arg(
+        help = "The key's secret; better given in the environment [env: HPFEEDS_SECRET]",
         short,
         long,
         global = true,
         overrides_with = "secret",
-        env = "HPFEEDS_SECRET",
-        hide_env_values = true,
         allow_hyphen_values = true
     )]
     secret: Option<GivenSecret>,
@@ -83,6 +82,20 @@ impl fmt::Debug for GivenSecret {
 }
 
 impl ConnectionArgs {
+    /// Takes from the environment what the command line has not given, wherever that stands. clap would read a variable
+    /// before it has seen what follows the action, and end on one that is not used.
+    pub(crate) fn complete(&mut self) -> Result<(), (ErrorKind, String)> {
+        fill(&mut self.host, "HPFEEDS_HOST", |text| host(&text))?;
+        fill(&mut self.port, "HPFEEDS_PORT", |text| port_variable(&text))?;
+        fill(&mut self.ident, "HPFEEDS_IDENT", |text| args::name(&text).map_err(|cause| cause.to_string()))?;
+        fill(&mut self.secret, "HPFEEDS_SECRET", |text| Ok(text.into()))
+    }
+
+    /// Whether the user has said where the broker is.
+    pub(crate) fn names_a_broker(&self) -> bool {
+        self.host.is_some() || self.port.is_some()
+    }
+
     /// What a key needs. An empty value, as an unset variable of a compose file leaves it, counts as none.
     pub(crate) fn check(&self) -> Result<(), (ErrorKind, String)> {
         let missing = |what: &str| {
@@ -110,15 +123,19 @@ impl ConnectionArgs {
     }
 
     pub(crate) fn addr(&self) -> BrokerAddr {
-        BrokerAddr::new(&*self.host, self.port)
+        BrokerAddr::new(self.host.as_deref().unwrap_or("localhost"), self.port.unwrap_or(PORT))
+    }
+
+    /// The key's name and secret, which are empty when they were not given.
+    pub(crate) fn key(&self) -> (&str, Secret) {
+        let secret = self.secret.as_ref().map_or("", |secret| &*secret.0);
+        (self.ident.as_deref().unwrap_or_default(), Secret::from(secret))
     }
 
     /// A session that does not exist yet.
     pub(crate) fn builder(&self) -> SessionBuilder {
-        let secret = self.secret.as_ref().map_or("", |secret| &*secret.0);
-        let ident = self.ident.as_deref().unwrap_or_default();
-        let builder =
-            ClientSession::builder(self.addr(), ident, Secret::from(secret)).limits(Limits::new(self.max_message));
+        let (ident, secret) = self.key();
+        let builder = ClientSession::builder(self.addr(), ident, secret).limits(Limits::new(self.max_message));
         match self.tls_options() {
             Some(tls) => builder.tls(tls),
             None => builder,
@@ -155,6 +172,40 @@ impl ConnectionArgs {
 /// How long dialling and the broker's greeting may take, for somebody who is willing to wait so long for an answer.
 pub(crate) fn handshake_timeout(patience: Duration) -> Duration {
     patience.min(Duration::from_secs(10))
+}
+
+/// Sets what is not given to the value of a variable. An empty one, as compose files leave it, counts as not set.
+fn fill<T>(
+    given: &mut Option<T>,
+    variable: &str,
+    parse: impl FnOnce(String) -> Result<T, String>,
+) -> Result<(), (ErrorKind, String)> {
+    let Some(value) = env::var_os(variable).filter(|value| given.is_none() && !value.is_empty()) else {
+        return Ok(());
+    };
+    // Without the value, which may be the secret; those of the others are in what is wrong with them.
+    let parsed = value.into_string().map_err(|_| "is not UTF-8".to_owned()).and_then(parse);
+    *given = Some(parsed.map_err(|fault| (ErrorKind::ValueValidation, format!("the variable {variable}: {fault}")))?);
+    Ok(())
+}
+
+fn port(text: &str) -> Result<u16, &'static str> {
+    text.parse().ok().filter(|port| *port != 0).ok_or("not a port from 1 to 65535")
+}
+
+/// Kubernetes sets `HPFEEDS_PORT=tcp://ADDR:PORT` in each pod beside a service named hpfeeds. It is no setting of the
+/// user, but a default taken instead could be the wrong broker.
+fn port_variable(text: &str) -> Result<u16, String> {
+    port(text).map_err(|fault| {
+        if text.contains("://") {
+            format!(
+                "{text:?} is a link that Kubernetes sets for a service named hpfeeds, and no port: give --port, or set \
+                 the variable or enableServiceLinks: false in the pod"
+            )
+        } else {
+            format!("{text:?} is {fault}")
+        }
+    })
 }
 
 fn host(text: &str) -> Result<String, String> {

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{ArgMatches, Args, Subcommand, ValueHint, error::ErrorKind, parser::ValueSource};
 use hpfeeds::{BrokerAddr, Channel, Secret};
 
-use crate::args;
+use crate::{args, connection::ConnectionArgs};
 
 /// The channel that is published to unless another is asked for.
 const CHANNEL: &str = "bench";
@@ -151,7 +151,7 @@ impl BenchArgs {
     pub(crate) fn settle(
         &mut self,
         channels: Vec<Channel>,
-        addr: BrokerAddr,
+        connection: &ConnectionArgs,
         matches: &ArgMatches,
     ) -> Result<bool, (ErrorKind, String)> {
         let conflict = |message: &str| Err((ErrorKind::ArgumentConflict, message.to_owned()));
@@ -164,7 +164,7 @@ impl BenchArgs {
             return conflict("bench does not speak TLS: it would measure its own cryptography");
         }
         self.max_message = matches.get_one("max_message").copied().unwrap_or_default();
-        let given = is_set(matches, "host") || is_set(matches, "port");
+        let given = connection.names_a_broker();
         if given && self.common.broker.is_some() {
             return conflict("--broker PATH starts a broker, so there can be no --host or --port");
         }
@@ -172,9 +172,8 @@ impl BenchArgs {
             return conflict("--pid PID is for an existing broker: give its --host and --port");
         }
         if given {
-            let ident = matches.get_one::<String>("ident").cloned().unwrap_or_default();
-            let secret = matches.get_raw("secret").and_then(|mut raw| raw.next()).unwrap_or_default();
-            self.given = Some(Given { addr, ident, secret: Secret::new(secret.as_encoded_bytes()) });
+            let (ident, secret) = connection.key();
+            self.given = Some(Given { addr: connection.addr(), ident: ident.to_owned(), secret });
         }
         Ok(given)
     }
@@ -189,7 +188,7 @@ impl CommonArgs {
     }
 }
 
-/// By the user, on the command line or in the environment.
+/// By the user.
 fn is_set(matches: &ArgMatches, id: &str) -> bool {
     matches.value_source(id).is_some_and(|source| source != ValueSource::DefaultValue)
 }
