@@ -17,6 +17,8 @@ pub(crate) enum Cause {
         name: String,
         cause: NameError,
     },
+    /// A name that was checked before the session saw it.
+    BareName(NameError),
     Address {
         given: String,
     },
@@ -67,6 +69,8 @@ pub(crate) enum Cause {
         addr: BrokerAddr,
         cause: io::Error,
     },
+    /// The send queue has no room right now.
+    Full,
     // The session is over.
     Closed,
     Unsent {
@@ -79,6 +83,9 @@ pub(crate) enum Cause {
         why: Option<Error>,
     },
 }
+
+/// What the error of `try_publish` says, too.
+pub(super) const FULL: &str = "the send queue is full: the broker is away or slower than this program";
 
 impl Error {
     pub(crate) fn new(cause: Cause) -> Self {
@@ -119,7 +126,7 @@ impl Error {
     #[must_use]
     pub fn is_usage(&self) -> bool {
         match self.cause() {
-            Cause::Name { .. } | Cause::Address { .. } | Cause::Encode(_) => true,
+            Cause::Name { .. } | Cause::BareName(_) | Cause::Address { .. } | Cause::Encode(_) => true,
             #[cfg(feature = "tls")]
             Cause::Tls { .. } => true,
             _ => false,
@@ -162,6 +169,13 @@ impl Error {
         )
     }
 
+    /// The send queue has no room right now, as [`try_publish`](super::Publisher::try_publish) said; trying again later may
+    /// help.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self.cause(), Cause::Full)
+    }
+
     /// [`close`](super::ClientSession::close) had to leave messages behind: some were never written, or the broker
     /// did not confirm that it read them.
     #[must_use]
@@ -190,6 +204,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.cause() {
             Cause::Name { field, name, cause } => write!(f, "{field} {name:?} {cause}"),
+            Cause::BareName(cause) => write!(f, "the name {cause}"),
             Cause::Address { given } => {
                 write!(f, "{given:?} is not a broker address: use HOST:PORT, such as \"localhost:20000\"")
             }
@@ -214,6 +229,7 @@ impl fmt::Display for Error {
             }
             Cause::Eof { addr } => write!(f, "{addr} closed the connection"),
             Cause::Io { addr, cause } => write!(f, "the connection to {addr} failed: {cause}"),
+            Cause::Full => f.write_str(FULL),
             Cause::Closed => f.write_str("the session is closed"),
             Cause::Unsent { messages, bytes, why } => {
                 let (what, were) = if *messages == 1 { ("message", "was") } else { ("messages", "were") };
@@ -256,7 +272,7 @@ impl fmt::Debug for Error {
 impl error::Error for Error {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         match self.cause() {
-            Cause::Name { cause, .. } => Some(cause),
+            Cause::Name { cause, .. } | Cause::BareName(cause) => Some(cause),
             Cause::Encode(cause) => Some(cause),
             #[cfg(feature = "tls")]
             Cause::Tls { cause, .. } => Some(&**cause),
@@ -271,6 +287,13 @@ impl error::Error for Error {
 impl From<EncodeError> for Error {
     fn from(cause: EncodeError) -> Self {
         Self::new(Cause::Encode(cause))
+    }
+}
+
+/// For `Channel::new(name)?` and `Ident::new(name)?`. Which name it was is not known any more.
+impl From<NameError> for Error {
+    fn from(cause: NameError) -> Self {
+        Self::new(Cause::BareName(cause))
     }
 }
 

@@ -10,7 +10,11 @@ use futures::{Sink, Stream, StreamExt as _};
 use tokio::{sync::TryAcquireError, task::yield_now};
 use tokio_util::sync::PollSemaphore;
 
-use super::{Error, shared::Shared};
+use super::{
+    Error,
+    error::{Cause, FULL},
+    shared::Shared,
+};
 use crate::wire::{Channel, Field};
 
 /// The sending half of a session: clone it and hand it to whoever publishes.
@@ -142,6 +146,8 @@ pub(crate) fn parse(channel: &str) -> Result<Channel, Error> {
 }
 
 /// A message that [`try_publish`](Publisher::try_publish) did not take.
+///
+/// Converts to [`Error`], so that `try_publish(..)?` works in a function that returns one; the payload is dropped then.
 #[derive(Debug, Clone)]
 pub struct TryPublishError {
     payload: Bytes,
@@ -172,8 +178,15 @@ impl fmt::Display for TryPublishError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cause {
             Some(cause) => cause.fmt(f),
-            None => f.write_str("the send queue is full: the broker is away or slower than this program"),
+            None => f.write_str(FULL),
         }
+    }
+}
+
+/// For `try_publish(..)?`. The payload is dropped.
+impl From<TryPublishError> for Error {
+    fn from(error: TryPublishError) -> Self {
+        error.cause.unwrap_or_else(|| Self::new(Cause::Full))
     }
 }
 

@@ -5,7 +5,7 @@ use ecow::EcoString;
 /// The longest ident or channel, in bytes: PUBLISH stores its length in one byte.
 pub const MAX_NAME_LEN: usize = 255;
 
-/// Why a string cannot be an ident or a channel.
+/// Why a string cannot be an ident or a channel. Converts to [`Error`](crate::Error).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameError {

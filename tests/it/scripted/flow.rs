@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{FutureExt as _, SinkExt as _, StreamExt as _, stream};
-use hpfeeds::{SessionEvent, wire::Limits};
+use hpfeeds::{Channel, ClientSession, Error, SessionEvent, wire::Limits};
 use tokio::time::timeout;
 
 use crate::script::{Script, text};
@@ -44,6 +44,29 @@ async fn what_cannot_be_published_is_refused_before_it_is_queued() {
     assert!(session.try_publish("x", vec![0; 96]).unwrap_err().cause().unwrap().is_usage());
     assert_eq!(session.publisher().free(), free);
     session.publish("x", vec![0; 95]).await.unwrap();
+}
+
+/// As a function would that returns the library's error.
+fn offer(session: &ClientSession, channel: &str, payload: Vec<u8>) -> Result<(), Error> {
+    let channel = Channel::new(channel)?;
+    session.try_publish(&channel, payload)?;
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn faulty_names_and_full_queues_convert_to_the_error_of_the_library() {
+    let (_script, builder) = Script::new();
+    let session = builder.limits(Limits::new(100)).send_queue(100).start().unwrap();
+    let error = offer(&session, "", vec![]).unwrap_err();
+    assert!(error.is_usage() && !error.is_full(), "{error}");
+    assert_eq!(error.to_string(), "the name is empty");
+    // What the session itself refuses stays what it was.
+    let error = offer(&session, "x", vec![0; 96]).unwrap_err();
+    assert!(error.is_usage() && error.to_string().contains("the limit is 105"), "{error}");
+    offer(&session, "x", vec![0; 60]).unwrap();
+    let error = offer(&session, "x", vec![0; 60]).unwrap_err();
+    assert!(error.is_full() && !error.is_usage() && !error.is_network() && !error.is_closed(), "{error}");
+    assert_eq!(error.to_string(), session.try_publish("x", vec![0; 60]).unwrap_err().to_string());
 }
 
 #[tokio::test(start_paused = true)]
