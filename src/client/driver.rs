@@ -76,8 +76,11 @@ impl Driver {
                 self.lost += unconfirmed;
                 self.broke.get_or_insert_with(|| cause.clone());
             }
-            tracing::info!(addr = %self.shared.config.addr, %cause, "disconnected");
             let next = self.next_delay(&attempt, &cause);
+            // Whoever waits in `connect` hears of the failure instead.
+            let delay = next.filter(|_| self.first.is_none()).map(|delay| format!("{:.1}s", delay.as_secs_f64()));
+            let retry_in = delay.map(tracing::field::display);
+            tracing::info!(addr = %self.shared.config.addr, %cause, retry_in, "disconnected");
             if let Some(delay) = next {
                 self.shared.state.send_replace(SessionState::Waiting { delay });
             }

@@ -35,6 +35,9 @@ fn waits_for_a_broker_that_is_away_and_says_so_once() {
     let stderr = tool.stderr();
     let told = stderr.lines().filter(|line| line.starts_with("hpfeeds: cannot connect")).count();
     assert_eq!(told, 1, "{stderr}");
+    // And when it tries again.
+    let lost: Vec<_> = stderr.lines().filter(|line| line.contains("disconnected")).collect();
+    assert!(lost.len() >= 4 && lost.iter().all(|line| line.contains(" retry_in=") && line.ends_with('s')), "{stderr}");
 }
 
 /// A broker that is being stopped can look like one that rejects the key.

@@ -40,6 +40,9 @@ fn debug_tells_what_happens() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.contains("connecting") && stderr.contains("connected"), "{stderr}");
     assert!(!stderr.contains('\u{1b}'), "{stderr}");
+    let refused = broker.sensor("publish").args(["--debug", "-c", "events", "-s", "wrong", "x"]).output().unwrap();
+    let stderr = String::from_utf8(refused.stderr).unwrap();
+    assert!(stderr.contains("disconnected") && !stderr.contains("retry_in"), "it does not try again: {stderr}");
     let quiet = broker.sensor("publish").args(["-c", "events", "x"]).output().unwrap();
     assert_eq!(quiet.stderr, b"");
 }
