@@ -1,14 +1,18 @@
 //! `hpfeeds subscribe`: when it ends, and with which code. What it prints is in `formats`.
 
 use std::{
+    fs,
     io::Write as _,
     net::{Shutdown, TcpListener},
+    path::Path,
     process::Command,
+    thread,
+    time::{Duration, Instant},
 };
 
 use sha2::{Digest as _, Sha256};
 
-use crate::support::{Running, Scripted, TestBroker, bare_tool, error, message, outcome, read_frame, tool};
+use crate::support::{Running, SOON, Scripted, TestBroker, bare_tool, error, message, outcome, read_frame, tool};
 
 #[test]
 fn says_what_it_is_connected_to() {
@@ -204,7 +208,7 @@ fn what_was_stored_is_printed_when_the_next_cannot_be_stored() {
     let dir = tempfile::tempdir().unwrap();
     // No file can take the place of a directory.
     let digest = Sha256::digest(b"three").iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    std::fs::create_dir(dir.path().join(digest)).unwrap();
+    fs::create_dir(dir.path().join(digest)).unwrap();
     let broker = Scripted::authenticated(1, |_, stream| {
         assert_eq!(read_frame(stream).unwrap()[4], 4, "not SUBSCRIBE");
         stream.write_all(&[message(b"one"), message(b"two"), message(b"three")].concat()).unwrap();
@@ -214,7 +218,64 @@ fn what_was_stored_is_printed_when_the_next_cannot_be_stored() {
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("cannot store a payload"), "{stderr}");
     assert_eq!(stdout.lines().count(), 2, "{stdout}");
-    let stored = stdout.lines().map(|line| std::fs::read(line.split(' ').nth(2).unwrap()).unwrap());
+    let stored = stdout.lines().map(|line| fs::read(line.split(' ').nth(2).unwrap()).unwrap());
     assert_eq!(stored.collect::<Vec<_>>(), [b"one", b"two"]);
     broker.done();
+}
+
+/// Waits until a file holds this.
+fn wait_for_file(path: &Path, expected: &str) {
+    let start = Instant::now();
+    while fs::read_to_string(path).ok().as_deref() != Some(expected) {
+        assert!(start.elapsed() < SOON, "{} holds {:?}", path.display(), fs::read_to_string(path));
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_file_that_is_moved_or_removed_is_made_again_for_the_next_message() {
+    let broker = TestBroker::start();
+    let dir = tempfile::tempdir().unwrap();
+    let (log, old) = (dir.path().join("log"), dir.path().join("log.1"));
+    let mut tool = broker.subscribed(&["-o", log.to_str().unwrap()]);
+    broker.publish(["one"]);
+    wait_for_file(&log, "[events] sensor: one\n");
+    fs::rename(&log, &old).unwrap();
+    broker.publish(["two"]);
+    wait_for_file(&log, "[events] sensor: two\n");
+    assert_eq!(fs::read_to_string(&old).unwrap(), "[events] sensor: one\n");
+    fs::remove_file(&log).unwrap();
+    broker.publish(["three"]);
+    wait_for_file(&log, "[events] sensor: three\n");
+    // Another one in its place is appended to.
+    fs::rename(&old, &log).unwrap();
+    broker.publish(["four"]);
+    wait_for_file(&log, "[events] sensor: one\n[events] sensor: four\n");
+    // Where nothing can be made, it says so rather than to go on for nothing.
+    fs::remove_dir_all(dir.path()).unwrap();
+    broker.publish(["five"]);
+    assert_eq!(tool.wait(), Some(1));
+    assert!(tool.stderr().contains(&format!("cannot open {}: No such file", log.display())), "{}", tool.stderr());
+}
+
+#[test]
+fn sighup_opens_the_file_again_before_a_message_comes() {
+    let broker = TestBroker::start();
+    let dir = tempfile::tempdir().unwrap();
+    let (log, old) = (dir.path().join("log"), dir.path().join("log.1"));
+    let mut tool = broker.subscribed(&["-o", log.to_str().unwrap()]);
+    broker.publish(["one"]);
+    wait_for_file(&log, "[events] sensor: one\n");
+    fs::rename(&log, &old).unwrap();
+    tool.signal("HUP");
+    wait_for_file(&log, "");
+    broker.publish(["two"]);
+    wait_for_file(&log, "[events] sensor: two\n");
+    tool.signal("TERM");
+    assert_eq!(tool.wait(), Some(0));
+    assert_eq!(fs::read_to_string(&old).unwrap(), "[events] sensor: one\n");
+    // Without a file, it ends the tool as it ends all others: nobody is left at the terminal.
+    let mut tool = broker.subscribed(&[]);
+    tool.signal("HUP");
+    assert_eq!(tool.wait(), None);
 }

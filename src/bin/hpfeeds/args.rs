@@ -99,7 +99,7 @@ pub(crate) struct SubscribeArgs {
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) format: Format,
 
-    /// Append to this file instead of printing to stdout.
+    /// Append to this file instead of printing to stdout; it is opened again on SIGHUP, and when it has been moved or removed.
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
 

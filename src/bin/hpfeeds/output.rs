@@ -1,7 +1,7 @@
 //! Where `subscribe` prints to.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, Metadata, OpenOptions},
     future::pending,
     io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
@@ -31,7 +31,7 @@ pub(crate) struct Output {
 
 enum Target {
     Stdout(Reader),
-    File(File, PathBuf),
+    File(Appended),
 }
 
 /// Why no more can be printed.
@@ -45,7 +45,7 @@ pub(crate) enum Stuck {
 impl Output {
     pub(crate) fn open(args: &SubscribeArgs) -> Result<Self, Failure> {
         let to = match &args.output {
-            Some(path) => Target::File(append(path)?, path.clone()),
+            Some(path) => Target::File(Appended::open(path).map_err(Failure::new)?),
             None if args.format == Format::Raw && io::stdout().is_terminal() => {
                 return Err(Failure::with_code(
                     crate::exit::USAGE,
@@ -85,14 +85,28 @@ impl Output {
                 let mut stdout = io::stdout().lock();
                 stdout.write_all(&self.buffer).and_then(|()| stdout.flush())
             }
-            Target::File(file, _) => file.write_all(&self.buffer),
+            Target::File(appended) => {
+                // What is written to a file that has been moved away or removed would be found late, or never.
+                if appended.has_gone() {
+                    appended.reopen().map_err(Stuck::Failed)?;
+                }
+                appended.file.write_all(&self.buffer)
+            }
         };
         self.buffer.clear();
         written.map_err(|cause| match &self.to {
             Target::Stdout(_) if cause.kind() == io::ErrorKind::BrokenPipe => Stuck::ClosedPipe,
             Target::Stdout(_) => Stuck::Failed(format!("cannot write to stdout: {cause}")),
-            Target::File(_, path) => Stuck::Failed(format!("cannot write to {}: {cause}", path.display())),
+            Target::File(to) => Stuck::Failed(format!("cannot write to {}: {cause}", to.path.display())),
         })
+    }
+
+    /// Opens the file again, as SIGHUP asks for when it has been moved away.
+    pub(crate) fn reopen(&mut self) -> Result<(), Failure> {
+        match &mut self.to {
+            Target::File(appended) if appended.identity.is_some() => appended.reopen().map_err(Failure::new),
+            Target::File(_) | Target::Stdout(_) => Ok(()),
+        }
     }
 
     /// Waits until nobody reads our stdout any more. Cancel safe.
@@ -104,12 +118,52 @@ impl Output {
     }
 }
 
-fn append(path: &Path) -> Result<File, Failure> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(path)
-        .map_err(|cause| Failure::new(format!("cannot open {}: {cause}", path.display())))
+/// A file that is appended to, and opened again when its path leads to another one.
+struct Appended {
+    file: File,
+    path: PathBuf,
+    /// Nothing for what is no regular file, such as a pipe: that is opened once.
+    identity: Option<Identity>,
+}
+
+impl Appended {
+    fn open(path: &Path) -> Result<Self, String> {
+        let fault = |cause: io::Error| format!("cannot open {}: {cause}", path.display());
+        let file = OpenOptions::new().append(true).create(true).open(path).map_err(fault)?;
+        let identity = identity(&file.metadata().map_err(fault)?);
+        Ok(Self { file, path: path.to_owned(), identity })
+    }
+
+    fn reopen(&mut self) -> Result<(), String> {
+        *self = Self::open(&self.path)?;
+        tracing::debug!(file = %self.path.display(), "opened again");
+        Ok(())
+    }
+
+    /// Whether its path leads elsewhere by now: it has been moved away, replaced or removed.
+    fn has_gone(&self) -> bool {
+        let Some(opened) = self.identity else {
+            return false;
+        };
+        match fs::metadata(&self.path) {
+            Ok(there) => identity(&there) != Some(opened),
+            Err(cause) => cause.kind() == io::ErrorKind::NotFound,
+        }
+    }
+}
+
+/// The device and the number of a regular file there.
+type Identity = (u64, u64);
+
+#[cfg(unix)]
+fn identity(metadata: &Metadata) -> Option<Identity> {
+    use std::os::unix::fs::MetadataExt as _;
+    metadata.is_file().then(|| (metadata.dev(), metadata.ino()))
+}
+
+#[cfg(not(unix))]
+fn identity(_: &Metadata) -> Option<Identity> {
+    None
 }
 
 /// Whoever reads our stdout, if that is a pipe. Without it, `hpfeeds subscribe | head -1` would only end at the second

@@ -64,6 +64,37 @@ where
     action(Stop(receiver)).await
 }
 
+/// SIGHUP, which does not end the process while somebody listens to it.
+pub(crate) struct Hangup(#[cfg(unix)] Option<tokio::signal::unix::Signal>);
+
+impl Hangup {
+    /// Listens, if it is wanted: otherwise SIGHUP does what it always does.
+    pub(crate) fn listen(wanted: bool) -> Result<Self, Failure> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            let signal = wanted.then(|| signal(SignalKind::hangup())).transpose();
+            signal.map(Self).map_err(|cause| Failure::new(format!("cannot handle signals: {cause}")))
+        }
+        #[cfg(not(unix))]
+        {
+            let _ = wanted;
+            Ok(Self())
+        }
+    }
+
+    /// Waits for the next one, for ever if none is listened to. Cancel safe.
+    pub(crate) async fn next(&mut self) {
+        #[cfg(unix)]
+        if let Some(signal) = &mut self.0
+            && signal.recv().await.is_some()
+        {
+            return;
+        }
+        std::future::pending::<()>().await;
+    }
+}
+
 #[cfg(unix)]
 struct Signals {
     interrupt: tokio::signal::unix::Signal,

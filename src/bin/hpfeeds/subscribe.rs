@@ -11,7 +11,7 @@ use crate::{
     connection::ConnectionArgs,
     exit::{Failure, TOO_FEW},
     output::{Output, Stuck},
-    signals::Stop,
+    signals::{Hangup, Stop},
     watch::Watch,
 };
 
@@ -20,6 +20,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(connection: ConnectionArgs, args: SubscribeArgs, mut stop: Stop) -> Result<(), Failure> {
     let output = Output::open(&args)?;
+    let hangup = Hangup::listen(args.output.is_some())?;
     let channels = args.channels.channels;
     tracing::debug!(addr = %connection.addr(), "connecting");
     let session = connection.builder().close_timeout(GOODBYE).start()?;
@@ -27,7 +28,7 @@ pub(crate) async fn run(connection: ConnectionArgs, args: SubscribeArgs, mut sto
     // by the time that the session counts as connected.
     subscribe(&session, &channels)?;
     let watch = Watch::new(connection.addr(), channels);
-    let mut subscriber = Subscriber { session, output, watch, wanted: args.count, received: 0 };
+    let mut subscriber = Subscriber { session, output, hangup, watch, wanted: args.count, received: 0 };
     let end = tokio::select! {
         end = subscriber.receive() => end,
         _ = stop.requested() => Ok(End::Done),
@@ -50,6 +51,7 @@ async fn deadline(timeout: Option<Duration>) {
 struct Subscriber {
     session: ClientSession,
     output: Output,
+    hangup: Hangup,
     watch: Watch,
     wanted: Option<NonZeroU64>,
     received: u64,
@@ -80,6 +82,7 @@ impl Subscriber {
                     Some(Err(Stuck::Failed(why))) => return Err(Failure::new(why)),
                     None => return Err(Failure::new("the session ended")),
                 },
+                () = self.hangup.next() => self.output.reopen()?,
                 () = self.output.closed() => return Ok(End::Done),
             }
         }
