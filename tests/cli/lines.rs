@@ -87,6 +87,34 @@ fn a_line_above_the_maximum_is_named_and_those_before_it_are_published() {
     assert_eq!(peer.payloads(), [Bytes::from("one"), longest.into()]);
 }
 
+#[test]
+fn lines_above_the_maximum_can_be_skipped_and_are_counted() {
+    let broker = TestBroker::start();
+    let mut peer = broker.listen(&["events"]);
+    let longest = "x".repeat(largest("events"));
+    let input = format!("one\n{longest}y\n{longest}\n{longest}{longest}\nlast");
+    let mut publish = broker.sensor("publish");
+    let (code, stderr) = outcome(publish.args(["--lines", "--skip-long", "-c", "events"]).write_stdin(input));
+    assert_eq!(code, Some(6));
+    let expected = [
+        "hpfeeds: line 2 of stdin is longer than 1048562 bytes: skipped",
+        "hpfeeds: skipped 2 lines longer than 1048562 bytes; the broker has read the 3 messages of the others",
+    ];
+    assert_eq!(stderr.lines().collect::<Vec<_>>(), expected);
+    assert_eq!(peer.payloads(), [Bytes::from("one"), longest.clone().into(), "last".into()]);
+    // With nothing to skip, it makes no difference.
+    let mut publish = broker.sensor("publish");
+    publish.args(["--lines", "--skip-long", "-c", "events"]).write_stdin("two").assert().success().stderr("");
+    assert_eq!(peer.payloads(), ["two"]);
+    // What is worse decides about the code, and the count is told all the same.
+    let mut publish = broker.sensor("publish");
+    publish.args(["--lines", "--skip-long", "-c", "forbidden"]).write_stdin(format!("{longest}yyyyyyyyyyy\nx"));
+    let (code, stderr) = outcome(&mut publish);
+    assert_eq!(code, Some(4), "{stderr}");
+    assert!(stderr.contains("skipped 1 line longer than"), "{stderr}");
+    fails(broker.sensor("publish").args(["--skip-long", "-c", "events", "x"]), 2, "--lines");
+}
+
 /// The broker closes while most lines are still to be sent: its reason must be heard over the failing writes.
 #[test]
 fn a_refusal_in_full_flow_is_told() {

@@ -19,6 +19,7 @@ Exit codes:
   3    the broker does not accept the ident and secret
   4    the broker does not let this key use a channel
   5    subscribe: --timeout passed before enough messages arrived
+  6    publish: --skip-long left lines out; the broker has read all others
   130  publish, sendfile: ended by Ctrl-C before everything was sent (143: by SIGTERM)
 
 Environment:
@@ -142,6 +143,10 @@ pub(crate) struct PublishArgs {
     /// Publish each line of stdin as a message, as it comes. An empty line is an empty message.
     #[arg(short, long)]
     pub(crate) lines: bool,
+
+    /// Leave out lines that are longer than a message can be, and publish the others; exit code 6 if there were any.
+    #[arg(long, requires = "lines")]
+    pub(crate) skip_long: bool,
 }
 
 #[derive(Debug, Args)]

@@ -22,6 +22,9 @@ pub(crate) const DENIED: u8 = 4;
 /// `--timeout` passed before enough messages arrived.
 pub(crate) const TOO_FEW: u8 = 5;
 
+/// `--skip-long` left lines out, and everything else was sent and confirmed.
+pub(crate) const SKIPPED: u8 = 6;
+
 /// Why the exit code is not 0.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -76,7 +79,12 @@ pub(crate) fn code(error: &Error) -> u8 {
 
 /// How many messages, in words.
 pub(crate) fn messages(n: u64) -> String {
-    if n == 1 { "1 message".to_owned() } else { format!("{n} messages") }
+    count(n, "message")
+}
+
+/// How many of something, in words.
+pub(crate) fn count(n: u64, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
 /// Says something on stderr. A stderr that is gone is no reason to stop.

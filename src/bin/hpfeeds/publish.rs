@@ -11,10 +11,10 @@ use indicatif::ProgressBar;
 use crate::{
     args::PublishArgs,
     connection::ConnectionArgs,
-    exit::{Failure, notice},
+    exit::{self, Failure, SKIPPED, messages, notice},
     sending::{Cut, Outgoing},
     signals::Stop,
-    stdin,
+    stdin::{self, Line},
 };
 
 pub(crate) async fn run(connection: ConnectionArgs, args: PublishArgs, stop: Stop) -> Result<(), Failure> {
@@ -48,23 +48,55 @@ async fn one(connection: ConnectionArgs, args: PublishArgs, limit: usize, mut st
 
 async fn lines(connection: ConnectionArgs, args: PublishArgs, limit: usize, stop: Stop) -> Result<(), Failure> {
     let mut outgoing = connect(&connection, &args, stop).await?;
-    let mut published = 0;
-    let sent = send_lines(&mut outgoing, limit, &mut published).await;
+    let mut read = LinesRead::default();
+    let sent = send_lines(&mut outgoing, limit, args.skip_long, &mut read).await;
     let cut = sent.is_err();
-    let finished = outgoing.finish(sent).await.map(drop);
-    if cut {
-        finished.map_err(|failure| failure.and(format_args!("stdin was read up to line {published}")))
-    } else {
-        finished
+    let finished = outgoing.finish(sent).await;
+    let skipped = read.skipped;
+    let skipped = (skipped > 0).then(|| format!("skipped {} longer than {limit} bytes", exit::count(skipped, "line")));
+    match (finished, skipped) {
+        (Ok(_), None) => Ok(()),
+        (Ok(sent), Some(skipped)) => {
+            let sent = messages(sent);
+            Err(Failure::with_code(SKIPPED, format!("{skipped}; the broker has read the {sent} of the others")))
+        }
+        (Err(mut failure), skipped) => {
+            if cut {
+                failure = failure.and(format_args!("stdin was read up to line {}", read.published + read.skipped));
+            }
+            Err(match skipped {
+                Some(skipped) => failure.and(skipped),
+                None => failure,
+            })
+        }
     }
 }
 
-async fn send_lines(outgoing: &mut Outgoing, limit: usize, published: &mut u64) -> Result<(), Cut> {
-    let mut batches = stdin::lines(limit);
+/// How many lines of stdin came to what.
+#[derive(Default)]
+struct LinesRead {
+    published: u64,
+    skipped: u64,
+}
+
+async fn send_lines(outgoing: &mut Outgoing, limit: usize, skip_long: bool, read: &mut LinesRead) -> Result<(), Cut> {
+    let mut batches = stdin::lines(limit, skip_long);
     while let Some(batch) = outgoing.meanwhile(batches.recv()).await? {
         for line in batch.map_err(Cut::Input)? {
-            outgoing.send(&line).await?;
-            *published += 1;
+            match line {
+                Line::Whole(line) => {
+                    outgoing.send(&line).await?;
+                    read.published += 1;
+                }
+                Line::TooLong => {
+                    read.skipped += 1;
+                    // Once: input may go on for weeks, and the count comes only at its end.
+                    if read.skipped == 1 {
+                        let number = read.published + read.skipped;
+                        notice(format_args!("line {number} of stdin is longer than {limit} bytes: skipped"));
+                    }
+                }
+            }
         }
     }
     Ok(())

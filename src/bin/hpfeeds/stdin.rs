@@ -32,16 +32,24 @@ pub(crate) async fn whole(limit: usize) -> Result<Bytes, Failure> {
     }
 }
 
-/// Lines of stdin, without their newlines, or why there are no more.
-pub(crate) type Batch = Result<Vec<Bytes>, String>;
+/// Lines of stdin, or why there are no more.
+pub(crate) type Batch = Result<Vec<Line>, String>;
 
-/// The lines of stdin as they come, none longer than `limit`.
-pub(crate) fn lines(limit: usize) -> mpsc::Receiver<Batch> {
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    /// Without its newline.
+    Whole(Bytes),
+    /// It was longer than the limit, and nothing of it was kept.
+    TooLong,
+}
+
+/// The lines of stdin as they come. One that is longer than `limit` ends them, unless it is to be skipped.
+pub(crate) fn lines(limit: usize, skip_long: bool) -> mpsc::Receiver<Batch> {
     // The next batch is read while one is being sent.
     let (sender, receiver) = mpsc::channel(1);
     thread::spawn(move || {
         let stdin = io::BufReader::with_capacity(BATCH, io::stdin().lock());
-        Lines { input: stdin, limit, number: 0 }.send_all(&sender);
+        Lines { input: stdin, limit, skip_long, number: 0 }.send_all(&sender);
     });
     receiver
 }
@@ -49,6 +57,7 @@ pub(crate) fn lines(limit: usize) -> mpsc::Receiver<Batch> {
 struct Lines<R> {
     input: io::BufReader<R>,
     limit: usize,
+    skip_long: bool,
     number: u64,
 }
 
@@ -73,13 +82,15 @@ impl<R: io::Read> Lines<R> {
     }
 
     /// What can be had without waiting, but at least one line; and whether the input has ended.
-    fn batch(&mut self) -> (Vec<Bytes>, Result<bool, String>) {
+    fn batch(&mut self) -> (Vec<Line>, Result<bool, String>) {
         let mut batch = Vec::new();
         let mut size = 0;
         loop {
             match self.next() {
                 Ok(Some(line)) => {
-                    size += line.len();
+                    if let Line::Whole(line) = &line {
+                        size += line.len();
+                    }
                     batch.push(line);
                 }
                 Ok(None) => return (batch, Ok(true)),
@@ -92,7 +103,7 @@ impl<R: io::Read> Lines<R> {
         }
     }
 
-    fn next(&mut self) -> Result<Option<Bytes>, String> {
+    fn next(&mut self) -> Result<Option<Line>, String> {
         self.number += 1;
         let mut line = Vec::new();
         let read = self.input.by_ref().take(self.limit as u64 + 1).read_until(b'\n', &mut line);
@@ -104,13 +115,19 @@ impl<R: io::Read> Lines<R> {
         if line.last() == Some(&b'\n') {
             line.pop();
         }
+        if line.len() > self.limit && self.skip_long {
+            // Its rest passes through the buffer, however long it is.
+            let skipped = self.input.skip_until(b'\n');
+            skipped.map_err(|cause| format!("cannot read line {} of stdin: {cause}", self.number))?;
+            return Ok(Some(Line::TooLong));
+        }
         if line.len() > self.limit {
             return Err(format!(
                 "line {} of stdin is longer than {} bytes, the most that fits one message",
                 self.number, self.limit
             ));
         }
-        Ok(Some(line.into()))
+        Ok(Some(Line::Whole(line.into())))
     }
 }
 
@@ -119,10 +136,10 @@ impl<R: io::Read> Lines<R> {
 mod tests {
     use super::*;
 
-    fn read(input: &[u8], limit: usize) -> (Vec<Bytes>, Option<String>) {
+    fn read(input: &[u8], limit: usize, skip_long: bool) -> (Vec<Line>, Option<String>) {
         let (sender, mut receiver) = mpsc::channel(1000);
         // The smallest buffer: every line is cut by it.
-        Lines { input: io::BufReader::with_capacity(2, input), limit, number: 0 }.send_all(&sender);
+        Lines { input: io::BufReader::with_capacity(2, input), limit, skip_long, number: 0 }.send_all(&sender);
         drop(sender);
         let (mut lines, mut error) = (Vec::new(), None);
         while let Some(batch) = receiver.blocking_recv() {
@@ -134,20 +151,31 @@ mod tests {
         (lines, error)
     }
 
+    fn whole(line: &'static [u8]) -> Line {
+        Line::Whole(Bytes::from_static(line))
+    }
+
     #[test]
     fn lines_are_taken_as_they_are() {
-        assert_eq!(read(b"", 9), (vec![], None));
-        assert_eq!(read(b"\n", 9), (vec![Bytes::new()], None));
-        assert_eq!(read(b"one\n\n\xff\r\nlast", 9).0, ["one".as_bytes(), b"", b"\xff\r", b"last"]);
+        assert_eq!(read(b"", 9, false), (vec![], None));
+        assert_eq!(read(b"\n", 9, false), (vec![whole(b"")], None));
+        assert_eq!(read(b"one\n\n\xff\r\nlast", 9, false).0, [b"one", b"" as &[u8], b"\xff\r", b"last"].map(whole));
     }
 
     #[test]
     fn a_line_may_be_as_long_as_the_limit_and_no_longer() {
-        assert_eq!(read(b"1234\n1234", 4).0.len(), 2);
+        assert_eq!(read(b"1234\n1234", 4, false).0.len(), 2);
         for input in [b"1234\n12345\n".as_slice(), b"1234\n12345"] {
-            let (lines, error) = read(input, 4);
-            assert_eq!(lines, ["1234"]);
+            let (lines, error) = read(input, 4, false);
+            assert_eq!(lines, [whole(b"1234")]);
             assert!(error.unwrap().starts_with("line 2 of stdin is longer than 4 bytes"));
         }
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_skipped_to_its_end() {
+        let (lines, error) = read(b"12345\n1234\n123456789\n\n12345", 4, true);
+        assert_eq!(lines, [Line::TooLong, whole(b"1234"), Line::TooLong, whole(b""), Line::TooLong]);
+        assert_eq!(error, None);
     }
 }
