@@ -1,10 +1,10 @@
 //! From INFO to an authenticated client.
 
-use std::{io, net::SocketAddr, task::Poll};
+use std::{io, net::SocketAddr, task::Poll, time::Duration};
 
 use bytes::{Buf as _, BytesMut};
 use futures::{FutureExt as _, future::poll_fn};
-use hpfeeds::wire::{DecodeError, Digest, Frame, FrameRef, Header, Ident, Limits, Nonce, Opcode};
+use hpfeeds::wire::{DecodeError, Digest, Frame, FrameRef, Header, Ident, Limits, Nonce, Opcode, OtherProtocol};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
@@ -24,6 +24,9 @@ use crate::{
 /// Room for AUTH, which has at most 281 bytes, and for a little that a client sends along with it.
 const BUFFER: usize = 512;
 
+/// A connection that ends sooner, before TLS has come about, is a probe of whether the port is open, or has lost its way.
+const PROBE: Duration = Duration::from_secs(1);
+
 /// What everybody hears at the end. An end of stream without it confirms what a client has sent.
 pub(crate) const SHUTTING_DOWN: &str = "The broker is shutting down";
 
@@ -36,8 +39,8 @@ pub(crate) struct Admitted {
 
 /// Why there is no session.
 enum Failure {
-    /// It sent something else than AUTH, or nothing in time: the ERROR text.
-    Refused(Reason, String),
+    /// It sent something else than AUTH, or nothing in time: the ERROR text, and what its bytes are if that is known.
+    Refused(Reason, String, Option<OtherProtocol>),
     /// Wrong ident or secret, or nobody could tell.
     Rejected(Ident, Cause),
     /// Its ident has as many connections as it may have.
@@ -101,8 +104,7 @@ pub(crate) async fn turn(socket: &mut Socket, peer: SocketAddr, shared: &Shared)
     Some(turn)
 }
 
-/// Speaks TLS with a client whose turn it is. `false` when that has failed, which has been logged: it is the client that
-/// has to say why, and often somebody who looks for something else at this port.
+/// Speaks TLS with a client whose turn it is. `false` when that has failed, which has been logged.
 pub(crate) async fn secure(
     socket: &mut Socket,
     certificate: &Certificate,
@@ -110,18 +112,29 @@ pub(crate) async fn secure(
     stranger: &mut Stranger,
     shared: &Shared,
 ) -> bool {
-    let cause = match timeout(shared.config.handshake_timeout, socket.secure(certificate.config())).await {
+    let begun = Instant::now();
+    let wait = shared.config.handshake_timeout;
+    let cause = match timeout(wait, socket.secure(certificate.config())).await {
         Ok(Ok(())) => {
             stranger.silent = false;
             return true;
         }
         Ok(Err(cause)) => cause,
-        Err(_) => io::ErrorKind::TimedOut.into(),
+        Err(_) => {
+            let text =
+                format!("no TLS within {} s: a client without TLS waits for the broker to begin", wait.as_secs_f32());
+            io::Error::new(io::ErrorKind::TimedOut, text)
+        }
     };
     stranger.part();
     shared.metrics.failed(Reason::Tls);
     shared.depot.counters.handshake_failures.add(1);
-    debug!(%peer, %cause, "TLS handshake failed");
+    if cause.kind() == io::ErrorKind::UnexpectedEof && begun.elapsed() < PROBE {
+        debug!(%peer, %cause, "TLS handshake failed");
+    } else if let Some(Unlogged { here: unlogged, elsewhere }) = shared.reports.refused.about(peer.ip(), Instant::now())
+    {
+        info!(%peer, %cause, unlogged, elsewhere, "TLS handshake failed");
+    }
     // Not with TLS: the alert that says why is on its way.
     let (mut read, mut write) = socket.split();
     close(&mut read, &mut write, true, shared.config.write_timeout).await;
@@ -145,13 +158,14 @@ pub(crate) async fn run(
     stranger.part();
     let counters = &shared.depot.counters;
     match failure {
-        Failure::Refused(reason, text) => {
+        Failure::Refused(reason, text, other) => {
             shared.metrics.failed(reason);
             counters.handshake_failures.add(1);
             if let Some(Unlogged { here: unlogged, elsewhere }) =
                 shared.reports.refused.about(peer.ip(), Instant::now())
             {
-                info!(%peer, reason = text, unlogged, elsewhere, "handshake failed");
+                let hint = other.map(hint);
+                info!(%peer, reason = text, hint, unlogged, elsewhere, "handshake failed");
             }
             say(&mut write, &text, shared).await;
             close(&mut read, &mut write, true, shared.config.write_timeout).await;
@@ -229,7 +243,7 @@ async fn authenticate(
         }
     }
     let greeting = timeout(left, greet(read, write, received, stranger, shared)).await;
-    let late = |_| Failure::Refused(Reason::Timeout, format!("No AUTH within {} s", wait.as_secs_f32()));
+    let late = |_| Failure::Refused(Reason::Timeout, format!("No AUTH within {} s", wait.as_secs_f32()), None);
     let (nonce, ident, digest, received) = greeting.map_err(late)??;
     if !stranger.prove() {
         // It is being told so.
@@ -284,12 +298,15 @@ async fn greet(
                 return Ok((nonce, ident, digest, buf));
             }
             Ok(None) => {}
-            Err((reason, text)) => return Err(Failure::Refused(reason, text)),
+            Err((reason, text)) => return Err(Failure::Refused(reason, text, OtherProtocol::of(&buf))),
         }
         // AUTH is shorter than the buffer, so there is room until it is complete.
         match read.read(&mut buf).await {
             Ok(0) if buf.is_empty() => return Err(Failure::Gone(None)),
-            Ok(0) => return Err(Failure::Refused(Reason::Closed, "the connection ended inside AUTH".to_owned())),
+            Ok(0) => {
+                let text = "the connection ended inside AUTH".to_owned();
+                return Err(Failure::Refused(Reason::Closed, text, None));
+            }
             Ok(_) => {}
             Err(cause) => return Err(gone(cause)),
         }
@@ -315,6 +332,17 @@ fn first_frame(bytes: &[u8], limits: Limits) -> Result<Option<(Ident, Digest, us
             Ok(Some((ident, *digest, header.length)))
         }
         _ => Err(other()),
+    }
+}
+
+/// What to do about a client that speaks something else at an endpoint without TLS.
+fn hint(other: OtherProtocol) -> String {
+    match other {
+        OtherProtocol::Tls => "the client speaks TLS: it needs an endpoint tls:, or has to do without".to_owned(),
+        OtherProtocol::Proxy => {
+            "a proxy sends its header: the endpoint needs proxy=yes and proxyfrom=ADDRESS".to_owned()
+        }
+        other => format!("the client speaks {other}: it looks for something else at this port"),
     }
 }
 

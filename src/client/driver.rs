@@ -17,7 +17,7 @@ use super::{
     memory::{Attempt, Memory},
     shared::{Intent, Shared},
 };
-use crate::wire::{Frame, Nonce};
+use crate::wire::{Frame, Nonce, OtherProtocol};
 
 /// A connection that stayed up this long was a good one, and the delays start over.
 const HEALTHY: Duration = Duration::from_secs(10);
@@ -123,7 +123,8 @@ impl Driver {
     /// Dials, greets, authenticates, and serves the connection until it ends.
     async fn attempt(&mut self) -> (End, Attempt) {
         let config = &self.shared.config;
-        let handshake = timeout(config.handshake_timeout, self.handshake());
+        let mut connected = false;
+        let handshake = timeout(config.handshake_timeout, self.handshake(&mut connected));
         let (link, broker, nonce) = tokio::select! {
             biased;
             () = self.stopping() => return (End::Stopped, Attempt::default()),
@@ -132,7 +133,7 @@ impl Driver {
                 Ok(Err(cause)) => return (End::Failed(cause), Attempt::default()),
                 Err(_elapsed) => {
                     let (addr, after) = (config.addr.clone(), config.handshake_timeout);
-                    return (End::Failed(Error::new(Cause::HandshakeTimeout { addr, after })), Attempt::default());
+                    return (End::Failed(Error::new(Cause::HandshakeTimeout { addr, after, connected })), Attempt::default());
                 }
             },
         };
@@ -143,13 +144,15 @@ impl Driver {
         (end, attempt)
     }
 
-    async fn handshake(&self) -> Result<(Link, String, Nonce), Error> {
+    /// Sets `connected` when there is a connection, and what is waited for is what the broker says.
+    async fn handshake(&self, connected: &mut bool) -> Result<(Link, String, Nonce), Error> {
         let config = &self.shared.config;
         let addr = || config.addr.clone();
         let io = match config.connector.connect(&config.addr).await {
             Ok(io) => io,
             Err(cause) => return Err(Error::new(Cause::Connect { addr: addr(), cause })),
         };
+        *connected = true;
         let mut link = Link::new(io, config.limits);
         let cause = match link.first_frame().await {
             Ok(Some(Ok(Received::Frame(Frame::Info { name, nonce })))) => return Ok((link, name, nonce)),
@@ -159,7 +162,10 @@ impl Driver {
                 Cause::Broker { message }
             }
             Ok(Some(Ok(_))) => Cause::Unexpected { addr: addr(), what: "the first frame is not INFO".to_owned() },
-            Ok(Some(Err(cause))) => Cause::Protocol { addr: addr(), cause },
+            Ok(Some(Err(cause))) => match OtherProtocol::of(link.unread()) {
+                Some(other) => Cause::Unexpected { addr: addr(), what: is_other(other) },
+                None => Cause::Protocol { addr: addr(), cause },
+            },
             Ok(None) => Cause::Eof { addr: addr() },
             Err(cause) => Cause::Io { addr: addr(), cause },
         };
@@ -263,5 +269,15 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.shared.finish(Err(Error::closed()), Error::closed());
+    }
+}
+
+/// What else than hpfeeds is at a port.
+fn is_other(other: OtherProtocol) -> String {
+    match other {
+        OtherProtocol::Tls => {
+            "it speaks TLS: connect with it (--tls or --tlscert FILE; SessionBuilder::tls)".to_owned()
+        }
+        other => format!("it speaks {other}; check the port"),
     }
 }

@@ -61,6 +61,8 @@ pub(crate) enum Cause {
     HandshakeTimeout {
         addr: BrokerAddr,
         after: Duration,
+        /// Something had taken the connection.
+        connected: bool,
     },
     Eof {
         addr: BrokerAddr,
@@ -223,13 +225,19 @@ impl fmt::Display for Error {
             Cause::Broker { message } => write!(f, "the broker reported: {message:?}"),
             Cause::Protocol { addr, cause } => write!(f, "{addr} does not speak hpfeeds: {cause}"),
             Cause::Unexpected { addr, what } => write!(f, "{addr} does not speak hpfeeds: {what}"),
-            Cause::Connect { addr, cause } => write!(f, "cannot connect to {addr}: {cause}"),
-            Cause::HandshakeTimeout { addr, after } => {
-                write!(f, "{addr} did not answer as an hpfeeds broker within {after:?}")
+            Cause::Connect { addr, cause } => write!(f, "cannot connect to {addr}: {}", words(cause)),
+            Cause::HandshakeTimeout { addr, after, connected } => {
+                write!(f, "{addr} did not answer as an hpfeeds broker within {after:?}")?;
+                // A server of TLS waits for the client to begin, and we wait for the broker.
+                f.write_str(if *connected {
+                    ": perhaps it expects TLS (--tls or --tlscert FILE; SessionBuilder::tls), or the port is another one's"
+                } else {
+                    ""
+                })
             }
             Cause::Eof { addr } => write!(f, "{addr} closed the connection"),
-            Cause::Io { addr, cause } => write!(f, "the connection to {addr} failed: {cause}"),
             Cause::Full => f.write_str(FULL),
+            Cause::Io { addr, cause } => write!(f, "the connection to {addr} failed: {}", words(cause)),
             Cause::Closed => f.write_str("the session is closed"),
             Cause::Unsent { messages, bytes, why } => {
                 let (what, were) = if *messages == 1 { ("message", "was") } else { ("messages", "were") };
@@ -246,6 +254,15 @@ impl fmt::Display for Error {
             }
         }
     }
+}
+
+/// An error of the network, or what it means.
+fn words(cause: &io::Error) -> String {
+    #[cfg(feature = "tls")]
+    if let Some(words) = super::tls::words(cause) {
+        return words;
+    }
+    cause.to_string()
 }
 
 fn denied(f: &mut fmt::Formatter<'_>, what: &str, channel: Option<&Channel>, message: &str) -> fmt::Result {

@@ -87,6 +87,11 @@ impl Link {
         self.full = Some(full).filter(|_| !mem::take(&mut self.grown));
     }
 
+    /// What has been read, and is not a whole frame or not hpfeeds.
+    pub(crate) fn unread(&self) -> &[u8] {
+        &self.received
+    }
+
     /// The next thing among the bytes already read: as many PUBLISH frames as stand together, or one other frame.
     pub(crate) fn next(&mut self) -> Result<Option<Received>, DecodeError> {
         let mut end = 0;

@@ -1,31 +1,35 @@
+mod fault;
 mod verifier;
 
 use std::{
-    io,
+    io::{self, IoSlice},
     path::{Path, PathBuf},
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll, ready},
 };
 
 use futures::future::BoxFuture;
-use tokio::net::TcpStream;
-use tokio_rustls::{
-    TlsConnector as RustlsConnector,
-    client::TlsStream,
-    rustls::{
-        ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier,
-        client::WantsClientCert,
-        crypto::ring,
-        pki_types::{
-            CertificateDer, PrivateKeyDer, ServerName,
-            pem::{self, PemObject},
-        },
-        sign::{CertifiedKey, SingleCertAndKey},
+use rustls::{
+    ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier,
+    client::WantsClientCert,
+    crypto::ring,
+    pki_types::{
+        CertificateDer, PrivateKeyDer, ServerName,
+        pem::{self, PemObject},
     },
+    sign::{CertifiedKey, SingleCertAndKey},
 };
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector as RustlsConnector, client::TlsStream};
 
+pub(crate) use self::fault::words;
 use self::verifier::FileVerifier;
 use super::{BrokerAddr, Connector, Error, TcpConnector, Transport, error::Cause};
-use crate::x509;
+use crate::{wire::OtherProtocol, x509};
 
 /// How to trust the broker, and how to prove who we are, over TLS 1.2 or 1.3.
 ///
@@ -138,7 +142,7 @@ fn system_roots() -> Result<RootCertStore, Error> {
         Some(cause) if added == 0 => Err(tls_error("cannot load the system's root certificates".to_owned(), cause)),
         None if added == 0 => Err(tls_error(
             "no trust".to_owned(),
-            "this system has no root certificates; install them or give a CA file",
+            "this system has no root certificates: install them, or give a file (--tlscert FILE; TlsOptions::ca_file)",
         )),
         _ => Ok(roots),
     }
@@ -180,14 +184,66 @@ pub(crate) struct TlsConnector {
 impl Connector for TlsConnector {
     fn connect<'a>(&'a self, addr: &'a BrokerAddr) -> BoxFuture<'a, io::Result<Box<dyn Transport>>> {
         Box::pin(async move {
-            let stream = self.tcp.dial(addr).await?;
-            Ok(Box::new(self.config.connect(self.server_name.clone(), stream).await?) as _)
+            let stream = Observed { tcp: self.tcp.dial(addr).await?, first: [0; OtherProtocol::LEN], len: 0 };
+            match self.config.connect(self.server_name.clone(), stream).into_fallible().await {
+                Ok(stream) => Ok(Box::new(stream) as _),
+                Err((cause, stream)) => Err(fault::of_handshake(cause, &stream.first[..stream.len])),
+            }
         })
     }
 }
 
-impl Transport for TlsStream<TcpStream> {
+impl Transport for TlsStream<Observed> {
     fn peer_closed(&self) -> bool {
-        self.get_ref().0.peer_closed()
+        self.get_ref().0.tcp.peer_closed()
+    }
+}
+
+/// A connection whose first bytes are remembered: when they are no TLS, they tell what answers there.
+#[derive(Debug)]
+struct Observed {
+    tcp: TcpStream,
+    first: [u8; OtherProtocol::LEN],
+    len: usize,
+}
+
+impl AsyncRead for Observed {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.tcp).poll_read(cx, buf))?;
+        let Self { first, len, .. } = &mut *self;
+        if *len < first.len() {
+            let read = &buf.filled()[before..];
+            let n = read.len().min(first.len() - *len);
+            first[*len..*len + n].copy_from_slice(&read[..n]);
+            *len += n;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Observed {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
 }

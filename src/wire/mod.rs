@@ -10,6 +10,7 @@ mod frame;
 mod frames;
 mod last;
 mod names;
+mod other;
 mod read;
 
 pub use auth::{Digest, Nonce, Secret};
@@ -21,6 +22,8 @@ pub use frames::Frames;
 pub(crate) use last::{Last, payload_of};
 pub(crate) use names::check as check_name;
 pub use names::{Channel, Ident, MAX_NAME_LEN, NameError, Pattern};
+#[doc(hidden)]
+pub use other::OtherProtocol;
 pub(crate) use read::alike;
 #[doc(hidden)]
 pub use read::publish_run;

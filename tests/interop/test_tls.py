@@ -5,6 +5,7 @@ Python broker ends every TLS connection at AUTH, as it looks for a part of async
 import asyncio
 import ssl
 import subprocess
+import sys
 
 import pytest
 from hpfeeds.asyncio import ClientSession
@@ -113,3 +114,13 @@ def test_certificates_that_people_have(our_broker, tool, spawn, folder, make):
     where = ["--host", "localhost", "-p", str(port), "--tlscert", folder / "cert.pem"]
     sending = tool("publish", *where, *who, "over TLS")
     assert sending.wait() == 0, sending.report()
+
+
+def test_a_web_server_is_named(tool, spawn, folder):
+    """The tool says what it has met instead of TLS."""
+    process = spawn(sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", cwd=folder)
+    port = process.wait_for(r"^Serving HTTP on 127\.0\.0\.1 port (\d+)")[1]
+    where = ["--host", "localhost", "-p", port, "--tlscert", folder / "cert.pem"]
+    sending = tool("publish", "--timeout", "5", *where, "-i", "a", "-s", "b", "-c", "c", "x")
+    assert sending.wait() == 1
+    assert "HTTP answers there, and not TLS: check the port" in sending.stderr, sending.report()

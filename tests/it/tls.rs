@@ -13,7 +13,7 @@ use hpfeeds::{Backoff, ClientSession, Error, SessionBuilder, SessionState, TlsOp
 use hpfeeds_broker::{Broker, Endpoint};
 use tempfile::TempDir;
 use tokio::{
-    io::copy_bidirectional,
+    io::{AsyncWriteExt as _, copy_bidirectional},
     net::{TcpListener, TcpStream},
     sync::Notify,
     task::JoinSet,
@@ -277,11 +277,117 @@ async fn a_certificate_of_version_1_proves_a_client() {
     echo(&mut server.builder(tls).connect().await.unwrap()).await;
 }
 
+/// Says something to each that comes, and what it says is the answer to TLS, too.
+async fn says(banner: &'static [u8]) -> (SocketAddr, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let mut saying = JoinSet::new();
+    saying.spawn(async move {
+        let mut connections = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.write_all(banner).await.unwrap();
+            connections.push(stream);
+        }
+    });
+    (addr, saying)
+}
+
+async fn error_of(builder: SessionBuilder) -> String {
+    let error = timeout(SOON, builder.connect()).await.unwrap().unwrap_err().to_string();
+    assert!(error.len() < 400 && !error.contains('\n'), "{error}");
+    error
+}
+
 #[tokio::test]
 async fn plain_bytes_where_tls_is_expected_are_an_error() {
     let broker = Broker::dev().await.unwrap();
     let server = Server::start("localhost", false).await;
-    let builder = ClientSession::builder(("localhost", broker.local_addr().port()), "dev", "dev").tls(server.trusted());
-    let error = timeout(SOON, builder.connect()).await.unwrap().unwrap_err();
+    let to = |port| ClientSession::builder(("localhost", port), "dev", "dev").tls(server.trusted());
+    let error = timeout(SOON, to(broker.local_addr().port()).connect()).await.unwrap().unwrap_err();
     assert!(error.is_network(), "{error}");
+    let expected = "a broker without TLS answers there: connect without TLS (no --tls and --tlscert; no \
+                    SessionBuilder::tls), or to its port for TLS";
+    assert!(error.to_string().ends_with(expected), "{error}");
+    for (banner, what) in [
+        (&b"SSH-2.0-OpenSSH_9.2p1\r\n"[..], "SSH answers there, and not TLS: check the port"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "HTTP answers there, and not TLS: check the port"),
+        (b"220 mail ESMTP\r\n", "what answers there is not TLS: check the port, or connect without TLS"),
+    ] {
+        let (addr, _saying) = says(banner).await;
+        let error = error_of(to(addr.port())).await;
+        assert!(error.ends_with(what), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn another_protocol_is_named_by_its_first_bytes() {
+    for (banner, what) in [
+        (&b"SSH-2.0-OpenSSH_9.2p1\r\n"[..], "it speaks SSH; check the port"),
+        (b"HTTP/1.1 408 Request Timeout\r\n\r\n", "it speaks HTTP; check the port"),
+        (
+            b"\x15\x03\x03\0\x02\x02\x46",
+            "it speaks TLS: connect with it (--tls or --tlscert FILE; SessionBuilder::tls)",
+        ),
+    ] {
+        let (addr, _saying) = says(banner).await;
+        let error = error_of(ClientSession::builder(addr, "dev", "dev")).await;
+        assert_eq!(error, format!("{addr} does not speak hpfeeds: {what}"));
+    }
+}
+
+/// The one waits for the other to begin.
+#[tokio::test]
+async fn a_session_without_tls_at_a_port_for_it_is_told_of_tls() {
+    let server = Server::start("localhost", false).await;
+    let builder = ClientSession::builder(server.addr, "dev", "dev").handshake_timeout(Duration::from_millis(300));
+    let error = error_of(builder).await;
+    assert!(error.contains("perhaps it expects TLS (--tls or --tlscert FILE; SessionBuilder::tls)"), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_certificate_is_said_in_words() {
+    let server = Server::start("broker.test", false).await;
+    let error = error_of(server.builder(server.trusted())).await;
+    let expected = "the broker's certificate is for \"broker.test\", not for \"localhost\": connect to that name, or say \
+                    that it is expected (--tls-name NAME; TlsOptions::server_name)";
+    assert!(error.ends_with(expected), "{error}");
+    let broker = broker_with("version-1").await;
+    let with = |file: &str| client_of(&broker, TlsOptions::new().ca_file(openssl(file)));
+    let error = error_of(with("ca-true.pem")).await;
+    assert!(
+        error.contains("X.509 version 1, which is trusted only when it is given itself (--tlscert FILE; "),
+        "{error}"
+    );
+    let broker = broker_with("ca-true").await;
+    let error = error_of(client_of(&broker, TlsOptions::new().ca_file(openssl("version-1.pem")))).await;
+    assert!(
+        error.contains("authority (CA:TRUE), which is trusted only when it is given itself (--tlscert FILE; "),
+        "{error}"
+    );
+    let server = Server::start("localhost", false).await;
+    let error = error_of(server.builder(TlsOptions::new().ca_file(openssl("version-1.pem")))).await;
+    let expected = "the broker's certificate is signed by none of those that are trusted: give that of its authority, or \
+                    the broker's own (--tlscert FILE; TlsOptions::ca_file)";
+    assert!(error.ends_with(expected), "{error}");
+    // An authority of the same name, and another key.
+    let error = error_of(server.builder(TlsOptions::new().ca_file(server.file("other-ca.pem")))).await;
+    assert!(
+        error.contains("it has been made anew; give the one of today (--tlscert FILE; TlsOptions::ca_file)"),
+        "{error}"
+    );
+    let endpoint = Endpoint::tls("127.0.0.1", 0, openssl("expired.pem"), openssl("version-1.key"));
+    let broker = Broker::dev_builder().endpoint(endpoint).start().await.unwrap();
+    let error = error_of(client_of(&broker, TlsOptions::new().ca_file(openssl("expired.pem")))).await;
+    assert!(error.contains(" days ago: it needs a new one, unless the clock here is wrong"), "{error}");
+}
+
+#[tokio::test]
+async fn a_session_that_needs_a_certificate_is_told_which_options_give_one() {
+    let server = Server::start("localhost", true).await;
+    let error = error_of(server.builder(server.trusted())).await;
+    let options = "(--tls-client-cert FILE, --tls-client-key FILE; TlsOptions::client_certificate)";
+    assert!(error.ends_with(&format!("the broker asks for a certificate of ours: give one {options}")), "{error}");
+    let tls = server.trusted().client_certificate(openssl("ca-true.pem"), openssl("ca-true.key"));
+    let error = error_of(server.builder(tls)).await;
+    assert!(error.contains("the broker does not take our certificate (") && error.ends_with(options), "{error}");
 }

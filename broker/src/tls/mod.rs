@@ -1,5 +1,6 @@
 //! The TLS of endpoints: certificates that can be replaced while the broker runs, and the connections that use them.
 
+mod fault;
 mod reload;
 mod stream;
 #[cfg(test)]

@@ -15,11 +15,14 @@ use std::{
 
 use bytes::BytesMut;
 use futures::future::poll_fn;
+use hpfeeds::wire::OtherProtocol;
 use rustls::{ServerConfig, ServerConnection};
 use tokio::{
     io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
     net::{TcpStream, tcp},
 };
+
+use super::fault;
 
 /// How much is encrypted at once, and so the most that a connection holds encrypted: four of the largest records, so
 /// that full ones are made of a long queue.
@@ -90,16 +93,19 @@ pub(crate) async fn accept(tcp: &mut TcpStream, config: Arc<ServerConfig>) -> io
         Tls { connection, encrypted: Vec::new(), failed: None, said_goodbye: false, records: Records::default() };
     tls.connection.set_buffer_limit(Some(BATCH));
     let (mut read, mut write) = tcp.split();
-    poll_fn(|cx| {
+    let mut first = Vec::with_capacity(OtherProtocol::LEN);
+    let handshake = poll_fn(|cx| {
         loop {
             ready!(tls.poll_flush(&mut write, cx))?;
             if !tls.connection.is_handshaking() {
                 return Poll::Ready(io::Result::Ok(()));
             }
-            ready!(tls.poll_handshake(&mut read, cx))?;
+            ready!(tls.poll_handshake(&mut read, cx, &mut first))?;
         }
-    })
-    .await?;
+    });
+    if let Err(cause) = handshake.await {
+        return Err(fault::of_handshake(cause, &first));
+    }
     tls.release();
     Ok(tls)
 }
@@ -251,8 +257,13 @@ impl Tls {
         }
     }
 
-    /// One step of the handshake.
-    fn poll_handshake(&mut self, tcp: &mut tcp::ReadHalf<'_>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// One step of the handshake. The first bytes that come are kept, to tell what they are if they are no TLS.
+    fn poll_handshake(
+        &mut self,
+        tcp: &mut tcp::ReadHalf<'_>,
+        cx: &mut Context<'_>,
+        first: &mut Vec<u8>,
+    ) -> Poll<io::Result<()>> {
         READ.with_borrow_mut(|space| {
             let mut read = ReadBuf::new(space);
             ready!(Pin::new(&mut *tcp).poll_read(cx, &mut read))?;
@@ -260,6 +271,7 @@ impl Tls {
             if rest.is_empty() {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
+            first.extend(rest.iter().take(OtherProtocol::LEN - first.len()));
             while self.connection.is_handshaking() && !rest.is_empty() {
                 if let Err(cause) = self.feed(&mut rest) {
                     let _ = self.connection.write_tls(&mut Direct(tcp.as_ref()));

@@ -1,15 +1,18 @@
 //! What stderr says, in both formats.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use hpfeeds::wire::Frame;
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader, Lines},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines},
+    net::TcpSocket,
     process::ChildStderr,
 };
 
 use super::{
-    Running, command, file, run,
+    Running, command, file,
+    pki::{Pki, TlsPeer},
+    run,
     support::{Peer, publish, subscribe, within},
 };
 
@@ -191,4 +194,60 @@ async fn a_json_log_tells_in_json_why_the_broker_does_not_run() {
     assert_eq!((code, &object["level"]), (Some(1), &"ERROR".into()));
     let message = object["message"].as_str().unwrap();
     assert!(message.starts_with(&format!("cannot listen on {addr}: ")), "{message}");
+}
+
+/// Connects from an address of its own, as there is one line for each; says something, and waits for the end.
+async fn stray(from: u8, to: SocketAddr, said: &[u8]) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 3, from], 0))).unwrap();
+    let mut stream = within(socket.connect(to)).await.unwrap();
+    within(stream.write_all(said)).await.unwrap();
+    let _ = within(stream.read_to_end(&mut Vec::new())).await;
+}
+
+#[tokio::test]
+async fn what_strays_to_a_port_is_named_with_what_to_do() {
+    let (pki, other) = (Pki::new(), Pki::new());
+    let keys = file(".json", "{}");
+    let secure = pki.endpoint().to_string();
+    let arguments = ["--auth", keys.to_str().unwrap(), "--handshake-timeout=1", "-e", "tcp:interface=127.0.0.1:port=0"];
+    let mut running = Running::start(command(&[&arguments[..], &["-e", &secure]].concat())).await;
+    let line = within(running.stdout.next_line()).await.unwrap().unwrap();
+    let secure: SocketAddr = line.strip_prefix("listening on ").unwrap().parse().unwrap();
+    let plain = running.addr;
+    let hello = b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03";
+    let proxy = b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n";
+    let stray_to_plain = [(hello, 1), (b"GET / HTTP/", 2), (b"SSH-2.0-Ope", 3)];
+    for (said, from) in stray_to_plain {
+        stray(from, plain, said).await;
+        if from > 1 {
+            stray(from + 10, secure, said).await;
+        }
+    }
+    stray(4, plain, proxy).await;
+    stray(14, secure, proxy).await;
+    stray(15, secure, b"\0\0\0\x20\x02\x07mallory01234567890123456789").await;
+    // It waits for INFO.
+    stray(16, secure, b"").await;
+    // A client that trusts another authority; it is alone at 127.0.0.1.
+    let error = TlsPeer::try_dev(secure, &other.client(None)).await.err().unwrap();
+    assert!(error.to_string().contains("certificate"), "{error}");
+    let (_, log) = running.stop("-TERM").await;
+    let expected = [
+        (1, "hint=\"the client speaks TLS: it needs an endpoint tls:, or has to do without\""),
+        (2, "hint=\"the client speaks HTTP: it looks for something else at this port\""),
+        (3, "hint=\"the client speaks SSH: it looks for something else at this port\""),
+        (4, "hint=\"a proxy sends its header: the endpoint needs proxy=yes and proxyfrom=ADDRESS\""),
+        (12, "cause=the client speaks HTTP: it looks for something else at this port"),
+        (13, "cause=the client speaks SSH: it looks for something else at this port"),
+        (14, "cause=a proxy sends its header: the endpoint needs proxy=yes and proxyfrom=ADDRESS"),
+        (15, "cause=the client speaks hpfeeds without TLS: it needs TLS (--tlscert FILE), or an endpoint tcp:"),
+        (16, "cause=no TLS within 1 s: a client without TLS waits for the broker to begin"),
+    ];
+    for (from, what) in expected {
+        let line = log.lines().find(|line| line.contains(&format!("handshake failed peer=127.0.3.{from}:")));
+        assert!(line.is_some_and(|line| line.contains(what)), "{from}: {what} is missing in {log}");
+    }
+    let untrusted = log.lines().find(|line| line.contains("TLS handshake failed peer=127.0.0.1:")).unwrap();
+    assert!(untrusted.contains("cause=the client does not trust the certificate ("), "{untrusted}");
 }

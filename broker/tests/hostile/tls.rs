@@ -73,7 +73,11 @@ async fn the_wrong_protocol_at_a_port() {
     let said = rest(&mut stream).await;
     assert!(String::from_utf8_lossy(&said).contains("unknown opcode"), "{said:?}");
     target.survives("the wrong protocol", Bound { handshakes: 10, ..Bound::default() }).await;
-    assert_eq!(count(&target.stops().await, "handshake failed"), 1);
+    let log = target.stops().await;
+    assert_eq!(count(&log, "INFO handshake failed"), 1);
+    for (what, lines) in [("speaks hpfeeds without TLS", 1), ("speaks HTTP", 1), ("speaks SSH", 1)] {
+        assert_eq!(count(&log, what), lines, "{what}");
+    }
 }
 
 /// Makes the broker begin handshakes for some time, from many connections of some addresses. Returns how many it began.

@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio_rustls::rustls::{
-    self, CertificateError, DigitallySignedStruct, PeerMisbehaved, RootCertStore, SignatureScheme,
+use rustls::{
+    CertificateError, DigitallySignedStruct, PeerMisbehaved, RootCertStore, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},

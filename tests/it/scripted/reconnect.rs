@@ -72,7 +72,7 @@ async fn connect_does_not_wait_for_a_silent_broker_forever() {
 #[tokio::test(start_paused = true)]
 async fn connect_recognises_what_is_not_hpfeeds() {
     let cases: [(&[u8], &str); 4] = [
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "too long"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "it speaks SSH"),
         (b"\0\0\0\0\0", "too short"),
         (b"\0\0\0\x08\x04\x01ic", "not INFO"),
         (b"\0\0\0\x09\x00busy", "busy"),
@@ -84,9 +84,8 @@ async fn connect_recognises_what_is_not_hpfeeds() {
             tokio::io::AsyncWriteExt::write_all(&mut io, bytes).await.unwrap();
             io
         });
-        // SSH's banner reads as a length of 1.4 GB with the opcode 50.
         let error = session.unwrap_err().to_string();
-        assert!(error.contains(expected) || error.contains("unknown opcode 50"), "{error}");
+        assert!(error.contains(expected), "{error}");
     }
 }
 
