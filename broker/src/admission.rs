@@ -77,6 +77,11 @@ impl Admission {
     fn enter(&self, ip: IpAddr) -> Result<(), &'static str> {
         // First: who may have no more connections makes nobody else give way.
         self.enter_address(ip)?;
+        self.enter_any().inspect_err(|_| self.leave_address(ip))
+    }
+
+    /// The same for one whose address is not known yet.
+    fn enter_any(&self) -> Result<(), &'static str> {
         let more = |open: usize| (open < self.max).then_some(open + 1);
         if self.open.fetch_update(Relaxed, Relaxed, more).is_ok() {
             return Ok(());
@@ -85,7 +90,6 @@ impl Admission {
             self.open.fetch_add(1, Relaxed);
             return Ok(());
         }
-        self.leave_address(ip);
         Err(TOO_MANY)
     }
 
@@ -120,9 +124,12 @@ impl Admission {
         self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn leave(&self, ip: IpAddr) {
+    /// The address is that with which it was counted.
+    fn leave(&self, ip: Option<IpAddr>) {
         self.open.fetch_sub(1, Relaxed);
-        self.leave_address(ip);
+        if let Some(ip) = ip {
+            self.leave_address(ip);
+        }
     }
 
     fn leave_address(&self, ip: IpAddr) {
@@ -154,7 +161,10 @@ impl Admission {
 /// The right to hold a connection open; given back when dropped.
 pub(crate) struct Permit {
     pub(crate) shared: Arc<Shared>,
+    /// The client, or a proxy that has not said yet whose connection it is.
     pub(crate) peer: SocketAddr,
+    /// It counts among the connections of its address.
+    counted: bool,
     connected: Connected,
 }
 
@@ -162,7 +172,24 @@ impl Permit {
     /// Or what to tell a client for whom there is no room.
     pub(crate) fn take(shared: &Arc<Shared>, peer: SocketAddr, entrance: &Entrance) -> Result<Self, &'static str> {
         shared.admission.enter(peer.ip())?;
-        Ok(Self { shared: shared.clone(), peer, connected: entrance.connection() })
+        Ok(Self { shared: shared.clone(), peer, counted: true, connected: entrance.connection() })
+    }
+
+    /// The same for a connection that comes from a proxy: whose address it counts for is [found out](Self::identify).
+    pub(crate) fn take_proxied(
+        shared: &Arc<Shared>,
+        proxy: SocketAddr,
+        entrance: &Entrance,
+    ) -> Result<Self, &'static str> {
+        shared.admission.enter_any()?;
+        Ok(Self { shared: shared.clone(), peer: proxy, counted: false, connected: entrance.connection() })
+    }
+
+    /// A proxy has said whose connection it is. Or what to tell a client that has too many.
+    pub(crate) fn identify(&mut self, client: SocketAddr) -> Result<(), &'static str> {
+        self.shared.admission.enter_address(client.ip())?;
+        (self.peer, self.counted) = (client, true);
+        Ok(())
     }
 
     /// The connection has not authenticated.
@@ -184,7 +211,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.shared.admission.leave(self.peer.ip());
+        self.shared.admission.leave(self.counted.then(|| self.peer.ip()));
     }
 }
 
@@ -276,10 +303,10 @@ mod tests {
         // One network of 64 bits is one address.
         admission.enter(ip("2001:db8::ffff:2")).unwrap();
         assert_eq!(admission.enter(ip("5.6.7.8")), Err("Too many connections"));
-        admission.leave(ip("1.2.3.4"));
+        admission.leave(Some(ip("1.2.3.4")));
         admission.enter(ip("1.2.3.4")).unwrap();
         for text in ["1.2.3.4", "1.2.3.4", "2001:db8::2", "2001:db8::2"] {
-            admission.leave(ip(text));
+            admission.leave(Some(ip(text)));
         }
         assert_eq!((admission.open(), admission.addresses.lock().unwrap().len()), (0, 0));
     }
@@ -313,7 +340,7 @@ mod tests {
         let admission = Admission::new(2, usize::MAX);
         admission.enter(ip("1.2.3.4")).unwrap();
         assert!(admission.addresses.lock().unwrap().is_empty());
-        admission.leave(ip("1.2.3.4"));
+        admission.leave(Some(ip("1.2.3.4")));
         assert_eq!(admission.open(), 0);
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     inbound::{End, Inbound},
     metrics::Phase,
     outbox::Outbox,
+    proxy,
     socket::{ReadHalf, Socket, close},
     writer::{WriteEnd, Writer},
 };
@@ -80,16 +81,24 @@ async fn admit(mut connection: Box<Connection>) -> Option<(Box<Connection>, Box<
 
 /// The handshake, unless the broker shuts down meanwhile. With TLS it takes a turn.
 async fn greet(connection: &mut Connection, turn: &mut Option<Turn>, stranger: &mut Stranger) -> Option<Box<Inbound>> {
-    let Connection { socket, service, permit: Permit { shared, peer, .. }, .. } = connection;
-    let peer = *peer;
+    let Connection { socket, service, permit, .. } = connection;
+    let shared = &permit.shared.clone();
+    let mut begun = Instant::now();
+    if !service.proxies.is_empty() {
+        let identifying = pin!(proxy::identify(socket, permit, stranger, service.tls.is_none()));
+        if !shared.draining.run_until_cancelled(identifying).await.unwrap_or_default() {
+            return None;
+        }
+    }
+    let peer = permit.peer;
     if service.tls.is_some() {
         stranger.silent = true;
         *turn = shared.draining.run_until_cancelled(pin!(handshake::turn(socket, peer, shared))).await.flatten();
         if turn.is_none() {
             return None;
         }
+        begun = Instant::now();
     }
-    let begun = Instant::now();
     if let Some(certificate) = &service.tls {
         let securing = pin!(handshake::secure(socket, certificate, peer, stranger, shared));
         if !shared.draining.run_until_cancelled(securing).await.unwrap_or_default() {

@@ -347,7 +347,7 @@ fn hint(other: OtherProtocol) -> String {
 }
 
 /// Sends an ERROR, if the client takes it in time.
-async fn say(write: &mut WriteHalf<'_>, text: &str, shared: &Shared) {
+pub(crate) async fn say(write: &mut WriteHalf<'_>, text: &str, shared: &Shared) {
     let frame = error_frame(text, shared.config.limits);
     // It is on its way out either way.
     let _ = timeout(shared.config.write_timeout, write.write_all(&frame)).await;

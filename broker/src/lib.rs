@@ -73,6 +73,7 @@ mod pipe;
 mod probation;
 #[cfg(test)]
 mod properties;
+mod proxy;
 mod rate;
 mod recheck;
 mod reports;
@@ -96,7 +97,7 @@ pub use auth::{MongoAddress, MongoStore};
 pub use broker::Broker;
 pub use builder::BrokerBuilder;
 pub use config::SlowPolicy;
-pub use endpoint::{ClientAuth, Endpoint, EndpointError, Keepalive, Mode};
+pub use endpoint::{ClientAuth, Endpoint, EndpointError, Keepalive, Mode, Network, NetworkError};
 pub use error::{ReloadError, StartError};
 pub use metrics::Exposition;
 pub use stats::{Dropped, Stats};

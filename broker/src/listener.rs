@@ -17,6 +17,8 @@ use crate::{
     socket::Socket,
 };
 
+const NOT_A_PROXY: &str = "Not from a proxy that proxyfrom= of the endpoint names";
+
 /// Accepts connections until the broker shuts down. No error ends it.
 pub(crate) async fn run(listener: TcpListener, service: Arc<Service>, listening: Listening, shared: Arc<Shared>) {
     let accepting = async {
@@ -46,7 +48,15 @@ fn is_about_one_connection(cause: &io::Error) -> bool {
 }
 
 fn admit(tcp: TcpStream, peer: SocketAddr, service: &Arc<Service>, listening: &Listening, shared: &Arc<Shared>) {
-    match Permit::take(shared, peer, listening) {
+    let permit = if service.proxies.is_empty() {
+        Permit::take(shared, peer, listening)
+    } else if service.proxies.iter().any(|network| network.contains(peer.ip())) {
+        Permit::take_proxied(shared, peer, listening)
+    } else {
+        // It would not begin with what a client expects.
+        return refused(peer, NOT_A_PROXY, shared);
+    };
+    match permit {
         Ok(permit) => {
             shared.depot.counters.accepted.add(1);
             match Socket::new(tcp, service.keepalive) {
@@ -86,7 +96,7 @@ fn refused(peer: SocketAddr, reason: &str, shared: &Shared) {
 /// Says why in one try: there is no room for a task that would wait.
 fn turn_away(tcp: &TcpStream, peer: SocketAddr, reason: &str, service: &Service, shared: &Shared) {
     refused(peer, reason, shared);
-    if service.tls.is_some() {
+    if service.tls.is_some() || !service.proxies.is_empty() {
         // Saying it would take a handshake, which is what there is no room for.
         return;
     }

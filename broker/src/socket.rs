@@ -77,6 +77,14 @@ impl Socket {
         }
     }
 
+    /// The connection itself, without TLS; `None` for another stream.
+    pub(crate) fn tcp(&mut self) -> Option<&mut TcpStream> {
+        match self {
+            Self::Tcp { tcp, .. } => Some(tcp),
+            Self::Pipe(_) => None,
+        }
+    }
+
     /// See [`reset_on_close`].
     pub(crate) fn reset_on_close(&self) {
         if let Self::Tcp { tcp, .. } = self {

@@ -20,7 +20,8 @@ pub struct Stats {
     /// Connections that were accepted.
     pub accepted: u64,
     /// Connections that were turned away because there were too many: in all, from one address, or of one ident; or too
-    /// many TLS handshakes of one address. Also those that had to give way to others before they had authenticated.
+    /// many TLS handshakes of one address. Also those that had to give way to others before they had authenticated, and
+    /// those that did not come from a proxy where they have to.
     pub rejected: u64,
     /// Connections that authenticated.
     pub authenticated: u64,

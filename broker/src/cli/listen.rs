@@ -30,7 +30,8 @@ pub(crate) struct Listen {
     /// Keys: port (required); interface (an address; the colons of IPv6 as \:); device (one network interface, Linux);
     /// mode=publish or subscribe (the other is refused there); backlog=N; reuseport=yes (several brokers share the
     /// port); recvbuf=SIZE and sendbuf=SIZE (the system's buffers of each connection);
-    /// keepalive=IDLE[,INTERVAL,PROBES] in seconds, or off [default: 10,5,3].
+    /// keepalive=IDLE[,INTERVAL,PROBES] in seconds, or off [default: 10,5,3]; proxy=yes (connections come through
+    /// proxies and begin with a header of the PROXY protocol, 1 or 2) with proxyfrom=ADDRESS[/BITS],... of the proxies.
     ///
     /// Of tls also: key and cert (PEM files) [default: key.pem, cert.pem]; chain (certificates sent after cert);
     /// clientca (clients need a certificate that one of these signed); clientauth=optional (or none at all).

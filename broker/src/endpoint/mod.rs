@@ -1,5 +1,6 @@
 //! Where a broker listens: the strings of the Python broker, and what they ask for.
 
+mod network;
 mod open;
 mod parse;
 #[cfg(test)]
@@ -9,7 +10,10 @@ mod tests;
 use std::{path::PathBuf, time::Duration};
 
 pub(crate) use self::open::{Opened, Service};
-pub use self::parse::EndpointError;
+pub use self::{
+    network::{Network, NetworkError},
+    parse::EndpointError,
+};
 
 /// Where a broker listens, as the Python broker writes it: `tcp:interface=0.0.0.0:port=20000:device=eth0` or
 /// `tls:port=20001:key=key.pem:cert=cert.pem:chain=chain.pem`.
@@ -26,6 +30,8 @@ pub use self::parse::EndpointError;
 /// | `reuseport` | `yes` or `no` (default): several brokers on one machine may share the port |
 /// | `recvbuf`, `sendbuf` | the system's buffers of each connection, such as `65536`, `64k` or `1M`; default: the system's choice. Linux doubles it |
 /// | `keepalive` | `IDLE`, `IDLE,INTERVAL,PROBES` (seconds, seconds, a number) or `off`; default `10,5,3` as in the Python broker |
+/// | `proxy` | `yes` or `no` (default): each connection begins with a header of the PROXY protocol (1 or 2), which says whose it is; needs `proxyfrom` |
+/// | `proxyfrom` | only with `proxy=yes`: the proxies, addresses or networks such as `10.0.0.1,10.1.0.0/16,[fd00::]/8`; other connections are closed |
 /// | `key`, `cert` | only `tls`: PEM files; default `key.pem` and `cert.pem` |
 /// | `chain` | only `tls`: certificates that are sent after those in `cert` |
 /// | `clientca` | only `tls`: clients must have a certificate that one of these has signed |
@@ -43,6 +49,8 @@ pub struct Endpoint {
     receive_buffer: Option<usize>,
     send_buffer: Option<usize>,
     keepalive: Option<Keepalive>,
+    /// Empty without the PROXY protocol.
+    proxies: Vec<Network>,
     tls: Option<Box<TlsFiles>>,
 }
 
@@ -111,6 +119,7 @@ impl Endpoint {
             receive_buffer: None,
             send_buffer: None,
             keepalive: Some(Keepalive::default()),
+            proxies: Vec::new(),
             tls: None,
         }
     }
@@ -202,6 +211,15 @@ impl Endpoint {
     #[must_use]
     pub fn keepalive(mut self, keepalive: impl Into<Option<Keepalive>>) -> Self {
         self.keepalive = keepalive.into();
+        self
+    }
+
+    /// Takes connections from proxies only: from this one, or those of this network, and of others when it is called
+    /// again. Each connection begins with a header of the PROXY protocol, version 1 or 2, before TLS if there is any,
+    /// and limits, delays and the log see the client that it names. One that names none is the proxy's own.
+    #[must_use]
+    pub fn proxy(mut self, from: impl Into<Network>) -> Self {
+        self.proxies.push(from.into());
         self
     }
 

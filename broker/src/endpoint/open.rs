@@ -8,7 +8,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Endpoint, Keepalive, Mode};
+use super::{Endpoint, Keepalive, Mode, Network};
 use crate::{StartError, tls::Certificate};
 
 /// How many connections the system queues until they are accepted. It cuts this to its own maximum.
@@ -19,12 +19,14 @@ const BACKLOG: u32 = 1024;
 pub(crate) struct Service {
     pub(crate) mode: Mode,
     pub(crate) keepalive: Option<Keepalive>,
+    /// Who may say whose connections they are; then everybody has to. Empty without the PROXY protocol.
+    pub(crate) proxies: Vec<Network>,
     pub(crate) tls: Option<Arc<Certificate>>,
 }
 
 impl Default for Service {
     fn default() -> Self {
-        Self { mode: Mode::Both, keepalive: Some(Keepalive::default()), tls: None }
+        Self { mode: Mode::Both, keepalive: Some(Keepalive::default()), proxies: Vec::new(), tls: None }
     }
 }
 
@@ -39,7 +41,8 @@ impl Endpoint {
     pub(crate) fn open(&self) -> Result<Opened, StartError> {
         let certificate = |files| Certificate::load(self.to_string(), files);
         let tls = self.tls.as_deref().cloned().map(certificate).transpose()?.map(Arc::new);
-        Ok(Opened { listener: self.listen()?, service: Service { mode: self.mode, keepalive: self.keepalive, tls } })
+        let (mode, keepalive, proxies) = (self.mode, self.keepalive, self.proxies.clone());
+        Ok(Opened { listener: self.listen()?, service: Service { mode, keepalive, proxies, tls } })
     }
 
     /// Where it would listen: everything short of listening is tried. Blocks as [`open`](Self::open) does.

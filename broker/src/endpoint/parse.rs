@@ -4,7 +4,7 @@ use std::{fmt, ops::RangeInclusive, path::Path, str::FromStr, time::Duration};
 
 use hpfeeds::units;
 
-use super::{ClientAuth, Endpoint, Keepalive, Mode};
+use super::{ClientAuth, Endpoint, Keepalive, Mode, Network};
 
 /// What Linux accepts: seconds, and a number.
 const KEEPALIVE_SECONDS: RangeInclusive<u32> = 1..=32767;
@@ -49,6 +49,12 @@ enum Fault {
     Value { key: &'static str, value: String, expected: &'static str },
     #[error("clientauth needs clientca: a file of certificates that may sign those of clients")]
     NoClientCa,
+    #[error(
+        "proxy=yes needs proxyfrom: the addresses of the proxies, such as proxyfrom=10.0.0.1 or proxyfrom=10.0.0.0/8,192.0.2.1"
+    )]
+    NoProxyFrom,
+    #[error("proxyfrom needs proxy=yes")]
+    NoProxy,
 }
 
 impl Endpoint {
@@ -114,6 +120,7 @@ fn parse(text: &str) -> Result<Endpoint, Fault> {
     if let Some(keepalive) = pairs.parse("keepalive", parse_keepalive)? {
         endpoint.keepalive = keepalive;
     }
+    endpoint.proxies = pairs.proxies()?;
     pairs.finish()?;
     if port.is_none() {
         return Err(Fault::NoPort);
@@ -157,6 +164,16 @@ impl Pairs {
         })
     }
 
+    fn proxies(&mut self) -> Result<Vec<Network>, Fault> {
+        let is_proxied = self.parse("proxy", parse_yes_no)?.unwrap_or_default();
+        match (is_proxied, self.parse("proxyfrom", parse_networks)?) {
+            (true, Some(networks)) => Ok(networks),
+            (true, None) => Err(Fault::NoProxyFrom),
+            (false, Some(_)) => Err(Fault::NoProxy),
+            (false, None) => Ok(Vec::new()),
+        }
+    }
+
     /// Nobody has taken the rest.
     fn finish(self) -> Result<(), Fault> {
         let Some((key, _)) = self.0.into_iter().next() else {
@@ -176,7 +193,7 @@ fn split(text: &str) -> Vec<String> {
         let token = tokens.last_mut().expect("there is always a token");
         match char {
             '\\' if chars.peek() == Some(&':') => token.extend(chars.next()),
-            '[' if token == "interface=" => bracketed = true,
+            '[' if token == "interface=" || token.starts_with("proxyfrom=") => bracketed = true,
             ']' if bracketed => bracketed = false,
             ':' if !bracketed => tokens.push(String::new()),
             _ => token.push(char),
@@ -209,6 +226,11 @@ fn parse_yes_no(key: &'static str, value: &str) -> Result<bool, Fault> {
         "no" => Ok(false),
         _ => Err(wrong(key, value, "yes or no")),
     }
+}
+
+fn parse_networks(key: &'static str, value: &str) -> Result<Vec<Network>, Fault> {
+    let networks: Result<_, _> = value.split(',').map(str::parse).collect();
+    networks.map_err(|_| wrong(key, value, "a list of addresses and networks such as 10.0.0.1,10.1.0.0/16,[fd00::]/8"))
 }
 
 fn parse_client_auth(key: &'static str, value: &str) -> Result<ClientAuth, Fault> {
@@ -290,11 +312,15 @@ impl fmt::Display for Endpoint {
             }
         }
         match self.keepalive {
-            Some(keepalive) if keepalive == Keepalive::default() => Ok(()),
+            Some(keepalive) if keepalive == Keepalive::default() => {}
             Some(Keepalive { idle, interval, probes }) => {
-                write!(f, ":keepalive={},{},{probes}", idle.as_secs(), interval.as_secs())
+                write!(f, ":keepalive={},{},{probes}", idle.as_secs(), interval.as_secs())?;
             }
-            None => f.write_str(":keepalive=off"),
+            None => f.write_str(":keepalive=off")?,
         }
+        for (n, network) in self.proxies.iter().enumerate() {
+            write!(f, "{}{}", if n == 0 { ":proxy=yes:proxyfrom=" } else { "," }, escape(&network.to_string()))?;
+        }
+        Ok(())
     }
 }

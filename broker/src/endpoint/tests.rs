@@ -28,6 +28,10 @@ fn reads_what_the_python_broker_does_not_know() {
     let keepalive = Keepalive { idle, interval, probes: 9 };
     assert_eq!(parse("tcp:port=1:keepalive=60,7,9").keepalive, Some(keepalive));
     assert_eq!(parse("tcp:port=1:keepalive=60").keepalive, Some(Keepalive { idle, ..Keepalive::default() }));
+    let proxied = parse("tcp:port=1:proxy=yes:proxyfrom=10.0.0.1,[fd00::1]/8");
+    let expected = Endpoint::tcp("0.0.0.0", 1).proxy("10.0.0.1".parse::<Network>().unwrap());
+    assert_eq!(proxied, expected.proxy("fd00::/8".parse::<Network>().unwrap()));
+    assert_eq!(parse("tcp:port=1:proxy=no"), Endpoint::tcp("0.0.0.0", 1));
     let mutual = parse("tls:port=1:clientca=ca.pem:clientauth=optional");
     let expected = Endpoint::tls("0.0.0.0", 1, "cert.pem", "key.pem");
     assert_eq!(mutual, expected.clone().client_ca("ca.pem", ClientAuth::Optional));
@@ -56,6 +60,7 @@ fn display_can_be_read_back() {
         "tcp:port=1:mode=publish:backlog=17:reuseport=yes:recvbuf=64k:sendbuf=1M:keepalive=1,2,3",
         "tls:port=1:clientca=a\\:b:clientauth=optional:mode=subscribe:keepalive=off",
         "tls:port=1:clientca=ca:keepalive=9",
+        "tcp:port=1:keepalive=off:proxy=yes:proxyfrom=10.0.0.1,10.1.2.3/16,[fd00::1/8],\\:\\:1",
     ];
     for text in texts {
         let endpoint = parse(text);
@@ -74,6 +79,7 @@ fn bind_takes_addresses_and_names() {
 #[test]
 fn every_fault_names_the_endpoint_and_the_part() {
     let size = "a size of less than 2 GiB such as 65536, 64k or 1M";
+    let networks = "a list of addresses and networks such as 10.0.0.1,10.1.0.0/16,[fd00::]/8";
     let keepalive = "IDLE or IDLE,INTERVAL,PROBES (1 to 32767 s, the same, 1 to 127) or off";
     let cases = [
         ("", r#"unknown kind "": it is tcp or tls"#.to_owned()),
@@ -103,6 +109,17 @@ fn every_fault_names_the_endpoint_and_the_part() {
         ("tcp:port=1:keepalive=1,2", format!(r#"keepalive "1,2" is not {keepalive}"#)),
         ("tcp:port=1:keepalive=1,2,128", format!(r#"keepalive "1,2,128" is not {keepalive}"#)),
         ("tcp:port=1:keepalive=on", format!(r#"keepalive "on" is not {keepalive}"#)),
+        (
+            "tcp:port=1:proxy=yes",
+            "proxy=yes needs proxyfrom: the addresses of the proxies, such as proxyfrom=10.0.0.1 or \
+             proxyfrom=10.0.0.0/8,192.0.2.1"
+                .to_owned(),
+        ),
+        ("tcp:port=1:proxyfrom=10.0.0.1", "proxyfrom needs proxy=yes".to_owned()),
+        ("tcp:port=1:proxy=no:proxyfrom=10.0.0.1", "proxyfrom needs proxy=yes".to_owned()),
+        ("tcp:port=1:proxy=1:proxyfrom=10.0.0.1", r#"proxy "1" is not yes or no"#.to_owned()),
+        ("tcp:port=1:proxy=yes:proxyfrom=lb", format!(r#"proxyfrom "lb" is not {networks}"#)),
+        ("tcp:port=1:proxy=yes:proxyfrom=::1", "proxyfrom has no value".to_owned()),
         ("tls:port=1:clientca=a:clientauth=no", r#"clientauth "no" is not required or optional"#.to_owned()),
         (
             "tls:port=1:clientauth=optional",

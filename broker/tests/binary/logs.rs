@@ -251,3 +251,30 @@ async fn what_strays_to_a_port_is_named_with_what_to_do() {
     let untrusted = log.lines().find(|line| line.contains("TLS handshake failed peer=127.0.0.1:")).unwrap();
     assert!(untrusted.contains("cause=the client does not trust the certificate ("), "{untrusted}");
 }
+
+#[tokio::test]
+async fn what_is_wrong_at_an_endpoint_for_proxies_is_said() {
+    let keys = file(".json", r#"{"a": {"owner": "o", "secret": "s", "pubchans": [], "subchans": []}}"#);
+    let endpoint = "tcp:interface=127.0.0.1:port=0:proxy=yes:proxyfrom=127.0.3.0/28,127.0.0.1";
+    let running = Running::start(command(&["--auth", keys.to_str().unwrap(), "-e", endpoint])).await;
+    stray(1, running.addr, b"\0\0\0\x20\x02\x07mallory01234567890123456789").await;
+    stray(2, running.addr, b"PROXY TCP4 192.0.2.1 192.0.2.2 1\r\n").await;
+    stray(77, running.addr, b"").await;
+    let mut stream = within(tokio::net::TcpStream::connect(running.addr)).await.unwrap();
+    stream.write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 4711 20000\r\n").await.unwrap();
+    Peer::greeted(stream).await.authenticate("a", "wrong").await.expect_error("Authentication failed for a").await;
+    let (_, log) = running.stop("-TERM").await;
+    let none = "no header of the PROXY protocol: does the proxy send one (haproxy: send-proxy or send-proxy-v2)?";
+    for (line, what) in [
+        ("PROXY header failed proxy=127.0.3.1:", none),
+        (
+            "PROXY header failed proxy=127.0.3.2:",
+            "cause=the header of the PROXY protocol has no valid addresses and ports",
+        ),
+        ("connections were turned away ip=127.0.3.77", "Not from a proxy that proxyfrom= of the endpoint names"),
+        ("authentication failed: wrong secret ident=\"a\" peer=192.0.2.1:4711", ""),
+    ] {
+        let found = log.lines().find(|logged| logged.contains(line));
+        assert!(found.is_some_and(|found| found.contains(what)), "{line} {what} is missing in {log}");
+    }
+}

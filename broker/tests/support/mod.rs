@@ -84,7 +84,8 @@ impl Peer {
         Self::try_greeted(within(TcpStream::connect(addr)).await.unwrap()).await
     }
 
-    async fn try_greeted(stream: TcpStream) -> Result<Self, String> {
+    /// Reads INFO: the ERROR text if there is none.
+    pub(crate) async fn try_greeted(stream: TcpStream) -> Result<Self, String> {
         let mut framed = Framed::new(stream, Codec::default());
         match within(framed.next()).await {
             Some(Ok(Frame::Info { name, nonce })) => Ok(Self { framed, nonce, ident: String::new(), name }),
