@@ -1,6 +1,6 @@
 //! The task that owns the connection.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use futures::future::poll_fn;
 use tokio::{
@@ -166,7 +166,12 @@ impl Driver {
                 Some(other) => Cause::Unexpected { addr: addr(), what: is_other(other) },
                 None => Cause::Protocol { addr: addr(), cause },
             },
-            Ok(None) => Cause::Eof { addr: addr() },
+            Ok(None) => {
+                // So does a server of TLS that has waited for the client to begin.
+                let text = "it was closed before the broker said anything: perhaps it expects TLS (--tls or --tlscert FILE; \
+                            SessionBuilder::tls), or has no room";
+                Cause::Io { addr: addr(), cause: io::Error::new(io::ErrorKind::UnexpectedEof, text) }
+            }
             Err(cause) => Cause::Io { addr: addr(), cause },
         };
         Err(Error::new(cause))
