@@ -14,6 +14,8 @@ mod reconnect;
 mod refusals;
 mod secrecy;
 mod sendfile;
+#[path = "../support/skip.rs"]
+mod skip;
 mod subscribe;
 mod support;
 mod terminal;

@@ -2,7 +2,10 @@
 
 use std::{fs, process::Command};
 
-use crate::support::{SECRET, TestBroker};
+use crate::{
+    skip::skip,
+    support::{SECRET, TestBroker},
+};
 
 /// The exit code, and what a person would have seen; nothing when there is no `script`.
 fn on_a_terminal(arguments: &str) -> Option<(Option<i32>, String)> {
@@ -12,7 +15,7 @@ fn on_a_terminal(arguments: &str) -> Option<(Option<i32>, String)> {
     match script.output() {
         Ok(output) => Some((output.status.code(), String::from_utf8(output.stdout).unwrap())),
         Err(cause) => {
-            eprintln!("skipped: cannot run script (util-linux): {cause}");
+            skip(&format!("cannot run script (util-linux): {cause}"));
             None
         }
     }
@@ -45,4 +48,21 @@ fn publish_says_that_it_reads_the_terminal() {
     let Some((code, seen)) = on_a_terminal(&arguments) else { return };
     assert_eq!(code, Some(0), "{seen:?}");
     assert!(seen.contains("Ctrl-D ends it"), "{seen:?}");
+}
+
+/// A run of this test program in which the first test of a terminal cannot be run.
+#[test]
+fn a_test_that_cannot_be_run_fails_where_all_are_required() {
+    for (required, passes) in [(None, true), (Some("1"), false)] {
+        let mut tests = Command::new(std::env::current_exe().unwrap());
+        tests.args(["--exact", "terminal::raw_payloads_do_not_go_to_a_terminal", "--nocapture"]);
+        // There is no `script`.
+        tests.env("PATH", "/nonexistent").env_remove("HPFEEDS_TEST_REQUIRE");
+        tests.envs(required.map(|value| ("HPFEEDS_TEST_REQUIRE", value)));
+        let output = tests.output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.success(), passes, "{stderr}");
+        let says = if passes { "skipped: cannot run script" } else { "HPFEEDS_TEST_REQUIRE lets no test be skipped" };
+        assert!(stderr.contains(says), "{stderr}");
+    }
 }

@@ -1,6 +1,6 @@
 //! What the system does to a broker: it is killed, stopped, short of disk and descriptors, its network
-//! fails. Real processes; what needs root or a feature of the kernel says so and is skipped without it. What
-//! `scripts/test` installs has to be there with `HPFEEDS_TEST_REQUIRE=1`.
+//! fails. Real processes; what needs root, a package or a feature of the kernel says so and is skipped without it; with
+//! `HPFEEDS_TEST_REQUIRE=1` that is a failure.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod clock;
@@ -8,18 +8,19 @@ mod descriptors;
 mod disk;
 mod kill;
 mod network;
+#[path = "../../../tests/support/skip.rs"]
+mod skip;
 mod still;
 #[path = "../support/mod.rs"]
 mod support;
 
 use std::{
-    env,
-    io::{self, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Stdio,
 };
 
+use skip::skip;
 use support::within;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
@@ -79,33 +80,22 @@ async fn run(program: &str, arguments: &[&str]) {
     assert!(output.status.success(), "{program} {arguments:?}: {stderr}");
 }
 
-/// Whether a command succeeds; otherwise the test is skipped, and says why.
+/// Whether a command succeeds; otherwise the test is skipped.
 async fn can(program: &str, arguments: &[&str]) -> bool {
     let why = match within(Command::new(program).args(arguments).output()).await {
         Ok(output) if output.status.success() => return true,
         Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         Err(cause) => cause.to_string(),
     };
-    skipped(&format!("{program} {}: {why}", arguments.join(" ")));
+    skip(&format!("{program} {}: {why}", arguments.join(" ")));
     false
-}
-
-/// Not with `eprintln!`, which nobody sees of a test that passes.
-fn skipped(why: &str) {
-    let _ = writeln!(io::stderr(), "skipped: {why}");
-}
-
-/// The test is skipped as something is not there that `scripts/test` installs.
-fn missing(what: &str) {
-    assert!(env::var_os("HPFEEDS_TEST_REQUIRE").is_none(), "{what} is missing: scripts/test installs it");
-    skipped(&format!("{what} is not installed"));
 }
 
 /// The command-line tool, when it has been built beside the broker: `cargo test --workspace --all-features` does that.
 fn tool() -> Option<PathBuf> {
     let path = PathBuf::from(env!("CARGO_BIN_EXE_hpfeeds-broker")).with_file_name("hpfeeds");
     if !path.exists() {
-        skipped("the tool hpfeeds is not built: cargo build --features cli");
+        skip("the tool hpfeeds is not built: cargo build --features cli");
         return None;
     }
     Some(path)

@@ -15,7 +15,7 @@ use tokio::{
     time::{interval, timeout},
 };
 
-use crate::{Running, can, skipped, support::within};
+use crate::{Running, can, skip::skip, support::within};
 
 /// What a process that is a client in its namespace is told: port and role.
 const CLIENT: &str = "HPFEEDS_FAULTS_CLIENT";
@@ -81,7 +81,7 @@ impl Network {
         let mut link = Helper::start(Command::new("python3").arg(script).args(&pids));
         if timeout(BOUND, link.stdout.next_line()).await.ok().and_then(Result::ok).flatten().as_deref() != Some("ready")
         {
-            skipped("no network could be made between namespaces");
+            skip("no network could be made between namespaces");
             return None;
         }
         let mut command = inside(&pids[1]);

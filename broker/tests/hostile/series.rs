@@ -114,50 +114,51 @@ async fn subscriptions_without_end() {
 /// long.
 #[tokio::test]
 async fn patterns_that_come_and_go_and_names_of_dots() {
-    const TIME: Duration = Duration::from_secs(2);
+    const ROUNDS: usize = 20;
     let mut target = Target::start(&[]).await;
-    let (plain, until) = (target.plain, Instant::now() + TIME);
+    let plain = target.plain;
     let mut attackers = tokio::task::JoinSet::new();
     for n in 0..4_usize {
         attackers.spawn(async move {
             let mut peer = login(ATTACKER, plain, "mallory", "stolen").await;
-            let mut frames = 0;
-            while Instant::now() < until {
-                let dots = ".".repeat(252);
-                let mut batch = Vec::new();
-                for i in 0..200 {
-                    if n < 2 {
-                        let pattern = format!("{}{n}.*", &dots[..i]);
-                        batch.extend([subscribe("mallory", &pattern), unsubscribe("mallory", &pattern)]);
-                    } else {
-                        batch.push(publish("mallory", &format!("{dots}{n}{}", i % 10), "x"));
-                    }
+            let dots = ".".repeat(252);
+            let frames = (0..200).flat_map(|i| {
+                if n < 2 {
+                    let pattern = format!("{}{n}.*", &dots[..i]);
+                    vec![subscribe("mallory", &pattern), unsubscribe("mallory", &pattern)]
+                } else {
+                    vec![publish("mallory", &format!("{dots}{n}{}", i % 10), "x")]
                 }
-                frames += batch.len();
-                within(peer.send_raw(&bytes(batch))).await;
+            });
+            let frames: Vec<_> = frames.collect();
+            let (count, batch) = (frames.len(), bytes(frames));
+            for _ in 0..ROUNDS {
+                within(peer.send_raw(&batch)).await;
+                // What is outstanding is bounded, however slow the machine is. On a channel of its own.
+                peer.settle_on(&format!("settled-{n}")).await;
             }
-            peer.settle().await;
-            frames
+            count * ROUNDS
         });
     }
     let (mut worst, mut frames) = (Duration::ZERO, 0);
-    while Instant::now() < until {
+    while !attackers.is_empty() {
         worst = worst.max(target.exchange().await);
-    }
-    while let Some(more) = attackers.join_next().await {
-        frames += more.unwrap();
+        while let Some(more) = attackers.try_join_next() {
+            frames += more.unwrap();
+        }
     }
     println!(
-        "figures: {frames} patterns that come and go and names of dots in {TIME:?}: an honest message took {worst:.0?} at most"
+        "figures: {frames} patterns that come and go and names of dots: an honest message took {worst:.0?} at most"
     );
     target.survives("patterns that come and go", Bound { active: 8, ..Bound::default() }).await;
     target.stops().await;
 }
 
-/// The list of a channel is copied when it changes: one with very many subscribers that changes all the time.
+/// One with very many subscribers, which changes as often as the broker can follow.
 #[tokio::test]
 async fn a_crowded_channel_that_changes_all_the_time() {
     const SUBSCRIBERS: usize = 1000;
+    const ROUNDS: usize = 30;
     let mut target = Target::start(&[]).await;
     let mut crowd = Vec::new();
     for _ in 0..SUBSCRIBERS {
@@ -165,17 +166,16 @@ async fn a_crowded_channel_that_changes_all_the_time() {
         peer.send(subscribe("mallory", "crowded")).await;
         crowd.push(peer);
     }
-    let (plain, until) = (target.plain, Instant::now() + Duration::from_secs(1));
+    let plain = target.plain;
     let churning = tokio::spawn(async move {
         let mut peer = login(ATTACKER, plain, "mallory", "stolen").await;
         let batch = bytes((0..500).flat_map(|_| [subscribe("mallory", "crowded"), unsubscribe("mallory", "crowded")]));
-        let mut changes = 0;
-        while Instant::now() < until {
+        for _ in 0..ROUNDS {
             peer.send_raw(&batch).await;
-            changes += 1000;
+            // What is outstanding is bounded, however slow the machine is.
+            peer.settle().await;
         }
-        peer.settle().await;
-        changes
+        1000 * ROUNDS
     });
     let mut worst = Duration::ZERO;
     while !churning.is_finished() {

@@ -10,6 +10,8 @@ mod files;
 #[cfg(feature = "mongodb")]
 mod mongo;
 mod outage;
+#[path = "../../../tests/support/skip.rs"]
+mod skip;
 mod suite;
 #[path = "../support/mod.rs"]
 mod support;

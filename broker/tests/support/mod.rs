@@ -132,7 +132,7 @@ impl Peer {
         self.settle_on("private").await;
     }
 
-    async fn settle_on(&mut self, channel: &str) {
+    pub(crate) async fn settle_on(&mut self, channel: &str) {
         let ident = self.ident.clone();
         self.send(subscribe(&ident, channel)).await;
         self.send(publish(&ident, channel, "settled")).await;
