@@ -36,7 +36,7 @@ const WORK: usize = 2048;
 /// How many subscribers are compared in the time of one such step, to find out whether two channels have the same.
 const COMPARED: usize = 32;
 
-/// What it costs to change the list of a channel's or pattern's subscribers, in the same measure: it is copied.
+/// What it costs to change the list of a channel's or pattern's subscribers, in the same measure: a part of it is copied.
 const SUBSCRIPTION_WORK: usize = 16;
 
 /// What it costs to look a channel up that a client has not published to just before.

@@ -5,6 +5,8 @@
 //! So a new channel costs nothing but itself, however many wait for it, and a pattern costs the same however many
 //! channels there are.
 
+mod list;
+
 use std::{
     cell::Cell,
     collections::HashMap,
@@ -21,8 +23,8 @@ use std::{
 
 use arc_swap::{ArcSwap, Guard};
 use hpfeeds::wire::Channel;
-use smallvec::SmallVec;
 
+use self::list::{List, Outboxes};
 use crate::{
     outbox::Outbox,
     patterns::{prefix, prefixes},
@@ -68,13 +70,6 @@ struct Matching {
     version: u64,
     lists: Vec<Arc<List>>,
 }
-
-/// Copied when it changes, so that publishers read it without a lock.
-#[derive(Default)]
-struct List(ArcSwap<Outboxes>);
-
-/// Those of most channels are where the list is.
-type Outboxes = SmallVec<[Arc<Outbox>; 2]>;
 
 impl Router {
     /// A handle for publishing to a channel, which exists as long as there is one.
@@ -201,27 +196,6 @@ pub(crate) fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
     }
 }
 
-impl List {
-    fn push(&self, outbox: &Arc<Outbox>) {
-        let list = self.0.load();
-        let mut longer = Outboxes::with_capacity(list.len() + 1);
-        longer.extend(list.iter().cloned());
-        longer.push(outbox.clone());
-        self.0.store(Arc::new(longer));
-    }
-
-    fn remove(&self, outbox: &Arc<Outbox>) {
-        let list = self.0.load();
-        let mut shorter = Outboxes::with_capacity(list.len().saturating_sub(1));
-        shorter.extend(list.iter().filter(|other| !Arc::ptr_eq(other, outbox)).cloned());
-        self.0.store(Arc::new(shorter));
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.load().is_empty()
-    }
-}
-
 /// Keeps a channel in the router for a connection that publishes to it.
 pub(crate) struct TopicHandle {
     router: Arc<Router>,
@@ -265,8 +239,8 @@ impl Topic {
     fn subscribers(&self, patterns_version: u64) -> Option<Subscribers> {
         let matching = self.matching.load();
         (matching.version == patterns_version).then(|| {
-            let own = self.subscribers.0.load();
-            Subscribers::new(own, matching.lists.iter().map(|list| list.0.load_full()).collect())
+            let own = self.subscribers.load();
+            Subscribers::new(own, matching.lists.iter().map(|list| list.load_full()).collect())
         })
     }
 }
@@ -324,7 +298,9 @@ impl Subscribers {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Outbox>> {
-        self.own.iter().chain(self.matching.iter().flat_map(|list| list.iter()))
+        let others = self.matching.iter().flat_map(|list| list.iter());
+        // Of few subscribers, the first part has all.
+        self.own.few().iter().chain(self.own.many().chain(others))
     }
 }
 

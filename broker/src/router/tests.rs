@@ -250,6 +250,37 @@ fn a_name_of_dots_is_resolved_too() {
     assert_eq!(deliveries(&router, &mine, &[&dots, "."]), [1, 0]);
 }
 
+/// Not times: how many outboxes are held once more than before, while a publisher still has the list as it was.
+#[test]
+fn a_subscription_copies_as_little_with_thousands_there_as_with_a_hundred() {
+    for (text, there) in [("crowded", 100), ("crowded", 5_000), ("crowded", 20_000), ("*", 5_000)] {
+        let (router, all) = (Arc::new(Router::default()), key(&["*"]));
+        let topic = router.topic(&channel("crowded"));
+        let subscribe = || {
+            let mut mine = subscriptions(&router);
+            mine.add(channel(text), &all).unwrap();
+            mine
+        };
+        let mut crowd: Vec<_> = (0..there).map(|_| subscribe()).collect();
+        let mut copied = |change: &mut dyn FnMut(&mut Vec<Subscriptions>)| {
+            let outboxes: Vec<_> = crowd.iter().map(|mine| mine.outbox().clone()).collect();
+            let before = topic.subscribers();
+            let held: Vec<_> = outboxes.iter().map(Arc::strong_count).collect();
+            change(&mut crowd);
+            let now = outboxes.iter().zip(held).filter(|(outbox, held)| Arc::strong_count(outbox) > *held).count();
+            drop(before);
+            now
+        };
+        let most = 128;
+        for n in [0, 1, 2] {
+            let added = copied(&mut |crowd| crowd.push(subscribe()));
+            let removed = copied(&mut |crowd| drop(crowd.remove(crowd.len() * n / 3)));
+            assert!(added <= most && removed <= most, "{added} {removed} of {there} that subscribe to {text}");
+        }
+        assert_eq!(count(&topic), there);
+    }
+}
+
 #[test]
 fn who_subscribes_is_known_until_anything_changes() {
     let (router, all) = (Arc::new(Router::default()), key(&["*"]));
