@@ -123,6 +123,11 @@ impl Unsettled {
         self.holds
     }
 
+    /// How long the run is.
+    pub(crate) fn len(&self) -> usize {
+        self.run.len()
+    }
+
     /// Waits until everybody has it.
     pub(crate) async fn settle(mut self, _stall: Stall) {
         while let Some((outbox, until)) = self.waiting.last() {

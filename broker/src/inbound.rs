@@ -102,14 +102,15 @@ struct Waiting {
     future: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// Not any more when the connection is to end.
     until_stopped: bool,
-    /// Bytes that it holds on to. Then: with what it waits.
+    /// Bytes that it holds on to, and how many of them are messages. Then: with what it waits.
     own: usize,
+    messages: usize,
     held: Option<Held>,
 }
 
 impl Waiting {
     fn new(future: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self { future: Box::pin(future), until_stopped: false, own: 0, held: None }
+        Self { future: Box::pin(future), until_stopped: false, own: 0, messages: 0, held: None }
     }
 
     /// Others get their turn.
@@ -191,6 +192,7 @@ impl Inbound {
         if let Some(mut waiting) = waiting {
             let pool = &self.shared.pool;
             waiting.held = pool.hold(waiting.own + self.buffer.park(pool));
+            self.outbox().session().unparsed(waiting.messages + self.buffer.bytes.len());
             self.waiting = Some(waiting);
             return Poll::Ready(Ok(()));
         }
@@ -354,7 +356,8 @@ impl Inbound {
 
     /// Waits until everybody has a run.
     fn wait(&self, unsettled: Unsettled) -> Waiting {
-        Waiting { own: unsettled.holds(), ..Waiting::new(unsettled.settle(self.shared.metrics.stall())) }
+        let (own, messages) = (unsettled.holds(), unsettled.len());
+        Waiting { own, messages, ..Waiting::new(unsettled.settle(self.shared.metrics.stall())) }
     }
 
     /// Checks what a client publishes for the first time, or again after other channels.

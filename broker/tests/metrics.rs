@@ -207,6 +207,28 @@ async fn what_is_published_while_nobody_subscribes_is_told_by_channel() {
 }
 
 #[tokio::test]
+async fn what_a_publisher_waits_with_is_told_as_not_acted_on() {
+    // Nobody is slow for an hour, so publishers wait.
+    let broker = start(exporting(builder().low_mark(0).floor_window(Duration::from_secs(3600)))).await;
+    let _stuck = Peer::narrow_subscriber(&broker, &["a"]).await;
+    let mut publisher = Peer::login(broker.local_addr(), "alice", "s3cret").await;
+    let message = bytes([publish("alice", "a", vec![0; 900_000])]);
+    // The first is queued, the second waits.
+    publisher.send_raw(&message.repeat(2)).await;
+    let told = async |name: &str| scrape(&broker).await.sum(&format!("hpfeeds_broker_{name}"));
+    let received = (2 * message.len()) as f64;
+    within(async {
+        while told(r#"connection_receive_buffer_fill_total{ident="alice"}"#).await != Some(received)
+            || told("stalled_publishers").await != Some(1.0)
+        {}
+    })
+    .await;
+    let left = told(r#"connection_receive_buffer_size{ident="alice"}"#).await;
+    assert_eq!(left, Some(message.len() as f64));
+    drop(broker);
+}
+
+#[tokio::test]
 async fn totals_are_those_of_stats() {
     let (broker, _subscriber) = lively().await;
     let (exposed, stats) = (scrape(&broker).await, broker.stats());

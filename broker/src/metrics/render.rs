@@ -124,7 +124,8 @@ fn buffers(text: &mut Text, reports: &[(&str, IdentReport)]) {
     for (ident, report) in reports.iter().filter(open) {
         text.sample(&[("ident", ident)], report.totals.queued);
     }
-    let help = "Bytes that have been received but not acted on, such as the start of a message.";
+    let help =
+        "Bytes that have been received but not acted on: the start of a message, or what a publisher waits with.";
     text.metric(Gauge, "hpfeeds_broker_connection_receive_buffer_size", help);
     for (ident, report) in reports.iter().filter(open) {
         text.sample(&[("ident", ident)], report.totals.unparsed);
