@@ -251,7 +251,7 @@ impl Member {
             return Verdict::Same;
         }
         match &state.found {
-            Some(new) if is_same_secret(new, &self.key) => {
+            Some(new) if new.unusable().is_none() && is_same_secret(new, &self.key) => {
                 let old = std::mem::replace(&mut self.key, new.clone());
                 if allows_the_same(&old, new) { Verdict::Same } else { Verdict::Changed }
             }

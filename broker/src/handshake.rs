@@ -56,6 +56,8 @@ type Refusal = (Reason, String);
 enum Cause {
     UnknownIdent,
     WrongSecret,
+    /// No secret opens it: why.
+    Unusable(&'static str),
     Lookup(AuthError),
     LookupTimeout,
 }
@@ -65,7 +67,7 @@ impl Cause {
     fn kind(&self) -> (Reason, Category) {
         match self {
             Self::UnknownIdent => (Reason::UnknownIdent, Category::InvalidIdent),
-            Self::WrongSecret => (Reason::WrongSecret, Category::InvalidSecret),
+            Self::WrongSecret | Self::Unusable(_) => (Reason::WrongSecret, Category::InvalidSecret),
             Self::Lookup(_) => (Reason::LookupFailed, Category::ErrorCheckingIdent),
             Self::LookupTimeout => (Reason::LookupTimeout, Category::ErrorCheckingIdent),
         }
@@ -77,6 +79,7 @@ impl Cause {
         match self {
             Self::UnknownIdent => info!(ident, %peer, unlogged, elsewhere, "authentication failed: unknown ident"),
             Self::WrongSecret => info!(ident, %peer, unlogged, elsewhere, "authentication failed: wrong secret"),
+            Self::Unusable(why) => info!(ident, %peer, unlogged, elsewhere, "authentication failed: {why}"),
             Self::Lookup(cause) => {
                 warn!(ident, %peer, unlogged, elsewhere, %cause, "authentication failed: cannot look up the key");
             }
@@ -256,6 +259,9 @@ async fn authenticate(
         Ok(Err(cause)) => return Err(Failure::Rejected(ident, Cause::Lookup(cause))),
         Err(_) => return Err(Failure::Rejected(ident, Cause::LookupTimeout)),
     };
+    if let Some(why) = key.unusable() {
+        return Err(Failure::Rejected(ident, Cause::Unusable(why)));
+    }
     if !key.secret.verify(&nonce, &digest) {
         return Err(Failure::Rejected(ident, Cause::WrongSecret));
     }

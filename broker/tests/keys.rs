@@ -174,6 +174,75 @@ fn keys_move_from_every_store_to_every_other() {
     }
 }
 
+/// Two good keys and one between them that a hand has spoilt.
+fn spoilt() -> Vec<Place> {
+    let json = Place::new("users.json");
+    let entry = |owner: &str| format!(r#"{{{owner}"secret": "hunter2", "pubchans": ["c*"], "subchans": []}}"#);
+    let (good, bad) = (entry(r#""owner": "o", "#), entry(""));
+    fs::write(json.file("users.json"), format!(r#"{{"alice": {good}, "bob": {bad}, "eve": {good}}}"#)).unwrap();
+    let sqlite = Place::new("sqlite");
+    for ident in ["alice", "bob", "eve"] {
+        sqlite.output(&["add", ident, "--secret", "hunter2", "--publish", "c*"], "");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        use sqlx::{Connection as _, Executor as _};
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(sqlite.file("sqlite.db"));
+        let mut file = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+        file.execute("UPDATE authkeys SET pubchans = 'a,b' WHERE ident = 'bob'").await.unwrap();
+        file.close().await.unwrap();
+    });
+    vec![json, sqlite]
+}
+
+#[test]
+fn one_key_that_cannot_be_read_hides_no_other() {
+    for place in spoilt() {
+        for arguments in [&["list"][..], &["list", "--json"], &["export"], &["export", "-o", "out"]] {
+            let output = place.output(arguments, "");
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
+            let text = if arguments.contains(&"out") { fs::read(place.file("out")).unwrap() } else { output.stdout };
+            let text = String::from_utf8(text).unwrap();
+            assert!(text.contains("alice") && text.contains("eve") && !text.contains("bob"), "{arguments:?}: {text}");
+            let faults: Vec<_> = stderr.lines().filter(|line| line.starts_with("not read: ")).collect();
+            assert!(faults.len() == 1 && faults[0].contains("\"bob\""), "{stderr}");
+            assert!(stderr.ends_with("hpfeeds-broker: 1 of 3 keys cannot be read and are left out\n"), "{stderr}");
+            assert!(!stderr.contains("hunter2"), "{stderr}");
+        }
+        assert!(place.ok(&["show", "eve"]).contains("publish:   c*"));
+        assert!(place.fails(1, &["show", "bob"]).contains("\"bob\""));
+    }
+}
+
+#[test]
+fn a_star_that_stands_for_itself_is_noted() {
+    let place = Place::new("users.json");
+    let text = r#"{"x": {"owner": "", "secret": "s", "pubchans": ["*.sessions"], "subchans": []}}"#;
+    for (arguments, stdin) in [
+        (&["add", "bob", "--secret", "s", "--publish", "*.sessions", "--publish", "a.*"][..], ""),
+        (&["set", "bob", "--subscribe", "*.sessions"], ""),
+        (&["list"], ""),
+        (&["import", "-"], text),
+    ] {
+        let output = place.output(arguments, stdin);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{stderr}");
+        let notes: Vec<_> = stderr.lines().filter(|line| line.starts_with("note: user ")).collect();
+        assert_eq!(notes.len(), 1 + usize::from(arguments[0] == "list"), "{arguments:?}: {stderr}");
+        assert!(notes[0].contains("\"*.sessions\", which is the name of one channel: a pattern is * or ends in .*"));
+    }
+}
+
+#[test]
+fn a_secret_that_everybody_knows_reaches_no_store() {
+    for place in places() {
+        fs::write(place.file("in"), r#"{"x": {"owner": "x", "secret": "", "pubchans": [], "subchans": []}}"#).unwrap();
+        assert!(place.fails(1, &["import", "in"]).contains("ident \"x\": the secret is empty"));
+        assert!(place.fails(1, &["add", "x", "--secret="]).contains("the secret is empty"));
+    }
+}
+
 #[test]
 fn half_an_export_is_not_left_behind() {
     let place = Place::new("users.json");

@@ -120,6 +120,9 @@ impl ClientSession {
 
     /// Wants the messages of a channel, now and after every reconnect. Does not wait: what the broker thinks of it
     /// comes as an event. A repeated call changes nothing, or tries again a channel that was denied.
+    ///
+    /// Brokers that know patterns take `*` and `prefix.*` for one. Any other `*` stands for itself: `cowrie*` is the
+    /// channel of that name ([`Pattern::has_literal_star`](crate::wire::Pattern::has_literal_star) tells).
     pub fn subscribe(&self, channel: impl AsRef<str>) -> Result<(), Error> {
         self.want(channel.as_ref(), true)
     }

@@ -37,6 +37,12 @@ impl Secret {
         Self(secret.as_ref().into())
     }
 
+    /// Whether it has no byte, so that everybody knows it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// What a client answers to a nonce.
     #[must_use]
     pub fn sign(&self, nonce: &Nonce) -> Digest {

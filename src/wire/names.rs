@@ -197,7 +197,8 @@ pub struct Pattern(EcoString);
 
 impl Pattern {
     /// Checks and stores a pattern of 1 to 255 bytes. A `*` anywhere else than alone or after a final dot is an
-    /// ordinary character, as it is in a channel name.
+    /// ordinary character, as it is in a channel name: `cowrie*` and `*.sessions` each stand for the one channel of that
+    /// name. [`has_literal_star`](Self::has_literal_star) tells such ones, which are mostly mistakes.
     pub fn new(pattern: impl AsRef<str>) -> Result<Self, NameError> {
         let pattern = pattern.as_ref();
         check(pattern)?;
@@ -211,6 +212,16 @@ impl Pattern {
             Some("") => true,
             Some(prefix) if prefix.ends_with('.') => channel.len() > prefix.len() && channel.starts_with(prefix),
             _ => channel == self.0,
+        }
+    }
+
+    /// Whether it has a `*` that stands for itself, as in `cowrie*`, `*.sessions` and `**`: it is legal, and matches
+    /// the one channel of that name, which may not be what was meant.
+    #[must_use]
+    pub fn has_literal_star(&self) -> bool {
+        match self.0.strip_suffix('*') {
+            Some(prefix) if prefix.is_empty() || prefix.ends_with('.') => prefix.contains('*'),
+            _ => self.0.contains('*'),
         }
     }
 
@@ -295,6 +306,16 @@ mod tests {
         ];
         for (pattern, channel, expected) in cases {
             assert_eq!(Pattern::new(pattern).unwrap().matches(channel), expected, "{pattern} on {channel}");
+        }
+    }
+
+    #[test]
+    fn a_star_that_stands_for_itself_is_told_from_a_pattern() {
+        for pattern in ["cowrie*", "*.sessions", "**", "a*b", "*.a.*", "*.*"] {
+            assert!(Pattern::new(pattern).unwrap().has_literal_star(), "{pattern}");
+        }
+        for pattern in ["*", "a", "a.*", "a.b.*", "..*"] {
+            assert!(!Pattern::new(pattern).unwrap().has_literal_star(), "{pattern}");
         }
     }
 

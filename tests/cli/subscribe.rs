@@ -22,6 +22,15 @@ fn says_what_it_is_connected_to() {
 }
 
 #[test]
+fn a_star_that_stands_for_itself_is_noted() {
+    let broker = TestBroker::start();
+    let tool = broker.subscribed(&["cowrie*", "cowrie.*", "*"]);
+    let said = "hpfeeds: cowrie* is the name of one channel: a pattern is * or ends in .*\n";
+    tool.wait_for_stderr(said);
+    assert_eq!(tool.stderr().matches("is the name of one channel").count(), 1, "{}", tool.stderr());
+}
+
+#[test]
 fn ends_after_count_messages() {
     let broker = TestBroker::start();
     let mut tool = broker.subscribed(&["--count", "2"]);

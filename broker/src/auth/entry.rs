@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use hpfeeds::wire::Pattern;
 use serde_json::{Map, Value};
 
-use super::Key;
+use super::{Key, Remarks};
 
 /// A key as it stands in a store, with its secret in clear text. It may hold names that no broker accepts.
 #[derive(Clone, PartialEq, Eq)]
@@ -32,18 +33,44 @@ impl Entry {
     }
 
     /// The entry of an ident in a JSON file.
-    pub(crate) fn from_json(ident: &str, entry: &Value) -> Result<Self, String> {
+    pub(crate) fn from_json(ident: &str, entry: &Value, remarks: &mut Remarks) -> Result<Self, String> {
         let Value::Object(entry) = entry else {
             return Err(format!("must be an object, not {}", kind(entry)));
         };
+        let mut channels = |name| {
+            let list = list(field(entry, name)?).map_err(|cause| format!("{name:?} {cause}"))?;
+            list.remark(format_args!("user {ident:?}: {name:?}"), remarks);
+            Ok::<_, String>(list.channels)
+        };
         Ok(Self {
             ident: ident.to_owned(),
-            owner: text(entry, "owner")?.to_owned(),
+            owner: owner(ident, field(entry, "owner")?)?,
             secret: text(entry, "secret")?.to_owned(),
-            publish: list(field(entry, "pubchans")?).map_err(|cause| format!("\"pubchans\" {cause}"))?,
-            subscribe: list(field(entry, "subchans")?).map_err(|cause| format!("\"subchans\" {cause}"))?,
+            publish: channels("pubchans")?,
+            subscribe: channels("subchans")?,
         })
     }
+
+    /// What the key says and may not be meant to say. `names` as for [`key`](Self::key).
+    pub(crate) fn remark(&self, names: [&str; 2], remarks: &mut Remarks) {
+        let ident = &self.ident;
+        if self.secret.is_empty() {
+            remarks.add(format_args!("user {ident:?}: the secret is empty: nobody can authenticate with this key"));
+        }
+        for (name, list) in names.into_iter().zip([&self.publish, &self.subscribe]) {
+            for channel in list.iter().filter(|channel| is_literal(channel)) {
+                remarks.add(format_args!(
+                    "user {ident:?}: {name:?} holds {channel:?}, which is the name of one channel: \
+                     a pattern is * or ends in .*"
+                ));
+            }
+        }
+    }
+}
+
+/// Whether an entry has a `*` that stands for itself.
+fn is_literal(channel: &str) -> bool {
+    Pattern::new(channel).is_ok_and(|pattern| pattern.has_literal_star())
 }
 
 /// Without the secret.
@@ -70,13 +97,60 @@ fn text<'a>(entry: &'a Map<String, Value>, name: &str) -> Result<&'a str, String
     value.as_str().ok_or_else(|| format!("{name:?} must be a string, not {}", kind(value)))
 }
 
+/// As in the Python broker, which shows what is there: whoever has none owns itself.
+fn owner(ident: &str, value: &Value) -> Result<String, String> {
+    match value {
+        Value::Null => Ok(ident.to_owned()),
+        Value::String(owner) => Ok(owner.clone()),
+        Value::Number(owner) => Ok(owner.to_string()),
+        other => Err(format!("\"owner\" must be a string, not {}", kind(other))),
+    }
+}
+
+/// The channels of a list, and what else stood there, which no channel can be.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct List {
+    pub(crate) channels: Vec<String>,
+    /// The kind of the first entry that is no string.
+    other: Option<&'static str>,
+}
+
+impl List {
+    /// `place` names the list.
+    pub(crate) fn remark(&self, place: fmt::Arguments<'_>, remarks: &mut Remarks) {
+        if let Some(kind) = self.other {
+            remarks.add(format_args!("{place} holds {kind}, which is no channel and is passed over"));
+        }
+    }
+}
+
 /// A list of channels. The error goes on after the name of what holds it.
-pub(crate) fn list(value: &Value) -> Result<Vec<String>, String> {
-    let list = value.as_array().ok_or_else(|| format!("must be a list of strings, not {}", kind(value)))?;
-    let channels = list.iter().map(|value| {
-        value.as_str().map(str::to_owned).ok_or_else(|| format!("must hold strings only, but holds {}", kind(value)))
-    });
-    channels.collect()
+pub(crate) fn list(value: &Value) -> Result<List, String> {
+    let entries = value.as_array().ok_or_else(|| format!("must be a list of strings, not {}", kind(value)))?;
+    let mut list = List::default();
+    for entry in entries {
+        match entry {
+            Value::String(channel) => list.channels.push(channel.clone()),
+            // For the Python broker it is an entry that no channel is equal to.
+            other => list.other = list.other.or(Some(kind(other))),
+        }
+    }
+    Ok(list)
+}
+
+/// A list of channels where the Python broker takes one string for a list, too: all channels in which are parts of it.
+/// That is a list written as JSON twice, or channels with commas between them. Other parts, such as the first half
+/// of a name, allow nothing here.
+#[cfg(any(feature = "sql", feature = "mongodb"))]
+pub(crate) fn list_or_text(value: &Value) -> Result<List, String> {
+    let Value::String(text) = value else {
+        return list(value);
+    };
+    if let Ok(inner @ Value::Array(_)) = serde_json::from_str(text) {
+        return list(&inner);
+    }
+    let channels = text.split(',').map(str::trim).filter(|channel| !channel.is_empty());
+    Ok(List { channels: channels.map(str::to_owned).collect(), other: None })
 }
 
 pub(crate) fn kind(value: &Value) -> &'static str {
@@ -98,8 +172,22 @@ mod tests {
     #[test]
     fn debug_does_not_show_the_secret() {
         let value = serde_json::json!({"owner": "o", "secret": "hunter2", "pubchans": ["a"], "subchans": []});
-        let entry = Entry::from_json("bob", &value).unwrap();
+        let entry = Entry::from_json("bob", &value, &mut Remarks::default()).unwrap();
         assert_eq!((entry.secret.as_str(), entry.publish.as_slice()), ("hunter2", &["a".to_owned()][..]));
         assert!(!format!("{entry:?}").contains("hunter2"));
+    }
+
+    #[test]
+    #[cfg(any(feature = "sql", feature = "mongodb"))]
+    fn one_string_is_a_list_where_it_is_one_for_the_python_broker() {
+        for (text, expected) in [
+            ("cowrie.sessions", &["cowrie.sessions"][..]),
+            (r#"["a", "b.*"]"#, &["a", "b.*"]),
+            ("a, b.*,,c", &["a", "b.*", "c"]),
+            ("", &[]),
+        ] {
+            assert_eq!(list_or_text(&text.into()).unwrap().channels, expected, "{text}");
+        }
+        assert!(list(&"a".into()).is_err());
     }
 }

@@ -11,10 +11,14 @@ use tokio::{sync::watch as signal, task::spawn_blocking};
 use tracing::info;
 
 use super::{
-    AuthError, AuthStore, Changes, Entry, Key, Lookup, MemoryStore, Reload,
+    AuthError, AuthStore, Changes, Entry, Key, Lookup, MemoryStore, Reload, Remarks,
     entry::kind,
+    text::utf8,
     watch::{self, Signature},
 };
+
+/// The fields of the lists.
+pub(crate) const LISTS: [&str; 2] = ["pubchans", "subchans"];
 
 /// Keys in a JSON file, as the Python broker reads it:
 ///
@@ -22,7 +26,9 @@ use super::{
 /// {"ident": {"owner": "…", "secret": "…", "pubchans": ["…"], "subchans": ["…"]}}
 /// ```
 ///
-/// All four fields are required; others are ignored. The lists hold channels or patterns.
+/// All four fields are required; others are ignored. The lists hold channels or patterns; what is no string in them is
+/// passed over, and an owner that is `null` is the ident, as there. An entry with an empty secret is no key: nobody can
+/// authenticate with it. The log names such entries when the file is read.
 ///
 /// A change of the file is seen within about a second and a half, also when another file takes its name, or that of a
 /// folder or link on its path, as the secrets of Kubernetes do. Then it counts for live connections, too. A file that cannot
@@ -112,29 +118,34 @@ impl AuthStore for JsonStore {
 fn load(path: &Path) -> Result<MemoryStore, AuthError> {
     let fail = |cause: &dyn fmt::Display| AuthError::new(format_args!("{}: {cause}", path.display()));
     let text = fs::read(path).map_err(|cause| fail(&cause))?;
-    parse(&text).map_err(|cause| fail(&cause))
+    let mut remarks = Remarks::default();
+    let keys = parse(&text, &mut remarks).map_err(|cause| fail(&cause))?;
+    remarks.log(&path.display());
+    Ok(keys)
 }
 
-pub(crate) fn parse(text: &[u8]) -> Result<MemoryStore, String> {
-    let keys = entries(text)?.into_iter().map(|entry| {
-        let key = entry.key(["pubchans", "subchans"]);
-        key.map_err(|cause| format!("user {:?}: {cause}", entry.ident))
+pub(crate) fn parse(text: &[u8], remarks: &mut Remarks) -> Result<MemoryStore, String> {
+    let keys = entries(text, remarks)?.into_iter().map(|entry| {
+        entry.remark(LISTS, remarks);
+        entry.key(LISTS).map_err(|cause| format!("user {:?}: {cause}", entry.ident))
     });
     keys.collect()
 }
 
 /// What a file in this format holds, in the order of the idents.
-pub(crate) fn entries(text: &[u8]) -> Result<Vec<Entry>, String> {
+pub(crate) fn entries(text: &[u8], remarks: &mut Remarks) -> Result<Vec<Entry>, String> {
     let root = object(text)?;
-    let entries = root
-        .iter()
-        .map(|(ident, entry)| Entry::from_json(ident, entry).map_err(|cause| format!("user {ident:?}: {cause}")));
-    entries.collect()
+    root.iter().map(|(ident, value)| entry(ident, value, remarks)).collect()
+}
+
+/// One of them. The error names the ident and the field.
+pub(crate) fn entry(ident: &str, value: &Value, remarks: &mut Remarks) -> Result<Entry, String> {
+    Entry::from_json(ident, value, remarks).map_err(|cause| format!("user {ident:?}: {cause}"))
 }
 
 /// The file as it is.
 pub(crate) fn object(text: &[u8]) -> Result<Map<String, Value>, String> {
-    match serde_json::from_slice(text).map_err(|cause| cause.to_string())? {
+    match serde_json::from_slice(utf8(text)?).map_err(|cause| cause.to_string())? {
         Value::Object(root) => Ok(root),
         other => Err(format!("must hold an object of idents, not {}", kind(&other))),
     }
@@ -144,6 +155,10 @@ pub(crate) fn object(text: &[u8]) -> Result<Map<String, Value>, String> {
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use super::*;
+
+    fn parse(text: &[u8]) -> Result<MemoryStore, String> {
+        super::parse(text, &mut Remarks::default())
+    }
 
     #[test]
     fn reads_what_the_python_broker_reads() {
@@ -166,14 +181,16 @@ mod tests {
             ("[]", "must hold an object of idents, not a list"),
             (r#"{"bob": 3}"#, r#"user "bob": must be an object, not a number"#),
             (r#"{"bob": {}}"#, r#"user "bob": "owner" is missing"#),
-            (r#"{"bob": {"owner": null}}"#, r#"user "bob": "owner" must be a string, not null"#),
+            (r#"{"bob": {"owner": []}}"#, r#"user "bob": "owner" must be a string, not a list"#),
+            ("\u{FEFF}[]", "must hold an object of idents, not a list"),
+            ("{\0}\0", "is UTF-16: save it as UTF-8"),
             (
                 r#"{"bob": {"owner": "", "secret": "hunter2", "pubchans": {}, "subchans": []}}"#,
                 r#"user "bob": "pubchans" must be a list of strings, not an object"#,
             ),
             (
-                r#"{"bob": {"owner": "", "secret": "hunter2", "pubchans": [], "subchans": [true]}}"#,
-                r#"user "bob": "subchans" must hold strings only, but holds a boolean"#,
+                r#"{"bob": {"owner": "", "secret": "hunter2", "pubchans": [], "subchans": "a"}}"#,
+                r#"user "bob": "subchans" must be a list of strings, not a string"#,
             ),
             (
                 r#"{"": {"owner": "", "secret": "hunter2", "pubchans": [], "subchans": []}}"#,
@@ -183,6 +200,25 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(parse(text.as_bytes()).unwrap_err(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn odd_entries_count_as_in_the_python_broker_and_are_named() {
+        let mut remarks = Remarks::default();
+        let text = r#"{"bob": {"owner": null, "secret": "hunter2", "pubchans": ["a", 5, null], "subchans": ["cowrie*"]},
+            "eve": {"owner": 7, "secret": "", "pubchans": [], "subchans": ["*.sessions", "b.*", "*"]}}"#;
+        let keys = super::parse(format!("\u{FEFF}{text}").as_bytes(), &mut remarks).unwrap();
+        let (bob, eve) = (keys.get("bob").unwrap(), keys.get("eve").unwrap());
+        assert_eq!((bob.owner.as_str(), eve.owner.as_str()), ("bob", "7"));
+        assert!(bob.may_publish("a") && bob.may_subscribe("cowrie*") && !bob.may_subscribe("cowrie.sessions"));
+        let lines = remarks.into_lines();
+        let expected = [
+            r#"user "bob": "pubchans" holds a number, which is no channel and is passed over"#,
+            r#"user "bob": "subchans" holds "cowrie*", which is the name of one channel: a pattern is * or ends in .*"#,
+            r#"user "eve": the secret is empty: nobody can authenticate with this key"#,
+            r#"user "eve": "subchans" holds "*.sessions", which is the name of one channel: a pattern is * or ends in .*"#,
+        ];
+        assert_eq!(lines, expected);
     }
 
     #[test]

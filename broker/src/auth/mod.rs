@@ -7,8 +7,10 @@ pub(crate) mod json;
 mod memory;
 #[cfg(feature = "mongodb")]
 mod mongo;
+mod remarks;
 #[cfg(feature = "sql")]
 pub(crate) mod sql;
+mod text;
 mod watch;
 
 use std::{error, fmt, pin::Pin, sync::Arc};
@@ -22,6 +24,7 @@ pub use self::entry::Entry;
 use self::entry::Entry;
 #[cfg(feature = "mongodb")]
 pub use self::mongo::{MongoAddress, MongoStore};
+pub(crate) use self::remarks::Remarks;
 #[cfg(feature = "sql")]
 pub use self::sql::{DatabaseAddress, SqlStore};
 pub use self::{chain::ChainStore, env::EnvStore, json::JsonStore, memory::MemoryStore};
@@ -105,7 +108,8 @@ pub struct Key {
 }
 
 impl Key {
-    /// A key that may do nothing yet, owned by itself. The ident has 1 to 255 bytes.
+    /// A key that may do nothing yet, owned by itself. The ident has 1 to 255 bytes. With an empty secret nobody can
+    /// authenticate: everybody would know it.
     pub fn new(ident: impl AsRef<str>, secret: impl Into<Secret>) -> Result<Self, NameError> {
         let ident = Ident::new(ident)?;
         let owner = ident.to_string();
@@ -141,6 +145,11 @@ impl Key {
             self.subchans.push(Pattern::new(channel)?);
         }
         Ok(self)
+    }
+
+    /// Why nobody can authenticate with it, for the log.
+    pub(crate) fn unusable(&self) -> Option<&'static str> {
+        self.secret.is_empty().then_some("the secret in the key store is empty")
     }
 
     pub(crate) fn may_publish(&self, channel: &str) -> bool {

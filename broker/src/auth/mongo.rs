@@ -8,10 +8,11 @@ use mongodb::{
     error::{Error, ErrorKind},
     options::ClientOptions,
 };
+use serde_json::Value;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::{AuthError, AuthStore, Entry, Key, Lookup};
+use super::{AuthError, AuthStore, Entry, Key, Lookup, entry::list_or_text};
 
 /// How long a lookup may take: half of what the broker gives it by default.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -149,9 +150,12 @@ impl AuthStore for MongoStore {
 fn entry(ident: &str, document: &Document) -> Result<Entry, String> {
     let field = |name: &str| document.get(name).ok_or_else(|| format!("{name:?} is missing"));
     let list = |name: &str| {
-        let list = field(name)?.as_array().ok_or_else(|| format!("{name:?} must be a list of strings"))?;
-        let channels = list.iter().map(|channel| channel.as_str().map(str::to_owned));
-        channels.collect::<Option<Vec<_>>>().ok_or_else(|| format!("{name:?} must hold strings only"))
+        let value = match field(name)? {
+            Bson::Array(entries) => entries.iter().map(Bson::as_str).collect(),
+            Bson::String(text) => Value::from(text.as_str()),
+            _ => return Err(format!("{name:?} must be a list of strings")),
+        };
+        list_or_text(&value).map(|list| list.channels).map_err(|cause| format!("{name:?} {cause}"))
     };
     let secret = match field("secret")? {
         Bson::String(secret) => secret.clone(),

@@ -5,7 +5,7 @@
 
 use std::{
     ffi::OsString,
-    fmt, fs,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -56,7 +56,10 @@ pub(crate) fn expand(command: &Command, mut arguments: Vec<OsString>) -> Result<
         return Ok(arguments);
     };
     let mut file = File { path, text: String::new(), command };
-    file.text = fs::read_to_string(path).map_err(|cause| file.fault(None, &cause))?;
+    file.text = fs::read_to_string(path).map_err(|cause| match cause.kind() {
+        io::ErrorKind::InvalidData => file.fault(None, &"is not UTF-8 (but UTF-16, say): save it as UTF-8"),
+        _ => file.fault(None, &cause),
+    })?;
     let from_file = file.arguments(&given)?;
     arguments.splice(1..1, from_file);
     Ok(arguments)

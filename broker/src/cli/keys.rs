@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use hpfeeds_broker::keys::{Change, Entry, Fields, Keys, from_json, to_json};
+use hpfeeds_broker::keys::{Change, Entry, Fields, Keys, Listing, from_json, remarks, to_json};
 
 use super::store::{Store, StoreParser};
 
@@ -129,13 +129,18 @@ impl KeysCommand {
                     return Err("nothing to change: give --owner, --secret, --publish or --subscribe".into());
                 }
                 let printed = secret.clone().filter(|_| *new_secret);
+                let notes = fields.notes(ident);
                 let fields = Fields { owner, secret, publish, subscribe };
                 keys.apply(&[Change::Set { ident: ident.clone(), fields }]).await?;
+                say(&notes);
                 printed.map_or(Ok(()), |secret| print(&format!("{secret}\n")))
             }
             Action::List { json } => {
-                let entries = keys.all().await?;
-                print(&if *json { as_json(&entries) } else { as_table(&entries) })
+                let listing = keys.listing().await?;
+                let entries = &listing.entries;
+                print(&if *json { as_json(entries) } else { as_table(entries) })?;
+                say(&listing.remarks);
+                complete(&listing)
             }
             Action::Show { ident, secret } => {
                 let entry = keys.get(ident).await?.ok_or_else(|| format!("ident {ident:?} has no key"))?;
@@ -143,14 +148,35 @@ impl KeysCommand {
             }
             Action::Remove { ident } => Ok(keys.apply(&[Change::Remove(ident.clone())]).await?),
             Action::Export { output } => {
-                let text = to_json(&keys.all().await?);
+                let listing = keys.listing().await?;
+                let text = to_json(&listing.entries);
                 match output {
-                    Some(path) => Ok(write_new(path, &text).map_err(|cause| format!("{}: {cause}", path.display()))?),
-                    None => print(&text),
+                    Some(path) => write_new(path, &text).map_err(|cause| format!("{}: {cause}", path.display()))?,
+                    None => print(&text)?,
                 }
+                complete(&listing)
             }
             Action::Import { file, replace } => import(&keys, file, *replace).await,
         }
+    }
+}
+
+/// Notes beside what was asked for, on stderr.
+fn say(remarks: &[String]) {
+    for remark in remarks {
+        eprintln!("note: {}", plain(remark));
+    }
+}
+
+/// What could not be read is named after the rest, a line each; and it is no success.
+fn complete(listing: &Listing) -> Result<(), Failure> {
+    let Listing { entries, faults, .. } = listing;
+    for fault in faults {
+        eprintln!("not read: {}", plain(&fault.to_string()));
+    }
+    match faults.len() {
+        0 => Ok(()),
+        bad => Err(format!("{bad} of {} keys cannot be read and are left out", bad + entries.len()).into()),
     }
 }
 
@@ -166,7 +192,9 @@ async fn add(keys: &Keys, ident: &str, fields: &Given) -> Result<(), Failure> {
         publish: fields.publish.clone(),
         subscribe: fields.subscribe.clone(),
     };
+    let notes = remarks([&entry]);
     keys.apply(&[Change::Add(entry)]).await?;
+    say(&notes);
     if is_new { print(&format!("{secret}\n")) } else { Ok(()) }
 }
 
@@ -182,10 +210,11 @@ async fn import(keys: &Keys, file: &Path, replace: bool) -> Result<(), Failure> 
     let entries =
         read().map_err(|cause| fail(&cause)).and_then(|text| from_json(&text).map_err(|cause| fail(&cause)))?;
     let lost = entries.iter().filter(|entry| !keys.has_owners() && entry.owner != entry.ident).count();
-    let count = entries.len();
+    let (count, notes) = (entries.len(), remarks(&entries));
     let changes: Vec<_> = entries.into_iter().map(if replace { Change::Put } else { Change::Add }).collect();
     keys.apply(&changes).await?;
     eprintln!("imported {count} keys");
+    say(&notes);
     if lost > 0 {
         eprintln!("this store keeps no owners: those of {lost} keys are left out");
     }
@@ -193,6 +222,13 @@ async fn import(keys: &Keys, file: &Path, replace: bool) -> Result<(), Failure> 
 }
 
 impl Given {
+    /// What the given channels may not be meant to be.
+    fn notes(&self, ident: &str) -> Vec<String> {
+        let (publish, subscribe) = (self.publish.clone(), self.subscribe.clone());
+        let (ident, owner, secret) = (ident.to_owned(), String::new(), "given elsewhere".to_owned());
+        remarks([&Entry { ident, owner, secret, publish, subscribe }])
+    }
+
     fn owner(&self, keys: &Keys, ident: &str) -> Result<Option<String>, Failure> {
         match &self.owner {
             Some(owner) if !keys.has_owners() && owner != ident => {

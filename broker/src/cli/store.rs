@@ -14,6 +14,9 @@ use hpfeeds_broker::{
 };
 use tracing::warn;
 
+/// How many faulty keys a check names.
+const SHOWN: usize = 20;
+
 /// A value of `--auth`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Store {
@@ -36,9 +39,11 @@ impl Store {
             Self::Env => builder.auth(EnvStore::new()),
             Self::Json(path) => builder.auth(JsonStore::open(path)?),
             Self::Sql(address) if check => {
-                match address.would_create() {
-                    Some(file) => could_be_created(file)?,
-                    None => SqlStore::check(address.clone()).await?,
+                if let Some(file) = address.would_create() {
+                    could_be_created(file)?;
+                } else {
+                    SqlStore::check(address.clone()).await?;
+                    warn_of_rows(address).await;
                 }
                 builder.auth(ChainStore::new())
             }
@@ -72,6 +77,21 @@ impl Store {
             #[cfg(feature = "mongodb")]
             Self::Mongo(_) => Err("keys in MongoDB are changed with its own tools".to_owned()),
         }
+    }
+}
+
+/// Warns of keys that cannot be read, and of such that may not be meant. Each harms nobody else: the broker would start. A
+/// database that is not there has been named already.
+async fn warn_of_rows(address: &DatabaseAddress) {
+    let Ok(listing) = Keys::sql(address.clone()).listing().await else {
+        return;
+    };
+    let faults = listing.faults.iter().map(ToString::to_string).take(SHOWN);
+    for cause in faults.chain(listing.remarks) {
+        warn!(store = %address, cause, "a key may not be what it was meant to be");
+    }
+    if let Some(more) = listing.faults.len().checked_sub(SHOWN + 1) {
+        warn!(store = %address, more = more + 1, "further keys cannot be read");
     }
 }
 

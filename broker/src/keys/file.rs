@@ -11,10 +11,13 @@ use std::{
 use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep};
 
-use super::{Change, Entry, Idents, print, value};
+use super::{Change, Entry, Idents, Listing, print, value};
 use crate::{
     AuthError,
-    auth::json::{entries, object},
+    auth::{
+        Remarks,
+        json::{LISTS, entries, entry, object},
+    },
 };
 
 /// How long to wait for another program that changes the file.
@@ -23,9 +26,22 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How often to look whether it has ended.
 const STEP: Duration = Duration::from_millis(20);
 
-pub(super) fn all(path: &Path) -> Result<Vec<Entry>, AuthError> {
+pub(super) fn all(path: &Path) -> Result<Listing, AuthError> {
     let text = fs::read(path).map_err(|cause| fault(path, &cause))?;
-    entries(&text).map_err(|cause| fault(path, &cause))
+    let root = object(&text).map_err(|cause| fault(path, &cause))?;
+    let (mut listing, mut remarks) = (Listing::default(), Remarks::default());
+    for (ident, value) in &root {
+        listing.add(entry(ident, value, &mut remarks).map_err(|cause| fault(path, &cause)), LISTS, &mut remarks);
+    }
+    listing.remarks = remarks.into_lines();
+    Ok(listing)
+}
+
+pub(super) fn get(path: &Path, ident: &str) -> Result<Option<Entry>, AuthError> {
+    let text = fs::read(path).map_err(|cause| fault(path, &cause))?;
+    let root = object(&text).map_err(|cause| fault(path, &cause))?;
+    let found = root.get(ident).map(|value| entry(ident, value, &mut Remarks::default()));
+    found.transpose().map_err(|cause| fault(path, &cause))
 }
 
 pub(super) async fn apply(path: &Path, changes: &[Change]) -> Result<(), AuthError> {
@@ -53,7 +69,7 @@ pub(super) async fn apply(path: &Path, changes: &[Change]) -> Result<(), AuthErr
     }
     let text = print(root);
     // Whatever else is wrong with the file: it must not get the broker to refuse what has just been changed.
-    entries(text.as_bytes()).map_err(|cause| fault(&path, &cause))?;
+    entries(text.as_bytes(), &mut Remarks::default()).map_err(|cause| fault(&path, &cause))?;
     replace(&path, folder, &text).map_err(|cause| fault(&path, &cause))
 }
 

@@ -28,8 +28,14 @@ use std::{collections::BTreeSet, path::PathBuf};
 use serde_json::{Map, Value, json};
 
 pub use crate::auth::Entry;
-use crate::{AuthError, auth::json::entries};
-use crate::{DatabaseAddress, auth::sql::Database};
+use crate::{
+    AuthError, DatabaseAddress,
+    auth::{
+        Remarks,
+        json::{LISTS, entries},
+        sql::Database,
+    },
+};
 
 /// A store whose keys can be changed.
 #[derive(Debug)]
@@ -102,8 +108,14 @@ impl Keys {
         }
     }
 
-    /// Every key, in the order of the idents.
+    /// Every key, in the order of the idents. One that cannot be read is an error: see [`listing`](Self::listing).
     pub async fn all(&self) -> Result<Vec<Entry>, AuthError> {
+        let Listing { entries, faults, .. } = self.listing().await?;
+        faults.into_iter().next().map_or(Ok(entries), Err)
+    }
+
+    /// Every key that can be read, and what is wrong with the others.
+    pub async fn listing(&self) -> Result<Listing, AuthError> {
         match &self.place {
             Place::Json(path) => file::all(path),
             Place::Sql(address) => sql::all(&Database::new(address.creating(false))).await,
@@ -113,7 +125,7 @@ impl Keys {
     /// The key of an ident.
     pub async fn get(&self, ident: &str) -> Result<Option<Entry>, AuthError> {
         match &self.place {
-            Place::Json(path) => Ok(file::all(path)?.into_iter().find(|entry| entry.ident == ident)),
+            Place::Json(path) => file::get(path, ident),
             Place::Sql(address) => sql::get(&Database::new(address.creating(false)), ident).await,
         }
     }
@@ -136,9 +148,42 @@ impl Keys {
     }
 }
 
+/// What a store holds.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Listing {
+    /// The keys that can be read, in the order of the idents.
+    pub entries: Vec<Entry>,
+    /// One for each key that cannot: the store, the ident and what is wrong.
+    pub faults: Vec<AuthError>,
+    /// What may not be meant as it is written, such as `cowrie*` or an empty secret: at most some twenty lines.
+    pub remarks: Vec<String>,
+}
+
+impl Listing {
+    fn add(&mut self, entry: Result<Entry, AuthError>, lists: [&str; 2], remarks: &mut Remarks) {
+        match entry {
+            Ok(entry) => {
+                entry.remark(lists, remarks);
+                self.entries.push(entry);
+            }
+            Err(cause) => self.faults.push(cause),
+        }
+    }
+}
+
+/// What entries may not be meant to say, a line each: a `*` that stands for itself, or an empty secret. At most some
+/// twenty lines.
+#[must_use]
+pub fn remarks<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Vec<String> {
+    let mut remarks = Remarks::default();
+    entries.into_iter().for_each(|entry| entry.remark(LISTS, &mut remarks));
+    remarks.into_lines()
+}
+
 /// Keys in the format of JSON files. The error is the line, or the ident and field that is wrong.
 pub fn from_json(text: &[u8]) -> Result<Vec<Entry>, AuthError> {
-    entries(text).map_err(AuthError::new)
+    entries(text, &mut Remarks::default()).map_err(AuthError::new)
 }
 
 /// Keys in the format of JSON files, with their secrets.
@@ -158,9 +203,17 @@ fn print(root: Map<String, Value>) -> String {
     format!("{:#}\n", Value::Object(root))
 }
 
-/// Names that a broker would refuse to read reach no store.
+/// Names that a broker would refuse to read reach no store, nor does a secret that everybody knows.
 fn check(change: &Change) -> Result<(), String> {
     let names = ["publish", "subscribe"];
+    let secret = match change {
+        Change::Add(entry) | Change::Put(entry) => Some((&entry.ident, &entry.secret)),
+        Change::Set { ident, fields } => fields.secret.as_ref().map(|secret| (ident, secret)),
+        Change::Remove(_) => None,
+    };
+    if let Some((ident, _)) = secret.filter(|(_, secret)| secret.is_empty()) {
+        return Err(format!("ident {ident:?}: the secret is empty"));
+    }
     match change {
         Change::Add(entry) | Change::Put(entry) => {
             entry.key(names).map_err(|cause| format!("ident {:?}: {cause}", entry.ident)).map(drop)

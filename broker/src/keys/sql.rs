@@ -4,12 +4,15 @@ use std::{fmt::Write as _, time::Duration};
 
 use tokio::time::timeout;
 
-use super::{Change, Entry, Fields, Idents};
+use super::{Change, Entry, Fields, Idents, Listing};
 use crate::{
     AuthError, DatabaseAddress,
-    auth::sql::{
-        Connection, Database, NewFile,
-        table::{Dialect, Table},
+    auth::{
+        Remarks,
+        sql::{
+            Connection, Database, NewFile, Row,
+            table::{Dialect, Table},
+        },
     },
 };
 
@@ -28,22 +31,31 @@ struct Session<'a> {
     connection: Connection,
 }
 
-pub(super) async fn all(database: &Database) -> Result<Vec<Entry>, AuthError> {
+pub(super) async fn all(database: &Database) -> Result<Listing, AuthError> {
     let mut session = Session::open(database).await?;
     let sql = database.table().select(session.dialect());
-    let mut entries = session.rows(&sql, &[]).await?;
+    let rows = session.rows(&sql, &[]).await?;
     session.close().await;
-    entries.sort_by(|a, b| a.ident.cmp(&b.ident));
-    Ok(entries)
+    Ok(listing(database, rows))
+}
+
+fn listing(database: &Database, rows: Vec<Row>) -> Listing {
+    let (mut listing, mut remarks) = (Listing::default(), Remarks::default());
+    for row in rows {
+        listing.add(database.entry(row, &mut remarks), database.table().lists(), &mut remarks);
+    }
+    listing.entries.sort_by(|a, b| a.ident.cmp(&b.ident));
+    listing.remarks = remarks.into_lines();
+    listing
 }
 
 pub(super) async fn get(database: &Database, ident: &str) -> Result<Option<Entry>, AuthError> {
     let mut session = Session::open(database).await?;
     let (table, dialect) = (database.table(), session.dialect());
     let sql = table.select(dialect) + &table.of_ident(dialect, 1);
-    let entries = session.rows(&sql, &vec![ident; Table::ident_binds(dialect)]).await?;
+    let rows = session.rows(&sql, &vec![ident; Table::ident_binds(dialect)]).await?;
     session.close().await;
-    Ok(entries.into_iter().next())
+    rows.into_iter().next().map(|row| database.entry(row, &mut Remarks::default())).transpose()
 }
 
 /// When it is dropped, or fails, the connection is cut and nothing has changed; of a new file, nothing is left.
@@ -117,9 +129,8 @@ impl<'a> Session<'a> {
         self.connection.dialect()
     }
 
-    async fn rows(&mut self, sql: &str, values: &[&str]) -> Result<Vec<Entry>, AuthError> {
-        let rows = limited(self.database, self.connection.rows(sql, values)).await?;
-        rows.into_iter().map(|row| self.database.entry(row)).collect()
+    async fn rows(&mut self, sql: &str, values: &[&str]) -> Result<Vec<Row>, AuthError> {
+        limited(self.database, self.connection.rows(sql, values)).await
     }
 
     async fn change(&mut self, sql: &str, values: &[&str]) -> Result<(), AuthError> {
@@ -147,7 +158,7 @@ impl<'a> Session<'a> {
                 // Freed when the connection ends. Locking the table would commit.
                 let lock = format!("GET_LOCK(CONCAT(DATABASE(), '.{}'), {LOCK_SECONDS})", table.name);
                 let sql = format!("SELECT CAST({lock} AS CHAR), NULL, NULL, NULL, NULL");
-                let answer = limited(self.database, self.connection.rows(&sql, &[])).await?;
+                let answer = self.rows(&sql, &[]).await?;
                 if !matches!(&answer[..], [[Some(got), ..]] if got == "1") {
                     return Err(self.database.place(&"another program changes its keys, and does not end"));
                 }
@@ -158,7 +169,7 @@ impl<'a> Session<'a> {
 
     async fn idents(&mut self, table: &Table) -> Result<std::collections::BTreeSet<String>, AuthError> {
         let sql = table.select(self.dialect());
-        let rows = limited(self.database, self.connection.rows(&sql, &[])).await?;
+        let rows = self.rows(&sql, &[]).await?;
         Ok(rows.into_iter().filter_map(|[ident, ..]| ident).collect())
     }
 

@@ -160,3 +160,45 @@ async fn checking_starts_nothing() {
         assert!(stderr.starts_with("hpfeeds-broker: ") && stderr.contains(expected), "{text}: {stderr}");
     }
 }
+
+/// The rows of a database are read, and a file is, before the broker starts.
+#[tokio::test]
+async fn a_check_names_each_key_that_may_not_be_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let mut connection = <sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await.unwrap();
+    let rows = r#"('o', 'bad', 's', 'a,b', '[]'), ('o', 'star', 's', '["cowrie*"]', '[]'),
+        ('o', 'empty', '', '[]', '[]'), ('o', 'null', null, '[]', '[]')"#;
+    let sql = format!(
+        "CREATE TABLE authkeys (id integer primary key autoincrement, owner TEXT, ident TEXT, secret TEXT,
+            pubchans TEXT, subchans TEXT);
+        INSERT INTO authkeys (owner, ident, secret, pubchans, subchans) VALUES {rows}"
+    );
+    sqlx::raw_sql(&sql).execute(&mut connection).await.unwrap();
+    sqlx::Connection::close(connection).await.unwrap();
+    let json = file(
+        ".json",
+        "\u{FEFF}{\"star\": {\"owner\": null, \"secret\": \"\", \"pubchans\": [\"cowrie*\"], \"subchans\": [1]}}",
+    );
+    let (sqlite, json) = (path.to_str().unwrap(), json.to_str().unwrap());
+    for (store, expected) in [(sqlite, &["bad", "star", "empty", "null"][..]), (json, &["star", "star", "star"])] {
+        let arguments = ["--auth", store, "--bind", "127.0.0.1:0", "--check-config"];
+        let output = within(command(&arguments).output()).await.unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{stderr}");
+        assert_eq!(stderr.matches("a key may not be what").count(), expected.len(), "{stderr}");
+        for ident in expected {
+            let named = |line: &str| line.contains("WARN") && line.contains(ident) && line.contains(store);
+            assert!(stderr.lines().any(named), "{ident}: {stderr}");
+        }
+    }
+    let (code, _, stderr) = check("\u{FEFF}bind = \"127.0.0.1:0\"\nauth = \"env\"\n", &["--check-config"]).await;
+    assert_eq!(code, Some(0), "{stderr}");
+    let utf_16 = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    fs::write(&utf_16, b"\xFF\xFEd\0e\0v\0").unwrap();
+    let (path, end) = (utf_16.path().to_str().unwrap(), "is not UTF-8 (but UTF-16, say): save it as UTF-8");
+    let output = within(command(&["--config", path]).output()).await.unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && stderr.contains(&format!("{path}: {end}")), "{stderr}");
+}

@@ -11,7 +11,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::{suite, support::within};
+use crate::{
+    suite,
+    support::{Peer, subscribe, within},
+};
 
 /// Of a message: length, id, id that it answers, kind; then flags and the kind of the one section.
 const HEADER: usize = 16;
@@ -82,8 +85,8 @@ async fn mongodb() {
 async fn a_document_that_is_wrong_is_named() {
     let cases = [
         (doc! {"publish": [], "subscribe": []}, "\"secret\" is missing"),
-        (doc! {"secret": "hunter2", "publish": "a", "subscribe": []}, "\"publish\" must be a list of strings"),
-        (doc! {"secret": "hunter2", "publish": [], "subscribe": [1]}, "\"subscribe\" must hold strings only"),
+        (doc! {"secret": "hunter2", "publish": 5, "subscribe": []}, "\"publish\" must be a list of strings"),
+        (doc! {"secret": 5, "publish": [], "subscribe": [1]}, "\"secret\" must be a string"),
     ];
     for (mut document, expected) in cases {
         document.insert("identifier", "bob");
@@ -91,6 +94,22 @@ async fn a_document_that_is_wrong_is_named() {
         let store = within(MongoStore::open(address.parse().unwrap())).await.unwrap();
         let error = within(store.lookup("bob")).await.unwrap_err().to_string();
         assert_eq!(error, format!("{address}: collection auth_key: ident \"bob\": {expected}"));
+    }
+}
+
+/// As with the Python broker, which looks for a channel in whatever is there.
+#[tokio::test]
+async fn one_string_and_a_list_with_a_number_are_lists() {
+    for list in [Bson::from("private"), Bson::from("x, private"), Bson::Array(vec![1.into(), "private".into()])] {
+        let document = doc! {"identifier": "bob", "secret": "s", "publish": ["private"], "subscribe": list};
+        let store = within(MongoStore::open(stand_in(vec![document]).await.parse().unwrap())).await.unwrap();
+        let broker = hpfeeds_broker::Broker::builder().auth(store).listen("127.0.0.1:0").unwrap();
+        let broker = broker.start().await.unwrap();
+        let mut bob = Peer::login(broker.local_addr(), "bob", "s").await;
+        bob.send(subscribe("bob", "private")).await;
+        bob.settle().await;
+        bob.send(subscribe("bob", "priv")).await;
+        bob.expect_error("Authkey not allowed to sub here. ident=bob, chan=priv").await;
     }
 }
 

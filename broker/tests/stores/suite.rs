@@ -58,6 +58,10 @@ pub(crate) async fn run(test: UnderTest) {
     revokes(&test).await;
     if let Some(raw) = &test.raw {
         malformed(&*test.store, &test.keys, raw).await;
+        odd(&*test.store, &test.keys, raw).await;
+        let broker = broker(test.store.clone()).await;
+        Peer::login(broker.local_addr(), "nothing", "").await.expect_error("Authentication failed for nothing").await;
+        within(broker.shutdown()).await;
     }
     many(&test).await;
 }
@@ -249,12 +253,12 @@ async fn revokes(test: &UnderTest) {
 /// A row that a hand has spoilt is an error that names the place; it harms nobody else, and is mended.
 async fn malformed(store: &dyn AuthStore, keys: &Keys, raw: &Scratch) {
     let [table, ident, publish, subscribe] = raw.columns();
-    keys.apply(&["'a,b'", "'{\"a\": 1}'", "'[1]'"].map(spoilt)).await.unwrap();
+    keys.apply(&["'a,b'", "'{\"a\": 1}'", "'7'"].map(spoilt)).await.unwrap();
     for column in [publish, subscribe] {
         for (list, expected) in [
             ("'a,b'", "is not JSON: expected value at line 1 column 1"),
             ("'{\"a\": 1}'", "must be a list of strings, not an object"),
-            ("'[1]'", "must hold strings only, but holds a number"),
+            ("'7'", "must be a list of strings, not a number"),
         ] {
             let name = spoilt_ident(list);
             let quoted = name.replace('\'', "''");
@@ -264,12 +268,36 @@ async fn malformed(store: &dyn AuthStore, keys: &Keys, raw: &Scratch) {
             assert!(!error.contains("hunter2") && !error.contains('\n'), "{error}");
             assert!(store.lookup("bob").await.unwrap().is_some());
             assert!(keys.all().await.unwrap_err().to_string().contains(expected));
+            let listing = keys.listing().await.unwrap();
+            assert!(listing.faults.len() == 1 && listing.faults[0].to_string().contains(expected), "{listing:?}");
+            assert!(listing.entries.iter().any(|entry| entry.ident == "bob"), "{listing:?}");
             let list = Some(vec!["mended".to_owned()]);
             let fields = Fields { publish: list.clone(), subscribe: list, ..Fields::default() };
             keys.apply(&[Change::Set { ident: name.clone(), fields }]).await.unwrap();
             assert!(store.lookup(&name).await.unwrap().is_some());
         }
     }
+}
+
+/// What works with the Python broker, whatever it looks like: a list with other things in it, and one string.
+async fn odd(store: &dyn AuthStore, keys: &Keys, raw: &Scratch) {
+    let [table, ident, publish, _] = raw.columns();
+    for (list, channels) in [
+        (r#"["a", 1, null]"#, &["a"][..]),
+        (r#""a""#, &["a"]),
+        (r#""a, b.*""#, &["a", "b.*"]),
+        (r#""[\"a\", \"b.*\"]""#, &["a", "b.*"]),
+    ] {
+        // MySQL takes a backslash in a literal for an escape.
+        let literal = if raw.auth.contains("mysql") { list.replace('\\', r"\\") } else { list.to_owned() };
+        raw.raw(&format!("UPDATE {table} SET {publish} = '{literal}' WHERE {ident} = 'nothing'")).await;
+        assert!(store.lookup("nothing").await.unwrap().is_some(), "{list}");
+        assert_eq!(keys.get("nothing").await.unwrap().unwrap().publish, channels, "{list}");
+    }
+    // Empty, it lets nobody in, not everybody.
+    raw.raw(&format!("UPDATE {table} SET {publish} = '[]', secret = '' WHERE {ident} = 'nothing'")).await;
+    let listing = keys.listing().await.unwrap();
+    assert!(listing.remarks[0].contains("user \"nothing\": the secret is empty"), "{listing:?}");
 }
 
 fn spoilt_ident(list: &str) -> String {

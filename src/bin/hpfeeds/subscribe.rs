@@ -3,13 +3,14 @@
 use std::{num::NonZeroU64, time::Duration};
 
 use futures::{FutureExt as _, StreamExt as _, future::pending};
-use hpfeeds::{Channel, ClientSession, Message};
+use hpfeeds::{Channel, ClientSession, Message, wire::Pattern};
 use tokio::{task::yield_now, time::sleep};
 
 use crate::{
     args::SubscribeArgs,
     connection::ConnectionArgs,
-    exit::{Failure, TOO_FEW},
+    escape::Escaped,
+    exit::{Failure, TOO_FEW, notice},
     output::{Output, Stuck},
     signals::{Hangup, Stop},
     watch::Watch,
@@ -38,7 +39,14 @@ pub(crate) async fn run(connection: ConnectionArgs, args: SubscribeArgs, mut sto
 }
 
 fn subscribe(session: &ClientSession, channels: &[Channel]) -> Result<(), Failure> {
-    channels.iter().try_for_each(|channel| session.subscribe(channel).map_err(Failure::from))
+    for channel in channels {
+        // Legal, and one channel of that name: nothing else would ever arrive, without a word.
+        if Pattern::new(channel).is_ok_and(|pattern| pattern.has_literal_star()) {
+            notice(format!("{} is the name of one channel: a pattern is * or ends in .*", Escaped(channel.as_bytes())));
+        }
+        session.subscribe(channel)?;
+    }
+    Ok(())
 }
 
 async fn deadline(timeout: Option<Duration>) {

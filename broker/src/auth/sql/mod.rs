@@ -22,7 +22,10 @@ use tracing::warn;
 pub use self::address::DatabaseAddress;
 use self::{address::Server, table::Table};
 pub(crate) use self::{connection::Connection, create::NewFile};
-use super::{AuthError, AuthStore, Entry, Key, Lookup, entry};
+use super::{
+    AuthError, AuthStore, Entry, Key, Lookup, Remarks,
+    entry::{List, list_or_text},
+};
 
 /// How long a lookup may take, with connecting: half of what the broker gives it by default.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -177,10 +180,9 @@ impl Database {
         }
         match timeout(DEADLINE, self.find(ident)).await {
             Ok(Ok(Some(row))) => {
-                let key = self.entry(row).and_then(|entry| {
-                    let names = [self.table().publish, self.table().subscribe];
-                    entry.key(names).map_err(|cause| self.fault(ident, &cause))
-                });
+                let key = self
+                    .entry(row, &mut Remarks::default())
+                    .and_then(|entry| entry.key(self.table().lists()).map_err(|cause| self.fault(ident, &cause)));
                 key.map(|key| Some(Arc::new(key)))
             }
             Ok(Ok(None)) => Ok(None),
@@ -242,14 +244,16 @@ impl Database {
     }
 
     /// What a row says. The error names the ident and the column.
-    pub(crate) fn entry(&self, row: Row) -> Result<Entry, AuthError> {
+    pub(crate) fn entry(&self, row: Row, remarks: &mut Remarks) -> Result<Entry, AuthError> {
         let table = self.table();
         let [ident, owner, secret, publish, subscribe] = row;
         let Some(ident) = ident else {
             return Err(self.place(&format_args!("a row without {}", table.ident)));
         };
-        let list = |text: Option<String>, column| {
-            list(text).map_err(|cause| self.fault(&ident, &format_args!("{column:?} {cause}")))
+        let mut list = |text: Option<String>, column| {
+            let list = list(text).map_err(|cause| self.fault(&ident, &format_args!("{column:?} {cause}")))?;
+            list.remark(format_args!("user {ident:?}: {column:?}"), remarks);
+            Ok::<_, AuthError>(list.channels)
         };
         let secret = secret.ok_or_else(|| self.fault(&ident, &format_args!("{:?} is NULL", table.secret)))?;
         let publish = list(publish, table.publish)?;
@@ -302,10 +306,10 @@ async fn select(connection: &mut Connection, table: &Table, ident: &str) -> Resu
 }
 
 /// A list of channels. The error goes on after the column's name.
-pub(crate) fn list(text: Option<String>) -> Result<Vec<String>, String> {
+fn list(text: Option<String>) -> Result<List, String> {
     let text = text.ok_or("is NULL, not a list of strings in JSON")?;
     let value: Value = serde_json::from_str(&text).map_err(|cause| format!("is not JSON: {cause}"))?;
-    entry::list(&value)
+    list_or_text(&value)
 }
 
 /// Whether it may come by itself: the server is not there, starts, stops, or has too many clients.

@@ -46,6 +46,11 @@ impl Table {
         [self.ident, self.owner.unwrap_or(self.ident), self.secret, self.publish, self.subscribe]
     }
 
+    /// The columns of the lists.
+    pub(crate) fn lists(&self) -> [&'static str; 2] {
+        [self.publish, self.subscribe]
+    }
+
     /// All rows, their columns as text whatever their types.
     pub(crate) fn select(&self, dialect: Dialect) -> String {
         let text = match dialect {
