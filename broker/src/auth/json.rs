@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeMap,
     fmt, fs,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
@@ -6,15 +7,20 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures::stream;
-use serde_json::{Map, Value};
-use tokio::{sync::watch as signal, task::spawn_blocking};
+use serde_core::{
+    Deserializer as _,
+    de::{MapAccess, Visitor},
+};
+use serde_json::{Deserializer, Map, Value};
+use tokio::sync::{oneshot, watch as signal};
 use tracing::info;
 
 use super::{
     AuthError, AuthStore, Changes, Entry, Key, Lookup, MemoryStore, Reload, Remarks,
     entry::kind,
+    memory::Lists,
     text::utf8,
-    watch::{self, Signature},
+    watch::{self, Errand, Signature},
 };
 
 /// The fields of the lists.
@@ -36,8 +42,8 @@ pub(crate) const LISTS: [&str; 2] = ["pubchans", "subchans"];
 #[derive(Debug)]
 pub struct JsonStore {
     file: Arc<File>,
-    /// Ends the thread that watches the file when it is dropped.
-    _watched: mpsc::Sender<()>,
+    /// Reaches the thread that watches the file, and ends it when it is dropped.
+    watched: mpsc::Sender<Errand>,
 }
 
 #[derive(Debug)]
@@ -67,7 +73,7 @@ impl JsonStore {
         });
         let watched = watched
             .map_err(|cause| AuthError::new(format_args!("{}: cannot watch it: {cause}", file.path.display())))?;
-        Ok(Self { file, _watched: watched })
+        Ok(Self { file, watched })
     }
 
     /// Reads the file again, also for connections that have authenticated. On an error the old keys stay.
@@ -97,11 +103,10 @@ impl AuthStore for JsonStore {
     }
 
     fn reload(&self) -> Reload<'_> {
-        let file = self.file.clone();
-        Box::pin(async move {
-            let read = spawn_blocking(move || file.reload().map(drop)).await;
-            read.unwrap_or_else(|cause| Err(AuthError::new(cause)))
-        })
+        let (file, (answer, answered)) = (self.file.clone(), oneshot::channel());
+        // When the thread has ended, so has `answer`.
+        let _ = self.watched.send(Box::new(move || _ = answer.send(file.reload().map(drop))));
+        Box::pin(async move { answered.await.unwrap_or_else(|cause| Err(AuthError::new(cause))) })
     }
 
     fn may_change(&self) -> bool {
@@ -125,14 +130,49 @@ fn load(path: &Path) -> Result<MemoryStore, AuthError> {
 }
 
 pub(crate) fn parse(text: &[u8], remarks: &mut Remarks) -> Result<MemoryStore, String> {
-    let keys = entries(text, remarks)?.into_iter().map(|entry| {
-        entry.remark(LISTS, remarks);
-        entry.key(LISTS).map_err(|cause| format!("user {:?}: {cause}", entry.ident))
+    let (mut keys, mut lists) = (MemoryStore::new(), Lists::default());
+    // Of two users with one ident the last counts, with its fault or without; the first fault is told.
+    let mut faults = BTreeMap::new();
+    let users = Users(|ident: String, value: &Value| {
+        let key = entry(&ident, value, remarks).and_then(|entry| {
+            entry.remark(LISTS, remarks);
+            entry.key(LISTS).map_err(|cause| format!("user {ident:?}: {cause}"))
+        });
+        match key {
+            Ok(key) => {
+                faults.remove(&ident);
+                keys.insert(lists.share(key));
+            }
+            Err(fault) => _ = faults.insert(ident, fault),
+        }
     });
-    keys.collect()
+    let mut json = Deserializer::from_slice(utf8(text)?);
+    if let Err(cause) = json.deserialize_map(users).and_then(|()| json.end()) {
+        return Err(object(text).err().unwrap_or_else(|| cause.to_string()));
+    }
+    faults.into_values().next().map_or(Ok(keys), Err)
+}
+
+/// Is handed the users one after the other: all of them at once, as values, take several times the memory of their keys.
+struct Users<F>(F);
+
+impl<'de, F: FnMut(String, &Value)> Visitor<'de> for Users<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of idents")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut users: A) -> Result<(), A::Error> {
+        while let Some((ident, value)) = users.next_entry()? {
+            (self.0)(ident, &value);
+        }
+        Ok(())
+    }
 }
 
 /// What a file in this format holds, in the order of the idents.
+#[cfg(feature = "keys")]
 pub(crate) fn entries(text: &[u8], remarks: &mut Remarks) -> Result<Vec<Entry>, String> {
     let root = object(text)?;
     root.iter().map(|(ident, value)| entry(ident, value, remarks)).collect()
@@ -219,6 +259,24 @@ mod tests {
             r#"user "eve": "subchans" holds "*.sessions", which is the name of one channel: a pattern is * or ends in .*"#,
         ];
         assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn the_last_user_of_an_ident_counts_and_the_first_fault_is_told() {
+        let user = |ident: &str, secret: &str| {
+            format!(r#""{ident}": {{"owner": "o", "secret": {secret}, "pubchans": [], "subchans": []}}"#)
+        };
+        let file = |users: &[(&str, &str)]| {
+            let users: Vec<_> = users.iter().map(|(ident, secret)| user(ident, secret)).collect();
+            parse(format!("{{{}}}", users.join(",")).as_bytes())
+        };
+        let fault = |ident: &str| format!("user {ident:?}: \"secret\" must be a string, not a number");
+        assert_eq!(file(&[("eve", "1"), ("bob", "2"), ("amy", "\"s\"")]).unwrap_err(), fault("bob"));
+        assert_eq!(file(&[("bob", "1"), ("bob", "\"s\"")]).unwrap().len(), 1);
+        assert_eq!(file(&[("bob", "\"s\""), ("bob", "1")]).unwrap_err(), fault("bob"));
+        // That the file is no JSON is worse.
+        assert!(parse(format!("{{{}, ]", user("bob", "1")).as_bytes()).unwrap_err().contains("line 1 column"));
+        assert!(parse(format!("{{{}}} x", user("bob", "\"s\"")).as_bytes()).unwrap_err().contains("trailing"));
     }
 
     #[test]

@@ -1,6 +1,9 @@
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
-use hpfeeds::wire::Ident;
+use hpfeeds::wire::{Ident, Pattern};
 
 use super::{AuthStore, Key, Lookup};
 
@@ -42,10 +45,28 @@ impl MemoryStore {
 impl FromIterator<Key> for MemoryStore {
     fn from_iter<I: IntoIterator<Item = Key>>(keys: I) -> Self {
         let mut store = Self::new();
+        let mut lists = Lists::default();
         for key in keys {
-            store.insert(key);
+            store.insert(lists.share(key));
         }
         store
+    }
+}
+
+/// The different lists of many keys. A fleet of sensors has few of them, and each key's own would take most of its memory.
+#[derive(Default)]
+pub(super) struct Lists(HashSet<Arc<[Pattern]>>);
+
+impl Lists {
+    /// Gives a key the lists that are equal to its own, where there have been such.
+    pub(super) fn share(&mut self, mut key: Key) -> Key {
+        for list in [&mut key.pubchans, &mut key.subchans] {
+            match self.0.get(list) {
+                Some(known) => *list = known.clone(),
+                None => _ = self.0.insert(list.clone()),
+            }
+        }
+        key
     }
 }
 
@@ -56,5 +77,24 @@ impl AuthStore for MemoryStore {
 
     fn may_change(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_with_equal_lists_share_them() {
+        let key = |ident: &str, publish: &[&str], subscribe: &[&str]| {
+            Key::new(ident, "s").unwrap().publish(publish).unwrap().subscribe(subscribe).unwrap()
+        };
+        let keys = [key("a", &["x", "y.*"], &[]), key("b", &["x", "y.*"], &["x", "y.*"]), key("c", &["y.*", "x"], &[])];
+        let store: MemoryStore = keys.into_iter().collect();
+        let [a, b, c] = ["a", "b", "c"].map(|ident| store.get(ident).unwrap());
+        assert!(Arc::ptr_eq(&a.pubchans, &b.pubchans) && Arc::ptr_eq(&a.pubchans, &b.subchans));
+        assert!(Arc::ptr_eq(&a.subchans, &c.subchans) && !Arc::ptr_eq(&a.pubchans, &c.pubchans));
+        assert!(b.may_publish("y.z") && b.may_subscribe("x") && !a.may_subscribe("x") && c.may_publish("x"));
     }
 }

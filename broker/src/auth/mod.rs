@@ -103,8 +103,9 @@ pub struct Key {
     pub(crate) owner: String,
     pub(crate) account: Option<Box<str>>,
     pub(crate) secret: Secret,
-    pub(crate) pubchans: Vec<Pattern>,
-    pub(crate) subchans: Vec<Pattern>,
+    /// Many keys have the same lists: a store that keeps all of them shares these.
+    pub(crate) pubchans: Arc<[Pattern]>,
+    pub(crate) subchans: Arc<[Pattern]>,
 }
 
 impl Key {
@@ -113,7 +114,14 @@ impl Key {
     pub fn new(ident: impl AsRef<str>, secret: impl Into<Secret>) -> Result<Self, NameError> {
         let ident = Ident::new(ident)?;
         let owner = ident.to_string();
-        Ok(Self { ident, owner, account: None, secret: secret.into(), pubchans: Vec::new(), subchans: Vec::new() })
+        Ok(Self {
+            ident,
+            owner,
+            account: None,
+            secret: secret.into(),
+            pubchans: Arc::default(),
+            subchans: Arc::default(),
+        })
     }
 
     /// Names the person or project that the key belongs to; the default is the ident. It shows in logs and metrics.
@@ -133,17 +141,13 @@ impl Key {
 
     /// Adds channels, or [patterns](Pattern) of them, that it may publish to.
     pub fn publish(mut self, channels: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, NameError> {
-        for channel in channels {
-            self.pubchans.push(Pattern::new(channel)?);
-        }
+        self.pubchans = longer(&self.pubchans, channels)?;
         Ok(self)
     }
 
     /// Adds channels, or [patterns](Pattern) of them, that it may subscribe to.
     pub fn subscribe(mut self, channels: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, NameError> {
-        for channel in channels {
-            self.subchans.push(Pattern::new(channel)?);
-        }
+        self.subchans = longer(&self.subchans, channels)?;
         Ok(self)
     }
 
@@ -159,6 +163,11 @@ impl Key {
     pub(crate) fn may_subscribe(&self, channel: &str) -> bool {
         self.subchans.iter().any(|pattern| pattern.matches(channel))
     }
+}
+
+/// A list and more channels.
+fn longer(list: &[Pattern], channels: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Arc<[Pattern]>, NameError> {
+    list.iter().cloned().map(Ok).chain(channels.into_iter().map(Pattern::new)).collect()
 }
 
 /// A key store that cannot be read: one line that says which and why.

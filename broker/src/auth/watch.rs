@@ -9,7 +9,7 @@ use std::{
     path::Path,
     sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tracing::warn;
@@ -56,23 +56,41 @@ fn stat(metadata: &fs::Metadata) -> io::Result<Stat> {
     Ok((metadata.len(), metadata.modified()?))
 }
 
+/// Something else to do on the thread.
+pub(super) type Errand = Box<dyn FnOnce() + Send>;
+
 /// Calls `changed` after each change since `last`, on a thread of its own; when it fails, logs why, and calls it again now
-/// and then. The thread ends when the sender is dropped.
+/// and then. The thread also does what it is sent, and ends when the sender is dropped.
 ///
-/// A thread: a file system that hangs must stop nothing else.
+/// A thread: a file system that hangs must stop nothing else. One thread for all: each that ever reads many keys keeps
+/// the memory that they took, as the system's allocator has a heap for each.
 pub(super) fn spawn(
     last: Signature,
     path: &Path,
     changed: impl FnMut() -> Result<(), AuthError> + Send + 'static,
-) -> io::Result<Sender<()>> {
-    let (owner, ended) = mpsc::channel();
+) -> io::Result<Sender<Errand>> {
+    let (owner, errands) = mpsc::channel();
     let path = path.to_owned();
-    thread::Builder::new().name("keys".to_owned()).spawn(move || run(last, &path, &ended, changed))?;
+    thread::Builder::new().name("keys".to_owned()).spawn(move || run(last, &path, &errands, changed))?;
     Ok(owner)
 }
 
-fn run(mut last: Signature, path: &Path, ended: &Receiver<()>, mut changed: impl FnMut() -> Result<(), AuthError>) {
-    let passed = |time| ended.recv_timeout(time) == Err(RecvTimeoutError::Timeout);
+fn run(
+    mut last: Signature,
+    path: &Path,
+    errands: &Receiver<Errand>,
+    mut changed: impl FnMut() -> Result<(), AuthError>,
+) {
+    // Whether so much time has passed, and the owner is still there.
+    let passed = |time: Duration| {
+        let until = Instant::now() + time;
+        loop {
+            match errands.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(errand) => errand(),
+                Err(end) => return end == RecvTimeoutError::Timeout,
+            }
+        }
+    };
     let mut unread: Option<Retry> = None;
     while passed(INTERVAL) {
         let mut now = Signature::of(path);

@@ -65,8 +65,9 @@ Examples:
 /// a quarter of it; that may keep up to twice as much memory, as it lies in buffers that are not full of it. What publishers wait with is at most 128M (or
 /// --max-buffered, if that is less) for all together, and some 32k for each. A connection that waits with a longer message, or is in the middle of one of more than 1k, adds that
 /// and 256k; an idle one costs about 2k, and some hundred bytes for each of at most --max-subscriptions, and of as many channels that
-/// it publishes to; one that has not authenticated 4k, or 100k in the middle of a TLS handshake. What waits to be logged
-/// takes at most 8M.
+/// it publishes to; one that has not authenticated 4k, or 100k in the middle of a TLS handshake. Each key of
+/// a JSON file takes about 0.3k, and up to 1.5k once the file has been read again. What waits to be logged takes at most
+/// 8M.
 #[derive(Debug, Parser)]
 #[command(name = "hpfeeds-broker", version, max_term_width = 100, after_long_help = AFTER_HELP)]
 #[command(args_conflicts_with_subcommands = true)]

@@ -130,3 +130,42 @@ async fn the_supervisor_hears_when_it_serves_and_when_it_stops() {
     assert_eq!(code, Some(0), "{stderr}");
     assert_eq!(next(), "STOPPING=1");
 }
+
+/// See `Memory` in `docs/operating.md`. The lists are those of a fleet: the same for each sensor.
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn many_keys_take_little_memory_however_often_they_are_read() {
+    const KEYS: usize = 20_000;
+    const SLACK: usize = 6 << 20;
+    let channels: Vec<_> = (0..10).map(|n| format!("\"sensors.of.some.kind.{n}\"")).collect();
+    let fleet: Vec<_> = (0..KEYS)
+        .map(|n| {
+            let (secret, channels) = ("s".repeat(32), channels.join(","));
+            let lists = format!(r#""pubchans": [{channels}], "subchans": []"#);
+            format!(r#""sensor-{n:0>20}": {{"owner": "site-{}", "secret": "{secret}", {lists}}}"#, n % 100)
+        })
+        .collect();
+    let mut taken = Vec::new();
+    for users in ["{}".to_owned(), format!("{{{}}}", fleet.join(","))] {
+        let keys = file(".json", users);
+        let mut running = Running::start(command(&["--bind=127.0.0.1:0", "--auth", keys.to_str().unwrap()])).await;
+        let mut log = log(&mut running);
+        let status = format!("/proc/{}/status", running.child.id().unwrap());
+        let resident = || {
+            let status = fs::read_to_string(&status).unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+            line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
+        };
+        let started = resident();
+        for _ in 0..4 {
+            running.signal("-HUP").await;
+            logged(&mut log, "reloaded").await;
+        }
+        taken.push([started, resident()]);
+    }
+    let [[none, none_again], [start, again]] = taken[..] else { panic!("two runs") };
+    let (start, again) = (start.saturating_sub(none), again.saturating_sub(none_again));
+    println!("figures: {KEYS} keys: {} bytes each, {} when they have been read again", start / KEYS, again / KEYS);
+    assert!(start <= KEYS * 400 + SLACK, "{start} bytes at the start");
+    assert!(again <= KEYS * 1536 + SLACK, "{again} bytes after they have been read again");
+}
