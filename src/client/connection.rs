@@ -411,7 +411,7 @@ impl<'a> Connection<'a> {
                     let written = written?;
                     self.shared.outbox.release(written.room);
                     self.attempt.messages += written.messages;
-                    self.attempt.published |= !held;
+                    self.attempt.published |= written.published;
                     self.needs_flush = true;
                     sent = true;
                 }

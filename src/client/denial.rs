@@ -122,6 +122,10 @@ impl Connection<'_> {
     /// connection asks for one at a time.
     fn deny_subscription(&mut self, channel: Option<Channel>, message: String) -> Result<(), End> {
         let mut suspects = self.suspects();
+        if suspects.is_empty() && self.subscribed.len() == 1 {
+            // A broker that took its time, or has changed its mind: there is no other.
+            suspects.extend(self.subscribed.keys().cloned());
+        }
         let guilty = channel.or_else(|| if suspects.len() == 1 { suspects.pop() } else { None });
         let cause = Error::new(Cause::SubscribeDenied { channel: guilty.clone(), message });
         self.complain(&cause);

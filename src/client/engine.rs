@@ -37,6 +37,12 @@ impl Engine {
         engine
     }
 
+    /// Calls what needs a runtime in that of the driver: the program may be in none.
+    pub(crate) fn inside<T>(&self, call: impl FnOnce() -> T) -> T {
+        let _runtime = self.runtime.enter();
+        call()
+    }
+
     /// Lets the driver go on here and now, unless it is running on another thread.
     pub(crate) fn help(&self) {
         let Ok(mut state) = self.state.try_lock() else {

@@ -47,6 +47,8 @@ pub(crate) struct Written {
     pub(crate) room: usize,
     /// Messages that are now with the operating system, whole.
     pub(crate) messages: u64,
+    /// There was something of a message among them.
+    pub(crate) published: bool,
 }
 
 /// The segments being written, and how far into the first one the socket has got.
@@ -142,6 +144,7 @@ impl Flight {
                 self.spent.push(memory);
             }
         }
+        written.published = written.messages > 0 || (self.offset > 0 && !self.has_next(true));
         written
     }
 

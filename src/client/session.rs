@@ -218,16 +218,19 @@ impl ClientSession {
     /// Never takes much longer than [`close_timeout`](SessionBuilder::close_timeout). Messages that were already
     /// received can still be read.
     ///
-    /// Cancel safe: the session goes on closing, and another call waits for the same outcome.
+    /// Cancel safe: the session goes on closing, and another call waits for the same outcome. May be called outside of a
+    /// runtime, too.
     pub async fn close(&mut self) -> Result<(), Error> {
         let limit = self.inner.shared.config.close_timeout;
         if self.inner.shared.intent() == Intent::Run {
-            self.inner.shared.ask(Intent::Close(Instant::now() + limit));
+            let deadline = self.inner.engine.inside(Instant::now) + limit;
+            self.inner.shared.ask(Intent::Close(deadline));
         }
         let mut state = self.inner.shared.state.subscribe();
         // The driver keeps the deadline; this second one holds even if its runtime stands still.
         let closed = state.wait_for(|state| *state == SessionState::Closed);
-        drop(timeout(limit + Duration::from_secs(1), closed).await);
+        let closed = self.inner.engine.inside(|| timeout(limit + Duration::from_secs(1), closed));
+        drop(closed.await);
         self.inner.shared.outcome().unwrap_or_else(|| {
             let (messages, bytes) = self.inner.shared.outbox.unsent();
             Err(Error::new(Cause::Unsent { messages, bytes, why: None }))

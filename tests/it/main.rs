@@ -4,6 +4,7 @@
 #[cfg(feature = "tls")]
 #[path = "../support/certificates.rs"]
 mod certificates;
+mod ending;
 mod properties;
 mod real;
 mod script;

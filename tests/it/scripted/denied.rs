@@ -73,6 +73,24 @@ async fn the_only_subscription_is_the_one_that_an_unnamed_denial_means() {
     assert_eq!(denials(&session), [("sub", Some("bad".to_owned()))]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_unnamed_denial_after_the_grace_means_the_subscription_of_a_session_that_never_published() {
+    let (mut script, builder) = Script::new();
+    let mut session = builder.start().unwrap();
+    let mut peer = script.login().await;
+    // Accepted; what is written from now on may be messages.
+    assert_eq!(peer.frame_within(Duration::from_secs(60)).await, None);
+    session.subscribe("bad").unwrap();
+    peer.expect_subscribe("bad").await;
+    sleep(Duration::from_millis(400)).await;
+    peer.error("accessfail.").await;
+    assert_eq!(peer.frame_within(Duration::from_secs(60)).await, None);
+    assert_eq!(denials(&session), [("sub", Some("bad".to_owned()))]);
+    let (closed, ()) = tokio::join!(session.close(), peer.expect_eof());
+    drop(peer);
+    closed.unwrap();
+}
+
 /// Plays a broker that refuses `bad` without naming it, in one of the ways that brokers have.
 async fn find_the_culprit(refusal: Option<&str>) {
     let (mut script, builder) = Script::new();
