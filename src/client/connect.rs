@@ -107,12 +107,32 @@ impl TryFrom<&str> for BrokerAddr {
     }
 }
 
+/// What the operating system knows of the way to the peer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TransportStatus {
+    /// Bytes that were written and that the peer's system has not acknowledged.
+    pub unacknowledged: u64,
+    /// The peer's system has acknowledged the end of our stream, or what stands for it in another protocol over it.
+    /// Looked at only when our side has been shut down.
+    pub end_acknowledged: bool,
+    /// For how long the peer's system has answered nothing although it was asked several times; zero while it answers.
+    /// A peer that reads nothing answers: its window is closed, and its system says so.
+    pub unanswered: Duration,
+}
+
 /// A connection to a broker: any byte stream.
 pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {
     /// Whether the peer is known to have closed its side, asked before each write so that a message is not handed to
     /// a connection that is already dead. `false` when it cannot be told; must not block.
     fn peer_closed(&self) -> bool {
         false
+    }
+
+    /// What the system knows of the way to the peer, asked a few times a second while something is on it. `None` when
+    /// it cannot be told; must not block.
+    fn status(&self) -> Option<TransportStatus> {
+        None
     }
 }
 
@@ -126,6 +146,19 @@ impl Transport for TcpStream {
         let mut fds = [PollFd::new(self, PollFlags::RDHUP)];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut fds, Some(&at_once)).is_ok() && fds[0].revents().intersects(closed)
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn status(&self) -> Option<TransportStatus> {
+        match (self.local_addr(), self.peer_addr()) {
+            (Ok(local), Ok(peer)) => super::diag::status(local, peer),
+            // Both sides have ended their streams, and know of the other's end: a socket that waits for an
+            // acknowledgement still has a peer.
+            (_, Err(cause)) if cause.kind() == io::ErrorKind::NotConnected => {
+                Some(TransportStatus { end_acknowledged: true, ..TransportStatus::default() })
+            }
+            _ => None,
+        }
     }
 
     /// Sees it only when all data has been read.
@@ -160,17 +193,17 @@ pub struct Keepalive {
     pub interval: Duration,
     /// Probes without an answer until the connection is given up.
     pub retries: u32,
-    /// How long something that was sent may go unacknowledged; no probes are sent meanwhile. Only on Linux and
-    /// Android; elsewhere the system's own limit counts, which is a quarter of an hour on many.
-    ///
-    /// A broker that slows its publishers down acknowledges nothing new while it does, so this must be longer than
-    /// it may take.
+    /// For how long the peer's system may answer nothing while something that was sent is unacknowledged; no probes
+    /// are sent meanwhile. A peer that reads nothing answers all the same, for as long as it likes. Only on Linux and
+    /// Android, and where the session may ask the system (`sock_diag`); elsewhere the system's own limit counts, which
+    /// is a quarter of an hour on many.
     pub unacknowledged: Duration,
 }
 
 impl Default for Keepalive {
     /// 10 s, 5 s, 3 probes, as the Python client and broker have them: on an idle connection, a dead peer is noticed
-    /// after 25 s. While something is unacknowledged: after two minutes.
+    /// after 25 s. While something is unacknowledged: after two minutes, or, when the peer had closed its window before
+    /// it died, after three unanswered window probes, which come at least every two minutes.
     fn default() -> Self {
         Self {
             idle: Duration::from_secs(10),
@@ -184,7 +217,8 @@ impl Default for Keepalive {
 /// Connects over TCP, without delay for small writes and with keepalive.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TcpConnector {
-    /// The keepalive of each connection.
+    /// The keepalive of each connection. [`unacknowledged`](Keepalive::unacknowledged) is the session's: it counts as
+    /// given to [`SessionBuilder::keepalive`](super::SessionBuilder::keepalive).
     pub keepalive: Keepalive,
 }
 
@@ -195,10 +229,9 @@ impl TcpConnector {
         let keepalive = TcpKeepalive::new().with_time(self.keepalive.idle).with_interval(self.keepalive.interval);
         #[cfg(not(target_os = "windows"))]
         let keepalive = keepalive.with_retries(self.keepalive.retries);
-        let socket = SockRef::from(&stream);
-        socket.set_tcp_keepalive(&keepalive)?;
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        socket.set_tcp_user_timeout(Some(self.keepalive.unacknowledged))?;
+        // No TCP_USER_TIMEOUT: it ends connections whose peer is alive and reads nothing, and takes the place of the
+        // number of probes.
+        SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
         Ok(stream)
     }
 }
@@ -260,7 +293,7 @@ mod tests {
             assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(10));
             assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(5));
             assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
-            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(120)));
+            assert_eq!(socket.tcp_user_timeout().unwrap(), None);
         }
     }
 

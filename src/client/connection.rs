@@ -23,6 +23,7 @@ use super::{
     link::{Link, Received},
     memory::{Attempt, Memory},
     shared::{Intent, Shared},
+    watch::Watch,
 };
 use crate::wire::{Channel, Frame, Nonce};
 
@@ -80,6 +81,8 @@ pub(crate) struct Connection<'a> {
     /// What the broker complained of last: why it will have closed.
     pub(super) complaint: Option<Complaint>,
     pub(super) attempt: Attempt,
+    /// What was written and is on its way.
+    watch: Watch,
     needs_flush: bool,
     /// Nothing can be written any more.
     broken: bool,
@@ -108,6 +111,7 @@ impl<'a> Connection<'a> {
             subscribed: BTreeMap::new(),
             complaint: None,
             attempt: Attempt::default(),
+            watch: Watch::new(),
             needs_flush: false,
             broken: false,
         };
@@ -260,6 +264,8 @@ impl<'a> Connection<'a> {
         match (&self.phase, &complaint) {
             // A complaint may be about a message, unless it names a subscription.
             (Phase::HalfClosed, Some(complaint)) if complaint.concerns_messages() && self.attempt.messages > 0 => {}
+            // Its end and ours have crossed on the way.
+            (Phase::HalfClosed, _) if self.link.status().is_some_and(|status| !status.end_acknowledged) => {}
             (Phase::HalfClosed, _) => return End::Confirmed,
             (Phase::Proving { last, .. }, None) => {
                 let last = last.clone();
@@ -339,6 +345,7 @@ impl<'a> Connection<'a> {
         let frames: Vec<_> = subscribed.into_keys().map(|channel| unsubscribe(self.shared, channel)).collect();
         self.memory.flight.push_last(encode(self.shared, &frames));
         self.phase = Phase::Closing;
+        self.watch.arm();
     }
 
     // ---- time ----
@@ -347,6 +354,7 @@ impl<'a> Connection<'a> {
         if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
             return Err(End::Stopped);
         }
+        self.look(cx)?;
         if self.hold.as_mut().is_some_and(|hold| hold.as_mut().poll(cx).is_ready()) {
             self.hold = None;
             return Ok(true);
@@ -359,6 +367,24 @@ impl<'a> Connection<'a> {
         }
         self.prove_next();
         Ok(true)
+    }
+
+    /// Ends a connection whose peer answers nothing any more, and closing when nothing comes of it.
+    fn look(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        let waits = self.is_closing() || self.memory.flight.has_next(false);
+        let Some(more) = self.watch.poll(cx, &self.link, waits) else {
+            return Ok(());
+        };
+        self.shared.count_sent(more);
+        let config = &self.shared.config;
+        if self.watch.unanswered >= config.unacknowledged {
+            let silence = format!("nothing was acknowledged for {:.0?}", self.watch.unanswered);
+            return Err(self.broken(io::Error::new(io::ErrorKind::TimedOut, silence)));
+        }
+        match config.close_stall_timeout {
+            Some(silence) if self.is_closing() && self.watch.is_stalled(silence) => Err(End::Stopped),
+            _ => Ok(()),
+        }
     }
 
     /// The broker let the grace pass: the key, or the last subscription, is good.
@@ -412,6 +438,7 @@ impl<'a> Connection<'a> {
                     self.shared.outbox.release(written.room);
                     self.attempt.messages += written.messages;
                     self.attempt.published |= written.published;
+                    self.watch.wrote(written.bytes);
                     self.needs_flush = true;
                     sent = true;
                 }

@@ -47,6 +47,8 @@ pub(crate) struct Written {
     pub(crate) room: usize,
     /// Messages that are now with the operating system, whole.
     pub(crate) messages: u64,
+    /// Bytes of all kinds.
+    pub(crate) bytes: usize,
     /// There was something of a message among them.
     pub(crate) published: bool,
 }
@@ -127,7 +129,7 @@ impl Flight {
 
     /// Notes that the socket took `n` more bytes.
     pub(crate) fn advance(&mut self, n: usize) -> Written {
-        let mut written = Written::default();
+        let mut written = Written { bytes: n, ..Written::default() };
         self.offset += n;
         while let Some(first) = self.segments.front() {
             if self.offset < first.len() {

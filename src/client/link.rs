@@ -11,7 +11,7 @@ use tokio::io::AsyncWrite as _;
 use tokio_util::io::poll_read_buf;
 
 use super::{
-    Transport,
+    Transport, TransportStatus,
     flight::{Flight, Written},
 };
 use crate::wire::{DecodeError, Frame, HEADER_LEN, Header, Limits, Opcode, alike};
@@ -38,6 +38,8 @@ pub(crate) struct Link {
     full: Option<BytesMut>,
     /// `received` is larger than usual.
     grown: bool,
+    /// Our side is being closed.
+    ending: bool,
 }
 
 /// What came in.
@@ -51,7 +53,7 @@ pub(crate) enum Received {
 
 impl Link {
     pub(crate) fn new(io: Box<dyn Transport>, limits: Limits) -> Self {
-        Self { io, limits, received: BytesMut::new(), full: None, grown: false }
+        Self { io, limits, received: BytesMut::new(), full: None, grown: false, ending: false }
     }
 
     /// Reads once from the socket; 0 is its end.
@@ -164,9 +166,19 @@ impl Link {
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
-    /// Closes our side; the broker's stays open.
+    /// Closes our side; the broker's stays open. Fails when the broker's is closed already: its end of stream would
+    /// look like an answer to ours.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.ending && self.io.peer_closed() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        self.ending = true;
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    /// See [`Transport::status`].
+    pub(crate) fn status(&self) -> Option<TransportStatus> {
+        self.io.status()
     }
 }
 

@@ -4,6 +4,8 @@ mod backoff;
 mod connect;
 mod connection;
 mod denial;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod diag;
 mod driver;
 mod engine;
 mod error;
@@ -26,9 +28,10 @@ mod session;
 mod shared;
 #[cfg(feature = "tls")]
 mod tls;
+mod watch;
 
 pub use backoff::Backoff;
-pub use connect::{BrokerAddr, Connector, Keepalive, TcpConnector, Transport};
+pub use connect::{BrokerAddr, Connector, Keepalive, TcpConnector, Transport, TransportStatus};
 pub use error::Error;
 pub use event::{Events, SessionEvent, SessionState};
 pub use merged::{Merged, merge};

@@ -37,6 +37,7 @@ pub struct SessionBuilder {
     handshake_timeout: Duration,
     auth_grace: Duration,
     close_timeout: Duration,
+    close_stall_timeout: Option<Duration>,
     connector: Option<Arc<dyn Connector>>,
     #[cfg(feature = "tls")]
     tls: Option<TlsOptions>,
@@ -61,6 +62,7 @@ impl SessionBuilder {
             handshake_timeout: Duration::from_secs(10),
             auth_grace: Duration::from_millis(250),
             close_timeout: Duration::from_secs(5),
+            close_stall_timeout: None,
             connector: None,
             #[cfg(feature = "tls")]
             tls: None,
@@ -101,8 +103,8 @@ impl SessionBuilder {
         self
     }
 
-    /// TCP keepalive. Default: 10 s idle, 5 s interval, 3 probes. Has no effect with a [`connector`](Self::connector)
-    /// of your own.
+    /// TCP keepalive. Default: 10 s idle, 5 s interval, 3 probes, 2 minutes unacknowledged. Has no effect with a
+    /// [`connector`](Self::connector) of your own, but for [`unacknowledged`](Keepalive::unacknowledged).
     pub fn keepalive(mut self, keepalive: Keepalive) -> Self {
         self.keepalive = keepalive;
         self
@@ -127,6 +129,18 @@ impl SessionBuilder {
     /// How long [`close`](ClientSession::close) may take to send the queue and have it confirmed. Default: 5 s.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = timeout;
+        self
+    }
+
+    /// How long [`close`](ClientSession::close) may take without progress: it ends when the broker's system has
+    /// acknowledged nothing more for so long. Default: no limit but [`close_timeout`](Self::close_timeout), which is
+    /// for all of it; raise that for a slow line, and bound the silence here.
+    ///
+    /// When everything is acknowledged and only to be read by the broker, which nobody can watch, it takes longer by
+    /// the time that sending took, up to ten times as long in all. Where the system does not tell what is acknowledged
+    /// (other than Linux), what is written counts.
+    pub fn close_stall_timeout(mut self, silence: Duration) -> Self {
+        self.close_stall_timeout = Some(silence);
         self
     }
 
@@ -184,6 +198,8 @@ impl SessionBuilder {
             handshake_timeout: self.handshake_timeout.min(FOREVER),
             auth_grace: self.auth_grace.min(FOREVER),
             close_timeout: self.close_timeout.min(FOREVER),
+            close_stall_timeout: self.close_stall_timeout,
+            unacknowledged: self.keepalive.unacknowledged,
             connector,
         })
     }
@@ -208,6 +224,8 @@ pub(crate) struct Config {
     pub(crate) handshake_timeout: Duration,
     pub(crate) auth_grace: Duration,
     pub(crate) close_timeout: Duration,
+    pub(crate) close_stall_timeout: Option<Duration>,
+    pub(crate) unacknowledged: Duration,
     pub(crate) connector: Arc<dyn Connector>,
 }
 

@@ -218,6 +218,11 @@ impl ClientSession {
     /// Never takes much longer than [`close_timeout`](SessionBuilder::close_timeout). Messages that were already
     /// received can still be read.
     ///
+    /// The confirmation is the broker's end of stream, as the protocol has no other. One that had come before ours left,
+    /// or while something of ours was unacknowledged, is none; the latter is known on Linux and Android. What nobody
+    /// can tell from a confirmation is a broker, or a proxy before it, that ends its stream by itself just then,
+    /// without having read what its system has received.
+    ///
     /// Cancel safe: the session goes on closing, and another call waits for the same outcome. May be called outside of a
     /// runtime, too.
     pub async fn close(&mut self) -> Result<(), Error> {

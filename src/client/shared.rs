@@ -3,7 +3,7 @@ use std::{
     mem,
     sync::{
         Mutex, OnceLock,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -26,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) driver: AtomicWaker,
     /// The driver could go on, and lets others run.
     gave_way: AtomicBool,
+    /// Bytes that were acknowledged, over all connections.
+    sent: AtomicU64,
     pub(crate) state: watch::Sender<SessionState>,
     pub(crate) events: broadcast::Sender<SessionEvent>,
     wanted: Mutex<Wanted>,
@@ -63,6 +65,7 @@ impl Shared {
             inbox: Inbox::new(config.receive_queue),
             driver: AtomicWaker::new(),
             gave_way: AtomicBool::new(false),
+            sent: AtomicU64::new(0),
             state: watch::Sender::new(SessionState::Connecting),
             events: broadcast::Sender::new(Events::CAPACITY),
             wanted: Mutex::default(),
@@ -143,6 +146,15 @@ impl Shared {
 
     pub(crate) fn set_gave_way(&self, gave_way: bool) {
         self.gave_way.store(gave_way, Relaxed);
+    }
+
+    pub(crate) fn count_sent(&self, bytes: u64) {
+        self.sent.fetch_add(bytes, Relaxed);
+    }
+
+    /// See [`Publisher::bytes_sent`](super::Publisher::bytes_sent).
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Relaxed)
     }
 
     /// The fault of this connection, if there is one. Those of earlier ones are history.

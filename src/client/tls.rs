@@ -28,7 +28,7 @@ use tokio_rustls::{TlsConnector as RustlsConnector, client::TlsStream};
 
 pub(crate) use self::fault::words;
 use self::verifier::FileVerifier;
-use super::{BrokerAddr, Connector, Error, TcpConnector, Transport, error::Cause};
+use super::{BrokerAddr, Connector, Error, TcpConnector, Transport, TransportStatus, error::Cause};
 use crate::{wire::OtherProtocol, x509};
 
 /// How to trust the broker, and how to prove who we are, over TLS 1.2 or 1.3.
@@ -245,5 +245,12 @@ impl AsyncWrite for Observed {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+
+    /// What we say last over TLS is `close_notify`, which the broker may answer before the end of our TCP stream
+    /// reaches it.
+    fn status(&self) -> Option<TransportStatus> {
+        let status = self.get_ref().0.tcp.status()?;
+        Some(TransportStatus { end_acknowledged: status.unacknowledged == 0, ..status })
     }
 }

@@ -1,12 +1,14 @@
 //! The end of a connection, and its silence, as the operating system tells of them: over real sockets.
 
-use std::time::Duration;
+use std::{net::Shutdown, time::Duration};
 
-use hpfeeds::{ClientSession, SessionBuilder};
+use futures::{FutureExt as _, StreamExt as _};
+use hpfeeds::{ClientSession, Keepalive, SessionBuilder, SessionEvent};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    time::sleep,
 };
 
 /// INFO of a broker named `odd`, with the nonce `1234`.
@@ -35,6 +37,64 @@ impl Peer {
         stream.read_exact(&mut [0; AUTH]).await.unwrap();
         stream
     }
+}
+
+#[tokio::test]
+async fn an_end_that_crosses_unacknowledged_messages_is_not_a_confirmation() {
+    let (peer, builder) = Peer::new().await;
+    let (session, mut stream) = tokio::join!(builder.close_timeout(Duration::from_secs(60)).connect(), peer.login());
+    let mut session = session.unwrap();
+    for _ in 0..100 {
+        session.publish("x", vec![7; 200]).await.unwrap();
+    }
+    let (closed, ()) = tokio::join!(session.close(), async {
+        // By then all of it, and the end, is with the session's system.
+        sleep(Duration::from_secs(1)).await;
+        stream.shutdown().await.unwrap();
+    });
+    let error = closed.expect_err("close() says that the broker has read everything");
+    assert_eq!(error.unconfirmed(), 100, "{error}");
+}
+
+#[tokio::test]
+async fn an_end_that_was_there_before_ours_is_not_a_confirmation() {
+    let (peer, builder) = Peer::new().await;
+    let (session, stream) = tokio::join!(builder.connect(), peer.login());
+    let mut session = session.unwrap();
+    let mut stream = stream;
+    session.publish("x", "1").await.unwrap();
+    stream.read_exact(&mut [0; 11]).await.unwrap();
+    // The runtime hears of it when it has nothing else to do; the session closes before.
+    let stream = stream.into_std().unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let error = session.close().await.expect_err("close() took an end for the answer to a later one");
+    assert_eq!(error.unconfirmed(), 1, "{error}");
+}
+
+#[tokio::test]
+async fn a_broker_that_reads_nothing_for_long_keeps_its_connection() {
+    let (peer, builder) = Peer::new().await;
+    let second = Duration::from_secs(1);
+    let keepalive = Keepalive { unacknowledged: second, ..Keepalive::default() };
+    let builder = builder.keepalive(keepalive).close_timeout(60 * second);
+    let (session, mut stream) = tokio::join!(builder.connect(), peer.login());
+    let mut session = session.unwrap();
+    let mut events = session.events();
+    for _ in 0..100 {
+        session.publish("x", vec![7; 10_000]).await.unwrap();
+    }
+    // Its window is closed for several times as long; its system answers the probes.
+    sleep(7 * second).await;
+    let told = std::iter::from_fn(|| events.next().now_or_never().flatten());
+    let told: Vec<_> = told.filter(|event| !matches!(event, SessionEvent::Connected { .. })).collect();
+    assert!(told.is_empty(), "{told:?}");
+    let (closed, read) = tokio::join!(session.close(), async {
+        let read = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.unwrap();
+        drop(stream);
+        read
+    });
+    closed.unwrap();
+    assert!(read > 1_000_000, "{read}");
 }
 
 #[test]

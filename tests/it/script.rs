@@ -157,6 +157,11 @@ impl Peer {
         assert_eq!(self.next().await, None);
     }
 
+    /// The connection itself, without what was read from it with the last frame.
+    pub(crate) fn into_inner(self) -> DuplexStream {
+        self.framed.into_inner()
+    }
+
     /// Reads so many bytes as they come, then drops the connection with whatever is left in the pipe.
     pub(crate) async fn read_then_drop(self, bytes: usize) -> Vec<u8> {
         let parts = self.framed.into_parts();

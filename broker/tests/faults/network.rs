@@ -107,13 +107,14 @@ fn inside(pid: &str) -> Command {
 }
 
 /// Not a test, unless it is told: a session that is subscribed to its own channel. If it is `busy`, it publishes a number
-/// there every 5 ms; and says what happens to it, until its stdin ends.
+/// there every 5 ms; and says what happens to it, until its stdin ends. An `idle` one is helped by keepalive alone.
 #[tokio::test]
 async fn a_client() {
     let Ok(orders) = env::var(CLIENT) else { return };
     let (port, role) = orders.split_once(' ').unwrap();
     let seconds = Duration::from_secs;
-    let keepalive = Keepalive { idle: seconds(1), interval: seconds(1), retries: 2, unacknowledged: seconds(3) };
+    let unacknowledged = if role == "idle" { Keepalive::default().unacknowledged } else { seconds(3) };
+    let keepalive = Keepalive { idle: seconds(1), interval: seconds(1), retries: 2, unacknowledged };
     let builder = ClientSession::builder(("10.213.0.2", port.parse::<u16>().unwrap()), "me", "x")
         .backoff(Backoff::new(Duration::from_millis(50), Duration::from_millis(500)))
         .handshake_timeout(seconds(2))

@@ -1,7 +1,10 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    io::AsyncReadExt as _,
+    time::{Instant, sleep, timeout},
+};
 
 use crate::script::Script;
 
@@ -166,4 +169,59 @@ async fn a_cancelled_close_goes_on() {
     peer.expect_eof().await;
     drop(peer);
     session.close().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_takes_as_long_as_the_broker_reads() {
+    let (mut script, builder) = Script::with_pipe(1000);
+    let silence = Duration::from_secs(5);
+    let mut session = builder.close_timeout(Duration::MAX).close_stall_timeout(silence).start().unwrap();
+    // One message is one piece of the queue: room comes back when the last byte is written.
+    session.publish("x", vec![7; 100_000]).await.unwrap();
+    let publisher = session.publisher();
+    let started = Instant::now();
+    let serve = async {
+        let mut io = script.login().await.into_inner();
+        let (mut read, mut last) = (0, 0);
+        let mut bytes = [0; 1000];
+        loop {
+            let n = io.read(&mut bytes).await.unwrap();
+            read += n;
+            if n == 0 {
+                break;
+            }
+            sleep(Duration::from_secs(4)).await;
+            assert!(publisher.bytes_sent() > last || read > 99_000, "after {read} bytes");
+            last = publisher.bytes_sent();
+        }
+        read
+    };
+    let (closed, read) = tokio::join!(session.close(), serve);
+    closed.unwrap();
+    assert!(read > 100_000 && started.elapsed() > 60 * silence, "{read}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_ends_when_the_broker_reads_nothing_more() {
+    let (mut script, builder) = Script::with_pipe(1000);
+    let silence = Duration::from_secs(5);
+    let mut session = builder.close_timeout(Duration::MAX).close_stall_timeout(silence).start().unwrap();
+    session.publish("x", vec![7; 100_000]).await.unwrap();
+    let mut peer = script.login().await.into_inner();
+    let started = Instant::now();
+    let (closed, ()) = tokio::join!(session.close(), async {
+        peer.read_exact(&mut [0; 5000]).await.unwrap();
+    });
+    assert!(closed.unwrap_err().is_incomplete());
+    assert!(started.elapsed() >= silence && started.elapsed() < 3 * silence, "{:?}", started.elapsed());
+
+    // It has read everything, and does not say so.
+    let (mut script, builder) = Script::new();
+    let mut session = builder.close_timeout(Duration::MAX).close_stall_timeout(silence).start().unwrap();
+    session.publish("x", "1").await.unwrap();
+    let mut peer = script.login().await;
+    peer.expect_publish("1").await;
+    let started = Instant::now();
+    assert_eq!(session.close().await.unwrap_err().unconfirmed(), 1);
+    assert!(started.elapsed() >= silence && started.elapsed() < 3 * silence, "{:?}", started.elapsed());
 }
