@@ -1,10 +1,10 @@
 //! `hpfeeds sendfile`.
 
-use std::{fs, process::Command};
+use std::{fs, io::Read as _, process::Command, thread::sleep, time::Duration};
 
 use crate::{
     skip::skip,
-    support::{Running, TestBroker, largest, outcome},
+    support::{Running, Scripted, TestBroker, largest, outcome},
 };
 
 #[test]
@@ -97,4 +97,31 @@ fn a_pipe_can_be_sent() {
         assert_eq!(tool.wait(), Some(code), "{}", tool.stderr());
     }
     assert_eq!(peer.payloads().iter().map(bytes::Bytes::len).collect::<Vec<_>>(), [1000]);
+}
+
+/// Neither the room in the queue, which comes back with the last byte of a file, nor the confirmation at the end comes
+/// within the deadline: that is one of silence.
+#[test]
+fn a_broker_that_reads_slowly_gets_everything() {
+    let slow = Scripted::authenticated(1, |_, stream| {
+        socket2::SockRef::from(&*stream).set_recv_buffer_size(64 * 1024).unwrap();
+        let mut bytes = vec![0; 20_000];
+        let mut read = 0;
+        loop {
+            match stream.read(&mut bytes).unwrap() {
+                0 => break,
+                n => read += n,
+            }
+            sleep(Duration::from_millis(80));
+        }
+        assert!(read > 2_000_000, "{read}");
+        stream.shutdown(std::net::Shutdown::Both).unwrap();
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f");
+    fs::write(&path, vec![7; 1_000_000]).unwrap();
+    let mut sendfile = slow.sensor("sendfile");
+    let (code, stderr) = outcome(sendfile.args(["--timeout", "3"]).args([&path, &path]));
+    assert_eq!(code, Some(0), "{stderr}");
+    slow.done();
 }

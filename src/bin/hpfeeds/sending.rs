@@ -1,13 +1,13 @@
 //! What `publish` and `sendfile` share: messages to every channel, confirmed by the broker at the end.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use hpfeeds::{Channel, ClientSession, Error, Publisher, SessionState};
 use indicatif::ProgressBar;
 use tokio::{
     sync::watch,
-    time::{interval, timeout},
+    time::{error::Elapsed, interval, timeout},
 };
 
 use crate::{
@@ -16,8 +16,8 @@ use crate::{
     signals::{Signal, Stop},
 };
 
-/// Bytes that may be queued. Not many: at the end they must be sent and confirmed within one deadline, over a slow
-/// line too. The session raises it to one message.
+/// Bytes that may be queued; the session raises it to one message. Not many: when the user wants an end, they must be
+/// sent and confirmed within one deadline.
 const QUEUE: usize = 1 << 20;
 
 /// How often a progress bar moves.
@@ -64,7 +64,8 @@ impl Outgoing {
             .builder()
             .handshake_timeout(handshake_timeout(patience))
             .max_retries(0)
-            .close_timeout(patience)
+            .close_timeout(Duration::MAX)
+            .close_stall_timeout(patience)
             .send_queue(QUEUE)
             .connect();
         let session = tokio::select! {
@@ -75,10 +76,11 @@ impl Outgoing {
         Ok(Self { state: session.state(), session, channels, patience, stop, messages: 0, progress })
     }
 
-    /// Queues a message to every channel. Waits for room, as long as the broker reads something now and then.
+    /// Queues a message to every channel. Waits for room as long as the broker reads something now and then, however
+    /// little.
     pub(crate) async fn send(&mut self, payload: &Bytes) -> Result<(), Cut> {
         for channel in &self.channels {
-            let queue = timeout(self.patience, self.session.publish(channel, payload.clone()));
+            let queue = self.progress.while_moving(self.patience, self.session.publish(channel, payload.clone()));
             tokio::select! {
                 queued = self.progress.during(queue) => match queued {
                     Ok(queued) => queued.map_err(Cut::Refused)?,
@@ -107,10 +109,19 @@ impl Outgoing {
             // It had its time; closing would give it as much again.
             let (patience, left) = (self.patience, self.progress.waiting());
             return Err(Failure::new(format!(
-                "the broker has read nothing for {patience:?}: gave up with {left} bytes not sent"
+                "the broker has read nothing for {patience:?}, or too little to be seen: gave up with {left} bytes not \
+                 sent; a longer --timeout waits for a slower one"
             )));
         }
-        let closed = self.progress.during(self.session.close()).await;
+        let signal = if let Err(Cut::Signal(signal)) = sent { Some(signal) } else { None };
+        let closed = match self.close(signal).await {
+            Ok(closed) => closed,
+            Err(signal) => {
+                let left = self.progress.waiting();
+                let failure = Failure::interrupted(signal, Some("interrupted".into()));
+                return Err(failure.and(format_args!("gave up with {left} bytes not sent, and the rest not confirmed")));
+            }
+        };
         let n = self.messages;
         let before = format!("the broker has read the {} before that", messages(n));
         match (sent, closed) {
@@ -126,6 +137,21 @@ impl Outgoing {
             (Err(Cut::Refused(error)), Ok(())) | (_, Err(error)) => Err(error.into()),
             (Err(Cut::Ended | Cut::Stalled), Ok(())) => Err(Failure::new("the session ended early")),
         }
+    }
+
+    /// Closes the session, for as long as the broker reads something. After a signal it has one deadline for all of it,
+    /// and the error is the signal when that has passed.
+    async fn close(&mut self, signal: Option<Signal>) -> Result<Result<(), Error>, Signal> {
+        let mut closing = pin!(self.progress.during(self.session.close()));
+        let signal = if let Some(signal) = signal {
+            signal
+        } else {
+            tokio::select! {
+                closed = &mut closing => return Ok(closed),
+                signal = self.stop.requested() => signal,
+            }
+        };
+        timeout(self.patience, closing).await.map_err(|_elapsed| signal)
     }
 }
 
@@ -149,12 +175,24 @@ impl Progress {
         self.capacity.saturating_sub(self.queue.free())
     }
 
+    /// Waits for something as long as the broker's system acknowledges something now and then.
+    async fn while_moving<T>(&self, patience: Duration, work: impl Future<Output = T>) -> Result<T, Elapsed> {
+        let mut work = pin!(work);
+        loop {
+            let before = self.queue.bytes_sent();
+            match timeout(patience, &mut work).await {
+                Err(_elapsed) if self.queue.bytes_sent() > before => {}
+                done => return done,
+            }
+        }
+    }
+
     /// Keeps the bar current while something else happens.
     async fn during<T>(&self, work: impl Future<Output = T>) -> T {
         if self.bar.is_hidden() {
             return work.await;
         }
-        let mut work = std::pin::pin!(work);
+        let mut work = pin!(work);
         let mut ticks = interval(TICK);
         loop {
             tokio::select! {
