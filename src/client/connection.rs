@@ -263,7 +263,7 @@ impl<'a> Connection<'a> {
         let complaint = self.recent_complaint();
         match (&self.phase, &complaint) {
             // A complaint may be about a message, unless it names a subscription.
-            (Phase::HalfClosed, Some(complaint)) if complaint.concerns_messages() && self.attempt.messages > 0 => {}
+            (Phase::HalfClosed, Some(complaint)) if complaint.concerns_messages() && self.attempt.published => {}
             // Its end and ours have crossed on the way.
             (Phase::HalfClosed, _) if self.link.status().is_some_and(|status| !status.end_acknowledged) => {}
             (Phase::HalfClosed, _) => return End::Confirmed,
@@ -436,7 +436,7 @@ impl<'a> Connection<'a> {
                 Poll::Ready(written) => {
                     let written = written?;
                     self.shared.outbox.release(written.room);
-                    self.attempt.messages += written.messages;
+                    self.attempt.written.push(written.messages, written.room);
                     self.attempt.published |= written.published;
                     self.watch.wrote(written.bytes);
                     self.needs_flush = true;

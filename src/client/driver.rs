@@ -39,7 +39,8 @@ pub(crate) struct Driver {
     failures: u32,
     /// Repairs in a row.
     repairs: u32,
-    /// Messages that were written to connections that ended without confirmation, and why the first of them ended.
+    /// Messages that were written to the last connection, which ended without confirmation, and why it ended. Those of
+    /// earlier ones are history, which [`Shared`] counts.
     lost: u64,
     broke: Option<Error>,
 }
@@ -63,18 +64,20 @@ impl Driver {
             let settled = self.memory.flight.rewind();
             self.shared.outbox.release(settled.room);
             self.discard_denied();
-            let unconfirmed = attempt.messages + settled.messages;
+            let unconfirmed = attempt.written.messages() + settled.messages;
+            if attempt.accepted.is_some() {
+                (self.lost, self.broke) = (0, None);
+            }
             let cause = match end {
                 End::Confirmed => return (self.verdict(None, false), false),
                 End::Stopped => {
-                    self.lost += unconfirmed;
+                    self.lose(unconfirmed);
                     return (self.verdict(None, false), false);
                 }
                 End::Failed(cause) => cause,
             };
-            if unconfirmed > 0 {
-                self.lost += unconfirmed;
-                self.broke.get_or_insert_with(|| cause.clone());
+            if self.lose(unconfirmed) {
+                self.broke = Some(cause.clone());
             }
             let next = self.next_delay(&attempt, &cause);
             // Whoever waits in `connect` hears of the failure instead.
@@ -96,6 +99,13 @@ impl Driver {
             };
             self.wait(delay).await;
         }
+    }
+
+    /// Counts messages whose connection ended without confirmation; whether there were any.
+    fn lose(&mut self, messages: u64) -> bool {
+        self.lost += messages;
+        self.shared.count_unconfirmed(messages);
+        messages > 0
     }
 
     /// How long to wait before the next attempt; `None` when there is none.

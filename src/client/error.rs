@@ -193,9 +193,9 @@ impl Error {
         if let Cause::Unsent { messages, .. } = self.cause() { *messages } else { 0 }
     }
 
-    /// How many messages were written to connections that ended before the broker had confirmed that it read them,
-    /// over the whole life of the session; it may have read them all the same. Only told when none is
-    /// [unsent](Self::unsent).
+    /// How many messages were written to the last connection, which ended before the broker had confirmed that it read
+    /// them; it may have read them all the same. Only told when none is [unsent](Self::unsent). Over the whole life of a
+    /// session: [`ClientSession::unconfirmed`](super::ClientSession::unconfirmed).
     #[must_use]
     pub fn unconfirmed(&self) -> u64 {
         if let Cause::Unconfirmed { messages, .. } = self.cause() { *messages } else { 0 }

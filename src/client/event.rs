@@ -61,8 +61,9 @@ pub enum SessionEvent {
     Disconnected {
         /// Why.
         cause: Error,
-        /// How many messages were written to this connection. The base protocol has no acknowledgement: those that
-        /// the broker had not read when it went away are lost.
+        /// How many messages were written to this connection and may not have been read: at most the last 40 MiB, as
+        /// no more can be on its way. The base protocol has no acknowledgement: those that the broker had not read when
+        /// it went away are lost.
         unconfirmed: u64,
     },
     /// The broker did not accept the ident and secret. The session tries again with growing delays.

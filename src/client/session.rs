@@ -210,11 +210,22 @@ impl ClientSession {
         if self.inner.shared.outcome().is_some() { events.ended() } else { events }
     }
 
+    /// How many messages may have been lost, over the life of the session: those that were written to connections that
+    /// ended before the broker had confirmed that it read them. Each connection counts at most the last 40 MiB, as no
+    /// more can be on its way. [`SessionEvent::Disconnected`] tells of each; after [`close`](Self::close) the last
+    /// connection is counted, too, unless it was confirmed.
+    #[must_use]
+    pub fn unconfirmed(&self) -> u64 {
+        self.inner.shared.unconfirmed()
+    }
+
     /// Sends what is queued, closes our side, and waits until the broker closes its own: then it has read everything.
     ///
-    /// `Ok` means that it has read every message of this session, and refused none. Otherwise the error says how many
-    /// were left unsent or unconfirmed (also on earlier connections that broke:
-    /// [`is_incomplete`](Error::is_incomplete)) and why, or what was refused; or why the session had already given up.
+    /// `Ok` means that it has read every message that was written to this connection, left none unsent, and refused none
+    /// on any. Otherwise the error says how many were left unsent or unconfirmed
+    /// ([`is_incomplete`](Error::is_incomplete)) and why, or what was refused; or why the session had already given up.
+    /// What may have been lost with earlier connections, which broke, is [`unconfirmed`](Self::unconfirmed): a program
+    /// that must know of every message looks there, too.
     /// Never takes much longer than [`close_timeout`](SessionBuilder::close_timeout). Messages that were already
     /// received can still be read.
     ///

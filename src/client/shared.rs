@@ -28,6 +28,8 @@ pub(crate) struct Shared {
     gave_way: AtomicBool,
     /// Bytes that were acknowledged, over all connections.
     sent: AtomicU64,
+    /// Messages that were written to connections that ended without confirmation.
+    unconfirmed: AtomicU64,
     pub(crate) state: watch::Sender<SessionState>,
     pub(crate) events: broadcast::Sender<SessionEvent>,
     wanted: Mutex<Wanted>,
@@ -66,6 +68,7 @@ impl Shared {
             driver: AtomicWaker::new(),
             gave_way: AtomicBool::new(false),
             sent: AtomicU64::new(0),
+            unconfirmed: AtomicU64::new(0),
             state: watch::Sender::new(SessionState::Connecting),
             events: broadcast::Sender::new(Events::CAPACITY),
             wanted: Mutex::default(),
@@ -155,6 +158,15 @@ impl Shared {
     /// See [`Publisher::bytes_sent`](super::Publisher::bytes_sent).
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Relaxed)
+    }
+
+    pub(crate) fn count_unconfirmed(&self, messages: u64) {
+        self.unconfirmed.fetch_add(messages, Relaxed);
+    }
+
+    /// See [`ClientSession::unconfirmed`](super::ClientSession::unconfirmed).
+    pub(crate) fn unconfirmed(&self) -> u64 {
+        self.unconfirmed.load(Relaxed)
     }
 
     /// The fault of this connection, if there is one. Those of earlier ones are history.

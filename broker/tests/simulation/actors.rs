@@ -187,7 +187,7 @@ impl Machine {
         }
         let error = outcome.err();
         let unsent = error.as_ref().map_or(0, hpfeeds::Error::unsent);
-        let unconfirmed = error.as_ref().map_or(0, hpfeeds::Error::unconfirmed);
+        let unconfirmed = session.unconfirmed();
         let error = error.map(|error| error.to_string());
         record.mark(9, unsent, unconfirmed);
         record.sessions[number].closed = Some(Closed { unsent, unconfirmed, error });

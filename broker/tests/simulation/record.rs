@@ -75,7 +75,7 @@ pub(crate) struct Session {
     pub(crate) closed: Option<Closed>,
 }
 
-/// What `close` said, for faults to quote.
+/// What `close` said, and the session of all its connections, for faults to quote.
 #[derive(Debug)]
 #[allow(dead_code, reason = "quoting is all that the text is for")]
 pub(crate) struct Closed {

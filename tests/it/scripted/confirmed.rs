@@ -45,7 +45,7 @@ async fn a_silent_rejection_is_not_a_confirmation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn close_does_not_confirm_what_was_lost_before_it() {
+async fn what_was_lost_before_close_is_counted_and_does_not_fail_a_later_connection() {
     for comes_back in [false, true] {
         let (mut script, builder) = Script::new();
         let mut session = builder.start().unwrap();
@@ -62,15 +62,38 @@ async fn close_does_not_confirm_what_was_lost_before_it() {
         if comes_back {
             script.set_down(false);
             let mut peer = script.login().await;
+            state.wait_for(|state| *state == SessionState::Connected).await.unwrap();
             let (closed, ()) = tokio::join!(session.close(), async {
                 peer.expect_eof().await;
                 drop(peer);
             });
-            closed.expect_err("close() says that the broker has read everything");
+            closed.expect("the new connection has nothing that is not read");
         } else {
-            session.close().await.expect_err("close() says that the broker has read everything");
+            let error = session.close().await.expect_err("close() says that the broker has read everything");
+            assert_eq!(error.unconfirmed(), 1);
         }
+        assert_eq!(session.unconfirmed(), 1);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_speaks_of_the_last_connection() {
+    let (mut script, builder) = Script::new();
+    let mut session = builder.close_timeout(MINUTE).start().unwrap();
+    let mut state = session.state();
+    for n in 1..=3 {
+        session.publish("x", n.to_string()).await.unwrap();
+        let mut peer = script.login().await;
+        peer.expect_publish(&n.to_string()).await;
+        drop(peer);
+        state.wait_for(|state| matches!(state, SessionState::Waiting { .. })).await.unwrap();
+        assert_eq!(session.unconfirmed(), n);
+    }
+    // A connection that is refused takes nothing back.
+    script.login().await.error("Authentication failed for me").await;
+    script.set_down(true);
+    let error = session.close().await.unwrap_err();
+    assert_eq!((error.unconfirmed(), session.unconfirmed()), (1, 3), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
