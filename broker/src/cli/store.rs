@@ -36,7 +36,12 @@ impl Store {
     /// Opens it, and reads what it needs to read at once. Only to check it, nothing is created.
     pub(crate) async fn add_to(&self, builder: BrokerBuilder, check: bool) -> Result<BrokerBuilder, AuthError> {
         Ok(match self {
-            Self::Env => builder.auth(EnvStore::new()),
+            Self::Env => {
+                for cause in EnvStore::remarks() {
+                    warn!(store = "env", cause, "a key may not be what it was meant to be");
+                }
+                builder.auth(EnvStore::new())
+            }
             Self::Json(path) => builder.auth(JsonStore::open(path)?),
             Self::Sql(address) if check => {
                 if let Some(file) = address.would_create() {

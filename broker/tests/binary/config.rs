@@ -150,7 +150,7 @@ async fn checking_starts_nothing() {
         ("auth = \"/nonexistent/keys.db\"".to_owned(), 1, "/nonexistent/keys.db: cannot create it: entity not found"),
         ("dev = true\nendpoint = \"tcp:interface=127.0.0.1:port=1:device=none\"".to_owned(), 1, "device \"none\""),
         ("dev = true\nendpoint = \"tls:interface=127.0.0.1:port=1:cert=/none.pem\"".to_owned(), 1, "/none.pem"),
-        ("auth = \"env\"\nendpoint = \"tcp:interface=host.invalid:port=1\"".to_owned(), 1, "\"host.invalid\""),
+        (format!("auth = {database:?}\nendpoint = \"tcp:interface=host.invalid:port=1\""), 1, "\"host.invalid\""),
         ("dev = true\nfloor-rate = 0".to_owned(), 2, "the floor rate is 0"),
         ("dev = true\nbind = \"0.0.0.0:0\"".to_owned(), 2, "loopback interface only"),
     ];
@@ -195,6 +195,7 @@ async fn a_check_names_each_key_that_may_not_be_meant() {
     }
     let (code, _, stderr) = check("\u{FEFF}bind = \"127.0.0.1:0\"\nauth = \"env\"\n", &["--check-config"]).await;
     assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.contains("there is no key in the environment: HPFEEDS_<IDENT>_SECRET or"), "{stderr}");
     let utf_16 = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
     fs::write(&utf_16, b"\xFF\xFEd\0e\0v\0").unwrap();
     let (path, end) = (utf_16.path().to_str().unwrap(), "is not UTF-8 (but UTF-16, say): save it as UTF-8");

@@ -1,12 +1,28 @@
-use std::{env, fmt, sync::Arc};
+use std::{
+    env, fmt,
+    fs::File,
+    io::Read as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use super::{AuthError, AuthStore, Key, Lookup};
+use tokio::task::spawn_blocking;
+
+use super::{AuthError, AuthStore, Key, Lookup, text::utf8};
+
+mod remarks;
+
+/// The longest secret that is read from a file, in bytes: a wrong path may lead to a device without an end.
+const MAX_SECRET: u64 = 64 * 1024;
 
 /// Keys in environment variables, as the Python broker reads them.
 ///
 /// `HPFEEDS_<IDENT>_SECRET` makes an ident known; `_OWNER` (default: the ident), `_PUBCHANS` and `_SUBCHANS`
 /// (comma-separated channels or patterns, default: none) say more. The ident stands there in upper case: idents that
 /// differ in nothing but case have the same key, and share its limits.
+///
+/// `HPFEEDS_<IDENT>_SECRET_FILE` names a file with the secret instead (at most 64 KiB; line breaks at its end are no
+/// part of it), as the secrets of Docker and Kubernetes are mounted. It is read at each lookup.
 pub struct EnvStore {
     variable: Box<Variable>,
     may_change: bool,
@@ -14,12 +30,20 @@ pub struct EnvStore {
 
 type Variable = dyn Fn(&str) -> Result<String, env::VarError> + Send + Sync;
 
+/// Where a secret is.
+enum Source {
+    Value(String),
+    File { variable: String, path: PathBuf },
+}
+
 impl EnvStore {
     /// Reads the variables of this process, for each connection anew. A program that changes them itself asks for
-    /// [`Broker::recheck_now`](crate::Broker::recheck_now): nobody else can, so live connections are not looked up again.
+    /// [`Broker::recheck_now`](crate::Broker::recheck_now): nobody else can, so live connections are looked up again only
+    /// where a secret is in a file.
     #[must_use]
     pub fn new() -> Self {
-        Self { may_change: false, ..Self::with(|name| env::var(name)) }
+        let in_files = env::vars_os().any(|(name, _)| remarks::is_file(&name));
+        Self { may_change: in_files, ..Self::with(|name| env::var(name)) }
     }
 
     /// Reads variables from somewhere else, where they may change.
@@ -27,28 +51,68 @@ impl EnvStore {
         Self { variable: Box::new(variable), may_change: true }
     }
 
-    fn get(&self, ident: &str) -> Result<Option<Arc<Key>>, AuthError> {
-        let upper = ident.to_uppercase();
-        let variable = |field: &str| {
-            let name = format!("HPFEEDS_{upper}_{field}");
-            match (self.variable)(&name) {
-                Ok(value) => Ok(Some(value)),
-                Err(env::VarError::NotPresent) => Ok(None),
-                Err(env::VarError::NotUnicode(_)) => Err(AuthError::new(format_args!("{name:?} is not UTF-8"))),
+    /// What the variables of this process may not be meant to say, a line each that names the variable and never its
+    /// value: quotes, blanks and line breaks around a value, an ident that is not in upper case, a list without a secret,
+    /// a file that cannot be read, and that there is no key at all. Reads the files.
+    #[must_use]
+    pub fn remarks() -> Vec<String> {
+        remarks::on(env::vars_os())
+    }
+
+    fn variable(&self, upper: &str, field: &str) -> Result<Option<String>, AuthError> {
+        let name = format!("HPFEEDS_{upper}_{field}");
+        match (self.variable)(&name) {
+            Ok(value) => Ok(Some(value)),
+            Err(env::VarError::NotPresent) => Ok(None),
+            Err(env::VarError::NotUnicode(_)) => Err(AuthError::new(format_args!("{name:?} is not UTF-8"))),
+        }
+    }
+
+    fn source(&self, upper: &str) -> Result<Option<Source>, AuthError> {
+        let filled = |field| Ok(self.variable(upper, field)?.filter(|value| !value.is_empty()));
+        match (filled("SECRET")?, filled("SECRET_FILE")?) {
+            (None, None) => Ok(None),
+            (Some(secret), None) => Ok(Some(Source::Value(secret))),
+            (None, Some(path)) => {
+                Ok(Some(Source::File { variable: format!("HPFEEDS_{upper}_SECRET_FILE"), path: path.into() }))
             }
-        };
-        let Some(secret) = variable("SECRET")?.filter(|secret| !secret.is_empty()) else {
-            return Ok(None);
-        };
-        let owner = variable("OWNER")?.unwrap_or_else(|| ident.to_owned());
-        let pubchans = variable("PUBCHANS")?.unwrap_or_default();
-        let subchans = variable("SUBCHANS")?.unwrap_or_default();
+            (Some(_), Some(_)) => Err(both(upper)),
+        }
+    }
+
+    fn key(&self, ident: &str, upper: &str, secret: String) -> Result<Option<Arc<Key>>, AuthError> {
+        let owner = self.variable(upper, "OWNER")?.unwrap_or_else(|| ident.to_owned());
+        let pubchans = self.variable(upper, "PUBCHANS")?.unwrap_or_default();
+        let subchans = self.variable(upper, "SUBCHANS")?.unwrap_or_default();
         let key = Key::new(ident, secret)
-            .map(|key| key.owner(owner).account(upper.as_str()))
+            .map(|key| key.owner(owner).account(upper))
             .and_then(|key| key.publish(entries(&pubchans)))
             .and_then(|key| key.subscribe(entries(&subchans)))
             .map_err(|cause| AuthError::new(format_args!("environment variables of {ident:?}: a channel {cause}")))?;
         Ok(Some(Arc::new(key)))
+    }
+}
+
+fn both(upper: &str) -> AuthError {
+    AuthError::new(format_args!(
+        "HPFEEDS_{upper}_SECRET and HPFEEDS_{upper}_SECRET_FILE are both set: one of them is the secret"
+    ))
+}
+
+/// The secret in a file. The error names the variable and the path.
+fn read(variable: &str, path: &Path) -> Result<String, AuthError> {
+    let fail = |cause: &dyn fmt::Display| AuthError::new(format_args!("{variable}: {}: {cause}", path.display()));
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|cause| fail(&cause))?;
+    file.take(MAX_SECRET + 1).read_to_end(&mut bytes).map_err(|cause| fail(&cause))?;
+    if bytes.len() as u64 > MAX_SECRET {
+        return Err(fail(&format_args!("is longer than a secret of {MAX_SECRET} bytes")));
+    }
+    let text = utf8(&bytes).map_err(|cause| fail(&cause))?;
+    let text = std::str::from_utf8(text).map_err(|_| fail(&"is not UTF-8"))?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err(fail(&"is empty")),
+        secret => Ok(secret.to_owned()),
     }
 }
 
@@ -70,7 +134,18 @@ impl fmt::Debug for EnvStore {
 
 impl AuthStore for EnvStore {
     fn lookup<'a>(&'a self, ident: &'a str) -> Lookup<'a> {
-        Box::pin(async move { self.get(ident) })
+        Box::pin(async move {
+            let upper = ident.to_uppercase();
+            let secret = match self.source(&upper)? {
+                None => return Ok(None),
+                Some(Source::Value(secret)) => secret,
+                Some(Source::File { variable, path }) => {
+                    let read = spawn_blocking(move || read(&variable, &path)).await;
+                    read.unwrap_or_else(|cause| Err(AuthError::new(cause)))?
+                }
+            };
+            self.key(ident, &upper, secret)
+        })
     }
 
     fn may_change(&self) -> bool {
@@ -81,7 +156,9 @@ impl AuthStore for EnvStore {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
-    use std::collections::HashMap;
+    use std::{collections::HashMap, fs};
+
+    use futures::FutureExt as _;
 
     use super::*;
 
@@ -89,6 +166,45 @@ mod tests {
         let variables: HashMap<String, String> =
             variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         EnvStore::with(move |name| variables.get(name).cloned().ok_or(env::VarError::NotPresent))
+    }
+
+    impl EnvStore {
+        /// Without a file, it waits for nothing.
+        fn get(&self, ident: &str) -> Result<Option<Arc<Key>>, AuthError> {
+            self.lookup(ident).now_or_never().unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_holds_the_secret_and_is_read_each_time() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        let one =
+            store(&[("HPFEEDS_BOB_SECRET_FILE", path), ("HPFEEDS_BOB_SECRET", ""), ("HPFEEDS_BOB_PUBCHANS", "a")]);
+        for (text, secret) in [("hunter2\n", "hunter2"), ("\u{FEFF} a b \r\n", " a b "), ("x\n\n", "x"), ("y", "y")] {
+            fs::write(&file, text).unwrap();
+            let key = one.lookup("bob").await.unwrap().unwrap();
+            let nonce = hpfeeds::wire::Nonce::new([1]);
+            assert!(key.secret.verify(&nonce, &hpfeeds::wire::Secret::new(secret).sign(&nonce)), "{text:?}");
+            assert!(key.may_publish("a"));
+        }
+        let long = vec![b'x'; 65_537];
+        for (text, cause) in [
+            (&b"\n"[..], "is empty"),
+            (b"\xFF\xFEa\0", "is UTF-16: save it as UTF-8"),
+            (b"hunter\xFF", "is not UTF-8"),
+            (&long, "is longer than a secret of 65536 bytes"),
+        ] {
+            fs::write(&file, text).unwrap();
+            let error = one.lookup("bob").await.unwrap_err().to_string();
+            assert_eq!(error, format!("HPFEEDS_BOB_SECRET_FILE: {path}: {cause}"));
+        }
+        let error =
+            store(&[("HPFEEDS_BOB_SECRET_FILE", "/nonexistent/x")]).lookup("bob").await.unwrap_err().to_string();
+        assert!(error.starts_with("HPFEEDS_BOB_SECRET_FILE: /nonexistent/x: No such file"), "{error}");
+        let two = store(&[("HPFEEDS_BOB_SECRET_FILE", path), ("HPFEEDS_BOB_SECRET", "hunter2")]);
+        let error = two.lookup("bob").await.unwrap_err().to_string();
+        assert!(error.starts_with("HPFEEDS_BOB_SECRET and HPFEEDS_BOB_SECRET_FILE are both set"), "{error}");
     }
 
     #[test]
