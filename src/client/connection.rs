@@ -68,8 +68,6 @@ pub(crate) struct Connection<'a> {
     pub(super) memory: &'a mut Memory,
     first: &'a mut Option<oneshot::Sender<Result<(), Error>>>,
     link: Link,
-    /// Tells runs of this connection from those of earlier ones.
-    number: u64,
     broker: String,
     pub(super) phase: Phase,
     /// The end of closing, once that has been asked for.
@@ -96,10 +94,8 @@ impl<'a> Connection<'a> {
         link: Link,
         (broker, nonce): (String, &Nonce),
     ) -> Self {
-        memory.connections += 1;
         let grace = Box::pin(sleep(shared.config.auth_grace));
         let mut connection = Self {
-            number: memory.connections,
             shared,
             memory,
             first,
@@ -231,6 +227,10 @@ impl<'a> Connection<'a> {
         while let Some(received) = self.link.next().map_err(|cause| self.protocol(cause))? {
             match received {
                 Received::Run(run) => self.delivered(run),
+                Received::TooLong(cause) => {
+                    self.proven();
+                    self.shared.skip(cause);
+                }
                 Received::Frame(Frame::Error { message }) => self.refused(&message)?,
                 Received::Frame(frame) => {
                     let what = format!("it sent {} to a client", frame.opcode());
@@ -242,16 +242,20 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    fn delivered(&mut self, run: BytesMut) {
-        self.attempt.delivered = true;
+    /// A message came: the key is good.
+    fn proven(&mut self) {
         if let Phase::Proving { replay, .. } = &self.phase
             && replay.is_empty()
         {
             self.accept();
         }
+    }
+
+    fn delivered(&mut self, run: BytesMut) {
+        self.proven();
         // Only while closing can it be full here; then what nobody reads is let go.
         if !self.is_closing() || self.shared.inbox.has_room() {
-            self.shared.inbox.push(run, self.number);
+            self.shared.inbox.push(run);
         }
     }
 
@@ -296,9 +300,6 @@ impl<'a> Connection<'a> {
     // ---- what the program wants ----
 
     fn obey(&mut self) -> Option<End> {
-        if let Some(fault) = self.shared.take_fault(self.number) {
-            return Some(self.protocol(fault));
-        }
         match self.shared.intent() {
             Intent::Abort => return Some(End::Stopped),
             Intent::Close(deadline) => {

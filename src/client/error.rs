@@ -53,6 +53,10 @@ pub(crate) enum Cause {
         addr: BrokerAddr,
         what: String,
     },
+    Skipped {
+        addr: BrokerAddr,
+        cause: DecodeError,
+    },
     // The network is at fault.
     Connect {
         addr: BrokerAddr,
@@ -224,6 +228,10 @@ impl fmt::Display for Error {
             Cause::SubscribeDenied { channel, message } => denied(f, "subscribe to", channel.as_ref(), message),
             Cause::Broker { message } => write!(f, "the broker reported: {message:?}"),
             Cause::Protocol { addr, cause } => write!(f, "{addr} does not speak hpfeeds: {cause}"),
+            Cause::Skipped { addr, cause: cause @ DecodeError::TooLong { .. } } => {
+                write!(f, "a message from {addr} was skipped: {cause}; raise --max-message (SessionBuilder::limits)")
+            }
+            Cause::Skipped { addr, cause } => write!(f, "a message from {addr} was skipped: {cause}"),
             Cause::Unexpected { addr, what } => write!(f, "{addr} does not speak hpfeeds: {what}"),
             Cause::Connect { addr, cause } => write!(f, "cannot connect to {addr}: {}", words(cause)),
             Cause::HandshakeTimeout { addr, after, connected } => {
@@ -293,7 +301,7 @@ impl error::Error for Error {
             Cause::Encode(cause) => Some(cause),
             #[cfg(feature = "tls")]
             Cause::Tls { cause, .. } => Some(&**cause),
-            Cause::Protocol { cause, .. } => Some(cause),
+            Cause::Protocol { cause, .. } | Cause::Skipped { cause, .. } => Some(cause),
             Cause::Connect { cause, .. } | Cause::Io { cause, .. } => Some(cause),
             Cause::Unsent { why, .. } | Cause::Unconfirmed { why, .. } => why.as_ref().map(|why| why as _),
             _ => None,

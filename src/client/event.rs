@@ -94,6 +94,15 @@ pub enum SessionEvent {
         /// The broker's words.
         message: String,
     },
+    /// The broker delivered a message that cannot be given to the program, and the session passed over it: its ident or
+    /// channel is no UTF-8 or cut short, or it is above the [limit](super::SessionBuilder::limits), which is read and
+    /// thrown away up to 64 MiB. The messages before and after it are not touched. Told at most once a second.
+    Skipped {
+        /// How many there were since the session was made; [`skipped`](super::ClientSession::skipped) counts on.
+        messages: u64,
+        /// What is wrong with this one, and what to do.
+        cause: Error,
+    },
     /// Whoever reads the events was too slow: this many are missing here.
     Missed(u64),
     /// The session is over; the last event.
@@ -116,6 +125,7 @@ impl fmt::Display for SessionEvent {
             | Self::SubscribeDenied { cause, .. }
             | Self::PublishDenied { discarded: 0, cause, .. } => cause.fmt(f),
             Self::PublishDenied { discarded, cause, .. } => write!(f, "{cause}; messages discarded: {discarded}"),
+            Self::Skipped { messages, cause } => write!(f, "{cause}; messages skipped so far: {messages}"),
             Self::BrokerError { message } => write!(f, "the broker reported: {message:?}"),
             Self::Missed(events) => write!(f, "events missed: {events}"),
             Self::Closed { cause: Some(cause) } => write!(f, "closed: {cause}"),

@@ -22,16 +22,13 @@ pub(crate) struct Inbox {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Popped {
     pub(crate) run: BytesMut,
-    /// The connection that it came from.
-    pub(crate) connection: u64,
     /// The driver had stopped reading, and may go on now.
     pub(crate) made_room: bool,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Each with the number of the connection that it came from.
-    runs: VecDeque<(BytesMut, u64)>,
+    runs: VecDeque<BytesMut>,
     bytes: usize,
     ended: bool,
     reader: Option<Waker>,
@@ -57,10 +54,10 @@ impl Inbox {
         lock(&self.state).runs.is_empty()
     }
 
-    pub(crate) fn push(&self, run: BytesMut, connection: u64) {
+    pub(crate) fn push(&self, run: BytesMut) {
         let mut state = lock(&self.state);
         state.bytes += run.len();
-        state.runs.push_back((run, connection));
+        state.runs.push_back(run);
         let reader = state.reader.take();
         drop(state);
         if let Some(reader) = reader {
@@ -84,12 +81,12 @@ impl Inbox {
         // A backlog must not keep its reader from letting others run.
         let turn = ready!(coop::poll_proceed(cx));
         let mut state = lock(&self.state);
-        if let Some((run, connection)) = state.runs.pop_front() {
+        if let Some(run) = state.runs.pop_front() {
             let full = state.bytes >= self.capacity;
             state.bytes -= run.len();
             let made_room = full && state.bytes < self.capacity;
             turn.made_progress();
-            return Poll::Ready(Some(Popped { run, connection, made_room }));
+            return Poll::Ready(Some(Popped { run, made_room }));
         }
         if state.ended {
             turn.made_progress();
@@ -114,18 +111,16 @@ mod tests {
         let waker = noop_waker();
         let cx = &mut Context::from_waker(&waker);
         let inbox = Inbox::new(10);
-        inbox.push(BytesMut::from(&b"12345678"[..]), 1);
+        inbox.push(BytesMut::from(&b"12345678"[..]));
         assert!(inbox.has_room());
-        inbox.push(BytesMut::from(&b"1234"[..]), 1);
-        inbox.push(BytesMut::from(&b"5"[..]), 2);
+        inbox.push(BytesMut::from(&b"1234"[..]));
+        inbox.push(BytesMut::from(&b"5"[..]));
         assert!(!inbox.has_room());
-        let popped = |run: &[u8], connection, made_room| {
-            Poll::Ready(Some(Popped { run: BytesMut::from(run), connection, made_room }))
-        };
-        assert_eq!(inbox.poll_pop(cx), popped(b"12345678", 1, true));
+        let popped = |run: &[u8], made_room| Poll::Ready(Some(Popped { run: BytesMut::from(run), made_room }));
+        assert_eq!(inbox.poll_pop(cx), popped(b"12345678", true));
         assert!(inbox.has_room());
-        assert_eq!(inbox.poll_pop(cx), popped(b"1234", 1, false));
-        assert_eq!(inbox.poll_pop(cx), popped(b"5", 2, false));
+        assert_eq!(inbox.poll_pop(cx), popped(b"1234", false));
+        assert_eq!(inbox.poll_pop(cx), popped(b"5", false));
     }
 
     #[test]
@@ -134,7 +129,7 @@ mod tests {
         let cx = &mut Context::from_waker(&waker);
         let inbox = Inbox::new(10);
         assert!(inbox.poll_pop(cx).is_pending());
-        inbox.push(BytesMut::from(&b"1"[..]), 1);
+        inbox.push(BytesMut::from(&b"1"[..]));
         inbox.end();
         assert!(matches!(inbox.poll_pop(cx), Poll::Ready(Some(_))));
         assert_eq!(inbox.poll_pop(cx), Poll::Ready(None));

@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use futures::future::poll_fn;
 use tokio::io::AsyncWrite as _;
 use tokio_util::io::poll_read_buf;
@@ -25,6 +25,10 @@ pub(super) const MEMORY: usize = 4 * READ;
 /// Below this much room a read is not worth its system call, and there is other memory.
 const READ_MIN: usize = 8 * 1024;
 
+/// A PUBLISH frame above the limit that claims no more than this is passed over: several times what brokers in use let
+/// through. One that claims more is taken for noise.
+pub(super) const MAX_SKIPPED: u32 = 64 << 20;
+
 /// Segments in one vectored write.
 const SLICES: usize = 32;
 
@@ -40,6 +44,8 @@ pub(crate) struct Link {
     grown: bool,
     /// Our side is being closed.
     ending: bool,
+    /// So many bytes still to come belong to a message that is passed over.
+    skip: usize,
 }
 
 /// What came in.
@@ -47,13 +53,15 @@ pub(crate) struct Link {
 pub(crate) enum Received {
     /// One or many whole PUBLISH frames, not yet taken apart.
     Run(BytesMut),
+    /// The beginning of a PUBLISH frame above the limit. Its bytes are thrown away as they come.
+    TooLong(DecodeError),
     /// A frame of any other kind.
     Frame(Frame),
 }
 
 impl Link {
     pub(crate) fn new(io: Box<dyn Transport>, limits: Limits) -> Self {
-        Self { io, limits, received: BytesMut::new(), full: None, grown: false, ending: false }
+        Self { io, limits, received: BytesMut::new(), full: None, grown: false, ending: false, skip: 0 }
     }
 
     /// Reads once from the socket; 0 is its end.
@@ -96,6 +104,9 @@ impl Link {
 
     /// The next thing among the bytes already read: as many PUBLISH frames as stand together, or one other frame.
     pub(crate) fn next(&mut self) -> Result<Option<Received>, DecodeError> {
+        if !self.pass_over() {
+            return Ok(None);
+        }
         let mut end = 0;
         let mut fault = None;
         loop {
@@ -124,9 +135,23 @@ impl Link {
         }
         match fault {
             _ if end > 0 => Ok(Some(Received::Run(self.received.split_to(end)))),
+            Some(fault @ DecodeError::TooLong { opcode: Opcode::Publish, length, .. }) if length <= MAX_SKIPPED => {
+                self.skip = length as usize;
+                Ok(Some(Received::TooLong(fault)))
+            }
             Some(fault) => Err(fault),
             None => Ok(None),
         }
+    }
+
+    /// Throws away what has come of a message above the limit; false while more of it is to come.
+    fn pass_over(&mut self) -> bool {
+        if self.skip > 0 {
+            let come = self.skip.min(self.received.len());
+            self.received.advance(come);
+            self.skip -= come;
+        }
+        self.skip == 0
     }
 
     /// Waits for one frame, whatever it is; for the handshake. `None`: the broker closed first.

@@ -13,8 +13,6 @@ use crate::wire::Channel;
 /// What one connection leaves to the next.
 #[derive(Default)]
 pub(crate) struct Memory {
-    /// How many connections there were.
-    pub(crate) connections: u64,
     /// Messages that are being written.
     pub(crate) flight: Flight,
     /// A broker refused a subscription without naming it: ask for one at a time.
@@ -34,8 +32,6 @@ pub(crate) struct Memory {
 pub(crate) struct Attempt {
     /// When the broker accepted the key.
     pub(crate) accepted: Option<Instant>,
-    /// It delivered a message.
-    pub(crate) delivered: bool,
     /// What made it fail is out of the way: a denied channel was taken out.
     pub(crate) repaired: bool,
     /// Messages written whole.
@@ -45,8 +41,9 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
+    /// What it delivered says nothing: a broker that drops us after the first message is not to be dialled in a loop.
     pub(crate) fn healthy(&self, long: Duration) -> bool {
-        self.delivered || self.accepted.is_some_and(|accepted| accepted.elapsed() >= long)
+        self.accepted.is_some_and(|accepted| accepted.elapsed() >= long)
     }
 }
 

@@ -253,7 +253,7 @@ mod tests {
         let mut memory = BytesMut::with_capacity(4096);
         let room = memory.capacity();
         memory.extend_from_slice(&run(&["a", "b"]));
-        session.shared().inbox.push(memory.split(), 1);
+        session.shared().inbox.push(memory.split());
         for _ in 0..2 {
             assert!(!memory.try_reclaim(room));
             let message = session.next().await.unwrap();
@@ -267,10 +267,10 @@ mod tests {
     async fn sessions_take_turns_and_keep_their_order() {
         let mut merged = merge([session(), session(), session()]);
         let shared: Vec<_> = merged.sessions().iter().map(|session| session.shared().clone()).collect();
-        shared[0].inbox.push(run(&["a", "b"]), 1);
-        shared[0].inbox.push(run(&["c"]), 1);
-        shared[0].inbox.push(run(&["d"]), 1);
-        shared[2].inbox.push(run(&["e", "f"]), 1);
+        shared[0].inbox.push(run(&["a", "b"]));
+        shared[0].inbox.push(run(&["c"]));
+        shared[0].inbox.push(run(&["d"]));
+        shared[2].inbox.push(run(&["e", "f"]));
         assert_eq!(merged.next().await.unwrap().1.2, "a");
         // A turn ends between runs, and only then.
         tokio::time::advance(TURN / 2).await;
@@ -279,10 +279,10 @@ mod tests {
         tokio::time::advance(TURN / 2).await;
         assert_eq!(taken(&mut merged), ["2e", "2f", "0d"]);
         // Those that had nothing are woken up by what comes.
-        shared[1].inbox.push(run(&["g"]), 1);
+        shared[1].inbox.push(run(&["g"]));
         assert_eq!(taken(&mut merged), ["1g"]);
         merged.push(session());
-        merged.sessions()[3].shared().inbox.push(run(&["h"]), 1);
+        merged.sessions()[3].shared().inbox.push(run(&["h"]));
         assert_eq!(taken(&mut merged), ["3h"]);
     }
 
@@ -292,7 +292,7 @@ mod tests {
         let late = merged.sessions()[1].shared().clone();
         let waiting = tokio::spawn(async move { merged.next().await.map(|(index, _)| index) });
         tokio::task::yield_now().await;
-        late.inbox.push(run(&["a"]), 1);
+        late.inbox.push(run(&["a"]));
         assert_eq!(waiting.await.unwrap(), Some(1));
     }
 
@@ -301,10 +301,10 @@ mod tests {
         let mut merged = merge([session(), session()]);
         let shared: Vec<_> = merged.sessions().iter().map(|session| session.shared().clone()).collect();
         shared[0].inbox.end();
-        shared[1].inbox.push(run(&["a"]), 1);
+        shared[1].inbox.push(run(&["a"]));
         assert_eq!(taken(&mut merged), ["1a"]);
         assert!(merged.next().now_or_never().is_none() && !merged.is_terminated());
-        shared[1].inbox.push(run(&["b", "c"]), 1);
+        shared[1].inbox.push(run(&["b", "c"]));
         shared[1].inbox.end();
         assert_eq!(taken(&mut merged), ["1b", "1c"]);
         assert!(merged.next().await.is_none() && merged.is_terminated());
@@ -314,7 +314,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_not_taken_is_left_to_the_sessions() {
         let mut merged = merge([session()]);
-        merged.sessions()[0].shared().inbox.push(run(&["a", "b"]), 1);
+        merged.sessions()[0].shared().inbox.push(run(&["a", "b"]));
         merged.next().await.unwrap();
         let mut sessions = merged.into_sessions();
         assert_eq!(sessions[0].next().await.unwrap().2, "b");
@@ -332,7 +332,7 @@ mod tests {
         let mut merged = merge([session()]);
         let shared = merged.sessions()[0].shared().clone();
         for _ in 0..1000 {
-            shared.inbox.push(run(&["a"]), 1);
+            shared.inbox.push(run(&["a"]));
         }
         // Without the runtime's budget this would take all of them.
         assert!(taken(&mut merged).len() < 1000);

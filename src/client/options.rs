@@ -70,6 +70,10 @@ impl SessionBuilder {
     }
 
     /// How long frames may be, in both directions. Default: 1 MiB; the broker needs the same.
+    ///
+    /// A longer message from the broker is passed over, up to 64 MiB: read, thrown away, counted by
+    /// [`skipped`](ClientSession::skipped) and told by [`SessionEvent::Skipped`](super::SessionEvent::Skipped). One
+    /// that claims more ends the connection, and the next attempt follows after the usual, growing delay.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self

@@ -56,7 +56,7 @@ fn backlog(runs: usize) -> ClientSession {
     for _ in 0..runs {
         let mut run = BytesMut::new();
         encode_publish(&mut run, Limits::default(), &ident, &channel, b"x").unwrap();
-        session.shared().inbox.push(run, 1);
+        session.shared().inbox.push(run);
     }
     session.shared().inbox.end();
     session

@@ -70,9 +70,8 @@ struct Inner {
     shared: Arc<Shared>,
     engine: Arc<Engine>,
     publisher: Publisher,
-    /// The run that is being read, message by message, and the connection that it came from.
+    /// The run that is being read, message by message.
     run: BytesMut,
-    connection: u64,
     last: Option<Last>,
     terminated: bool,
     /// Sees every event from the start; taken by the first call of `events`.
@@ -181,6 +180,14 @@ impl ClientSession {
         self.next().await
     }
 
+    /// How many received messages were passed over, over the whole life of the session: an ident or a channel that is
+    /// no UTF-8, as some brokers hand it on, or a message above the [limit](SessionBuilder::limits).
+    /// [`SessionEvent::Skipped`] says why.
+    #[must_use]
+    pub fn skipped(&self) -> u64 {
+        self.inner.shared.skipped()
+    }
+
     /// Who this session is.
     #[must_use]
     pub fn ident(&self) -> &Ident {
@@ -277,7 +284,6 @@ impl ClientSession {
             publisher: Publisher::new(shared.clone()),
             shared,
             run: BytesMut::new(),
-            connection: 0,
             last: None,
             terminated: false,
             first_events,
@@ -311,7 +317,7 @@ impl ClientSession {
         let length = Header::parse(&self.inner.run, ANY_LENGTH).ok().flatten()?.length;
         // The frames around a malformed one are whole, and are delivered.
         if let Err(fault) = Last::remember(&mut self.inner.last, self.inner.run.get(..length)?) {
-            self.inner.shared.report(self.inner.connection, fault);
+            self.inner.shared.skip(fault);
             self.inner.run.advance(length);
         }
         Some(())
@@ -331,7 +337,7 @@ impl ClientSession {
             self.inner.terminated = true;
             return Poll::Ready(false);
         };
-        (self.inner.run, self.inner.connection) = (popped.run, popped.connection);
+        self.inner.run = popped.run;
         if popped.made_room {
             self.inner.shared.driver.wake();
         }

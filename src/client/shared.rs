@@ -5,6 +5,7 @@ use std::{
         Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use futures::task::AtomicWaker;
@@ -13,7 +14,9 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Error, Events, SessionEvent, SessionState, inbox::Inbox, lock::lock, options::Config, outbox::Outbox};
+use super::{
+    Error, Events, SessionEvent, SessionState, error::Cause, inbox::Inbox, lock::lock, options::Config, outbox::Outbox,
+};
 use crate::wire::{Channel, DecodeError};
 
 /// What the handles and the driver share. Handles change what is wanted and wake the driver; only the driver touches
@@ -33,6 +36,7 @@ pub(crate) struct Shared {
     pub(crate) state: watch::Sender<SessionState>,
     pub(crate) events: broadcast::Sender<SessionEvent>,
     wanted: Mutex<Wanted>,
+    skipped: Mutex<Skipped>,
     outcome: OnceLock<Result<(), Error>>,
 }
 
@@ -44,9 +48,19 @@ struct Wanted {
     /// There is a connection whose driver looks at what changed. Without one, nothing needs to be remembered.
     connected: bool,
     intent: Intent,
-    /// A frame that the session could not read, and the connection that it came from.
-    fault: Option<(u64, DecodeError)>,
 }
+
+/// Received messages that were passed over.
+#[derive(Debug, Default)]
+struct Skipped {
+    messages: u64,
+    /// When an event told of one.
+    told: Option<Instant>,
+}
+
+/// A broker that sends nothing else must not push every other event out: of messages that were passed over, one event
+/// in this time tells.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the program wants from the session as a whole.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +86,7 @@ impl Shared {
             state: watch::Sender::new(SessionState::Connecting),
             events: broadcast::Sender::new(Events::CAPACITY),
             wanted: Mutex::default(),
+            skipped: Mutex::default(),
             outcome: OnceLock::new(),
             config,
         }
@@ -136,10 +151,24 @@ impl Shared {
         self.driver.wake();
     }
 
-    /// The session found a frame in a run that it cannot read: the driver must drop the connection.
-    pub(crate) fn report(&self, connection: u64, fault: DecodeError) {
-        lock(&self.wanted).fault = Some((connection, fault));
-        self.driver.wake();
+    /// Counts a message that cannot be given to the program. What stands around it in the stream can.
+    #[cold]
+    pub(crate) fn skip(&self, cause: DecodeError) {
+        let mut skipped = lock(&self.skipped);
+        skipped.messages += 1;
+        let (messages, now) = (skipped.messages, Instant::now());
+        if skipped.told.is_some_and(|told| now < told + TELL_AGAIN) {
+            return;
+        }
+        skipped.told = Some(now);
+        drop(skipped);
+        let cause = Error::new(Cause::Skipped { addr: self.config.addr.clone(), cause });
+        tracing::warn!(%cause, messages, "message skipped");
+        self.emit(SessionEvent::Skipped { messages, cause });
+    }
+
+    pub(crate) fn skipped(&self) -> u64 {
+        lock(&self.skipped).messages
     }
 
     /// Whether the driver, having received much, waits until others have run. A hint: it goes on by itself.
@@ -167,11 +196,6 @@ impl Shared {
     /// See [`ClientSession::unconfirmed`](super::ClientSession::unconfirmed).
     pub(crate) fn unconfirmed(&self) -> u64 {
         self.unconfirmed.load(Relaxed)
-    }
-
-    /// The fault of this connection, if there is one. Those of earlier ones are history.
-    pub(crate) fn take_fault(&self, connection: u64) -> Option<DecodeError> {
-        lock(&self.wanted).fault.take().filter(|(number, _)| *number == connection).map(|(_, fault)| fault)
     }
 
     pub(crate) fn emit(&self, event: SessionEvent) {

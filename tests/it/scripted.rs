@@ -7,3 +7,4 @@ mod edges;
 mod flow;
 mod reconnect;
 mod refused;
+mod skipped;

@@ -24,6 +24,13 @@ impl Script {
         let mut rest = sent;
         let mut doubt = false;
         loop {
+            if let (Some(_), Some(length)) = (&script.nonce, too_long(rest, max)) {
+                match rest.get(length..) {
+                    Some(after) => rest = after,
+                    None => return script,
+                }
+                continue;
+            }
             let body = match model::whole(rest, max) {
                 Ok(Some(body)) => body,
                 Ok(None) => return script,
@@ -49,8 +56,8 @@ impl Script {
                     }
                 }
                 Some(Frame::Error { .. }) => (script.refused, doubt) = (true, true),
-                // What came together with it is still given to the program.
-                None if bytes[4] == 3 => (script.fatal, doubt) = (true, true),
+                // A message that cannot be read is passed over.
+                None if bytes[4] == 3 => {}
                 _ => {
                     script.fatal = true;
                     return script;
@@ -58,4 +65,14 @@ impl Script {
             }
         }
     }
+}
+
+/// The length of a PUBLISH that is above the limit and passed over.
+fn too_long(bytes: &[u8], max: u32) -> Option<usize> {
+    let [a, b, c, d, 3] = *bytes.first_chunk()? else {
+        return None;
+    };
+    let length = u32::from_be_bytes([a, b, c, d]);
+    let passed_over = u64::from(length) > model::limit(3, max) && length <= 64 << 20;
+    passed_over.then_some(length as usize)
 }

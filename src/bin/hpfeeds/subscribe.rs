@@ -130,6 +130,9 @@ impl Subscriber {
         };
         // Nothing is queued: this tells the broker that we go, and how it takes that no longer matters.
         drop(self.session.close().await);
+        if self.session.skipped() > 0 {
+            notice(format_args!("messages skipped: {}", self.session.skipped()));
+        }
         verdict
     }
 

@@ -46,6 +46,7 @@ impl Watch {
             SessionEvent::AuthRejected { cause } => return self.rejected(&cause),
             SessionEvent::SubscribeDenied { channel, cause } => return self.denied(channel.as_ref(), &cause),
             SessionEvent::Disconnected { cause, .. } => return self.disconnected(&cause),
+            SessionEvent::Skipped { cause, .. } => self.say(cause.to_string()),
             SessionEvent::BrokerError { message } => {
                 self.say(format!("the broker reported: {message:?}"));
             }
