@@ -1,6 +1,6 @@
 use std::{fmt, io, net::SocketAddr, str::FromStr, time::Duration};
 
-use futures::future::BoxFuture;
+use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -10,8 +10,12 @@ use tokio::{
 
 use super::Error;
 
-/// How long one of several addresses of a host is tried.
-const NEXT_ADDRESS: Duration = Duration::from_secs(3);
+/// How long the first of several addresses of a host is tried before the next is tried as well.
+const NEXT_ADDRESS: Duration = Duration::from_secs(1);
+
+/// All addresses of a host are being tried by then, however many there are: well before a session gives its broker up
+/// ([`handshake_timeout`](super::SessionBuilder::handshake_timeout)).
+const ALL_ADDRESSES: Duration = Duration::from_secs(2);
 
 /// Where a broker listens: a host name or IP address, and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -224,7 +228,7 @@ pub struct TcpConnector {
 
 impl TcpConnector {
     pub(crate) async fn dial(&self, addr: &BrokerAddr) -> io::Result<TcpStream> {
-        let stream = connect_any(lookup_host((addr.host(), addr.port())).await?).await?;
+        let stream = connect_any(lookup_host((addr.host(), addr.port())).await?, TcpStream::connect).await?;
         stream.set_nodelay(true)?;
         let keepalive = TcpKeepalive::new().with_time(self.keepalive.idle).with_interval(self.keepalive.interval);
         #[cfg(not(target_os = "windows"))]
@@ -236,23 +240,30 @@ impl TcpConnector {
     }
 }
 
-/// Tries the addresses of a host one after the other, none but the last for long: one that swallows packets must not
-/// keep us from the next.
-async fn connect_any(addrs: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
-    let mut addrs = addrs.peekable();
+/// Tries the addresses of a host in their order, the next when one has failed or has not answered for a while. Those
+/// before it are tried on: the first that answers is it, and however many swallow packets, all have their turn.
+async fn connect_any<T, F>(addrs: impl Iterator<Item = SocketAddr>, connect: impl Fn(SocketAddr) -> F) -> io::Result<T>
+where
+    F: Future<Output = io::Result<T>>,
+{
+    let addrs: Vec<_> = addrs.collect();
+    let pause = (ALL_ADDRESSES / u32::try_from(addrs.len()).unwrap_or(u32::MAX).max(1)).min(NEXT_ADDRESS);
+    let mut addrs = addrs.into_iter();
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
-    while let Some(addr) = addrs.next() {
-        let connecting = TcpStream::connect(addr);
-        let connected = match addrs.peek() {
-            Some(_) => timeout(NEXT_ADDRESS, connecting).await.unwrap_or(Err(io::ErrorKind::TimedOut.into())),
-            None => connecting.await,
+    let mut connecting = FuturesUnordered::new();
+    loop {
+        connecting.extend(addrs.next().map(&connect));
+        let connected = match timeout(pause, connecting.next()).await {
+            Err(_elapsed) if addrs.len() > 0 => continue,
+            Err(_elapsed) => connecting.next().await,
+            Ok(connected) => connected,
         };
         match connected {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
+            Some(Ok(stream)) => return Ok(stream),
+            Some(Err(error)) => last = error,
+            None => return Err(last),
         }
     }
-    Err(last)
 }
 
 impl Connector for TcpConnector {
@@ -303,11 +314,45 @@ mod tests {
         let listens = listener.local_addr().unwrap();
         // A port that was free a moment ago.
         let refuses = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let stream = connect_any([refuses, listens].into_iter()).await.unwrap();
+        let stream = connect_any([refuses, listens].into_iter(), TcpStream::connect).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), listens);
-        let error = connect_any([refuses].into_iter()).await.unwrap_err();
+        let error = connect_any([refuses].into_iter(), TcpStream::connect).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
-        assert_eq!(connect_any(std::iter::empty()).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+        let none = connect_any(std::iter::empty(), TcpStream::connect).await;
+        assert_eq!(none.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_address_of_a_host_has_its_turn_however_many_swallow_packets() {
+        for (count, good, limit) in [(2, 0, 0), (2, 1, 1100), (5, 4, 2100), (60, 59, 2100)] {
+            let started = tokio::time::Instant::now();
+            let addrs = (0..count).map(|port| SocketAddr::from(([192, 0, 2, 1], port)));
+            let connected = connect_any(addrs, |addr| async move {
+                if addr.port() != good {
+                    std::future::pending::<()>().await;
+                }
+                Ok(addr.port())
+            });
+            assert_eq!(connected.await.unwrap(), good);
+            assert!(started.elapsed() <= Duration::from_millis(limit), "{good}: {:?}", started.elapsed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_answers_late_is_taken_and_one_that_fails_makes_room_at_once() {
+        // The first needs longer than the next are waited for with; the second refuses; the third swallows.
+        let addrs = (0..3).map(|port| SocketAddr::from(([192, 0, 2, 1], port)));
+        let started = tokio::time::Instant::now();
+        let connected = connect_any(addrs, |addr| async move {
+            match addr.port() {
+                0 => tokio::time::sleep(Duration::from_secs(5)).await,
+                1 => return Err(io::ErrorKind::ConnectionRefused.into()),
+                _ => std::future::pending().await,
+            }
+            Ok(addr.port())
+        });
+        assert_eq!(connected.await.unwrap(), 0);
+        assert_eq!(started.elapsed(), Duration::from_secs(5));
     }
 
     #[tokio::test]
