@@ -31,6 +31,11 @@ use crate::wire::{Channel, Frame, Nonce};
 /// processor's cache. The program that has read them lets it go on, see [`Engine`](super::engine::Engine).
 pub(super) const BATCH: usize = 64 * 1024;
 
+/// The driver lets the program run when it has acted on so many runs and other frames: a broker that sends ERROR after
+/// ERROR, or one message between two, gets no more of the processor than others do, and is left when the time to close
+/// is over. A broker that means well sends one or two in a read.
+pub(super) const FRAMES: u32 = 64;
+
 /// How long to listen to a connection that can no longer be written to.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
@@ -82,6 +87,8 @@ pub(crate) struct Connection<'a> {
     /// What was written and is on its way.
     watch: Watch,
     needs_flush: bool,
+    /// How many runs and other frames it has acted on since it let others run.
+    frames: u32,
     /// Nothing can be written any more.
     broken: bool,
 }
@@ -109,6 +116,7 @@ impl<'a> Connection<'a> {
             attempt: Attempt::default(),
             watch: Watch::new(),
             needs_flush: false,
+            frames: 0,
             broken: false,
         };
         connection.begin(nonce);
@@ -149,11 +157,13 @@ impl<'a> Connection<'a> {
     async fn last_words(&mut self, error: io::Error) -> End {
         self.broken = true;
         let ended = poll_fn(|cx| {
+            self.frames = 0;
             loop {
                 match self.receive(cx) {
+                    Err(end) => return Poll::Ready(end),
+                    _ if self.frames >= FRAMES => return give_way(cx),
                     Ok(0) => return Poll::Pending,
                     Ok(_) => {}
-                    Err(end) => return Poll::Ready(end),
                 }
             }
         });
@@ -172,6 +182,7 @@ impl<'a> Connection<'a> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<End>> {
         self.shared.driver.register(cx.waker());
         self.shared.set_gave_way(false);
+        self.frames = 0;
         let mut received = 0;
         loop {
             let read = match self.receive(cx) {
@@ -180,6 +191,9 @@ impl<'a> Connection<'a> {
             };
             received += read;
             let mut progress = read > 0;
+            if self.memory.search_at().is_some_and(|at| at <= Instant::now()) {
+                self.memory.discard(self.shared);
+            }
             if let Some(end) = self.obey() {
                 return Poll::Ready(Ok(end));
             }
@@ -191,14 +205,15 @@ impl<'a> Connection<'a> {
                 Ok(sent) => progress |= sent,
                 Err(error) => return Poll::Ready(Err(error)),
             }
+            if self.frames >= FRAMES {
+                return give_way(cx);
+            }
             if !progress {
                 return Poll::Pending;
             }
             if received >= BATCH {
-                // Pending when asked for the first time: the driver goes on when others have run.
-                let _pending = pin!(yield_now()).poll(cx);
                 self.shared.set_gave_way(true);
-                return Poll::Pending;
+                return give_way(cx);
             }
         }
     }
@@ -207,8 +222,11 @@ impl<'a> Connection<'a> {
 
     /// Reads once, and acts on it; says how many bytes there were.
     fn receive(&mut self, cx: &mut Context<'_>) -> Result<usize, End> {
-        // INFO may have come with more behind it.
+        // INFO may have come with more behind it, or more than we act on in one turn.
         self.hear()?;
+        if self.frames >= FRAMES {
+            return Ok(0);
+        }
         // Closing, nobody may be reading any more; but the broker's EOF stands behind what it still sends. And what the
         // system holds of a broken connection is not much, and otherwise lost.
         if !self.is_closing() && !self.broken && !self.shared.inbox.has_room() {
@@ -222,9 +240,12 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Acts on what has been read.
+    /// Acts on what has been read, or on as much of it as one turn allows.
     fn hear(&mut self) -> Result<(), End> {
-        while let Some(received) = self.link.next().map_err(|cause| self.protocol(cause))? {
+        while self.frames < FRAMES
+            && let Some(received) = self.link.next().map_err(|cause| self.protocol(cause))?
+        {
+            self.frames += 1;
             match received {
                 Received::Run(run) => self.delivered(run),
                 Received::TooLong(cause) => {
@@ -320,8 +341,12 @@ impl<'a> Connection<'a> {
         None
     }
 
-    /// Sends what `subscribe` and `unsubscribe` have changed, unless it is asked for one at a time just now.
+    /// Sends what `subscribe` and `unsubscribe` have changed, unless it is asked for one at a time just now. What
+    /// changes while the last changes wait to be written waits too, and most of it cancels out.
     fn follow_changes(&mut self) {
+        if self.memory.flight.holds_control() {
+            return;
+        }
         match &self.phase {
             Phase::Accepted => {}
             Phase::Proving { .. } if !self.memory.careful => {}
@@ -341,6 +366,7 @@ impl<'a> Connection<'a> {
 
     /// What is queued goes out. Then no more messages are asked for, so that the broker's EOF is not far.
     fn begin_closing(&mut self) {
+        self.memory.discard(self.shared);
         self.shared.outbox.take(&mut self.memory.flight);
         let subscribed = mem::take(&mut self.subscribed);
         let frames: Vec<_> = subscribed.into_keys().map(|channel| unsubscribe(self.shared, channel)).collect();
@@ -358,6 +384,7 @@ impl<'a> Connection<'a> {
         self.look(cx)?;
         if self.hold.as_mut().is_some_and(|hold| hold.as_mut().poll(cx).is_ready()) {
             self.hold = None;
+            self.memory.discard(self.shared);
             return Ok(true);
         }
         let Phase::Proving { grace, .. } = &mut self.phase else {
@@ -472,6 +499,13 @@ impl<'a> Connection<'a> {
         }
         taken
     }
+}
+
+/// The driver goes on when others have run.
+fn give_way<T>(cx: &mut Context<'_>) -> Poll<T> {
+    // Pending when asked for the first time.
+    let _pending = pin!(yield_now()).poll(cx);
+    Poll::Pending
 }
 
 fn encode(shared: &Shared, frames: &[Frame]) -> Bytes {

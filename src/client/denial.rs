@@ -1,6 +1,6 @@
 //! What a connection does about what the broker refuses.
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     Error, SessionEvent,
@@ -30,7 +30,9 @@ impl Connection<'_> {
     }
 
     fn complain(&mut self, cause: &Error) {
-        self.hold = Some(Box::pin(sleep(self.shared.config.auth_grace)));
+        let grace = Instant::now() + self.shared.config.auth_grace;
+        let until = self.memory.search_at().map_or(grace, |search| search.max(grace));
+        self.hold = Some(Box::pin(sleep_until(until)));
         self.complaint = Some(Complaint { cause: cause.clone(), at: Instant::now() });
     }
 
@@ -107,26 +109,32 @@ impl Connection<'_> {
 
     fn deny_message(&mut self, channel: Option<Channel>, message: String) {
         let cause = Error::new(Cause::PublishDenied { channel: channel.clone(), message });
-        let mut discarded = 0;
-        if let Some(channel) = &channel {
-            let quarantined = self.shared.outbox.quarantine(channel, &cause, Instant::now());
-            self.attempt.repaired |= quarantined.new;
-            discarded = quarantined.discarded;
-        }
         self.memory.denial.get_or_insert_with(|| cause.clone());
+        match channel {
+            Some(channel) => {
+                self.attempt.repaired |= self.shared.outbox.quarantine(&channel, &cause, Instant::now());
+                self.memory.deny(self.shared, channel, cause.clone());
+            }
+            None => self.shared.emit(SessionEvent::PublishDenied { channel: None, discarded: 0, cause: cause.clone() }),
+        }
         self.complain(&cause);
-        self.shared.emit(SessionEvent::PublishDenied { channel, discarded, cause });
     }
 
     /// Takes a subscription out. When the broker did not say which one, and it can be one of several, the next
     /// connection asks for one at a time.
     fn deny_subscription(&mut self, channel: Option<Channel>, message: String) -> Result<(), End> {
-        let mut suspects = self.suspects();
-        if suspects.is_empty() && self.subscribed.len() == 1 {
-            // A broker that took its time, or has changed its mind: there is no other.
-            suspects.extend(self.subscribed.keys().cloned());
-        }
-        let guilty = channel.or_else(|| if suspects.len() == 1 { suspects.pop() } else { None });
+        let (guilty, suspects) = match channel {
+            // Thousands may be named one after the other.
+            Some(channel) => (Some(channel), Vec::new()),
+            None => {
+                let mut suspects = self.suspects();
+                if suspects.is_empty() && self.subscribed.len() == 1 {
+                    // A broker that took its time, or has changed its mind: there is no other.
+                    suspects.extend(self.subscribed.keys().cloned());
+                }
+                (if suspects.len() == 1 { suspects.pop() } else { None }, suspects)
+            }
+        };
         let cause = Error::new(Cause::SubscribeDenied { channel: guilty.clone(), message });
         self.complain(&cause);
         let Some(channel) = guilty else {

@@ -63,7 +63,7 @@ impl Driver {
             let (end, attempt) = self.attempt().await;
             let settled = self.memory.flight.rewind();
             self.shared.outbox.release(settled.room);
-            self.discard_denied();
+            self.memory.discard_written(&self.shared);
             let unconfirmed = attempt.written.messages() + settled.messages;
             if attempt.accepted.is_some() {
                 (self.lost, self.broke) = (0, None);
@@ -234,23 +234,6 @@ impl Driver {
             if self.shared.intent() == Intent::Abort { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
         })
         .await;
-    }
-
-    /// Takes messages to channels that the broker refuses out of what was about to be written.
-    fn discard_denied(&mut self) {
-        let now = Instant::now();
-        let quarantine = self.shared.outbox.quarantined(now);
-        if quarantine.is_empty() {
-            return;
-        }
-        for (channel, cause) in quarantine {
-            let removed = self.memory.flight.retain(|queued| queued != channel.as_str());
-            if removed.messages > 0 {
-                self.shared.outbox.release(removed.room);
-                let discarded = removed.messages;
-                self.shared.emit(SessionEvent::PublishDenied { channel: Some(channel), discarded, cause });
-            }
-        }
     }
 
     fn queued(&self) -> u64 {

@@ -1,4 +1,4 @@
-use std::{collections::VecDeque, io::IoSlice};
+use std::{collections::VecDeque, io::IoSlice, ops::Range};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
@@ -74,6 +74,12 @@ impl Flight {
             Some(_) => !control_only,
             None => false,
         }
+    }
+
+    /// Whether control frames wait that [`push_control`](Self::push_control) has put there.
+    pub(crate) fn holds_control(&self) -> bool {
+        // One message may be partly written before them.
+        self.segments.iter().take(2).any(|segment| matches!(segment, Segment::Control(_)))
     }
 
     /// Puts control frames before all messages but one that is partly written.
@@ -186,6 +192,8 @@ impl Flight {
 
 /// Takes messages whose channel does not satisfy `keep` out of the segments; says what went.
 pub(crate) fn retain(segments: &mut VecDeque<Segment>, mut keep: impl FnMut(&str) -> bool) -> Written {
+    #[cfg(test)]
+    SEARCHES.set(SEARCHES.get() + 1);
     let mut removed = Written::default();
     let mut kept = VecDeque::with_capacity(segments.len());
     for segment in segments.drain(..) {
@@ -199,27 +207,30 @@ pub(crate) fn retain(segments: &mut VecDeque<Segment>, mut keep: impl FnMut(&str
                     removed.messages += 1;
                 }
             }
-            Segment::Run { mut bytes, .. } => {
-                // Neighbours that stay remain in one piece.
-                let (mut end, mut messages) = (0, 0);
+            Segment::Run { bytes, .. } => {
+                // One piece becomes no more than one: whoever looks at all pieces would have as many as messages.
+                let (mut at, mut messages) = (0, 0);
+                let mut stays: Vec<Range<usize>> = Vec::new();
                 for length in frame_lengths(&bytes) {
-                    let frame = &bytes[end..end + length];
-                    if channel_of(frame).is_none_or(&mut keep) {
-                        end += length;
-                        messages += 1;
+                    let frame = at..at + length;
+                    at = frame.end;
+                    if !channel_of(&bytes[frame.clone()]).is_none_or(&mut keep) {
+                        removed.room += length;
+                        removed.messages += 1;
                         continue;
                     }
-                    removed.room += length;
-                    removed.messages += 1;
-                    if end > 0 {
-                        kept.push_back(Segment::Run { bytes: bytes.split_to(end), messages });
+                    messages += 1;
+                    match stays.last_mut() {
+                        Some(last) if last.end == frame.start => last.end = frame.end,
+                        _ => stays.push(frame),
                     }
-                    bytes.advance(length);
-                    (end, messages) = (0, 0);
                 }
-                if end > 0 {
-                    kept.push_back(Segment::Run { bytes, messages });
-                }
+                let bytes = match &stays[..] {
+                    [] => continue,
+                    [one] => bytes.slice(one.clone()),
+                    several => several.iter().map(|part| &bytes[part.clone()]).collect::<Vec<_>>().concat().into(),
+                };
+                kept.push_back(Segment::Run { bytes, messages });
             }
         }
     }
@@ -248,6 +259,12 @@ fn channel_of(frame: &[u8]) -> Option<&str> {
         Ok(FrameRef::Publish { channel, .. }) => Some(channel),
         _ => None,
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How often segments were searched for messages on this thread.
+    pub(crate) static SEARCHES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 #[cfg(test)]
@@ -327,6 +344,17 @@ mod tests {
         let mut slices = [IoSlice::new(&[]); 2];
         assert_eq!(flight.chunks(&mut slices, false), 2);
         assert_eq!(flight.chunks(&mut slices, true), 1);
+    }
+
+    #[test]
+    fn what_stays_is_in_no_more_pieces_than_before() {
+        let mut segments = VecDeque::from([run(&["a", "b", "a", "b", "b", "a"]), run(&["a", "a"]), run(&["b", "b"])]);
+        let removed = retain(&mut segments, |channel| channel == "b");
+        assert_eq!((removed.messages, segments.len()), (5, 2));
+        let mut flight = Flight::default();
+        flight.append(&mut segments);
+        assert_eq!(rest(&flight), frame("b", b"xyz").repeat(5));
+        assert_eq!(flight.unsent().0, 5);
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! What the driver and its connections tell each other.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    mem,
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use super::{Error, flight::Flight};
+use super::{Error, SessionEvent, flight::Flight, outbox::MAX_QUARANTINED, shared::Shared};
 use crate::wire::Channel;
 
 /// What one connection leaves to the next.
@@ -25,6 +26,80 @@ pub(crate) struct Memory {
     pub(crate) unexplained: Option<String>,
     /// The first refused message; `close` reports it.
     pub(crate) denial: Option<Error>,
+    /// Channels to which messages were refused, and which are still to be taken out of the queue; at most
+    /// [`MAX_QUARANTINED`].
+    denied: BTreeMap<Channel, Error>,
+    /// When the queue was searched for such.
+    searched: Option<Instant>,
+}
+
+/// The queue is searched for messages to denied channels no more often than this, for all of these channels at once: a
+/// broker that denies one after the other, made-up ones too, would have the driver do nothing else.
+const SEARCH_AGAIN: Duration = Duration::from_millis(250);
+
+impl Memory {
+    /// Remembers a channel whose messages must leave the queue. With more than can be remembered, the broker has made
+    /// most of them up, and the event of this one is told at once.
+    pub(crate) fn deny(&mut self, shared: &Shared, channel: Channel, cause: Error) {
+        if self.denied.len() < MAX_QUARANTINED || self.denied.contains_key(&channel) {
+            self.denied.insert(channel, cause);
+        } else {
+            shared.emit(SessionEvent::PublishDenied { channel: Some(channel), discarded: 0, cause });
+        }
+    }
+
+    /// When the queue may be searched, if there is something to search for.
+    pub(crate) fn search_at(&self) -> Option<Instant> {
+        let now = Instant::now();
+        (!self.denied.is_empty()).then(|| self.searched.map_or(now, |searched| now.max(searched + SEARCH_AGAIN)))
+    }
+
+    /// Takes messages to denied channels out of the queue, and tells how many there were.
+    pub(crate) fn discard(&mut self, shared: &Shared) {
+        if self.denied.is_empty() {
+            return;
+        }
+        self.searched = Some(Instant::now());
+        let mut counted = Counted::new(mem::take(&mut self.denied));
+        shared.outbox.retain(|channel| counted.keeps(channel));
+        for (channel, (cause, discarded)) in counted.0 {
+            shared.emit(SessionEvent::PublishDenied { channel: Some(channel), discarded, cause });
+        }
+    }
+
+    /// Takes messages to channels that the broker refuses out of what was about to be written; between connections.
+    pub(crate) fn discard_written(&mut self, shared: &Shared) {
+        self.discard(shared);
+        let quarantined = shared.outbox.quarantined(Instant::now());
+        if quarantined.is_empty() {
+            return;
+        }
+        let mut counted = Counted::new(quarantined.into_iter().collect());
+        let removed = self.flight.retain(|channel| counted.keeps(channel));
+        shared.outbox.release(removed.room);
+        for (channel, (cause, discarded)) in counted.0.into_iter().filter(|(_, (_, discarded))| *discarded > 0) {
+            shared.emit(SessionEvent::PublishDenied { channel: Some(channel), discarded, cause });
+        }
+    }
+}
+
+/// Denied channels, each with how many of its messages were found.
+struct Counted(BTreeMap<Channel, (Error, u64)>);
+
+impl Counted {
+    fn new(denied: BTreeMap<Channel, Error>) -> Self {
+        Self(denied.into_iter().map(|(channel, cause)| (channel, (cause, 0))).collect())
+    }
+
+    fn keeps(&mut self, channel: &str) -> bool {
+        match self.0.get_mut(channel) {
+            Some((_, discarded)) => {
+                *discarded += 1;
+                false
+            }
+            None => true,
+        }
+    }
 }
 
 /// What is known of a connection when it has ended.

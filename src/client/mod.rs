@@ -11,6 +11,9 @@ mod engine;
 mod error;
 mod event;
 mod flight;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod hostile;
 mod inbox;
 mod link;
 mod lock;

@@ -36,7 +36,7 @@ const BATCH: usize = 4 * RUN;
 pub(crate) const QUARANTINE: Duration = Duration::from_secs(60);
 
 /// How many channels can be refused here at once. A broker names them, so there must be a bound.
-const MAX_QUARANTINED: usize = 256;
+pub(crate) const MAX_QUARANTINED: usize = 256;
 
 /// Messages that are accepted and not yet on their way: encoded, bounded in bytes, alive across reconnects.
 #[derive(Debug)]
@@ -71,15 +71,6 @@ struct Quarantined {
     channel: Channel,
     until: Instant,
     cause: Error,
-}
-
-/// What a quarantine has changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Quarantine {
-    /// The channel was not refused before.
-    pub(crate) new: bool,
-    /// Messages that were queued for it.
-    pub(crate) discarded: u64,
 }
 
 impl Outbox {
@@ -173,8 +164,9 @@ impl Outbox {
         self.room.add_permits(bytes);
     }
 
-    /// Refuses a channel for a while and takes its messages out of the queue.
-    pub(crate) fn quarantine(&self, channel: &Channel, cause: &Error, now: Instant) -> Quarantine {
+    /// Refuses a channel for a while; false when it was refused already. Messages that are queued for it stay until
+    /// they are taken out with [`retain`](Self::retain).
+    pub(crate) fn quarantine(&self, channel: &Channel, cause: &Error, now: Instant) -> bool {
         let mut state = lock(&self.state);
         state.quarantine.retain(|entry| entry.until > now);
         let before = state.quarantine.len();
@@ -184,11 +176,16 @@ impl Outbox {
             state.quarantine.remove(0);
         }
         state.quarantine.push(Quarantined { channel: channel.clone(), until: now + QUARANTINE, cause: cause.clone() });
+        new
+    }
+
+    /// Takes messages out of the queue whose channel does not satisfy `keep(channel)`.
+    pub(crate) fn retain(&self, keep: impl FnMut(&str) -> bool) {
+        let mut state = lock(&self.state);
         state.seal();
-        let removed = flight::retain(&mut state.sealed, |queued| queued != channel.as_str());
+        let removed = flight::retain(&mut state.sealed, keep);
         drop(state);
         self.release(removed.room);
-        Quarantine { new, discarded: removed.messages }
     }
 
     /// The channels that are refused at the moment, and why.
@@ -282,11 +279,11 @@ mod tests {
         let (outbox, now) = (outbox(), Instant::now());
         for n in 0..10_000 {
             let quarantine = outbox.quarantine(&Channel::new(n.to_string()).unwrap(), &Error::closed(), now);
-            assert!(quarantine.new);
+            assert!(quarantine);
         }
         assert_eq!(outbox.quarantined(now).len(), MAX_QUARANTINED);
         assert!(outbox.push("9999", Bytes::new()).is_err());
-        assert!(!outbox.quarantine(&Channel::new("9999").unwrap(), &Error::closed(), now).new);
+        assert!(!outbox.quarantine(&Channel::new("9999").unwrap(), &Error::closed(), now));
     }
 
     #[test]
@@ -344,8 +341,7 @@ mod tests {
         for n in 0..10_000 {
             outbox.push(if n == 5_000 { "bad" } else { "good" }, Bytes::from_static(b"x")).unwrap();
         }
-        let quarantine = outbox.quarantine(&Channel::new("bad").unwrap(), &Error::closed(), Instant::now());
-        assert_eq!(quarantine.discarded, 1);
+        outbox.retain(|channel| channel != "bad");
         let mut flight = Flight::default();
         outbox.take(&mut flight);
         let mut slices = [std::io::IoSlice::new(&[]); 100];

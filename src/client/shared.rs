@@ -96,7 +96,8 @@ impl Shared {
     pub(crate) fn want(&self, channel: Channel, wanted: bool) {
         let mut state = lock(&self.wanted);
         let changed = if wanted { state.channels.insert(channel.clone()) } else { state.channels.remove(&channel) };
-        if changed && state.connected {
+        // Changed twice, it is as the driver knows it.
+        if changed && state.connected && !state.changed.remove(&channel) {
             state.changed.insert(channel);
         }
         drop(state);
@@ -134,7 +135,9 @@ impl Shared {
 
     /// Takes a channel that the broker denied out of what is wanted; says whether it was.
     pub(crate) fn unwant(&self, channel: &Channel) -> bool {
-        lock(&self.wanted).channels.remove(channel)
+        let mut state = lock(&self.wanted);
+        state.changed.remove(channel);
+        state.channels.remove(channel)
     }
 
     pub(crate) fn intent(&self) -> Intent {
