@@ -123,18 +123,13 @@ impl Connection<'_> {
     /// Takes a subscription out. When the broker did not say which one, and it can be one of several, the next
     /// connection asks for one at a time.
     fn deny_subscription(&mut self, channel: Option<Channel>, message: String) -> Result<(), End> {
-        let (guilty, suspects) = match channel {
-            // Thousands may be named one after the other.
-            Some(channel) => (Some(channel), Vec::new()),
-            None => {
-                let mut suspects = self.suspects();
-                if suspects.is_empty() && self.subscribed.len() == 1 {
-                    // A broker that took its time, or has changed its mind: there is no other.
-                    suspects.extend(self.subscribed.keys().cloned());
-                }
-                (if suspects.len() == 1 { suspects.pop() } else { None }, suspects)
-            }
-        };
+        // Thousands may be named one after the other: then nothing else is looked at.
+        let mut suspects = if channel.is_some() { Vec::new() } else { self.suspects() };
+        if channel.is_none() && suspects.is_empty() && self.subscribed.len() == 1 {
+            // A broker that took its time, or has changed its mind: there is no other.
+            suspects.extend(self.subscribed.keys().cloned());
+        }
+        let guilty = channel.or_else(|| if suspects.len() == 1 { suspects.pop() } else { None });
         let cause = Error::new(Cause::SubscribeDenied { channel: guilty.clone(), message });
         self.complain(&cause);
         let Some(channel) = guilty else {
@@ -148,7 +143,9 @@ impl Connection<'_> {
             }
             return Err(self.search(cause));
         };
-        self.attempt.repaired |= self.shared.unwant(&channel);
+        if self.shared.unwant(&channel) {
+            self.attempt.narrowed |= self.memory.taken_out.insert(channel.clone());
+        }
         self.subscribed.remove(&channel);
         self.memory.proven.remove(&channel);
         self.memory.unexplained = None;

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{
-    Error, SessionEvent, SessionState,
+    Backoff, Error, SessionEvent, SessionState,
     connection::{Connection, End},
     denial,
     error::Cause,
@@ -22,8 +22,8 @@ use crate::wire::{Frame, Nonce, OtherProtocol};
 /// A connection that stayed up this long was a good one, and the delays start over.
 const HEALTHY: Duration = Duration::from_secs(10);
 
-/// How often in a row a connection that a denial ended is followed by the next without a longer delay. Each time, a
-/// channel is taken out; a broker that always finds something new to refuse is not dialled in a loop all the same.
+/// How often in a row a connection that a denied message ended is followed by the next without a longer delay. Each time,
+/// a channel is quarantined; a broker that always finds something new to refuse is not dialled in a loop all the same.
 const MAX_REPAIRS: u32 = 32;
 
 /// The longest breath between two attempts while closing, whose deadline is near.
@@ -112,13 +112,17 @@ impl Driver {
     fn next_delay(&mut self, attempt: &Attempt, cause: &Error) -> Option<Duration> {
         if attempt.healthy(HEALTHY) {
             (self.failures, self.repairs) = (0, 0);
+            self.memory.taken_out.clear();
         }
         let closing = self.shared.intent() != Intent::Run;
         if self.exhausted() || (closing && (cause.is_rejected() || self.queued() == 0)) {
             return None;
         }
-        let delay = self.shared.config.backoff.delay(self.failures, fastrand::f64());
-        if attempt.repaired && self.repairs < MAX_REPAIRS {
+        let mut delay = self.shared.config.backoff.delay(self.failures, fastrand::f64());
+        if attempt.narrowed {
+            // There is an end to it, and until then nothing is received at all.
+            delay = Backoff::FLOOR;
+        } else if attempt.repaired && self.repairs < MAX_REPAIRS {
             self.repairs += 1;
         } else {
             self.failures = self.failures.saturating_add(1);

@@ -22,6 +22,9 @@ pub(crate) struct Memory {
     pub(crate) proven: BTreeSet<Channel>,
     /// The subscription after which the broker closed without a word, once.
     pub(crate) suspect: Option<Channel>,
+    /// Subscriptions that were taken out since a connection lasted. A program that asks for one again at once, each time
+    /// that it is denied, does not have the broker dialled in a loop.
+    pub(crate) taken_out: BTreeSet<Channel>,
     /// The broker refused a subscription or a message, and did not say which.
     pub(crate) unexplained: Option<String>,
     /// The first refused message; `close` reports it.
@@ -107,8 +110,10 @@ impl Counted {
 pub(crate) struct Attempt {
     /// When the broker accepted the key.
     pub(crate) accepted: Option<Instant>,
-    /// What made it fail is out of the way: a denied channel was taken out.
+    /// What made it fail is out of the way: a denied channel was quarantined.
     pub(crate) repaired: bool,
+    /// There are fewer subscriptions, or fewer in doubt, than before: this can be repeated only so often.
+    pub(crate) narrowed: bool,
     /// Messages written whole.
     pub(crate) written: Recent,
     /// A message was written, perhaps in part.

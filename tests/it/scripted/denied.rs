@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use futures::{FutureExt as _, StreamExt as _};
-use hpfeeds::{ClientSession, SessionEvent};
-use tokio::time::sleep;
+use hpfeeds::{ClientSession, SessionEvent, wire::Frame};
+use tokio::time::{Instant, sleep};
 
 use crate::script::{Peer, Script};
 
@@ -226,4 +226,49 @@ async fn messages_wait_while_the_broker_may_be_about_to_close() {
         assert_eq!(closed.is_ok(), refusal.contains("sub"), "{refusal}");
         assert_eq!(script.dials(), 1);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_denied_subscriptions_do_not_starve_the_allowed_one() {
+    let (mut script, builder) = Script::new();
+    let mut session = builder.start().unwrap();
+    for n in 1..=200 {
+        session.subscribe(format!("d{n:03}")).unwrap();
+    }
+    session.subscribe("ok").unwrap();
+    let started = Instant::now();
+    loop {
+        let mut peer = script.login().await;
+        match peer.frame().await {
+            Frame::Subscribe { channel, .. } if channel == "ok" => {
+                delivers(&mut peer, &mut session, "ok").await;
+                break;
+            }
+            Frame::Subscribe { channel, .. } => {
+                peer.error(&format!("Authkey not allowed to sub here. ident=me, chan={channel}")).await;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(script.dials(), 201);
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_that_asks_again_for_what_is_denied_does_not_hammer_the_broker() {
+    let (mut script, builder) = Script::new();
+    let session = builder.start().unwrap();
+    let deny = async {
+        loop {
+            session.subscribe("bad").unwrap();
+            let mut peer = script.login().await;
+            peer.expect_subscribe("bad").await;
+            peer.error("Authkey not allowed to sub here. ident=me, chan=bad").await;
+            drop(peer);
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(600), deny).await.is_err());
+    let dials = script.dials();
+    assert!(dials < 120, "{dials} attempts in ten minutes");
 }
