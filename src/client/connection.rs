@@ -58,10 +58,10 @@ pub(super) enum Phase {
     /// without a word, its EOF would look like a confirmation.
     Proving {
         grace: Pin<Box<Sleep>>,
-        /// Subscriptions still to be asked for, one at a time.
+        /// Subscriptions still to be asked for, a few at a time.
         replay: VecDeque<Channel>,
-        /// The subscription that the grace is for; before the first, it is for the key.
-        last: Option<Channel>,
+        /// The subscriptions that the grace is for; before the first, it is for the key.
+        last: Vec<Channel>,
     },
     Accepted,
     Closing,
@@ -108,7 +108,7 @@ impl<'a> Connection<'a> {
             first,
             link,
             broker,
-            phase: Phase::Proving { grace, replay: VecDeque::new(), last: None },
+            phase: Phase::Proving { grace, replay: VecDeque::new(), last: Vec::new() },
             deadline: None,
             hold: None,
             subscribed: BTreeMap::new(),
@@ -135,6 +135,8 @@ impl<'a> Connection<'a> {
                 }
                 proven
             });
+            self.memory.doubtful.retain(|channel| later.contains(channel));
+            later.make_contiguous().sort_by_key(|channel| !self.memory.doubtful.contains(channel));
         }
         let mut frames = vec![Frame::Auth { ident: config.ident.clone(), digest: config.secret.sign(nonce) }];
         frames.extend(now.iter().map(|channel| subscribe(self.shared, channel)));
@@ -341,7 +343,7 @@ impl<'a> Connection<'a> {
         None
     }
 
-    /// Sends what `subscribe` and `unsubscribe` have changed, unless it is asked for one at a time just now. What
+    /// Sends what `subscribe` and `unsubscribe` have changed, unless they are asked for a few at a time just now. What
     /// changes while the last changes wait to be written waits too, and most of it cancels out.
     fn follow_changes(&mut self) {
         if self.memory.flight.holds_control() {
@@ -420,26 +422,33 @@ impl<'a> Connection<'a> {
         let Phase::Proving { grace, replay, last } = &mut self.phase else {
             return;
         };
-        if let Some(channel) = last.take() {
-            self.memory.suspect.take_if(|suspect| *suspect == channel);
-            self.memory.proven.insert(channel);
-        } else {
-            self.memory.proven.extend(self.subscribed.keys().cloned());
+        let (now, memory) = (Instant::now(), &mut *self.memory);
+        if last.is_empty() {
+            memory.proven.extend(self.subscribed.keys().cloned());
+        } else if memory.doubtful.is_empty() {
+            memory.group = 2 * last.len();
         }
-        let Some(channel) = replay.pop_front() else {
+        for channel in last.drain(..) {
+            memory.suspect.take_if(|suspect| *suspect == channel);
+            memory.doubtful.remove(&channel);
+            memory.proven.insert(channel);
+        }
+        let size = if memory.doubtful.is_empty() { memory.group } else { memory.doubtful.len() / 2 };
+        last.extend(replay.drain(..size.max(1).min(replay.len())));
+        if last.is_empty() {
             self.accept();
             return;
-        };
-        let frame = subscribe(self.shared, &channel);
-        self.subscribed.insert(channel.clone(), Instant::now());
-        *last = Some(channel);
-        grace.as_mut().reset(Instant::now() + self.shared.config.auth_grace);
-        self.memory.flight.push_control(encode(self.shared, &[frame]));
+        }
+        let frames: Vec<_> = last.iter().map(|channel| subscribe(self.shared, channel)).collect();
+        self.subscribed.extend(last.iter().map(|channel| (channel.clone(), now)));
+        grace.as_mut().reset(now + self.shared.config.auth_grace);
+        memory.flight.push_control(encode(self.shared, &frames));
     }
 
     fn accept(&mut self) {
         self.phase = Phase::Accepted;
         self.memory.careful = false;
+        self.memory.doubtful.clear();
         self.attempt.accepted = Some(Instant::now());
         tracing::info!(addr = %self.shared.config.addr, broker = ?self.broker, "connected");
         self.shared.state.send_replace(SessionState::Connected);

@@ -16,8 +16,12 @@ use crate::wire::Channel;
 pub(crate) struct Memory {
     /// Messages that are being written.
     pub(crate) flight: Flight,
-    /// A broker refused a subscription without naming it: ask for one at a time.
+    /// A broker refused a subscription without naming it: ask for a few at a time.
     pub(crate) careful: bool,
+    /// One of these was refused: half of them are asked for, and so on.
+    pub(crate) doubtful: BTreeSet<Channel>,
+    /// How many to ask for at once when none is known to be among them that is refused: twice as many each time.
+    pub(crate) group: usize,
     /// Subscriptions that the broker had time to refuse and did not.
     pub(crate) proven: BTreeSet<Channel>,
     /// The subscription after which the broker closed without a word, once.

@@ -272,3 +272,48 @@ async fn a_program_that_asks_again_for_what_is_denied_does_not_hammer_the_broker
     let dials = script.dials();
     assert!(dials < 120, "{dials} attempts in ten minutes");
 }
+
+#[tokio::test(start_paused = true)]
+async fn unnamed_denials_among_a_thousand_subscriptions_are_found_in_seconds() {
+    for (text, stays_open, denied) in [
+        ("accessfail.", false, &["c777"][..]),
+        ("accessfail.", true, &["c000"]),
+        ("Subscribe not authorized", false, &["c000", "c500", "c501", "c999"]),
+    ] {
+        let (mut script, builder) = Script::new();
+        let mut session = builder.start().unwrap();
+        for n in 0..1000 {
+            session.subscribe(format!("c{n:03}")).unwrap();
+        }
+        let started = Instant::now();
+        // The broker, until it has nothing to refuse for a while.
+        let mut asked = std::collections::BTreeSet::new();
+        let mut peer = 'refused: loop {
+            let mut peer = script.login().await;
+            asked.clear();
+            while let Ok(next) = tokio::time::timeout(Duration::from_secs(2), peer.next()).await {
+                let channel = match next {
+                    Some(Frame::Subscribe { channel, .. }) => channel.to_string(),
+                    None => continue 'refused,
+                    other => panic!("{other:?}"),
+                };
+                if denied.contains(&channel.as_str()) {
+                    peer.error(text).await;
+                    if !stays_open {
+                        continue 'refused;
+                    }
+                } else {
+                    asked.insert(channel);
+                }
+            }
+            break peer;
+        };
+        let steps = u32::try_from(denied.len()).unwrap();
+        assert!(started.elapsed() < Duration::from_secs(2) + steps * Duration::from_secs(8), "{:?}", started.elapsed());
+        assert_eq!(asked.len(), 1000 - denied.len());
+        assert!(script.dials() <= 2 + 12 * denied.len(), "{} dials", script.dials());
+        delivers(&mut peer, &mut session, "c998").await;
+        let found: Vec<_> = denials(&session).into_iter().filter_map(|(_, channel)| channel).collect();
+        assert_eq!(found, denied, "{text}");
+    }
+}
