@@ -96,7 +96,8 @@ impl Connection<'_> {
 
     /// Whether the broker has had anything to refuse but the key.
     fn has_asked(&self) -> bool {
-        let only_the_key = matches!(self.phase, Phase::Proving { last: None, .. }) && self.subscribed.is_empty();
+        let only_the_key =
+            matches!(&self.phase, Phase::Proving { last, .. } if last.is_empty()) && self.subscribed.is_empty();
         !only_the_key || self.attempt.published
     }
 

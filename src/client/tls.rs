@@ -197,6 +197,13 @@ impl Transport for TlsStream<Observed> {
     fn peer_closed(&self) -> bool {
         self.get_ref().0.tcp.peer_closed()
     }
+
+    /// What we say last over TLS is `close_notify`, which the broker may answer before the end of our TCP stream
+    /// reaches it.
+    fn status(&self) -> Option<TransportStatus> {
+        let status = self.get_ref().0.tcp.status()?;
+        Some(TransportStatus { end_acknowledged: status.unacknowledged == 0, ..status })
+    }
 }
 
 /// A connection whose first bytes are remembered: when they are no TLS, they tell what answers there.
@@ -245,12 +252,5 @@ impl AsyncWrite for Observed {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.tcp).poll_shutdown(cx)
-    }
-
-    /// What we say last over TLS is `close_notify`, which the broker may answer before the end of our TCP stream
-    /// reaches it.
-    fn status(&self) -> Option<TransportStatus> {
-        let status = self.get_ref().0.tcp.status()?;
-        Some(TransportStatus { end_acknowledged: status.unacknowledged == 0, ..status })
     }
 }

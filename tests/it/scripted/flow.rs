@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{FutureExt as _, SinkExt as _, StreamExt as _, stream};
-use hpfeeds::{Channel, ClientSession, Error, SessionEvent, wire::Limits};
+use hpfeeds::{Channel, ClientSession, Error, wire::Limits};
 use tokio::time::timeout;
 
 use crate::script::{Script, text};
