@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use hpfeeds::wire::{Ident, Nonce};
+use hpfeeds::wire::{Ident, Secret};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
@@ -91,8 +91,8 @@ impl Accounts {
         Self { rules, map: Mutex::default(), recheck: Notify::const_new() }
     }
 
-    /// Adds a connection that has authenticated with a key; `None` when there are enough of its account name.
-    pub(crate) fn join(self: &Arc<Self>, ident: Ident, key: Arc<Key>) -> Option<Member> {
+    /// Adds a connection that has authenticated with a secret of a key; `None` when there are enough of its account name.
+    pub(crate) fn join(self: &Arc<Self>, ident: Ident, key: Arc<Key>, secret: Secret) -> Option<Member> {
         let now = Instant::now();
         let mut map = self.lock();
         let count = |map: &Map| map.budgets.iter().map(HashMap::len).sum::<usize>();
@@ -124,7 +124,7 @@ impl Accounts {
         state.joined += 1;
         let (number, seen) = (state.joined, account.generation.load(Acquire));
         drop(state);
-        Some(Member { accounts: self.clone(), account: account.clone(), budget, key, number, seen })
+        Some(Member { accounts: self.clone(), account: account.clone(), budget, key, secret, number, seen })
     }
 
     /// All of them, by their idents: simulations want everything in the same order each time.
@@ -204,6 +204,8 @@ pub(crate) struct Member {
     account: Arc<Account>,
     budget: Arc<Budget>,
     key: Arc<Key>,
+    /// What it has authenticated with: one that counts only for a while, perhaps.
+    secret: Secret,
     number: u64,
     /// The generation that it has looked at.
     seen: u64,
@@ -216,7 +218,7 @@ pub(crate) enum Verdict {
     Same,
     /// It allows something else.
     Changed,
-    /// It does not exist, or has another secret.
+    /// It does not exist, is disabled, or the secret no longer counts.
     Revoked,
 }
 
@@ -251,7 +253,7 @@ impl Member {
             return Verdict::Same;
         }
         match &state.found {
-            Some(new) if new.unusable().is_none() && is_same_secret(new, &self.key) => {
+            Some(new) if new.accepts(&self.secret) => {
                 let old = std::mem::replace(&mut self.key, new.clone());
                 if allows_the_same(&old, new) { Verdict::Same } else { Verdict::Changed }
             }
@@ -282,17 +284,11 @@ impl Drop for Member {
 }
 
 fn is_same(one: &Arc<Key>, other: &Arc<Key>) -> bool {
-    Arc::ptr_eq(one, other) || (allows_the_same(one, other) && one.owner == other.owner && is_same_secret(one, other))
+    Arc::ptr_eq(one, other) || (allows_the_same(one, other) && one.owner == other.owner && one.has_secrets_of(other))
 }
 
 fn allows_the_same(one: &Key, other: &Key) -> bool {
     one.pubchans == other.pubchans && one.subchans == other.subchans
-}
-
-/// Secrets are only ever compared by what they sign.
-fn is_same_secret(one: &Key, other: &Key) -> bool {
-    let nonce = Nonce::new([]);
-    one.secret.verify(&nonce, &other.secret.sign(&nonce))
 }
 
 #[cfg(test)]
@@ -307,7 +303,7 @@ mod tests {
     }
 
     fn join(accounts: &Arc<Accounts>, key: &Arc<Key>) -> Member {
-        accounts.join("bob".parse().unwrap(), key.clone()).unwrap()
+        accounts.join("bob".parse().unwrap(), key.clone(), key.secret.clone()).unwrap()
     }
 
     #[test]
@@ -315,8 +311,8 @@ mod tests {
         let accounts = Arc::new(Accounts::new(RULES));
         let key = key("s", &[]);
         let members = [join(&accounts, &key), join(&accounts, &key), join(&accounts, &key)];
-        assert!(accounts.join("bob".parse().unwrap(), key.clone()).is_none());
-        assert!(accounts.join("eve".parse().unwrap(), key.clone()).is_some());
+        assert!(accounts.join("bob".parse().unwrap(), key.clone(), "s".into()).is_none());
+        assert!(accounts.join("eve".parse().unwrap(), key.clone(), "s".into()).is_some());
         assert_eq!((accounts.all().len(), accounts.lock().budgets[0].len()), (1, 1));
         drop(members);
         let map = accounts.lock();
@@ -329,13 +325,13 @@ mod tests {
         let accounts = Arc::new(Accounts::new(AccountRules { max_connections: 2, publish: rate, deliver: rate }));
         let join = |ident: &str, account: &str| {
             let key = Key::new(ident, "s").unwrap().account(account);
-            accounts.join(ident.parse().unwrap(), Arc::new(key))
+            accounts.join(ident.parse().unwrap(), Arc::new(key), "s".into())
         };
         let (mut one, two) = (join("bob", "BOB").unwrap(), join("Bob", "BOB").unwrap());
         assert!(join("BOB", "BOB").is_none() && join("bob", "BOB").is_none());
         assert!(Arc::ptr_eq(one.budget(), two.budget()));
         // Another may have that for its ident.
-        let ident = accounts.join("BOB".parse().unwrap(), Arc::new(Key::new("BOB", "t").unwrap())).unwrap();
+        let ident = accounts.join("BOB".parse().unwrap(), Arc::new(Key::new("BOB", "t").unwrap()), "t".into()).unwrap();
         assert!(!Arc::ptr_eq(one.budget(), ident.budget()));
         assert_eq!(accounts.all().len(), 3);
         one.account.found(None, one.account.latest());
@@ -372,6 +368,23 @@ mod tests {
         let mut other = join(&accounts, &key("other", &["b"]));
         account.found(None, account.latest());
         assert_eq!((member.look(), other.look()), (Verdict::Revoked, Verdict::Revoked));
+    }
+
+    #[test]
+    fn a_connection_keeps_its_old_secret_as_long_as_that_counts() {
+        let accounts = Arc::new(Accounts::new(RULES));
+        let mut old = join(&accounts, &key("old", &[]));
+        let account = old.account.clone();
+        let both = |until| Arc::new(Key::new("bob", "new").unwrap().old_secret("old", until)).current();
+        let now = std::time::SystemTime::now();
+        account.found(Some(both(now + std::time::Duration::from_secs(3600))), account.latest());
+        assert_eq!(old.look(), Verdict::Same);
+        let mut new = join(&accounts, &key("new", &[]));
+        account.found(Some(both(now)), account.latest());
+        assert_eq!((old.look(), new.look()), (Verdict::Revoked, Verdict::Same));
+        let disabled = Key::new("bob", "new").unwrap().disabled();
+        account.found(Some(Arc::new(disabled)), account.latest());
+        assert_eq!(new.look(), Verdict::Revoked);
     }
 
     #[test]

@@ -254,7 +254,7 @@ async fn authenticate(
     }
     let _timing = shared.metrics.auth_seconds.start();
     let key = match timeout(shared.config.auth_timeout, shared.store.lookup(&ident)).await {
-        Ok(Ok(Some(key))) => key,
+        Ok(Ok(Some(key))) => key.current(),
         Ok(Ok(None)) => return Err(Failure::Rejected(ident, Cause::UnknownIdent)),
         Ok(Err(cause)) => return Err(Failure::Rejected(ident, Cause::Lookup(cause))),
         Err(_) => return Err(Failure::Rejected(ident, Cause::LookupTimeout)),
@@ -262,10 +262,10 @@ async fn authenticate(
     if let Some(why) = key.unusable() {
         return Err(Failure::Rejected(ident, Cause::Unusable(why)));
     }
-    if !key.secret.verify(&nonce, &digest) {
+    let Some(secret) = key.proved(&nonce, &digest).cloned() else {
         return Err(Failure::Rejected(ident, Cause::WrongSecret));
-    }
-    let member = shared.accounts.join(ident.clone(), key).ok_or(Failure::Full(ident))?;
+    };
+    let member = shared.accounts.join(ident.clone(), key, secret).ok_or(Failure::Full(ident))?;
     Ok(Admitted { member, received })
 }
 

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::warn;
 
 use crate::{
-    AuthStore,
+    AuthStore, Key,
     accounts::{Account, Accounts},
     broker::Shared,
     config::Config,
@@ -97,7 +97,7 @@ async fn ask(store: &dyn AuthStore, account: Arc<Account>, limit: Duration) -> R
     let as_of = account.latest();
     match timeout(limit, store.lookup(account.ident())).await {
         Ok(Ok(key)) => {
-            account.found(key, as_of);
+            account.found(key.map(Key::current), as_of);
             Ok(())
         }
         Ok(Err(cause)) => Err(cause.to_string()),
@@ -121,7 +121,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        AuthError, Broker, Changes, Key, Lookup,
+        AuthError, Broker, Changes, Lookup,
         accounts::{AccountRules, Member},
         rate::Rate,
     };
@@ -158,7 +158,7 @@ mod tests {
         let accounts = Arc::new(Accounts::new(rules));
         let join = |n: usize| {
             let ident: hpfeeds::wire::Ident = n.to_string().parse().unwrap();
-            accounts.join(ident.clone(), Arc::new(Key::new(&ident, "s").unwrap())).unwrap()
+            accounts.join(ident.clone(), Arc::new(Key::new(&ident, "s").unwrap()), "s".into()).unwrap()
         };
         let members = (0..count).map(join).collect();
         (accounts, members)
@@ -247,7 +247,7 @@ mod tests {
             let builder = Broker::builder().without_endpoint().auth(census.clone()).recheck_keys(SPREAD);
             let broker = builder.start().await.unwrap();
             let key = Arc::new(Key::new("0", "s").unwrap());
-            let _member = broker.shared().accounts.join("0".parse().unwrap(), key).unwrap();
+            let _member = broker.shared().accounts.join("0".parse().unwrap(), key, "s".into()).unwrap();
             sleep(4 * SPREAD).await;
             assert_eq!(census.range(1).0 > 0, may_change);
         }

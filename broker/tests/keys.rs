@@ -108,12 +108,14 @@ fn keys_are_added_changed_listed_and_removed() {
         let rows: Vec<Vec<_>> =
             table.lines().map(|line| line.split("  ").filter(|s| !s.is_empty()).collect()).collect();
         let trimmed: Vec<Vec<_>> = rows.iter().map(|row| row.iter().map(|cell| cell.trim()).collect()).collect();
-        assert_eq!(trimmed[1], ["bob", "bob", "a, b.*", "*"], "{table}");
-        assert_eq!(trimmed[2], ["eve", owner, "-", "-"], "{table}");
+        assert_eq!(trimmed[1], ["bob", "bob", "a, b.*", "*", "enabled"], "{table}");
+        assert_eq!(trimmed[2], ["eve", owner, "-", "-", "enabled"], "{table}");
         let json: serde_json::Value = serde_json::from_str(&place.ok(&["list", "--json"])).unwrap();
         assert_eq!(
             json[0],
-            serde_json::json!({"ident": "bob", "owner": "bob", "publish": ["a", "b.*"], "subscribe": ["*"]})
+            serde_json::json!({
+                "ident": "bob", "owner": "bob", "publish": ["a", "b.*"], "subscribe": ["*"], "state": "enabled"
+            })
         );
         assert!(!table.contains("hunter2") && !json.to_string().contains("hunter2"));
         assert!(!place.ok(&["show", "eve"]).contains("hunter2"));
@@ -122,6 +124,7 @@ fn keys_are_added_changed_listed_and_removed() {
         place.ok(&["set", "bob", "--publish", "c", "--no-subscribe"]);
         let shown = place.ok(&["show", "bob", "--secret"]);
         let expected = format!("ident:     bob\nowner:     bob\nsecret:    {secret}\npublish:   c\nsubscribe: -\n");
+        let expected = expected + "state:     enabled\n";
         assert_eq!(shown, expected);
         let new = place.ok(&["set", "bob", "--new-secret"]);
         assert_ne!(new.trim_end(), secret);
@@ -133,6 +136,96 @@ fn keys_are_added_changed_listed_and_removed() {
         for arguments in [&["remove", "bob"][..], &["show", "bob"], &["set", "bob", "--publish", "a"]] {
             assert!(place.fails(1, arguments).contains("ident \"bob\" has no key"));
         }
+    }
+}
+
+#[test]
+fn a_list_is_added_to_and_taken_from() {
+    for place in places() {
+        place.ok(&["add", "bob", "--publish", "a", "--publish", "b.*", "--subscribe", "x"]);
+        place.ok(&["set", "bob", "--add-publish", "c", "--add-publish", "a", "--drop-publish", "b.*"]);
+        place.ok(&["set", "bob", "--add-subscribe", "y", "--drop-subscribe", "x"]);
+        let shown = place.ok(&["show", "bob"]);
+        assert!(shown.contains("publish:   a, c\nsubscribe: y\n"), "{}: {shown}", place.auth);
+        // It must not be believed to be gone.
+        let stderr = place.fails(1, &["set", "bob", "--drop-publish", "b.x", "--add-publish", "d"]);
+        assert!(stderr.contains("\"b.x\" is not in the list of what it may publish to"), "{stderr}");
+        assert_eq!(place.ok(&["show", "bob"]), shown);
+        assert!(place.fails(2, &["set", "bob", "--add-publish", "d", "--publish", "e"]).contains("cannot be used"));
+        assert!(place.fails(1, &["set", "eve", "--add-publish", "d"]).contains("ident \"eve\" has no key"));
+        let long = "x".repeat(256);
+        assert!(place.fails(1, &["set", "bob", "--add-subscribe", &long]).contains("is 256 bytes long"));
+    }
+}
+
+/// The secret in the place where every broker looks, the Python one too.
+fn stored(place: &Place) -> Option<String> {
+    let json = fs::read(place.file("users.json")).ok()?;
+    let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    Some(value["bob"]["secret"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn a_disabled_key_keeps_its_secret_where_no_broker_looks() {
+    for place in places() {
+        place.ok(&["add", "bob", "--secret", "hunter2", "--publish", "a"]);
+        place.ok(&["disable", "bob"]);
+        place.ok(&["disable", "bob"]);
+        assert!(stored(&place).is_none_or(|secret| secret.starts_with("disabled-") && secret.len() > 32));
+        let shown = place.ok(&["show", "bob", "--secret"]);
+        assert!(shown.contains("secret:    hunter2\n") && shown.ends_with("state:     disabled\n"), "{shown}");
+        assert!(place.ok(&["list"]).lines().nth(1).unwrap().ends_with("disabled"));
+        // It stays so in another store.
+        let other = Place::new("copy.json");
+        other.output(&["import", "-"], &place.ok(&["export"]));
+        assert!(other.ok(&["show", "bob", "--secret"]).ends_with("state:     disabled\n"));
+        assert!(place.output(&["import", "--replace", "-"], &other.ok(&["export"])).status.success());
+        // A new secret and other channels do not enable it.
+        place.ok(&["set", "bob", "--secret", "hunter3", "--add-publish", "b"]);
+        assert!(place.ok(&["show", "bob"]).ends_with("state:     disabled\n"));
+        place.ok(&["enable", "bob"]);
+        let shown = place.ok(&["show", "bob", "--secret"]);
+        assert!(shown.contains("secret:    hunter3\npublish:   a, b\n") && shown.ends_with("enabled\n"), "{shown}");
+        assert!(stored(&place).is_none_or(|secret| secret == "hunter3"));
+        // Nothing of it is left for the next key of that name.
+        place.ok(&["disable", "bob"]);
+        place.ok(&["remove", "bob"]);
+        place.ok(&["add", "bob", "--secret", "s"]);
+        assert!(place.ok(&["show", "bob"]).ends_with("state:     enabled\n"));
+        assert!(place.fails(1, &["disable", "eve"]).contains("ident \"eve\" has no key"));
+    }
+}
+
+#[test]
+fn an_old_secret_counts_for_its_time_of_grace() {
+    for place in places() {
+        place.ok(&["add", "bob", "--secret", "one"]);
+        place.ok(&["set", "bob", "--secret", "two", "--grace", "1d"]);
+        let shown = place.ok(&["show", "bob", "--secret"]);
+        assert!(shown.contains("secret:    two\n"), "{shown}");
+        assert!(shown.ends_with("state:     old secret for another 23 h\n"), "{shown}");
+        assert!(!shown.contains("one"), "{shown}");
+        place.ok(&["set", "bob", "--new-secret", "--grace", "7d"]);
+        assert!(place.ok(&["show", "bob"]).ends_with("state:     2 old secrets for another 6 days\n"));
+        // Other changes leave it alone, and it goes along to another store.
+        place.ok(&["set", "bob", "--add-publish", "a"]);
+        let other = Place::new("copy.json");
+        other.output(&["import", "-"], &place.ok(&["export"]));
+        assert!(other.ok(&["show", "bob"]).ends_with("state:     2 old secrets for another 6 days\n"));
+        assert!(place.output(&["import", "--replace", "-"], &other.ok(&["export"])).status.success());
+        assert!(place.ok(&["show", "bob"]).ends_with("state:     2 old secrets for another 6 days\n"));
+        for _ in 2..8 {
+            place.ok(&["set", "bob", "--new-secret", "--grace", "7d"]);
+        }
+        assert!(place.fails(1, &["set", "bob", "--new-secret", "--grace", "7d"]).contains("8 old secrets still count"));
+        place.ok(&["set", "bob", "--grace", "0"]);
+        assert!(place.ok(&["show", "bob"]).ends_with("state:     enabled\n"));
+        // Without a time, none counts: it may have leaked.
+        place.ok(&["set", "bob", "--secret", "three", "--grace", "1h"]);
+        place.ok(&["set", "bob", "--secret", "four"]);
+        assert!(place.ok(&["show", "bob"]).ends_with("state:     enabled\n"));
+        assert!(place.fails(1, &["set", "bob", "--grace", "1h"]).contains("a time of grace needs a new secret"));
+        assert!(place.fails(2, &["set", "bob", "--grace", "soon"]).contains("not a time such as 3600"));
     }
 }
 

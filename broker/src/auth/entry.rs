@@ -1,6 +1,9 @@
 //! A key as the stores that programs share hold it: not yet checked.
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use hpfeeds::wire::Pattern;
 use serde_json::{Map, Value};
@@ -8,7 +11,7 @@ use serde_json::{Map, Value};
 use super::{Key, Remarks};
 
 /// A key as it stands in a store, with its secret in clear text. It may hold names that no broker accepts.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 #[cfg_attr(not(feature = "keys"), allow(unreachable_pub, reason = "public in `keys` only"))]
 pub struct Entry {
     /// Who the key is for.
@@ -21,12 +24,48 @@ pub struct Entry {
     pub publish: Vec<String>,
     /// Channels, or patterns of them, that it may subscribe to.
     pub subscribe: Vec<String>,
+    /// Nobody can authenticate with it, with any secret.
+    pub disabled: bool,
+    /// Secrets that it had before, and that count for a while.
+    pub old_secrets: Vec<OldSecret>,
+}
+
+/// A secret that has been replaced, and counts until a time of the system's clock (to the second).
+#[derive(Clone, PartialEq, Eq)]
+#[cfg_attr(not(feature = "keys"), allow(unreachable_pub, reason = "public in `keys` only"))]
+#[allow(missing_docs, reason = "said above")]
+pub struct OldSecret {
+    pub secret: String,
+    pub until: SystemTime,
+}
+
+impl OldSecret {
+    /// `None`: no clock shows such a time.
+    pub(crate) fn new(secret: &str, seconds: u64) -> Option<Self> {
+        let until = UNIX_EPOCH.checked_add(Duration::from_secs(seconds))?;
+        Some(Self { secret: secret.to_owned(), until })
+    }
+
+    /// Since 1970.
+    #[cfg(feature = "keys")]
+    pub(crate) fn seconds(&self) -> u64 {
+        self.until.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    }
+}
+
+/// Without the secret.
+impl fmt::Debug for OldSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OldSecret").field("until", &self.until).finish_non_exhaustive()
+    }
 }
 
 impl Entry {
     /// Checks the names. The error says which of `names` (those of the fields `publish` and `subscribe`) is wrong.
     pub(crate) fn key(&self, names: [&str; 2]) -> Result<Key, String> {
         let key = Key::new(&self.ident, &self.secret).map_err(|cause| format!("the ident {cause}"))?.owner(&self.owner);
+        let key = if self.disabled { key.disabled() } else { key };
+        let key = self.old_secrets.iter().fold(key, |key, old| key.old_secret(&old.secret, old.until));
         let [publish, subscribe] = names;
         let key = key.publish(filled(&self.publish)).map_err(|cause| format!("a channel in {publish:?} {cause}"))?;
         key.subscribe(filled(&self.subscribe)).map_err(|cause| format!("a channel in {subscribe:?} {cause}"))
@@ -42,12 +81,24 @@ impl Entry {
             list.remark(format_args!("user {ident:?}: {name:?}"), remarks);
             Ok::<_, String>(list.channels)
         };
+        let owner = owner(ident, field(entry, "owner")?)?;
+        let secret = text(entry, "secret")?;
+        let (disabled, secret) = match entry.get("disabled") {
+            None | Some(Value::Null | Value::Bool(false)) => (false, secret),
+            Some(Value::Bool(true)) => (true, secret),
+            Some(Value::String(secret)) => (true, secret.as_str()),
+            Some(other) => {
+                return Err(format!("\"disabled\" must be a boolean or the secret, not {}", kind(other)));
+            }
+        };
         Ok(Self {
             ident: ident.to_owned(),
-            owner: owner(ident, field(entry, "owner")?)?,
-            secret: text(entry, "secret")?.to_owned(),
+            owner,
+            secret: secret.to_owned(),
             publish: channels("pubchans")?,
             subscribe: channels("subchans")?,
+            disabled,
+            old_secrets: old_secrets(entry)?,
         })
     }
 
@@ -95,6 +146,17 @@ fn field<'a>(entry: &'a Map<String, Value>, name: &str) -> Result<&'a Value, Str
 fn text<'a>(entry: &'a Map<String, Value>, name: &str) -> Result<&'a str, String> {
     let value = field(entry, name)?;
     value.as_str().ok_or_else(|| format!("{name:?} must be a string, not {}", kind(value)))
+}
+
+fn old_secrets(entry: &Map<String, Value>) -> Result<Vec<OldSecret>, String> {
+    let Some(list) = entry.get("old_secrets") else {
+        return Ok(Vec::new());
+    };
+    let old = |value: &Value| OldSecret::new(value.get("secret")?.as_str()?, value.get("until")?.as_u64()?);
+    let all = list.as_array().and_then(|list| list.iter().map(old).collect());
+    all.ok_or_else(|| {
+        "\"old_secrets\" must be a list of objects with \"secret\" and \"until\", in seconds since 1970".to_owned()
+    })
 }
 
 /// As in the Python broker, which shows what is there: whoever has none owns itself.

@@ -1,8 +1,9 @@
 use std::{
     collections::BTreeMap,
-    fmt, fs,
+    fmt, fs, future,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
+    time::SystemTime,
 };
 
 use arc_swap::ArcSwap;
@@ -19,6 +20,7 @@ use super::{
     AuthError, AuthStore, Changes, Entry, Key, Lookup, MemoryStore, Reload, Remarks,
     entry::kind,
     memory::Lists,
+    sleep_until_time,
     text::utf8,
     watch::{self, Errand, Signature},
 };
@@ -32,7 +34,9 @@ pub(crate) const LISTS: [&str; 2] = ["pubchans", "subchans"];
 /// {"ident": {"owner": "…", "secret": "…", "pubchans": ["…"], "subchans": ["…"]}}
 /// ```
 ///
-/// All four fields are required; others are ignored. The lists hold channels or patterns; what is no string in them is
+/// All four fields are required. `hpfeeds-broker keys` writes two more, which the Python broker ignores: `disabled`, with
+/// the secret of a key that lets nobody in (`secret` is a random text then; a plain `true` does as well), and
+/// `old_secrets`, `[{"secret": "…", "until": …}]` with a time in seconds since 1970. Others are ignored. The lists hold channels or patterns; what is no string in them is
 /// passed over, and an owner that is `null` is the ident, as there. An entry with an empty secret is no key: nobody can
 /// authenticate with it. The log names such entries when the file is read.
 ///
@@ -92,6 +96,11 @@ impl File {
         Ok(count)
     }
 
+    /// When the next old secret ends after a time.
+    fn next_end(&self, after: SystemTime) -> Option<SystemTime> {
+        self.keys.load().ends().filter(|end| *end > after).min()
+    }
+
     fn get(&self, ident: &str) -> Option<Arc<Key>> {
         self.keys.load().get(ident)
     }
@@ -114,8 +123,21 @@ impl AuthStore for JsonStore {
     }
 
     fn changes(&self) -> Changes {
-        Box::pin(stream::unfold(self.file.replaced.subscribe(), async |mut replaced| {
-            replaced.changed().await.ok().map(|()| ((), replaced))
+        let told = (self.file.clone(), self.file.replaced.subscribe(), SystemTime::now());
+        Box::pin(stream::unfold(told, async |(file, mut replaced, last)| {
+            let end = file.next_end(last);
+            let ended = async {
+                match end {
+                    Some(end) => sleep_until_time(end).await,
+                    None => future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = replaced.changed() => changed.ok()?,
+                () = ended => {}
+            }
+            // Who is told now sees everything that has ended before.
+            Some(((), (file, replaced, SystemTime::now())))
         }))
     }
 }

@@ -1,11 +1,13 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::SystemTime,
 };
 
+use futures::{StreamExt as _, stream};
 use hpfeeds::wire::{Ident, Pattern};
 
-use super::{AuthStore, Key, Lookup};
+use super::{AuthStore, Changes, Key, Lookup, sleep_until_time};
 
 /// Keys that the program itself holds.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +37,11 @@ impl MemoryStore {
     #[must_use]
     pub fn len(&self) -> usize {
         self.keys.len()
+    }
+
+    /// When old secrets end.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = SystemTime> {
+        self.keys.values().flat_map(|key| key.old_secrets.iter().map(|(_, until)| *until))
     }
 
     pub(crate) fn get(&self, ident: &str) -> Option<Arc<Key>> {
@@ -78,12 +85,35 @@ impl AuthStore for MemoryStore {
     fn may_change(&self) -> bool {
         false
     }
+
+    fn changes(&self) -> Changes {
+        let mut ends: Vec<_> = self.ends().collect();
+        ends.sort_unstable();
+        ends.dedup();
+        Box::pin(stream::iter(ends).then(sleep_until_time))
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_each_old_secret_is_told_and_not_before() {
+        let now = SystemTime::now();
+        let ends = [now - Duration::from_secs(1), now + Duration::from_millis(50)];
+        let key = |ident: &str| Key::new(ident, "s").unwrap().old_secret("a", ends[0]).old_secret("b", ends[1]);
+        let store: MemoryStore = ["bob", "eve"].map(key).into_iter().collect();
+        let mut changes = store.changes();
+        for end in ends {
+            assert_eq!(changes.next().await, Some(()));
+            assert!(SystemTime::now() >= end);
+        }
+        assert_eq!(changes.next().await, None);
+    }
 
     #[test]
     fn keys_with_equal_lists_share_them() {

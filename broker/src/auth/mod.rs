@@ -13,15 +13,21 @@ pub(crate) mod sql;
 mod text;
 mod watch;
 
-use std::{error, fmt, pin::Pin, sync::Arc};
+use std::{
+    error, fmt,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use futures::stream::{self, Stream};
-use hpfeeds::wire::{Ident, NameError, Pattern, Secret};
+use hpfeeds::wire::{Digest, Ident, NameError, Nonce, Pattern, Secret};
+use tokio::time::sleep;
 
-#[cfg(feature = "keys")]
-pub use self::entry::Entry;
 #[cfg(not(feature = "keys"))]
 use self::entry::Entry;
+#[cfg(feature = "keys")]
+pub use self::entry::{Entry, OldSecret};
 #[cfg(feature = "mongodb")]
 pub use self::mongo::{MongoAddress, MongoStore};
 pub(crate) use self::remarks::Remarks;
@@ -103,6 +109,9 @@ pub struct Key {
     pub(crate) owner: String,
     pub(crate) account: Option<Box<str>>,
     pub(crate) secret: Secret,
+    /// Those before it, and when each ends.
+    pub(crate) old_secrets: Box<[(Secret, SystemTime)]>,
+    pub(crate) disabled: bool,
     /// Many keys have the same lists: a store that keeps all of them shares these.
     pub(crate) pubchans: Arc<[Pattern]>,
     pub(crate) subchans: Arc<[Pattern]>,
@@ -119,6 +128,8 @@ impl Key {
             owner,
             account: None,
             secret: secret.into(),
+            old_secrets: Box::default(),
+            disabled: false,
             pubchans: Arc::default(),
             subchans: Arc::default(),
         })
@@ -139,6 +150,25 @@ impl Key {
         self
     }
 
+    /// Accepts a secret that it had before, too, until a time of the system's clock: so a secret can be replaced while the
+    /// client still has the old one. A connection that has authenticated with it ends when the key is looked up again
+    /// after that time. [`MemoryStore`] and [`JsonStore`] tell of it at that time; another store's keys are looked up
+    /// again within [`recheck_keys`](crate::BrokerBuilder::recheck_keys) if its answers [may change](AuthStore::may_change).
+    #[must_use]
+    pub fn old_secret(mut self, secret: impl Into<Secret>, until: SystemTime) -> Self {
+        let mut old = self.old_secrets.into_vec();
+        old.push((secret.into(), until));
+        self.old_secrets = old.into();
+        self
+    }
+
+    /// Lets nobody in, and ends the search for the ident: a store that is asked later is not.
+    #[must_use]
+    pub fn disabled(mut self) -> Self {
+        self.disabled = true;
+        self
+    }
+
     /// Adds channels, or [patterns](Pattern) of them, that it may publish to.
     pub fn publish(mut self, channels: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, NameError> {
         self.pubchans = longer(&self.pubchans, channels)?;
@@ -153,7 +183,53 @@ impl Key {
 
     /// Why nobody can authenticate with it, for the log.
     pub(crate) fn unusable(&self) -> Option<&'static str> {
+        if self.disabled {
+            return Some("the key is disabled");
+        }
         self.secret.is_empty().then_some("the secret in the key store is empty")
+    }
+
+    /// The key as it is now: without the secrets whose time is over.
+    pub(crate) fn current(self: Arc<Self>) -> Arc<Self> {
+        if self.old_secrets.is_empty() { self } else { self.at(SystemTime::now()) }
+    }
+
+    fn at(self: Arc<Self>, now: SystemTime) -> Arc<Self> {
+        if self.old_secrets.iter().all(|(_, until)| *until > now) {
+            return self;
+        }
+        let left = self.old_secrets.iter().filter(|(_, until)| *until > now).cloned().collect();
+        Arc::new(Self { old_secrets: left, ..Self::clone(&self) })
+    }
+
+    /// The secret that a client has answered with. Each is tried, whichever it was: the time tells nothing of that.
+    pub(crate) fn proved(&self, nonce: &Nonce, digest: &Digest) -> Option<&Secret> {
+        let mut proved = None;
+        for secret in self.secrets() {
+            if secret.verify(nonce, digest) && !secret.is_empty() {
+                proved = Some(secret);
+            }
+        }
+        proved
+    }
+
+    /// Whether a secret opens it. Secrets are only ever compared by what they sign.
+    pub(crate) fn accepts(&self, secret: &Secret) -> bool {
+        let nonce = Nonce::new([]);
+        self.unusable().is_none() && self.proved(&nonce, &secret.sign(&nonce)).is_some()
+    }
+
+    /// Whether the same secrets open both, for as long.
+    pub(crate) fn has_secrets_of(&self, other: &Self) -> bool {
+        let nonce = Nonce::new([]);
+        let ends = |key: &Self| key.old_secrets.iter().map(|(_, until)| *until).collect::<Vec<_>>();
+        self.disabled == other.disabled
+            && ends(self) == ends(other)
+            && self.secrets().zip(other.secrets()).all(|(one, other)| one.verify(&nonce, &other.sign(&nonce)))
+    }
+
+    fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        std::iter::once(&self.secret).chain(self.old_secrets.iter().map(|(secret, _)| secret))
     }
 
     pub(crate) fn may_publish(&self, channel: &str) -> bool {
@@ -168,6 +244,18 @@ impl Key {
 /// A list and more channels.
 fn longer(list: &[Pattern], channels: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Arc<[Pattern]>, NameError> {
     list.iter().cloned().map(Ok).chain(channels.into_iter().map(Pattern::new)).collect()
+}
+
+/// The longest sleep until a time of the system's clock, which may be set meanwhile.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+
+/// Waits for a time of the system's clock.
+async fn sleep_until_time(time: SystemTime) {
+    while let Ok(left) = time.duration_since(SystemTime::now())
+        && !left.is_zero()
+    {
+        sleep(left.min(LONGEST_SLEEP)).await;
+    }
 }
 
 /// A key store that cannot be read: one line that says which and why.
@@ -203,6 +291,31 @@ mod tests {
         assert!(key.may_publish("a") && key.may_publish("b.x") && !key.may_publish("c"));
         assert!(key.may_subscribe("c") && !key.may_subscribe("a"));
         assert_eq!(key.owner, "bob");
+    }
+
+    #[test]
+    fn an_old_secret_counts_for_its_time_and_no_longer() {
+        let (now, nonce) = (SystemTime::now(), Nonce::new([1]));
+        let until = |seconds| now + Duration::from_secs(seconds);
+        let key = Arc::new(Key::new("bob", "new").unwrap().old_secret("old", until(10)).old_secret("older", until(5)));
+        let opened = |key: &Key, secret: &str| key.proved(&nonce, &Secret::new(secret).sign(&nonce)).is_some();
+        for (seconds, expected) in [(0, [true, true, true]), (5, [true, true, false]), (10, [true, false, false])] {
+            let key = key.clone().at(until(seconds));
+            assert_eq!(["new", "old", "older"].map(|secret| opened(&key, secret)), expected, "after {seconds} s");
+            assert!(!opened(&key, "other") && !opened(&key, ""));
+        }
+        assert!(!key.has_secrets_of(&key.clone().at(until(5))) && key.has_secrets_of(&key.clone().at(until(4))));
+        assert!(key.accepts(&"old".into()) && !Key::clone(&key).disabled().accepts(&"new".into()));
+    }
+
+    #[test]
+    fn an_empty_secret_opens_nothing() {
+        let nonce = Nonce::new([1]);
+        let digest = Secret::new("").sign(&nonce);
+        let until = SystemTime::now() + Duration::from_secs(10);
+        for key in [Key::new("bob", "").unwrap(), Key::new("bob", "s").unwrap().old_secret("", until)] {
+            assert!(key.proved(&nonce, &digest).is_none() && !key.accepts(&"".into()));
+        }
     }
 
     #[test]

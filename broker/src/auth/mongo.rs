@@ -162,7 +162,8 @@ fn entry(ident: &str, document: &Document) -> Result<Entry, String> {
         _ => return Err("\"secret\" must be a string".to_owned()),
     };
     let ident = ident.to_owned();
-    Ok(Entry { owner: ident.clone(), ident, secret, publish: list("publish")?, subscribe: list("subscribe")? })
+    let (publish, subscribe) = (list("publish")?, list("subscribe")?);
+    Ok(Entry { owner: ident.clone(), ident, secret, publish, subscribe, ..Entry::default() })
 }
 
 fn one_line(cause: &Error) -> String {

@@ -34,7 +34,6 @@ impl Remarks {
         }
     }
 
-    #[cfg(any(feature = "keys", test))]
     pub(crate) fn into_lines(self) -> Vec<String> {
         let more = (self.more > 0).then(|| format!("and {} more", self.more));
         self.lines.into_iter().chain(more).collect()

@@ -4,6 +4,7 @@ use std::{
     fs::OpenOptions,
     io::{self, IsTerminal as _, Read as _, Write as _},
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use clap::{Args, Subcommand};
@@ -41,15 +42,18 @@ enum Action {
         ident: String,
         #[command(flatten)]
         fields: Given,
-        /// It may publish nowhere
-        #[arg(long, conflicts_with = "publish")]
-        no_publish: bool,
-        /// It may subscribe nowhere
-        #[arg(long, conflicts_with = "subscribe")]
-        no_subscribe: bool,
-        /// Make up a new secret and print it
-        #[arg(long, conflicts_with_all = ["secret", "secret_stdin"])]
-        new_secret: bool,
+        #[command(flatten)]
+        changes: Changes,
+    },
+    /// Let nobody in with a key, and keep it. The broker ends its connections (see --recheck-keys)
+    Disable {
+        /// Whose key
+        ident: String,
+    },
+    /// Let its holder in again, with the secret that it had
+    Enable {
+        /// Whose key
+        ident: String,
     },
     /// List all keys, without their secrets
     List {
@@ -105,6 +109,49 @@ struct Given {
     subscribe: Vec<String>,
 }
 
+/// What only a key that is there can have.
+#[derive(Debug, Args)]
+struct Changes {
+    /// It may publish nowhere
+    #[arg(long, conflicts_with = "publish")]
+    no_publish: bool,
+    /// It may subscribe nowhere
+    #[arg(long, conflicts_with = "subscribe")]
+    no_subscribe: bool,
+    /// Add a channel, or a pattern, to its list; --publish replaces the list (repeatable)
+    #[arg(long, value_name = "CHANNEL", conflicts_with_all = ["publish", "no_publish"])]
+    add_publish: Vec<String>,
+    /// Take one out of the list (repeatable)
+    #[arg(long, value_name = "CHANNEL", conflicts_with_all = ["publish", "no_publish"])]
+    drop_publish: Vec<String>,
+    /// Add a channel, or a pattern, to its list; --subscribe replaces the list (repeatable)
+    #[arg(long, value_name = "CHANNEL", conflicts_with_all = ["subscribe", "no_subscribe"])]
+    add_subscribe: Vec<String>,
+    /// Take one out of the list (repeatable)
+    #[arg(long, value_name = "CHANNEL", conflicts_with_all = ["subscribe", "no_subscribe"])]
+    drop_subscribe: Vec<String>,
+    /// Make up a new secret and print it
+    #[arg(long, conflicts_with_all = ["secret", "secret_stdin"])]
+    new_secret: bool,
+    /// For so long the old secret still counts beside the new one, in seconds or as 30m, 12h or 7d; without it, no old
+    /// one does. 0 alone ends those that do
+    #[arg(long, value_name = "TIME", value_parser = parse_grace)]
+    grace: Option<Duration>,
+}
+
+/// Seconds, or minutes, hours or days with a letter.
+fn parse_grace(text: &str) -> Result<Duration, String> {
+    let (digits, seconds) = match text.char_indices().last() {
+        Some((at, 's')) => (&text[..at], 1),
+        Some((at, 'm')) => (&text[..at], 60),
+        Some((at, 'h')) => (&text[..at], 3600),
+        Some((at, 'd')) => (&text[..at], 24 * 3600),
+        _ => (text, 1),
+    };
+    let number: u64 = digits.parse().map_err(|_| "not a time such as 3600, 30m, 12h or 7d".to_owned())?;
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(|| "too long".to_owned())
+}
+
 /// Without the secret.
 impl std::fmt::Debug for Given {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -120,21 +167,9 @@ impl KeysCommand {
         let keys = self.auth.keys()?;
         match &self.action {
             Action::Add { ident, fields } => add(&keys, ident, fields).await,
-            Action::Set { ident, fields, no_publish, no_subscribe, new_secret } => {
-                let owner = fields.owner(&keys, ident)?;
-                let secret = if *new_secret { Some(random_secret()?) } else { fields.secret()? };
-                let publish = list(&fields.publish, *no_publish);
-                let subscribe = list(&fields.subscribe, *no_subscribe);
-                if owner.is_none() && secret.is_none() && publish.is_none() && subscribe.is_none() {
-                    return Err("nothing to change: give --owner, --secret, --publish or --subscribe".into());
-                }
-                let printed = secret.clone().filter(|_| *new_secret);
-                let notes = fields.notes(ident);
-                let fields = Fields { owner, secret, publish, subscribe };
-                keys.apply(&[Change::Set { ident: ident.clone(), fields }]).await?;
-                say(&notes);
-                printed.map_or(Ok(()), |secret| print(&format!("{secret}\n")))
-            }
+            Action::Set { ident, fields, changes } => set(&keys, ident, fields, changes).await,
+            Action::Disable { ident } => able(&keys, ident, false).await,
+            Action::Enable { ident } => able(&keys, ident, true).await,
             Action::List { json } => {
                 let listing = keys.listing().await?;
                 let entries = &listing.entries;
@@ -149,7 +184,7 @@ impl KeysCommand {
             Action::Remove { ident } => Ok(keys.apply(&[Change::Remove(ident.clone())]).await?),
             Action::Export { output } => {
                 let listing = keys.listing().await?;
-                let text = to_json(&listing.entries);
+                let text = to_json(&listing.entries)?;
                 match output {
                     Some(path) => write_new(path, &text).map_err(|cause| format!("{}: {cause}", path.display()))?,
                     None => print(&text)?,
@@ -180,6 +215,42 @@ fn complete(listing: &Listing) -> Result<(), Failure> {
     }
 }
 
+async fn set(keys: &Keys, ident: &str, given: &Given, changes: &Changes) -> Result<(), Failure> {
+    let secret = if changes.new_secret { Some(random_secret()?) } else { given.secret()? };
+    let printed = secret.clone().filter(|_| changes.new_secret);
+    let fields = Fields {
+        owner: given.owner(keys, ident)?,
+        secret,
+        publish: list(&given.publish, changes.no_publish),
+        subscribe: list(&given.subscribe, changes.no_subscribe),
+        add_publish: changes.add_publish.clone(),
+        drop_publish: changes.drop_publish.clone(),
+        add_subscribe: changes.add_subscribe.clone(),
+        drop_subscribe: changes.drop_subscribe.clone(),
+        disabled: None,
+        grace: changes.grace,
+    };
+    if fields.is_empty() {
+        return Err("nothing to change: give --owner, --secret, --publish or --subscribe".into());
+    }
+    // Those that are new.
+    let notes = remarks([&Entry {
+        ident: ident.to_owned(),
+        secret: "not looked at".to_owned(),
+        publish: [given.publish.as_slice(), &changes.add_publish].concat(),
+        subscribe: [given.subscribe.as_slice(), &changes.add_subscribe].concat(),
+        ..Entry::default()
+    }]);
+    keys.apply(&[Change::Set { ident: ident.to_owned(), fields }]).await?;
+    say(&notes);
+    printed.map_or(Ok(()), |secret| print(&format!("{secret}\n")))
+}
+
+async fn able(keys: &Keys, ident: &str, able: bool) -> Result<(), Failure> {
+    let fields = Fields { disabled: Some(!able), ..Fields::default() };
+    Ok(keys.apply(&[Change::Set { ident: ident.to_owned(), fields }]).await?)
+}
+
 async fn add(keys: &Keys, ident: &str, fields: &Given) -> Result<(), Failure> {
     let owner = fields.owner(keys, ident)?.unwrap_or_else(|| ident.to_owned());
     let given = fields.secret()?;
@@ -191,6 +262,7 @@ async fn add(keys: &Keys, ident: &str, fields: &Given) -> Result<(), Failure> {
         secret: secret.clone(),
         publish: fields.publish.clone(),
         subscribe: fields.subscribe.clone(),
+        ..Entry::default()
     };
     let notes = remarks([&entry]);
     keys.apply(&[Change::Add(entry)]).await?;
@@ -222,13 +294,6 @@ async fn import(keys: &Keys, file: &Path, replace: bool) -> Result<(), Failure> 
 }
 
 impl Given {
-    /// What the given channels may not be meant to be.
-    fn notes(&self, ident: &str) -> Vec<String> {
-        let (publish, subscribe) = (self.publish.clone(), self.subscribe.clone());
-        let (ident, owner, secret) = (ident.to_owned(), String::new(), "given elsewhere".to_owned());
-        remarks([&Entry { ident, owner, secret, publish, subscribe }])
-    }
-
     fn owner(&self, keys: &Keys, ident: &str) -> Result<Option<String>, Failure> {
         match &self.owner {
             Some(owner) if !keys.has_owners() && owner != ident => {
@@ -275,27 +340,31 @@ fn random_secret() -> Result<String, Failure> {
 fn as_json(entries: &[Entry]) -> String {
     let list = entries.iter().map(|entry| {
         let Entry { ident, owner, publish, subscribe, .. } = entry;
-        serde_json::json!({"ident": ident, "owner": owner, "publish": publish, "subscribe": subscribe})
+        let state = state(entry);
+        serde_json::json!({
+            "ident": ident, "owner": owner, "publish": publish, "subscribe": subscribe, "state": state
+        })
     });
     format!("{:#}\n", list.collect::<serde_json::Value>())
 }
 
 /// Columns with a heading. Control characters are written as escapes: a name in a store must not move the cursor.
 fn as_table(entries: &[Entry]) -> String {
-    let heading = ["IDENT", "OWNER", "PUBLISH", "SUBSCRIBE"].map(str::to_owned);
-    let rows = entries
-        .iter()
-        .map(|entry| [plain(&entry.ident), plain(&entry.owner), channels(&entry.publish), channels(&entry.subscribe)]);
+    let heading = ["IDENT", "OWNER", "PUBLISH", "SUBSCRIBE", "STATE"].map(str::to_owned);
+    let rows = entries.iter().map(|entry| {
+        let (publish, subscribe) = (channels(&entry.publish), channels(&entry.subscribe));
+        [plain(&entry.ident), plain(&entry.owner), publish, subscribe, state(entry)]
+    });
     let rows: Vec<_> = std::iter::once(heading).chain(rows).collect();
-    let mut widths = [0; 4];
+    let mut widths = [0; 5];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.chars().count().max(*width);
         }
     }
-    let lines = rows.iter().map(|[ident, owner, publish, subscribe]| {
-        let [i, o, p, _] = widths;
-        format!("{ident:i$}  {owner:o$}  {publish:p$}  {subscribe}").trim_end().to_owned() + "\n"
+    let lines = rows.iter().map(|[ident, owner, publish, subscribe, state]| {
+        let [i, o, p, s, _] = widths;
+        format!("{ident:i$}  {owner:o$}  {publish:p$}  {subscribe:s$}  {state}").trim_end().to_owned() + "\n"
     });
     lines.collect()
 }
@@ -304,7 +373,36 @@ fn describe(entry: &Entry, secret: bool) -> String {
     let Entry { ident, owner, publish, subscribe, .. } = entry;
     let secret = if secret { format!("secret:    {}\n", plain(&entry.secret)) } else { String::new() };
     let (ident, owner, publish, subscribe) = (plain(ident), plain(owner), channels(publish), channels(subscribe));
-    format!("ident:     {ident}\nowner:     {owner}\n{secret}publish:   {publish}\nsubscribe: {subscribe}\n")
+    let state = state(entry);
+    let text =
+        format!("ident:     {ident}\nowner:     {owner}\n{secret}publish:   {publish}\nsubscribe: {subscribe}\n");
+    text + "state:     " + &state + "\n"
+}
+
+/// Whether a key lets its holder in, and for how long old secrets do.
+fn state(entry: &Entry) -> String {
+    if entry.disabled {
+        return "disabled".to_owned();
+    }
+    if entry.secret.is_empty() {
+        return "secret is empty".to_owned();
+    }
+    let now = SystemTime::now();
+    let left = entry.old_secrets.iter().filter_map(|old| old.until.duration_since(now).ok());
+    let left: Vec<_> = left.map(|left| left.as_secs()).collect();
+    let Some(longest) = left.iter().max() else {
+        return "enabled".to_owned();
+    };
+    let time = match longest {
+        0..120 => format!("{longest} s"),
+        120..7200 => format!("{} min", longest / 60),
+        7200..172_800 => format!("{} h", longest / 3600),
+        _ => format!("{} days", longest / 86_400),
+    };
+    match left.len() {
+        1 => format!("old secret for another {time}"),
+        many => format!("{many} old secrets for another {time}"),
+    }
 }
 
 fn channels(list: &[String]) -> String {

@@ -5,13 +5,13 @@ use std::{
     fs::{File, TryLockError},
     io::{self, Write as _},
     path::Path,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep};
 
-use super::{Change, Entry, Idents, Listing, print, value};
+use super::{Change, Entry, Idents, Listing, print, put_secrets, value};
 use crate::{
     AuthError,
     auth::{
@@ -88,22 +88,38 @@ async fn lock(folder: &Path) -> Result<File, AuthError> {
 fn edit(root: &mut Map<String, Value>, change: &Change) -> Result<(), String> {
     match change {
         Change::Add(entry) | Change::Put(entry) => {
-            root.insert(entry.ident.clone(), value(entry));
+            root.insert(entry.ident.clone(), value(entry)?.into());
         }
         Change::Set { ident, fields } => {
-            let Some(Value::Object(entry)) = root.get_mut(ident) else {
+            let Some(Value::Object(map)) = root.get_mut(ident) else {
                 return Err(format!("user {ident:?}: must be an object"));
             };
+            // What is replaced need not be right.
             let new = [
                 ("owner", fields.owner.clone().map(Value::from)),
-                ("secret", fields.secret.clone().map(Value::from)),
                 ("pubchans", fields.publish.clone().map(Value::from)),
                 ("subchans", fields.subscribe.clone().map(Value::from)),
             ];
             for (name, value) in new {
                 if let Some(value) = value {
-                    entry.insert(name.to_owned(), value);
+                    map.insert(name.to_owned(), value);
                 }
+            }
+            if let Some(secret) = &fields.secret
+                && !map.get("secret").is_some_and(Value::is_string)
+            {
+                map.insert("secret".to_owned(), secret.as_str().into());
+            }
+            let before = entry(ident, &Value::Object(map.clone()), &mut Remarks::default())?;
+            let after = fields.amend(before, SystemTime::now()).map_err(|cause| format!("user {ident:?}: {cause}"))?;
+            if fields.touches_publish() {
+                map.insert(LISTS[0].to_owned(), after.publish.as_slice().into());
+            }
+            if fields.touches_subscribe() {
+                map.insert(LISTS[1].to_owned(), after.subscribe.as_slice().into());
+            }
+            if fields.touches_secret() {
+                put_secrets(map, &after)?;
             }
         }
         Change::Remove(ident) => {

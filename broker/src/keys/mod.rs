@@ -13,7 +13,7 @@
 //!     owner: "me".to_owned(),
 //!     secret: "s3cret".to_owned(),
 //!     publish: vec!["cowrie.sessions".to_owned()],
-//!     subscribe: Vec::new(),
+//!     ..Entry::default()
 //! };
 //! keys.apply(&[Change::Add(sensor.clone())]).await?;
 //! assert_eq!(keys.get("sensor").await?, Some(sensor));
@@ -23,11 +23,16 @@
 mod file;
 mod sql;
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    mem,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::{Map, Value, json};
 
-pub use crate::auth::Entry;
+pub use crate::auth::{Entry, OldSecret};
 use crate::{
     AuthError, DatabaseAddress,
     auth::{
@@ -75,6 +80,105 @@ pub struct Fields {
     pub secret: Option<String>,
     pub publish: Option<Vec<String>>,
     pub subscribe: Option<Vec<String>>,
+    /// Channels or patterns that are added to the list, unless they are in it.
+    pub add_publish: Vec<String>,
+    pub add_subscribe: Vec<String>,
+    /// Such that are taken out of the list. One that is not in it is an error: the key may do as much as before.
+    pub drop_publish: Vec<String>,
+    pub drop_subscribe: Vec<String>,
+    pub disabled: Option<bool>,
+    /// For how long the secret that is replaced still counts, to the second; by default it no longer does, nor
+    /// does any before it. Zero without a new secret ends those that still count.
+    pub grace: Option<Duration>,
+}
+
+/// How many secrets of one key may count beside its own.
+const MAX_OLD_SECRETS: usize = 8;
+
+impl Fields {
+    /// Whether nothing changes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.owner.is_none() && !self.touches_publish() && !self.touches_subscribe() && !self.touches_secret()
+    }
+
+    /// Whether the list of channels to publish to becomes another.
+    fn touches_publish(&self) -> bool {
+        self.publish.is_some() || !self.add_publish.is_empty() || !self.drop_publish.is_empty()
+    }
+
+    /// As above, to subscribe to.
+    fn touches_subscribe(&self) -> bool {
+        self.subscribe.is_some() || !self.add_subscribe.is_empty() || !self.drop_subscribe.is_empty()
+    }
+
+    /// Whether it matters what opens the key.
+    fn touches_secret(&self) -> bool {
+        self.secret.is_some() || self.disabled.is_some() || self.grace.is_some()
+    }
+
+    /// The key with other fields. The error is one line about the change.
+    fn amend(&self, mut entry: Entry, now: SystemTime) -> Result<Entry, String> {
+        if let Some(owner) = &self.owner {
+            entry.owner.clone_from(owner);
+        }
+        entry.publish =
+            list("publish to", self.publish.as_ref(), entry.publish, &self.add_publish, &self.drop_publish)?;
+        entry.subscribe =
+            list("subscribe to", self.subscribe.as_ref(), entry.subscribe, &self.add_subscribe, &self.drop_subscribe)?;
+        entry.disabled = self.disabled.unwrap_or(entry.disabled);
+        let grace = self.grace.unwrap_or_default();
+        if self.touches_secret() {
+            entry.old_secrets.retain(|old| old.until > now);
+        }
+        match &self.secret {
+            Some(secret) if grace.is_zero() => {
+                entry.old_secrets.clear();
+                entry.secret.clone_from(secret);
+            }
+            Some(secret) if *secret != entry.secret => {
+                let until = now.checked_add(grace).ok_or("the time of grace is too long")?;
+                entry.old_secrets.retain(|old| old.secret != *secret);
+                if entry.old_secrets.len() >= MAX_OLD_SECRETS {
+                    return Err(format!("{MAX_OLD_SECRETS} old secrets still count: end them with a grace of 0"));
+                }
+                let old = mem::replace(&mut entry.secret, secret.clone());
+                entry.old_secrets.push(OldSecret { secret: old, until });
+            }
+            None if self.grace.is_some() && grace.is_zero() => entry.old_secrets.clear(),
+            None if self.grace.is_some() => return Err("a time of grace needs a new secret".to_owned()),
+            _ => {}
+        }
+        Ok(entry)
+    }
+}
+
+/// A list with what is added and without what is dropped.
+fn list(
+    what: &str,
+    new: Option<&Vec<String>>,
+    old: Vec<String>,
+    add: &[String],
+    drop: &[String],
+) -> Result<Vec<String>, String> {
+    let mut list = new.cloned().unwrap_or(old);
+    if let Some(absent) = drop.iter().find(|channel| !list.contains(channel)) {
+        return Err(format!("{absent:?} is not in the list of what it may {what}"));
+    }
+    list.retain(|channel| !drop.contains(channel));
+    for channel in add {
+        if !list.contains(channel) {
+            list.push(channel.clone());
+        }
+    }
+    Ok(list)
+}
+
+/// What stands in the place of the secret of a disabled key, where every broker looks: nobody knows it.
+fn nobodys_secret() -> Result<String, String> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|cause| format!("no randomness: {cause}"))?;
+    Ok(format!("disabled-{:032x}", u128::from_ne_bytes(random)))
 }
 
 /// Without the secret.
@@ -186,16 +290,39 @@ pub fn from_json(text: &[u8]) -> Result<Vec<Entry>, AuthError> {
     entries(text, &mut Remarks::default()).map_err(AuthError::new)
 }
 
-/// Keys in the format of JSON files, with their secrets.
-#[must_use]
-pub fn to_json(entries: &[Entry]) -> String {
-    let root = entries.iter().map(|entry| (entry.ident.clone(), value(entry))).collect();
-    print(root)
+/// Keys in the format of JSON files, with their secrets. An error means that the system has no randomness, of which
+/// disabled keys need some.
+pub fn to_json(entries: &[Entry]) -> Result<String, AuthError> {
+    let root = entries.iter().map(|entry| Ok((entry.ident.clone(), value(entry)?.into())));
+    root.collect::<Result<_, String>>().map(print).map_err(AuthError::new)
 }
 
-fn value(entry: &Entry) -> Value {
-    let Entry { owner, secret, publish, subscribe, .. } = entry;
-    json!({"owner": owner, "secret": secret, "pubchans": publish, "subchans": subscribe})
+fn value(entry: &Entry) -> Result<Map<String, Value>, String> {
+    let mut map = Map::new();
+    let Entry { owner, publish, subscribe, .. } = entry;
+    map.insert("owner".to_owned(), json!(owner));
+    map.insert("pubchans".to_owned(), json!(publish));
+    map.insert("subchans".to_owned(), json!(subscribe));
+    put_secrets(&mut map, entry)?;
+    Ok(map)
+}
+
+/// Writes what opens a key. The Python broker looks at `secret` alone.
+fn put_secrets(map: &mut Map<String, Value>, entry: &Entry) -> Result<(), String> {
+    let Entry { secret, disabled, old_secrets, .. } = entry;
+    if *disabled {
+        map.insert("secret".to_owned(), nobodys_secret()?.into());
+        map.insert("disabled".to_owned(), json!(secret));
+    } else {
+        map.insert("secret".to_owned(), json!(secret));
+        map.remove("disabled");
+    }
+    map.remove("old_secrets");
+    if !old_secrets.is_empty() {
+        let old = old_secrets.iter().map(|old| json!({"secret": old.secret, "until": old.seconds()}));
+        map.insert("old_secrets".to_owned(), old.collect());
+    }
+    Ok(())
 }
 
 fn print(root: Map<String, Value>) -> String {
@@ -219,12 +346,13 @@ fn check(change: &Change) -> Result<(), String> {
             entry.key(names).map_err(|cause| format!("ident {:?}: {cause}", entry.ident)).map(drop)
         }
         Change::Set { ident, fields } => {
+            let all =
+                |list: &Option<Vec<String>>, more: &[String]| list.iter().flatten().chain(more).cloned().collect();
             let entry = Entry {
                 ident: ident.clone(),
-                owner: String::new(),
-                secret: String::new(),
-                publish: fields.publish.clone().unwrap_or_default(),
-                subscribe: fields.subscribe.clone().unwrap_or_default(),
+                publish: all(&fields.publish, &fields.add_publish),
+                subscribe: all(&fields.subscribe, &fields.add_subscribe),
+                ..Entry::default()
             };
             entry.key(names).map_err(|cause| format!("ident {ident:?}: {cause}")).map(drop)
         }

@@ -1,17 +1,21 @@
 //! Keys in a database.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt::Write as _,
+    time::{Duration, SystemTime},
+};
 
 use tokio::time::timeout;
 
-use super::{Change, Entry, Fields, Idents, Listing};
+use super::{Change, Entry, Fields, Idents, Listing, nobodys_secret};
 use crate::{
     AuthError, DatabaseAddress,
     auth::{
         Remarks,
         sql::{
-            Connection, Database, NewFile, Row,
-            table::{Dialect, Table},
+            Connection, Database, Kept, NewFile, Row, has_kept,
+            table::{Dialect, Table, kept},
         },
     },
 };
@@ -29,20 +33,30 @@ const CHUNK: usize = 200;
 struct Session<'a> {
     database: &'a Database,
     connection: Connection,
+    /// Whether there is a table of old secrets, once a change is under way.
+    has_kept: bool,
 }
 
 pub(super) async fn all(database: &Database) -> Result<Listing, AuthError> {
     let mut session = Session::open(database).await?;
-    let sql = database.table().select(session.dialect());
+    let dialect = session.dialect();
+    let sql = database.table().select(dialect);
     let rows = session.rows(&sql, &[]).await?;
+    let mut kept: HashMap<String, Vec<Kept>> = HashMap::new();
+    if rows.first().is_some_and(has_kept) {
+        for row in session.rows(&kept::select(dialect), &[]).await?.into_iter().filter_map(Kept::new) {
+            kept.entry(row.ident.clone()).or_default().push(row);
+        }
+    }
     session.close().await;
-    Ok(listing(database, rows))
+    Ok(listing(database, rows, &kept))
 }
 
-fn listing(database: &Database, rows: Vec<Row>) -> Listing {
+fn listing(database: &Database, rows: Vec<Row>, kept: &HashMap<String, Vec<Kept>>) -> Listing {
     let (mut listing, mut remarks) = (Listing::default(), Remarks::default());
     for row in rows {
-        listing.add(database.entry(row, &mut remarks), database.table().lists(), &mut remarks);
+        let kept = row[0].as_ref().and_then(|ident| kept.get(ident)).map_or(&[][..], Vec::as_slice);
+        listing.add(database.entry(row, kept, &mut remarks), database.table().lists(), &mut remarks);
     }
     listing.entries.sort_by(|a, b| a.ident.cmp(&b.ident));
     listing.remarks = remarks.into_lines();
@@ -51,11 +65,9 @@ fn listing(database: &Database, rows: Vec<Row>) -> Listing {
 
 pub(super) async fn get(database: &Database, ident: &str) -> Result<Option<Entry>, AuthError> {
     let mut session = Session::open(database).await?;
-    let (table, dialect) = (database.table(), session.dialect());
-    let sql = table.select(dialect) + &table.of_ident(dialect, 1);
-    let rows = session.rows(&sql, &vec![ident; Table::ident_binds(dialect)]).await?;
+    let found = session.find(ident).await?;
     session.close().await;
-    rows.into_iter().next().map(|row| database.entry(row, &mut Remarks::default())).transpose()
+    found.map(|(row, kept)| database.entry(row, &kept, &mut Remarks::default())).transpose()
 }
 
 /// When it is dropped, or fails, the connection is cut and nothing has changed; of a new file, nothing is left.
@@ -88,7 +100,7 @@ async fn change(database: &Database, changes: &[Change], adds: bool) -> Result<(
 impl<'a> Session<'a> {
     async fn open(database: &'a Database) -> Result<Self, AuthError> {
         let connection = limited(database, database.connect()).await?;
-        Ok(Self { database, connection })
+        Ok(Self { database, connection, has_kept: false })
     }
 
     async fn apply(&mut self, changes: &[Change], adds: bool) -> Result<(), AuthError> {
@@ -96,28 +108,30 @@ impl<'a> Session<'a> {
         let (table, dialect) = (database.table(), self.dialect());
         // SQLite takes it back with the rest; PostgreSQL can lock only a table that is there, MySQL takes nothing back.
         let in_transaction = dialect == Dialect::Sqlite;
-        if adds && !in_transaction {
-            self.batch(&table.create(dialect)).await?;
+        let keeps = changes.iter().any(keeps);
+        if !in_transaction {
+            self.create(table, adds, keeps).await?;
         }
         for change in changes {
             storable(dialect, change).map_err(|cause| database.place(&cause))?;
         }
         self.begin(table).await?;
-        if adds && in_transaction {
-            self.batch(&table.create(dialect)).await?;
+        if in_transaction {
+            self.create(table, adds, keeps).await?;
         }
+        self.has_kept = self.rows(&kept::ask(dialect), &[]).await?.first().is_some_and(has_kept);
         let known = self.idents(table).await?;
         let mut idents = Idents { known };
         let mut added = Vec::new();
         for change in changes {
             let there = idents.admit(change).map_err(|cause| database.refused(&cause))?;
             match change {
-                Change::Add(entry) => added.push(entry),
-                Change::Put(entry) if !there => added.push(entry),
+                Change::Add(entry) if is_plain(entry) => added.push(entry),
+                Change::Put(entry) if !there && is_plain(entry) => added.push(entry),
                 change => {
                     // In the order they are given.
                     self.insert(table, &std::mem::take(&mut added)).await?;
-                    self.one(table, change).await?;
+                    self.one(table, change, there).await?;
                 }
             }
         }
@@ -157,7 +171,7 @@ impl<'a> Session<'a> {
             Dialect::MySql => {
                 // Freed when the connection ends. Locking the table would commit.
                 let lock = format!("GET_LOCK(CONCAT(DATABASE(), '.{}'), {LOCK_SECONDS})", table.name);
-                let sql = format!("SELECT CAST({lock} AS CHAR), NULL, NULL, NULL, NULL");
+                let sql = format!("SELECT CAST({lock} AS CHAR), NULL, NULL, NULL, NULL, NULL");
                 let answer = self.rows(&sql, &[]).await?;
                 if !matches!(&answer[..], [[Some(got), ..]] if got == "1") {
                     return Err(self.database.place(&"another program changes its keys, and does not end"));
@@ -190,23 +204,108 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// A change of a key that is there.
-    async fn one(&mut self, table: &Table, change: &Change) -> Result<(), AuthError> {
-        let (ident, fields) = match change {
-            Change::Add(_) => return Ok(()),
-            Change::Put(entry) => (&entry.ident, all_fields(entry)),
-            Change::Set { ident, fields } => (ident, fields.clone()),
+    /// Creates the tables that are needed.
+    async fn create(&mut self, table: &Table, adds: bool, keeps: bool) -> Result<(), AuthError> {
+        let dialect = self.dialect();
+        if adds {
+            self.batch(&table.create(dialect)).await?;
+        }
+        if keeps {
+            self.batch(&kept::create(dialect)).await?;
+        }
+        Ok(())
+    }
+
+    /// A change of a key that is there, or a new one with more than its columns hold.
+    async fn one(&mut self, table: &Table, change: &Change, there: bool) -> Result<(), AuthError> {
+        match change {
+            Change::Add(entry) | Change::Put(entry) => {
+                let secret = self.stored_secret(entry)?;
+                if there {
+                    self.update(table, &all_fields(entry), entry, &secret).await?;
+                } else {
+                    self.insert(table, &[&Entry { secret: secret.clone(), ..entry.clone() }]).await?;
+                }
+                self.keep(entry, &secret).await
+            }
+            Change::Set { ident, fields } => {
+                let Some((mut row, kept)) = self.find(ident).await? else {
+                    return Ok(());
+                };
+                // What is replaced need not be right.
+                let [_, _, secret, publish, subscribe, _] = &mut row;
+                *publish = fields.publish.as_deref().map(text).or(publish.take());
+                *subscribe = fields.subscribe.as_deref().map(text).or(subscribe.take());
+                *secret = secret.take().or(fields.secret.clone());
+                let before = self.database.entry(row, &kept, &mut Remarks::default())?;
+                let after = fields.amend(before, SystemTime::now());
+                let after = after.map_err(|cause| self.database.place(&format_args!("ident {ident:?}: {cause}")))?;
+                let secret = self.stored_secret(&after)?;
+                self.update(table, fields, &after, &secret).await?;
+                if fields.touches_secret() { self.keep(&after, &secret).await } else { Ok(()) }
+            }
             Change::Remove(ident) => {
                 let dialect = self.dialect();
+                self.forget(ident).await?;
                 let sql = format!("DELETE FROM {}{}", table.name, table.of_ident(dialect, 1));
-                return self.change(&sql, &vec![ident.as_str(); Table::ident_binds(dialect)]).await;
+                self.change(&sql, &vec![ident.as_str(); Table::ident_binds(dialect)]).await
             }
+        }
+    }
+
+    /// The row of an ident and what is kept beside it.
+    async fn find(&mut self, ident: &str) -> Result<Option<(Row, Vec<Kept>)>, AuthError> {
+        let (table, dialect) = (self.database.table(), self.dialect());
+        let sql = table.select(dialect) + &table.of_ident(dialect, 1);
+        let values = vec![ident; Table::ident_binds(dialect)];
+        let Some(row) = self.rows(&sql, &values).await?.into_iter().next() else {
+            return Ok(None);
         };
+        let mut kept = Vec::new();
+        if has_kept(&row) {
+            let rows = self.rows(&(kept::select(dialect) + &kept::of_ident(dialect)), &values).await?;
+            kept.extend(rows.into_iter().filter_map(Kept::new));
+        }
+        Ok(Some((row, kept)))
+    }
+
+    /// What stands in the column that every broker reads.
+    fn stored_secret(&self, entry: &Entry) -> Result<String, AuthError> {
+        if entry.disabled {
+            return nobodys_secret().map_err(|cause| self.database.place(&cause));
+        }
+        Ok(entry.secret.clone())
+    }
+
+    async fn forget(&mut self, ident: &str) -> Result<(), AuthError> {
+        if !self.has_kept {
+            return Ok(());
+        }
+        let dialect = self.dialect();
+        let sql = format!("DELETE FROM {}{}", kept::NAME, kept::of_ident(dialect));
+        self.change(&sql, &vec![ident; Table::ident_binds(dialect)]).await
+    }
+
+    /// Writes what belongs to a key and has no column, in place of what was there.
+    async fn keep(&mut self, entry: &Entry, beside: &str) -> Result<(), AuthError> {
+        self.forget(&entry.ident).await?;
+        let disabled = entry.disabled.then(|| (entry.secret.as_str(), String::new()));
+        let old = entry.old_secrets.iter().map(|old| (old.secret.as_str(), old.seconds().to_string()));
+        for (secret, ends) in disabled.into_iter().chain(old) {
+            let sql = kept::insert(self.dialect());
+            self.change(&sql, &[&entry.ident, secret, &ends, beside]).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the columns of the fields that are changed.
+    async fn update(&mut self, table: &Table, fields: &Fields, entry: &Entry, secret: &str) -> Result<(), AuthError> {
+        let ident = &entry.ident;
         let columns = [
-            (table.owner, fields.owner),
-            (Some(table.secret), fields.secret),
-            (Some(table.publish), fields.publish.as_deref().map(text)),
-            (Some(table.subscribe), fields.subscribe.as_deref().map(text)),
+            (table.owner, fields.owner.clone()),
+            (Some(table.secret), fields.touches_secret().then(|| secret.to_owned())),
+            (Some(table.publish), fields.touches_publish().then(|| text(&entry.publish))),
+            (Some(table.subscribe), fields.touches_subscribe().then(|| text(&entry.subscribe))),
         ];
         let (columns, mut values): (Vec<_>, Vec<_>) =
             columns.into_iter().filter_map(|(column, value)| Some((column?, value?))).unzip();
@@ -246,7 +345,24 @@ fn storable(dialect: Dialect, change: &Change) -> Result<(), String> {
 
 fn all_fields(entry: &Entry) -> Fields {
     let Entry { owner, secret, publish, subscribe, .. } = entry.clone();
-    Fields { owner: Some(owner), secret: Some(secret), publish: Some(publish), subscribe: Some(subscribe) }
+    let (publish, subscribe) = (Some(publish), Some(subscribe));
+    Fields { owner: Some(owner), secret: Some(secret), publish, subscribe, ..Fields::default() }
+}
+
+/// Whether the columns of a key say everything of it.
+fn is_plain(entry: &Entry) -> bool {
+    !entry.disabled && entry.old_secrets.is_empty()
+}
+
+/// Whether a change needs the table of old secrets.
+fn keeps(change: &Change) -> bool {
+    match change {
+        Change::Add(entry) | Change::Put(entry) => !is_plain(entry),
+        Change::Set { fields, .. } => {
+            fields.disabled == Some(true) || fields.grace.is_some_and(|grace| !grace.is_zero())
+        }
+        Change::Remove(_) => false,
+    }
 }
 
 /// A list as JSON.

@@ -91,11 +91,11 @@ fn is_one_line(code: Option<i32>, stderr: &str, place: &Path, expected: &[&str])
 fn many() -> (TempDir, String) {
     let entries = (0..500).map(|number| {
         let ident = format!("sensor-{number}");
-        Entry { owner: ident.clone(), secret: "s".repeat(500), publish: vec![], subscribe: vec![], ident }
+        Entry { owner: ident.clone(), secret: "s".repeat(500), ident, ..Entry::default() }
     });
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("many.json");
-    fs::write(&path, to_json(&entries.collect::<Vec<_>>())).unwrap();
+    fs::write(&path, to_json(&entries.collect::<Vec<_>>()).unwrap()).unwrap();
     let path = path.to_str().unwrap().to_owned();
     (folder, path)
 }

@@ -157,6 +157,7 @@ async fn outage(kind: Kind) {
         secret: "s".to_owned(),
         publish: vec!["load".to_owned()],
         subscribe: vec!["load".to_owned()],
+        ..Entry::default()
     };
     Keys::sql(address.clone()).apply(&[Change::Add(sensor)]).await.unwrap();
     let broker = Broker::dev_builder().auth(SqlStore::open(address).await.unwrap());

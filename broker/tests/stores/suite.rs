@@ -41,6 +41,7 @@ pub(crate) fn entries() -> Vec<Entry> {
         secret: secret.to_owned(),
         publish: publish.iter().map(ToString::to_string).collect(),
         subscribe: subscribe.iter().map(ToString::to_string).collect(),
+        ..Entry::default()
     };
     let mut entries = vec![
         key("bob", "hunter2", &["a", "b.*", "kan\u{e4}le"], &["private", "a", "b.*"]),
@@ -56,6 +57,7 @@ pub(crate) async fn run(test: UnderTest) {
     keys(&test.keys).await;
     changes(&test).await;
     revokes(&test).await;
+    rotates(&test).await;
     if let Some(raw) = &test.raw {
         malformed(&*test.store, &test.keys, raw).await;
         odd(&*test.store, &test.keys, raw).await;
@@ -162,7 +164,7 @@ async fn changes(test: &UnderTest) {
         owner: ident.to_owned(),
         secret: secret.to_owned(),
         publish: vec!["c".to_owned()],
-        subscribe: vec![],
+        ..Entry::default()
     };
     let seen = async |ident: &str| {
         store.reload().await.unwrap();
@@ -250,6 +252,71 @@ async fn revokes(test: &UnderTest) {
     idle.expect_error("Authentication failed for live").await;
 }
 
+/// Waits for the end of a connection whose key no longer lets it in.
+async fn ends(peer: Peer, ident: &str) {
+    within(peer.expect_error(&format!("Authentication failed for {ident}"))).await;
+}
+
+/// A secret is replaced while the sensor still has the old one; and a key is disabled for a while.
+async fn rotates(test: &UnderTest) {
+    let UnderTest { store, keys, raw } = test;
+    let set = async |fields: Fields| {
+        keys.apply(&[Change::Set { ident: "turn".to_owned(), fields }]).await.unwrap();
+        store.reload().await.unwrap();
+    };
+    let secret = |secret: &str, grace: u64| Fields {
+        secret: Some(secret.to_owned()),
+        grace: Some(Duration::from_secs(grace)),
+        ..Fields::default()
+    };
+    let (ident, publish) = ("turn".to_owned(), vec!["private".to_owned()]);
+    let subscribe = publish.clone();
+    let entry = Entry { owner: ident.clone(), ident, secret: "one".to_owned(), publish, subscribe, ..Entry::default() };
+    keys.apply(&[Change::Add(entry)]).await.unwrap();
+    store.reload().await.unwrap();
+    let broker = broker(store.clone()).await;
+    let addr = broker.local_addr();
+    let mut old = Peer::login(addr, "turn", "one").await;
+    old.settle().await;
+    set(secret("two", 3600)).await;
+    let mut new = Peer::login(addr, "turn", "two").await;
+    new.settle().await;
+    Peer::login(addr, "turn", "one").await.settle().await;
+    ends(Peer::login(addr, "turn", "three").await, "turn").await;
+    // Longer than a look at all keys takes.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    old.settle().await;
+    set(Fields { grace: Some(Duration::ZERO), ..Fields::default() }).await;
+    ends(old, "turn").await;
+    // Its time is over two seconds later, without anybody doing anything.
+    set(secret("three", 2)).await;
+    new.settle().await;
+    ends(new, "turn").await;
+    ends(Peer::login(addr, "turn", "two").await, "turn").await;
+    let mut live = Peer::login(addr, "turn", "three").await;
+    live.settle().await;
+    set(Fields { disabled: Some(true), ..Fields::default() }).await;
+    ends(live, "turn").await;
+    ends(Peer::login(addr, "turn", "three").await, "turn").await;
+    set(Fields { disabled: Some(false), ..Fields::default() }).await;
+    Peer::login(addr, "turn", "three").await.settle().await;
+    if let Some(raw) = raw {
+        // Changed by hand: no old secret counts beside that.
+        set(secret("four", 3600)).await;
+        let [table, ident, ..] = raw.columns();
+        raw.raw(&format!("UPDATE {table} SET secret = 'five' WHERE {ident} = 'turn'")).await;
+        Peer::login(addr, "turn", "five").await.settle().await;
+        ends(Peer::login(addr, "turn", "three").await, "turn").await;
+        // A table that cannot be read keeps nobody out.
+        raw.raw("ALTER TABLE hpfeeds_secrets RENAME COLUMN beside TO other").await;
+        Peer::login(addr, "turn", "five").await.settle().await;
+        raw.raw("ALTER TABLE hpfeeds_secrets RENAME COLUMN other TO beside").await;
+    }
+    keys.apply(&[Change::Remove("turn".to_owned())]).await.unwrap();
+    store.reload().await.unwrap();
+    within(broker.shutdown()).await;
+}
+
 /// A row that a hand has spoilt is an error that names the place; it harms nobody else, and is mended.
 async fn malformed(store: &dyn AuthStore, keys: &Keys, raw: &Scratch) {
     let [table, ident, publish, subscribe] = raw.columns();
@@ -306,7 +373,7 @@ fn spoilt_ident(list: &str) -> String {
 
 fn spoilt(list: &str) -> Change {
     let (ident, secret) = (spoilt_ident(list), "hunter2".to_owned());
-    Change::Add(Entry { owner: ident.clone(), ident, secret, publish: vec![], subscribe: vec![] })
+    Change::Add(Entry { owner: ident.clone(), ident, secret, ..Entry::default() })
 }
 
 /// Ten thousand keys.
@@ -319,7 +386,7 @@ async fn many(test: &UnderTest) {
             ident,
             secret: n.to_string(),
             publish: vec![channel],
-            subscribe: vec![],
+            ..Entry::default()
         })
     });
     test.keys.apply(&changes.collect::<Vec<_>>()).await.unwrap();

@@ -69,7 +69,7 @@ impl Connection {
     pub(crate) async fn rows(&mut self, sql: &str, values: &[&str]) -> Result<Vec<Row>, sqlx::Error> {
         each!(self, connection => {
             let rows = bound!(sql, values).fetch_all(connection).await?;
-            rows.iter().map(|row| Ok([row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?])).collect()
+            rows.iter().map(|row| Ok([row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?, row.try_get(5)?])).collect()
         })
     }
 

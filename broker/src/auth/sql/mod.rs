@@ -8,7 +8,10 @@ pub(crate) mod table;
 use std::{
     collections::VecDeque,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -20,11 +23,14 @@ use tokio::{
 use tracing::warn;
 
 pub use self::address::DatabaseAddress;
-use self::{address::Server, table::Table};
+use self::{
+    address::Server,
+    table::{Table, kept},
+};
 pub(crate) use self::{connection::Connection, create::NewFile};
 use super::{
     AuthError, AuthStore, Entry, Key, Lookup, Remarks,
-    entry::{List, list_or_text},
+    entry::{List, OldSecret, list_or_text},
 };
 
 /// How long a lookup may take, with connecting: half of what the broker gives it by default.
@@ -38,8 +44,34 @@ const CONNECTIONS: usize = 4;
 /// without a word.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// The columns of [`Table::columns`]. Each may be NULL.
-pub(crate) type Row = [Option<String>; 5];
+/// The columns of [`Table::columns`], each of which may be NULL, and whether there is a table of [`Kept`].
+pub(crate) type Row = [Option<String>; 6];
+
+/// A row of the table [`kept`].
+#[derive(Clone)]
+pub(crate) struct Kept {
+    pub(crate) ident: String,
+    secret: String,
+    /// In seconds since 1970; `None` for the secret of a disabled key.
+    ends: Option<u64>,
+    /// The secret of the key that it was written for.
+    beside: String,
+}
+
+impl Kept {
+    /// `None`: a hand has spoilt it.
+    pub(crate) fn new(row: Row) -> Option<Self> {
+        let [ident, secret, ends, beside, ..] = row;
+        let ends = ends?;
+        let ends = if ends.is_empty() { None } else { Some(ends.parse().ok()?) };
+        Some(Self { ident: ident?, secret: secret?, ends, beside: beside? })
+    }
+}
+
+/// Whether a row says that there is a table of [`Kept`].
+pub(crate) fn has_kept(row: &Row) -> bool {
+    matches!(row[5].as_deref(), Some("1" | "true"))
+}
 
 /// Keys in a database, see [`DatabaseAddress`]. Each lookup asks it, so a change counts for whoever connects next,
 /// and for live connections at the next [recheck](crate::BrokerBuilder::recheck_keys).
@@ -102,6 +134,8 @@ pub(crate) struct Database {
     /// dropped, it is cut, and nobody meets what the server still had to say.
     idle: Mutex<VecDeque<Idle>>,
     permits: Semaphore,
+    /// It has been said that the old secrets cannot be read.
+    said: AtomicBool,
 }
 
 struct Idle {
@@ -117,7 +151,7 @@ impl std::fmt::Debug for Idle {
 
 impl Database {
     pub(crate) fn new(address: DatabaseAddress) -> Self {
-        Self { address, idle: Mutex::default(), permits: Semaphore::new(CONNECTIONS) }
+        Self { address, idle: Mutex::default(), permits: Semaphore::new(CONNECTIONS), said: AtomicBool::new(false) }
     }
 
     pub(crate) fn table(&self) -> &'static Table {
@@ -179,9 +213,9 @@ impl Database {
             return Ok(None);
         }
         match timeout(DEADLINE, self.find(ident)).await {
-            Ok(Ok(Some(row))) => {
+            Ok(Ok(Some((row, kept)))) => {
                 let key = self
-                    .entry(row, &mut Remarks::default())
+                    .entry(row, &kept, &mut Remarks::default())
                     .and_then(|entry| entry.key(self.table().lists()).map_err(|cause| self.fault(ident, &cause)));
                 key.map(|key| Some(Arc::new(key)))
             }
@@ -195,11 +229,11 @@ impl Database {
         }
     }
 
-    async fn find(&self, ident: &str) -> Result<Option<Row>, sqlx::Error> {
+    async fn find(&self, ident: &str) -> Result<Option<(Row, Vec<Kept>)>, sqlx::Error> {
         // It is never closed.
         let _permit = self.permits.acquire().await.map_err(|_| sqlx::Error::PoolClosed)?;
         if let Some(mut connection) = self.reuse().await {
-            if let Ok(row) = select(&mut connection, self.table(), ident).await {
+            if let Ok(row) = self.select(&mut connection, ident).await {
                 self.keep(connection);
                 return Ok(row);
             }
@@ -207,9 +241,34 @@ impl Database {
             self.lock().clear();
         }
         let mut connection = self.connect().await?;
-        let row = select(&mut connection, self.table(), ident).await?;
+        let row = self.select(&mut connection, ident).await?;
         self.keep(connection);
         Ok(row)
+    }
+
+    /// The row of an ident and what is kept beside it. Where that cannot be read, for want of a permission, say, no
+    /// old secret counts: a table of ours must not keep everybody out.
+    async fn select(&self, connection: &mut Connection, ident: &str) -> Result<Option<(Row, Vec<Kept>)>, sqlx::Error> {
+        let dialect = connection.dialect();
+        let values = vec![ident; Table::ident_binds(dialect)];
+        let sql = self.table().select(dialect) + &self.table().of_ident(dialect, 1);
+        let Some(row) = connection.rows(&sql, &values).await?.into_iter().next() else {
+            return Ok(None);
+        };
+        let mut kept = Vec::new();
+        if has_kept(&row) {
+            match connection.rows(&(kept::select(dialect) + &kept::of_ident(dialect)), &values).await {
+                Ok(rows) => kept.extend(rows.into_iter().filter_map(Kept::new)),
+                Err(cause) if is_away(&cause) => return Err(cause),
+                Err(cause) => {
+                    if !self.said.swap(true, Relaxed) {
+                        let cause = self.error(&cause);
+                        warn!(%cause, table = kept::NAME, "no old secret counts: the table cannot be read");
+                    }
+                }
+            }
+        }
+        Ok(Some((row, kept)))
     }
 
     /// A connection that was used a short while ago; those that were not are closed.
@@ -244,9 +303,9 @@ impl Database {
     }
 
     /// What a row says. The error names the ident and the column.
-    pub(crate) fn entry(&self, row: Row, remarks: &mut Remarks) -> Result<Entry, AuthError> {
+    pub(crate) fn entry(&self, row: Row, kept: &[Kept], remarks: &mut Remarks) -> Result<Entry, AuthError> {
         let table = self.table();
-        let [ident, owner, secret, publish, subscribe] = row;
+        let [ident, owner, secret, publish, subscribe, _] = row;
         let Some(ident) = ident else {
             return Err(self.place(&format_args!("a row without {}", table.ident)));
         };
@@ -259,7 +318,12 @@ impl Database {
         let publish = list(publish, table.publish)?;
         let subscribe = list(subscribe, table.subscribe)?;
         let owner = owner.unwrap_or_else(|| ident.clone());
-        Ok(Entry { ident, owner, secret, publish, subscribe })
+        let own = || kept.iter().filter(|kept| kept.ident == ident && kept.beside == secret);
+        let old_secrets = own().filter_map(|kept| OldSecret::new(&kept.secret, kept.ends?)).collect();
+        let of_disabled = own().find(|kept| kept.ends.is_none()).map(|kept| kept.secret.clone());
+        let disabled = of_disabled.is_some();
+        let secret = of_disabled.unwrap_or(secret);
+        Ok(Entry { ident, owner, secret, publish, subscribe, disabled, old_secrets })
     }
 
     fn fault(&self, ident: &str, cause: &dyn std::fmt::Display) -> AuthError {
@@ -296,13 +360,6 @@ impl Database {
     pub(crate) fn refused(&self, cause: &AuthError) -> AuthError {
         AuthError::new(format_args!("{}: {cause}", self.address))
     }
-}
-
-async fn select(connection: &mut Connection, table: &Table, ident: &str) -> Result<Option<Row>, sqlx::Error> {
-    let dialect = connection.dialect();
-    let sql = table.select(dialect) + &table.of_ident(dialect, 1);
-    let values = vec![ident; Table::ident_binds(dialect)];
-    Ok(connection.rows(&sql, &values).await?.into_iter().next())
 }
 
 /// A list of channels. The error goes on after the column's name.
