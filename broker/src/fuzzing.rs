@@ -58,6 +58,6 @@ pub mod operator {
 
     /// A list of channels in a database.
     pub fn list(text: Option<String>) -> Result<Vec<String>, String> {
-        auth::sql::list(text)
+        auth::sql::list(text).map(|list| list.channels)
     }
 }

@@ -363,7 +363,7 @@ impl Database {
 }
 
 /// A list of channels. The error goes on after the column's name.
-fn list(text: Option<String>) -> Result<List, String> {
+pub(crate) fn list(text: Option<String>) -> Result<List, String> {
     let text = text.ok_or("is NULL, not a list of strings in JSON")?;
     let value: Value = serde_json::from_str(&text).map_err(|cause| format!("is not JSON: {cause}"))?;
     list_or_text(&value)
