@@ -46,6 +46,7 @@ pub(crate) async fn serve(connection: Box<Connection>) {
         *unread = inbound.has_published() || read.has_unread();
     }
     // Nothing more is queued for it from here on.
+    inbound.leave().await;
     drop(inbound);
     connection.permit.enter(Phase::Closing);
     Box::pin(farewell(end, connection.permit.peer, &mut read, &mut writer, &connection.permit.shared)).await;

@@ -152,6 +152,13 @@ impl Inbound {
         self.subscriptions.outbox()
     }
 
+    /// Has nothing more queued for the connection. The work is proportional to its subscriptions, and others run in between.
+    pub(crate) async fn leave(&mut self) {
+        while self.subscriptions.leave() {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Runs until the peer is done or wrong, or until there is a reason to `stop`: what has been read by then is acted on
     /// first.
     ///

@@ -69,6 +69,11 @@ impl Cover {
         self.0.remove(text);
     }
 
+    /// Takes some of the texts out.
+    pub(crate) fn take(&mut self, most: usize) -> Vec<Channel> {
+        iter::from_fn(|| self.0.pop_first()).take(most).map(|(text, ())| text).collect()
+    }
+
     /// What a text covers.
     pub(crate) fn inside(&self, text: &str) -> Vec<Channel> {
         inside(&self.0, text).cloned().collect()

@@ -111,11 +111,44 @@ impl Subscriptions {
     }
 }
 
+impl Subscriptions {
+    /// Takes the connection out of some of the lists, as it ends. Whether it is in others still: those who call this let
+    /// others run in between.
+    pub(crate) fn leave(&mut self) -> bool {
+        self.router.change(&self.outbox, &[], &self.held.take(CHUNK));
+        // Those that others cover are in no list.
+        (0..CHUNK).for_each(|_| drop(self.wanted.pop_first()));
+        !self.wanted.is_empty() || self.held.iter().next().is_some()
+    }
+}
+
 impl Drop for Subscriptions {
     fn drop(&mut self) {
-        let held: Vec<_> = self.held.iter().cloned().collect();
-        for chunk in held.chunks(CHUNK) {
-            self.router.change(&self.outbox, &[], chunk);
+        while self.leave() {}
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_ends_leaves_its_lists_in_portions() {
+        const COUNT: usize = 10_000;
+        let router = Arc::<Router>::default();
+        let key = Key::new("test", "s").unwrap().subscribe(["*"]).unwrap();
+        let mut subscriptions = Subscriptions::new(router.clone(), Outbox::for_test());
+        for n in 0..COUNT {
+            subscriptions.add(format!("c{n}").parse().unwrap(), &key).unwrap();
         }
+        let (mut left, mut steps) = (COUNT, 0);
+        while subscriptions.leave() {
+            let now = subscriptions.held.iter().count();
+            assert!((1..=CHUNK).contains(&(left - now)), "{} in one step", left - now);
+            (left, steps) = (now, steps + 1);
+        }
+        assert_eq!((steps, subscriptions.len()), (COUNT / CHUNK, 0));
+        assert!(router.topic(&"c0".parse().unwrap()).subscribers().is_empty());
     }
 }

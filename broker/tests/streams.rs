@@ -243,3 +243,83 @@ async fn no_endpoint_is_a_fault_unless_it_is_meant() {
     assert_eq!(broker.local_addrs(), []);
     broker.shutdown().await;
 }
+
+/// A client in memory at an address of its own, whose pipe holds 4 KiB.
+async fn client_of(broker: &Broker, address: SocketAddr) -> Peer<DuplexStream> {
+    let (ours, theirs) = duplex(4096);
+    broker.serve(theirs, address);
+    Peer::login(ours).await
+}
+
+/// None of them reads, and each has one message of its own, so that nothing is shared and no queue holds two.
+#[tokio::test(start_paused = true)]
+async fn stuck_subscribers_on_channels_of_their_own_keep_to_the_bound_and_a_healthy_one_loses_nothing() {
+    const STUCK: usize = 1500;
+    const PAYLOAD: usize = 100_000;
+    const MAX_MESSAGE: u32 = 100_100;
+    const BOUND: usize = 2 << 20;
+    // At least four of the longest batches, a message and a read each; and the message that comes when the bound is reached.
+    const RESERVE: usize = 4 * (MAX_MESSAGE as usize + (256 << 10));
+    let builder = Broker::dev_builder().max_message(MAX_MESSAGE).max_buffered(BOUND).max_connections(2 * STUCK);
+    let broker = start(builder).await;
+    let mut stuck = Vec::new();
+    for n in 0..STUCK {
+        stuck.push(client(&broker, 4096).await.subscribed(&format!("c{n}")).await);
+    }
+    let mut healthy = client_of(&broker, ([198, 51, 100, 1], 7).into()).await.subscribed("healthy").await;
+    let mut publisher = client_of(&broker, ([203, 0, 113, 1], 7).into()).await;
+    let begun = tokio::time::Instant::now();
+    let mut most = 0;
+    for n in 0..STUCK {
+        for channel in [&format!("c{n}"), "healthy"] {
+            let frame = publish("dev", channel, vec![0; PAYLOAD]);
+            // Publishers wait for a few seconds, and the clock stands still while anybody is at work.
+            publisher.0.send(frame).await.unwrap();
+            most = most.max(broker.stats().buffered);
+        }
+        let Some(Frame::Publish { channel, .. }) = healthy.0.next().await.map(Result::unwrap) else {
+            panic!("message {n} has not come")
+        };
+        assert_eq!(channel, "healthy");
+        most = most.max(broker.stats().buffered);
+    }
+    assert!(most as usize <= BOUND + RESERVE, "{most} bytes were queued");
+    assert!(most as usize > BOUND, "{most}: it has not come to that");
+    let waited = begun.elapsed();
+    assert!(waited < std::time::Duration::from_secs(20), "publishers waited for {waited:?}");
+    let stats = broker.stats();
+    assert!(stats.dropped > STUCK as u64 / 2, "{stats:?}");
+    drop(stuck);
+    until(|| broker.stats().buffered == 0).await;
+}
+
+/// However much is queued for a subscriber that goes, others have their turns meanwhile.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_stuck_subscriber_takes_no_long_step() {
+    const MESSAGES: u64 = 400_000;
+    /// What is counted between two turns of another task: a portion is 64 KiB and a piece more, and there is the piece that
+    /// was being written; a piece is as long as a read, and a message is 13 bytes long.
+    const PORTION: u64 = ((64 << 10) + 2 * (256 << 10)) / 13;
+    let broker = start(Broker::dev_builder().low_mark(64 << 20).high_mark(64 << 20)).await;
+    let mut stuck = client(&broker, 4096).await;
+    for n in 0..16 {
+        stuck = stuck.subscribed(&format!("c{n:02}")).await;
+    }
+    let mut publisher = client(&broker, 4096).await;
+    let batch = bytes((0..MESSAGES).map(|n| publish("dev", &format!("c{:02}", n % 16), "")));
+    publisher.0.get_mut().write_all(&batch).await.unwrap();
+    publisher.0.get_mut().shutdown().await.unwrap();
+    assert_eq!(publisher.next().await, None);
+    drop(stuck);
+    let (mut before, mut most) = (0, 0);
+    while broker.stats().connections > 0 {
+        tokio::task::yield_now().await;
+        let now = broker.stats().discarded;
+        most = most.max(now - before);
+        before = now;
+    }
+    let stats = broker.stats();
+    assert_eq!(stats.buffered, 0);
+    assert!(stats.discarded > MESSAGES / 2, "{stats:?}");
+    assert!(most <= PORTION, "{most} messages were counted in one step");
+}

@@ -5,7 +5,6 @@
 
 use std::{
     collections::VecDeque,
-    mem,
     pin::pin,
     task::{Context, Poll},
     time::Duration,
@@ -14,12 +13,12 @@ use std::{
 use bytes::{Buf as _, Bytes};
 use tokio::{task::yield_now, time::Instant};
 
-use super::{Outbox, State, TAKE_BYTES, queue::Piece, tally::Tally};
+use super::{Outbox, State, queue::Piece, tally::Tally};
 use crate::{metrics::Category, scan};
 
-/// How many bytes and pieces one portion has at the most, and one piece more: as much as a writer takes at once. Messages of
-/// 11 bytes are counted in less than a millisecond then.
-pub(super) const PORTION_BYTES: usize = TAKE_BYTES;
+/// How many bytes and pieces one portion has at the most, and one piece more, which is no longer than a message or a read
+/// (256 KiB). Messages of 11 bytes are counted in less than a millisecond then.
+pub(super) const PORTION_BYTES: usize = 64 * 1024;
 pub(super) const PORTION_PIECES: usize = 1024;
 
 /// What becomes of messages that are not written.
@@ -74,11 +73,7 @@ impl Outbox {
         self.close(None);
         let begun = if written > 0 { taken.pop_front() } else { None };
         let mut state = self.lock();
-        state.leave(fate);
-        for piece in taken.drain(..).map(Piece::from) {
-            self.unqueue(&mut state, piece.frames.len(), 1);
-            self.give_up(&mut state, &Tally::of(piece.contents()), fate, now);
-        }
+        state.leave(taken, fate);
         if let Some(mut run) = begun {
             let rest = Piece::from(run.split_off(scan::frame_end(&run, written)));
             self.unqueue(&mut state, rest.frames.len(), 0);
@@ -89,18 +84,17 @@ impl Outbox {
 
     /// Closes the outbox and forgets everything, because the connection cannot be written to any more. `taken` is what the
     /// writer holds, of whose first piece so many bytes are written. See [`expire`](Self::expire).
-    pub(crate) fn abandon(&self, taken: &mut VecDeque<Bytes>, mut written: usize) {
+    pub(crate) fn abandon(&self, taken: &mut VecDeque<Bytes>, written: usize) {
         self.close(None);
         let now = Instant::now();
         let mut state = self.lock();
-        state.leave(Fate::Discarded);
-        for mut piece in taken.drain(..).map(Piece::from) {
-            let sent = mem::take(&mut written);
-            self.unqueue(&mut state, piece.frames.len() - sent, 1);
+        if let Some(mut first) = taken.pop_front() {
+            self.unqueue(&mut state, first.len() - written, 1);
             // A frame that was begun has not arrived.
-            piece.frames.advance(scan::frame_start(&piece.frames, sent));
-            self.give_up(&mut state, &Tally::of(piece.contents()), Fate::Discarded, now);
+            first.advance(scan::frame_start(&first, written));
+            self.give_up(&mut state, &Tally::of(Piece::from(first).contents()), Fate::Discarded, now);
         }
+        state.leave(taken, Fate::Discarded);
     }
 
     /// Counts and frees a portion of what was queued when the outbox was cleared. Ready when there is no more; otherwise the
@@ -144,9 +138,11 @@ impl Outbox {
 }
 
 impl State {
-    /// Leaves what is queued to [`Outbox::poll_clear`], in no time, however much it is.
-    fn leave(&mut self, fate: Fate) {
-        let pieces = self.queue.take();
+    /// Leaves what the writer has taken and what is queued to [`Outbox::poll_clear`], in no time, however much is queued.
+    fn leave(&mut self, taken: &mut VecDeque<Bytes>, fate: Fate) {
+        let mut pieces = self.queue.take();
+        // At most as many as one write takes.
+        taken.drain(..).rev().for_each(|piece| pieces.push_front(piece.into()));
         match &mut self.leftover {
             _ if pieces.is_empty() => {}
             // An ERROR, which was queued last and has no message in it.

@@ -52,12 +52,10 @@ fn clear(f: &Fixture) -> usize {
 #[test]
 fn a_stuck_subscriber_that_expires_is_gone_through_in_portions() {
     let mut f = stuck();
-    let taken: usize = f.taken.iter().map(|piece| piece.len() + OVERHEAD).sum();
     let before = f.buffered();
     f.outbox.expire(&mut f.taken, 0, f.now);
-    // What the writer had taken is bounded; the queue has not been looked at.
-    assert_eq!(f.buffered(), before - taken);
-    assert!(taken < before / 10, "{taken} of {before}");
+    // Nothing has been looked at.
+    assert_eq!(f.buffered(), before);
     assert!(clear(&f) >= 40);
     let expected = BATCHES * u64::from(MESSAGES);
     assert_eq!((f.stats().dropped, f.stats().delivered, f.buffered()), (expected, 0, 0));
