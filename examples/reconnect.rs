@@ -45,8 +45,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         expect(&mut session, payload).await?;
     }
 
-    // `close` confirms what was written to this connection. The message from before the restart is unconfirmed for ever:
-    // its connection broke. We know that it arrived only because it came back to us.
+    // `close` confirms what was written to this connection. A broker of this project confirms it when it shuts down,
+    // too; with others, the message from before the restart is unconfirmed for ever.
     session.close().await?;
     println!("closed; unconfirmed over the life of the session: {}", session.unconfirmed());
     broker.shutdown().await;

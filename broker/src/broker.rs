@@ -33,6 +33,9 @@ use crate::{
     tls::Reloader,
 };
 
+/// How long publishers are read after they have been asked to end their streams: some round trips.
+const PARTING: Duration = Duration::from_millis(500);
+
 /// A running broker.
 ///
 /// It runs on tasks of the runtime that it was started on. Dropping it stops all of them at once and cuts every
@@ -62,6 +65,10 @@ pub(crate) struct Shared {
     pub(crate) accounts: Arc<Accounts>,
     /// Nothing more is read; what is queued is still written.
     pub(crate) draining: CancellationToken,
+    /// Publishers have had their time to end their streams: every connection is closed.
+    pub(crate) closing: CancellationToken,
+    /// Connections that may still have something to say.
+    pub(crate) parting: TaskTracker,
     /// Everything ends.
     pub(crate) aborted: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -133,6 +140,8 @@ impl Broker {
             admission,
             accounts,
             draining: CancellationToken::new(),
+            closing: CancellationToken::new(),
+            parting: TaskTracker::new(),
             aborted: CancellationToken::new(),
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
@@ -306,8 +315,10 @@ impl Broker {
         self.shared.certificates.reload()
     }
 
-    /// Stops accepting and reading, writes what is queued and the ERROR `The broker is shutting down`, and closes every
-    /// connection. What has not been written after [`drain_timeout`](BrokerBuilder::drain_timeout) is lost; a second
+    /// Stops accepting, asks publishers to end their streams (the ERROR `The broker is shutting down; end your stream`),
+    /// and reads what they send for half a second, or until all have ended theirs. Then it stops reading, writes what is
+    /// queued and, to publishers that have not, the ERROR `The broker is shutting down`, and closes every connection.
+    /// What has not been written after [`drain_timeout`](BrokerBuilder::drain_timeout) is lost; a second
     /// later everything has ended.
     ///
     /// An end of stream without that ERROR confirms that everything a client sent has been acted on. So a client that
@@ -317,9 +328,13 @@ impl Broker {
     ///
     /// Returns what it has done in all.
     pub async fn shutdown(self) -> Stats {
-        let Shared { config, draining, aborted, tasks, .. } = &*self.shared;
+        let Shared { config, draining, closing, parting, aborted, tasks, .. } = &*self.shared;
         draining.cancel();
         tasks.close();
+        parting.close();
+        // Subscribers stay meanwhile: what publishers say last is for them.
+        let _parted = timeout(PARTING.min(config.drain_timeout), parting.wait()).await;
+        closing.cancel();
         // A moment more than the connections themselves take, so that they can say goodbye.
         if timeout(config.drain_timeout + Duration::from_secs(1), tasks.wait()).await.is_err() {
             aborted.cancel();
@@ -353,6 +368,7 @@ impl Shared {
 impl Drop for Broker {
     fn drop(&mut self) {
         self.shared.draining.cancel();
+        self.shared.closing.cancel();
         self.shared.aborted.cancel();
     }
 }

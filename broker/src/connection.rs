@@ -12,7 +12,7 @@ use crate::{
     config::Config,
     endpoint::Service,
     gate::Turn,
-    handshake::{self, Admitted, SHUTTING_DOWN, error_frame},
+    handshake::{self, Admitted, END_YOUR_STREAM, SHUTTING_DOWN, error_frame},
     inbound::{End, Inbound},
     metrics::Phase,
     outbox::Outbox,
@@ -128,7 +128,10 @@ async fn greet(connection: &mut Connection, turn: &mut Option<Turn>, stranger: &
 /// Reads and writes at the same time, until there is no more to read or no sense in it.
 async fn exchange(inbound: &mut Inbound, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, shared: &Shared) -> End {
     let mut stop = None;
-    let mut draining = pin!(shared.draining.cancelled());
+    // The beginning of a shutdown, and then its second part.
+    let mut shutdown = pin!(shared.draining.cancelled());
+    let mut parting = Some(shared.parting.token());
+    let mut draining = false;
     let mut cut = None;
     let mut writing = true;
     let ended = poll_fn(|cx| {
@@ -147,7 +150,17 @@ async fn exchange(inbound: &mut Inbound, read: &mut ReadHalf<'_>, writer: &mut W
             // It wakes the task while there is more.
             let _ = inbound.outbox().poll_clear(cx);
         }
-        if stop.is_none() && draining.as_mut().poll(cx).is_ready() {
+        if !draining && shutdown.as_mut().poll(cx).is_ready() {
+            draining = true;
+            shutdown.set(shared.closing.cancelled());
+            if stop.is_some() || (!inbound.has_published() && !read.has_unread()) {
+                parting = None;
+            } else if !read.is_finished(cx) {
+                inbound.outbox().say(error_frame(END_YOUR_STREAM, shared.config.limits).freeze());
+            }
+        }
+        if draining && stop.is_none() && shutdown.as_mut().poll(cx).is_ready() {
+            parting = None;
             stop = Some(End::Shutdown { unread: true });
         }
         if let Some(End::Shutdown { .. }) = stop {

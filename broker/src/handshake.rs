@@ -30,6 +30,9 @@ const PROBE: Duration = Duration::from_secs(1);
 /// What everybody hears at the end. An end of stream without it confirms what a client has sent.
 pub(crate) const SHUTTING_DOWN: &str = "The broker is shutting down";
 
+/// Told to a publisher when a shutdown begins: what it sends is acted on up to its end of stream, if that comes soon.
+pub(crate) const END_YOUR_STREAM: &str = "The broker is shutting down; end your stream";
+
 /// A client that has proved who it is.
 pub(crate) struct Admitted {
     pub(crate) member: Member,

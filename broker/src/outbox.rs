@@ -335,6 +335,23 @@ impl Outbox {
         timer.as_mut().poll(cx)
     }
 
+    /// Queues a frame of the broker itself behind what is there.
+    pub(crate) fn say(&self, frame: Bytes) {
+        let mut state = self.lock();
+        if !state.closed {
+            self.push_own(&mut state, frame);
+            drop(state);
+            self.writer.wake();
+        }
+    }
+
+    fn push_own(&self, state: &mut State, frame: Bytes) {
+        self.session.queued(frame.len(), 0);
+        let cost = state.queue.push_alone(frame.into());
+        state.queued += cost;
+        self.depot.buffered.fetch_add(cost, Relaxed);
+    }
+
     /// Takes nothing more from publishers. What is queued can still be written, and then, if given, one last frame.
     pub(crate) fn close(&self, last: Option<Bytes>) {
         let now = Instant::now();
@@ -343,10 +360,7 @@ impl Outbox {
         let held_up = if was_closed { Duration::ZERO } else { state.held_up(&self.depot.rules, now) };
         state.deadline = None;
         if let Some(last) = last {
-            self.session.queued(last.len(), 0);
-            let cost = state.queue.push_alone(last.into());
-            state.queued += cost;
-            self.depot.buffered.fetch_add(cost, Relaxed);
+            self.push_own(&mut state, last);
         }
         drop(state);
         if !held_up.is_zero() {

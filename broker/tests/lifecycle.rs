@@ -112,6 +112,7 @@ async fn shutdown_delivers_what_is_queued() {
         assert_eq!(number(&reader.next().await.unwrap()), n);
     }
     // It has published itself, to learn that it is subscribed.
+    reader.asked_to_end().await;
     reader.expect_error("The broker is shutting down").await;
     within(stopping).await.unwrap();
     assert!(TcpStream::connect(addr).await.is_err());

@@ -325,8 +325,10 @@ async fn a_publisher_that_is_held_back_learns_of_a_shutdown() {
     until(|| broker.stats().received_messages > 1).await;
     let start = Instant::now();
     let stopping = tokio::spawn(broker.shutdown());
-    peer.expect_error("The broker is shutting down").await;
+    peer.asked_to_end().await;
     assert_took(start, 0.0);
+    peer.expect_error("The broker is shutting down").await;
+    assert_took(start, 0.5);
     stopping.await.unwrap();
 }
 

@@ -5,9 +5,9 @@ mod support;
 
 use std::time::Duration;
 
-use hpfeeds::ClientSession;
+use hpfeeds::{ClientSession, SessionState, wire::Frame};
 use hpfeeds_broker::{AuthStore, Broker, Lookup};
-use support::{Peer, builder, bytes, numbered, publish, start, subscribe, until, within};
+use support::{Peer, builder, bytes, number, numbered, publish, start, subscribe, until, within};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -79,6 +79,7 @@ async fn who_has_published_is_told_and_who_has_not_sees_the_end() {
     until(|| broker.stats().authenticated == 2 && broker.stats().received_messages == 1).await;
     within(broker.shutdown()).await;
     greeted.expect_error(SHUTTING_DOWN).await;
+    published.asked_to_end().await;
     published.expect_error(SHUTTING_DOWN).await;
     assert_eq!(silent.next().await, None);
 }
@@ -148,7 +149,7 @@ async fn who_publishes_for_the_first_time_while_the_rest_is_written_gets_no_conf
     listener.send(publish("dev", "c", "precious")).await;
     listener.finish().await;
     for _ in 0..2000 {
-        assert!(matches!(listener.next().await, Some(hpfeeds::wire::Frame::Publish { .. })));
+        assert!(matches!(listener.next().await, Some(Frame::Publish { .. })));
     }
     listener.expect_error(SHUTTING_DOWN).await;
     within(stopping).await.unwrap();
@@ -179,4 +180,57 @@ async fn a_first_message_that_waits_for_its_limit_is_not_confirmed_when_the_brok
     assert_eq!(broker.stats().received_messages, 8);
     drop(broker);
     within(second.framed.get_mut().read_to_end(&mut Vec::new())).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_publisher_that_ends_its_stream_when_it_is_asked_to_is_read_to_its_end() {
+    const MESSAGES: u64 = 400;
+    let broker = start(builder()).await;
+    let mut subscriber = Peer::subscriber(&broker, &["c"]).await;
+    let mut writer = Peer::dev(&broker).await;
+    writer.send(publish("dev", "c", numbered(0, 1000))).await;
+    assert_eq!(number(&subscriber.next().await.unwrap()), 0);
+    let stopping = tokio::spawn(broker.shutdown());
+    writer.asked_to_end().await;
+    // The subscriber stays meanwhile.
+    writer.send_raw(&bytes((1..MESSAGES).map(|n| publish("dev", "c", numbered(n, 1000))))).await;
+    writer.finish().await;
+    // The end and nothing else.
+    assert_eq!(writer.next().await, None);
+    // It has published itself, to learn that it is subscribed.
+    subscriber.asked_to_end().await;
+    for n in 1..MESSAGES {
+        assert_eq!(number(&subscriber.next().await.unwrap()), n);
+    }
+    within(stopping).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_loses_nothing_when_its_broker_shuts_down_and_knows_it() {
+    let broker = start(builder()).await;
+    let mut subscriber = Peer::subscriber(&broker, &["c"]).await;
+    let port = broker.local_addr().port();
+    let mut session = ClientSession::builder(("127.0.0.1", port), "dev", "dev").connect().await.unwrap();
+    let (handle, mut state) = (session.publisher(), session.state());
+    let publishing = tokio::spawn(async move {
+        let mut sent = 0;
+        while handle.publish("c", numbered(sent, 100)).await.is_ok() {
+            sent += 1;
+        }
+        sent
+    });
+    let reading = tokio::spawn(async move {
+        let mut received = 0;
+        while let Some(frame) = subscriber.next().await {
+            received += u64::from(matches!(frame, Frame::Publish { .. }));
+        }
+        received
+    });
+    until(|| broker.stats().received_messages > 1000).await;
+    within(broker.shutdown()).await;
+    within(state.wait_for(|state| matches!(state, SessionState::Waiting { .. }))).await.unwrap();
+    assert_eq!(session.unconfirmed(), 0);
+    let unsent = session.close().await.unwrap_err().unsent();
+    let (sent, received) = (within(publishing).await.unwrap(), within(reading).await.unwrap());
+    assert_eq!(sent, received + unsent);
 }

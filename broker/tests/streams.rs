@@ -180,6 +180,7 @@ async fn a_shutdown_reads_those_who_have_ended_and_tells_the_others() {
     listener.send(subscribe("dev", "other")).await;
     let error = |text: &'static str| Some(Frame::Error { message: text.into() });
     let checking = async {
+        assert_eq!(publisher.next().await, error("The broker is shutting down; end your stream"));
         assert_eq!(publisher.next().await, error("The broker is shutting down"));
         assert_eq!(publisher.next().await, None);
         assert_eq!(done.next().await, None);

@@ -358,6 +358,8 @@ async fn shutdown_confirms_nothing_to_a_client_of_whom_half_a_record_has_come() 
             // What arrived before this has been read.
             other.settle().await;
             within(broker.shutdown()).await;
+            let goodbye = Frame::Error { message: "The broker is shutting down; end your stream".into() };
+            assert_eq!(peer.next().await, Some(goodbye));
             let goodbye = Frame::Error { message: "The broker is shutting down".into() };
             assert_eq!((peer.next().await, peer.next().await), (Some(goodbye), None));
         }
@@ -375,6 +377,8 @@ async fn shutdown_says_goodbye() {
     let mut half_open = TcpStream::connect(broker.local_addr()).await.unwrap();
     assert_eq!(reader.next().await, Some(publish("dev", "c", "x")));
     within(broker.shutdown()).await;
+    let goodbye = Frame::Error { message: "The broker is shutting down; end your stream".into() };
+    assert_eq!(writer.next().await, Some(goodbye));
     let goodbye = Frame::Error { message: "The broker is shutting down".into() };
     assert_eq!((writer.next().await, writer.next().await), (Some(goodbye), None));
     assert_eq!(within(half_open.read(&mut [0; 100])).await.unwrap_or(0), 0);

@@ -1,5 +1,7 @@
 //! One connection, from AUTH to its end.
 
+mod proving;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     io, mem,
@@ -17,11 +19,13 @@ use tokio::{
 };
 
 use super::{
-    Error, SessionEvent, SessionState,
+    Error,
     denial::Complaint,
     error::Cause,
+    flight::Written,
     link::{Link, Received},
     memory::{Attempt, Memory},
+    parting::Parting,
     shared::{Intent, Shared},
     watch::Watch,
 };
@@ -77,6 +81,7 @@ pub(crate) struct Connection<'a> {
     pub(super) phase: Phase,
     /// The end of closing, once that has been asked for.
     deadline: Option<Pin<Box<Sleep>>>,
+    pub(super) parting: Option<Parting>,
     /// No message is written until then: the broker has refused something, and most close after that.
     pub(super) hold: Option<Pin<Box<Sleep>>>,
     /// What the broker was asked to send, and when.
@@ -110,6 +115,7 @@ impl<'a> Connection<'a> {
             broker,
             phase: Phase::Proving { grace, replay: VecDeque::new(), last: Vec::new() },
             deadline: None,
+            parting: None,
             hold: None,
             subscribed: BTreeMap::new(),
             complaint: None,
@@ -121,30 +127,6 @@ impl<'a> Connection<'a> {
         };
         connection.begin(nonce);
         connection
-    }
-
-    /// AUTH, and the subscriptions: all of them, or those that are known to be good when one must be found that is not.
-    fn begin(&mut self, nonce: &Nonce) {
-        let config = &self.shared.config;
-        let (mut now, mut later) = (self.shared.channels(), VecDeque::new());
-        if self.memory.careful {
-            now.retain(|channel| {
-                let proven = self.memory.proven.contains(channel);
-                if !proven {
-                    later.push_back(channel.clone());
-                }
-                proven
-            });
-            self.memory.doubtful.retain(|channel| later.contains(channel));
-            later.make_contiguous().sort_by_key(|channel| !self.memory.doubtful.contains(channel));
-        }
-        let mut frames = vec![Frame::Auth { ident: config.ident.clone(), digest: config.secret.sign(nonce) }];
-        frames.extend(now.iter().map(|channel| subscribe(self.shared, channel)));
-        self.subscribed = now.into_iter().map(|channel| (channel, Instant::now())).collect();
-        self.memory.flight.push_control(encode(self.shared, &frames));
-        if let Phase::Proving { replay, .. } = &mut self.phase {
-            *replay = later;
-        }
     }
 
     pub(crate) async fn run(&mut self) -> End {
@@ -265,15 +247,6 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    /// A message came: the key is good.
-    fn proven(&mut self) {
-        if let Phase::Proving { replay, .. } = &self.phase
-            && replay.is_empty()
-        {
-            self.accept();
-        }
-    }
-
     fn delivered(&mut self, run: BytesMut) {
         self.proven();
         // Only while closing can it be full here; then what nobody reads is let go.
@@ -282,8 +255,9 @@ impl<'a> Connection<'a> {
         }
     }
 
+    /// Because the program wants it.
     fn is_closing(&self) -> bool {
-        matches!(self.phase, Phase::Closing | Phase::HalfClosed)
+        self.parting.is_none() && matches!(self.phase, Phase::Closing | Phase::HalfClosed)
     }
 
     fn eof(&mut self) -> End {
@@ -293,6 +267,11 @@ impl<'a> Connection<'a> {
             (Phase::HalfClosed, Some(complaint)) if complaint.concerns_messages() && self.attempt.published => {}
             // Its end and ours have crossed on the way.
             (Phase::HalfClosed, _) if self.link.status().is_some_and(|status| !status.end_acknowledged) => {}
+            (Phase::HalfClosed, _) if self.parting.is_some() => {
+                if let Some(end) = self.parted() {
+                    return end;
+                }
+            }
             (Phase::HalfClosed, _) => return End::Confirmed,
             (Phase::Proving { last, .. }, None) => {
                 let last = last.clone();
@@ -383,6 +362,7 @@ impl<'a> Connection<'a> {
         if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
             return Err(End::Stopped);
         }
+        self.poll_parting(cx)?;
         self.look(cx)?;
         if self.hold.as_mut().is_some_and(|hold| hold.as_mut().poll(cx).is_ready()) {
             self.hold = None;
@@ -417,49 +397,6 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// The broker let the grace pass: the key, or the last subscription, is good.
-    fn prove_next(&mut self) {
-        let Phase::Proving { grace, replay, last } = &mut self.phase else {
-            return;
-        };
-        let (now, memory) = (Instant::now(), &mut *self.memory);
-        if last.is_empty() {
-            memory.proven.extend(self.subscribed.keys().cloned());
-        } else if memory.doubtful.is_empty() {
-            memory.group = 2 * last.len();
-        }
-        for channel in last.drain(..) {
-            memory.suspect.take_if(|suspect| *suspect == channel);
-            memory.doubtful.remove(&channel);
-            memory.proven.insert(channel);
-        }
-        let size = if memory.doubtful.is_empty() { memory.group } else { memory.doubtful.len() / 2 };
-        last.extend(replay.drain(..size.max(1).min(replay.len())));
-        if last.is_empty() {
-            self.accept();
-            return;
-        }
-        let frames: Vec<_> = last.iter().map(|channel| subscribe(self.shared, channel)).collect();
-        self.subscribed.extend(last.iter().map(|channel| (channel.clone(), now)));
-        grace.as_mut().reset(now + self.shared.config.auth_grace);
-        memory.flight.push_control(encode(self.shared, &frames));
-    }
-
-    fn accept(&mut self) {
-        self.phase = Phase::Accepted;
-        self.memory.careful = false;
-        self.memory.doubtful.clear();
-        self.attempt.accepted = Some(Instant::now());
-        tracing::info!(addr = %self.shared.config.addr, broker = ?self.broker, "connected");
-        self.shared.state.send_replace(SessionState::Connected);
-        self.shared.emit(SessionEvent::Connected { broker: self.broker.clone() });
-        if let Some(first) = self.first.take() {
-            // The caller of `connect` may have gone; then the session is dropped too.
-            drop(first.send(Ok(())));
-        }
-        self.conclude();
-    }
-
     // ---- sending ----
 
     fn send(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
@@ -468,14 +405,10 @@ impl<'a> Connection<'a> {
         }
         let held = matches!(self.phase, Phase::Proving { .. }) || self.hold.is_some();
         let mut sent = false;
-        while self.memory.flight.has_next(held) || (!held && self.take_queued()) {
+        while self.memory.flight.has_next(held) || (!held && self.parting.is_none() && self.take_queued()) {
             match self.link.poll_write(cx, &mut self.memory.flight, held) {
                 Poll::Ready(written) => {
-                    let written = written?;
-                    self.shared.outbox.release(written.room);
-                    self.attempt.written.push(written.messages, written.room);
-                    self.attempt.published |= written.published;
-                    self.watch.wrote(written.bytes);
+                    self.wrote(written?);
                     self.needs_flush = true;
                     sent = true;
                 }
@@ -498,6 +431,13 @@ impl<'a> Connection<'a> {
             sent = true;
         }
         Ok(sent)
+    }
+
+    pub(super) fn wrote(&mut self, written: Written) {
+        self.shared.outbox.release(written.room);
+        self.attempt.written.push(written.messages, written.room);
+        self.attempt.published |= written.published;
+        self.watch.wrote(written.bytes);
     }
 
     /// Takes messages that are queued. What was subscribed to before they were queued goes out before them.

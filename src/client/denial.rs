@@ -63,7 +63,18 @@ impl Connection<'_> {
                 let suspects = self.suspects();
                 Err(self.search(cause, suspects))
             }
-            Refusal::Other => {
+            Refusal::Shutdown if matches!(self.phase, Phase::Accepted) => {
+                let cause = Error::new(Cause::Broker { message: message.clone() });
+                self.part(cause);
+                self.shared.emit(SessionEvent::BrokerError { message });
+                Ok(())
+            }
+            // Our end is on its way.
+            Refusal::Shutdown if matches!(self.phase, Phase::Closing | Phase::HalfClosed) => {
+                self.shared.emit(SessionEvent::BrokerError { message });
+                Ok(())
+            }
+            Refusal::Shutdown | Refusal::Other => {
                 let cause = Error::new(Cause::Broker { message: message.clone() });
                 self.complain(&cause);
                 self.shared.emit(SessionEvent::BrokerError { message });

@@ -62,6 +62,8 @@ pub(crate) struct Flight {
     segments: VecDeque<Segment>,
     /// Bytes of the first segment that are written.
     offset: usize,
+    /// What is not for this connection any more.
+    kept: VecDeque<Segment>,
     /// Memory of runs that are written, for the next ones.
     spent: Vec<BytesMut>,
 }
@@ -156,10 +158,34 @@ impl Flight {
         written
     }
 
+    /// Keeps everything for the next connection but the rest of a frame that is partly written. Returns what had been
+    /// written whole before it.
+    pub(crate) fn part(&mut self) -> Written {
+        let mut end = 0;
+        if let Some(Segment::Run { bytes, messages }) = self.segments.front_mut()
+            && self.offset > 0
+        {
+            let mut whole = 0;
+            for length in frame_lengths(bytes) {
+                if end >= self.offset {
+                    break;
+                }
+                (end, whole) = (end + length, whole + 1);
+            }
+            let first = Segment::Run { bytes: bytes.split_to(end), messages: whole };
+            *messages -= whole;
+            self.segments.push_front(first);
+        }
+        self.kept = self.segments.split_off(usize::from(self.offset > 0).min(self.segments.len()));
+        // It may have been at the end of a frame.
+        self.advance(0)
+    }
+
     /// Prepares for another connection: drops what was written whole and every control frame, keeps the rest whole.
     pub(crate) fn rewind(&mut self) -> Written {
         let mut written = Written::default();
         let offset = std::mem::take(&mut self.offset);
+        self.segments.append(&mut self.kept);
         if let Some(Segment::Run { bytes, messages }) = self.segments.front_mut() {
             for length in frame_lengths(&bytes.clone()) {
                 if written.room + length > offset {
@@ -184,9 +210,8 @@ impl Flight {
 
     /// Messages and bytes that are not written whole.
     pub(crate) fn unsent(&self) -> (u64, usize) {
-        let messages = self.segments.iter().map(Segment::messages).sum();
-        let bytes = self.segments.iter().map(Segment::weight).sum::<usize>();
-        (messages, bytes)
+        let segments = || self.segments.iter().chain(&self.kept);
+        (segments().map(Segment::messages).sum(), segments().map(Segment::weight).sum())
     }
 }
 

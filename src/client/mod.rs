@@ -21,6 +21,7 @@ mod memory;
 mod merged;
 mod options;
 mod outbox;
+mod parting;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod polled;

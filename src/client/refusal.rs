@@ -15,6 +15,8 @@ pub enum Refusal {
     Subscribe(Option<Channel>),
     /// A message or a subscription: the text does not say.
     Access,
+    /// Nothing: the broker shuts down, and reads what was sent up to the end of our stream.
+    Shutdown,
     /// Anything else.
     Other,
 }
@@ -38,6 +40,8 @@ impl Refusal {
             || text.starts_with("hpfeeds: You do not have permission to subscribe")
         {
             Self::Subscribe(None)
+        } else if text == "The broker is shutting down; end your stream" {
+            Self::Shutdown
         } else {
             match text.strip_suffix('.').unwrap_or(text) {
                 "authfail" | "identfail" => Self::Auth,

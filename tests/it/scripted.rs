@@ -5,6 +5,7 @@ mod confirmed;
 mod denied;
 mod edges;
 mod flow;
+mod parting;
 mod reconnect;
 mod refused;
 mod skipped;

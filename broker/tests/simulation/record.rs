@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
@@ -99,6 +100,8 @@ pub(crate) struct Accepted {
     /// The last time that more was read while it was in full service.
     pub(crate) served: Moment,
     ending: bool,
+    /// The broker shuts down: what is acted on is known when it has read the end of the stream.
+    stopping: bool,
     pub(crate) open: bool,
 }
 
@@ -187,6 +190,7 @@ impl Record {
             unacted_subscriptions: Vec::new(),
             served,
             ending: false,
+            stopping: false,
             open: true,
         });
         self.accepted.len() - 1
@@ -195,7 +199,7 @@ impl Record {
     /// The broker asks for more on a connection: it has acted on everything before.
     pub(crate) fn asked(&mut self, number: usize) {
         let connection = &mut self.accepted[number];
-        if connection.ending {
+        if connection.ending || connection.stopping {
             return;
         }
         let idle = connection.unacted.is_empty() && connection.unacted_subscriptions.is_empty();
@@ -221,6 +225,10 @@ impl Record {
     pub(crate) fn broker_read(&mut self, number: usize, tap: &mut Tap, bytes: &[u8]) {
         let now = self.mark(4, number as u64, bytes.len() as u64);
         if bytes.is_empty() {
+            // Also one that shuts down has then acted on everything, unless it has said otherwise before.
+            if mem::take(&mut self.accepted[number].stopping) {
+                self.asked(number);
+            }
             self.accepted[number].ending = true;
         }
         let step = self.step;
@@ -264,6 +272,7 @@ impl Record {
             FrameRef::Publish { payload, .. } => {
                 connection.written.push((id(payload).unwrap_or(u64::MAX), now, step));
             }
+            FrameRef::Error { message: b"The broker is shutting down; end your stream" } => {}
             FrameRef::Error { .. } => connection.ending = true,
             _ => {}
         });
@@ -271,7 +280,7 @@ impl Record {
 
     /// The broker begins to shut down: from here on it also reads what it does not act on, and says so.
     pub(crate) fn broker_stops(&mut self) {
-        self.accepted.iter_mut().for_each(|connection| connection.ending = true);
+        self.accepted.iter_mut().for_each(|connection| connection.stopping = true);
     }
 
     pub(crate) fn broker_closed(&mut self, number: usize) {

@@ -169,6 +169,12 @@ impl Peer {
     }
 
     /// An ERROR, and then the end.
+    /// What a publisher hears when a shutdown begins.
+    pub(crate) async fn asked_to_end(&mut self) {
+        let message = "The broker is shutting down; end your stream".into();
+        assert_eq!(self.next().await, Some(Frame::Error { message }));
+    }
+
     pub(crate) async fn expect_error(mut self, expected: impl AsRef<str> + Debug) {
         let Some(Frame::Error { message }) = self.next().await else {
             panic!("no ERROR where {expected:?} should be");

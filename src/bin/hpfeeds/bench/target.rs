@@ -134,7 +134,7 @@ pub(super) fn says(text: &[u8]) -> Failure {
     let code = match Refusal::classify(&text, "") {
         Refusal::Publish(_) | Refusal::Subscribe(_) | Refusal::Access => DENIED,
         Refusal::Auth => REJECTED,
-        Refusal::Other => FAILED,
+        Refusal::Shutdown | Refusal::Other => FAILED,
     };
     Failure::with_code(code, format!("the broker says: {text}"))
 }

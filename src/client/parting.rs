@@ -1,0 +1,55 @@
+//! What a connection does when its broker shuts down.
+
+use std::{pin::Pin, task::Context, time::Duration};
+
+use tokio::time::{Sleep, sleep};
+
+use super::{
+    Error,
+    connection::{Connection, End, Phase},
+    memory::Recent,
+    shared::Intent,
+};
+
+/// How long a broker that shuts down may take to read the rest. No more than it gives itself by default.
+const PARTING: Duration = Duration::from_secs(10);
+
+/// The broker shuts down, and has asked for the end of our stream: it reads what comes before that, and closes.
+pub(super) struct Parting {
+    cause: Error,
+    /// It has so much time.
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Connection<'_> {
+    /// Ends our stream at the end of a frame. Everything else is for the next connection.
+    pub(super) fn part(&mut self, cause: Error) {
+        let written = self.memory.flight.part();
+        self.wrote(written);
+        self.parting = Some(Parting { cause, deadline: Box::pin(sleep(PARTING)) });
+        self.phase = Phase::Closing;
+    }
+
+    /// The broker has ended its stream after ours: what was written is read, unless it has complained meanwhile. If
+    /// there is more to send, or the session is to go on, another connection follows.
+    pub(super) fn parted(&mut self) -> Option<End> {
+        let Parting { cause, .. } = self.parting.take()?;
+        if self.recent_complaint().is_some() {
+            return None;
+        }
+        let rest = self.memory.flight.rewind();
+        self.shared.outbox.release(rest.room);
+        self.attempt.written = Recent::default();
+        let unsent = self.shared.outbox.unsent().0 + self.memory.flight.unsent().0;
+        Some(if self.shared.intent() == Intent::Run || unsent > 0 { End::Failed(cause) } else { End::Confirmed })
+    }
+
+    pub(super) fn poll_parting(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        if let Some(parting) = &mut self.parting
+            && parting.deadline.as_mut().poll(cx).is_ready()
+        {
+            return Err(End::Failed(parting.cause.clone()));
+        }
+        Ok(())
+    }
+}
