@@ -13,16 +13,20 @@
 //! While its writer waits because of our own limit ([`hold`](Outbox::hold)), it is none of these: nobody waits for it,
 //! and it is not slow. At its high mark it loses messages as a slow one does, but it has no deadline.
 //!
-//! Who was slow before, or left again and again before it was found slow, begins on [`Probation`]: as if slow, until it has
-//! shown that it reads (see `Trial`). Otherwise one that never reads would hold its publishers up for a window or two each
-//! time that it comes back. The price is paid by a healthy consumer that has ident and address in common with such a one: it
-//! loses messages if its publishers outrun it by more than the high mark before it has shown that it reads.
+//! All connections of one ident and address together may hold publishers up for one window in ten minutes (see
+//! [`Probation`]): the time in which publishers wait and the subscriber takes less than the floor rate. After that, a new
+//! connection, or one that took too little itself, is slow as soon as publishers would have to wait for it, until it has
+//! drained the floor rate for [two windows](Rules::proof) while they had more. Others are waited for, but only for a quarter
+//! of a window ([`slice`](Rules::slice)) when they stop; and after half a window of that, nobody waits.
+//!
+//! The price is paid by a healthy consumer that has ident and address in common with one that does not read: it loses
+//! messages if its publishers outrun it by more than the high mark before it has shown that it reads.
 
 use std::{
     collections::VecDeque,
     fmt, mem,
     net::SocketAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -41,7 +45,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{SlowPolicy, metrics::Session, probation::Probation, stats::Counters};
-use pace::{Pace, State, Trial, Window};
+use pace::{Pace, State};
 use reserve::{Borrowers, Lent};
 pub(crate) use run::Run;
 use tally::Tally;
@@ -82,7 +86,7 @@ pub(crate) struct Depot {
     /// What is queued in all of them, with overhead.
     pub(crate) buffered: AtomicUsize,
     pub(crate) counters: Counters,
-    /// Who has been slow lately.
+    /// For how long subscribers have held publishers up lately.
     pub(crate) probation: Probation,
     pub(crate) borrowers: Borrowers,
 }
@@ -130,12 +134,13 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     pub(crate) fn new(session: Session, peer: SocketAddr, depot: Arc<Depot>) -> Arc<Self> {
-        let mut state = State::default();
-        let now = Instant::now();
-        if depot.probation.holds(session.ident(), peer.ip(), depot.rules.window, now) {
-            (state.pace, state.trial) = (Pace::Slow, Some(Trial::new(now)));
+        let rules = &depot.rules;
+        let is_known = depot.probation.used(session.ident(), peer.ip(), Instant::now()) >= rules.window;
+        if is_known {
             info!(ident = session.ident().as_str(), %peer, "was slow before: nobody waits for it until it has read for a while");
         }
+        let proof = if is_known { Duration::ZERO } else { rules.proof() };
+        let state = State { proof, ..State::default() };
         let (state, writer, room) = (Mutex::new(state), AtomicWaker::new(), Notify::const_new());
         Arc::new(Self { session, peer, depot, state, writer, room })
     }
@@ -215,9 +220,12 @@ impl Outbox {
     ///
     /// When it is dropped before it returns, the run has been neither queued nor counted.
     pub(crate) async fn offer_waiting(self: &Arc<Self>, run: &mut Run<'_>, mut until: Instant) {
+        let mut room = pin!(self.room.notified());
         loop {
-            // Either there is room, or it is time to measure again.
-            let _ = timeout_at(until, self.room.notified()).await;
+            // Either there is room, or it is time to measure again: then its turn stays.
+            if timeout_at(until, room.as_mut()).await.is_ok() {
+                room.set(self.room.notified());
+            }
             match self.offer(run, Instant::now) {
                 Offer::Wait(later) => until = later,
                 // The next one has no reason to wait, either.
@@ -231,7 +239,11 @@ impl Outbox {
     /// before, it is not slow, and publishers that wait for it wait no longer.
     pub(crate) fn hold(&self) {
         let mut state = self.lock();
-        (state.window, state.pace) = (None, Pace::Held);
+        if state.window.is_some() {
+            state.end_window(&self.depot.rules, Instant::now());
+            self.settle(&mut state);
+        }
+        state.pace = Pace::Held;
         let recovered = state.deadline.take().is_some();
         drop(state);
         if recovered {
@@ -246,7 +258,7 @@ impl Outbox {
     pub(crate) fn let_go(&self) {
         let mut state = self.lock();
         if state.pace == Pace::Held {
-            state.pace = if state.trial.is_some() { Pace::Slow } else { Pace::Healthy };
+            state.pace = Pace::Healthy;
         }
     }
 
@@ -297,16 +309,10 @@ impl Outbox {
         let low = if buffered > rules.max_buffered { 0 } else { rules.low_mark };
         let mut state = self.lock();
         self.session.sent(bytes);
-        let mut recovered = false;
-        if state.pace == Pace::Slow || state.trial.is_some() {
-            let now = clock();
-            recovered = state.sent(bytes, pieces, rules, Some(now));
-            if state.pace == Pace::Slow {
-                recovered |= state.measure(rules, now);
-            }
-        } else {
-            recovered |= state.sent(bytes, pieces, rules, None);
-        }
+        let last = state.window.is_some() && state.queued == bytes + pieces * OVERHEAD;
+        let now = (last || state.pace == Pace::Slow).then(clock);
+        let recovered = state.sent(bytes, pieces, rules, now);
+        self.settle(&mut state);
         let room = state.queued <= low;
         drop(state);
         if recovered {
@@ -356,16 +362,18 @@ impl Outbox {
     pub(crate) fn close(&self, last: Option<Bytes>) {
         let now = Instant::now();
         let mut state = self.lock();
-        let was_closed = mem::replace(&mut state.closed, true);
-        let held_up = if was_closed { Duration::ZERO } else { state.held_up(&self.depot.rules, now) };
+        if !mem::replace(&mut state.closed, true) {
+            if state.pace == Pace::Slow && state.queued > self.depot.rules.low_mark {
+                self.exhaust(now);
+            }
+            state.end_window(&self.depot.rules, now);
+            self.settle(&mut state);
+        }
         state.deadline = None;
         if let Some(last) = last {
             self.push_own(&mut state, last);
         }
         drop(state);
-        if !held_up.is_zero() {
-            self.depot.probation.add(self.ident(), self.peer.ip(), held_up, now);
-        }
         self.writer.wake();
         self.room.notify_waiters();
         // And whoever has been told to wait, but does not yet.
@@ -381,16 +389,24 @@ impl Outbox {
     /// slow.
     fn press(&self, state: &mut State, now: Instant) -> Option<Instant> {
         let rules = &self.depot.rules;
-        let was_slow = state.pace == Pace::Slow;
-        if state.press(rules, now) {
+        if state.measure(rules, now) {
             self.log_recovery();
         }
-        if state.pace == Pace::Slow && !was_slow {
-            // Also for those that it opens beside this one.
-            self.depot.probation.add(self.ident(), self.peer.ip(), Duration::MAX, now);
+        let until = state.press(rules, now, || self.depot.probation.used(self.ident(), self.peer.ip(), now));
+        self.settle(state);
+        until
+    }
+
+    /// Charges it with the time in which publishers have waited for it in vain.
+    fn settle(&self, state: &mut State) {
+        if let Some(time) = state.in_vain.take() {
+            self.depot.probation.charge(self.ident(), self.peer.ip(), time);
         }
-        let window = state.window.get_or_insert(Window { start: now, drained: 0 });
-        (state.pace != Pace::Slow).then(|| window.start + rules.window)
+    }
+
+    /// It was slow to the end: nobody waits for the next ones for a while.
+    fn exhaust(&self, now: Instant) {
+        self.depot.probation.exhaust(self.ident(), self.peer.ip(), self.depot.rules.window, now);
     }
 
     /// Looks whether there is room for a batch, in the queue and in all together, which it would exceed by `excess`. Of a

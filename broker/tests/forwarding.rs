@@ -141,9 +141,9 @@ async fn what_publishers_wait_with_has_a_bound_for_all_together() {
     assert_eq!((gauge("hpfeeds_broker_waiting_bytes "), broker.stats().dropped), (0, 0));
 }
 
-/// It takes a second to notice that somebody is stuck.
+/// It takes two seconds to notice that somebody is stuck; then those of its ident that read may pause for half a second.
 fn stuck_builder() -> BrokerBuilder {
-    builder().floor_window(Duration::from_secs(1))
+    builder().floor_window(Duration::from_secs(2))
 }
 
 /// One subscriber never reads, another gets everything; returns the stuck one.

@@ -7,7 +7,6 @@ use std::{
     collections::VecDeque,
     pin::pin,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::{Buf as _, Bytes};
@@ -58,7 +57,7 @@ impl Outbox {
     /// What was in the queue is counted and freed by [`poll_clear`](Self::poll_clear).
     pub(crate) fn expire(&self, taken: &mut VecDeque<Bytes>, written: usize, now: Instant) {
         self.clear(taken, written, Fate::Dropped, now);
-        self.depot.probation.add(self.ident(), self.peer.ip(), Duration::MAX, now);
+        self.exhaust(now);
         self.depot.counters.slow_disconnects.add(1);
         self.session.error(Category::DeadlineTimerExpired);
     }

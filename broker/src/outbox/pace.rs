@@ -1,6 +1,6 @@
 //! What is queued for a subscriber, and how fast it takes it.
 
-use std::{mem, time::Duration};
+use std::{mem, ops::Range, time::Duration};
 
 use tokio::time::Instant;
 
@@ -8,13 +8,6 @@ use super::{OVERHEAD, Rules, leftover::Leftover, queue::Queue, reserve::Loan};
 
 /// How often drops of one subscriber are logged.
 pub(super) const REPORT: Duration = Duration::from_secs(10);
-
-/// What the system may take for a subscriber that reads nothing: Linux holds up to 4 MiB of what is sent and 6 MiB of what
-/// is received, unless it is told otherwise, and TLS and our writer less than one. Who has taken more than that has read.
-pub(super) const SYSTEM: usize = 16 << 20;
-
-/// One that has as little queued as the low mark for so long keeps nobody waiting.
-pub(super) const CALM: Duration = Duration::from_secs(60);
 
 /// What is behind the lock of an outbox.
 #[derive(Default)]
@@ -27,8 +20,11 @@ pub(super) struct State {
     pub(super) idle: bool,
     pub(super) window: Option<Window>,
     pub(super) pace: Pace,
-    /// It is on probation: never healthy.
-    pub(super) trial: Option<Trial>,
+    /// For how long it has drained the floor rate while publishers had more, since it last took less: at most
+    /// [`Rules::proof`], which it also begins with unless the allowance is used up then.
+    pub(super) proof: Duration,
+    /// Publishers have waited for it meanwhile, and it took too little: not charged yet.
+    pub(super) in_vain: Option<Range<Instant>>,
     pub(super) deadline: Option<Instant>,
     pub(super) drops: Drops,
     /// What was queued when the connection ended and is not counted yet.
@@ -45,7 +41,7 @@ pub(super) enum Pace {
     /// The floor rate or more, as far as is known.
     #[default]
     Healthy,
-    /// Less than the floor rate, or on probation.
+    /// Less than the floor rate, for longer than publishers may wait for it.
     Slow,
     /// All that it may: the writer waits because of a limit of ours.
     Held,
@@ -54,23 +50,12 @@ pub(super) enum Pace {
 /// Measures what a subscriber drains while publishers wait for it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Window {
-    pub(super) start: Instant,
+    start: Instant,
     pub(super) drained: usize,
-}
-
-/// What a subscriber on probation has shown. It ends when one of these is true:
-///
-/// - with more than the low mark queued, it has drained the floor rate for a window, after a first one: in that, the
-///   system fills its buffers, at any rate;
-/// - it has drained more than the [`SYSTEM`] may have taken for it;
-/// - it has stayed at or below the low mark for a [minute](CALM).
-#[derive(Debug)]
-pub(super) struct Trial {
-    drained: usize,
-    /// Since when there has been no more than the low mark, if that is so.
-    calm_since: Option<Instant>,
-    /// There has been more for a window.
-    filled: bool,
+    /// For how long they wait while it drains less than the floor rate.
+    allowed: Duration,
+    /// When to look again how long that is: other connections have a part in it.
+    check: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -80,108 +65,134 @@ pub(super) struct Drops {
     last_log: Option<Instant>,
 }
 
-impl State {
-    /// A publisher finds more queued than it should be. Whether this has ended a deadline.
-    pub(super) fn press(&mut self, rules: &Rules, now: Instant) -> bool {
-        if let Some(trial) = &mut self.trial {
-            if trial.calm_since.is_some_and(|since| now >= since + CALM) {
-                return self.pass();
-            }
-            if self.queued > rules.low_mark {
-                trial.calm_since = None;
-            }
+impl Rules {
+    /// How often a publisher that waits looks whether it has to wait on, and how long one waits in vain for a subscriber
+    /// that has shown that it reads, when no more of the allowance is left.
+    pub(super) fn slice(&self) -> Duration {
+        (self.window / 4).max(Duration::from_nanos(1))
+    }
+
+    /// For how long a subscriber has to drain the floor rate to show that it reads: in the first window, the system fills
+    /// its buffers, at any rate.
+    pub(super) fn proof(&self) -> Duration {
+        2 * self.window
+    }
+
+    /// For how long publishers wait for a subscriber that takes less than the floor rate, when its ident and address have
+    /// used up so much.
+    fn allowed(&self, used: Duration, proof: Duration) -> Duration {
+        let left = self.window.saturating_sub(used);
+        if proof < self.proof() {
+            return left;
         }
-        self.measure(rules, now)
+        left.max((self.window * 3 / 2).saturating_sub(used).min(self.slice()))
+    }
+}
+
+impl State {
+    /// A publisher finds more queued than it should be: until when it waits, or `None` when nobody does. `used` is how much
+    /// of the allowance is used up.
+    pub(super) fn press(&mut self, rules: &Rules, now: Instant, used: impl FnOnce() -> Duration) -> Option<Instant> {
+        let window = self.window.get_or_insert(Window::new(now));
+        if self.pace == Pace::Slow {
+            return None;
+        }
+        if now >= window.check {
+            window.allowed = rules.allowed(used(), self.proof);
+            window.check = now + rules.slice();
+        }
+        let until = window.check.min(window.start + rules.window);
+        if window.elapsed(now) < window.allowed {
+            return Some(until.min(window.start + window.allowed));
+        }
+        if !window.is_below(rules, now) {
+            return Some(until);
+        }
+        self.end_window(rules, now);
+        (self.window, self.pace) = (Some(Window::new(now)), Pace::Slow);
+        None
     }
 
     /// Judges the subscriber at the end of a window: whether it had a deadline, and has recovered.
     pub(super) fn measure(&mut self, rules: &Rules, now: Instant) -> bool {
-        let Some(window) = &mut self.window else {
-            return false;
-        };
-        let elapsed = now.saturating_duration_since(window.start);
-        if elapsed < rules.window {
+        if self.window.is_none_or(|window| window.elapsed(now) < rules.window) {
             return false;
         }
-        let below = window.rate(elapsed) < rules.floor_rate as u128;
-        *window = Window { start: now, drained: 0 };
-        if let Some(trial) = &mut self.trial {
-            return mem::replace(&mut trial.filled, true) && !below && self.pass();
+        let below = self.end_window(rules, now);
+        self.window = Some(Window::new(now));
+        if below {
+            self.pace = Pace::Slow;
+            return false;
         }
-        // When it is much longer, nobody has waited meanwhile: there may have been little to drain.
-        let slow = below && (self.pace == Pace::Slow || elapsed < 2 * rules.window);
-        self.pace = if slow { Pace::Slow } else { Pace::Healthy };
-        !slow && self.deadline.take().is_some()
+        if self.pace == Pace::Slow && self.proof < rules.proof() {
+            // It reads.
+            self.deadline = self.deadline.map(|_| now + rules.deadline);
+            return false;
+        }
+        self.pace = Pace::Healthy;
+        self.deadline.take().is_some()
     }
 
-    /// Whether this has ended a deadline. The time has to be given on probation.
+    /// Ends a window: whether the subscriber took too little in it.
+    pub(super) fn end_window(&mut self, rules: &Rules, now: Instant) -> bool {
+        let Some(window) = self.window.take() else {
+            return false;
+        };
+        let elapsed = window.elapsed(now);
+        if !window.is_below(rules, now) {
+            self.proof = (self.proof + elapsed.min(rules.window)).min(rules.proof());
+            return false;
+        }
+        if self.pace != Pace::Slow {
+            // When it is much longer, nobody has waited meanwhile: there may have been little to drain.
+            if elapsed >= 2 * rules.window {
+                return false;
+            }
+            self.in_vain = Some(window.start..now);
+        }
+        self.proof = Duration::ZERO;
+        true
+    }
+
+    /// Whether this has ended a deadline. The time has to be given when it is slow, and at the end of a window, which is
+    /// when nothing is left.
     pub(super) fn sent(&mut self, bytes: usize, pieces: usize, rules: &Rules, now: Option<Instant>) -> bool {
         self.queued -= bytes + pieces * OVERHEAD;
         self.pay_back(bytes);
-        let calm = self.queued <= rules.low_mark;
-        if let Some(trial) = &mut self.trial {
-            trial.drained += bytes;
-            if trial.drained > SYSTEM {
-                return self.pass();
-            }
-            if calm {
-                trial.filled = false;
-                trial.calm_since = trial.calm_since.or(now);
-                self.window = None;
-            }
-        }
-        if self.queued == 0 {
-            self.window = None;
-        } else if let Some(window) = &mut self.window {
+        if let Some(window) = &mut self.window {
             window.drained += bytes;
         }
-        if !calm {
-            return false;
-        }
-        if self.pace == Pace::Slow && self.trial.is_none() {
-            self.pace = Pace::Healthy;
-        }
-        self.deadline.take().is_some()
-    }
-
-    /// The end of probation: whether it had a deadline.
-    fn pass(&mut self) -> bool {
-        (self.trial, self.window) = (None, None);
-        if self.pace == Pace::Slow {
-            self.pace = Pace::Healthy;
-        }
-        self.deadline.take().is_some()
-    }
-
-    /// For how long publishers have waited for a subscriber that leaves and took too little: as long as can be when it is
-    /// slow. On probation, who has little queued is not to blame.
-    ///
-    /// Less than a window is no verdict, but whoever always leaves before that would hold them up for ever.
-    pub(super) fn held_up(&self, rules: &Rules, now: Instant) -> Duration {
-        let much = self.queued > rules.low_mark;
-        match (self.pace, self.window) {
-            (Pace::Slow, _) if much || self.trial.is_none() => Duration::MAX,
-            (Pace::Healthy, Some(window)) if much => {
-                let elapsed = now.saturating_duration_since(window.start);
-                // As in `measure`.
-                let waited = elapsed < 2 * rules.window && window.rate(elapsed) < rules.floor_rate as u128;
-                if waited { elapsed } else { Duration::ZERO }
+        let mut recovered = false;
+        if let Some(now) = now {
+            if self.queued == 0 || self.queued <= rules.low_mark && self.pace == Pace::Slow {
+                self.end_window(rules, now);
+            } else {
+                recovered = self.measure(rules, now);
             }
-            _ => Duration::ZERO,
         }
+        if self.queued <= rules.low_mark {
+            if self.pace == Pace::Slow {
+                self.pace = Pace::Healthy;
+            }
+            recovered |= self.deadline.take().is_some();
+        }
+        recovered
     }
 }
 
 impl Window {
-    /// In bytes per second.
-    pub(super) fn rate(&self, elapsed: Duration) -> u128 {
-        self.drained as u128 * 1_000_000 / elapsed.as_micros().max(1)
-    }
-}
-
-impl Trial {
     pub(super) fn new(now: Instant) -> Self {
-        Self { drained: 0, calm_since: Some(now), filled: false }
+        Self { start: now, drained: 0, allowed: Duration::ZERO, check: now }
+    }
+
+    pub(super) fn elapsed(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.start)
+    }
+
+    /// Whether it is less than the floor rate so far.
+    pub(super) fn is_below(&self, rules: &Rules, now: Instant) -> bool {
+        let rate = self.drained as u128 * 1_000_000 / self.elapsed(now).as_micros().max(1);
+        rate < rules.floor_rate as u128
     }
 }
 

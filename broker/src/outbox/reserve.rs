@@ -96,13 +96,13 @@ impl Outbox {
             if state.pace == Pace::Slow {
                 return Lent::No;
             }
-            let known = probation.holds(self.ident(), self.peer.ip(), rules.window, now);
+            let known = probation.used(self.ident(), self.peer.ip(), now) >= rules.window;
             let reserve = if known { rules.reserve / 2 } else { rules.reserve };
             if all.saturating_add(cost) > rules.max_buffered.saturating_add(reserve) {
                 return if known { Lent::Full } else { Lent::Wait };
             }
         }
-        state.loan = Some(Box::new(Loan { window: Window { start: now, drained: 0 }, called_in: false }));
+        state.loan = Some(Box::new(Loan { window: Window::new(now), called_in: false }));
         Lent::Yes { unlisted: !mem::replace(&mut state.is_listed, true) }
     }
 
@@ -120,13 +120,12 @@ impl Outbox {
             *is_listed = false;
             return false;
         };
-        let elapsed = now.saturating_duration_since(loan.window.start);
         // One that is held back by its own limit takes all that it may.
-        if elapsed < rules.window || *pace == Pace::Held {
+        if loan.window.elapsed(now) < rules.window || *pace == Pace::Held {
             return true;
         }
-        if loan.window.rate(elapsed) >= rules.floor_rate as u128 {
-            loan.window = Window { start: now, drained: 0 };
+        if !loan.window.is_below(rules, now) {
+            loan.window = Window::new(now);
             return true;
         }
         (loan.called_in, *is_listed) = (true, false);
