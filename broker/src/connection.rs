@@ -207,14 +207,13 @@ async fn finish(end: &End, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, con
         End::Refused(text) => {
             // What is queued could keep the ERROR back for long.
             if writer.is_limited() {
-                writer.revoke();
+                revoke(writer).await;
             }
             (Some(text.as_str()), config.write_timeout)
         }
         // It must not get anything any more.
         End::Revoked => {
-            writer.revoke();
-            poll_fn(|cx| writer.outbox().poll_clear(cx)).await;
+            revoke(writer).await;
             (Some(revoked.as_str()), config.write_timeout)
         }
         End::Slow => (Some("Backpressure deadline timer expired"), config.write_timeout),
@@ -240,4 +239,10 @@ async fn finish(end: &End, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, con
         }
         Ok(WriteEnd::Slow | WriteEnd::Evicted | WriteEnd::Failed) | Err(_) => writer.abandon(),
     }
+}
+
+/// Takes back what is queued, but for the rest of a frame that was begun.
+async fn revoke(writer: &mut Writer<'_>) {
+    writer.revoke();
+    poll_fn(|cx| writer.outbox().poll_clear(cx)).await;
 }
