@@ -100,8 +100,8 @@ async fn ten_restarts_under_load_lose_only_what_was_on_the_broken_connection() {
     load.await.unwrap();
     let total = accepted.load(Ordering::SeqCst);
     receive(&mut session, &mut received, total - 1).await;
-    let left = session.close().await.unwrap_err();
-    assert!(left.is_incomplete(), "{left}");
+    // It speaks of the last connection, on which nothing was lost.
+    session.close().await.unwrap();
 
     let gaps: Vec<_> =
         received.windows(2).filter(|pair| pair[1] != pair[0] + 1).map(|pair| (pair[0], pair[1])).collect();
@@ -119,6 +119,7 @@ async fn ten_restarts_under_load_lose_only_what_was_on_the_broken_connection() {
     assert!(gaps.len() <= RESTARTS, "{gaps:?}");
     assert_eq!(received.last(), Some(&(total - 1)));
     let lost = total - received.len() as u64 - received[0];
+    assert!(lost <= session.unconfirmed(), "{lost} were lost, and only {} told", session.unconfirmed());
     println!("{total} messages, {} restarts, {lost} lost on broken connections in {} gaps", RESTARTS, gaps.len());
 }
 
