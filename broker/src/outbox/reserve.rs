@@ -29,6 +29,13 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// How many loans a publisher looks at that finds no room.
 const LOOKED_AT: usize = 32;
 
+/// How often that is done, however many publishers find no room: each message to each subscriber would do it.
+const LOOK_APART: Duration = Duration::from_millis(1);
+
+/// How many of those who are on the list are looked at when one more comes, whether they are still there: more than one,
+/// so that the list is at most about twice as long as there are connections.
+const SWEPT: usize = 2;
+
 /// A batch that was taken from the reserve.
 #[derive(Debug)]
 pub(super) struct Loan {
@@ -37,18 +44,55 @@ pub(super) struct Loan {
     called_in: bool,
 }
 
-/// The outboxes with a loan, each once, and some that have had one. The oldest come first.
+/// The outboxes with a loan, each once, and some that have had one.
 #[derive(Debug, Default)]
-pub(crate) struct Borrowers(Mutex<VecDeque<Weak<Outbox>>>);
+pub(crate) struct Borrowers(Mutex<List>);
+
+#[derive(Debug, Default)]
+struct List {
+    /// Those that were not looked at for the longest time come first.
+    outboxes: VecDeque<Weak<Outbox>>,
+    /// When somebody looked last who has to pay back.
+    looked: Option<Instant>,
+}
 
 impl Borrowers {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Weak<Outbox>>> {
+    fn lock(&self) -> MutexGuard<'_, List> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is time to look who has to pay back.
+    fn is_due(&self, now: Instant) -> bool {
+        let mut list = self.lock();
+        let due = list.looked.is_none_or(|looked| now >= looked + LOOK_APART);
+        if due {
+            list.looked = Some(now);
+        }
+        due
+    }
+
+    fn pop(&self) -> Option<Weak<Outbox>> {
+        self.lock().outboxes.pop_front()
+    }
+
+    fn push(&self, outbox: Weak<Outbox>) {
+        self.lock().outboxes.push_back(outbox);
+    }
+
+    /// Adds one that is new. Those that have gone are forgotten here, as long as nobody finds the reserve used up.
+    fn add(&self, outbox: Weak<Outbox>) {
+        let outboxes = &mut self.lock().outboxes;
+        for _ in 0..SWEPT {
+            if let Some(other) = outboxes.pop_front().filter(|other| other.strong_count() > 0) {
+                outboxes.push_back(other);
+            }
+        }
+        outboxes.push_back(outbox);
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().outboxes.len()
     }
 }
 
@@ -73,13 +117,14 @@ impl Depot {
 
     /// A publisher has found no room in the reserve: ends those that do not pay back, and says when to look again.
     pub(super) fn call_in(&self, now: Instant) -> Instant {
-        for _ in 0..LOOKED_AT {
+        let looked_at = if self.borrowers.is_due(now) { LOOKED_AT } else { 0 };
+        for _ in 0..looked_at {
             // The list is not locked while an outbox is.
-            let Some(outbox) = self.borrowers.lock().pop_front() else {
+            let Some(outbox) = self.borrowers.pop() else {
                 break;
             };
             if outbox.upgrade().is_some_and(|outbox| outbox.still_owes(&self.rules, now)) {
-                self.borrowers.lock().push_back(outbox);
+                self.borrowers.push(outbox);
             }
         }
         now + LOOK_AGAIN
@@ -108,7 +153,7 @@ impl Outbox {
 
     /// Puts it on the list of borrowers. Its state is not locked meanwhile.
     pub(super) fn list(self: &Arc<Self>) {
-        self.depot.borrowers.lock().push_back(Arc::downgrade(self));
+        self.depot.borrowers.add(Arc::downgrade(self));
     }
 
     /// Whether it has to pay a loan back. Calls it in when too little has been written for a window.

@@ -76,8 +76,8 @@ fn a_loan_that_is_paid_back_can_be_taken_again() {
         assert_eq!(f.write(), number);
         assert!(f.outbox.lock().loan.is_none());
     }
-    // It is on the list once, whatever it has had.
-    assert_eq!(f.depot.borrowers.len(), 3);
+    // It is on the list once, whatever it has had; the others have gone.
+    assert_eq!(f.depot.borrowers.len(), 1);
     f.depot.call_in(f.now);
     assert_eq!(f.depot.borrowers.len(), 0);
 }
@@ -143,4 +143,37 @@ fn drop_oldest_drops_no_more_than_the_new_batch_needs() {
     // As many as before: the oldest has gone, and the new one is there.
     assert_eq!(left(&f), [&before[1..], &[9]].concat());
     assert_eq!(f.stats().dropped, 2);
+}
+
+#[test]
+fn a_borrower_that_has_gone_is_forgotten_although_the_reserve_is_never_used_up() {
+    let f = fixture(TIGHT);
+    let _stuck = stuck_within_bound(&f);
+    let stays = another(&f, 0);
+    assert_eq!(stays.offer(0), Offer::Queued { more: false });
+    for number in 1..200 {
+        let mut one = another(&f, number);
+        assert_eq!(one.offer(1), Offer::Queued { more: false });
+        one.write();
+        drop(one);
+        assert!(f.depot.borrowers.len() <= 4, "{number}: {}", f.depot.borrowers.len());
+    }
+}
+
+#[test]
+fn loans_are_looked_at_once_in_a_while_however_many_publishers_find_no_room() {
+    let mut f = fixture(Rules { max_buffered: 0, reserve: 100 * COST, ..RULES });
+    let all: Vec<_> = (0..100).map(|number| another(&f, number)).collect();
+    for one in &all {
+        assert_eq!(one.offer(0), Offer::Queued { more: false });
+    }
+    f.pass(WINDOW);
+    let called_in = || all.iter().filter(|one| one.outbox.is_called_in()).count();
+    for looks in 1..=3 {
+        for _ in 0..100 {
+            assert!(matches!(f.offer(1), Offer::Wait(_)));
+        }
+        assert_eq!(called_in(), 32 * looks);
+        f.pass(Duration::from_millis(1));
+    }
 }
