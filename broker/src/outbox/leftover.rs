@@ -87,6 +87,7 @@ impl Outbox {
         self.close(None);
         let now = Instant::now();
         let mut state = self.lock();
+        self.charge_loan(&mut state, now);
         if let Some(mut first) = taken.pop_front() {
             self.unqueue(&mut state, first.len() - written, 1);
             // A frame that was begun has not arrived.
@@ -139,6 +140,8 @@ impl Outbox {
 impl State {
     /// Leaves what the writer has taken and what is queued to [`Outbox::poll_clear`], in no time, however much is queued.
     fn leave(&mut self, taken: &mut VecDeque<Bytes>, fate: Fate) {
+        // Nobody is called in for what is freed soon.
+        self.loan = None;
         let mut pieces = self.queue.take();
         // At most as many as one write takes.
         taken.drain(..).rev().for_each(|piece| pieces.push_front(piece.into()));

@@ -50,7 +50,7 @@ pub(super) enum Pace {
 /// Measures what a subscriber drains while publishers wait for it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Window {
-    start: Instant,
+    pub(super) start: Instant,
     pub(super) drained: usize,
     /// For how long they wait while it drains less than the floor rate.
     allowed: Duration,

@@ -135,6 +135,8 @@ impl Outbox {
     /// Lends room for a batch to an outbox that has nothing queued, while all together have too much.
     pub(super) fn lend(&self, state: &mut State, cost: usize, now: Instant) -> Lent {
         let Depot { rules, probation, buffered, .. } = &*self.depot;
+        // What it had was dropped.
+        state.loan = None;
         let all = buffered.load(Relaxed);
         // A batch that is alone has to go somehow.
         if all > 0 {
@@ -159,9 +161,8 @@ impl Outbox {
     /// Whether it has to pay a loan back. Calls it in when too little has been written for a window.
     fn still_owes(&self, rules: &Rules, now: Instant) -> bool {
         let mut state = self.lock();
-        let State { loan, pace, closed, is_listed, .. } = &mut *state;
-        // One that is closed ends within the write deadline.
-        let Some(loan) = loan.as_mut().filter(|_| !*closed) else {
+        let State { loan, pace, is_listed, .. } = &mut *state;
+        let Some(loan) = loan else {
             *is_listed = false;
             return false;
         };
@@ -177,6 +178,17 @@ impl Outbox {
         drop(state);
         self.writer.wake();
         false
+    }
+
+    /// The connection ends before it has paid a loan back, which held room that others may have waited for. Otherwise one
+    /// that comes again and again, and always goes in time, would never be known.
+    pub(super) fn charge_loan(&self, state: &mut State, now: Instant) {
+        let Depot { rules, probation, .. } = &*self.depot;
+        if let Some(Loan { window, .. }) = state.loan.take().map(|loan| *loan)
+            && window.is_below(rules, now)
+        {
+            probation.charge(self.ident(), self.peer.ip(), window.start..now);
+        }
     }
 
     /// Whether the connection has to end at once, since others need the room that it does not give back.

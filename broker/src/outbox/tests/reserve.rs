@@ -177,3 +177,49 @@ fn loans_are_looked_at_once_in_a_while_however_many_publishers_find_no_room() {
         f.pass(Duration::from_millis(1));
     }
 }
+
+/// Its connection may take as long as a write may, or ends in time and comes again.
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_that_leaves_with_a_loan_has_held_others_up() {
+    let mut f = fixture(TIGHT);
+    let _stuck = stuck_within_bound(&f);
+    let used = |f: &Fixture| f.depot.probation.used(f.outbox.ident(), f.outbox.peer().ip(), f.now);
+    for part in 1..=2 {
+        let one = another(&f, 1);
+        assert_eq!(one.offer(1), Offer::Queued { more: false });
+        one.outbox.close(None);
+        f.pass(WINDOW / 2);
+        tokio::time::advance(WINDOW / 2).await;
+        one.outbox.abandon(&mut VecDeque::new(), 0);
+        one.clear();
+        one.outbox.abandon(&mut VecDeque::new(), 0);
+        assert_eq!((used(&another(&f, 1)), f.buffered()), (part * WINDOW / 2, 2 * COST));
+    }
+    let closed = another(&f, 2);
+    assert_eq!(closed.offer(1), Offer::Queued { more: false });
+    closed.outbox.close(None);
+    f.depot.call_in(f.now);
+    assert!(!closed.outbox.is_called_in());
+    f.depot.call_in(f.now + WINDOW);
+    assert!(closed.outbox.is_called_in(), "its end is not waited for, either");
+    closed.outbox.expire(&mut VecDeque::new(), 0, f.now);
+    assert!(!closed.outbox.is_called_in(), "once is enough");
+    assert_eq!(used(&closed), WINDOW);
+}
+
+#[test]
+fn a_loan_that_was_dropped_is_not_called_in() {
+    let mut f = fixture(Rules { policy: SlowPolicy::DropOldest, ..TIGHT });
+    let mut stuck = stuck(&f);
+    stuck.pop();
+    f.outbox.hold();
+    assert_eq!(f.offer(1), Offer::Queued { more: true });
+    // One that is longer than what is dropped for it, and than what is left of the reserve.
+    let long = Bytes::from([run(2), run(2), run(2)].map(|run| run.to_vec()).concat());
+    let offer = f.outbox.offer(&mut Run::new(long, 6, 0), || f.now);
+    assert!(matches!(offer, Offer::Wait(_)));
+    f.outbox.let_go();
+    f.pass(WINDOW);
+    f.depot.call_in(f.now);
+    assert_eq!((f.buffered(), f.outbox.is_called_in(), stuck[2].outbox.is_called_in()), (3 * COST, false, true));
+}
