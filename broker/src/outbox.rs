@@ -436,6 +436,14 @@ impl Outbox {
             }
             SlowPolicy::DropOldest => {
                 let before = state.queued;
+                if !state.queue.holds(needed) {
+                    // Nothing is dropped in vain: for a batch for which there is no room even then.
+                    let is_begun = !state.queue.holds(before);
+                    let others = self.depot.buffered.load(Relaxed) > before;
+                    if is_begun || (state.pace == Pace::Slow && others && excess > before) {
+                        return Room::None;
+                    }
+                }
                 while before - state.queued < needed
                     && let Some(oldest) = state.queue.pop()
                 {

@@ -92,6 +92,19 @@ impl Queue {
         self.pieces.pop_front()
     }
 
+    /// Whether what is in it costs so much, or more. Looks at no more pieces than that takes.
+    pub(super) fn holds(&self, cost: usize) -> bool {
+        let open = if self.open.is_empty() { 0 } else { self.open.len() + OVERHEAD };
+        let mut left = cost.saturating_sub(open);
+        for piece in &self.pieces {
+            if left == 0 {
+                break;
+            }
+            left = left.saturating_sub(piece.frames.len() + OVERHEAD);
+        }
+        left == 0
+    }
+
     /// Takes everything out.
     pub(super) fn take(&mut self) -> VecDeque<Piece> {
         self.seal();
@@ -146,6 +159,7 @@ mod tests {
         }
         let pieces = queue.iter().count();
         assert_eq!(cost, all.len() + pieces * OVERHEAD);
+        assert!(queue.holds(cost) && !queue.holds(cost + 1) && Queue::default().holds(0));
         // The seven short ones between two long ones: 300 bytes, 600, 900 and 300.
         assert_eq!(pieces, 5 * 32);
         let mut out = Vec::new();

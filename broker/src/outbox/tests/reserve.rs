@@ -223,3 +223,26 @@ fn a_loan_that_was_dropped_is_not_called_in() {
     f.depot.call_in(f.now);
     assert_eq!((f.buffered(), f.outbox.is_called_in(), stuck[2].outbox.is_called_in()), (3 * COST, false, true));
 }
+
+#[test]
+fn drop_oldest_drops_nothing_for_a_batch_that_has_no_room_all_the_same() {
+    // With others that fill the memory; and with most of the queue on its way already.
+    for is_begun in [false, true] {
+        let mut f = fixture(Rules { max_buffered: 4 * COST, policy: SlowPolicy::DropOldest, ..RULES });
+        let taken = if is_begun { 3 } else { 0 };
+        for number in 1..=taken {
+            let _ = f.offer(number);
+        }
+        assert_eq!(f.take().is_ready(), is_begun);
+        f.outbox.lock().pace = Pace::Slow;
+        assert!(matches!(f.offer(7), Offer::Queued { .. }));
+        f.depot.buffered.fetch_add((3 - usize::from(taken)) * COST, Relaxed);
+        let long = Bytes::from([run(2), run(2)].map(|run| run.to_vec()).concat());
+        assert_eq!(f.outbox.offer(&mut Run::new(long, 4, 0), || f.now), Offer::Refused);
+        assert_eq!(f.stats().dropped, 4, "the new ones");
+        // One that is not longer than what there is takes its place.
+        assert_eq!(f.offer(8), Offer::Queued { more: false });
+        assert_eq!(f.stats().dropped, 6);
+        assert_eq!(f.outbox.lock().queue.iter().map(|run| *run.last().unwrap()).collect::<Vec<_>>(), [8]);
+    }
+}
