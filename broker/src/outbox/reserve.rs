@@ -9,7 +9,8 @@
 //! An outbox with nothing queued may take one batch from the reserve, a loan. It is paid back when all of it has been
 //! written. When the reserve is used up, publishers wait, and a subscriber that has drained its loan at less than the floor
 //! rate for a window is disconnected at once. After that, its ident at its address gets no more than half of the reserve for
-//! ten minutes, and nobody waits for it: what has no room there is dropped.
+//! ten minutes, and nobody waits for it: what has no room there is dropped. One that leaves with a loan is charged with the
+//! time for which it had it, as if publishers had waited for it.
 
 use std::{
     collections::VecDeque,
