@@ -72,7 +72,7 @@ impl fmt::Display for End {
             Self::Refused(text) => write!(f, "refused: {text:?}"),
             Self::Failed(cause) => write!(f, "{cause}"),
             Self::Slow => f.write_str("slow for too long"),
-            Self::Evicted => f.write_str("it read nothing while the memory for all subscribers was full"),
+            Self::Evicted => f.write_str("it read too little while the memory for all subscribers was full"),
             Self::Revoked => f.write_str("its key was removed or has another secret"),
             Self::Shutdown { .. } => f.write_str("shutdown"),
         }

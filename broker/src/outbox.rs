@@ -46,12 +46,14 @@ use tracing::{info, warn};
 
 use crate::{SlowPolicy, metrics::Session, probation::Probation, stats::Counters};
 use pace::{Pace, State};
+use policy::Room;
 use reserve::{Borrowers, Lent};
 pub(crate) use run::Run;
 use tally::Tally;
 
 mod leftover;
 mod pace;
+mod policy;
 mod queue;
 mod reserve;
 mod run;
@@ -108,15 +110,6 @@ pub(crate) enum Offer {
     Wait(Instant),
     /// It is not queued and never will be: the subscriber is slow, which has been counted, or gone.
     Refused,
-}
-
-/// Whether there is room for a batch.
-enum Room {
-    Enough,
-    /// Not beside what is queued.
-    None,
-    /// Nothing is queued here, and too much in all together.
-    Empty,
 }
 
 /// The queue of one subscriber. Publishers put runs in, its connection's [`Writer`](crate::writer::Writer) takes
@@ -407,63 +400,6 @@ impl Outbox {
     /// It was slow to the end: nobody waits for the next ones for a while.
     fn exhaust(&self, now: Instant) {
         self.depot.probation.exhaust(self.ident(), self.peer.ip(), self.depot.rules.window, now);
-    }
-
-    /// Looks whether there is room for a batch, in the queue and in all together, which it would exceed by `excess`. Of a
-    /// subscriber that publishers do not wait for, so much is dropped as the policy allows and the batch needs.
-    fn make_room(&self, state: &mut State, cost: usize, excess: usize, now: Instant) -> Room {
-        let rules = &self.depot.rules;
-        let own = (state.queued + cost).saturating_sub(rules.high_mark);
-        // What others have too much is not taken from this one: it gives as much as it gets.
-        let needed = own.max(excess.min(cost));
-        if state.queued == 0 {
-            return if excess > 0 { Room::Empty } else { Room::Enough };
-        }
-        if needed == 0 {
-            return Room::Enough;
-        }
-        match rules.policy {
-            SlowPolicy::Disconnect => {
-                if state.deadline.is_none() && state.pace != Pace::Held {
-                    state.deadline = Some(now + rules.deadline);
-                    self.session.deadline();
-                    // Now it has a deadline to wait for.
-                    self.writer.wake();
-                    warn!(ident = self.ident().as_str(), peer = %self.peer, queued = state.queued, deadline = ?rules.deadline,
-                        "slow subscriber is at its high mark: its messages are dropped");
-                }
-                Room::None
-            }
-            SlowPolicy::DropOldest => {
-                let before = state.queued;
-                if !state.queue.holds(needed) {
-                    // Nothing is dropped in vain: for a batch for which there is no room even then.
-                    let is_begun = !state.queue.holds(before);
-                    let others = self.depot.buffered.load(Relaxed) > before;
-                    if is_begun || (state.pace == Pace::Slow && others && excess > before) {
-                        return Room::None;
-                    }
-                }
-                while before - state.queued < needed
-                    && let Some(oldest) = state.queue.pop()
-                {
-                    self.unqueue(state, oldest.frames.len(), 1);
-                    self.drop_messages(state, &Tally::of(oldest.contents()), true, now);
-                }
-                match before - state.queued >= needed {
-                    true => Room::Enough,
-                    // It is longer than the queue may be, or than what others have left.
-                    false if state.queued == 0 => {
-                        if excess > before {
-                            Room::Empty
-                        } else {
-                            Room::Enough
-                        }
-                    }
-                    false => Room::None,
-                }
-            }
-        }
     }
 
     fn unqueue(&self, state: &mut State, bytes: usize, pieces: usize) {

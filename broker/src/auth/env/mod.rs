@@ -101,7 +101,9 @@ fn both(upper: &str) -> AuthError {
 
 /// The secret in a file. The error names the variable and the path.
 fn read(variable: &str, path: &Path) -> Result<String, AuthError> {
-    let fail = |cause: &dyn fmt::Display| AuthError::new(format_args!("{variable}: {}: {cause}", path.display()));
+    // A value that is no whole path may be the secret itself, put into the wrong variable.
+    let shown = if path.is_absolute() { path.display().to_string() } else { "the file that it names".to_owned() };
+    let fail = |cause: &dyn fmt::Display| AuthError::new(format_args!("{variable}: {shown}: {cause}"));
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|cause| fail(&cause))?;
     file.take(MAX_SECRET + 1).read_to_end(&mut bytes).map_err(|cause| fail(&cause))?;

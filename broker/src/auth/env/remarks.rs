@@ -160,6 +160,11 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_read_is_named() {
+        let lines = remarks(&[("HPFEEDS_A_SECRET_FILE", "hunter2")]);
+        assert!(
+            lines.len() == 1 && lines[0].starts_with("HPFEEDS_A_SECRET_FILE: the file that it names: No such"),
+            "{lines:?}",
+        );
         let lines = remarks(&[("HPFEEDS_A_SECRET_FILE", "/nonexistent/x")]);
         assert!(
             lines.len() == 1 && lines[0].starts_with("HPFEEDS_A_SECRET_FILE: /nonexistent/x: No such"),
