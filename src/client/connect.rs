@@ -1,6 +1,8 @@
 use std::{fmt, io, net::SocketAddr, str::FromStr, time::Duration};
 
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -145,24 +147,24 @@ impl Transport for TcpStream {
     /// has read.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn peer_closed(&self) -> bool {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let closed = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
-        let mut fds = [PollFd::new(self, PollFlags::RDHUP)];
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut fds, Some(&at_once)).is_ok() && fds[0].revents().intersects(closed)
+        happened(self).intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
     }
 
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn status(&self) -> Option<TransportStatus> {
-        match (self.local_addr(), self.peer_addr()) {
-            (Ok(local), Ok(peer)) => super::diag::status(local, peer),
-            // Both sides have ended their streams, and know of the other's end: a socket that waits for an
-            // acknowledgement still has a peer.
-            (_, Err(cause)) if cause.kind() == io::ErrorKind::NotConnected => {
-                Some(TransportStatus { end_acknowledged: true, ..TransportStatus::default() })
-            }
-            _ => None,
+        if let (Ok(local), Ok(peer)) = (self.local_addr(), self.peer_addr())
+            && let Some(status) = super::diag::status(local, peer)
+        {
+            return Some(status);
         }
+        // Both sides have ended their streams, and know of the other's end: a socket that waits for an acknowledgement
+        // still has a peer. So has none that was reset, also when the peer's end came before that and is all that is
+        // read: then what was on its way is lost, and how much that was is not known any more.
+        let ended = self.peer_addr().is_err_and(|cause| cause.kind() == io::ErrorKind::NotConnected);
+        ended.then(|| {
+            let reset = happened(self).contains(PollFlags::ERR);
+            TransportStatus { unacknowledged: reset.into(), end_acknowledged: !reset, ..TransportStatus::default() }
+        })
     }
 
     /// Sees it only when all data has been read.
@@ -173,6 +175,17 @@ impl Transport for TcpStream {
             Ok(n) => n == 0,
             Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
         }
+    }
+}
+
+/// What has come to an end in a socket, or failed. An error stays there to be read.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn happened(stream: &TcpStream) -> PollFlags {
+    let mut fds = [PollFd::new(stream, PollFlags::RDHUP)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    match poll(&mut fds, Some(&at_once)) {
+        Ok(_) => fds[0].revents(),
+        Err(_) => PollFlags::empty(),
     }
 }
 
@@ -372,5 +385,39 @@ mod tests {
         let mut read = Vec::new();
         tokio::io::AsyncReadExt::read_to_end(&mut { stream }, &mut read).await.unwrap();
         assert_eq!(read, b"unread");
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[tokio::test]
+    async fn an_end_that_a_reset_follows_acknowledges_nothing() {
+        use tokio::io::AsyncReadExt as _;
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().into();
+        for reset in [true, false] {
+            let mut stream = TcpConnector::default().dial(&addr).await.unwrap();
+            let (mut peer, _) = listener.accept().await.unwrap();
+            stream.writable().await.unwrap();
+            if reset {
+                drop(peer);
+                while !stream.peer_closed() {
+                    tokio::task::yield_now().await;
+                }
+                // It comes to a peer that has closed; on a real network, both may be on their way at the same time.
+                stream.try_write(b"lost").unwrap();
+            } else {
+                stream.try_write(b"read").unwrap();
+                tokio::io::AsyncWriteExt::shutdown(&mut stream).await.unwrap();
+                peer.read_to_end(&mut Vec::new()).await.unwrap();
+                drop(peer);
+            }
+            while stream.peer_addr().is_ok() {
+                tokio::task::yield_now().await;
+            }
+            // What is read is the same.
+            assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+            let status = stream.status().unwrap();
+            assert_eq!((status.end_acknowledged, status.unacknowledged > 0), (!reset, reset));
+        }
     }
 }
