@@ -212,8 +212,8 @@ pub struct Keepalive {
     pub retries: u32,
     /// For how long the peer's system may answer nothing while something that was sent is unacknowledged; no probes
     /// are sent meanwhile. A peer that reads nothing answers all the same, for as long as it likes. Only on Linux and
-    /// Android, and where the session may ask the system (`sock_diag`); elsewhere the system's own limit counts, which
-    /// is a quarter of an hour on many.
+    /// Android, and where the session may ask the system (`sock_diag`); elsewhere, and when this is zero, the system's
+    /// own limit counts, which is a quarter of an hour on many.
     pub unacknowledged: Duration,
 }
 

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use hpfeeds::Keepalive;
 use tokio::{
     io::AsyncReadExt as _,
     time::{Instant, sleep, timeout},
@@ -224,4 +225,16 @@ async fn closing_ends_when_the_broker_reads_nothing_more() {
     let started = Instant::now();
     assert_eq!(session.close().await.unwrap_err().unconfirmed(), 1);
     assert!(started.elapsed() >= silence && started.elapsed() < 3 * silence, "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_limit_of_its_own_leaves_silence_to_the_system() {
+    let (mut script, builder) = Script::new();
+    let keepalive = Keepalive { unacknowledged: Duration::ZERO, ..Keepalive::default() };
+    let session = builder.keepalive(keepalive).start().unwrap();
+    session.publish("x", "1").await.unwrap();
+    let mut peer = script.login().await;
+    peer.expect_publish("1").await;
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(script.dials(), 1);
 }
