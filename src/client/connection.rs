@@ -353,7 +353,7 @@ impl<'a> Connection<'a> {
         let frames: Vec<_> = subscribed.into_keys().map(|channel| unsubscribe(self.shared, channel)).collect();
         self.memory.flight.push_last(encode(self.shared, &frames));
         self.phase = Phase::Closing;
-        self.watch.arm();
+        self.watch.restart();
     }
 
     // ---- time ----

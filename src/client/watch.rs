@@ -24,6 +24,8 @@ pub(super) struct Watch {
     acknowledged: u64,
     /// When `acknowledged` grew.
     progress: Instant,
+    /// No silence before this counts.
+    patient_from: Instant,
     /// Since when something has been on its way.
     since: Instant,
     /// For how long the peer's system has answered nothing.
@@ -39,6 +41,7 @@ impl Watch {
             written: 0,
             acknowledged: 0,
             progress: now,
+            patient_from: now,
             since: now,
             unanswered: Duration::ZERO,
         }
@@ -58,6 +61,12 @@ impl Watch {
         }
     }
 
+    /// Begins to look, and to count the silence of the peer anew.
+    pub(super) fn restart(&mut self) {
+        self.arm();
+        self.patient_from = Instant::now();
+    }
+
     /// Looks when it is time to; then says how many bytes more have been acknowledged. Goes on as long as something is
     /// on its way, or `waits` to be.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, link: &Link, waits: bool) -> Option<u64> {
@@ -65,7 +74,8 @@ impl Watch {
             return None;
         }
         let status = link.status().unwrap_or_default();
-        self.unanswered = status.unanswered;
+        // The last answer may have come long before there was anything to answer.
+        self.unanswered = status.unanswered.min(self.since.elapsed());
         let acknowledged = self.written.saturating_sub(status.unacknowledged);
         let more = acknowledged.saturating_sub(self.acknowledged);
         if more > 0 {
@@ -83,6 +93,79 @@ impl Watch {
     /// Whether nothing has been acknowledged for so long. When all is, and only to be read, it takes longer.
     pub(super) fn is_stalled(&self, silence: Duration) -> bool {
         let reading = if self.acknowledged < self.written { Duration::ZERO } else { self.progress - self.since };
-        self.progress.elapsed() >= silence.saturating_add(reading.min(silence.saturating_mul(PATIENCE)))
+        self.progress.max(self.patient_from).elapsed()
+            >= silence.saturating_add(reading.min(silence.saturating_mul(PATIENCE)))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use std::{future::poll_fn, io, task::Poll};
+
+    use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
+
+    use super::*;
+    use crate::{
+        client::{Transport, TransportStatus},
+        wire::Limits,
+    };
+
+    /// A connection of which the system tells this.
+    struct Told {
+        io: DuplexStream,
+        status: Option<TransportStatus>,
+    }
+
+    impl Transport for Told {
+        fn status(&self) -> Option<TransportStatus> {
+            self.status
+        }
+    }
+
+    impl AsyncRead for Told {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.io).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Told {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.io).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.io).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.io).poll_shutdown(cx)
+        }
+    }
+
+    fn link(status: Option<TransportStatus>) -> Link {
+        Link::new(Box::new(Told { io: duplex(64).0, status }), Limits::default())
+    }
+
+    /// Looks once, when it is time to.
+    async fn look(watch: &mut Watch, link: &Link) {
+        poll_fn(|cx| match watch.poll(cx, link, true) {
+            Some(_) => Poll::Ready(()),
+            None => Poll::Pending,
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_begins_when_there_is_something_to_answer() {
+        let hour = Duration::from_secs(3600);
+        let link = link(Some(TransportStatus { unacknowledged: 1, unanswered: hour, ..Default::default() }));
+        let mut watch = Watch::new();
+        tokio::time::advance(hour).await;
+        watch.wrote(1);
+        look(&mut watch, &link).await;
+        assert_eq!(watch.unanswered, LOOK);
+        look(&mut watch, &link).await;
+        assert_eq!(watch.unanswered, 2 * LOOK);
     }
 }

@@ -228,6 +228,21 @@ async fn closing_ends_when_the_broker_reads_nothing_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn silence_before_closing_is_not_held_against_the_broker() {
+    let (mut script, builder) = Script::with_pipe(1000);
+    let silence = Duration::from_secs(5);
+    let mut session = builder.close_timeout(Duration::MAX).close_stall_timeout(silence).start().unwrap();
+    session.publish("x", vec![7; 100_000]).await.unwrap();
+    let peer = script.login().await.into_inner();
+    // Its window is closed all the time.
+    sleep(20 * silence).await;
+    let started = Instant::now();
+    assert!(session.close().await.unwrap_err().is_incomplete());
+    assert!(started.elapsed() >= silence && started.elapsed() < 2 * silence, "{:?}", started.elapsed());
+    drop(peer);
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_limit_of_its_own_leaves_silence_to_the_system() {
     let (mut script, builder) = Script::new();
     let keepalive = Keepalive { unacknowledged: Duration::ZERO, ..Keepalive::default() };
