@@ -136,7 +136,7 @@ pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {
     }
 
     /// What the system knows of the way to the peer, asked a few times a second while something is on it. `None` when
-    /// it cannot be told; must not block.
+    /// it cannot be told, and then asked once a minute; must not block.
     fn status(&self) -> Option<TransportStatus> {
         None
     }

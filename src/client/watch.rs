@@ -4,10 +4,14 @@ use std::{pin::Pin, task::Context, time::Duration};
 
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::link::Link;
+use super::{TransportStatus, link::Link};
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// A system that has told nothing is not asked again for so long: a kernel without `sock_diag` looks for a module each
+/// time, which starts a process, and a program without free descriptors has other needs.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// A peer that has everything in its buffers may take as long to read it as it took to send it, up to so many times the
 /// silence that it is given otherwise.
@@ -19,6 +23,8 @@ pub(super) struct Watch {
     timer: Pin<Box<Sleep>>,
     /// Something is on its way. Otherwise nothing is looked at, and no timer runs.
     armed: bool,
+    /// When the system may be asked.
+    ask_at: Instant,
     /// Bytes written, and those acknowledged at the last look.
     written: u64,
     acknowledged: u64,
@@ -38,6 +44,7 @@ impl Watch {
         Self {
             timer: Box::pin(sleep(LOOK)),
             armed: false,
+            ask_at: now,
             written: 0,
             acknowledged: 0,
             progress: now,
@@ -73,7 +80,7 @@ impl Watch {
         if !self.armed || self.timer.as_mut().poll(cx).is_pending() {
             return None;
         }
-        let status = link.status().unwrap_or_default();
+        let status = self.ask(link);
         // The last answer may have come long before there was anything to answer.
         self.unanswered = status.unanswered.min(self.since.elapsed());
         let acknowledged = self.written.saturating_sub(status.unacknowledged);
@@ -90,6 +97,17 @@ impl Watch {
         Some(more)
     }
 
+    fn ask(&mut self, link: &Link) -> TransportStatus {
+        let now = Instant::now();
+        if self.ask_at <= now {
+            if let Some(status) = link.status() {
+                return status;
+            }
+            self.ask_at = now + ASK_AGAIN;
+        }
+        TransportStatus::default()
+    }
+
     /// Whether nothing has been acknowledged for so long. When all is, and only to be read, it takes longer.
     pub(super) fn is_stalled(&self, silence: Duration) -> bool {
         let reading = if self.acknowledged < self.written { Duration::ZERO } else { self.progress - self.since };
@@ -101,24 +119,31 @@ impl Watch {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
-    use std::{future::poll_fn, io, task::Poll};
+    use std::{
+        future::poll_fn,
+        io,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering::Relaxed},
+        },
+        task::Poll,
+    };
 
     use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 
     use super::*;
-    use crate::{
-        client::{Transport, TransportStatus},
-        wire::Limits,
-    };
+    use crate::{client::Transport, wire::Limits};
 
-    /// A connection of which the system tells this.
+    /// A connection of which the system tells this, each time that it is asked.
     struct Told {
         io: DuplexStream,
         status: Option<TransportStatus>,
+        asked: Arc<AtomicUsize>,
     }
 
     impl Transport for Told {
         fn status(&self) -> Option<TransportStatus> {
+            self.asked.fetch_add(1, Relaxed);
             self.status
         }
     }
@@ -143,8 +168,10 @@ mod tests {
         }
     }
 
-    fn link(status: Option<TransportStatus>) -> Link {
-        Link::new(Box::new(Told { io: duplex(64).0, status }), Limits::default())
+    fn link(status: Option<TransportStatus>) -> (Link, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let told = Told { io: duplex(64).0, status, asked: asked.clone() };
+        (Link::new(Box::new(told), Limits::default()), asked)
     }
 
     /// Looks once, when it is time to.
@@ -159,7 +186,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_begins_when_there_is_something_to_answer() {
         let hour = Duration::from_secs(3600);
-        let link = link(Some(TransportStatus { unacknowledged: 1, unanswered: hour, ..Default::default() }));
+        let (link, _) = link(Some(TransportStatus { unacknowledged: 1, unanswered: hour, ..Default::default() }));
         let mut watch = Watch::new();
         tokio::time::advance(hour).await;
         watch.wrote(1);
@@ -167,5 +194,20 @@ mod tests {
         assert_eq!(watch.unanswered, LOOK);
         look(&mut watch, &link).await;
         assert_eq!(watch.unanswered, 2 * LOOK);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_system_that_tells_nothing_is_asked_once_a_minute() {
+        let (silent, asked) = link(None);
+        let (telling, told) = link(Some(TransportStatus::default()));
+        for (link, count, expected) in [(silent, asked, 10), (telling, told, 10 * 60 * 5)] {
+            let mut watch = Watch::new();
+            watch.wrote(1);
+            let started = Instant::now();
+            while started.elapsed() < Duration::from_secs(10 * 60) {
+                look(&mut watch, &link).await;
+            }
+            assert_eq!(count.load(Relaxed), expected);
+        }
     }
 }
