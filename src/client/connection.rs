@@ -257,7 +257,7 @@ impl<'a> Connection<'a> {
 
     /// Because the program wants it.
     fn is_closing(&self) -> bool {
-        self.parting.is_none() && matches!(self.phase, Phase::Closing | Phase::HalfClosed)
+        self.deadline.is_some() && matches!(self.phase, Phase::Closing | Phase::HalfClosed)
     }
 
     fn eof(&mut self) -> End {

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use hpfeeds::{ClientSession, SessionEvent, SessionState, wire::Frame};
-use tokio::{io::AsyncReadExt as _, time::sleep};
+use tokio::{
+    io::AsyncReadExt as _,
+    time::{Instant, sleep},
+};
 
 use crate::script::{Peer, Script, events_so_far, text};
 
@@ -97,6 +100,27 @@ async fn a_broker_that_did_not_get_to_the_end_confirms_nothing() {
         }
         assert_eq!(unconfirmed(&session)[0], 1, "{word:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_hears_the_end_of_a_broker_that_shuts_down_behind_messages_that_nobody_reads() {
+    let (mut script, builder) = Script::new();
+    let mut session = builder.receive_queue(1000).start().unwrap();
+    session.publish("x", "1").await.unwrap();
+    let mut peer = accepted(&session, &mut script).await;
+    peer.expect_publish("1").await;
+    peer.error(ASKS).await;
+    peer.expect_eof().await;
+    for _ in 0..10 {
+        peer.publish("y", vec![7; 1000]).await;
+    }
+    // The receive queue is full.
+    sleep(Duration::from_millis(100)).await;
+    drop(peer);
+    let started = Instant::now();
+    session.close().await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    assert_eq!(session.unconfirmed(), 0);
 }
 
 /// The first frame of the next connection.
