@@ -150,8 +150,11 @@ impl Connection<'_> {
         self.complain(&cause);
         let Some(channel) = guilty else {
             if suspects.is_empty() {
-                // A right that was there has been taken away.
+                // A right that was there has been taken away, or the broker needs longer than it was given.
                 self.memory.proven.clear();
+                if let Some(age) = self.subscribed.values().map(Instant::elapsed).min() {
+                    self.memory.refused_late(age);
+                }
             }
             if self.subscribed.is_empty() {
                 self.shared.emit(SessionEvent::SubscribeDenied { channel: None, cause });
@@ -196,7 +199,7 @@ impl Connection<'_> {
         {
             return last.clone();
         }
-        let grace = self.shared.config.auth_grace;
+        let grace = self.memory.grace(self.shared);
         let fresh = self.subscribed.iter().filter(|(_, sent)| sent.elapsed() <= grace);
         fresh.map(|(channel, _)| channel).filter(|channel| !self.memory.proven.contains(*channel)).cloned().collect()
     }

@@ -24,6 +24,8 @@ pub(crate) struct Memory {
     pub(crate) group: usize,
     /// Subscriptions that the broker had time to refuse and did not.
     pub(crate) proven: BTreeSet<Channel>,
+    /// How long the broker takes to refuse a subscription, as far as it has shown.
+    late: Duration,
     /// The subscription after which the broker closed without a word, once.
     pub(crate) suspect: Option<Channel>,
     /// Subscriptions that were taken out since a connection lasted. A program that asks for one again at once, each time
@@ -44,7 +46,22 @@ pub(crate) struct Memory {
 /// broker that denies one after the other, made-up ones too, would have the driver do nothing else.
 const SEARCH_AGAIN: Duration = Duration::from_millis(250);
 
+/// What is refused later than this after it was asked for is a right that has been taken away.
+const LATEST: Duration = Duration::from_secs(5);
+
 impl Memory {
+    /// A subscription was refused so long after it was asked for, when it was taken for good.
+    pub(crate) fn refused_late(&mut self, age: Duration) {
+        if age <= LATEST {
+            self.late = self.late.max(age);
+        }
+    }
+
+    /// How long a subscription is in doubt: the grace, or twice what the broker was seen to need.
+    pub(crate) fn grace(&self, shared: &Shared) -> Duration {
+        shared.config.auth_grace.max(2 * self.late)
+    }
+
     /// Remembers a channel whose messages must leave the queue. With more than can be remembered, the broker has made
     /// most of them up, and the event of this one is told at once.
     pub(crate) fn deny(&mut self, shared: &Shared, channel: Channel, cause: Error) {

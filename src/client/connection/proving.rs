@@ -68,7 +68,7 @@ impl Connection<'_> {
         }
         let frames: Vec<_> = last.iter().map(|channel| subscribe(self.shared, channel)).collect();
         self.subscribed.extend(last.iter().map(|channel| (channel.clone(), now)));
-        grace.as_mut().reset(now + self.shared.config.auth_grace);
+        grace.as_mut().reset(now + memory.grace(self.shared));
         memory.flight.push_control(encode(self.shared, &frames));
     }
 

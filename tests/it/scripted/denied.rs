@@ -317,3 +317,31 @@ async fn unnamed_denials_among_a_thousand_subscriptions_are_found_in_seconds() {
         assert_eq!(found, denied, "{text}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_refuses_later_than_the_grace_does_not_have_the_allowed_ones_taken_out() {
+    for late in [300, 400, 600, 2000].map(Duration::from_millis) {
+        for channels in [2, 3, 9] {
+            let (mut script, builder) = Script::new();
+            let session = builder.start().unwrap();
+            for n in 0..channels {
+                session.subscribe(format!("c{n}")).unwrap();
+            }
+            let serve = async {
+                loop {
+                    let mut peer = script.login().await;
+                    while let Some(Frame::Subscribe { channel, .. }) = peer.next().await {
+                        if channel == "c0" {
+                            sleep(late).await;
+                            peer.error("Subscribe not authorized").await;
+                            break;
+                        }
+                    }
+                }
+            };
+            let over = tokio::time::timeout(Duration::from_secs(120), serve).await;
+            assert!(over.is_err());
+            assert_eq!(denials(&session), [("sub", Some("c0".to_owned()))], "{channels} channels, {late:?}");
+        }
+    }
+}
