@@ -258,11 +258,15 @@ fn a_file_that_is_moved_or_removed_is_made_again_for_the_next_message() {
     fs::rename(&old, &log).unwrap();
     broker.publish(["four"]);
     wait_for_file(&log, "[events] sensor: one\n[events] sensor: four\n");
-    // Where nothing can be made, it says so rather than to go on for nothing.
-    fs::remove_dir_all(dir.path()).unwrap();
+    // Where nothing can be made, it says so rather than to go on for nothing; what it has received is in the old file.
+    let aside = dir.path().with_extension("aside");
+    fs::rename(dir.path(), &aside).unwrap();
     broker.publish(["five"]);
     assert_eq!(tool.wait(), Some(1));
     assert!(tool.stderr().contains(&format!("cannot open {}: No such file", log.display())), "{}", tool.stderr());
+    let kept = fs::read_to_string(aside.join("log")).unwrap();
+    fs::remove_dir_all(aside).unwrap();
+    assert_eq!(kept, "[events] sensor: one\n[events] sensor: four\n[events] sensor: five\n");
 }
 
 #[test]

@@ -87,10 +87,14 @@ impl Output {
             }
             Target::File(appended) => {
                 // What is written to a file that has been moved away or removed would be found late, or never.
-                if appended.has_gone() {
-                    appended.reopen().map_err(Stuck::Failed)?;
+                let reopened = if appended.has_gone() { appended.reopen() } else { Ok(()) };
+                let written = appended.file.write_all(&self.buffer);
+                if let Err(why) = reopened {
+                    // Those in the buffer are taken: they are in the old file at least, if that is still somewhere.
+                    self.buffer.clear();
+                    return Err(Stuck::Failed(why));
                 }
-                appended.file.write_all(&self.buffer)
+                written
             }
         };
         self.buffer.clear();
