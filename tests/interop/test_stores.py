@@ -30,7 +30,7 @@ def test_ours_reads_what_python_has_made(tmp_path):
     with closing(store.sql), store.sql:
         store.sql.execute(INSERT, ("me", "sensor", "s3cret", '["a"]', "[]"))
     shown = keys(tmp_path, "show", "sensor", "--secret")
-    assert shown.split() == "ident: sensor owner: me secret: s3cret publish: a subscribe: -".split()
+    assert shown.split() == "ident: sensor owner: me secret: s3cret publish: a subscribe: - state: enabled".split()
 
 
 def test_python_reads_what_ours_has_made(tmp_path):
