@@ -140,9 +140,19 @@ pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {
     fn status(&self) -> Option<TransportStatus> {
         None
     }
+
+    /// The session gives this connection up since nothing is acknowledged any more, and drops it next: what is still on
+    /// its way must not arrive later, behind messages of the next connection. Does nothing by default; must not block.
+    fn abort(&self) {}
 }
 
 impl Transport for TcpStream {
+    /// The system would go on sending for a quarter of an hour, also after the socket is closed.
+    fn abort(&self) {
+        // It fails for a socket that has ended, which sends nothing any more.
+        drop(SockRef::from(self).set_linger(Some(Duration::ZERO)));
+    }
+
     /// Asks the system, not the runtime, which may not have heard of it yet; and sees it also behind data that nobody
     /// has read.
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -418,6 +428,36 @@ mod tests {
             assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
             let status = stream.status().unwrap();
             assert_eq!((status.end_acknowledged, status.unacknowledged > 0), (!reset, reset));
+        }
+    }
+
+    /// What the system holds of a connection that was given up would arrive behind messages of the next one.
+    #[tokio::test]
+    async fn an_aborted_connection_sends_nothing_more() {
+        use tokio::io::AsyncReadExt as _;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().into();
+        for aborted in [true, false] {
+            let stream = TcpConnector::default().dial(&addr).await.unwrap();
+            let (mut peer, _) = listener.accept().await.unwrap();
+            stream.writable().await.unwrap();
+            // More than the peer's system takes: the rest waits in ours.
+            let mut written = 0;
+            while let Ok(n) = stream.try_write(&[7; 8192]) {
+                written += n;
+            }
+            if aborted {
+                stream.abort();
+            }
+            drop(stream);
+            let mut read = Vec::new();
+            let end = peer.read_to_end(&mut read).await.map_err(|cause| cause.kind());
+            if aborted {
+                assert_eq!(end, Err(io::ErrorKind::ConnectionReset));
+                assert!(read.len() < written, "{} of {written}", read.len());
+            } else {
+                assert_eq!(end, Ok(written));
+            }
         }
     }
 }

@@ -388,6 +388,7 @@ impl<'a> Connection<'a> {
         self.shared.count_sent(more);
         let config = &self.shared.config;
         if !config.unacknowledged.is_zero() && self.watch.unanswered >= config.unacknowledged {
+            self.link.abort();
             let silence = format!("nothing was acknowledged for {:.0?}", self.watch.unanswered);
             return Err(self.broken(io::Error::new(io::ErrorKind::TimedOut, silence)));
         }

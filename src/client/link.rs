@@ -202,6 +202,11 @@ impl Link {
     }
 
     /// See [`Transport::status`].
+    /// See [`Transport::abort`].
+    pub(crate) fn abort(&self) {
+        self.io.abort();
+    }
+
     pub(crate) fn status(&self) -> Option<TransportStatus> {
         self.io.status()
     }

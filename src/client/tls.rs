@@ -198,6 +198,10 @@ impl Transport for TlsStream<Observed> {
         self.get_ref().0.tcp.peer_closed()
     }
 
+    fn abort(&self) {
+        self.get_ref().0.tcp.abort();
+    }
+
     /// What we say last over TLS is `close_notify`, which the broker may answer before the end of our TCP stream
     /// reaches it.
     fn status(&self) -> Option<TransportStatus> {
