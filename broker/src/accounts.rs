@@ -204,7 +204,7 @@ pub(crate) struct Member {
     account: Arc<Account>,
     budget: Arc<Budget>,
     key: Arc<Key>,
-    /// What it has authenticated with: one that counts only for a while, perhaps.
+    /// The secret of this connection: the key's, or an old one that counts for a while only.
     secret: Secret,
     number: u64,
     /// The generation that it has looked at.

@@ -24,7 +24,7 @@ pub struct Entry {
     pub publish: Vec<String>,
     /// Channels, or patterns of them, that it may subscribe to.
     pub subscribe: Vec<String>,
-    /// Nobody can authenticate with it, with any secret.
+    /// A disabled key: no secret authenticates with it.
     pub disabled: bool,
     /// Secrets that it had before, and that count for a while.
     pub old_secrets: Vec<OldSecret>,
@@ -102,7 +102,7 @@ impl Entry {
         })
     }
 
-    /// What the key says and may not be meant to say. `names` as for [`key`](Self::key).
+    /// Remarks about a key: entries that are legal and probably not meant. `names` as for [`key`](Self::key).
     pub(crate) fn remark(&self, names: [&str; 2], remarks: &mut Remarks) {
         let ident = &self.ident;
         if self.secret.is_empty() {

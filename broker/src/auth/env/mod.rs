@@ -51,9 +51,9 @@ impl EnvStore {
         Self { variable: Box::new(variable), may_change: true }
     }
 
-    /// What the variables of this process may not be meant to say, a line each that names the variable and never its
-    /// value: quotes, blanks and line breaks around a value, an ident that is not in upper case, a list without a secret,
-    /// a file that cannot be read, and that there is no key at all. Reads the files.
+    /// Remarks about the variables of this process, values that are probably not meant: a line each that names the
+    /// variable and never its value: quotes, blanks and line breaks around a value, an ident that is not in upper
+    /// case, a list without a secret, a file that cannot be read, and that there is no key at all. Reads the files.
     #[must_use]
     pub fn remarks() -> Vec<String> {
         remarks::on(env::vars_os())
