@@ -316,8 +316,8 @@ impl Outbox {
         }
     }
 
-    /// Ready when the subscriber has been slow for too long, or is called in. Otherwise the task is woken when there is a deadline to
-    /// wait for, or when it has passed.
+    /// Ready when the subscriber has been slow for too long, or is called in. Otherwise the task is woken when there is a
+    /// deadline to wait for, or when it has passed.
     pub(crate) fn poll_deadline(&self, cx: &mut Context<'_>, timer: &mut Option<Pin<Box<Sleep>>>) -> Poll<()> {
         self.writer.register(cx.waker());
         if self.is_called_in() {

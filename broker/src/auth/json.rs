@@ -136,7 +136,7 @@ impl AuthStore for JsonStore {
                 changed = replaced.changed() => changed.ok()?,
                 () = ended => {}
             }
-            // Who is told now sees everything that has ended before.
+            // A subscriber of changes that is told now sees everything that has ended before.
             Some(((), (file, replaced, SystemTime::now())))
         }))
     }

@@ -109,7 +109,7 @@ pub struct Key {
     pub(crate) owner: String,
     pub(crate) account: Option<Box<str>>,
     pub(crate) secret: Secret,
-    /// Those before it, and when each ends.
+    /// Earlier secrets, and when each ends.
     pub(crate) old_secrets: Box<[(Secret, SystemTime)]>,
     pub(crate) disabled: bool,
     /// Many keys have the same lists: a store that keeps all of them shares these.

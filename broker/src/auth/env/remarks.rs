@@ -1,4 +1,4 @@
-//! What is odd in environment variables, where a mistake makes no sound: the key is another one, or none.
+//! Remarks about environment variables, where a mistake makes no sound: the key is another one, or none.
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +28,7 @@ pub(super) fn is_file(name: &OsStr) -> bool {
     name.to_str().and_then(parts).is_some_and(|(_, field)| field == "_SECRET_FILE")
 }
 
-/// What is odd, by the names of the variables. Reads the files that they name.
+/// Remarks, in the order of the variables' names. Reads the files that the variables name.
 pub(super) fn on(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Vec<String> {
     let named = variables.into_iter().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
     let all: BTreeMap<String, OsString> = named.filter(|(name, _)| parts(name).is_some()).collect();
@@ -77,7 +77,7 @@ pub(super) fn on(variables: impl IntoIterator<Item = (OsString, OsString)>) -> V
     remarks.into_lines()
 }
 
-/// What is around a value, which no shell has taken away.
+/// Quotes, blanks or line breaks around a value, which no shell has taken away.
 fn around(value: &str, odd: &mut impl FnMut(fmt::Arguments<'_>)) {
     let trimmed = value.trim();
     if ['"', '\''].into_iter().any(|quote| trimmed.len() > 1 && trimmed.starts_with(quote) && trimmed.ends_with(quote))
