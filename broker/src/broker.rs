@@ -1,7 +1,7 @@
 use std::{
     fmt, io,
     net::{SocketAddr, TcpListener},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,21 +16,23 @@ use tracing::info;
 #[cfg(feature = "exporter")]
 use crate::http;
 use crate::{
-    AuthStore, BrokerBuilder, ChainStore, Dropped, Endpoint, Exposition, Key, ReloadError, StartError, Stats, TlsError,
-    accounts::Accounts,
-    admission::Admission,
-    buffer::BufferPool,
-    config::Config,
-    endpoint::{Opened, Service},
-    gate::Gate,
-    listener,
-    metrics::{self, Metrics},
-    outbox::Depot,
-    recheck,
-    reports::Reports,
-    router::Router,
-    throttle::Throttle,
-    tls::Reloader,
+    accept,
+    auth::{chain::ChainStore, key::Key},
+    builder::BrokerBuilder,
+    context::{Logged, Shared},
+    delivery::context::Depot,
+    error::{ReloadError, StartError},
+    identity::{Accounts, recheck},
+    limits::{auth_failures::Throttle, connections::Admission},
+    metrics::{
+        self, Exposition, Metrics,
+        stats::{Dropped, Stats},
+    },
+    net::{
+        buffer_pool::BufferPool,
+        endpoint::{Endpoint, Opened, Service},
+        tls::{Reloader, TlsError},
+    },
 };
 
 /// How long publishers are read after they have been asked to end their streams: some round trips.
@@ -47,48 +49,6 @@ pub struct Broker {
     addrs: Vec<SocketAddr>,
     #[cfg(feature = "exporter")]
     exporter: Option<http::Exporter>,
-}
-
-/// What every task of a broker knows.
-pub(crate) struct Shared {
-    pub(crate) config: Config,
-    pub(crate) store: Arc<dyn AuthStore>,
-    pub(crate) router: Arc<Router>,
-    pub(crate) depot: Arc<Depot>,
-    pub(crate) pool: Arc<BufferPool>,
-    pub(crate) throttle: Throttle,
-    pub(crate) gate: Arc<Gate>,
-    pub(crate) reports: Logged,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) certificates: Reloader,
-    pub(crate) admission: Admission,
-    pub(crate) accounts: Arc<Accounts>,
-    /// Nothing more is read; what is queued is still written.
-    pub(crate) draining: CancellationToken,
-    /// Publishers have had their time to end their streams: every connection is closed.
-    pub(crate) closing: CancellationToken,
-    /// Connections that may still have something to say.
-    pub(crate) parting: TaskTracker,
-    /// Everything ends.
-    pub(crate) aborted: CancellationToken,
-    pub(crate) tasks: TaskTracker,
-    /// What all of it runs on.
-    pub(crate) runtime: Handle,
-}
-
-/// What strangers do and is not logged each time.
-#[derive(Debug, Default)]
-pub(crate) struct Logged {
-    /// They claim to be somebody, and cannot prove it.
-    pub(crate) rejected: Reports,
-    /// They do not even say who they are.
-    pub(crate) refused: Reports,
-}
-
-impl Shared {
-    pub(crate) fn stats(&self) -> Stats {
-        self.depot.counters.snapshot(self.admission.open(), self.depot.buffered.load(Relaxed))
-    }
 }
 
 impl Broker {
@@ -148,7 +108,7 @@ impl Broker {
         });
         for ((listener, service), addr) in listeners.into_iter().zip(&addrs) {
             let listening = shared.metrics.listening(*addr);
-            shared.tasks.spawn(listener::run(listener, Arc::new(service), listening, shared.clone()));
+            shared.tasks.spawn(accept::run(listener, Arc::new(service), listening, shared.clone()));
         }
         if !shared.certificates.is_empty() {
             let shared_too = shared.clone();
@@ -222,7 +182,7 @@ impl Broker {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn serve(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, peer: SocketAddr) {
-        listener::admit_stream(stream, peer, &self.shared);
+        accept::admit_stream(stream, peer, &self.shared);
     }
 
     /// Where it listens, in the order of the endpoints; the ports are those that the system picked.

@@ -7,7 +7,12 @@ use std::{
 use hpfeeds::wire::Limits;
 
 use crate::{
-    AuthStore, Broker, ChainStore, Endpoint, EndpointError, Key, MemoryStore, SlowPolicy, StartError, config::Config,
+    auth::{AuthStore, chain::ChainStore, key::Key, memory::MemoryStore},
+    broker::Broker,
+    config::Config,
+    delivery::policy::SlowPolicy,
+    error::StartError,
+    net::endpoint::{Endpoint, EndpointError},
 };
 
 /// Options of a [`Broker`]; [`start`](Self::start) runs it.
@@ -169,8 +174,8 @@ impl BrokerBuilder {
 
     /// How often the key of each connected ident is looked up again. Default: 5 s; with more than 2,500 idents it takes
     /// longer, as there are at most 500 lookups per second. Zero leaves live connections alone. A store that
-    /// [tells](crate::AuthStore::changes) of its changes, as a JSON file, is asked at once when it does, and not every now
-    /// and then; one whose answers [cannot change](crate::AuthStore::may_change), as keys in memory, is not asked again.
+    /// [tells](crate::auth::AuthStore::changes) of its changes, as a JSON file, is asked at once when it does, and not every now
+    /// and then; one whose answers [cannot change](crate::auth::AuthStore::may_change), as keys in memory, is not asked again.
     ///
     /// When a key is gone or has another secret, its connections get the ERROR `Authentication failed for {ident}` and
     /// nothing of what is queued for them. When its lists have changed, what is newly allowed works at once; a connection

@@ -4,20 +4,13 @@ use std::time::Duration;
 
 use hpfeeds::wire::{Limits, MAX_NAME_LEN};
 
-use crate::{StartError, accounts::AccountRules, buffer::MAX_CHUNK, outbox::Rules, rate::Rate, socket::UNSENT};
-
-/// What happens to a subscriber that drains less than the floor rate once its outbox has reached the high mark.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SlowPolicy {
-    /// New messages for it are dropped. When it has neither fallen below the low mark nor drained the floor rate again
-    /// after [`slow_deadline`](crate::BrokerBuilder::slow_deadline), it gets the ERROR `Backpressure deadline timer expired`
-    /// and is disconnected, as the Python broker does.
-    #[default]
-    Disconnect,
-    /// The oldest messages make room for new ones. It is never disconnected for being slow.
-    DropOldest,
-}
+use crate::{
+    delivery::{context::Rules, policy::SlowPolicy},
+    error::StartError,
+    identity::AccountRules,
+    limits::rate::Rate,
+    net::{buffer_pool::MAX_CHUNK, socket::UNSENT},
+};
 
 /// The options that connections need while they run.
 #[derive(Debug, Clone)]

@@ -1,6 +1,6 @@
 use std::{io, net::SocketAddr};
 
-use crate::{AuthError, TlsError};
+use crate::{auth::AuthError, net::tls::TlsError};
 
 /// Why a broker did not start. Nothing is left half started: what it had opened is closed again.
 ///
@@ -8,12 +8,12 @@ use crate::{AuthError, TlsError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// Neither [`listen`](crate::BrokerBuilder::listen) nor [`endpoint`](crate::BrokerBuilder::endpoint) nor
-    /// [`listener`](crate::BrokerBuilder::listener) nor [`without_endpoint`](crate::BrokerBuilder::without_endpoint) was
+    /// Neither [`listen`](crate::builder::BrokerBuilder::listen) nor [`endpoint`](crate::builder::BrokerBuilder::endpoint) nor
+    /// [`listener`](crate::builder::BrokerBuilder::listener) nor [`without_endpoint`](crate::builder::BrokerBuilder::without_endpoint) was
     /// called.
     #[error("no endpoint to listen on")]
     NoEndpoint,
-    /// Neither [`user`](crate::BrokerBuilder::user) nor [`auth`](crate::BrokerBuilder::auth) was called.
+    /// Neither [`user`](crate::builder::BrokerBuilder::user) nor [`auth`](crate::builder::BrokerBuilder::auth) was called.
     #[error("no keys: nobody could authenticate")]
     NoKeys,
     /// An option makes no sense, alone or together with another.
@@ -54,7 +54,7 @@ pub enum StartError {
     Auth(#[from] AuthError),
 }
 
-/// What [`Broker::reload`](crate::Broker::reload) could not read again. The old stays in use.
+/// What [`Broker::reload`](crate::broker::Broker::reload) could not read again. The old stays in use.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", failures.join("; "))]
 pub struct ReloadError {

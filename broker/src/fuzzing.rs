@@ -5,7 +5,7 @@
 pub mod scan {
     use hpfeeds::wire::{FrameRef, Header, Limits};
 
-    use crate::{metrics::Sizes, scan};
+    use crate::{metrics::Sizes, util::scan};
 
     #[must_use]
     pub fn run(bytes: &[u8], max: u32) -> Option<(usize, usize)> {

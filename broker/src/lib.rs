@@ -38,57 +38,33 @@
 //! Memory is bounded, see [`BrokerBuilder::max_buffered`].
 #![doc(test(attr(deny(warnings))))]
 
-mod accounts;
-mod admission;
+mod accept;
 mod auth;
 mod broker;
-mod buffer;
 mod builder;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 mod config;
-mod connection;
-mod endpoint;
+mod context;
+mod delivery;
 mod error;
-// With `--cfg fuzzing` only, which nobody but cargo-fuzz gives.
-#[cfg(all(fuzzing, feature = "cli"))]
-#[allow(dead_code, reason = "what the binary does with it is not fuzzed")]
-mod cli;
-#[cfg(all(fuzzing, feature = "cli"))]
-extern crate self as hpfeeds_broker;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
-mod gate;
-mod group;
-mod handshake;
 #[cfg(feature = "exporter")]
 mod http;
-mod inbound;
-#[cfg(feature = "keys")]
-pub mod keys;
-mod listener;
+mod identity;
+mod limits;
 mod metrics;
-mod outbox;
-mod patterns;
-mod pipe;
-mod probation;
-#[cfg(test)]
-mod properties;
-mod proxy;
-mod rate;
-mod recheck;
-mod reports;
-mod retry;
-mod router;
-mod routes;
-mod scan;
-mod shortage;
-mod socket;
-mod stats;
-mod subscriptions;
-mod throttle;
-mod tls;
-mod writer;
+mod net;
+mod routing;
+mod session;
+mod util;
 
+#[cfg(feature = "keys")]
+#[doc(hidden)]
+pub use auth::admin as keys;
 pub use auth::{AuthError, AuthStore, ChainStore, Changes, EnvStore, JsonStore, Key, Lookup, MemoryStore, Reload};
 #[cfg(feature = "sql")]
 pub use auth::{DatabaseAddress, SqlStore};
@@ -96,12 +72,12 @@ pub use auth::{DatabaseAddress, SqlStore};
 pub use auth::{MongoAddress, MongoStore};
 pub use broker::Broker;
 pub use builder::BrokerBuilder;
-pub use config::SlowPolicy;
-pub use endpoint::{ClientAuth, Endpoint, EndpointError, Keepalive, Mode, Network, NetworkError};
+pub use delivery::policy::SlowPolicy;
 pub use error::{ReloadError, StartError};
 pub use metrics::Exposition;
-pub use stats::{Dropped, Stats};
-pub use tls::TlsError;
+pub use metrics::stats::{Dropped, Stats};
+pub use net::endpoint::{ClientAuth, Endpoint, EndpointError, Keepalive, Mode, Network, NetworkError};
+pub use net::tls::TlsError;
 
 #[doc(no_inline)]
 pub use hpfeeds::wire::{Pattern, Secret};

@@ -76,7 +76,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
     use super::*;
-    use crate::{AuthError, Key, MemoryStore};
+    use crate::auth::{AuthError, key::Key, memory::MemoryStore};
 
     struct Broken;
 
@@ -122,11 +122,11 @@ mod tests {
     fn it_may_change_if_a_store_in_it_may() {
         let mut chain = ChainStore::new();
         chain.push(store(&["a"], "memory"));
-        chain.push(crate::EnvStore::new());
+        chain.push(crate::auth::env::EnvStore::new());
         let mut outer = ChainStore::new();
         outer.push(chain.clone());
         assert!(!outer.may_change());
-        chain.push(crate::EnvStore::with(|_| Err(std::env::VarError::NotPresent)));
+        chain.push(crate::auth::env::EnvStore::with(|_| Err(std::env::VarError::NotPresent)));
         outer.push(chain);
         assert!(outer.may_change());
     }

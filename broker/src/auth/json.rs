@@ -17,13 +17,10 @@ use tokio::sync::{oneshot, watch as signal};
 use tracing::info;
 
 use super::{
-    AuthError, AuthStore, Changes, Entry, Key, Lookup, MemoryStore, Reload, Remarks,
-    entry::kind,
-    memory::Lists,
-    sleep_until_time,
-    text::utf8,
-    watch::{self, Errand, Signature},
+    AuthError, AuthStore, Changes, Entry, Key, Lookup, MemoryStore, Reload, Remarks, entry::kind, memory::Lists,
+    sleep_until_time, text::utf8,
 };
+use crate::util::file_watch::{self, Errand, Signature};
 
 /// The fields of the lists.
 pub(crate) const LISTS: [&str; 2] = ["pubchans", "subchans"];
@@ -67,7 +64,7 @@ impl JsonStore {
         let signature = Signature::of(&path);
         let keys = ArcSwap::from_pointee(load(&path)?);
         let file = Arc::new(File { path, keys, replaced: signal::Sender::default() });
-        let watched = watch::spawn(signature, &file.path, {
+        let watched = file_watch::spawn(signature, &file.path, {
             let file = file.clone();
             move || {
                 let keys = file.reload()?;

@@ -1,17 +1,20 @@
 //! Who may connect, and what they may do.
 
-mod chain;
+#[cfg(feature = "keys")]
+#[doc(hidden)]
+pub mod admin;
+pub(crate) mod chain;
 mod entry;
-mod env;
+pub(crate) mod env;
 pub(crate) mod json;
-mod memory;
+pub(crate) mod key;
+pub(crate) mod memory;
 #[cfg(feature = "mongodb")]
-mod mongo;
+pub(crate) mod mongo;
 mod remarks;
 #[cfg(feature = "sql")]
 pub(crate) mod sql;
 mod text;
-mod watch;
 
 use std::{
     error, fmt,
@@ -21,7 +24,6 @@ use std::{
 };
 
 use futures::stream::{self, Stream};
-use hpfeeds::wire::{Digest, Ident, NameError, Nonce, Pattern, Secret};
 use tokio::time::sleep;
 
 #[cfg(not(feature = "keys"))]
@@ -33,7 +35,7 @@ pub use self::mongo::{MongoAddress, MongoStore};
 pub(crate) use self::remarks::Remarks;
 #[cfg(feature = "sql")]
 pub use self::sql::{DatabaseAddress, SqlStore};
-pub use self::{chain::ChainStore, env::EnvStore, json::JsonStore, memory::MemoryStore};
+pub use self::{chain::ChainStore, env::EnvStore, json::JsonStore, key::Key, memory::MemoryStore};
 
 /// What [`AuthStore::lookup`] returns: a future that can be kept in a box.
 pub type Lookup<'a> = Pin<Box<dyn Future<Output = Result<Option<Arc<Key>>, AuthError>> + Send + 'a>>;
@@ -48,8 +50,8 @@ pub type Changes = Pin<Box<dyn Stream<Item = ()> + Send>>;
 ///
 /// A lookup happens once per connection, while that connection waits and no other does, and again for each connected
 /// ident when the store tells of [`changes`](Self::changes) or, if its answers [may change](Self::may_change) without that,
-/// now and then ([`BrokerBuilder::recheck_keys`](crate::BrokerBuilder::recheck_keys)). It is given a deadline
-/// ([`BrokerBuilder::auth_timeout`](crate::BrokerBuilder::auth_timeout)) and is dropped when that passes. An error
+/// now and then ([`BrokerBuilder::recheck_keys`](crate::builder::BrokerBuilder::recheck_keys)). It is given a deadline
+/// ([`BrokerBuilder::auth_timeout`](crate::builder::BrokerBuilder::auth_timeout)) and is dropped when that passes. An error
 /// lets nobody in: the client hears the same as for a wrong secret, and the operator finds the error in the log. For
 /// those who are in, an error changes nothing.
 ///
@@ -88,7 +90,7 @@ pub trait AuthStore: Send + Sync + 'static {
 
     /// Whether an answer may be another one later without an item of [`changes`](Self::changes), which is the default. It
     /// is asked once, when the broker starts. If not, the keys of live connections are looked up again only after such an
-    /// item, or when [`Broker::recheck_now`](crate::Broker::recheck_now) asks for it: a broker that has nothing to do does
+    /// item, or when [`Broker::recheck_now`](crate::broker::Broker::recheck_now) asks for it: a broker that has nothing to do does
     /// not wake up for that.
     fn may_change(&self) -> bool {
         true
@@ -100,150 +102,6 @@ pub trait AuthStore: Send + Sync + 'static {
     fn changes(&self) -> Changes {
         Box::pin(stream::pending())
     }
-}
-
-/// An authkey: who somebody is and what they may do.
-#[derive(Debug, Clone)]
-pub struct Key {
-    pub(crate) ident: Ident,
-    pub(crate) owner: String,
-    pub(crate) account: Option<Box<str>>,
-    pub(crate) secret: Secret,
-    /// Earlier secrets, and when each ends.
-    pub(crate) old_secrets: Box<[(Secret, SystemTime)]>,
-    pub(crate) disabled: bool,
-    /// Many keys have the same lists: a store that keeps all of them shares these.
-    pub(crate) pubchans: Arc<[Pattern]>,
-    pub(crate) subchans: Arc<[Pattern]>,
-}
-
-impl Key {
-    /// A key that may do nothing yet, owned by itself. The ident has 1 to 255 bytes. With an empty secret nobody can
-    /// authenticate: everybody would know it.
-    pub fn new(ident: impl AsRef<str>, secret: impl Into<Secret>) -> Result<Self, NameError> {
-        let ident = Ident::new(ident)?;
-        let owner = ident.to_string();
-        Ok(Self {
-            ident,
-            owner,
-            account: None,
-            secret: secret.into(),
-            old_secrets: Box::default(),
-            disabled: false,
-            pubchans: Arc::default(),
-            subchans: Arc::default(),
-        })
-    }
-
-    /// Names the person or project that the key belongs to; the default is the ident. It shows in logs and metrics.
-    #[must_use]
-    pub fn owner(mut self, owner: impl Into<String>) -> Self {
-        self.owner = owner.into();
-        self
-    }
-
-    /// Shares its limits on connections and rates with all keys of the same account; the default is the ident. For stores
-    /// in which one secret has many idents. What a connected key shares its limits with changes when it connects again.
-    #[must_use]
-    pub fn account(mut self, account: impl Into<Box<str>>) -> Self {
-        self.account = Some(account.into());
-        self
-    }
-
-    /// Accepts a secret that it had before, too, until a time of the system's clock: so a secret can be replaced while the
-    /// client still has the old one. A connection that has authenticated with it ends when the key is looked up again
-    /// after that time. [`MemoryStore`] and [`JsonStore`] tell of it at that time; another store's keys are looked up
-    /// again within [`recheck_keys`](crate::BrokerBuilder::recheck_keys) if its answers [may change](AuthStore::may_change).
-    #[must_use]
-    pub fn old_secret(mut self, secret: impl Into<Secret>, until: SystemTime) -> Self {
-        let mut old = self.old_secrets.into_vec();
-        old.push((secret.into(), until));
-        self.old_secrets = old.into();
-        self
-    }
-
-    /// Lets nobody in, and ends the search for the ident: a store that is asked later is not.
-    #[must_use]
-    pub fn disabled(mut self) -> Self {
-        self.disabled = true;
-        self
-    }
-
-    /// Adds channels, or [patterns](Pattern) of them, that it may publish to.
-    pub fn publish(mut self, channels: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, NameError> {
-        self.pubchans = longer(&self.pubchans, channels)?;
-        Ok(self)
-    }
-
-    /// Adds channels, or [patterns](Pattern) of them, that it may subscribe to.
-    pub fn subscribe(mut self, channels: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, NameError> {
-        self.subchans = longer(&self.subchans, channels)?;
-        Ok(self)
-    }
-
-    /// Why nobody can authenticate with it, for the log.
-    pub(crate) fn unusable(&self) -> Option<&'static str> {
-        if self.disabled {
-            return Some("the key is disabled");
-        }
-        self.secret.is_empty().then_some("the secret in the key store is empty")
-    }
-
-    /// The key as it is now: without the secrets whose time is over.
-    pub(crate) fn current(self: Arc<Self>) -> Arc<Self> {
-        if self.old_secrets.is_empty() { self } else { self.at(SystemTime::now()) }
-    }
-
-    fn at(self: Arc<Self>, now: SystemTime) -> Arc<Self> {
-        if self.old_secrets.iter().all(|(_, until)| *until > now) {
-            return self;
-        }
-        let left = self.old_secrets.iter().filter(|(_, until)| *until > now).cloned().collect();
-        Arc::new(Self { old_secrets: left, ..Self::clone(&self) })
-    }
-
-    /// The secret that a client has answered with. Each is tried, whichever it was: the time tells nothing of that.
-    pub(crate) fn proved(&self, nonce: &Nonce, digest: &Digest) -> Option<&Secret> {
-        let mut proved = None;
-        for secret in self.secrets() {
-            if secret.verify(nonce, digest) && !secret.is_empty() {
-                proved = Some(secret);
-            }
-        }
-        proved
-    }
-
-    /// Whether a secret opens it. Secrets are only ever compared by what they sign.
-    pub(crate) fn accepts(&self, secret: &Secret) -> bool {
-        let nonce = Nonce::new([]);
-        self.unusable().is_none() && self.proved(&nonce, &secret.sign(&nonce)).is_some()
-    }
-
-    /// Whether the same secrets open both, for as long.
-    pub(crate) fn has_secrets_of(&self, other: &Self) -> bool {
-        let nonce = Nonce::new([]);
-        let ends = |key: &Self| key.old_secrets.iter().map(|(_, until)| *until).collect::<Vec<_>>();
-        self.disabled == other.disabled
-            && ends(self) == ends(other)
-            && self.secrets().zip(other.secrets()).all(|(one, other)| one.verify(&nonce, &other.sign(&nonce)))
-    }
-
-    fn secrets(&self) -> impl Iterator<Item = &Secret> {
-        std::iter::once(&self.secret).chain(self.old_secrets.iter().map(|(secret, _)| secret))
-    }
-
-    pub(crate) fn may_publish(&self, channel: &str) -> bool {
-        self.pubchans.iter().any(|pattern| pattern.matches(channel))
-    }
-
-    pub(crate) fn may_subscribe(&self, channel: &str) -> bool {
-        self.subchans.iter().any(|pattern| pattern.matches(channel))
-    }
-}
-
-/// A list and more channels.
-fn longer(list: &[Pattern], channels: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Arc<[Pattern]>, NameError> {
-    list.iter().cloned().map(Ok).chain(channels.into_iter().map(Pattern::new)).collect()
 }
 
 /// The longest sleep until a time of the system's clock, which may be set meanwhile.
@@ -279,47 +137,3 @@ impl fmt::Display for AuthError {
 }
 
 impl error::Error for AuthError {}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_allows_what_its_lists_say() {
-        let key = Key::new("bob", "s").unwrap().publish(["a", "b.*"]).unwrap().subscribe(["c"]).unwrap();
-        assert!(key.may_publish("a") && key.may_publish("b.x") && !key.may_publish("c"));
-        assert!(key.may_subscribe("c") && !key.may_subscribe("a"));
-        assert_eq!(key.owner, "bob");
-    }
-
-    #[test]
-    fn an_old_secret_counts_for_its_time_and_no_longer() {
-        let (now, nonce) = (SystemTime::now(), Nonce::new([1]));
-        let until = |seconds| now + Duration::from_secs(seconds);
-        let key = Arc::new(Key::new("bob", "new").unwrap().old_secret("old", until(10)).old_secret("older", until(5)));
-        let opened = |key: &Key, secret: &str| key.proved(&nonce, &Secret::new(secret).sign(&nonce)).is_some();
-        for (seconds, expected) in [(0, [true, true, true]), (5, [true, true, false]), (10, [true, false, false])] {
-            let key = key.clone().at(until(seconds));
-            assert_eq!(["new", "old", "older"].map(|secret| opened(&key, secret)), expected, "after {seconds} s");
-            assert!(!opened(&key, "other") && !opened(&key, ""));
-        }
-        assert!(!key.has_secrets_of(&key.clone().at(until(5))) && key.has_secrets_of(&key.clone().at(until(4))));
-        assert!(key.accepts(&"old".into()) && !Key::clone(&key).disabled().accepts(&"new".into()));
-    }
-
-    #[test]
-    fn an_empty_secret_opens_nothing() {
-        let nonce = Nonce::new([1]);
-        let digest = Secret::new("").sign(&nonce);
-        let until = SystemTime::now() + Duration::from_secs(10);
-        for key in [Key::new("bob", "").unwrap(), Key::new("bob", "s").unwrap().old_secret("", until)] {
-            assert!(key.proved(&nonce, &digest).is_none() && !key.accepts(&"".into()));
-        }
-    }
-
-    #[test]
-    fn debug_does_not_show_the_secret() {
-        assert!(!format!("{:?}", Key::new("bob", "hunter2").unwrap()).contains("hunter2"));
-    }
-}

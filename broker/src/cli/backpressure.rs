@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::{builder::BrokerBuilder, delivery::policy::SlowPolicy};
 use clap::{Args, ValueEnum};
-use hpfeeds_broker::{BrokerBuilder, SlowPolicy};
 
 use super::values::{parse_seconds, parse_size};
 

@@ -19,7 +19,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{one_line, suggestion};
+use crate::cli::output::{one_line, suggestion};
 
 /// What makes sense on the command line only.
 const NOT_IN_A_FILE: [&str; 4] = ["config", "check-config", "help", "version"];

@@ -1,7 +1,7 @@
 //! What the broker tells about itself over HTTP.
 
+use crate::builder::BrokerBuilder;
 use clap::Args;
-use hpfeeds_broker::BrokerBuilder;
 
 use super::values::{Address, parse_address};
 

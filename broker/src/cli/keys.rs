@@ -7,8 +7,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use crate::auth::admin::{Change, Entry, Fields, Keys, Listing, from_json, remarks, to_json};
 use clap::{Args, Subcommand};
-use hpfeeds_broker::keys::{Change, Entry, Fields, Keys, Listing, from_json, remarks, to_json};
 
 use super::store::{Store, StoreParser};
 

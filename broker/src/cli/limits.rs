@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::builder::BrokerBuilder;
 use clap::Args;
-use hpfeeds_broker::BrokerBuilder;
 
 use super::values::{parse_message, parse_seconds, parse_size};
 

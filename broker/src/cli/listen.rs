@@ -2,11 +2,11 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
+use crate::net::endpoint::{Endpoint, EndpointError};
 use clap::{
     Args,
     builder::{OsStringValueParser, TypedValueParser as _, ValueParser},
 };
-use hpfeeds_broker::{Endpoint, EndpointError};
 
 use super::values::{Address, parse_address};
 

@@ -8,10 +8,18 @@ use std::{
     str::FromStr,
 };
 
-use clap::{Arg, Command, builder::TypedValueParser, error::ErrorKind};
-use hpfeeds_broker::{
-    AuthError, BrokerBuilder, ChainStore, DatabaseAddress, EnvStore, JsonStore, SqlStore, keys::Keys,
+use crate::{
+    auth::{
+        AuthError,
+        admin::Keys,
+        chain::ChainStore,
+        env::EnvStore,
+        json::JsonStore,
+        sql::{DatabaseAddress, SqlStore},
+    },
+    builder::BrokerBuilder,
 };
+use clap::{Arg, Command, builder::TypedValueParser, error::ErrorKind};
 use tracing::warn;
 
 /// How many faulty keys a check names.
@@ -24,7 +32,7 @@ pub(crate) enum Store {
     Json(PathBuf),
     Sql(DatabaseAddress),
     #[cfg(feature = "mongodb")]
-    Mongo(hpfeeds_broker::MongoAddress),
+    Mongo(crate::auth::mongo::MongoAddress),
 }
 
 impl Store {
@@ -54,7 +62,7 @@ impl Store {
             }
             Self::Sql(address) => builder.auth(SqlStore::open(address.clone()).await?),
             #[cfg(feature = "mongodb")]
-            Self::Mongo(address) => builder.auth(hpfeeds_broker::MongoStore::open(address.clone()).await?),
+            Self::Mongo(address) => builder.auth(crate::auth::mongo::MongoStore::open(address.clone()).await?),
         })
     }
 

@@ -1,8 +1,14 @@
-use clap::ArgAction;
+use clap::{ArgAction, CommandFactory as _, Parser as _, error::ErrorKind};
 
-use super::{
-    values::{parse_message, parse_size},
-    *,
+use crate::{
+    cli::{
+        arguments::Cli,
+        config_file,
+        output::{hints, one_line, without_passwords},
+        store::Store,
+        values::{parse_message, parse_size, parse_threads},
+    },
+    net::endpoint::Endpoint,
 };
 
 fn parse(arguments: &[&str]) -> Cli {

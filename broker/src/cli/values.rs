@@ -1,8 +1,8 @@
 //! Values of arguments.
 
+use crate::net::endpoint::{Endpoint, EndpointError};
 use hpfeeds::units;
 pub(super) use hpfeeds::units::seconds as parse_seconds;
-use hpfeeds_broker::{Endpoint, EndpointError};
 
 /// Where to listen. Nothing when the value was empty, as an unset variable of a compose file leaves it, which counts as
 /// not given, as in the Python broker.

@@ -15,7 +15,7 @@ use super::{
     sizes::{BUCKETS, Sizes},
     table::Table,
 };
-use crate::stats::Counter;
+use crate::metrics::counter::Counter;
 
 /// All connections of an ident share it: one that publishes holds it as long as it remembers the channel.
 #[derive(Debug, Default)]

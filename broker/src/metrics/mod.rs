@@ -8,10 +8,12 @@
 //! the tables grow. What a key can make of them is bounded, see [`MAX_SERIES`].
 
 mod channels;
+pub(crate) mod connection;
+pub(crate) mod counter;
 mod process;
 mod render;
-mod session;
 mod sizes;
+pub(crate) mod stats;
 mod table;
 mod text;
 
@@ -29,14 +31,14 @@ use std::{
 use hpfeeds::wire::Ident;
 
 pub use self::text::Exposition;
-use self::{channels::AllChannels, session::IdentSeries, table::Table};
+use self::{channels::AllChannels, connection::IdentSeries, table::Table};
 pub(crate) use self::{
     channels::{ChannelSeries, Subscribed},
+    connection::{Category, Session},
     render::render,
-    session::{Category, Session},
     sizes::Sizes,
 };
-use crate::stats::Counter;
+use crate::metrics::counter::Counter;
 
 /// How many label sets one metric has at most: so many idents, and so many pairs of ident and channel. What comes
 /// beyond is counted with [`OTHER`] instead.
@@ -54,7 +56,7 @@ const NOBODY: &str = "";
 /// The endpoint of streams that came from none.
 const STREAM: &str = "stream";
 
-/// Everything that [`Counters`](crate::stats::Counters) does not know: what has labels, and what only the exporter
+/// Everything that [`Counters`](crate::metrics::stats::Counters) does not know: what has labels, and what only the exporter
 /// tells.
 #[derive(Debug)]
 pub(crate) struct Metrics {

@@ -58,7 +58,7 @@ fn field(text: &str, name: &str) -> Option<u64> {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
-    use crate::Exposition;
+    use crate::metrics::Exposition;
 
     #[test]
     fn the_name_of_the_program_may_hold_anything() {

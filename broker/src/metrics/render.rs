@@ -5,8 +5,9 @@ use std::{collections::HashSet, env::consts, sync::atomic::Ordering::Relaxed, ti
 use hpfeeds::wire::Channel;
 
 use super::{
-    ChannelSeries, Latency, Metrics, NOBODY, Phase, Reason, STREAM, process,
-    session::{Category, IdentReport},
+    ChannelSeries, Latency, Metrics, NOBODY, Phase, Reason, STREAM,
+    connection::{Category, IdentReport},
+    process,
     sizes::BUCKETS,
     text::{
         Exposition,
@@ -14,7 +15,7 @@ use super::{
         Labels, Text,
     },
 };
-use crate::{Stats, broker::Shared};
+use crate::{context::Shared, metrics::stats::Stats};
 
 /// The bounds of message sizes, written as the Python broker writes them.
 const SIZES: [&str; BUCKETS - 1] = [
@@ -314,7 +315,7 @@ fn handshakes(text: &mut Text, metrics: &Metrics) {
     let help = "Time from a client's AUTH to the decision about it, in seconds.";
     text.metric(Histogram, "hpfeeds_broker_authentication_seconds", help);
     let Latency { counts, nanos } = &metrics.auth_seconds;
-    let counts: Vec<_> = counts.iter().map(crate::stats::Counter::get).collect();
+    let counts: Vec<_> = counts.iter().map(crate::metrics::counter::Counter::get).collect();
     let bounds = Latency::BOUNDS.iter().map(|(_, bound)| *bound);
     text.buckets(&[], bounds, &counts, seconds(nanos.get()));
 }

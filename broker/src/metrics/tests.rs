@@ -105,7 +105,7 @@ fn sums_do_not_fall_when_a_connection_ends() {
     assert_eq!((totals.received, totals.filled, totals.drained, totals.queued, totals.dropped), (11, 90, 40, 60, 3));
     assert_eq!(report().owners.len(), 2);
     drop(one);
-    assert_eq!(report().totals, session::Totals { queued: 0, ..totals });
+    assert_eq!(report().totals, connection::Totals { queued: 0, ..totals });
     assert_eq!((report().ready, report().lost, report().owners.len()), (2, 1, 1));
 }
 

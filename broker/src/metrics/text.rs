@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
-/// In which of its two dialects [`Broker::metrics`](crate::Broker::metrics) answers.
+/// In which of its two dialects [`Broker::metrics`](crate::broker::Broker::metrics) answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Exposition {

@@ -38,7 +38,7 @@ enum Source {
 
 impl EnvStore {
     /// Reads the variables of this process, for each connection anew. A program that changes them itself asks for
-    /// [`Broker::recheck_now`](crate::Broker::recheck_now): nobody else can, so live connections are looked up again only
+    /// [`Broker::recheck_now`](crate::broker::Broker::recheck_now): nobody else can, so live connections are looked up again only
     /// where a secret is in a file.
     #[must_use]
     pub fn new() -> Self {

@@ -74,7 +74,7 @@ pub(crate) fn has_kept(row: &Row) -> bool {
 }
 
 /// Keys in a database, see [`DatabaseAddress`]. Each lookup asks it, so a change counts for whoever connects next,
-/// and for live connections at the next [recheck](crate::BrokerBuilder::recheck_keys).
+/// and for live connections at the next [recheck](crate::builder::BrokerBuilder::recheck_keys).
 ///
 /// It keeps up to four connections, and gives up on a lookup after 5 seconds. When the database is away, lookups fail
 /// and say so; when it is back, they work again.

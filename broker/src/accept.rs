@@ -1,0 +1,109 @@
+//! Accepts connections, and takes streams that somebody else has accepted.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use tokio::net::{TcpListener, TcpStream};
+use tracing::{debug, warn};
+
+use crate::{
+    context::Shared,
+    limits::connections::Permit,
+    metrics::Listening,
+    net::{
+        endpoint::Service,
+        peekable::{self, Stream},
+        socket::Socket,
+    },
+    session::{self, Connection, error_frame::error_frame},
+    util::accept_backoff::Shortage,
+};
+
+const NOT_A_PROXY: &str = "Not from a proxy that proxyfrom= of the endpoint names";
+
+/// Accepts connections until the broker shuts down. No error ends it.
+pub(crate) async fn run(listener: TcpListener, service: Arc<Service>, listening: Listening, shared: Arc<Shared>) {
+    let accepting = async {
+        let mut shortage = Shortage::default();
+        loop {
+            match listener.accept().await {
+                Ok((tcp, peer)) => {
+                    shortage.is_over();
+                    admit(tcp, peer, &service, &listening, &shared);
+                }
+                Err(cause) if is_about_one_connection(&cause) => debug!(%cause, "a connection was gone already"),
+                Err(cause) => {
+                    if shortage.is_news() {
+                        warn!(%cause, "cannot accept connections");
+                    }
+                    shortage.wait().await;
+                }
+            }
+        }
+    };
+    shared.draining.run_until_cancelled(accepting).await;
+}
+
+fn is_about_one_connection(cause: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(cause.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+fn admit(tcp: TcpStream, peer: SocketAddr, service: &Arc<Service>, listening: &Listening, shared: &Arc<Shared>) {
+    let permit = if service.proxies.is_empty() {
+        Permit::take(shared, peer, listening)
+    } else if service.proxies.iter().any(|network| network.contains(peer.ip())) {
+        Permit::take_proxied(shared, peer, listening)
+    } else {
+        // It would not begin with what a client expects.
+        return refused(peer, NOT_A_PROXY, shared);
+    };
+    match permit {
+        Ok(permit) => {
+            shared.depot.counters.accepted.add(1);
+            match Socket::new(tcp, service.keepalive) {
+                Ok(socket) => begin(socket, service.clone(), permit),
+                Err(cause) => debug!(%peer, %cause, "gone before it was greeted"),
+            }
+        }
+        Err(reason) => turn_away(&tcp, peer, reason, service, shared),
+    }
+}
+
+/// The same for a stream of any kind, on the runtime that this is called on.
+pub(crate) fn admit_stream(stream: impl Stream + 'static, peer: SocketAddr, shared: &Arc<Shared>) {
+    match Permit::take(shared, peer, &shared.metrics.streams()) {
+        Ok(permit) => {
+            shared.depot.counters.accepted.add(1);
+            begin(Socket::piped(Box::new(stream)), Arc::new(Service { keepalive: None, ..Service::default() }), permit);
+        }
+        Err(reason) => {
+            refused(peer, reason, shared);
+            peekable::turn_away(stream, &error_frame(reason, shared.config.limits));
+        }
+    }
+}
+
+fn begin(socket: Socket, service: Arc<Service>, permit: Permit) {
+    let shared = permit.shared.clone();
+    let stranger = Some(Box::new(permit.stranger()));
+    shared.tasks.spawn(session::serve(Box::new(Connection { socket, service, stranger, permit })));
+}
+
+fn refused(peer: SocketAddr, reason: &str, shared: &Shared) {
+    shared.depot.counters.rejected.add(1);
+    shared.admission.log_refusal(peer.ip(), reason);
+}
+
+/// Says why in one try: there is no room for a task that would wait.
+fn turn_away(tcp: &TcpStream, peer: SocketAddr, reason: &str, service: &Service, shared: &Shared) {
+    refused(peer, reason, shared);
+    if service.tls.is_some() || !service.proxies.is_empty() {
+        // Saying it would take a handshake, which is what there is no room for.
+        return;
+    }
+    let frame = error_frame(reason, shared.config.limits);
+    let socket = socket2::SockRef::from(tcp);
+    // The send buffer of a new connection has room, and if not, it is told nothing.
+    let _ = socket.send(&frame);
+    let _ = socket.shutdown(std::net::Shutdown::Write);
+}

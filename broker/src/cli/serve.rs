@@ -1,0 +1,180 @@
+//! The broker as a program: runs a [`Broker`] until a signal ends it.
+
+use std::{
+    hint::black_box,
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::{
+    broker::Broker,
+    cli::{
+        arguments::{Cli, Command},
+        output::{complain, hints},
+    },
+    error::StartError,
+};
+
+/// As large as what passes through the broker at once: the default low mark.
+const LARGEST_FLEETING: usize = 1 << 20;
+
+/// Runs the program: reads the arguments, then runs a broker until a signal ends it.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::read() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    if let Some(Command::Keys(keys)) = &cli.command {
+        return match cli.runtime().map_err(Into::into).and_then(|runtime| runtime.block_on(keys.run())) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(cause) => {
+                complain(cause);
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let log = match cli.logging.start() {
+        Ok(log) => log,
+        Err(cause) => {
+            complain(format_args!("cannot log: {cause}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match serve(&cli) {
+        Ok(code) => code,
+        Err(cause) => {
+            log.fatal(&*cause);
+            // An option that makes no sense is the same fault as one that cannot be read.
+            let usage = matches!(cause.downcast_ref(), Some(StartError::Option(_)));
+            if usage { ExitCode::from(2) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn serve(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    keep_freed_memory();
+    let runtime = cli.runtime()?;
+    let done = if cli.config.check_config {
+        runtime.block_on(check(cli))
+    } else {
+        // As many connections as the system allows; when that is too few, accepting waits and says so.
+        let _ = rlimit::increase_nofile_limit(u64::MAX);
+        runtime.block_on(run(cli))
+    };
+    // A name that is still being resolved, say, is not waited for.
+    runtime.shutdown_background();
+    done
+}
+
+/// glibc gives the end of its heap back to the system when more than 128 KiB of it are free, and gets it again, page by
+/// page, for the next read. It learns from the largest block that it has ever mapped and freed that such blocks come and
+/// go: from then on it keeps twice as much. Other allocators do not mind.
+fn keep_freed_memory() {
+    drop(black_box(Vec::<u8>::with_capacity(LARGEST_FLEETING)));
+}
+
+async fn check(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let addrs = cli.builder().await?.check().await?;
+    let printed = print(|out| {
+        writeln!(out, "configuration is valid")?;
+        let mut addrs = addrs.into_iter();
+        for (endpoint, addr) in cli.endpoints().iter().zip(&mut addrs) {
+            writeln!(out, "would listen on {addr} ({endpoint})")?;
+        }
+        // Of the exporter, if there is one.
+        addrs.try_for_each(|addr| writeln!(out, "metrics would be at http://{addr}/metrics"))
+    });
+    // It is all that this is for.
+    printed.map_err(|cause| format!("the configuration is valid, but cannot print to stdout: {cause}"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    // Before anything is printed: whoever reads that may signal at once.
+    let mut stop = Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
+    let mut hangup = signal(SignalKind::hangup())?;
+    let broker = cli.builder().await?.start().await?;
+    if let Err(cause) = print(|out| announce(out, cli, &broker)) {
+        // The log has the same. A disk that is full must not keep the sensors out.
+        tracing::warn!(%cause, "cannot print to stdout");
+    }
+    notify(NotifyState::Ready);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), endpoints = ?broker.local_addrs(), "started");
+    tokio::select! {
+        (name, _) = stop.recv() => tracing::info!("{name}: stopping"),
+        () = reload(&broker, &mut hangup) => {}
+    }
+    notify(NotifyState::Stopping);
+    tokio::select! {
+        _ = broker.shutdown() => Ok(ExitCode::SUCCESS),
+        (name, code) = stop.recv() => {
+            tracing::warn!("{name} again: ending at once");
+            Ok(ExitCode::from(code))
+        }
+    }
+}
+
+/// The signals that end the broker.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    /// The name of the next one, and the exit code of what it has cut short, as shells have it.
+    async fn recv(&mut self) -> (&'static str, u8) {
+        tokio::select! {
+            _ = self.terminate.recv() => ("SIGTERM", 128 + 15),
+            _ = self.interrupt.recv() => ("SIGINT", 128 + 2),
+        }
+    }
+}
+
+/// Reloads at each SIGHUP.
+async fn reload(broker: &Broker, hangup: &mut Signal) {
+    while hangup.recv().await.is_some() {
+        match broker.reload().await {
+            Ok(()) => tracing::info!("reloaded"),
+            Err(failed) => {
+                for cause in failed.failures() {
+                    tracing::error!(cause, "cannot reload: the old stays in use");
+                }
+            }
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
+/// Tells the supervisor, if there is one that wants to know.
+fn notify(state: NotifyState<'_>) {
+    if let Err(cause) = sd_notify::notify(&[state]) {
+        tracing::warn!(%cause, "cannot notify the supervisor");
+    }
+}
+
+fn announce(out: &mut dyn io::Write, cli: &Cli, broker: &Broker) -> io::Result<()> {
+    for addr in broker.local_addrs() {
+        writeln!(out, "listening on {addr}")?;
+    }
+    if let Some(addr) = broker.exporter_addr() {
+        writeln!(out, "metrics at http://{addr}/metrics")?;
+    }
+    if cli.dev {
+        out.write_all(hints(broker.local_addr()).as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Prints to stdout.
+fn print(text: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match text(&mut out).and_then(|()| out.flush()) {
+        // Nobody reads it, which is no reason to stop.
+        Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
+    }
+}

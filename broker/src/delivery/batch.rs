@@ -1,0 +1,89 @@
+//! What is offered to outboxes.
+
+use std::{num::NonZeroU32, ops::Deref};
+
+use bytes::Bytes;
+
+use crate::util::scan;
+
+/// Runs up to this length are copied for each outbox that has others queued, into one piece of memory with these: what a run
+/// costs by itself (an allocation, and a slice of a vectored write, of which there are only so many) is more than that.
+pub(super) const SHORT: usize = 2 * 1024;
+
+/// Whole PUBLISH frames of one ident, on channels with the same subscribers, as they were received.
+#[derive(Debug)]
+pub(crate) struct Run<'a> {
+    frames: Frames<'a>,
+    pub(crate) messages: u32,
+    /// Their bytes without headers and names.
+    pub(crate) payload: usize,
+    /// All of them are known to be on one channel.
+    pub(crate) one_channel: bool,
+}
+
+#[derive(Debug)]
+enum Frames<'a> {
+    /// In somebody's buffer, and short: copied by the first outbox that needs them to stay.
+    Received(&'a [u8]),
+    Own(Bytes),
+}
+
+impl<'a> Run<'a> {
+    /// Frames that do not stay where they are.
+    pub(crate) fn received(frames: &'a [u8], messages: u32, payload: usize) -> Self {
+        // Long ones at once, before an outbox is locked.
+        let long = frames.len() > SHORT;
+        let frames = if long { Frames::Own(Bytes::copy_from_slice(frames)) } else { Frames::Received(frames) };
+        Self { frames, messages, payload, one_channel: false }
+    }
+
+    pub(crate) fn new(frames: Bytes, messages: u32, payload: usize) -> Self {
+        Self { frames: Frames::Own(frames), messages, payload, one_channel: false }
+    }
+
+    /// How many messages there are, if all are known to be on one channel.
+    pub(super) fn on_one_channel(&self) -> Option<NonZeroU32> {
+        NonZeroU32::new(self.messages).filter(|_| self.one_channel)
+    }
+
+    /// Channels and how many messages on each come one after the other.
+    pub(super) fn contents(&self) -> impl Iterator<Item = (&str, u64)> {
+        contents(self, self.on_one_channel())
+    }
+
+    /// To stay: copied if need be, once for all that share it.
+    pub(crate) fn share(&mut self) -> Bytes {
+        match &self.frames {
+            Frames::Own(frames) => frames.clone(),
+            Frames::Received(frames) => {
+                let own = Bytes::copy_from_slice(frames);
+                self.frames = Frames::Own(own.clone());
+                own
+            }
+        }
+    }
+
+    pub(crate) fn into_own(mut self) -> Run<'static> {
+        Run { frames: Frames::Own(self.share()), ..self }
+    }
+}
+
+/// Channels and how many messages on each come one after the other. If it is known that there are so many on one channel,
+/// the messages are not looked at: for those that were queued long ago that is a read of memory for each.
+pub(super) fn contents(frames: &[u8], on_one_channel: Option<NonZeroU32>) -> impl Iterator<Item = (&str, u64)> {
+    let known = on_one_channel.and_then(|messages| Some((scan::channel(frames)?, messages.get().into())));
+    debug_assert!(known.is_none_or(|known| scan::contents(frames).eq([known])), "it is what is there");
+    let others = if known.is_some() { &[] } else { frames };
+    known.into_iter().chain(scan::contents(others))
+}
+
+impl Deref for Run<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.frames {
+            Frames::Received(frames) => frames,
+            Frames::Own(frames) => frames,
+        }
+    }
+}

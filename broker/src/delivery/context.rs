@@ -1,0 +1,45 @@
+//! What all outboxes of a broker share: the marks, the policy, and the sums over all queues.
+
+use std::{
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use crate::{
+    delivery::{policy::SlowPolicy, reserve::Borrowers, slow_history::Probation},
+    metrics::stats::Counters,
+};
+
+/// The marks and policy of every outbox. See [`BrokerBuilder`](crate::builder::BrokerBuilder).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules {
+    pub(crate) low_mark: usize,
+    pub(crate) high_mark: usize,
+    pub(crate) floor_rate: usize,
+    /// Over which time the rate of a subscriber is measured.
+    pub(crate) window: Duration,
+    pub(crate) policy: SlowPolicy,
+    pub(crate) deadline: Duration,
+    pub(crate) max_buffered: usize,
+    /// What may be queued beyond that, see `reserve`.
+    pub(crate) reserve: usize,
+}
+
+/// What all outboxes of a broker have in common.
+#[derive(Debug)]
+pub(crate) struct Depot {
+    pub(crate) rules: Rules,
+    /// What is queued in all of them, with overhead.
+    pub(crate) buffered: AtomicUsize,
+    pub(crate) counters: Counters,
+    /// For how long subscribers have held publishers up lately.
+    pub(crate) probation: Probation,
+    pub(crate) borrowers: Borrowers,
+}
+
+impl Depot {
+    pub(crate) fn new(rules: Rules) -> Arc<Self> {
+        let (buffered, counters, probation) = (AtomicUsize::new(0), Counters::default(), Probation::default());
+        Arc::new(Self { rules, buffered, counters, probation, borrowers: Borrowers::default() })
+    }
+}

@@ -1,0 +1,182 @@
+//! Remembers for how long subscribers that did not read have held publishers up, so that this ends.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    ops::Range,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use hpfeeds::wire::Ident;
+use tokio::time::Instant;
+
+use crate::limits::source::network;
+
+/// How many are remembered.
+const MAX: usize = 1024;
+
+/// For how long, after they held somebody up last.
+const KEEP: Duration = Duration::from_secs(10 * 60);
+
+/// The time in which publishers have waited in vain lately, by ident and network: that of all its connections together.
+#[derive(Debug, Default)]
+pub(crate) struct Probation(Mutex<HashMap<(Ident, IpAddr), Past>>);
+
+/// What the connections of one ident and network did lately.
+#[derive(Debug)]
+struct Past {
+    /// For how long they held publishers up.
+    used: Duration,
+    /// When they did so last. What two connections do at the same time counts once.
+    charged: Range<Instant>,
+    last: Instant,
+}
+
+impl Past {
+    fn is_over(&self, now: Instant) -> bool {
+        now >= self.last + KEEP
+    }
+}
+
+impl Probation {
+    /// Adds a time that ends now, in which publishers have waited in vain.
+    pub(crate) fn charge(&self, ident: &Ident, ip: IpAddr, time: Range<Instant>) {
+        self.change(ident, ip, time.end, |past| {
+            let charged = &mut past.charged;
+            let more = if time.start > charged.end {
+                *charged = time.clone();
+                time.end - time.start
+            } else {
+                let before = charged.start.saturating_duration_since(time.start);
+                let after = time.end.saturating_duration_since(charged.end);
+                *charged = charged.start.min(time.start)..charged.end.max(time.end);
+                before + after
+            };
+            past.used = past.used.saturating_add(more);
+        });
+    }
+
+    /// Somebody does not read, although nobody waits for that: it has used up its allowance, from now on again.
+    pub(crate) fn exhaust(&self, ident: &Ident, ip: IpAddr, allowance: Duration, now: Instant) {
+        self.change(ident, ip, now, |past| past.used = past.used.max(allowance));
+    }
+
+    /// When there are too many, the one is forgotten whose time was longest ago.
+    fn change(&self, ident: &Ident, ip: IpAddr, now: Instant, change: impl FnOnce(&mut Past)) {
+        let key = (ident.clone(), network(ip));
+        let mut pasts = self.lock();
+        if pasts.len() >= MAX && !pasts.contains_key(&key) {
+            pasts.retain(|_, past| !past.is_over(now));
+            if pasts.len() >= MAX {
+                let oldest = pasts.iter().min_by_key(|(_, past)| past.last).map(|(key, _)| key.clone());
+                oldest.map(|oldest| pasts.remove(&oldest));
+            }
+        }
+        let none = || Past { used: Duration::ZERO, charged: now..now, last: now };
+        let past = pasts.entry(key).or_insert_with(none);
+        if past.is_over(now) {
+            *past = none();
+        }
+        change(past);
+        past.last = past.last.max(now);
+    }
+
+    /// For how long its connections have held publishers up lately.
+    pub(crate) fn used(&self, ident: &Ident, ip: IpAddr, now: Instant) -> Duration {
+        let mut pasts = self.lock();
+        // As always, but after an incident.
+        if pasts.is_empty() {
+            return Duration::ZERO;
+        }
+        let key = (ident.clone(), network(ip));
+        if pasts.get(&key).is_some_and(|past| past.is_over(now)) {
+            pasts.remove(&key);
+        }
+        pasts.get(&key).map_or(Duration::ZERO, |past| past.used)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(Ident, IpAddr), Past>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+
+    fn ident(text: &str) -> Ident {
+        text.parse().unwrap()
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    const LONG: Duration = Duration::from_secs(3);
+
+    #[test]
+    fn a_time_is_remembered_for_a_while_by_ident_and_network() {
+        let (probation, start) = (Probation::default(), Instant::now());
+        let used = |name, from, now| probation.used(&ident(name), ip(from), now);
+        probation.charge(&ident("a"), ip("2001:db8::1"), start..start + LONG);
+        let end = start + LONG;
+        assert_eq!(used("a", "2001:db8::ffff:2", end), LONG);
+        assert_eq!(used("a", "2001:db8:0:1::1", end), Duration::ZERO);
+        assert_eq!(used("b", "2001:db8::1", end), Duration::ZERO);
+        probation.exhaust(&ident("a"), ip("2001:db8::3"), LONG / 2, end + KEEP / 2);
+        assert_eq!(used("a", "2001:db8::1", end + KEEP), LONG);
+        assert_eq!(used("a", "2001:db8::1", end + KEEP * 3 / 2), Duration::ZERO);
+        assert!(probation.lock().is_empty());
+    }
+
+    #[test]
+    fn the_latest_are_remembered() {
+        let (probation, start) = (Probation::default(), Instant::now());
+        let name = |n: usize| ident(&n.to_string());
+        let at = |n: usize| start + Duration::from_millis(u64::try_from(n).unwrap());
+        for n in 0..MAX + 10 {
+            probation.exhaust(&name(n), ip("1.2.3.4"), LONG, at(n));
+        }
+        assert_eq!(probation.lock().len(), MAX);
+        assert_eq!(probation.used(&name(9), ip("1.2.3.4"), at(MAX)), Duration::ZERO);
+        assert_eq!(probation.used(&name(10), ip("1.2.3.4"), at(MAX)), LONG);
+        // Whose time is over makes room first.
+        probation.exhaust(&name(0), ip("1.2.3.4"), LONG, at(MAX + 9) + KEEP);
+        assert_eq!(probation.lock().len(), 1);
+    }
+
+    #[test]
+    fn what_several_connections_do_at_the_same_time_counts_once() {
+        // From when to when publishers waited, in seconds, and how long that has been in all.
+        for times in [
+            &[(0, 2, 2), (0, 2, 2), (1, 3, 3), (5, 6, 4)][..],
+            // One that ends first and begins last.
+            &[(5, 6, 1), (0, 7, 7), (7, 8, 8)],
+            &[(5, 6, 1), (3, 6, 3), (6, 6, 3)],
+        ] {
+            let (probation, start) = (Probation::default(), Instant::now());
+            let at = |seconds| start + Duration::from_secs(seconds);
+            for &(from, to, used) in times {
+                probation.charge(&ident("a"), ip("1.2.3.4"), at(from)..at(to));
+                assert_eq!(probation.used(&ident("a"), ip("1.2.3.4"), at(to)).as_secs(), used, "{times:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn short_times_add_up_unless_they_are_long_ago() {
+        let (probation, start) = (Probation::default(), Instant::now());
+        let (who, from) = (ident("a"), ip("1.2.3.4"));
+        for n in 1..=3 {
+            probation.charge(&who, from, start + n * LONG..start + n * LONG + LONG / 3);
+            assert_eq!(probation.used(&who, from, start + n * LONG), n * LONG / 3);
+        }
+        let later = start + 3 * LONG + LONG / 3 + KEEP;
+        probation.charge(&who, from, later - LONG / 3..later);
+        assert_eq!(probation.used(&who, from, later), LONG / 3);
+        probation.exhaust(&who, from, LONG, later);
+        assert_eq!(probation.used(&who, from, later), LONG);
+    }
+}

@@ -1,0 +1,533 @@
+//! Time is passed in: nothing here waits.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use futures::task::noop_waker;
+use hpfeeds::wire::{Frame, Limits};
+use tokio::{task::JoinHandle, time::Instant};
+
+use crate::{
+    delivery::{
+        batch::Run,
+        context::{Depot, Rules},
+        outbox::{Offer, Outbox, TAKE_BYTES, TAKE_PIECES},
+        policy::SlowPolicy,
+        queue::OVERHEAD,
+        slow_consumer::*,
+    },
+    metrics::connection::Session,
+};
+
+mod leftover;
+mod properties;
+mod reserve;
+mod slow_history;
+
+const WINDOW: Duration = Duration::from_secs(1);
+
+const RULES: Rules = Rules {
+    low_mark: 10_000,
+    high_mark: 50_000,
+    floor_rate: 1000,
+    window: WINDOW,
+    policy: SlowPolicy::Disconnect,
+    deadline: Duration::from_secs(60),
+    max_buffered: 1_000_000,
+    reserve: 1_000_000,
+};
+
+/// The cost of a run of [`run`]: too long to be put into one piece of memory with others.
+const COST: usize = 5000;
+
+struct Fixture {
+    outbox: Arc<Outbox>,
+    depot: Arc<Depot>,
+    taken: VecDeque<Bytes>,
+    now: Instant,
+}
+
+fn fixture(rules: Rules) -> Fixture {
+    let depot = Depot::new(rules);
+    let outbox = Outbox::new(Session::for_test("sub"), ([127, 0, 0, 1], 1).into(), depot.clone());
+    Fixture { outbox, depot, taken: VecDeque::new(), now: Instant::now() }
+}
+
+/// Two messages. Of every other run it is known that they are on one channel.
+fn run(number: u8) -> Run<'static> {
+    let mut bytes = BytesMut::new();
+    for _ in 0..2 {
+        let payload = vec![number; (COST - OVERHEAD) / 2 - 9].into();
+        let frame = Frame::Publish { ident: "i".parse().unwrap(), channel: "c".parse().unwrap(), payload };
+        frame.encode(&mut bytes, Limits::default()).unwrap();
+    }
+    assert_eq!(bytes.len() + OVERHEAD, COST);
+    let payload = bytes.len() - 2 * 9;
+    let mut run = Run::new(bytes.freeze(), 2, payload);
+    run.one_channel = number % 2 == 1;
+    run
+}
+
+impl Outbox {
+    /// An outbox that nobody writes.
+    pub(crate) fn for_test() -> Arc<Self> {
+        let depot = Depot::new(crate::config::Config::default().rules());
+        Self::new(Session::for_test("test"), ([127, 0, 0, 1], 1).into(), depot)
+    }
+}
+
+impl Fixture {
+    fn offer(&self, number: u8) -> Offer {
+        self.outbox.offer(&mut run(number), || self.now)
+    }
+
+    /// Three publishers that wait with a run each.
+    async fn three_wait(&self, until: Instant) -> [JoinHandle<()>; 3] {
+        let waiting = [1, 2, 3].map(|number| {
+            let outbox = self.outbox.clone();
+            tokio::spawn(async move { outbox.offer_waiting(&mut run(number), until).await })
+        });
+        tokio::task::yield_now().await;
+        waiting
+    }
+
+    /// Offers until it is told to wait or refused.
+    fn fill(&self) -> Offer {
+        loop {
+            match self.offer(0) {
+                Offer::Queued { .. } => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn take(&mut self) -> Poll<bool> {
+        let waker = noop_waker();
+        self.outbox.poll_take(&mut Context::from_waker(&waker), &mut self.taken)
+    }
+
+    /// Writes one run.
+    fn write(&mut self) -> u8 {
+        if self.taken.is_empty() {
+            assert_eq!(self.take(), Poll::Ready(true));
+        }
+        let run = self.taken.pop_front().unwrap();
+        self.outbox.sent(run.len(), 1, || self.now);
+        *run.last().unwrap()
+    }
+
+    /// Goes through what was queued when the outbox was cleared.
+    fn clear(&self) {
+        while self.outbox.clear_portion() {}
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+    }
+
+    fn make_slow(&mut self) {
+        assert!(matches!(self.fill(), Offer::Wait(_)));
+        self.pass(WINDOW);
+    }
+
+    fn buffered(&self) -> usize {
+        self.depot.buffered.load(Relaxed)
+    }
+
+    fn stats(&self) -> crate::metrics::stats::Stats {
+        self.depot.counters.snapshot(0, self.buffered())
+    }
+}
+
+#[test]
+fn runs_come_out_in_order() {
+    let mut f = fixture(RULES);
+    assert_eq!(f.take(), Poll::Pending);
+    assert_eq!(f.offer(1), Offer::Queued { more: true });
+    assert_eq!(f.offer(2), Offer::Queued { more: true });
+    assert_eq!(f.offer(3), Offer::Queued { more: false });
+    assert_eq!(f.buffered(), 3 * COST);
+    assert_eq!((f.write(), f.write(), f.write()), (1, 2, 3));
+    assert_eq!((f.buffered(), f.stats().delivered), (0, 6));
+    assert_eq!(f.take(), Poll::Pending);
+}
+
+#[test]
+fn publishers_wait_above_the_low_mark() {
+    let mut f = fixture(RULES);
+    assert_eq!(f.fill(), Offer::Wait(f.now + RULES.slice()));
+    assert_eq!(f.buffered(), 3 * COST);
+    f.pass(RULES.slice() / 2);
+    assert_eq!(f.offer(0), Offer::Wait(f.now + RULES.slice() / 2));
+    f.pass(WINDOW * 3 / 4);
+    assert_eq!(f.offer(0), Offer::Wait(f.now + RULES.slice() / 2));
+    f.write();
+    assert_eq!(f.offer(0), Offer::Queued { more: false });
+}
+
+#[test]
+fn one_that_drains_the_floor_rate_is_waited_for() {
+    let mut f = fixture(RULES);
+    for _ in 0..10 {
+        assert!(matches!(f.fill(), Offer::Wait(_)));
+        // 4,872 bytes in 3 seconds are more than 1,000 in one, measured when somebody waits.
+        f.write();
+        f.pass(WINDOW);
+        assert_ne!(f.offer(0), Offer::Refused);
+    }
+    assert_eq!(f.stats().dropped, 0);
+    assert!(f.buffered() <= RULES.low_mark + COST);
+}
+
+#[test]
+fn nobody_waits_for_one_below_the_floor_rate() {
+    let mut f = fixture(RULES);
+    f.make_slow();
+    for _ in 4..=10 {
+        assert_eq!(f.offer(0), Offer::Queued { more: false });
+    }
+    assert_eq!(f.buffered(), RULES.high_mark);
+    assert_eq!(f.offer(0), Offer::Refused);
+    assert_eq!((f.stats().dropped, f.stats().delivered), (2, 20));
+    // It is slow until it is at the low mark again.
+    for _ in 0..7 {
+        f.write();
+        assert_eq!(f.outbox.lock().pace, Pace::Slow);
+    }
+    f.write();
+    assert_eq!(f.outbox.lock().pace, Pace::Healthy);
+    // Publishers have waited for it long enough.
+    assert_eq!(f.fill(), Offer::Refused);
+}
+
+#[test]
+fn a_slow_one_that_drains_the_floor_rate_again_is_waited_for_again() {
+    let mut f = fixture(RULES);
+    f.make_slow();
+    let _ = f.fill();
+    assert!(f.outbox.lock().deadline.is_some());
+    // 20 runs in a window are far above the floor. It never gets to the low mark, as publishers always have more.
+    let mut before = None;
+    for round in 1..=100 {
+        for _ in 0..20 {
+            f.write();
+            f.pass(WINDOW / 20);
+            let _ = f.fill();
+        }
+        // The first window is what the system may take for one that does not read.
+        if round == 1 {
+            continue;
+        }
+        let now = f.stats().dropped;
+        assert_eq!(*before.get_or_insert(now), now);
+        let state = f.outbox.lock();
+        assert_eq!((state.pace, state.deadline), (Pace::Healthy, None));
+    }
+    // And it is slow again when it stops: sooner, as publishers have waited for it in vain before.
+    f.pass(RULES.slice());
+    let _ = f.fill();
+    assert_eq!(f.outbox.lock().pace, Pace::Slow);
+}
+
+#[test]
+fn a_slow_one_recovers_without_publishers_as_well() {
+    let mut f = fixture(RULES);
+    f.make_slow();
+    let _ = f.fill();
+    for _ in 0..2 {
+        assert_eq!(f.outbox.lock().pace, Pace::Slow);
+        f.pass(WINDOW);
+        f.write();
+    }
+    assert_eq!(f.outbox.lock().pace, Pace::Healthy);
+    assert_eq!(f.outbox.lock().deadline, None);
+    assert!(f.buffered() > RULES.low_mark);
+}
+
+#[test]
+fn a_slow_one_below_the_floor_rate_stays_slow() {
+    let mut f = fixture(RULES);
+    f.make_slow();
+    let _ = f.fill();
+    let deadline = f.outbox.lock().deadline;
+    for _ in 0..4 {
+        f.pass(5 * WINDOW);
+        f.write();
+        assert_eq!(f.outbox.lock().pace, Pace::Slow);
+        let _ = f.fill();
+    }
+    assert!(deadline.is_some());
+    assert_eq!(f.outbox.lock().deadline, deadline);
+}
+
+#[test]
+fn a_window_that_nobody_waited_in_judges_nobody() {
+    let mut f = fixture(RULES);
+    assert!(matches!(f.fill(), Offer::Wait(_)));
+    f.write();
+    f.pass(100 * WINDOW);
+    assert_eq!(f.fill(), Offer::Wait(f.now + RULES.slice()));
+    // An empty queue starts afresh, too.
+    for _ in 0..3 {
+        f.write();
+    }
+    f.pass(WINDOW);
+    assert_eq!(f.fill(), Offer::Wait(f.now + RULES.slice()));
+}
+
+#[test]
+fn at_the_high_mark_a_deadline_starts_and_recovery_ends_it() {
+    let mut f = fixture(RULES);
+    f.make_slow();
+    let _ = f.fill();
+    let deadline = f.now + RULES.deadline;
+    assert_eq!(f.outbox.lock().deadline, Some(deadline));
+    // It is not put off.
+    f.pass(WINDOW);
+    assert_eq!(f.offer(0), Offer::Refused);
+    assert_eq!(f.outbox.lock().deadline, Some(deadline));
+    for _ in 0..8 {
+        f.write();
+    }
+    assert_eq!(f.outbox.lock().deadline, None);
+    assert!(matches!(f.offer(0), Offer::Queued { .. }));
+}
+
+#[test]
+fn expiry_leaves_the_rest_of_a_frame_that_was_begun() {
+    let frame = (COST - OVERHEAD) / 2;
+    for (written, left) in [(0, 0), (1, frame), (frame, 0), (frame + 1, 2 * frame)] {
+        let mut f = fixture(RULES);
+        f.make_slow();
+        let _ = f.fill();
+        assert_eq!(f.take(), Poll::Ready(true));
+        f.outbox.sent(written, 0, || f.now);
+        let before = f.stats();
+        f.outbox.expire(&mut f.taken, written, f.now);
+        f.clear();
+        let rest: usize = f.taken.iter().map(Bytes::len).sum();
+        assert_eq!(rest, if written > 0 { left.max(written) } else { 0 }, "{written}");
+        let begun = rest / frame;
+        let after = f.stats();
+        assert_eq!(after.dropped - before.dropped, 20 - begun as u64, "{written}");
+        assert_eq!(after.delivered, begun as u64, "{written}");
+        assert_eq!(f.offer(0), Offer::Refused);
+        // The last word comes after it.
+        f.outbox.close(Some(Bytes::from_static(b"\0\0\0\x05\0")));
+        if !f.taken.is_empty() {
+            f.outbox.sent(rest - written, 1, || f.now);
+            f.taken.clear();
+        }
+        assert_eq!(f.take(), Poll::Ready(true));
+        f.outbox.sent(5, 1, || f.now);
+        f.taken.clear();
+        assert_eq!((f.take(), f.buffered()), (Poll::Ready(false), 0), "{written}");
+    }
+}
+
+#[test]
+fn drop_oldest_drops_whole_runs_that_nobody_has_begun_to_write() {
+    let mut f = fixture(Rules { policy: SlowPolicy::DropOldest, ..RULES });
+    let _ = f.offer(1);
+    assert_eq!(f.take(), Poll::Ready(true));
+    f.outbox.sent(100, 0, || f.now);
+    f.make_slow();
+    for number in 2..=30 {
+        assert!(matches!(f.offer(number), Offer::Queued { .. }));
+    }
+    assert!(f.buffered() <= RULES.high_mark);
+    f.taken.clear();
+    f.outbox.sent(COST - OVERHEAD - 100, 1, || f.now);
+    let mut last = Vec::new();
+    while f.take() == Poll::Ready(true) {
+        last.extend(f.taken.drain(..).map(|run| *run.last().unwrap()));
+    }
+    assert_eq!(last, (22..=30).collect::<Vec<_>>());
+    // Of 1, three of `make_slow`, and 29.
+    assert_eq!(f.stats().dropped + 2 * 10, 2 * (1 + 2 + 29));
+    assert_eq!(f.outbox.lock().deadline, None);
+    let dropped = f.depot.counters.drops();
+    assert_eq!((dropped.len(), &*dropped[0].ident, &*dropped[0].channel), (1, "sub", "c"));
+}
+
+#[test]
+fn what_is_dropped_of_a_run_is_counted_by_channel() {
+    let f = fixture(Rules { high_mark: 0, low_mark: 0, ..RULES });
+    let _ = f.offer(0);
+    let mut bytes = BytesMut::new();
+    // By turns, on more channels than are counted together: `a` twenty times, the next nineteen times, and so on.
+    for n in (0..20).flat_map(|last| 0..=last) {
+        let (ident, channel) = ("i".parse().unwrap(), char::from(b'a' + n).to_string().parse().unwrap());
+        Frame::Publish { ident, channel, payload: Bytes::new() }.encode(&mut bytes, Limits::default()).unwrap();
+    }
+    let mut run = Run::received(&bytes, 210, 0);
+    assert!(matches!(f.outbox.offer(&mut run, || f.now), Offer::Wait(_)));
+    assert_eq!(f.outbox.offer(&mut run, || f.now + WINDOW), Offer::Refused);
+    let drops = f.depot.counters.drops();
+    let drops: BTreeSet<_> = drops.iter().map(|drop| (drop.channel.as_str(), drop.messages)).collect();
+    let names: Vec<_> = (b'a'..=b't').map(|name| char::from(name).to_string()).collect();
+    let expected = names.iter().map(String::as_str).zip((1..=20).rev()).collect();
+    assert_eq!((drops, f.stats().dropped), (expected, 210));
+}
+
+#[test]
+fn drop_oldest_keeps_the_newest_when_all_together_are_at_their_bound() {
+    let mut f = fixture(Rules { max_buffered: 6000, policy: SlowPolicy::DropOldest, ..RULES });
+    assert!(matches!(f.offer(1), Offer::Queued { .. }));
+    assert!(matches!(f.offer(2), Offer::Wait(_)));
+    f.pass(WINDOW);
+    for number in [3, 4] {
+        assert_eq!(f.offer(number), Offer::Queued { more: false });
+        let left = f.outbox.lock().queue.iter().map(|run| *run.last().unwrap()).collect::<Vec<_>>();
+        assert_eq!(left, [number]);
+    }
+}
+
+#[test]
+fn all_outboxes_together_have_a_bound() {
+    let mut f = fixture(Rules { max_buffered: 6000, ..RULES });
+    assert_eq!(f.offer(0), Offer::Queued { more: true });
+    // Crowded: what is healthy is waited for as soon as it has anything queued, ...
+    assert!(matches!(f.offer(0), Offer::Wait(_)));
+    f.pass(WINDOW);
+    // ... and what is slow meets the policy.
+    assert_eq!(f.offer(0), Offer::Refused);
+    // Who has nothing queued gets one run all the same.
+    let other = Outbox::new(Session::for_test("other"), ([127, 0, 0, 1], 2).into(), f.depot.clone());
+    assert!(matches!(other.offer(&mut run(0), || f.now), Offer::Queued { .. }));
+    assert_eq!(f.buffered(), 2 * COST);
+    drop(other);
+    assert_eq!(f.buffered(), COST);
+}
+
+#[test]
+fn what_is_left_when_the_connection_breaks_is_counted() {
+    let mut f = fixture(RULES);
+    let _ = f.offer(1);
+    let _ = f.offer(2);
+    let _ = f.offer(3);
+    assert_eq!(f.take(), Poll::Ready(true));
+    // The first frame arrived, the second was begun.
+    f.outbox.sent(COST - OVERHEAD - 1, 0, || f.now);
+    f.outbox.abandon(&mut f.taken, COST - OVERHEAD - 1);
+    f.clear();
+    assert_eq!((f.stats().delivered, f.stats().discarded, f.buffered()), (1, 5, 0));
+    assert_eq!(f.offer(4), Offer::Refused);
+    assert_eq!(f.take(), Poll::Ready(false));
+    // What comes too late is counted as well.
+    assert_eq!((f.stats().delivered, f.stats().discarded, f.stats().dropped), (1, 7, 0));
+}
+
+#[test]
+fn the_writer_takes_a_bounded_amount() {
+    for (len, runs) in [(3000, TAKE_PIECES), (TAKE_BYTES / 4, 4), (TAKE_BYTES / 4 - 1, 5), (10 * TAKE_BYTES, 1)] {
+        let mut f = fixture(Rules { low_mark: usize::MAX, max_buffered: usize::MAX, ..RULES });
+        for _ in 0..=TAKE_PIECES {
+            let _ = f.outbox.offer(&mut Run::new(vec![0; len].into(), 1, 0), || f.now);
+        }
+        assert_eq!(f.take(), Poll::Ready(true));
+        assert_eq!(f.taken.len(), runs, "{len}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_publishers_are_served_in_turn() {
+    let mut f = fixture(RULES);
+    f.now = Instant::now();
+    let Offer::Wait(until) = f.fill() else { panic!("no wait") };
+    let waiting = f.three_wait(until).await;
+    let mut written = Vec::new();
+    for _ in 0..6 {
+        written.push(f.write());
+        // Whoever is woken has its turn.
+        for _ in 0..5 {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(written, [0, 0, 0, 1, 2, 3]);
+    for task in waiting {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_ends_when_the_subscriber_is_slow_or_gone() {
+    let mut f = fixture(RULES);
+    f.now = Instant::now();
+    let Offer::Wait(until) = f.fill() else { panic!("no wait") };
+    f.outbox.offer_waiting(&mut run(1), until).await;
+    assert_eq!(Instant::now(), f.now + WINDOW);
+    assert_eq!(f.buffered(), 4 * COST);
+
+    let mut f = fixture(RULES);
+    f.now = Instant::now();
+    let Offer::Wait(until) = f.fill() else { panic!("no wait") };
+    let outbox = f.outbox.clone();
+    let waiting = tokio::spawn(async move { outbox.offer_waiting(&mut run(1), until).await });
+    tokio::task::yield_now().await;
+    f.outbox.close(None);
+    waiting.await.unwrap();
+    assert!(Instant::now() < until);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_about_to_wait_learns_that_the_subscriber_is_gone() {
+    let mut f = fixture(RULES);
+    f.now = Instant::now();
+    let Offer::Wait(until) = f.fill() else { panic!("no wait") };
+    f.outbox.close(None);
+    for number in 1..=3 {
+        f.outbox.offer_waiting(&mut run(number), until).await;
+    }
+    assert_eq!(Instant::now(), f.now);
+    assert_eq!(f.stats().discarded, 6);
+}
+
+#[test]
+fn drops_are_logged_now_and_then_with_totals() {
+    let mut drops = Drops::default();
+    let start = Instant::now();
+    assert_eq!(drops.count(2, start), Some(2));
+    assert_eq!(drops.count(3, start + REPORT / 2), None);
+    assert_eq!(drops.count(4, start + REPORT), Some(7));
+    assert_eq!(drops.total, 9);
+}
+
+#[test]
+fn nobody_waits_for_one_that_is_held_back_and_it_has_no_deadline() {
+    let mut f = fixture(RULES);
+    f.make_slow();
+    while f.offer(0) != Offer::Refused {}
+    assert!(f.outbox.lock().deadline.is_some());
+    f.outbox.hold();
+    f.pass(RULES.deadline);
+    // At its high mark it loses messages, but is not slow.
+    assert_eq!((f.offer(0), f.outbox.lock().deadline), (Offer::Refused, None));
+    f.write();
+    assert_eq!(f.offer(0), Offer::Queued { more: true });
+    // When the writer waits for it again, it is measured from then on, and what it was before is long ago.
+    f.pass(Duration::from_secs(600));
+    f.outbox.let_go();
+    assert_eq!(f.offer(0), Offer::Wait(f.now + RULES.slice()));
+    f.pass(WINDOW);
+    assert_eq!(f.offer(0), Offer::Refused);
+    assert!(f.outbox.lock().deadline.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_go_on_when_it_is_held_back() {
+    let mut f = fixture(RULES);
+    f.now = Instant::now();
+    let Offer::Wait(until) = f.fill() else { panic!("no wait") };
+    let waiting = f.three_wait(until).await;
+    f.outbox.hold();
+    for task in waiting {
+        task.await.unwrap();
+    }
+    assert_eq!((Instant::now(), f.buffered()), (f.now, 6 * COST));
+}

@@ -1,0 +1,8 @@
+//! Sockets, endpoints and TLS.
+
+pub(crate) mod buffer_pool;
+pub(crate) mod endpoint;
+pub(crate) mod peekable;
+pub(crate) mod proxy_header;
+pub(crate) mod socket;
+pub(crate) mod tls;

@@ -1,0 +1,353 @@
+//! The one place that touches a connection's socket: TCP with TLS or without, or another stream.
+
+use std::{
+    io::{self, IoSlice},
+    mem::{self, MaybeUninit},
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{BufMut as _, BytesMut};
+use futures::future::poll_fn;
+use rustls::ServerConfig;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncWrite as _, Interest},
+    net::{TcpStream, tcp},
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::io::poll_read_buf;
+
+use crate::net::{
+    endpoint::Keepalive,
+    peekable::{Pipe, Stream},
+    tls::{self, Tls},
+};
+
+/// How long after our own end of stream we wait for the peer's, and how much we read meanwhile.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 16 << 20;
+
+/// How much is read at once of what nobody wants.
+const DISCARD: usize = 16 * 1024;
+
+/// How much of what we wrote the system holds that it has not sent. Without this bound it says that a blocked socket
+/// takes more only once a third of its buffer is free, which is megabytes: a subscriber that reads steadily would look
+/// as if it did not read at all.
+pub(crate) const UNSENT: u32 = 64 * 1024;
+
+/// What is rare is in a box, so that a plain TCP connection stays small. Both halves belong to one task: the locks are
+/// always free.
+pub(crate) enum Socket {
+    Tcp { tcp: TcpStream, tls: Option<Box<Mutex<Tls>>> },
+    Pipe(Box<Mutex<Pipe>>),
+}
+
+impl Socket {
+    /// Sets the options of the endpoint, and no delay, as the Python broker does.
+    pub(crate) fn new(tcp: TcpStream, keepalive: Option<Keepalive>) -> io::Result<Self> {
+        tcp.set_nodelay(true)?;
+        let options = SockRef::from(&tcp);
+        if let Some(Keepalive { idle, interval, probes }) = keepalive {
+            let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(probes);
+            options.set_tcp_keepalive(&keepalive)?;
+        }
+        // Elsewhere, and on a system that does not know it, what a subscriber drains is only seen in larger steps.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let _ = options.set_tcp_notsent_lowat(UNSENT);
+        Ok(Self::Tcp { tcp, tls: None })
+    }
+
+    /// Any other stream.
+    pub(crate) fn piped(stream: Box<dyn Stream>) -> Self {
+        Self::Pipe(Box::new(Mutex::new(Pipe::new(stream))))
+    }
+
+    /// Greets the client with TLS, without which nothing more is said.
+    pub(crate) async fn secure(&mut self, config: Arc<ServerConfig>) -> io::Result<()> {
+        match self {
+            Self::Tcp { tcp, tls } => {
+                *tls = Some(Box::new(Mutex::new(tls::accept(tcp, config).await?)));
+                Ok(())
+            }
+            // Who gives us a stream has seen to that.
+            Self::Pipe(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// The connection itself, without TLS; `None` for another stream.
+    pub(crate) fn tcp(&mut self) -> Option<&mut TcpStream> {
+        match self {
+            Self::Tcp { tcp, .. } => Some(tcp),
+            Self::Pipe(_) => None,
+        }
+    }
+
+    /// See [`reset_on_close`].
+    pub(crate) fn reset_on_close(&self) {
+        if let Self::Tcp { tcp, .. } = self {
+            reset_on_close(tcp);
+        }
+    }
+
+    /// Both halves borrow the socket.
+    pub(crate) fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
+        let (read, write) = match self {
+            Self::Tcp { tcp, tls } => {
+                let (read, write) = tcp.split();
+                let tls = tls.as_deref();
+                (ReadHalf::Tcp { tcp: read, tls }, Sink::Tcp { tcp: write, tls })
+            }
+            Self::Pipe(pipe) => (ReadHalf::Pipe(pipe), Sink::Pipe(pipe)),
+        };
+        (read, WriteHalf { sink: write, taken: 0 })
+    }
+}
+
+/// From now on, whatever ends this connection without [`close`], be it the end of the process, resets it. Its peer
+/// has sent something that we may not have acted on, and would take an end of stream for our word that we have.
+fn reset_on_close(tcp: &TcpStream) {
+    // It fails when the connection is gone already.
+    let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) enum ReadHalf<'a> {
+    Tcp { tcp: tcp::ReadHalf<'a>, tls: Option<&'a Mutex<Tls>> },
+    Pipe(&'a Mutex<Pipe>),
+}
+
+impl ReadHalf<'_> {
+    /// Ready when a read may find something, or the end, or an error.
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp { tls: Some(tls), .. } if lock(tls).is_readable() => Poll::Ready(Ok(())),
+            Self::Tcp { tcp, .. } => tcp.as_ref().poll_read_ready(cx),
+            Self::Pipe(pipe) => lock(pipe).poll_readable(cx).map(Ok),
+        }
+    }
+
+    /// How much there is to read, where the system can be asked.
+    #[cfg_attr(not(unix), allow(clippy::unused_self, reason = "it cannot be asked"))]
+    pub(crate) fn available(&self) -> Option<usize> {
+        #[cfg(unix)]
+        if let Self::Tcp { tcp, tls: None } = self {
+            return rustix::io::ioctl_fionread(tcp.as_ref()).ok().and_then(|n| usize::try_from(n).ok());
+        }
+        None
+    }
+
+    /// See [`reset_on_close`]. Another stream is dropped without a shutdown, which is all that can be done.
+    pub(crate) fn reset_on_close(&self) {
+        if let Self::Tcp { tcp, .. } = self {
+            reset_on_close(tcp.as_ref());
+        }
+    }
+
+    /// Undoes [`reset_on_close`](Self::reset_on_close): an end of stream is what the peer may have now.
+    pub(crate) fn finish_on_close(&self) {
+        if let Self::Tcp { tcp, .. } = self {
+            let _ = SockRef::from(tcp.as_ref()).set_linger(None);
+        }
+    }
+
+    /// Whether there is something that has not been read. Nobody waits for something to read meanwhile.
+    pub(crate) fn has_unread(&self) -> bool {
+        match self {
+            Self::Tcp { tls: Some(tls), .. } if lock(tls).has_unread() => true,
+            Self::Tcp { tcp, .. } => {
+                matches!(SockRef::from(tcp.as_ref()).peek(&mut [MaybeUninit::uninit()]), Ok(n) if n > 0)
+            }
+            Self::Pipe(pipe) => lock(pipe).has_unread(),
+        }
+    }
+
+    /// Whether the peer's end of stream is known to have arrived; what came before it may still have to be read.
+    pub(crate) fn is_finished(&self, cx: &mut Context<'_>) -> bool {
+        match self {
+            Self::Tcp { tcp, .. } => {
+                let ready = pin!(tcp.ready(Interest::READABLE)).poll(cx);
+                matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+            }
+            Self::Pipe(pipe) => lock(pipe).is_finished(cx),
+        }
+    }
+
+    /// Appends what is there to the spare room of the buffer; 0 is the peer's end of stream.
+    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp { tcp, tls: Some(tls) } => lock(tls).poll_read(tcp, cx, buf),
+            _ => self.poll_read_raw(cx, buf),
+        }
+    }
+
+    /// The same, and no more than a `limit` from a plain connection.
+    pub(crate) fn poll_read_up_to(
+        &mut self,
+        limit: usize,
+        cx: &mut Context<'_>,
+        buf: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp { tcp, tls: None } => poll_read_buf(Pin::new(tcp), cx, &mut buf.limit(limit)),
+            _ => self.poll_read(cx, buf),
+        }
+    }
+
+    /// The same, without decrypting it.
+    fn poll_read_raw(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp { tcp, .. } => poll_read_buf(Pin::new(tcp), cx, buf),
+            Self::Pipe(pipe) => lock(pipe).poll_read(cx, buf),
+        }
+    }
+
+    /// Cancel-safe: nothing has been read when it is dropped before it returns.
+    pub(crate) async fn read(&mut self, buf: &mut BytesMut) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_read(cx, buf)).await
+    }
+
+    /// Reads until the peer has closed, an error or a deadline, and forgets it, without decrypting it. After `limit`
+    /// bytes it only waits, so that nobody keeps us busy.
+    pub(crate) async fn discard(&mut self, mut limit: usize, deadline: Instant) {
+        let reading = async {
+            let mut buf = BytesMut::with_capacity(DISCARD);
+            while limit > 0 {
+                match poll_fn(|cx| self.poll_read_raw(cx, &mut buf)).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(n) => limit = limit.saturating_sub(n),
+                }
+                buf.clear();
+                tokio::task::consume_budget().await;
+            }
+            std::future::pending::<()>().await;
+        };
+        timeout_at(deadline, reading).await.unwrap_or_default();
+    }
+}
+
+pub(crate) struct WriteHalf<'a> {
+    sink: Sink<'a>,
+    /// What TLS has encrypted, or another stream has taken, but not all of it has left.
+    taken: usize,
+}
+
+enum Sink<'a> {
+    Tcp { tcp: tcp::WriteHalf<'a>, tls: Option<&'a Mutex<Tls>> },
+    Pipe(&'a Mutex<Pipe>),
+}
+
+impl WriteHalf<'_> {
+    /// Whoever was told to wait comes again with the same bytes, or asks how many of them are [committed](Self::committed).
+    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let n = ready!(match &mut self.sink {
+            // One by itself goes a shorter way through the system.
+            Sink::Tcp { tcp, tls: None } => match slices {
+                [slice] => Pin::new(tcp).poll_write(cx, slice),
+                _ => Pin::new(tcp).poll_write_vectored(cx, slices),
+            },
+            Sink::Tcp { tcp, tls: Some(tls) } => lock(tls).poll_write(tcp, cx, slices, &mut self.taken),
+            Sink::Pipe(pipe) => lock(pipe).poll_write(cx, slices, &mut self.taken),
+        })?;
+        Poll::Ready(if n == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(n) })
+    }
+
+    /// Of what was to be written last, how many bytes will be, whatever comes next: they are encrypted already, or with
+    /// the stream.
+    pub(crate) fn committed(&mut self) -> usize {
+        mem::take(&mut self.taken)
+    }
+
+    pub(crate) async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let n = poll_fn(|cx| self.poll_write(cx, &[IoSlice::new(bytes)])).await?;
+            bytes = bytes.get(n..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    async fn shutdown(&mut self) -> io::Result<()> {
+        poll_fn(|cx| match &mut self.sink {
+            Sink::Tcp { tcp, tls: None } => Pin::new(tcp).poll_shutdown(cx),
+            Sink::Tcp { tcp, tls: Some(tls) } => lock(tls).poll_shutdown(tcp, cx),
+            Sink::Pipe(pipe) => lock(pipe).poll_shutdown(cx),
+        })
+        .await
+    }
+}
+
+/// Ends the connection so that the last thing we wrote arrives: an ERROR, or nothing after the peer's end of stream.
+///
+/// A socket that is closed while bytes of the peer are unread sends a reset, which may destroy an ERROR on its way.
+/// So: our end of stream first, then read what comes, for a short while. When the peer is not expected to send, this
+/// is only done if there is something to read already.
+///
+/// TLS ends its stream with a few bytes, which may take as long as `patience`. Without them the end means nothing.
+pub(crate) async fn close(read: &mut ReadHalf<'_>, write: &mut WriteHalf<'_>, expect: bool, patience: Duration) {
+    read.finish_on_close();
+    if !matches!(timeout(patience, write.shutdown()).await, Ok(Ok(()))) {
+        return;
+    }
+    let something = poll_fn(|cx| Poll::Ready(read.poll_readable(cx).is_ready())).await;
+    if expect || something {
+        read.discard(LINGER_BYTES, Instant::now() + LINGER).await;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn accepted(keepalive: Option<Keepalive>) -> (Socket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Socket::new(listener.accept().await.unwrap().0, keepalive).unwrap(), client)
+    }
+
+    fn tcp(socket: &Socket) -> &TcpStream {
+        match socket {
+            Socket::Tcp { tcp, .. } => tcp,
+            Socket::Pipe(_) => unreachable!("it was accepted"),
+        }
+    }
+
+    #[test]
+    fn other_streams_make_a_tcp_connection_no_larger() {
+        assert!(size_of::<Socket>() <= size_of::<(TcpStream, Option<Box<Mutex<Tls>>>)>());
+        assert!(size_of::<ReadHalf<'_>>() <= 2 * size_of::<usize>());
+        assert!(size_of::<WriteHalf<'_>>() <= 3 * size_of::<usize>());
+    }
+
+    #[tokio::test]
+    async fn sockets_have_the_options_of_the_python_broker() {
+        let (socket, _client) = accepted(Some(Keepalive::default())).await;
+        let options = SockRef::from(tcp(&socket));
+        assert!(options.keepalive().unwrap());
+        assert_eq!(options.tcp_keepalive_time().unwrap(), Duration::from_secs(10));
+        assert_eq!(options.tcp_keepalive_interval().unwrap(), Duration::from_secs(5));
+        assert_eq!(options.tcp_keepalive_retries().unwrap(), 3);
+        assert!(tcp(&socket).nodelay().unwrap());
+        #[cfg(target_os = "linux")]
+        assert_eq!(options.tcp_notsent_lowat().unwrap(), UNSENT);
+    }
+
+    #[tokio::test]
+    async fn keepalive_is_what_the_endpoint_says() {
+        let keepalive = Keepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(7), probes: 9 };
+        let (socket, _client) = accepted(Some(keepalive)).await;
+        let options = SockRef::from(tcp(&socket));
+        assert_eq!(options.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+        assert_eq!(options.tcp_keepalive_interval().unwrap(), Duration::from_secs(7));
+        assert_eq!(options.tcp_keepalive_retries().unwrap(), 9);
+        let (socket, _client) = accepted(None).await;
+        assert!(!SockRef::from(tcp(&socket)).keepalive().unwrap());
+    }
+}

@@ -1,0 +1,156 @@
+//! What one connection subscribes to.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use hpfeeds::wire::Channel;
+
+use crate::{
+    auth::key::Key,
+    delivery::outbox::Outbox,
+    metrics::Subscribed,
+    routing::{
+        patterns::{Cover, allowed, inside, is_covered},
+        router::Router,
+    },
+};
+
+/// How many lists of subscribers are changed at once when a connection ends: others get the lock in between.
+const CHUNK: usize = 256;
+
+/// The channels and patterns that one connection subscribes to.
+pub(crate) struct Subscriptions {
+    router: Arc<Router>,
+    outbox: Arc<Outbox>,
+    /// As the client has asked for them; each is counted for the exporter.
+    wanted: BTreeMap<Channel, Subscribed>,
+    /// What of that its key allows: the lists that the outbox is in. As none covers another, it gets nothing twice.
+    held: Cover,
+}
+
+impl Subscriptions {
+    pub(crate) fn new(router: Arc<Router>, outbox: Arc<Outbox>) -> Self {
+        Self { router, outbox, wanted: BTreeMap::new(), held: Cover::default() }
+    }
+
+    pub(crate) fn outbox(&self) -> &Arc<Outbox> {
+        &self.outbox
+    }
+
+    /// Adds a channel or a pattern, once. Returns how many lists have changed for that, or `None` when the key allows
+    /// nothing of it.
+    pub(crate) fn add(&mut self, wanted: Channel, key: &Key) -> Option<usize> {
+        // What it has is allowed: another key is applied at once.
+        if self.wanted.contains_key(&wanted) {
+            return Some(0);
+        }
+        let allowed = allowed(key, &wanted);
+        if allowed.is_empty() {
+            return None;
+        }
+        let counted = self.outbox.session().subscribed(&wanted);
+        self.wanted.insert(wanted, counted);
+        let (mut add, mut remove) = (Vec::new(), Vec::new());
+        // The parts themselves may overlap, but what was there before does not overlap itself.
+        for part in allowed.into_iter().collect::<Cover>().iter() {
+            if let Some(covered) = self.held.insert(part.clone()) {
+                add.push(part.clone());
+                remove.extend(covered);
+            }
+        }
+        self.router.change(&self.outbox, &add, &remove);
+        Some(add.len() + remove.len())
+    }
+
+    /// Takes a channel or a pattern out, if it is there; what the others cover stays. Returns how many lists have
+    /// changed, and how many subscriptions had to be looked at for that, together.
+    pub(crate) fn remove(&mut self, wanted: &str, key: &Key) -> usize {
+        if self.wanted.remove(wanted).is_none() || is_covered(&self.wanted, wanted) {
+            return 0;
+        }
+        let before = self.held.inside(wanted);
+        let rest: Vec<_> = inside(&self.wanted, wanted).collect();
+        let looked_at = rest.len();
+        let after: Cover = rest.into_iter().flat_map(|rest| allowed(key, rest)).collect();
+        let before: Cover = before.into_iter().collect();
+        looked_at + self.replace(&before, &after)
+    }
+
+    /// Applies another key. Returns how many lists have changed, or what is wanted and no longer allowed.
+    pub(crate) fn rekey(&mut self, key: &Key) -> Result<usize, Channel> {
+        let mut after = Cover::default();
+        for wanted in self.wanted.keys() {
+            let allowed = allowed(key, wanted);
+            if allowed.is_empty() {
+                return Err(wanted.clone());
+            }
+            for part in allowed {
+                let _ = after.insert(part);
+            }
+        }
+        let before = std::mem::take(&mut self.held);
+        Ok(self.replace(&before, &after))
+    }
+
+    pub(crate) fn contains(&self, wanted: &str) -> bool {
+        self.wanted.contains_key(wanted)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.wanted.len()
+    }
+
+    /// Changes the lists from a part of what is held to another.
+    fn replace(&mut self, before: &Cover, after: &Cover) -> usize {
+        let (add, remove) = (after.without(before), before.without(after));
+        for text in &remove {
+            self.held.remove(text);
+        }
+        for text in after.iter() {
+            let _ = self.held.insert(text.clone());
+        }
+        self.router.change(&self.outbox, &add, &remove);
+        add.len() + remove.len()
+    }
+}
+
+impl Subscriptions {
+    /// Takes the connection out of some of the lists, as it ends. Whether it is in others still: those who call this let
+    /// others run in between.
+    pub(crate) fn leave(&mut self) -> bool {
+        self.router.change(&self.outbox, &[], &self.held.take(CHUNK));
+        // Those that others cover are in no list.
+        (0..CHUNK).for_each(|_| drop(self.wanted.pop_first()));
+        !self.wanted.is_empty() || self.held.iter().next().is_some()
+    }
+}
+
+impl Drop for Subscriptions {
+    fn drop(&mut self) {
+        while self.leave() {}
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_ends_leaves_its_lists_in_portions() {
+        const COUNT: usize = 10_000;
+        let router = Arc::<Router>::default();
+        let key = Key::new("test", "s").unwrap().subscribe(["*"]).unwrap();
+        let mut subscriptions = Subscriptions::new(router.clone(), Outbox::for_test());
+        for n in 0..COUNT {
+            subscriptions.add(format!("c{n}").parse().unwrap(), &key).unwrap();
+        }
+        let (mut left, mut steps) = (COUNT, 0);
+        while subscriptions.leave() {
+            let now = subscriptions.held.iter().count();
+            assert!((1..=CHUNK).contains(&(left - now)), "{} in one step", left - now);
+            (left, steps) = (now, steps + 1);
+        }
+        assert_eq!((steps, subscriptions.len()), (COUNT / CHUNK, 0));
+        assert!(router.topic(&"c0".parse().unwrap()).subscribers().is_empty());
+    }
+}

@@ -1,0 +1,338 @@
+//! Writes an outbox to a socket, no faster than its account may receive.
+
+use std::{
+    collections::VecDeque,
+    io::{self, IoSlice},
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use hpfeeds::wire::Limits;
+use smallvec::SmallVec;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::{delivery::outbox::Outbox, identity::Budget, limits::rate::Limiter, net::socket::WriteHalf, util::scan};
+
+/// How many pieces one system call writes.
+const SLICES: usize = 64;
+
+/// The only one who takes out of an outbox.
+pub(crate) struct Writer<'a> {
+    half: WriteHalf<'a>,
+    outbox: Arc<Outbox>,
+    /// Taken from the outbox and not yet written, but for so many bytes of the first.
+    taken: VecDeque<Bytes>,
+    written: usize,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Whose limit on what is delivered it keeps to, if there is one.
+    budget: Option<Arc<Budget>>,
+    /// How much of what was taken may be written. Without a limit, everything.
+    granted: usize,
+    /// The timer is for that, and not for the deadline.
+    pacing: bool,
+    /// The outbox knows that we wait because of the limit.
+    held: bool,
+}
+
+#[derive(Debug)]
+pub(crate) enum WriteEnd {
+    /// The outbox was closed, and everything in it has been written.
+    Drained,
+    /// The subscriber was slow for too long. Only the rest of a frame that was begun is left to write.
+    Slow,
+    /// The subscriber read nothing of what all together had no more room for. Nothing is left.
+    Evicted,
+    /// The connection is broken. Nothing is left.
+    Failed,
+}
+
+impl<'a> Writer<'a> {
+    pub(crate) fn new(half: WriteHalf<'a>, outbox: Arc<Outbox>) -> Self {
+        let (taken, timer, budget) = (VecDeque::new(), None, None);
+        Self { half, outbox, taken, written: 0, timer, budget, granted: usize::MAX, pacing: false, held: false }
+    }
+
+    /// Keeps to the limit of an account, if it has one.
+    pub(crate) fn limited(mut self, budget: &Arc<Budget>) -> Self {
+        if budget.deliver.is_some() {
+            self.budget = Some(budget.clone());
+            self.granted = 0;
+        }
+        self
+    }
+
+    /// Writes until one of the ends above. It may be called again after [`WriteEnd::Slow`].
+    pub(crate) fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<WriteEnd> {
+        loop {
+            if self.taken.is_empty() {
+                match self.outbox.poll_take(cx, &mut self.taken) {
+                    Poll::Ready(true) => {}
+                    Poll::Ready(false) => return Poll::Ready(WriteEnd::Drained),
+                    Poll::Pending => {
+                        // An idle connection keeps nothing.
+                        self.taken = VecDeque::new();
+                        return Poll::Pending;
+                    }
+                }
+            }
+            if self.budget.is_some() {
+                ready!(self.poll_grant(cx));
+            }
+            match self.poll_write(cx) {
+                Poll::Ready(Ok(n)) => self.advance(n),
+                Poll::Ready(Err(_)) => {
+                    self.abandon();
+                    return Poll::Ready(WriteEnd::Failed);
+                }
+                Poll::Pending => {
+                    if mem::take(&mut self.held) {
+                        self.outbox.let_go();
+                    }
+                    if self.outbox.poll_deadline(cx, &mut self.timer).is_pending() {
+                        return Poll::Pending;
+                    }
+                    self.timer = None;
+                    self.commit();
+                    let called_in = self.outbox.is_called_in();
+                    self.outbox.expire(&mut self.taken, self.written, Instant::now());
+                    self.lift_limit();
+                    // What is left of the first run may be written already.
+                    self.advance(0);
+                    if called_in {
+                        self.abandon();
+                        return Poll::Ready(WriteEnd::Evicted);
+                    }
+                    return Poll::Ready(WriteEnd::Slow);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// The socket, once there is nothing more to write to it but its end.
+    pub(crate) fn half(&mut self) -> &mut WriteHalf<'a> {
+        &mut self.half
+    }
+
+    /// Gives up what has not been written.
+    pub(crate) fn abandon(&mut self) {
+        self.outbox.abandon(&mut self.taken, self.written);
+        self.written = 0;
+    }
+
+    /// Gives up what has not been written, but for the rest of a frame that was begun: the connection must not get it.
+    pub(crate) fn revoke(&mut self) {
+        self.commit();
+        self.outbox.revoke(&mut self.taken, self.written);
+        self.lift_limit();
+        // What is left of the first run may be written already.
+        self.advance(0);
+    }
+
+    pub(crate) fn is_limited(&self) -> bool {
+        self.budget.is_some()
+    }
+
+    /// What is encrypted already is as good as written: it cannot be taken back.
+    fn commit(&mut self) {
+        let committed = self.half.committed();
+        self.advance(committed);
+    }
+
+    /// What is left is to end the connection, which no limit puts off.
+    fn lift_limit(&mut self) {
+        (self.budget, self.granted) = (None, usize::MAX);
+        (self.timer, self.pacing) = (None, false);
+    }
+
+    /// Waits until something may be delivered.
+    fn poll_grant(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.granted == 0
+            && let Some(limiter) = self.budget.as_ref().and_then(|budget| budget.deliver.as_ref())
+        {
+            let now = Instant::now();
+            let (granted, until) = self.reserve(limiter, now);
+            self.granted = granted;
+            if until > now {
+                self.timer = Some(Box::pin(sleep_until(until)));
+                self.pacing = true;
+            }
+        }
+        if let Some(timer) = self.timer.as_mut().filter(|_| self.pacing) {
+            if timer.as_mut().poll(cx).is_pending() {
+                if !mem::replace(&mut self.held, true) {
+                    self.outbox.hold();
+                }
+                self.outbox.register(cx);
+                return Poll::Pending;
+            }
+            self.timer = None;
+            self.pacing = false;
+        }
+        Poll::Ready(())
+    }
+
+    /// Reserves a portion of what was taken. Returns its length, and when it may be written.
+    fn reserve(&self, limiter: &Limiter, now: Instant) -> (usize, Instant) {
+        let (messages, bytes) = limiter.rate().portion();
+        let (mut all_messages, mut all_bytes) = (0, 0);
+        let mut skip = self.written;
+        for run in &self.taken {
+            let rest = run.get(skip..).unwrap_or_default();
+            skip = 0;
+            let (messages_left, bytes_left) = (messages - all_messages, bytes.saturating_sub(all_bytes as u64));
+            let more = scan::portion(rest, Limits::new(u32::MAX), messages_left, bytes_left);
+            if all_bytes > 0 && more.len as u64 > bytes_left {
+                break;
+            }
+            all_messages += u64::from(more.messages);
+            all_bytes += more.len;
+            if all_messages >= messages || more.len < rest.len() {
+                break;
+            }
+        }
+        (all_bytes, limiter.reserve(all_messages, all_bytes as u64, now))
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        // Most often there is one.
+        let mut slices: SmallVec<[IoSlice<'_>; SLICES]> = SmallVec::new();
+        let mut skip = self.written;
+        let mut granted = self.granted;
+        for run in self.taken.iter().take(SLICES) {
+            let rest = run.get(skip..).unwrap_or_default();
+            let slice = rest.get(..granted).unwrap_or(rest);
+            slices.push(IoSlice::new(slice));
+            granted -= slice.len();
+            skip = 0;
+            if granted == 0 {
+                break;
+            }
+        }
+        self.half.poll_write(cx, &slices)
+    }
+
+    fn advance(&mut self, n: usize) {
+        let mut pieces = 0;
+        self.written += n;
+        if self.budget.is_some() {
+            self.granted -= n;
+        }
+        while let Some(piece) = self.taken.front()
+            && piece.len() <= self.written
+        {
+            self.written -= piece.len();
+            pieces += 1;
+            self.taken.pop_front();
+        }
+        self.outbox.sent(n, pieces, Instant::now);
+    }
+}
+
+impl Drop for Writer<'_> {
+    fn drop(&mut self) {
+        // Also when the task is aborted: what is left is counted, and publishers do not wait for it. A task that has come to
+        // its end has left nothing.
+        self.abandon();
+        while self.outbox.clear_portion() {}
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+    use bytes::BytesMut;
+    use futures::future::poll_fn;
+    use hpfeeds::wire::Frame;
+    use tokio::{
+        io::AsyncReadExt as _,
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::{
+        delivery::{
+            batch::Run,
+            context::{Depot, Rules},
+            outbox::Offer,
+        },
+        metrics::Session,
+        net::socket::Socket,
+    };
+
+    const FRAME: &[u8] = b"\0\0\0\x0a\x03\x01i\x01cx";
+    const ERROR: &[u8] = b"\0\0\0\x07\0no";
+    const TICK: Duration = Duration::from_nanos(1);
+
+    #[tokio::test]
+    async fn a_last_word_is_written_when_the_deadline_falls_between_two_frames() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut socket = Socket::new(listener.accept().await.unwrap().0, None).unwrap();
+        let (_read, mut write) = socket.split();
+        // The system takes no more.
+        let mut filled = 0;
+        while let Poll::Ready(n) = poll_fn(|cx| Poll::Ready(write.poll_write(cx, &[IoSlice::new(&[0; 4096])]))).await {
+            filled += n.unwrap();
+        }
+        let rules = Rules {
+            low_mark: 0,
+            high_mark: 0,
+            window: TICK,
+            deadline: Duration::ZERO,
+            ..crate::config::Config::default().rules()
+        };
+        let depot = Depot::new(rules);
+        let outbox = Outbox::new(Session::for_test("test"), ([127, 0, 0, 1], 1).into(), depot);
+        let mut run = Run::new([FRAME, FRAME].concat().into(), 2, 0);
+        let mut writer = Writer::new(write, outbox.clone());
+        let now = Instant::now();
+        assert!(matches!(outbox.offer(&mut run, || now), Offer::Queued { .. }));
+        assert!(poll_fn(|cx| Poll::Ready(writer.poll_run(cx))).await.is_pending());
+        // It took exactly the first frame.
+        writer.advance(FRAME.len());
+        assert!(matches!(outbox.offer(&mut run, || now), Offer::Wait(_)));
+        assert_eq!(outbox.offer(&mut run, || now + TICK), Offer::Refused);
+        assert!(matches!(poll_fn(|cx| writer.poll_run(cx)).await, WriteEnd::Slow));
+        outbox.close(Some(Bytes::from_static(ERROR)));
+        let mut got = vec![0; filled + ERROR.len()];
+        let (end, read) = tokio::join!(poll_fn(|cx| writer.poll_run(cx)), client.read_exact(&mut got));
+        read.unwrap();
+        assert!(matches!(end, WriteEnd::Drained), "{end:?}");
+        assert_eq!(got[filled..], *ERROR);
+        assert_eq!(outbox.dropped(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_last_word_that_comes_after_the_connection_broke_inside_a_frame_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut socket = Socket::new(listener.accept().await.unwrap().0, None).unwrap();
+        let (_read, write) = socket.split();
+        let depot = Depot::new(crate::config::Config::default().rules());
+        let outbox = Outbox::new(Session::for_test("test"), ([127, 0, 0, 1], 1).into(), depot.clone());
+        let mut frame = BytesMut::new();
+        let (ident, channel) = ("i".parse().unwrap(), "c".parse().unwrap());
+        let publish = Frame::Publish { ident, channel, payload: vec![0; 16 << 20].into() };
+        publish.encode(&mut frame, Limits::new(u32::MAX)).unwrap();
+        let mut run = Run::new(frame.freeze(), 1, 16 << 20);
+        assert!(matches!(outbox.offer(&mut run, Instant::now), Offer::Queued { .. }));
+        let mut writer = Writer::new(write, outbox.clone());
+        assert!(poll_fn(|cx| Poll::Ready(writer.poll_run(cx))).await.is_pending());
+        assert!(writer.written > ERROR.len());
+        // With bytes that it has not read: a reset.
+        drop(client);
+        assert!(matches!(poll_fn(|cx| writer.poll_run(cx)).await, WriteEnd::Failed));
+        outbox.close(Some(Bytes::from_static(ERROR)));
+        assert!(matches!(poll_fn(|cx| writer.poll_run(cx)).await, WriteEnd::Failed));
+        assert_eq!(depot.buffered.load(Relaxed), 0);
+    }
+}

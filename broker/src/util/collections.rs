@@ -1,0 +1,10 @@
+//! Hash maps that give memory back.
+
+use std::{collections::HashMap, hash::Hash};
+
+/// Gives the room of a hundred thousand entries back some time after they are gone.
+pub(crate) fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
+    if map.capacity() > 1024 && map.len() < map.capacity() / 8 {
+        map.shrink_to_fit();
+    }
+}

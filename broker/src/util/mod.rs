@@ -1,0 +1,12 @@
+//! Small tools that know nothing of the broker.
+
+pub(crate) mod accept_backoff;
+pub(crate) mod collections;
+pub(crate) mod file_watch;
+pub(crate) mod poll_backoff;
+#[cfg(test)]
+pub(crate) mod property;
+pub(crate) mod scan;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod scan_properties;
