@@ -6,7 +6,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, warn};
 
 use crate::{
-    context::Shared,
+    context::BrokerContext,
     limits::connections::Permit,
     metrics::Listening,
     net::{
@@ -15,20 +15,25 @@ use crate::{
         socket::Socket,
     },
     session::{self, Connection, error_frame::error_frame},
-    util::accept_backoff::Shortage,
+    util::accept_backoff::AcceptBackoff,
 };
 
 const NOT_A_PROXY: &str = "Not from a proxy that proxyfrom= of the endpoint names";
 
 /// Accepts connections until the broker shuts down. No error ends it.
-pub(crate) async fn run(listener: TcpListener, service: Arc<Service>, listening: Listening, shared: Arc<Shared>) {
+pub(crate) async fn run(
+    listener: TcpListener,
+    service: Arc<Service>,
+    listening: Listening,
+    context: Arc<BrokerContext>,
+) {
     let accepting = async {
-        let mut shortage = Shortage::default();
+        let mut shortage = AcceptBackoff::default();
         loop {
             match listener.accept().await {
                 Ok((tcp, peer)) => {
                     shortage.is_over();
-                    admit(tcp, peer, &service, &listening, &shared);
+                    admit(tcp, peer, &service, &listening, &context);
                 }
                 Err(cause) if is_about_one_connection(&cause) => debug!(%cause, "a connection was gone already"),
                 Err(cause) => {
@@ -40,7 +45,7 @@ pub(crate) async fn run(listener: TcpListener, service: Arc<Service>, listening:
             }
         }
     };
-    shared.draining.run_until_cancelled(accepting).await;
+    context.draining.run_until_cancelled(accepting).await;
 }
 
 fn is_about_one_connection(cause: &io::Error) -> bool {
@@ -48,60 +53,66 @@ fn is_about_one_connection(cause: &io::Error) -> bool {
     matches!(cause.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-fn admit(tcp: TcpStream, peer: SocketAddr, service: &Arc<Service>, listening: &Listening, shared: &Arc<Shared>) {
+fn admit(
+    tcp: TcpStream,
+    peer: SocketAddr,
+    service: &Arc<Service>,
+    listening: &Listening,
+    context: &Arc<BrokerContext>,
+) {
     let permit = if service.proxies.is_empty() {
-        Permit::take(shared, peer, listening)
+        Permit::take(context, peer, listening)
     } else if service.proxies.iter().any(|network| network.contains(peer.ip())) {
-        Permit::take_proxied(shared, peer, listening)
+        Permit::take_proxied(context, peer, listening)
     } else {
         // It would not begin with what a client expects.
-        return refused(peer, NOT_A_PROXY, shared);
+        return refused(peer, NOT_A_PROXY, context);
     };
     match permit {
         Ok(permit) => {
-            shared.depot.counters.accepted.add(1);
+            context.delivery.counters.accepted.add(1);
             match Socket::new(tcp, service.keepalive) {
                 Ok(socket) => begin(socket, service.clone(), permit),
                 Err(cause) => debug!(%peer, %cause, "gone before it was greeted"),
             }
         }
-        Err(reason) => turn_away(&tcp, peer, reason, service, shared),
+        Err(reason) => turn_away(&tcp, peer, reason, service, context),
     }
 }
 
 /// The same for a stream of any kind, on the runtime that this is called on.
-pub(crate) fn admit_stream(stream: impl Stream + 'static, peer: SocketAddr, shared: &Arc<Shared>) {
-    match Permit::take(shared, peer, &shared.metrics.streams()) {
+pub(crate) fn admit_stream(stream: impl Stream + 'static, peer: SocketAddr, context: &Arc<BrokerContext>) {
+    match Permit::take(context, peer, &context.metrics.streams()) {
         Ok(permit) => {
-            shared.depot.counters.accepted.add(1);
+            context.delivery.counters.accepted.add(1);
             begin(Socket::piped(Box::new(stream)), Arc::new(Service { keepalive: None, ..Service::default() }), permit);
         }
         Err(reason) => {
-            refused(peer, reason, shared);
-            peekable::turn_away(stream, &error_frame(reason, shared.config.limits));
+            refused(peer, reason, context);
+            peekable::turn_away(stream, &error_frame(reason, context.config.limits));
         }
     }
 }
 
 fn begin(socket: Socket, service: Arc<Service>, permit: Permit) {
-    let shared = permit.shared.clone();
-    let stranger = Some(Box::new(permit.stranger()));
-    shared.tasks.spawn(session::serve(Box::new(Connection { socket, service, stranger, permit })));
+    let context = permit.context.clone();
+    let pending = Some(Box::new(permit.pending()));
+    context.tasks.spawn(session::serve(Box::new(Connection { socket, service, pending, permit })));
 }
 
-fn refused(peer: SocketAddr, reason: &str, shared: &Shared) {
-    shared.depot.counters.rejected.add(1);
-    shared.admission.log_refusal(peer.ip(), reason);
+fn refused(peer: SocketAddr, reason: &str, context: &BrokerContext) {
+    context.delivery.counters.rejected.add(1);
+    context.admission.log_refusal(peer.ip(), reason);
 }
 
 /// Says why in one try: there is no room for a task that would wait.
-fn turn_away(tcp: &TcpStream, peer: SocketAddr, reason: &str, service: &Service, shared: &Shared) {
-    refused(peer, reason, shared);
+fn turn_away(tcp: &TcpStream, peer: SocketAddr, reason: &str, service: &Service, context: &BrokerContext) {
+    refused(peer, reason, context);
     if service.tls.is_some() || !service.proxies.is_empty() {
         // Saying it would take a handshake, which is what there is no room for.
         return;
     }
-    let frame = error_frame(reason, shared.config.limits);
+    let frame = error_frame(reason, context.config.limits);
     let socket = socket2::SockRef::from(tcp);
     // The send buffer of a new connection has room, and if not, it is told nothing.
     let _ = socket.send(&frame);

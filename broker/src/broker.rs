@@ -19,11 +19,11 @@ use crate::{
     accept,
     auth::{chain::ChainStore, key::Key},
     builder::BrokerBuilder,
-    context::{Logged, Shared},
-    delivery::context::Depot,
+    context::{BrokerContext, Samplers},
+    delivery::context::DeliveryContext,
     error::{ReloadError, StartError},
-    identity::{Accounts, recheck},
-    limits::{auth_failures::Throttle, connections::Admission},
+    identity::{IdentRegistry, recheck},
+    limits::{auth_failures::AuthFailureDelay, connections::Admission},
     metrics::{
         self, Exposition, Metrics,
         stats::{Dropped, Stats},
@@ -45,7 +45,7 @@ const PARTING: Duration = Duration::from_millis(500);
 /// queued for them.
 #[must_use = "a broker that is dropped stops"]
 pub struct Broker {
-    shared: Arc<Shared>,
+    context: Arc<BrokerContext>,
     addrs: Vec<SocketAddr>,
     #[cfg(feature = "exporter")]
     exporter: Option<http::Exporter>,
@@ -83,22 +83,22 @@ impl Broker {
         let (mut exporter, _) = open(builder.exporter.into_iter().collect(), Vec::new()).await?;
         let certificates = listeners.iter().filter_map(|(_, service)| service.tls.clone()).collect();
         let rules = config.rules();
-        let throttle = Throttle::new(config.auth_failure_delay);
+        let auth_failures = AuthFailureDelay::new(config.auth_failure_delay);
         let admission = Admission::new(config.max_connections, config.max_connections_per_address);
-        let accounts = Arc::new(Accounts::new(config.account_rules()));
-        let shared = Arc::new(Shared {
+        let identities = Arc::new(IdentRegistry::new(config.account_rules()));
+        let context = Arc::new(BrokerContext {
             config,
             store: Arc::new(store),
             router: Arc::default(),
-            depot: Depot::new(rules),
+            delivery: DeliveryContext::new(rules),
             pool,
-            throttle,
-            gate: Arc::default(),
-            reports: Logged::default(),
+            auth_failures,
+            tls_handshakes: Arc::default(),
+            log: Samplers::default(),
             metrics: Arc::new(Metrics::new(&addrs)),
             certificates: Reloader::new(certificates),
             admission,
-            accounts,
+            identities,
             draining: CancellationToken::new(),
             closing: CancellationToken::new(),
             parting: TaskTracker::new(),
@@ -107,25 +107,25 @@ impl Broker {
             runtime: Handle::current(),
         });
         for ((listener, service), addr) in listeners.into_iter().zip(&addrs) {
-            let listening = shared.metrics.listening(*addr);
-            shared.tasks.spawn(accept::run(listener, Arc::new(service), listening, shared.clone()));
+            let listening = context.metrics.listening(*addr);
+            context.tasks.spawn(accept::run(listener, Arc::new(service), listening, context.clone()));
         }
-        if !shared.certificates.is_empty() {
-            let shared_too = shared.clone();
+        if !context.certificates.is_empty() {
+            let context_too = context.clone();
             let watching =
-                async move { shared_too.draining.run_until_cancelled(shared_too.certificates.watch()).await };
-            shared.tasks.spawn(watching);
+                async move { context_too.draining.run_until_cancelled(context_too.certificates.watch()).await };
+            context.tasks.spawn(watching);
         }
-        if !shared.config.recheck_keys.is_zero() {
-            shared.tasks.spawn(recheck::run(shared.clone()));
+        if !context.config.recheck_keys.is_zero() {
+            context.tasks.spawn(recheck::run(context.clone()));
         }
         Ok(Self {
             #[cfg(feature = "exporter")]
             exporter: exporter
                 .pop()
-                .map(|(listener, _)| http::Exporter::start(listener, shared.clone()))
+                .map(|(listener, _)| http::Exporter::start(listener, context.clone()))
                 .transpose()?,
-            shared,
+            context,
             addrs,
         })
     }
@@ -182,7 +182,7 @@ impl Broker {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn serve(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, peer: SocketAddr) {
-        accept::admit_stream(stream, peer, &self.shared);
+        accept::admit_stream(stream, peer, &self.context);
     }
 
     /// Where it listens, in the order of the endpoints; the ports are those that the system picked.
@@ -203,7 +203,7 @@ impl Broker {
     /// What it has done so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.shared.stats()
+        self.context.stats()
     }
 
     /// What the exporter answers at `/metrics`, for a program that has a server of its own. Takes about 4 ms for each
@@ -211,13 +211,13 @@ impl Broker {
     /// call it where that holds nobody up.
     #[must_use]
     pub fn metrics(&self, exposition: Exposition) -> String {
-        metrics::render(&self.shared, exposition)
+        metrics::render(&self.context, exposition)
     }
 
     /// Whether it accepts connections: until it begins to shut down.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.shared.metrics.all_listening() && !self.shared.draining.is_cancelled()
+        self.context.metrics.all_listening() && !self.context.draining.is_cancelled()
     }
 
     /// Where the exporter listens, if there is one; the port is the one that the system picked.
@@ -231,14 +231,14 @@ impl Broker {
     /// [`recheck_keys`](BrokerBuilder::recheck_keys): for a program that has just changed its store. It returns at
     /// once; what has changed takes effect as the store answers. It does nothing when rechecking is turned off.
     pub fn recheck_now(&self) {
-        self.shared.recheck_now();
+        self.context.recheck_now();
     }
 
     /// Which messages slow subscribers did not get. At most 10,000 entries: drops that come after that many are in
     /// [`Stats::dropped`] only.
     #[must_use]
     pub fn dropped(&self) -> Vec<Dropped> {
-        self.shared.depot.counters.drops()
+        self.context.delivery.counters.drops()
     }
 
     /// Reads again what the key stores keep, and the certificates. What cannot be read stays as it was, and is named in
@@ -248,7 +248,7 @@ impl Broker {
     /// A store that does not answer within [`auth_timeout`](BrokerBuilder::auth_timeout) has failed. When this is dropped
     /// before it returns, some stores may not have been read again.
     pub async fn reload(&self) -> Result<(), ReloadError> {
-        let Shared { config, store, .. } = &*self.shared;
+        let BrokerContext { config, store, .. } = &*self.context;
         let mut failures = Vec::new();
         match timeout(config.auth_timeout, store.reload()).await {
             Ok(Ok(())) => {}
@@ -256,8 +256,8 @@ impl Broker {
             Err(_) => failures.push("the key stores did not answer in time".to_owned()),
         }
         // Reading files blocks.
-        let shared = self.shared.clone();
-        match tokio::task::spawn_blocking(move || shared.certificates.reload()).await {
+        let context = self.context.clone();
+        match tokio::task::spawn_blocking(move || context.certificates.reload()).await {
             Ok(Ok(())) => {}
             Ok(Err(cause)) => failures.push(cause.to_string()),
             Err(cause) => failures.push(cause.to_string()),
@@ -272,7 +272,7 @@ impl Broker {
     /// A certificate that cannot be used is not replaced: the first error is returned, and all are logged. Blocks while
     /// the files are read.
     pub fn reload_certificates(&self) -> Result<(), TlsError> {
-        self.shared.certificates.reload()
+        self.context.certificates.reload()
     }
 
     /// Stops accepting, asks publishers to end their streams (the ERROR `The broker is shutting down; end your stream`),
@@ -288,7 +288,7 @@ impl Broker {
     ///
     /// Returns what it has done in all.
     pub async fn shutdown(self) -> Stats {
-        let Shared { config, draining, closing, parting, aborted, tasks, .. } = &*self.shared;
+        let BrokerContext { config, draining, closing, parting, aborted, tasks, .. } = &*self.context;
         draining.cancel();
         tasks.close();
         parting.close();
@@ -313,23 +313,23 @@ impl Broker {
 
 #[cfg(test)]
 impl Broker {
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    pub(crate) fn context(&self) -> &Arc<BrokerContext> {
+        &self.context
     }
 }
 
-impl Shared {
+impl BrokerContext {
     /// See [`Broker::recheck_now`].
     pub(crate) fn recheck_now(&self) {
-        self.accounts.recheck.notify_one();
+        self.identities.recheck.notify_one();
     }
 }
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        self.shared.draining.cancel();
-        self.shared.closing.cancel();
-        self.shared.aborted.cancel();
+        self.context.draining.cancel();
+        self.context.closing.cancel();
+        self.context.aborted.cancel();
     }
 }
 

@@ -7,7 +7,7 @@ use hpfeeds::wire::{Limits, MAX_NAME_LEN};
 use crate::{
     delivery::{context::Rules, policy::SlowPolicy},
     error::StartError,
-    identity::AccountRules,
+    identity::QuotaRules,
     limits::rate::Rate,
     net::{buffer_pool::MAX_CHUNK, socket::UNSENT},
 };
@@ -101,8 +101,8 @@ impl Config {
         }
     }
 
-    pub(crate) fn account_rules(&self) -> AccountRules {
-        AccountRules {
+    pub(crate) fn account_rules(&self) -> QuotaRules {
+        QuotaRules {
             max_connections: self.max_connections_per_ident,
             publish: self.publish_rate,
             deliver: self.deliver_rate,

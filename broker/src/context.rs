@@ -8,28 +8,31 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     auth::AuthStore,
     config::Config,
-    delivery::context::Depot,
-    identity::Accounts,
-    limits::{auth_failures::Throttle, connections::Admission, log_sampler::Reports, tls_handshakes::Gate},
+    delivery::context::DeliveryContext,
+    identity::IdentRegistry,
+    limits::{
+        auth_failures::AuthFailureDelay, connections::Admission, log_sampler::LogSampler,
+        tls_handshakes::HandshakeLimiter,
+    },
     metrics::{Metrics, stats::Stats},
     net::{buffer_pool::BufferPool, tls::reload::Reloader},
     routing::router::Router,
 };
 
 /// What every task of a broker knows.
-pub(crate) struct Shared {
+pub(crate) struct BrokerContext {
     pub(crate) config: Config,
     pub(crate) store: Arc<dyn AuthStore>,
     pub(crate) router: Arc<Router>,
-    pub(crate) depot: Arc<Depot>,
+    pub(crate) delivery: Arc<DeliveryContext>,
     pub(crate) pool: Arc<BufferPool>,
-    pub(crate) throttle: Throttle,
-    pub(crate) gate: Arc<Gate>,
-    pub(crate) reports: Logged,
+    pub(crate) auth_failures: AuthFailureDelay,
+    pub(crate) tls_handshakes: Arc<HandshakeLimiter>,
+    pub(crate) log: Samplers,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) certificates: Reloader,
     pub(crate) admission: Admission,
-    pub(crate) accounts: Arc<Accounts>,
+    pub(crate) identities: Arc<IdentRegistry>,
     /// Nothing more is read; what is queued is still written.
     pub(crate) draining: CancellationToken,
     /// Publishers have had their time to end their streams: every connection is closed.
@@ -45,15 +48,15 @@ pub(crate) struct Shared {
 
 /// What strangers do and is not logged each time.
 #[derive(Debug, Default)]
-pub(crate) struct Logged {
+pub(crate) struct Samplers {
     /// They claim to be somebody, and cannot prove it.
-    pub(crate) rejected: Reports,
+    pub(crate) rejected: LogSampler,
     /// They do not even say who they are.
-    pub(crate) refused: Reports,
+    pub(crate) refused: LogSampler,
 }
 
-impl Shared {
+impl BrokerContext {
     pub(crate) fn stats(&self) -> Stats {
-        self.depot.counters.snapshot(self.admission.open(), self.depot.buffered.load(Relaxed))
+        self.delivery.counters.snapshot(self.admission.open(), self.delivery.buffered.load(Relaxed))
     }
 }

@@ -54,8 +54,8 @@ impl Key {
 
     /// Accepts a secret that it had before, too, until a time of the system's clock: so a secret can be replaced while the
     /// client still has the old one. A connection that has authenticated with it ends when the key is looked up again
-    /// after that time. [`MemoryStore`] and [`JsonStore`] tell of it at that time; another store's keys are looked up
-    /// again within [`recheck_keys`](crate::builder::BrokerBuilder::recheck_keys) if its answers [may change](AuthStore::may_change).
+    /// after that time. [`MemoryStore`](crate::auth::memory::MemoryStore) and [`JsonStore`](crate::auth::json::JsonStore) tell of it at that time; another store's keys are looked up
+    /// again within [`recheck_keys`](crate::builder::BrokerBuilder::recheck_keys) if its answers [may change](crate::auth::AuthStore::may_change).
     #[must_use]
     pub fn old_secret(mut self, secret: impl Into<Secret>, until: SystemTime) -> Self {
         let mut old = self.old_secrets.into_vec();

@@ -12,7 +12,7 @@ pub(super) const SHORT: usize = 2 * 1024;
 
 /// Whole PUBLISH frames of one ident, on channels with the same subscribers, as they were received.
 #[derive(Debug)]
-pub(crate) struct Run<'a> {
+pub(crate) struct FrameBatch<'a> {
     frames: Frames<'a>,
     pub(crate) messages: u32,
     /// Their bytes without headers and names.
@@ -28,7 +28,7 @@ enum Frames<'a> {
     Own(Bytes),
 }
 
-impl<'a> Run<'a> {
+impl<'a> FrameBatch<'a> {
     /// Frames that do not stay where they are.
     pub(crate) fn received(frames: &'a [u8], messages: u32, payload: usize) -> Self {
         // Long ones at once, before an outbox is locked.
@@ -63,8 +63,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    pub(crate) fn into_own(mut self) -> Run<'static> {
-        Run { frames: Frames::Own(self.share()), ..self }
+    pub(crate) fn into_own(mut self) -> FrameBatch<'static> {
+        FrameBatch { frames: Frames::Own(self.share()), ..self }
     }
 }
 
@@ -77,7 +77,7 @@ pub(super) fn contents(frames: &[u8], on_one_channel: Option<NonZeroU32>) -> imp
     known.into_iter().chain(scan::contents(others))
 }
 
-impl Deref for Run<'_> {
+impl Deref for FrameBatch<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {

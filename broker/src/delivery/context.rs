@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    delivery::{policy::SlowPolicy, reserve::Borrowers, slow_history::Probation},
+    delivery::{policy::SlowPolicy, reserve::Borrowers, slow_history::SlowConsumerHistory},
     metrics::stats::Counters,
 };
 
@@ -27,19 +27,20 @@ pub(crate) struct Rules {
 
 /// What all outboxes of a broker have in common.
 #[derive(Debug)]
-pub(crate) struct Depot {
+pub(crate) struct DeliveryContext {
     pub(crate) rules: Rules,
     /// What is queued in all of them, with overhead.
     pub(crate) buffered: AtomicUsize,
     pub(crate) counters: Counters,
     /// For how long subscribers have held publishers up lately.
-    pub(crate) probation: Probation,
+    pub(crate) slow_history: SlowConsumerHistory,
     pub(crate) borrowers: Borrowers,
 }
 
-impl Depot {
+impl DeliveryContext {
     pub(crate) fn new(rules: Rules) -> Arc<Self> {
-        let (buffered, counters, probation) = (AtomicUsize::new(0), Counters::default(), Probation::default());
-        Arc::new(Self { rules, buffered, counters, probation, borrowers: Borrowers::default() })
+        let (buffered, counters, slow_history) =
+            (AtomicUsize::new(0), Counters::default(), SlowConsumerHistory::default());
+        Arc::new(Self { rules, buffered, counters, slow_history, borrowers: Borrowers::default() })
     }
 }

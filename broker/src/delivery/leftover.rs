@@ -61,7 +61,7 @@ impl Outbox {
     pub(crate) fn expire(&self, taken: &mut VecDeque<Bytes>, written: usize, now: Instant) {
         self.clear(taken, written, Fate::Dropped, now);
         self.exhaust(now);
-        self.depot.counters.slow_disconnects.add(1);
+        self.delivery.counters.slow_disconnects.add(1);
         self.session.error(Category::DeadlineTimerExpired);
     }
 
@@ -133,8 +133,8 @@ impl Outbox {
         match fate {
             Fate::Dropped => self.drop_messages(state, tally, true, now),
             Fate::Discarded => {
-                self.depot.counters.discarded.add(tally.messages);
-                self.depot.counters.unqueued.add(tally.messages);
+                self.delivery.counters.discarded.add(tally.messages);
+                self.delivery.counters.unqueued.add(tally.messages);
             }
         }
     }

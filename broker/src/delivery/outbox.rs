@@ -10,14 +10,14 @@
 //!     └──────────────────────── at or below the low mark ─────────┘
 //! ```
 //!
-//! While its writer waits because of our own limit ([`hold`](Outbox::hold)), it is none of these: nobody waits for it,
+//! While its writer waits because of our own limit ([`pause_for_rate_limit`](Outbox::pause_for_rate_limit)), it is none of these: nobody waits for it,
 //! and it is not slow. At its high mark it loses messages as a slow one does, but it has no deadline.
 //!
 //! All connections of one ident and address together may hold publishers up for one window in ten minutes (see
-//! [`Probation`]): the time in which publishers wait and the subscriber takes less than the floor rate. After that, a new
+//! [`SlowConsumerHistory`](super::slow_history::SlowConsumerHistory)): the time in which publishers wait and the subscriber takes less than the floor rate. After that, a new
 //! connection, or one that took too little itself, is slow as soon as publishers would have to wait for it, until it has
-//! drained the floor rate for [two windows](Rules::proof) while they had more. Others are waited for, but only for a quarter
-//! of a window ([`slice`](Rules::slice)) when they stop; and after half a window of that, nobody waits.
+//! drained the floor rate for [two windows](super::context::Rules::proof) while they had more. Others are waited for, but only for a quarter
+//! of a window ([`slice`](super::context::Rules::slice)) when they stop; and after half a window of that, nobody waits.
 //!
 //! The price is paid by a healthy consumer that has ident and address in common with one that does not read: it loses
 //! messages if its publishers outrun it by more than the high mark before it has shown that it reads.
@@ -43,15 +43,15 @@ use tracing::{info, warn};
 
 use crate::{
     delivery::{
-        batch::Run,
-        context::Depot,
+        batch::FrameBatch,
+        context::DeliveryContext,
         policy::Room,
         queue::OVERHEAD,
         reserve::Lent,
-        slow_consumer::{Pace, State},
+        slow_consumer::{ConsumerState, State},
         tally::Tally,
     },
-    metrics::Session,
+    metrics::SessionMetrics,
 };
 
 /// How much the writer takes at once. What it has taken can no longer be dropped as the oldest.
@@ -61,7 +61,7 @@ pub(super) const TAKE_BYTES: usize = 256 * 1024;
 /// What became of a run that was offered to an outbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
-pub(crate) enum Offer {
+pub(crate) enum EnqueueOutcome {
     /// It is queued; `more` says whether there is room for another.
     Queued { more: bool },
     /// The subscriber keeps up, but has enough: offer it again when there is room, at the latest at this time.
@@ -70,12 +70,12 @@ pub(crate) enum Offer {
     Refused,
 }
 
-/// The queue of one subscriber. Publishers put runs in, its connection's [`Writer`](crate::session::writer::Writer) takes
+/// The queue of one subscriber. Publishers put runs in, its connection's writer takes
 /// them out.
 pub(crate) struct Outbox {
-    pub(super) session: Session,
+    pub(super) session: SessionMetrics,
     pub(super) peer: SocketAddr,
-    pub(super) depot: Arc<Depot>,
+    pub(super) delivery: Arc<DeliveryContext>,
     pub(super) state: Mutex<State>,
     /// The connection's task, when it waits for something to write or for the deadline.
     pub(super) writer: AtomicWaker,
@@ -84,16 +84,16 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    pub(crate) fn new(session: Session, peer: SocketAddr, depot: Arc<Depot>) -> Arc<Self> {
-        let rules = &depot.rules;
-        let is_known = depot.probation.used(session.ident(), peer.ip(), Instant::now()) >= rules.window;
+    pub(crate) fn new(session: SessionMetrics, peer: SocketAddr, delivery: Arc<DeliveryContext>) -> Arc<Self> {
+        let rules = &delivery.rules;
+        let is_known = delivery.slow_history.used(session.ident(), peer.ip(), Instant::now()) >= rules.window;
         if is_known {
             info!(ident = session.ident().as_str(), %peer, "was slow before: nobody waits for it until it has read for a while");
         }
         let proof = if is_known { Duration::ZERO } else { rules.proof() };
         let state = State { proof, ..State::default() };
         let (state, writer, room) = (Mutex::new(state), AtomicWaker::new(), Notify::const_new());
-        Arc::new(Self { session, peer, depot, state, writer, room })
+        Arc::new(Self { session, peer, delivery, state, writer, room })
     }
 
     pub(crate) fn ident(&self) -> &Ident {
@@ -101,7 +101,7 @@ impl Outbox {
     }
 
     /// What is counted for the exporter.
-    pub(crate) fn session(&self) -> &Session {
+    pub(crate) fn session(&self) -> &SessionMetrics {
         &self.session
     }
 
@@ -110,23 +110,27 @@ impl Outbox {
     }
 
     /// Queues a run, or says what else to do with it. The time is asked for only when it matters.
-    pub(crate) fn offer(self: &Arc<Self>, run: &mut Run<'_>, clock: impl FnOnce() -> Instant) -> Offer {
+    pub(crate) fn enqueue(
+        self: &Arc<Self>,
+        run: &mut FrameBatch<'_>,
+        clock: impl FnOnce() -> Instant,
+    ) -> EnqueueOutcome {
         let mut state = self.lock();
         if state.closed {
             self.discard(run);
-            return Offer::Refused;
+            return EnqueueOutcome::Refused;
         }
-        let rules = &self.depot.rules;
+        let rules = &self.delivery.rules;
         // At the most.
         let cost = run.len() + OVERHEAD;
-        let excess = self.depot.excess(cost);
+        let excess = self.delivery.excess(cost);
         let low = if excess > 0 { 0 } else { rules.low_mark };
         let mut unlisted = false;
         if state.queued > low || excess > 0 {
             let now = clock();
-            let pressed = state.queued > low && state.pace != Pace::Held;
-            if pressed && let Some(until) = self.press(&mut state, now) {
-                return Offer::Wait(until);
+            let pressed = state.queued > low && state.consumer != ConsumerState::RateLimited;
+            if pressed && let Some(until) = self.on_backlog(&mut state, now) {
+                return EnqueueOutcome::Wait(until);
             }
             let lent = match self.make_room(&mut state, cost, excess, now) {
                 Room::Enough => Lent::Yes { unlisted: false },
@@ -137,24 +141,24 @@ impl Outbox {
                 Lent::Yes { unlisted: not } => unlisted = not,
                 Lent::Wait => {
                     drop(state);
-                    return Offer::Wait(self.depot.call_in(now));
+                    return EnqueueOutcome::Wait(self.delivery.call_in(now));
                 }
                 refused @ (Lent::Full | Lent::No) => {
                     self.drop_messages(&mut state, &Tally::of(run.contents()), false, now);
                     drop(state);
                     if refused == Lent::Full {
-                        self.depot.call_in(now);
+                        self.delivery.call_in(now);
                     }
-                    return Offer::Refused;
+                    return EnqueueOutcome::Refused;
                 }
             }
         }
         let cost = state.queue.push(run);
         state.queued += cost;
         self.session.queued(run.len(), run.payload);
-        self.depot.buffered.fetch_add(cost, Relaxed);
-        self.depot.counters.queued.add(run.messages.into());
-        let more = state.queued <= low || state.pace == Pace::Held;
+        self.delivery.buffered.fetch_add(cost, Relaxed);
+        self.delivery.counters.queued.add(run.messages.into());
+        let more = state.queued <= low || state.consumer == ConsumerState::RateLimited;
         let wake = mem::take(&mut state.idle);
         drop(state);
         if wake {
@@ -163,38 +167,38 @@ impl Outbox {
         if unlisted {
             self.list();
         }
-        Offer::Queued { more }
+        EnqueueOutcome::Queued { more }
     }
 
-    /// Queues a run as soon as there is room, after [`offer`](Self::offer) has said to wait. It takes no longer than
+    /// Queues a run as soon as there is room, after [`enqueue`](Self::enqueue) has said to wait. It takes no longer than
     /// the subscriber drains at the floor rate: once that is no longer so, nobody waits.
     ///
     /// When it is dropped before it returns, the run has been neither queued nor counted.
-    pub(crate) async fn offer_waiting(self: &Arc<Self>, run: &mut Run<'_>, mut until: Instant) {
+    pub(crate) async fn enqueue_waiting(self: &Arc<Self>, run: &mut FrameBatch<'_>, mut until: Instant) {
         let mut room = pin!(self.room.notified());
         loop {
             // Either there is room, or it is time to measure again: then its turn stays.
             if timeout_at(until, room.as_mut()).await.is_ok() {
                 room.set(self.room.notified());
             }
-            match self.offer(run, Instant::now) {
-                Offer::Wait(later) => until = later,
+            match self.enqueue(run, Instant::now) {
+                EnqueueOutcome::Wait(later) => until = later,
                 // The next one has no reason to wait, either.
-                Offer::Queued { more: true } | Offer::Refused => return self.room.notify_one(),
-                Offer::Queued { more: false } => return,
+                EnqueueOutcome::Queued { more: true } | EnqueueOutcome::Refused => return self.room.notify_one(),
+                EnqueueOutcome::Queued { more: false } => return,
             }
         }
     }
 
     /// The writer waits because of a limit of ours, so the subscriber takes all that it is given: whatever it has been
     /// before, it is not slow, and publishers that wait for it wait no longer.
-    pub(crate) fn hold(&self) {
+    pub(crate) fn pause_for_rate_limit(&self) {
         let mut state = self.lock();
         if state.window.is_some() {
-            state.end_window(&self.depot.rules, Instant::now());
+            state.end_window(&self.delivery.rules, Instant::now());
             self.settle(&mut state);
         }
-        state.pace = Pace::Held;
+        state.consumer = ConsumerState::RateLimited;
         let recovered = state.deadline.take().is_some();
         drop(state);
         if recovered {
@@ -206,10 +210,10 @@ impl Outbox {
     }
 
     /// The writer waits for the subscriber again.
-    pub(crate) fn let_go(&self) {
+    pub(crate) fn resume(&self) {
         let mut state = self.lock();
-        if state.pace == Pace::Held {
-            state.pace = Pace::Healthy;
+        if state.consumer == ConsumerState::RateLimited {
+            state.consumer = ConsumerState::KeepingUp;
         }
     }
 
@@ -224,8 +228,8 @@ impl Outbox {
     }
 
     /// Counts a run that will not be queued because a connection ends.
-    pub(crate) fn discard(&self, run: &Run<'_>) {
-        self.depot.counters.discarded.add(run.messages.into());
+    pub(crate) fn discard(&self, run: &FrameBatch<'_>) {
+        self.delivery.counters.discarded.add(run.messages.into());
     }
 
     /// Moves what is queued, up to a limit, to the end of `batch`; `false` when the outbox is closed and empty.
@@ -254,14 +258,14 @@ impl Outbox {
     /// Accounts for what the writer has written: bytes, and pieces of which the last byte was among them. The time is
     /// asked for only when it matters.
     pub(crate) fn sent(&self, bytes: usize, pieces: usize, clock: impl FnOnce() -> Instant) {
-        let rules = &self.depot.rules;
-        self.depot.counters.sent_bytes.add(bytes as u64);
-        let buffered = self.depot.buffered.fetch_sub(bytes + pieces * OVERHEAD, Relaxed);
+        let rules = &self.delivery.rules;
+        self.delivery.counters.sent_bytes.add(bytes as u64);
+        let buffered = self.delivery.buffered.fetch_sub(bytes + pieces * OVERHEAD, Relaxed);
         let low = if buffered > rules.max_buffered { 0 } else { rules.low_mark };
         let mut state = self.lock();
         self.session.sent(bytes);
         let last = state.window.is_some() && state.queued == bytes + pieces * OVERHEAD;
-        let now = (last || state.pace == Pace::Slow).then(clock);
+        let now = (last || state.consumer == ConsumerState::Slow).then(clock);
         let recovered = state.sent(bytes, pieces, rules, now);
         self.settle(&mut state);
         let room = state.queued <= low;
@@ -306,7 +310,7 @@ impl Outbox {
         self.session.queued(frame.len(), 0);
         let cost = state.queue.push_alone(frame.into());
         state.queued += cost;
-        self.depot.buffered.fetch_add(cost, Relaxed);
+        self.delivery.buffered.fetch_add(cost, Relaxed);
     }
 
     /// Takes nothing more from publishers. What is queued can still be written, and then, if given, one last frame.
@@ -314,10 +318,10 @@ impl Outbox {
         let now = Instant::now();
         let mut state = self.lock();
         if !mem::replace(&mut state.closed, true) {
-            if state.pace == Pace::Slow && state.queued > self.depot.rules.low_mark {
+            if state.consumer == ConsumerState::Slow && state.queued > self.delivery.rules.low_mark {
                 self.exhaust(now);
             }
-            state.end_window(&self.depot.rules, now);
+            state.end_window(&self.delivery.rules, now);
             self.settle(&mut state);
         }
         state.deadline = None;
@@ -338,12 +342,12 @@ impl Outbox {
 
     /// A publisher finds more than the low mark queued: until when it has to wait, or `None` when the subscriber is
     /// slow.
-    fn press(&self, state: &mut State, now: Instant) -> Option<Instant> {
-        let rules = &self.depot.rules;
+    fn on_backlog(&self, state: &mut State, now: Instant) -> Option<Instant> {
+        let rules = &self.delivery.rules;
         if state.measure(rules, now) {
             self.log_recovery();
         }
-        let until = state.press(rules, now, || self.depot.probation.used(self.ident(), self.peer.ip(), now));
+        let until = state.on_backlog(rules, now, || self.delivery.slow_history.used(self.ident(), self.peer.ip(), now));
         self.settle(state);
         until
     }
@@ -351,20 +355,20 @@ impl Outbox {
     /// Charges it with the time in which publishers have waited for it in vain.
     pub(super) fn settle(&self, state: &mut State) {
         if let Some(time) = state.in_vain.take() {
-            self.depot.probation.charge(self.ident(), self.peer.ip(), time);
+            self.delivery.slow_history.charge(self.ident(), self.peer.ip(), time);
         }
     }
 
     /// It was slow to the end: nobody waits for the next ones for a while.
     pub(super) fn exhaust(&self, now: Instant) {
-        self.depot.probation.exhaust(self.ident(), self.peer.ip(), self.depot.rules.window, now);
+        self.delivery.slow_history.exhaust(self.ident(), self.peer.ip(), self.delivery.rules.window, now);
     }
 
     pub(super) fn unqueue(&self, state: &mut State, bytes: usize, pieces: usize) {
         let cost = bytes + pieces * OVERHEAD;
         self.session.unqueued(bytes);
         state.queued -= cost;
-        self.depot.buffered.fetch_sub(cost, Relaxed);
+        self.delivery.buffered.fetch_sub(cost, Relaxed);
     }
 
     /// Counts messages that a slow subscriber does not get, and logs that now and then.
@@ -373,14 +377,14 @@ impl Outbox {
             return;
         };
         let messages = tally.messages;
-        self.depot.counters.drop_messages(self.ident(), tally.channels());
+        self.delivery.counters.drop_messages(self.ident(), tally.channels());
         self.session.dropped(messages);
         if was_queued {
-            self.depot.counters.unqueued.add(messages);
+            self.delivery.counters.unqueued.add(messages);
         }
         if let Some(dropped) = state.drops.count(messages, now) {
             warn!(ident = self.ident().as_str(), peer = %self.peer, channel, dropped, total = state.drops.total,
-                pace = ?state.pace, "messages dropped for a slow subscriber");
+                consumer = ?state.consumer, "messages dropped for a slow subscriber");
         }
     }
 
@@ -398,7 +402,7 @@ impl Drop for Outbox {
     fn drop(&mut self) {
         // What a task that was aborted has left behind.
         let left = self.lock().queued;
-        self.depot.buffered.fetch_sub(left, Relaxed);
+        self.delivery.buffered.fetch_sub(left, Relaxed);
     }
 }
 

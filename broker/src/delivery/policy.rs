@@ -7,7 +7,7 @@ use tracing::warn;
 
 use crate::delivery::{
     outbox::Outbox,
-    slow_consumer::{Pace, State},
+    slow_consumer::{ConsumerState, State},
     tally::Tally,
 };
 
@@ -37,7 +37,7 @@ impl Outbox {
     /// Looks whether there is room for a batch, in the queue and in all together, which it would exceed by `excess`. Of a
     /// subscriber that publishers do not wait for, so much is dropped as the policy allows and the batch needs.
     pub(super) fn make_room(&self, state: &mut State, cost: usize, excess: usize, now: Instant) -> Room {
-        let rules = &self.depot.rules;
+        let rules = &self.delivery.rules;
         let own = (state.queued + cost).saturating_sub(rules.high_mark);
         // What others have too much is not taken from this one: it gives as much as it gets.
         let needed = own.max(excess.min(cost));
@@ -49,7 +49,7 @@ impl Outbox {
         }
         match rules.policy {
             SlowPolicy::Disconnect => {
-                if state.deadline.is_none() && state.pace != Pace::Held {
+                if state.deadline.is_none() && state.consumer != ConsumerState::RateLimited {
                     state.deadline = Some(now + rules.deadline);
                     self.session.deadline();
                     // Now it has a deadline to wait for.
@@ -64,8 +64,8 @@ impl Outbox {
                 if !state.queue.holds(needed) {
                     // Nothing is dropped in vain: for a batch for which there is no room even then.
                     let is_begun = !state.queue.holds(before);
-                    let others = self.depot.buffered.load(Relaxed) > before;
-                    if is_begun || (state.pace == Pace::Slow && others && excess > before) {
+                    let others = self.delivery.buffered.load(Relaxed) > before;
+                    if is_begun || (state.consumer == ConsumerState::Slow && others && excess > before) {
                         return Room::None;
                     }
                 }

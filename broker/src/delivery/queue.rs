@@ -4,7 +4,7 @@ use std::{collections::VecDeque, mem, num::NonZeroU32};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::delivery::batch::{self, Run, SHORT};
+use crate::delivery::batch::{self, FrameBatch, SHORT};
 
 /// What a queued piece of memory takes besides its bytes: its place in the queue and its allocation.
 pub(crate) const OVERHEAD: usize = 128;
@@ -48,7 +48,7 @@ impl Queue {
     }
 
     /// Adds a run. Returns what it costs: its bytes, and what a piece of memory takes if it needs one.
-    pub(super) fn push(&mut self, run: &mut Run<'_>) -> usize {
+    pub(super) fn push(&mut self, run: &mut FrameBatch<'_>) -> usize {
         let len = run.len();
         if len > SHORT {
             return self.push_run(run);
@@ -72,7 +72,7 @@ impl Queue {
         }
     }
 
-    fn push_run(&mut self, run: &mut Run<'_>) -> usize {
+    fn push_run(&mut self, run: &mut FrameBatch<'_>) -> usize {
         self.push_alone(Piece { on_one_channel: run.on_one_channel(), frames: run.share() })
     }
 
@@ -144,7 +144,7 @@ mod tests {
     }
 
     fn push(queue: &mut Queue, number: u8, len: usize) -> usize {
-        queue.push(&mut Run::received(&vec![number; len], 1, 0))
+        queue.push(&mut FrameBatch::received(&vec![number; len], 1, 0))
     }
 
     #[test]
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn who_keeps_up_gets_what_others_get_without_another_copy() {
         let (mut one, mut other) = (Queue::default(), Queue::default());
-        let mut run = Run::received(b"run", 1, 0);
+        let mut run = FrameBatch::received(b"run", 1, 0);
         assert_eq!((one.push(&mut run), other.push(&mut run)), (3 + OVERHEAD, 3 + OVERHEAD));
         let (one, other) = (one.pop().unwrap().frames, other.pop().unwrap().frames);
         assert_eq!((one.as_ptr(), &one[..]), (other.as_ptr(), &b"run"[..]));

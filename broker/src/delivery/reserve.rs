@@ -22,9 +22,9 @@ use std::{
 use tokio::time::Instant;
 
 use crate::delivery::{
-    context::{Depot, Rules},
+    context::{DeliveryContext, Rules},
     outbox::Outbox,
-    slow_consumer::{Pace, State, Window},
+    slow_consumer::{ConsumerState, State, Window},
 };
 
 /// How soon a publisher looks again whether there is room in the reserve: nothing tells it that another subscriber has
@@ -114,7 +114,7 @@ pub(super) enum Lent {
     No,
 }
 
-impl Depot {
+impl DeliveryContext {
     /// By how much this would exceed the bound for all subscribers together.
     pub(super) fn excess(&self, cost: usize) -> usize {
         self.buffered.load(Relaxed).saturating_add(cost).saturating_sub(self.rules.max_buffered)
@@ -139,16 +139,16 @@ impl Depot {
 impl Outbox {
     /// Lends room for a batch to an outbox that has nothing queued, while all together have too much.
     pub(super) fn lend(&self, state: &mut State, cost: usize, now: Instant) -> Lent {
-        let Depot { rules, probation, buffered, .. } = &*self.depot;
+        let DeliveryContext { rules, slow_history, buffered, .. } = &*self.delivery;
         // What it had was dropped.
         state.loan = None;
         let all = buffered.load(Relaxed);
         // A batch that is alone has to go somehow.
         if all > 0 {
-            if state.pace == Pace::Slow {
+            if state.consumer == ConsumerState::Slow {
                 return Lent::No;
             }
-            let known = probation.used(self.ident(), self.peer.ip(), now) >= rules.window;
+            let known = slow_history.used(self.ident(), self.peer.ip(), now) >= rules.window;
             let reserve = if known { rules.reserve / 2 } else { rules.reserve };
             if all.saturating_add(cost) > rules.max_buffered.saturating_add(reserve) {
                 return if known { Lent::Full } else { Lent::Wait };
@@ -160,19 +160,19 @@ impl Outbox {
 
     /// Puts it on the list of borrowers. Its state is not locked meanwhile.
     pub(super) fn list(self: &Arc<Self>) {
-        self.depot.borrowers.add(Arc::downgrade(self));
+        self.delivery.borrowers.add(Arc::downgrade(self));
     }
 
     /// Whether it has to pay a loan back. Calls it in when too little has been written for a window.
     fn still_owes(&self, rules: &Rules, now: Instant) -> bool {
         let mut state = self.lock();
-        let State { loan, pace, is_listed, .. } = &mut *state;
+        let State { loan, consumer, is_listed, .. } = &mut *state;
         let Some(loan) = loan else {
             *is_listed = false;
             return false;
         };
         // One that is held back by its own limit takes all that it may.
-        if loan.window.elapsed(now) < rules.window || *pace == Pace::Held {
+        if loan.window.elapsed(now) < rules.window || *consumer == ConsumerState::RateLimited {
             return true;
         }
         if !loan.window.is_below(rules, now) {
@@ -188,11 +188,11 @@ impl Outbox {
     /// The connection ends before it has paid a loan back, which held room that others may have waited for. Otherwise one
     /// that comes again and again, and always goes in time, would never be known.
     pub(super) fn charge_loan(&self, state: &mut State, now: Instant) {
-        let Depot { rules, probation, .. } = &*self.depot;
+        let DeliveryContext { rules, slow_history, .. } = &*self.delivery;
         if let Some(Loan { window, .. }) = state.loan.take().map(|loan| *loan)
             && window.is_below(rules, now)
         {
-            probation.charge(self.ident(), self.peer.ip(), window.start..now);
+            slow_history.charge(self.ident(), self.peer.ip(), window.start..now);
         }
     }
 

@@ -24,7 +24,7 @@ pub(super) struct State {
     /// The writer waits for something to write.
     pub(super) idle: bool,
     pub(super) window: Option<Window>,
-    pub(super) pace: Pace,
+    pub(super) consumer: ConsumerState,
     /// For how long it has drained the floor rate while publishers had more, since it last took less: at most
     /// [`Rules::proof`], which it also begins with unless the allowance is used up then.
     pub(super) proof: Duration,
@@ -42,14 +42,14 @@ pub(super) struct State {
 
 /// What a subscriber takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Pace {
+pub(super) enum ConsumerState {
     /// The floor rate or more, as far as is known.
     #[default]
-    Healthy,
+    KeepingUp,
     /// Less than the floor rate, for longer than publishers may wait for it.
     Slow,
     /// All that it may: the writer waits because of a limit of ours.
-    Held,
+    RateLimited,
 }
 
 /// Measures what a subscriber drains while publishers wait for it.
@@ -97,9 +97,14 @@ impl Rules {
 impl State {
     /// A publisher finds more queued than it should be: until when it waits, or `None` when nobody does. `used` is how much
     /// of the allowance is used up.
-    pub(super) fn press(&mut self, rules: &Rules, now: Instant, used: impl FnOnce() -> Duration) -> Option<Instant> {
+    pub(super) fn on_backlog(
+        &mut self,
+        rules: &Rules,
+        now: Instant,
+        used: impl FnOnce() -> Duration,
+    ) -> Option<Instant> {
         let window = self.window.get_or_insert(Window::new(now));
-        if self.pace == Pace::Slow {
+        if self.consumer == ConsumerState::Slow {
             return None;
         }
         if now >= window.check {
@@ -114,7 +119,7 @@ impl State {
             return Some(until);
         }
         self.end_window(rules, now);
-        (self.window, self.pace) = (Some(Window::new(now)), Pace::Slow);
+        (self.window, self.consumer) = (Some(Window::new(now)), ConsumerState::Slow);
         None
     }
 
@@ -126,15 +131,15 @@ impl State {
         let below = self.end_window(rules, now);
         self.window = Some(Window::new(now));
         if below {
-            self.pace = Pace::Slow;
+            self.consumer = ConsumerState::Slow;
             return false;
         }
-        if self.pace == Pace::Slow && self.proof < rules.proof() {
+        if self.consumer == ConsumerState::Slow && self.proof < rules.proof() {
             // It reads.
             self.deadline = self.deadline.map(|_| now + rules.deadline);
             return false;
         }
-        self.pace = Pace::Healthy;
+        self.consumer = ConsumerState::KeepingUp;
         self.deadline.take().is_some()
     }
 
@@ -148,7 +153,7 @@ impl State {
             self.proof = (self.proof + elapsed.min(rules.window)).min(rules.proof());
             return false;
         }
-        if self.pace != Pace::Slow {
+        if self.consumer != ConsumerState::Slow {
             // When it is much longer, nobody has waited meanwhile: there may have been little to drain.
             if elapsed >= 2 * rules.window {
                 return false;
@@ -169,15 +174,15 @@ impl State {
         }
         let mut recovered = false;
         if let Some(now) = now {
-            if self.queued == 0 || self.queued <= rules.low_mark && self.pace == Pace::Slow {
+            if self.queued == 0 || self.queued <= rules.low_mark && self.consumer == ConsumerState::Slow {
                 self.end_window(rules, now);
             } else {
                 recovered = self.measure(rules, now);
             }
         }
         if self.queued <= rules.low_mark {
-            if self.pace == Pace::Slow {
-                self.pace = Pace::Healthy;
+            if self.consumer == ConsumerState::Slow {
+                self.consumer = ConsumerState::KeepingUp;
             }
             recovered |= self.deadline.take().is_some();
         }

@@ -21,7 +21,7 @@ const KEEP: Duration = Duration::from_secs(10 * 60);
 
 /// The time in which publishers have waited in vain lately, by ident and network: that of all its connections together.
 #[derive(Debug, Default)]
-pub(crate) struct Probation(Mutex<HashMap<(Ident, IpAddr), Past>>);
+pub(crate) struct SlowConsumerHistory(Mutex<HashMap<(Ident, IpAddr), Past>>);
 
 /// What the connections of one ident and network did lately.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Past {
     }
 }
 
-impl Probation {
+impl SlowConsumerHistory {
     /// Adds a time that ends now, in which publishers have waited in vain.
     pub(crate) fn charge(&self, ident: &Ident, ip: IpAddr, time: Range<Instant>) {
         self.change(ident, ip, time.end, |past| {
@@ -118,33 +118,33 @@ mod tests {
 
     #[test]
     fn a_time_is_remembered_for_a_while_by_ident_and_network() {
-        let (probation, start) = (Probation::default(), Instant::now());
-        let used = |name, from, now| probation.used(&ident(name), ip(from), now);
-        probation.charge(&ident("a"), ip("2001:db8::1"), start..start + LONG);
+        let (slow_history, start) = (SlowConsumerHistory::default(), Instant::now());
+        let used = |name, from, now| slow_history.used(&ident(name), ip(from), now);
+        slow_history.charge(&ident("a"), ip("2001:db8::1"), start..start + LONG);
         let end = start + LONG;
         assert_eq!(used("a", "2001:db8::ffff:2", end), LONG);
         assert_eq!(used("a", "2001:db8:0:1::1", end), Duration::ZERO);
         assert_eq!(used("b", "2001:db8::1", end), Duration::ZERO);
-        probation.exhaust(&ident("a"), ip("2001:db8::3"), LONG / 2, end + KEEP / 2);
+        slow_history.exhaust(&ident("a"), ip("2001:db8::3"), LONG / 2, end + KEEP / 2);
         assert_eq!(used("a", "2001:db8::1", end + KEEP), LONG);
         assert_eq!(used("a", "2001:db8::1", end + KEEP * 3 / 2), Duration::ZERO);
-        assert!(probation.lock().is_empty());
+        assert!(slow_history.lock().is_empty());
     }
 
     #[test]
     fn the_latest_are_remembered() {
-        let (probation, start) = (Probation::default(), Instant::now());
+        let (slow_history, start) = (SlowConsumerHistory::default(), Instant::now());
         let name = |n: usize| ident(&n.to_string());
         let at = |n: usize| start + Duration::from_millis(u64::try_from(n).unwrap());
         for n in 0..MAX + 10 {
-            probation.exhaust(&name(n), ip("1.2.3.4"), LONG, at(n));
+            slow_history.exhaust(&name(n), ip("1.2.3.4"), LONG, at(n));
         }
-        assert_eq!(probation.lock().len(), MAX);
-        assert_eq!(probation.used(&name(9), ip("1.2.3.4"), at(MAX)), Duration::ZERO);
-        assert_eq!(probation.used(&name(10), ip("1.2.3.4"), at(MAX)), LONG);
+        assert_eq!(slow_history.lock().len(), MAX);
+        assert_eq!(slow_history.used(&name(9), ip("1.2.3.4"), at(MAX)), Duration::ZERO);
+        assert_eq!(slow_history.used(&name(10), ip("1.2.3.4"), at(MAX)), LONG);
         // Whose time is over makes room first.
-        probation.exhaust(&name(0), ip("1.2.3.4"), LONG, at(MAX + 9) + KEEP);
-        assert_eq!(probation.lock().len(), 1);
+        slow_history.exhaust(&name(0), ip("1.2.3.4"), LONG, at(MAX + 9) + KEEP);
+        assert_eq!(slow_history.lock().len(), 1);
     }
 
     #[test]
@@ -156,27 +156,27 @@ mod tests {
             &[(5, 6, 1), (0, 7, 7), (7, 8, 8)],
             &[(5, 6, 1), (3, 6, 3), (6, 6, 3)],
         ] {
-            let (probation, start) = (Probation::default(), Instant::now());
+            let (slow_history, start) = (SlowConsumerHistory::default(), Instant::now());
             let at = |seconds| start + Duration::from_secs(seconds);
             for &(from, to, used) in times {
-                probation.charge(&ident("a"), ip("1.2.3.4"), at(from)..at(to));
-                assert_eq!(probation.used(&ident("a"), ip("1.2.3.4"), at(to)).as_secs(), used, "{times:?}");
+                slow_history.charge(&ident("a"), ip("1.2.3.4"), at(from)..at(to));
+                assert_eq!(slow_history.used(&ident("a"), ip("1.2.3.4"), at(to)).as_secs(), used, "{times:?}");
             }
         }
     }
 
     #[test]
     fn short_times_add_up_unless_they_are_long_ago() {
-        let (probation, start) = (Probation::default(), Instant::now());
+        let (slow_history, start) = (SlowConsumerHistory::default(), Instant::now());
         let (who, from) = (ident("a"), ip("1.2.3.4"));
         for n in 1..=3 {
-            probation.charge(&who, from, start + n * LONG..start + n * LONG + LONG / 3);
-            assert_eq!(probation.used(&who, from, start + n * LONG), n * LONG / 3);
+            slow_history.charge(&who, from, start + n * LONG..start + n * LONG + LONG / 3);
+            assert_eq!(slow_history.used(&who, from, start + n * LONG), n * LONG / 3);
         }
         let later = start + 3 * LONG + LONG / 3 + KEEP;
-        probation.charge(&who, from, later - LONG / 3..later);
-        assert_eq!(probation.used(&who, from, later), LONG / 3);
-        probation.exhaust(&who, from, LONG, later);
-        assert_eq!(probation.used(&who, from, later), LONG);
+        slow_history.charge(&who, from, later - LONG / 3..later);
+        assert_eq!(slow_history.used(&who, from, later), LONG / 3);
+        slow_history.exhaust(&who, from, LONG, later);
+        assert_eq!(slow_history.used(&who, from, later), LONG);
     }
 }

@@ -30,10 +30,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
 use crate::{
-    context::Shared,
+    context::BrokerContext,
     error::StartError,
     metrics::{self, Exposition},
-    util::accept_backoff::Shortage,
+    util::accept_backoff::AcceptBackoff,
 };
 
 /// How many connections are held. One that asks for metrics has them in memory as text: 1.5 kB for each channel that an
@@ -60,10 +60,10 @@ pub(crate) struct Exporter {
 }
 
 impl Exporter {
-    pub(crate) fn start(listener: TcpListener, shared: Arc<Shared>) -> Result<Self, StartError> {
+    pub(crate) fn start(listener: TcpListener, context: Arc<BrokerContext>) -> Result<Self, StartError> {
         let addr = listener.local_addr().map_err(StartError::Listener)?;
         let exporter = Self { addr, stopped: CancellationToken::new(), task: TaskTracker::new() };
-        exporter.task.spawn(exporter.stopped.clone().run_until_cancelled_owned(serve(listener, shared)));
+        exporter.task.spawn(exporter.stopped.clone().run_until_cancelled_owned(serve(listener, context)));
         Ok(exporter)
     }
 
@@ -86,11 +86,11 @@ impl Drop for Exporter {
 }
 
 /// Accepts connections. Nothing ends it but being dropped, and that ends them.
-async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+async fn serve(listener: TcpListener, context: Arc<BrokerContext>) {
     let mut connections = JoinSet::new();
     let printing = Arc::new(Semaphore::new(MAX_PRINTING));
     let mut order = VecDeque::<AbortHandle>::new();
-    let mut shortage = Shortage::default();
+    let mut shortage = AcceptBackoff::default();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -102,7 +102,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                     {
                         oldest.abort();
                     }
-                    order.push_back(connections.spawn(connection(stream, peer, shared.clone(), printing.clone())));
+                    order.push_back(connections.spawn(connection(stream, peer, context.clone(), printing.clone())));
                 }
                 Err(cause) => {
                     if shortage.is_news() {
@@ -116,8 +116,8 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, printing: Arc<Semaphore>) {
-    let service = service_fn(|request| answer(request, &shared, &printing));
+async fn connection(stream: TcpStream, peer: SocketAddr, context: Arc<BrokerContext>, printing: Arc<Semaphore>) {
+    let service = service_fn(|request| answer(request, &context, &printing));
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -135,7 +135,7 @@ type Answer = Response<Full<Bytes>>;
 
 async fn answer(
     request: Request<Incoming>,
-    shared: &Arc<Shared>,
+    context: &Arc<BrokerContext>,
     printing: &Arc<Semaphore>,
 ) -> Result<Answer, Infallible> {
     let path = request.uri().path();
@@ -148,22 +148,22 @@ async fn answer(
         return Ok(answer);
     }
     Ok(match path {
-        "/metrics" => scrape(exposition(&request), shared, printing).await,
+        "/metrics" => scrape(exposition(&request), context, printing).await,
         "/healthz" => body(StatusCode::OK, "application/json; charset=utf-8", "{}"),
-        _ if shared.draining.is_cancelled() => text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n"),
-        _ if !shared.metrics.all_listening() => text(StatusCode::SERVICE_UNAVAILABLE, "not listening\n"),
+        _ if context.draining.is_cancelled() => text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n"),
+        _ if !context.metrics.all_listening() => text(StatusCode::SERVICE_UNAVAILABLE, "not listening\n"),
         _ => text(StatusCode::OK, "ready\n"),
     })
 }
 
-async fn scrape(exposition: Exposition, shared: &Arc<Shared>, printing: &Arc<Semaphore>) -> Answer {
+async fn scrape(exposition: Exposition, context: &Arc<BrokerContext>, printing: &Arc<Semaphore>) -> Answer {
     // It is never closed.
     let permit = printing.clone().acquire_owned().await;
     // Ten thousand channels take some time to print: messages do not wait for that.
-    let shared = Arc::downgrade(shared);
+    let context = Arc::downgrade(context);
     let rendering = move || {
         let _permit = permit;
-        Weak::upgrade(&shared).map(|shared| metrics::render(&shared, exposition))
+        Weak::upgrade(&context).map(|context| metrics::render(&context, exposition))
     };
     match tokio::task::spawn_blocking(rendering).await {
         Ok(Some(metrics)) => body(StatusCode::OK, exposition.content_type(), metrics),
@@ -217,7 +217,7 @@ mod tests {
             // Everything that is to be printed waits behind this.
             let (done, wait) = mpsc::channel::<()>();
             tokio::task::spawn_blocking(move || wait.recv());
-            let before = Arc::weak_count(broker.shared());
+            let before = Arc::weak_count(broker.context());
             let mut clients = VecDeque::new();
             for _ in 0..100 {
                 let mut client = TcpStream::connect(addr).await.unwrap();
@@ -228,7 +228,7 @@ mod tests {
                     let _ = clients.pop_front().unwrap().read(&mut [0; 1]).await;
                 }
             }
-            let waiting = Arc::weak_count(broker.shared()) - before;
+            let waiting = Arc::weak_count(broker.context()) - before;
             assert!(waiting <= MAX_CONNECTIONS, "{waiting}");
             drop(done);
             let mut text = String::new();

@@ -9,8 +9,8 @@ use tracing::warn;
 use crate::{
     auth::{AuthStore, key::Key},
     config::Config,
-    context::Shared,
-    identity::{Account, Accounts},
+    context::BrokerContext,
+    identity::{IdentRegistry, IdentState},
 };
 
 /// How many lookups are under way at once.
@@ -24,9 +24,12 @@ const MAX_FAILURES: usize = CONCURRENT;
 
 /// Looks up all keys when the store tells of changes, every now and then if it would not, and when it is asked to, until the
 /// broker shuts down.
-pub(crate) async fn run(shared: Arc<Shared>) {
-    let Config { auth_timeout, recheck_keys, .. } = shared.config;
-    shared.draining.run_until_cancelled(rounds(&shared.accounts, &*shared.store, auth_timeout, recheck_keys)).await;
+pub(crate) async fn run(context: Arc<BrokerContext>) {
+    let Config { auth_timeout, recheck_keys, .. } = context.config;
+    context
+        .draining
+        .run_until_cancelled(rounds(&context.identities, &*context.store, auth_timeout, recheck_keys))
+        .await;
 }
 
 /// Who asks has just changed something: what was found before may be old. So a round in the background gives way to one
@@ -35,17 +38,17 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 ///
 /// And then one in the background, whether or not there would be any: a client may just have authenticated with what was
 /// found before.
-async fn rounds(accounts: &Accounts, store: &dyn AuthStore, limit: Duration, interval: Duration) {
+async fn rounds(identities: &IdentRegistry, store: &dyn AuthStore, limit: Duration, interval: Duration) {
     let (may_change, mut changes) = (store.may_change(), store.changes().fuse());
     let (mut asked, mut due) = (false, may_change);
     loop {
         let start = Instant::now();
         if asked {
-            look_up(accounts.all(), store, limit, Duration::ZERO).await;
+            look_up(identities.all(), store, limit, Duration::ZERO).await;
         }
         let background = async {
             if !asked && due {
-                look_up(accounts.all(), store, limit, interval).await;
+                look_up(identities.all(), store, limit, interval).await;
             }
             if !asked && !may_change {
                 // Without a timer, waiting for the next message is cheaper.
@@ -56,7 +59,7 @@ async fn rounds(accounts: &Accounts, store: &dyn AuthStore, limit: Duration, int
         asked = tokio::select! {
             biased;
             () = background => false,
-            () = accounts.recheck.notified() => true,
+            () = identities.recheck.notified() => true,
             Some(()) = changes.next() => true,
         };
         due = true;
@@ -64,11 +67,11 @@ async fn rounds(accounts: &Accounts, store: &dyn AuthStore, limit: Duration, int
 }
 
 /// One round, which takes about as long as it is spread over, or longer.
-async fn look_up(accounts: Vec<Arc<Account>>, store: &dyn AuthStore, limit: Duration, spread: Duration) {
-    let count = u32::try_from(accounts.len()).unwrap_or(u32::MAX).max(1);
+async fn look_up(identities: Vec<Arc<IdentState>>, store: &dyn AuthStore, limit: Duration, spread: Duration) {
+    let count = u32::try_from(identities.len()).unwrap_or(u32::MAX).max(1);
     // The last ones have some time to be answered.
     let gap = (spread / 2 / count).max(MIN_GAP);
-    let paced = stream::iter(accounts.into_iter().enumerate()).then(move |(index, account)| async move {
+    let paced = stream::iter(identities.into_iter().enumerate()).then(move |(index, account)| async move {
         if index > 0 && index.is_multiple_of(CONCURRENT) {
             sleep(gap * u32::try_from(CONCURRENT).unwrap_or(1)).await;
         }
@@ -93,7 +96,7 @@ async fn look_up(accounts: Vec<Arc<Account>>, store: &dyn AuthStore, limit: Dura
 }
 
 /// Looks up one key. An error changes nothing.
-async fn ask(store: &dyn AuthStore, account: Arc<Account>, limit: Duration) -> Result<(), String> {
+async fn ask(store: &dyn AuthStore, account: Arc<IdentState>, limit: Duration) -> Result<(), String> {
     let as_of = account.latest();
     match timeout(limit, store.lookup(account.ident())).await {
         Ok(Ok(key)) => {
@@ -123,7 +126,7 @@ mod tests {
     use crate::{
         auth::{AuthError, Changes, Lookup},
         broker::Broker,
-        identity::{AccountRules, Member},
+        identity::{Membership, QuotaRules},
         limits::rate::Rate,
     };
 
@@ -154,23 +157,23 @@ mod tests {
         }
     }
 
-    fn members(count: usize) -> (Arc<Accounts>, Vec<Member>) {
-        let rules = AccountRules { max_connections: usize::MAX, publish: Rate::UNLIMITED, deliver: Rate::UNLIMITED };
-        let accounts = Arc::new(Accounts::new(rules));
+    fn members(count: usize) -> (Arc<IdentRegistry>, Vec<Membership>) {
+        let rules = QuotaRules { max_connections: usize::MAX, publish: Rate::UNLIMITED, deliver: Rate::UNLIMITED };
+        let identities = Arc::new(IdentRegistry::new(rules));
         let join = |n: usize| {
             let ident: hpfeeds::wire::Ident = n.to_string().parse().unwrap();
-            accounts.join(ident.clone(), Arc::new(Key::new(&ident, "s").unwrap()), "s".into()).unwrap()
+            identities.join(ident.clone(), Arc::new(Key::new(&ident, "s").unwrap()), "s".into()).unwrap()
         };
         let members = (0..count).map(join).collect();
-        (accounts, members)
+        (identities, members)
     }
 
     #[tokio::test(start_paused = true)]
     async fn lookups_are_spread_and_few_at_once() {
         for (count, least, most) in [(10, 1, 2), (500, 31, 40), (10_000, 625, 800)] {
-            let (accounts, members) = members(count);
+            let (identities, members) = members(count);
             let (database, start) = (Database::default(), Instant::now());
-            look_up(accounts.all(), &database, LIMIT, SPREAD).await;
+            look_up(identities.all(), &database, LIMIT, SPREAD).await;
             let seconds = start.elapsed().as_secs();
             // What takes a second each is bound by how many are under way.
             assert!((least..=most).contains(&seconds), "{seconds} s for {count}");
@@ -182,11 +185,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_fast_store_is_not_asked_all_at_once() {
-        let (accounts, _members) = members(1600);
+        let (identities, _members) = members(1600);
         let store = crate::auth::memory::MemoryStore::new();
         for (spread, least) in [(SPREAD, 99 * 32), (8 * SPREAD, 99 * 200), (Duration::ZERO, 99 * 32)] {
             let start = Instant::now();
-            look_up(accounts.all(), &store, LIMIT, spread).await;
+            look_up(identities.all(), &store, LIMIT, spread).await;
             let elapsed = start.elapsed();
             assert!(elapsed >= Duration::from_millis(least) && elapsed < spread.max(SPREAD), "{elapsed:?}");
         }
@@ -194,12 +197,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_store_that_is_down_is_left_alone() {
-        let (accounts, members) = members(1000);
+        let (identities, members) = members(1000);
         let mut database = Database { down: true, ..Database::default() };
-        look_up(accounts.all(), &database, LIMIT, SPREAD).await;
+        look_up(identities.all(), &database, LIMIT, SPREAD).await;
         assert!(database.asked.load(Relaxed) <= 2 * CONCURRENT);
         database.down = false;
-        look_up(accounts.all(), &database, Duration::from_millis(500), SPREAD).await;
+        look_up(identities.all(), &database, Duration::from_millis(500), SPREAD).await;
         assert!(members.iter().all(|member| !member.has_news()));
     }
 
@@ -248,7 +251,7 @@ mod tests {
             let builder = Broker::builder().without_endpoint().auth(census.clone()).recheck_keys(SPREAD);
             let broker = builder.start().await.unwrap();
             let key = Arc::new(Key::new("0", "s").unwrap());
-            let _member = broker.shared().accounts.join("0".parse().unwrap(), key, "s".into()).unwrap();
+            let _member = broker.context().identities.join("0".parse().unwrap(), key, "s".into()).unwrap();
             sleep(4 * SPREAD).await;
             assert_eq!(census.range(1).0 > 0, may_change);
         }
@@ -256,10 +259,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_store_that_does_not_change_unnoticed_is_asked_when_it_tells_or_on_request() {
-        let (accounts, _members) = members(10);
+        let (identities, _members) = members(10);
         let (teller, changes) = mpsc::channel(1);
         let census = Arc::new(Census { changes: Mutex::new(Some(changes)), ..Census::default() });
-        let mut rounds = pin!(rounds(&accounts, &census, LIMIT, SPREAD));
+        let mut rounds = pin!(rounds(&identities, &census, LIMIT, SPREAD));
         let mut teller = Some(teller);
         // At once, and again for whoever has authenticated with an old answer meanwhile.
         for (request, least, most) in
@@ -267,7 +270,7 @@ mod tests {
         {
             match request {
                 "change" => teller.as_ref().unwrap().try_send(()).unwrap(),
-                "recheck" => accounts.recheck.notify_one(),
+                "recheck" => identities.recheck.notify_one(),
                 "no more changes" => drop(teller.take()),
                 _ => {}
             }
@@ -280,18 +283,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_asks_all_the_time_keeps_nobody_from_being_looked_up() {
-        let (accounts, _members) = members(2000);
+        let (identities, _members) = members(2000);
         let census = Arc::new(Census { may_change: true, ..Census::default() });
         let storm = async {
             // A round takes 4 seconds.
             for _ in 0..100 {
                 sleep(Duration::from_millis(100)).await;
-                accounts.recheck.notify_one();
+                identities.recheck.notify_one();
             }
         };
         let hour = Duration::from_secs(3600);
         tokio::select! {
-            () = rounds(&accounts, &census, LIMIT, hour) => {}
+            () = rounds(&identities, &census, LIMIT, hour) => {}
             () = storm => {}
         }
         let (least, most) = census.range(2000);
@@ -300,14 +303,14 @@ mod tests {
         census.asked.lock().unwrap().clear();
         let asked_again = async {
             sleep(Duration::from_millis(100)).await;
-            accounts.recheck.notify_one();
+            identities.recheck.notify_one();
             sleep(Duration::from_secs(1)).await;
-            (0..10).for_each(|_| accounts.recheck.notify_one());
+            (0..10).for_each(|_| identities.recheck.notify_one());
             sleep(Duration::from_secs(60)).await;
         };
-        accounts.recheck.notified().now_or_never();
+        identities.recheck.notified().now_or_never();
         tokio::select! {
-            () = rounds(&accounts, &census, LIMIT, 100 * hour) => {}
+            () = rounds(&identities, &census, LIMIT, 100 * hour) => {}
             () = asked_again => {}
         }
         let (least, most) = census.range(2000);

@@ -15,7 +15,7 @@ const MAX: usize = 4096;
 
 /// The addresses that failed lately.
 #[derive(Debug)]
-pub(crate) struct Throttle {
+pub(crate) struct AuthFailureDelay {
     delay: Duration,
     failures: Mutex<Failures>,
 }
@@ -28,7 +28,7 @@ struct Failures {
     swept: Option<Instant>,
 }
 
-impl Throttle {
+impl AuthFailureDelay {
     pub(crate) fn new(delay: Duration) -> Self {
         Self { delay, failures: Mutex::default() }
     }
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn an_address_waits_from_its_last_failure_on() {
-        let (throttle, start) = (Throttle::new(DELAY), Instant::now());
+        let (throttle, start) = (AuthFailureDelay::new(DELAY), Instant::now());
         assert_eq!(throttle.until(ip("1.2.3.4"), start), None);
         throttle.failed(ip("1.2.3.4"), start);
         assert_eq!(throttle.until(ip("1.2.3.4"), start), Some(start + DELAY));
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn an_ipv6_network_counts_as_one_address() {
-        let (throttle, start) = (Throttle::new(DELAY), Instant::now());
+        let (throttle, start) = (AuthFailureDelay::new(DELAY), Instant::now());
         throttle.failed(ip("2001:db8::1"), start);
         assert!(throttle.until(ip("2001:db8::ffff:2"), start).is_some());
         assert!(throttle.until(ip("2001:db8:0:1::1"), start).is_none());
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn no_more_addresses_than_that_are_remembered() {
-        let (throttle, start) = (Throttle::new(DELAY), Instant::now());
+        let (throttle, start) = (AuthFailureDelay::new(DELAY), Instant::now());
         for n in 0..MAX + 10 {
             let [.., a, b] = n.to_be_bytes();
             throttle.failed(IpAddr::from([1, 2, a, b]), start);

@@ -19,9 +19,9 @@ use tokio::{sync::Notify, time::Instant};
 use tracing::warn;
 
 use crate::{
-    context::Shared,
+    context::BrokerContext,
     limits::source::network,
-    metrics::{Connected, Entrance, Phase},
+    metrics::{Connected, EndpointMetrics, Phase},
 };
 
 /// How often refusals are logged.
@@ -42,13 +42,13 @@ pub(crate) struct Admission {
     max_per_address: usize,
     /// Empty when there is no limit for each.
     addresses: Mutex<HashMap<IpAddr, usize>>,
-    strangers: Mutex<Strangers>,
+    strangers: Mutex<PendingConnections>,
     report: Mutex<Report>,
 }
 
 /// Connections that have not authenticated.
 #[derive(Debug, Default)]
-struct Strangers {
+struct PendingConnections {
     /// In the order in which they came, each with what tells it to give way.
     waiting: BTreeMap<u64, Arc<Notify>>,
     next: u64,
@@ -120,7 +120,7 @@ impl Admission {
         true
     }
 
-    fn strangers(&self) -> MutexGuard<'_, Strangers> {
+    fn strangers(&self) -> MutexGuard<'_, PendingConnections> {
         self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -160,7 +160,7 @@ impl Admission {
 
 /// The right to hold a connection open; given back when dropped.
 pub(crate) struct Permit {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) context: Arc<BrokerContext>,
     /// The client, or a proxy that has not said yet whose connection it is.
     pub(crate) peer: SocketAddr,
     /// It counts among the connections of its address.
@@ -170,37 +170,41 @@ pub(crate) struct Permit {
 
 impl Permit {
     /// Or what to tell a client for whom there is no room.
-    pub(crate) fn take(shared: &Arc<Shared>, peer: SocketAddr, entrance: &Entrance) -> Result<Self, &'static str> {
-        shared.admission.enter(peer.ip())?;
-        Ok(Self { shared: shared.clone(), peer, counted: true, connected: entrance.connection() })
+    pub(crate) fn take(
+        context: &Arc<BrokerContext>,
+        peer: SocketAddr,
+        entrance: &EndpointMetrics,
+    ) -> Result<Self, &'static str> {
+        context.admission.enter(peer.ip())?;
+        Ok(Self { context: context.clone(), peer, counted: true, connected: entrance.connection() })
     }
 
     /// The same for a connection that comes from a proxy: whose address it counts for is [found out](Self::identify).
     pub(crate) fn take_proxied(
-        shared: &Arc<Shared>,
+        context: &Arc<BrokerContext>,
         proxy: SocketAddr,
-        entrance: &Entrance,
+        entrance: &EndpointMetrics,
     ) -> Result<Self, &'static str> {
-        shared.admission.enter_any()?;
-        Ok(Self { shared: shared.clone(), peer: proxy, counted: false, connected: entrance.connection() })
+        context.admission.enter_any()?;
+        Ok(Self { context: context.clone(), peer: proxy, counted: false, connected: entrance.connection() })
     }
 
     /// A proxy has said whose connection it is. Or what to tell a client that has too many.
     pub(crate) fn identify(&mut self, client: SocketAddr) -> Result<(), &'static str> {
-        self.shared.admission.enter_address(client.ip())?;
+        self.context.admission.enter_address(client.ip())?;
         (self.peer, self.counted) = (client, true);
         Ok(())
     }
 
     /// The connection has not authenticated.
-    pub(crate) fn stranger(&self) -> Stranger {
-        let mut strangers = self.shared.admission.strangers();
+    pub(crate) fn pending(&self) -> PendingConnection {
+        let mut strangers = self.context.admission.strangers();
         let number = strangers.next;
         strangers.next += 1;
         let told = Arc::new(Notify::new());
         strangers.waiting.insert(number, told.clone());
         drop(strangers);
-        Stranger { shared: self.shared.clone(), number, told, state: State::Waiting, silent: false }
+        PendingConnection { context: self.context.clone(), number, told, state: State::Waiting, silent: false }
     }
 
     /// The connection has come this far.
@@ -211,7 +215,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.shared.admission.leave(self.counted.then(|| self.peer.ip()));
+        self.context.admission.leave(self.counted.then(|| self.peer.ip()));
     }
 }
 
@@ -219,15 +223,15 @@ impl Drop for Permit {
 ///
 /// ```text
 ///          AUTH came            its key was found
-/// Waiting ──────────▶ Proving ───────────────────▶ (a session)
+/// Waiting ──────────▶ LookingUp ───────────────────▶ (a session)
 ///    │                   │ it was not
-///    └──────▶ Parting ◀──┘
+///    └──────▶ Ending ◀──┘
 /// ```
 ///
 /// Waiting or parting, it gives way when it is told to. While its key is looked up it does not: the lookup would have been
 /// for nothing, and may cost a database connection that others need.
-pub(crate) struct Stranger {
-    shared: Arc<Shared>,
+pub(crate) struct PendingConnection {
+    context: Arc<BrokerContext>,
     number: u64,
     told: Arc<Notify>,
     state: State,
@@ -238,42 +242,42 @@ pub(crate) struct Stranger {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Waiting,
-    Proving,
-    Parting,
+    LookingUp,
+    Ending,
 }
 
-impl Stranger {
+impl PendingConnection {
     /// Completes when it has to give way.
-    pub(crate) fn told(&self) -> impl Future<Output = ()> + use<> {
+    pub(crate) fn evicted(&self) -> impl Future<Output = ()> + use<> {
         let told = self.told.clone();
         async move { told.notified().await }
     }
 
     /// Its key is looked up from here on; `false` when it has been told to give way before.
-    pub(crate) fn prove(&mut self) -> bool {
-        let waited = self.shared.admission.strangers().waiting.remove(&self.number).is_some();
+    pub(crate) fn begin_lookup(&mut self) -> bool {
+        let waited = self.context.admission.strangers().waiting.remove(&self.number).is_some();
         if waited {
-            self.state = State::Proving;
+            self.state = State::LookingUp;
         }
         waited
     }
 
     /// There will be no session, which has been counted; what is left is to say so.
-    pub(crate) fn part(&mut self) {
-        if mem::replace(&mut self.state, State::Parting) == State::Proving {
-            self.shared.admission.strangers().waiting.insert(self.number, self.told.clone());
+    pub(crate) fn end_without_session(&mut self) {
+        if mem::replace(&mut self.state, State::Ending) == State::LookingUp {
+            self.context.admission.strangers().waiting.insert(self.number, self.told.clone());
         }
     }
 
-    pub(crate) fn is_parting(&self) -> bool {
-        self.state == State::Parting
+    pub(crate) fn is_ending(&self) -> bool {
+        self.state == State::Ending
     }
 }
 
-impl Drop for Stranger {
+impl Drop for PendingConnection {
     fn drop(&mut self) {
-        if self.state != State::Proving {
-            let mut strangers = self.shared.admission.strangers();
+        if self.state != State::LookingUp {
+            let mut strangers = self.context.admission.strangers();
             if strangers.waiting.remove(&self.number).is_none() {
                 strangers.leaving -= 1;
             }
@@ -312,7 +316,7 @@ mod tests {
     }
 
     /// Tells the oldest to give way, and says which one has heard it.
-    fn give_way(admission: &Admission, strangers: &[Arc<Notify>]) -> Option<usize> {
+    fn evict(admission: &Admission, strangers: &[Arc<Notify>]) -> Option<usize> {
         admission
             .make_room()
             .then(|| strangers.iter().position(|told| told.notified().now_or_never().is_some()).unwrap())
@@ -324,11 +328,11 @@ mod tests {
         let strangers: Vec<_> = (0..MAX_LEAVING + 2).map(|_| Arc::<Notify>::default()).collect();
         admission.strangers().waiting.extend((0..).zip(strangers.iter().cloned()));
         for n in 0..MAX_LEAVING {
-            assert_eq!(give_way(&admission, &strangers), Some(n));
+            assert_eq!(evict(&admission, &strangers), Some(n));
         }
         assert_eq!(admission.enter(ip("1.2.3.4")), Err(TOO_MANY));
         admission.strangers().leaving -= 1;
-        assert_eq!(give_way(&admission, &strangers), Some(MAX_LEAVING));
+        assert_eq!(evict(&admission, &strangers), Some(MAX_LEAVING));
         admission.strangers().leaving = 0;
         assert_eq!(admission.enter(ip("1.2.3.4")), Ok(()));
         assert_eq!((admission.open(), admission.strangers().leaving), (1, 1));

@@ -19,7 +19,7 @@ const MAX_LINES: usize = 100;
 
 /// Lines of one kind, such as "authentication failed".
 #[derive(Debug, Default)]
-pub(crate) struct Reports(Mutex<Table>);
+pub(crate) struct LogSampler(Mutex<Table>);
 
 #[derive(Debug, Default)]
 struct Table {
@@ -40,16 +40,16 @@ struct Reported {
 
 /// What a line says besides the event itself.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Unlogged {
+pub(crate) struct Suppressed {
     /// How many events of this address had no line since its last.
     pub(crate) here: u64,
     /// The same for other addresses, if there are such.
     pub(crate) elsewhere: Option<u64>,
 }
 
-impl Reports {
+impl LogSampler {
     /// Something has happened. What to say about it, if there is to be a line at all.
-    pub(crate) fn about(&self, ip: IpAddr, now: Instant) -> Option<Unlogged> {
+    pub(crate) fn about(&self, ip: IpAddr, now: Instant) -> Option<Suppressed> {
         let ip = network(ip);
         let table = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut here = 0;
@@ -77,7 +77,7 @@ impl Reports {
         table.lines += 1;
         table.addresses.insert(ip, Reported { at: now, unlogged: 0 });
         let elsewhere = std::mem::take(&mut table.elsewhere);
-        Some(Unlogged { here, elsewhere: (elsewhere > 0).then_some(elsewhere) })
+        Some(Suppressed { here, elsewhere: (elsewhere > 0).then_some(elsewhere) })
     }
 }
 
@@ -93,13 +93,13 @@ mod tests {
         IpAddr::from([10, b, c, d])
     }
 
-    fn line(here: u64, elsewhere: Option<u64>) -> Unlogged {
-        Unlogged { here, elsewhere }
+    fn line(here: u64, elsewhere: Option<u64>) -> Suppressed {
+        Suppressed { here, elsewhere }
     }
 
     #[test]
     fn an_address_has_a_line_now_and_then() {
-        let (reports, start) = (Reports::default(), Instant::now());
+        let (reports, start) = (LogSampler::default(), Instant::now());
         assert_eq!(reports.about(ip(1), start), Some(line(0, None)));
         assert_eq!(reports.about(ip(1), start + SECOND), None);
         assert_eq!(reports.about(ip(2), start + SECOND), Some(line(0, None)));
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn what_an_address_did_last_is_not_forgotten() {
-        let (reports, start) = (Reports::default(), Instant::now());
+        let (reports, start) = (LogSampler::default(), Instant::now());
         for _ in 0..6 {
             let _ = reports.about(ip(1), start);
         }
@@ -120,13 +120,13 @@ mod tests {
 
     #[test]
     fn very_many_addresses_have_no_more_lines_than_that_and_nothing_is_uncounted() {
-        let (reports, start) = (Reports::default(), Instant::now());
+        let (reports, start) = (LogSampler::default(), Instant::now());
         let (mut events, mut told) = (0, 0);
         let mut lines = |addresses: std::ops::Range<usize>, now| {
             let mut lines = 0;
             for n in addresses {
                 events += 1;
-                if let Some(Unlogged { here, elsewhere }) = reports.about(ip(n), now) {
+                if let Some(Suppressed { here, elsewhere }) = reports.about(ip(n), now) {
                     lines += 1;
                     told += 1 + here + elsewhere.unwrap_or_default();
                 }

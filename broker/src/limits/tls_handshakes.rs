@@ -22,12 +22,12 @@ const MAX: usize = 64;
 
 /// The addresses that are shaking hands, or wait for that.
 #[derive(Debug, Default)]
-pub(crate) struct Gate(Mutex<HashMap<IpAddr, Arc<Semaphore>>>);
+pub(crate) struct HandshakeLimiter(Mutex<HashMap<IpAddr, Arc<Semaphore>>>);
 
 /// The right to shake hands; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Turn {
-    gate: Arc<Gate>,
+pub(crate) struct HandshakePermit {
+    gate: Arc<HandshakeLimiter>,
     ip: IpAddr,
     /// `None` only while it is dropped.
     places: Option<Arc<Semaphore>>,
@@ -35,13 +35,13 @@ pub(crate) struct Turn {
     place: Option<OwnedSemaphorePermit>,
 }
 
-impl Gate {
+impl HandshakeLimiter {
     /// Waits for a turn, first come, first served. Nothing remains when it is dropped before it returns.
-    pub(crate) async fn turn(self: &Arc<Self>, ip: IpAddr) -> Turn {
+    pub(crate) async fn turn(self: &Arc<Self>, ip: IpAddr) -> HandshakePermit {
         let ip = network(ip);
         let places = self.lock().entry(ip).or_insert_with(|| Arc::new(Semaphore::new(MAX))).clone();
         // From here on it is forgotten when nobody needs it any more.
-        let mut turn = Turn { gate: self.clone(), ip, places: Some(places.clone()), place: None };
+        let mut turn = HandshakePermit { gate: self.clone(), ip, places: Some(places.clone()), place: None };
         // It is never closed.
         turn.place = places.acquire_owned().await.ok();
         turn
@@ -52,7 +52,7 @@ impl Gate {
     }
 }
 
-impl Drop for Turn {
+impl Drop for HandshakePermit {
     fn drop(&mut self) {
         self.place = None;
         let mut addresses = self.gate.lock();
@@ -80,7 +80,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_has_so_many_turns_and_others_have_theirs() {
-        let gate = Arc::new(Gate::default());
+        let gate = Arc::new(HandshakeLimiter::default());
         let mut turns = Vec::new();
         for _ in 0..MAX {
             turns.push(gate.turn(ip("1.2.3.4")).await);
@@ -99,7 +99,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_no_longer_waits_leaves_nothing_behind() {
-        let gate = Arc::new(Gate::default());
+        let gate = Arc::new(HandshakeLimiter::default());
         let turns: Vec<_> = futures::future::join_all((0..MAX).map(|_| gate.turn(ip("1.2.3.4")))).await;
         let mut waiting = Box::pin(gate.turn(ip("1.2.3.4")));
         assert!(futures::poll!(&mut waiting).is_pending());

@@ -63,7 +63,7 @@ pub(super) struct IdentSeries {
 
 #[derive(Debug, Default)]
 struct Connections {
-    open: Vec<Arc<Flow>>,
+    open: Vec<Arc<ConnectionCounters>>,
     /// What those did that have ended.
     ended: Totals,
 }
@@ -166,32 +166,32 @@ impl Drop for IdentSeries {
 
 /// One authenticated connection. It is open until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub(crate) struct SessionMetrics {
     ident: Ident,
     series: Arc<IdentSeries>,
-    flow: Arc<Flow>,
+    flow: Arc<ConnectionCounters>,
 }
 
 /// The numbers of one connection. Only one thread at a time changes each of them: the connection's task those of what
 /// is received, whoever holds the lock of its outbox the others.
 #[derive(Debug)]
-struct Flow {
+struct ConnectionCounters {
     owner: Box<str>,
-    received: Own,
-    unparsed: Own,
-    filled: Own,
-    drained: Own,
-    queued: Own,
-    dropped: Own,
+    received: SingleWriterCounter,
+    unparsed: SingleWriterCounter,
+    filled: SingleWriterCounter,
+    drained: SingleWriterCounter,
+    queued: SingleWriterCounter,
+    dropped: SingleWriterCounter,
     /// Whether what it did wrong is counted.
     blamed: AtomicBool,
 }
 
 /// A number that one thread at a time changes: that takes no locked instruction.
 #[derive(Debug, Default)]
-struct Own(AtomicU64);
+struct SingleWriterCounter(AtomicU64);
 
-impl Own {
+impl SingleWriterCounter {
     fn add(&self, n: u64) {
         self.set(self.get().wrapping_add(n));
     }
@@ -232,7 +232,7 @@ impl AddAssign for Totals {
     }
 }
 
-impl Flow {
+impl ConnectionCounters {
     fn totals(&self) -> Totals {
         Totals {
             received: self.received.get(),
@@ -245,16 +245,16 @@ impl Flow {
     }
 }
 
-impl Session {
+impl SessionMetrics {
     pub(super) fn open(ident: Ident, owner: &str, series: Arc<IdentSeries>) -> Self {
-        let flow = Arc::new(Flow {
+        let flow = Arc::new(ConnectionCounters {
             owner: owner.into(),
-            received: Own::default(),
-            unparsed: Own::default(),
-            filled: Own::default(),
-            drained: Own::default(),
-            queued: Own::default(),
-            dropped: Own::default(),
+            received: SingleWriterCounter::default(),
+            unparsed: SingleWriterCounter::default(),
+            filled: SingleWriterCounter::default(),
+            drained: SingleWriterCounter::default(),
+            queued: SingleWriterCounter::default(),
+            dropped: SingleWriterCounter::default(),
             blamed: AtomicBool::new(false),
         });
         series.ready.add(1);
@@ -346,7 +346,7 @@ impl Session {
     }
 }
 
-impl Drop for Session {
+impl Drop for SessionMetrics {
     fn drop(&mut self) {
         let mut connections = self.series.connections();
         if let Some(index) = connections.open.iter().position(|flow| Arc::ptr_eq(flow, &self.flow)) {

@@ -1,6 +1,6 @@
 //! What the exporter tells.
 //!
-//! Nothing is looked up for a message. A connection holds a [`Session`] with numbers of its own, which nobody else
+//! Nothing is looked up for a message. A connection holds a [`SessionMetrics`] with numbers of its own, which nobody else
 //! changes, so that they cost a plain addition; a channel that it publishes to, a handle on its [`ChannelSeries`].
 //! They are added up when somebody asks.
 //!
@@ -34,7 +34,7 @@ pub use self::text::Exposition;
 use self::{channels::AllChannels, connection::IdentSeries, table::Table};
 pub(crate) use self::{
     channels::{ChannelSeries, Subscribed},
-    connection::{Category, Session},
+    connection::{Category, SessionMetrics},
     render::render,
     sizes::Sizes,
 };
@@ -51,7 +51,7 @@ const MAX_CHANNELS: usize = 1_000;
 const OTHER: &str = "other";
 
 /// The ident of clients that have not authenticated. Nobody can be called that.
-const NOBODY: &str = "";
+const UNAUTHENTICATED: &str = "";
 
 /// The endpoint of streams that came from none.
 const STREAM: &str = "stream";
@@ -98,7 +98,7 @@ impl Metrics {
     }
 
     /// The numbers of a client that has just authenticated.
-    pub(crate) fn session(&self, ident: &Ident, owner: &str) -> Session {
+    pub(crate) fn session(&self, ident: &Ident, owner: &str) -> SessionMetrics {
         let (series, owner) = {
             let mut idents = self.idents();
             match idents.get(ident, Instant::now, || true, |_| Arc::new(IdentSeries::new(&self.channels))) {
@@ -108,7 +108,7 @@ impl Metrics {
                 }
             }
         };
-        Session::open(ident.clone(), owner, series)
+        SessionMetrics::open(ident.clone(), owner, series)
     }
 
     /// A client did not authenticate, though it may have claimed to be somebody: its ident is a label only when
@@ -136,13 +136,13 @@ impl Metrics {
     pub(crate) fn listening(self: &Arc<Self>, addr: SocketAddr) -> Listening {
         self.listening.fetch_add(1, Relaxed);
         let series = self.endpoints.get(&addr).cloned().unwrap_or_default();
-        Listening(Entrance { metrics: self.clone(), series })
+        Listening(EndpointMetrics { metrics: self.clone(), series })
     }
 
     /// Where streams come in that somebody else has accepted.
-    pub(crate) fn streams(self: &Arc<Self>) -> Entrance {
+    pub(crate) fn streams(self: &Arc<Self>) -> EndpointMetrics {
         let series = self.streams.get_or_init(Arc::default).clone();
-        Entrance { metrics: self.clone(), series }
+        EndpointMetrics { metrics: self.clone(), series }
     }
 
     /// Whether every endpoint accepts connections.
@@ -207,12 +207,12 @@ impl Phase {
 
 /// Where connections come in.
 #[derive(Debug)]
-pub(crate) struct Entrance {
+pub(crate) struct EndpointMetrics {
     metrics: Arc<Metrics>,
     series: Arc<EndpointSeries>,
 }
 
-impl Entrance {
+impl EndpointMetrics {
     /// One was accepted.
     pub(crate) fn connection(&self) -> Connected {
         let connected =
@@ -224,12 +224,12 @@ impl Entrance {
 
 /// An endpoint that accepts connections.
 #[derive(Debug)]
-pub(crate) struct Listening(Entrance);
+pub(crate) struct Listening(EndpointMetrics);
 
 impl Deref for Listening {
-    type Target = Entrance;
+    type Target = EndpointMetrics;
 
-    fn deref(&self) -> &Entrance {
+    fn deref(&self) -> &EndpointMetrics {
         &self.0
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::HashSet, env::consts, sync::atomic::Ordering::Relaxed, ti
 use hpfeeds::wire::Channel;
 
 use super::{
-    ChannelSeries, Latency, Metrics, NOBODY, Phase, Reason, STREAM,
+    ChannelSeries, Latency, Metrics, Phase, Reason, STREAM, UNAUTHENTICATED,
     connection::{Category, IdentReport},
     process,
     sizes::BUCKETS,
@@ -15,7 +15,7 @@ use super::{
         Labels, Text,
     },
 };
-use crate::{context::Shared, metrics::stats::Stats};
+use crate::{context::BrokerContext, metrics::stats::Stats};
 
 /// The bounds of message sizes, written as the Python broker writes them.
 const SIZES: [&str; BUCKETS - 1] = [
@@ -36,10 +36,10 @@ const SIZES: [&str; BUCKETS - 1] = [
 
 /// Everything that is known now, as text. Reads what is counted at the moment without stopping it, and forgets what
 /// has not been used for a while.
-pub(crate) fn render(shared: &Shared, exposition: Exposition) -> String {
+pub(crate) fn render(context: &BrokerContext, exposition: Exposition) -> String {
     let mut text = Text::new(exposition);
-    let metrics = &shared.metrics;
-    let stats = shared.stats();
+    let metrics = &context.metrics;
+    let stats = context.stats();
     let now = Instant::now();
     let idents: Vec<_> = {
         let mut table = metrics.idents();
@@ -51,7 +51,7 @@ pub(crate) fn render(shared: &Shared, exposition: Exposition) -> String {
     let nobody = metrics.nobody.report(now);
     let python = Python { text: &mut text, reports: &reports, nobody: &nobody };
     python.render(&stats);
-    ours(&mut text, shared, &stats);
+    ours(&mut text, context, &stats);
     let help = "Messages that a subscriber did not get because it was slow.";
     by_ident(&mut text, &reports, "hpfeeds_broker_dropped_messages", help, |report| report.totals.dropped);
     unrouted(&mut text, &reports, metrics.channels.all_unrouted(now));
@@ -93,14 +93,18 @@ impl Python<'_> {
         let help = "Connections that the broker ended because of what the client did, by category; the ident is empty \
                     when it has not authenticated, unless somebody else has proved to be that.";
         text.metric(Counter, "hpfeeds_broker_connection_error", help);
-        for (ident, report) in [(NOBODY, nobody)].into_iter().chain(reports.iter().map(|(ident, all)| (*ident, all))) {
+        for (ident, report) in
+            [(UNAUTHENTICATED, nobody)].into_iter().chain(reports.iter().map(|(ident, all)| (*ident, all)))
+        {
             for (category, count) in Category::ALL.iter().zip(report.errors).filter(|(_, count)| *count > 0) {
                 text.sample(&[("ident", ident), ("category", category)], count);
             }
         }
         let help = "Connections that have ended; the ident is empty when they had not authenticated.";
         text.metric(Counter, "hpfeeds_broker_connection_lost", help);
-        for (ident, report) in [(NOBODY, nobody)].into_iter().chain(reports.iter().map(|(ident, all)| (*ident, all))) {
+        for (ident, report) in
+            [(UNAUTHENTICATED, nobody)].into_iter().chain(reports.iter().map(|(ident, all)| (*ident, all)))
+        {
             if report.lost > 0 {
                 text.sample(&[("ident", ident)], report.lost);
             }
@@ -190,8 +194,8 @@ fn each_channel(reports: &[(&str, IdentReport)], mut each: impl FnMut(Labels<'_>
 }
 
 /// What the Python broker does not tell.
-fn ours(text: &mut Text, shared: &Shared, stats: &Stats) {
-    let metrics = &shared.metrics;
+fn ours(text: &mut Text, context: &BrokerContext, stats: &Stats) {
+    let metrics = &context.metrics;
     text.metric(Gauge, "hpfeeds_broker_build_info", "Always 1; which broker this is.");
     let version = env!("CARGO_PKG_VERSION");
     text.sample(&[("version", version), ("os", consts::OS), ("arch", consts::ARCH)], 1);
@@ -209,7 +213,7 @@ fn ours(text: &mut Text, shared: &Shared, stats: &Stats) {
         Gauge,
         "hpfeeds_broker_max_connections",
         "How many connections may be open at once.",
-        shared.config.max_connections as u64,
+        context.config.max_connections as u64,
     );
     single(
         Counter,
@@ -242,7 +246,7 @@ fn ours(text: &mut Text, shared: &Shared, stats: &Stats) {
         "Bytes on the wire of the messages that were published.",
         stats.received_bytes,
     );
-    let counters = &shared.depot.counters;
+    let counters = &context.delivery.counters;
     single(
         Counter,
         "hpfeeds_broker_forwarded_messages",
@@ -277,18 +281,18 @@ fn ours(text: &mut Text, shared: &Shared, stats: &Stats) {
         Gauge,
         "hpfeeds_broker_queued_bytes_limit",
         "The most that is queued for all subscribers together.",
-        shared.config.max_buffered as u64,
+        context.config.max_buffered as u64,
     );
     single(
         Gauge,
         "hpfeeds_broker_tasks",
         "Tasks of the runtime that have not ended: one for each connection, and a few more.",
-        shared.runtime.metrics().num_alive_tasks() as u64,
+        context.runtime.metrics().num_alive_tasks() as u64,
     );
     let help = "Publishers that wait for subscribers now.";
     text.single(Gauge, "hpfeeds_broker_stalled_publishers", help, metrics.stalled.load(Relaxed));
     let help = "What publishers hold that wait: for subscribers, because of a limit, or for their turn.";
-    text.single(Gauge, "hpfeeds_broker_waiting_bytes", help, shared.pool.held() as u64);
+    text.single(Gauge, "hpfeeds_broker_waiting_bytes", help, context.pool.held() as u64);
     let help = "Time that publishers have waited for subscribers, all together; a wait counts once it is over.";
     let seconds = seconds(metrics.stalled_nanos.get());
     text.single(Counter, "hpfeeds_broker_publisher_stall_seconds", help, seconds);

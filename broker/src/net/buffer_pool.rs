@@ -27,7 +27,7 @@ const SIZES: usize = (LARGEST / MIN_CHUNK).ilog2() as usize + 1;
 pub(crate) struct BufferPool {
     /// By size.
     free: Mutex<[Vec<BytesMut>; SIZES]>,
-    /// How many publishers wait, and with how much together, of how much. See [`hold`](Self::hold).
+    /// How many publishers wait, and with how much together, of how much. See [`track_waiting`](Self::track_waiting).
     waiting: AtomicUsize,
     held: AtomicUsize,
     max_held: usize,
@@ -82,7 +82,7 @@ impl BufferPool {
     }
 
     /// Says that a publisher waits with so much, if with anything. The more of them there are, the less is read.
-    pub(crate) fn hold(self: &Arc<Self>, bytes: usize) -> Option<Held> {
+    pub(crate) fn track_waiting(self: &Arc<Self>, bytes: usize) -> Option<Held> {
         (bytes > 0).then(|| {
             self.waiting.fetch_add(1, Relaxed);
             self.held.fetch_add(bytes, Relaxed);
@@ -127,7 +127,7 @@ impl BufferPool {
     }
 
     /// Has a buffer kept for later once nobody reads from it any more.
-    pub(crate) fn lend(self: &Arc<Self>, bytes: BytesMut, allocated: usize) -> Bytes {
+    pub(crate) fn freeze_pooled(self: &Arc<Self>, bytes: BytesMut, allocated: usize) -> Bytes {
         Bytes::from_owner(Lent { bytes, allocated, pool: self.clone() })
     }
 
@@ -156,7 +156,7 @@ mod tests {
             buffer.resize(size, 0);
             // Some of it has been acted on.
             buffer.advance(size / 4);
-            let lent = pool.lend(buffer, size);
+            let lent = pool.freeze_pooled(buffer, size);
             let part = lent.slice(10..);
             drop(lent);
             assert_ne!(pool.take(size).as_ptr(), start);
@@ -198,7 +198,7 @@ mod tests {
         for publishers in 1..=20_000 {
             // Each has filled what it was allowed to read.
             let chunk = pool.chunk();
-            waiting.push((chunk, pool.hold(chunk)));
+            waiting.push((chunk, pool.track_waiting(chunk)));
             held += chunk;
             assert!(held <= MAX_HELD + publishers * MIN_CHUNK, "{publishers} hold {held}");
         }
@@ -209,7 +209,7 @@ mod tests {
             let publisher = turn % waiting.len();
             waiting[publisher].1 = None;
             let chunk = pool.chunk();
-            waiting[publisher] = (chunk, pool.hold(chunk));
+            waiting[publisher] = (chunk, pool.track_waiting(chunk));
         }
         let fair = MAX_HELD / waiting.len();
         assert!(waiting.iter().all(|(chunk, _)| chunk.abs_diff(fair) < fair / 100), "{waiting:?}");

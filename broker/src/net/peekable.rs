@@ -26,7 +26,7 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-pub(crate) struct Pipe {
+pub(crate) struct PeekableStream {
     stream: Box<dyn Stream>,
     /// Read, and not yet asked for.
     ahead: BytesMut,
@@ -34,7 +34,7 @@ pub(crate) struct Pipe {
     end: Option<io::Result<()>>,
 }
 
-impl Pipe {
+impl PeekableStream {
     pub(crate) fn new(stream: Box<dyn Stream>) -> Self {
         Self { stream, ahead: BytesMut::new(), end: None }
     }

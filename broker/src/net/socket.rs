@@ -22,7 +22,7 @@ use tokio_util::io::poll_read_buf;
 
 use crate::net::{
     endpoint::Keepalive,
-    peekable::{Pipe, Stream},
+    peekable::{PeekableStream, Stream},
     tls::{self, Tls},
 };
 
@@ -42,7 +42,7 @@ pub(crate) const UNSENT: u32 = 64 * 1024;
 /// always free.
 pub(crate) enum Socket {
     Tcp { tcp: TcpStream, tls: Option<Box<Mutex<Tls>>> },
-    Pipe(Box<Mutex<Pipe>>),
+    PeekableStream(Box<Mutex<PeekableStream>>),
 }
 
 impl Socket {
@@ -62,7 +62,7 @@ impl Socket {
 
     /// Any other stream.
     pub(crate) fn piped(stream: Box<dyn Stream>) -> Self {
-        Self::Pipe(Box::new(Mutex::new(Pipe::new(stream))))
+        Self::PeekableStream(Box::new(Mutex::new(PeekableStream::new(stream))))
     }
 
     /// Greets the client with TLS, without which nothing more is said.
@@ -73,7 +73,7 @@ impl Socket {
                 Ok(())
             }
             // Who gives us a stream has seen to that.
-            Self::Pipe(_) => Err(io::ErrorKind::Unsupported.into()),
+            Self::PeekableStream(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -81,7 +81,7 @@ impl Socket {
     pub(crate) fn tcp(&mut self) -> Option<&mut TcpStream> {
         match self {
             Self::Tcp { tcp, .. } => Some(tcp),
-            Self::Pipe(_) => None,
+            Self::PeekableStream(_) => None,
         }
     }
 
@@ -100,7 +100,7 @@ impl Socket {
                 let tls = tls.as_deref();
                 (ReadHalf::Tcp { tcp: read, tls }, Sink::Tcp { tcp: write, tls })
             }
-            Self::Pipe(pipe) => (ReadHalf::Pipe(pipe), Sink::Pipe(pipe)),
+            Self::PeekableStream(pipe) => (ReadHalf::PeekableStream(pipe), Sink::PeekableStream(pipe)),
         };
         (read, WriteHalf { sink: write, taken: 0 })
     }
@@ -119,7 +119,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 pub(crate) enum ReadHalf<'a> {
     Tcp { tcp: tcp::ReadHalf<'a>, tls: Option<&'a Mutex<Tls>> },
-    Pipe(&'a Mutex<Pipe>),
+    PeekableStream(&'a Mutex<PeekableStream>),
 }
 
 impl ReadHalf<'_> {
@@ -128,7 +128,7 @@ impl ReadHalf<'_> {
         match self {
             Self::Tcp { tls: Some(tls), .. } if lock(tls).is_readable() => Poll::Ready(Ok(())),
             Self::Tcp { tcp, .. } => tcp.as_ref().poll_read_ready(cx),
-            Self::Pipe(pipe) => lock(pipe).poll_readable(cx).map(Ok),
+            Self::PeekableStream(pipe) => lock(pipe).poll_readable(cx).map(Ok),
         }
     }
 
@@ -163,7 +163,7 @@ impl ReadHalf<'_> {
             Self::Tcp { tcp, .. } => {
                 matches!(SockRef::from(tcp.as_ref()).peek(&mut [MaybeUninit::uninit()]), Ok(n) if n > 0)
             }
-            Self::Pipe(pipe) => lock(pipe).has_unread(),
+            Self::PeekableStream(pipe) => lock(pipe).has_unread(),
         }
     }
 
@@ -174,7 +174,7 @@ impl ReadHalf<'_> {
                 let ready = pin!(tcp.ready(Interest::READABLE)).poll(cx);
                 matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
             }
-            Self::Pipe(pipe) => lock(pipe).is_finished(cx),
+            Self::PeekableStream(pipe) => lock(pipe).is_finished(cx),
         }
     }
 
@@ -203,7 +203,7 @@ impl ReadHalf<'_> {
     fn poll_read_raw(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp { tcp, .. } => poll_read_buf(Pin::new(tcp), cx, buf),
-            Self::Pipe(pipe) => lock(pipe).poll_read(cx, buf),
+            Self::PeekableStream(pipe) => lock(pipe).poll_read(cx, buf),
         }
     }
 
@@ -239,7 +239,7 @@ pub(crate) struct WriteHalf<'a> {
 
 enum Sink<'a> {
     Tcp { tcp: tcp::WriteHalf<'a>, tls: Option<&'a Mutex<Tls>> },
-    Pipe(&'a Mutex<Pipe>),
+    PeekableStream(&'a Mutex<PeekableStream>),
 }
 
 impl WriteHalf<'_> {
@@ -252,7 +252,7 @@ impl WriteHalf<'_> {
                 _ => Pin::new(tcp).poll_write_vectored(cx, slices),
             },
             Sink::Tcp { tcp, tls: Some(tls) } => lock(tls).poll_write(tcp, cx, slices, &mut self.taken),
-            Sink::Pipe(pipe) => lock(pipe).poll_write(cx, slices, &mut self.taken),
+            Sink::PeekableStream(pipe) => lock(pipe).poll_write(cx, slices, &mut self.taken),
         })?;
         Poll::Ready(if n == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(n) })
     }
@@ -275,7 +275,7 @@ impl WriteHalf<'_> {
         poll_fn(|cx| match &mut self.sink {
             Sink::Tcp { tcp, tls: None } => Pin::new(tcp).poll_shutdown(cx),
             Sink::Tcp { tcp, tls: Some(tls) } => lock(tls).poll_shutdown(tcp, cx),
-            Sink::Pipe(pipe) => lock(pipe).poll_shutdown(cx),
+            Sink::PeekableStream(pipe) => lock(pipe).poll_shutdown(cx),
         })
         .await
     }
@@ -315,7 +315,7 @@ mod tests {
     fn tcp(socket: &Socket) -> &TcpStream {
         match socket {
             Socket::Tcp { tcp, .. } => tcp,
-            Socket::Pipe(_) => unreachable!("it was accepted"),
+            Socket::PeekableStream(_) => unreachable!("it was accepted"),
         }
     }
 

@@ -48,9 +48,9 @@ pub(crate) fn allowed(key: &Key, wanted: &Channel) -> Vec<Channel> {
 /// Texts of which none covers another.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[allow(clippy::zero_sized_map_values, reason = "the functions below are for maps with values, too")]
-pub(crate) struct Cover(BTreeMap<Channel, ()>);
+pub(crate) struct SubscriptionSet(BTreeMap<Channel, ()>);
 
-impl Cover {
+impl SubscriptionSet {
     /// Adds a text unless it is covered. When it is added: what it covers, which is no longer there.
     pub(crate) fn insert(&mut self, text: Channel) -> Option<Vec<Channel>> {
         if is_covered(&self.0, &text) {
@@ -89,7 +89,7 @@ impl Cover {
     }
 }
 
-impl FromIterator<Channel> for Cover {
+impl FromIterator<Channel> for SubscriptionSet {
     fn from_iter<I: IntoIterator<Item = Channel>>(texts: I) -> Self {
         let mut cover = Self::default();
         for text in texts {
@@ -191,7 +191,7 @@ mod tests {
         for first in TEXTS {
             for second in TEXTS {
                 let texts = [first, second].into_iter().chain(TEXTS.into_iter().filter(|text| *text != "*"));
-                let cover: Cover = texts.map(channel).collect();
+                let cover: SubscriptionSet = texts.map(channel).collect();
                 for one in cover.iter() {
                     assert!(!cover.iter().any(|other| other != one && covers(other, one)), "{one} {cover:?}");
                 }
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_wider_text_takes_the_place_of_what_it_covers() {
-        let mut cover: Cover = ["a.b", "a", "a.c.d", "ab", "a."].into_iter().map(channel).collect();
+        let mut cover: SubscriptionSet = ["a.b", "a", "a.c.d", "ab", "a."].into_iter().map(channel).collect();
         assert_eq!(cover.insert(channel("a.b")), None);
         assert_eq!(cover.insert(channel("a.*")).unwrap(), ["a.b", "a.c.d"]);
         assert_eq!(cover.insert(channel("a.x.*")), None);

@@ -9,7 +9,7 @@ use crate::{
     delivery::outbox::Outbox,
     metrics::Subscribed,
     routing::{
-        patterns::{Cover, allowed, inside, is_covered},
+        patterns::{SubscriptionSet, allowed, inside, is_covered},
         router::Router,
     },
 };
@@ -24,12 +24,12 @@ pub(crate) struct Subscriptions {
     /// As the client has asked for them; each is counted for the exporter.
     wanted: BTreeMap<Channel, Subscribed>,
     /// What of that its key allows: the lists that the outbox is in. As none covers another, it gets nothing twice.
-    held: Cover,
+    held: SubscriptionSet,
 }
 
 impl Subscriptions {
     pub(crate) fn new(router: Arc<Router>, outbox: Arc<Outbox>) -> Self {
-        Self { router, outbox, wanted: BTreeMap::new(), held: Cover::default() }
+        Self { router, outbox, wanted: BTreeMap::new(), held: SubscriptionSet::default() }
     }
 
     pub(crate) fn outbox(&self) -> &Arc<Outbox> {
@@ -51,7 +51,7 @@ impl Subscriptions {
         self.wanted.insert(wanted, counted);
         let (mut add, mut remove) = (Vec::new(), Vec::new());
         // The parts themselves may overlap, but what was there before does not overlap itself.
-        for part in allowed.into_iter().collect::<Cover>().iter() {
+        for part in allowed.into_iter().collect::<SubscriptionSet>().iter() {
             if let Some(covered) = self.held.insert(part.clone()) {
                 add.push(part.clone());
                 remove.extend(covered);
@@ -70,14 +70,14 @@ impl Subscriptions {
         let before = self.held.inside(wanted);
         let rest: Vec<_> = inside(&self.wanted, wanted).collect();
         let looked_at = rest.len();
-        let after: Cover = rest.into_iter().flat_map(|rest| allowed(key, rest)).collect();
-        let before: Cover = before.into_iter().collect();
+        let after: SubscriptionSet = rest.into_iter().flat_map(|rest| allowed(key, rest)).collect();
+        let before: SubscriptionSet = before.into_iter().collect();
         looked_at + self.replace(&before, &after)
     }
 
     /// Applies another key. Returns how many lists have changed, or what is wanted and no longer allowed.
     pub(crate) fn rekey(&mut self, key: &Key) -> Result<usize, Channel> {
-        let mut after = Cover::default();
+        let mut after = SubscriptionSet::default();
         for wanted in self.wanted.keys() {
             let allowed = allowed(key, wanted);
             if allowed.is_empty() {
@@ -100,7 +100,7 @@ impl Subscriptions {
     }
 
     /// Changes the lists from a part of what is held to another.
-    fn replace(&mut self, before: &Cover, after: &Cover) -> usize {
+    fn replace(&mut self, before: &SubscriptionSet, after: &SubscriptionSet) -> usize {
         let (add, remove) = (after.without(before), before.without(after));
         for text in &remove {
             self.held.remove(text);

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use hpfeeds::wire::{Frame, Limits};
 use tokio::time::timeout;
 
-use crate::{context::Shared, net::socket::WriteHalf};
+use crate::{context::BrokerContext, net::socket::WriteHalf};
 
 /// What everybody hears at the end. An end of stream without it confirms what a client has sent.
 pub(crate) const SHUTTING_DOWN: &str = "The broker is shutting down";
@@ -13,10 +13,10 @@ pub(crate) const SHUTTING_DOWN: &str = "The broker is shutting down";
 pub(crate) const END_YOUR_STREAM: &str = "The broker is shutting down; end your stream";
 
 /// Sends an ERROR, if the client takes it in time.
-pub(crate) async fn say(write: &mut WriteHalf<'_>, text: &str, shared: &Shared) {
-    let frame = error_frame(text, shared.config.limits);
+pub(crate) async fn say(write: &mut WriteHalf<'_>, text: &str, context: &BrokerContext) {
+    let frame = error_frame(text, context.config.limits);
     // It is on its way out either way.
-    let _ = timeout(shared.config.write_timeout, write.write_all(&frame)).await;
+    let _ = timeout(context.config.write_timeout, write.write_all(&frame)).await;
 }
 
 /// An ERROR frame, with as much of the text as fits.

@@ -6,29 +6,29 @@ use tokio::time::Instant;
 
 use crate::{
     delivery::{
-        batch::Run,
-        outbox::{Offer, Outbox},
+        batch::FrameBatch,
+        outbox::{EnqueueOutcome, Outbox},
     },
     metrics::{Stall, stats::Counters},
     net::buffer_pool::BufferPool,
     routing::{router::TopicHandle, topic::Subscribers},
     session::read_buffer::ReadBuffer,
-    util::scan::Extent,
+    util::scan::BatchExtent,
 };
 
 /// Whole PUBLISH frames at the start of a read buffer, and who subscribes to the channels of all of them.
 #[derive(Default)]
-pub(crate) struct Group {
+pub(crate) struct Fanout {
     /// `None` while it is empty.
     subscribers: Option<Subscribers>,
     /// How far it reaches.
-    extent: Extent,
+    extent: BatchExtent,
     payload: usize,
     runs: usize,
 }
 
-impl Group {
-    pub(crate) fn extent(&self) -> Extent {
+impl Fanout {
+    pub(crate) fn extent(&self) -> BatchExtent {
         self.extent
     }
 
@@ -58,7 +58,7 @@ impl Group {
     }
 
     /// Adds the run that follows.
-    pub(crate) fn add(&mut self, run: Extent, payload: usize) {
+    pub(crate) fn add(&mut self, run: BatchExtent, payload: usize) {
         debug_assert!(self.subscribers.is_some(), "somebody gets it, or it is known that nobody does");
         self.extent.len += run.len;
         self.extent.messages += run.messages;
@@ -74,7 +74,7 @@ impl Group {
         buffer: &mut ReadBuffer,
         pool: &Arc<BufferPool>,
         work: &mut usize,
-    ) -> Option<Unsettled> {
+    ) -> Option<PendingFanout> {
         let Self { subscribers, extent, payload, runs } = mem::take(self);
         counters.received_messages.add(extent.messages.into());
         counters.received_bytes.add(extent.len as u64);
@@ -84,43 +84,43 @@ impl Group {
             return None;
         };
         let (mut run, taken) = match buffer.take(extent.len, pool) {
-            Some((frames, allocated)) => (Run::new(frames, extent.messages, payload), Some(allocated)),
-            None => (Run::received(&buffer.bytes[..extent.len], extent.messages, payload), None),
+            Some((frames, allocated)) => (FrameBatch::new(frames, extent.messages, payload), Some(allocated)),
+            None => (FrameBatch::received(&buffer.bytes[..extent.len], extent.messages, payload), None),
         };
         run.one_channel = runs == 1;
         let mut waiting = Vec::new();
         for outbox in subscribers.iter() {
-            *work += match outbox.offer(&mut run, Instant::now) {
-                Offer::Queued { .. } => 1,
+            *work += match outbox.enqueue(&mut run, Instant::now) {
+                EnqueueOutcome::Queued { .. } => 1,
                 // What is dropped is counted for each channel.
-                Offer::Refused => runs,
-                Offer::Wait(until) => {
+                EnqueueOutcome::Refused => runs,
+                EnqueueOutcome::Wait(until) => {
                     waiting.push((outbox.clone(), until));
                     1
                 }
             };
         }
-        let unsettled = (!waiting.is_empty()).then(|| {
+        let pending = (!waiting.is_empty()).then(|| {
             let holds = mem::size_of_val(&*waiting) + taken.unwrap_or(extent.len);
-            Unsettled { run: run.into_own(), holds, waiting }
+            PendingFanout { run: run.into_own(), holds, waiting }
         });
         if taken.is_none() {
             buffer.skip(extent.len);
         }
-        unsettled
+        pending
     }
 }
 
 /// A run that somebody who keeps up has no room for yet.
-pub(crate) struct Unsettled {
-    run: Run<'static>,
+pub(crate) struct PendingFanout {
+    run: FrameBatch<'static>,
     /// How many bytes it holds on to.
     holds: usize,
     /// Whose outbox it has still to go to, and when to try again at the latest.
     waiting: Vec<(Arc<Outbox>, Instant)>,
 }
 
-impl Unsettled {
+impl PendingFanout {
     /// How many bytes it holds on to.
     pub(crate) fn holds(&self) -> usize {
         self.holds
@@ -132,15 +132,15 @@ impl Unsettled {
     }
 
     /// Waits until everybody has it.
-    pub(crate) async fn settle(mut self, _stall: Stall) {
+    pub(crate) async fn deliver(mut self, _stall: Stall) {
         while let Some((outbox, until)) = self.waiting.last() {
-            outbox.offer_waiting(&mut self.run, *until).await;
+            outbox.enqueue_waiting(&mut self.run, *until).await;
             self.waiting.pop();
         }
     }
 }
 
-impl Drop for Unsettled {
+impl Drop for PendingFanout {
     fn drop(&mut self) {
         // Nobody waits any more, as the broker stops.
         for (outbox, _) in &self.waiting {
@@ -175,13 +175,13 @@ mod tests {
             }
             let mut buffer = ReadBuffer::new(BytesMut::from(&[0; 100][..]));
             let pool = Arc::new(BufferPool::new(usize::MAX));
-            let (mut group, mut work) = (Group::default(), 0);
-            group.begin(topic.subscribers());
+            let (mut fanout, mut work) = (Fanout::default(), 0);
+            fanout.begin(topic.subscribers());
             for _ in 0..3 {
-                group.add(Extent { len: 30, messages: 1 }, 10);
+                fanout.add(BatchExtent { len: 30, messages: 1 }, 10);
             }
-            assert!(group.queue(&Counters::default(), &mut buffer, &pool, &mut work).is_none());
-            assert_eq!((work, buffer.bytes.len(), group.extent().len), (steps, 10, 0));
+            assert!(fanout.queue(&Counters::default(), &mut buffer, &pool, &mut work).is_none());
+            assert_eq!((work, buffer.bytes.len(), fanout.extent().len), (steps, 10, 0));
         }
     }
 }

@@ -10,12 +10,12 @@ use tracing::{debug, info, warn};
 
 use crate::{
     auth::AuthError,
-    context::Shared,
-    identity::Member,
+    context::BrokerContext,
+    identity::Membership,
     limits::{
-        connections::{Stranger, TOO_MANY},
-        log_sampler::Unlogged,
-        tls_handshakes::Turn,
+        connections::{PendingConnection, TOO_MANY},
+        log_sampler::Suppressed,
+        tls_handshakes::HandshakePermit,
     },
     metrics::{Category, Reason},
     net::{
@@ -34,7 +34,7 @@ const PROBE: Duration = Duration::from_secs(1);
 
 /// A client that has proved who it is.
 pub(crate) struct Admitted {
-    pub(crate) member: Member,
+    pub(crate) membership: Membership,
     /// What it sent after AUTH.
     pub(crate) received: BytesMut,
 }
@@ -75,9 +75,9 @@ impl Cause {
         }
     }
 
-    fn log(&self, ident: &Ident, peer: SocketAddr, unlogged: &Unlogged) {
+    fn log(&self, ident: &Ident, peer: SocketAddr, unlogged: &Suppressed) {
         let ident = ident.as_str();
-        let Unlogged { here: unlogged, elsewhere } = *unlogged;
+        let Suppressed { here: unlogged, elsewhere } = *unlogged;
         match self {
             Self::UnknownIdent => info!(ident, %peer, unlogged, elsewhere, "authentication failed: unknown ident"),
             Self::WrongSecret => info!(ident, %peer, unlogged, elsewhere, "authentication failed: wrong secret"),
@@ -93,16 +93,16 @@ impl Cause {
 }
 
 /// Waits until a client of TLS has its turn; `None` when that takes too long, or the client has not waited.
-pub(crate) async fn turn(socket: &mut Socket, peer: SocketAddr, shared: &Shared) -> Option<Turn> {
-    let Ok(turn) = timeout(shared.config.handshake_timeout, shared.gate.turn(peer.ip())).await else {
-        shared.depot.counters.rejected.add(1);
-        shared.admission.log_refusal(peer.ip(), "Too many TLS handshakes from your address");
+pub(crate) async fn turn(socket: &mut Socket, peer: SocketAddr, context: &BrokerContext) -> Option<HandshakePermit> {
+    let Ok(turn) = timeout(context.config.handshake_timeout, context.tls_handshakes.turn(peer.ip())).await else {
+        context.delivery.counters.rejected.add(1);
+        context.admission.log_refusal(peer.ip(), "Too many TLS handshakes from your address");
         return None;
     };
     let (read, _) = socket.split();
     if poll_fn(|cx| Poll::Ready(read.is_finished(cx))).await {
-        shared.metrics.failed(Reason::Closed);
-        shared.depot.counters.handshake_failures.add(1);
+        context.metrics.failed(Reason::Closed);
+        context.delivery.counters.handshake_failures.add(1);
         debug!(%peer, "gone before TLS");
         return None;
     }
@@ -114,14 +114,14 @@ pub(crate) async fn secure(
     socket: &mut Socket,
     certificate: &Certificate,
     peer: SocketAddr,
-    stranger: &mut Stranger,
-    shared: &Shared,
+    pending: &mut PendingConnection,
+    context: &BrokerContext,
 ) -> bool {
     let begun = Instant::now();
-    let wait = shared.config.handshake_timeout;
+    let wait = context.config.handshake_timeout;
     let cause = match timeout(wait, socket.secure(certificate.config())).await {
         Ok(Ok(())) => {
-            stranger.silent = false;
+            pending.silent = false;
             return true;
         }
         Ok(Err(cause)) => cause,
@@ -131,18 +131,18 @@ pub(crate) async fn secure(
             io::Error::new(io::ErrorKind::TimedOut, text)
         }
     };
-    stranger.part();
-    shared.metrics.failed(Reason::Tls);
-    shared.depot.counters.handshake_failures.add(1);
+    pending.end_without_session();
+    context.metrics.failed(Reason::Tls);
+    context.delivery.counters.handshake_failures.add(1);
     if cause.kind() == io::ErrorKind::UnexpectedEof && begun.elapsed() < PROBE {
         debug!(%peer, %cause, "TLS handshake failed");
-    } else if let Some(Unlogged { here: unlogged, elsewhere }) = shared.reports.refused.about(peer.ip(), Instant::now())
+    } else if let Some(Suppressed { here: unlogged, elsewhere }) = context.log.refused.about(peer.ip(), Instant::now())
     {
         info!(%peer, %cause, unlogged, elsewhere, "TLS handshake failed");
     }
     // Not with TLS: the alert that says why is on its way.
     let (mut read, mut write) = socket.split();
-    close(&mut read, &mut write, true, shared.config.write_timeout).await;
+    close(&mut read, &mut write, true, context.config.write_timeout).await;
     false
 }
 
@@ -152,53 +152,52 @@ pub(crate) async fn run(
     socket: &mut Socket,
     peer: SocketAddr,
     begun: Instant,
-    stranger: &mut Stranger,
-    shared: &Shared,
+    pending: &mut PendingConnection,
+    context: &BrokerContext,
 ) -> Option<Admitted> {
     let (mut read, mut write) = socket.split();
-    let failure = match authenticate(&mut read, &mut write, peer, begun, stranger, shared).await {
+    let failure = match authenticate(&mut read, &mut write, peer, begun, pending, context).await {
         Ok(admitted) => return Some(admitted),
         Err(failure) => failure,
     };
-    stranger.part();
-    let counters = &shared.depot.counters;
+    pending.end_without_session();
+    let counters = &context.delivery.counters;
     match failure {
         Failure::Refused(reason, text, other) => {
-            shared.metrics.failed(reason);
+            context.metrics.failed(reason);
             counters.handshake_failures.add(1);
-            if let Some(Unlogged { here: unlogged, elsewhere }) =
-                shared.reports.refused.about(peer.ip(), Instant::now())
+            if let Some(Suppressed { here: unlogged, elsewhere }) = context.log.refused.about(peer.ip(), Instant::now())
             {
                 let hint = other.map(hint);
                 info!(%peer, reason = text, hint, unlogged, elsewhere, "handshake failed");
             }
-            say(&mut write, &text, shared).await;
-            close(&mut read, &mut write, true, shared.config.write_timeout).await;
+            say(&mut write, &text, context).await;
+            close(&mut read, &mut write, true, context.config.write_timeout).await;
         }
         Failure::Rejected(ident, cause) => {
             counters.auth_failures.add(1);
             let (reason, category) = cause.kind();
-            shared.metrics.failed(reason);
-            shared.metrics.rejected(&ident, category);
+            context.metrics.failed(reason);
+            context.metrics.rejected(&ident, category);
             let now = Instant::now();
-            shared.throttle.failed(peer.ip(), now);
-            if let Some(unlogged) = shared.reports.rejected.about(peer.ip(), now) {
+            context.auth_failures.failed(peer.ip(), now);
+            if let Some(unlogged) = context.log.rejected.about(peer.ip(), now) {
                 cause.log(&ident, peer, &unlogged);
             }
-            say(&mut write, &format!("Authentication failed for {ident}"), shared).await;
-            close(&mut read, &mut write, true, shared.config.write_timeout).await;
+            say(&mut write, &format!("Authentication failed for {ident}"), context).await;
+            close(&mut read, &mut write, true, context.config.write_timeout).await;
         }
         Failure::Full(ident) => {
             counters.rejected.add(1);
             let reason = format!("Too many connections for {ident}");
-            shared.admission.log_refusal(peer.ip(), &reason);
+            context.admission.log_refusal(peer.ip(), &reason);
             // Clients come back at once.
-            shared.throttle.failed(peer.ip(), Instant::now());
-            say(&mut write, &reason, shared).await;
-            close(&mut read, &mut write, true, shared.config.write_timeout).await;
+            context.auth_failures.failed(peer.ip(), Instant::now());
+            say(&mut write, &reason, context).await;
+            close(&mut read, &mut write, true, context.config.write_timeout).await;
         }
         Failure::Gone(cause) => {
-            shared.metrics.failed(Reason::Closed);
+            context.metrics.failed(Reason::Closed);
             counters.handshake_failures.add(1);
             debug!(%peer, cause = cause.map(tracing::field::display), "gone before authentication");
         }
@@ -207,26 +206,26 @@ pub(crate) async fn run(
 }
 
 /// The broker shuts down before a client has authenticated.
-pub(crate) async fn cut(socket: &mut Socket, shared: &Shared) {
+pub(crate) async fn cut(socket: &mut Socket, context: &BrokerContext) {
     let (mut read, mut write) = socket.split();
-    say(&mut write, SHUTTING_DOWN, shared).await;
-    close(&mut read, &mut write, false, shared.config.write_timeout).await;
+    say(&mut write, SHUTTING_DOWN, context).await;
+    close(&mut read, &mut write, false, context.config.write_timeout).await;
 }
 
 /// Another client takes the place of this one. It is told so if that takes no time, as its place is gone already.
-pub(crate) fn give_way(socket: &mut Socket, peer: SocketAddr, stranger: &Stranger, shared: &Shared) {
+pub(crate) fn evict(socket: &mut Socket, peer: SocketAddr, pending: &PendingConnection, context: &BrokerContext) {
     // It has been counted, and told what is wrong.
-    if stranger.is_parting() {
+    if pending.is_ending() {
         return;
     }
-    shared.depot.counters.rejected.add(1);
-    shared.admission.log_refusal(peer.ip(), TOO_MANY);
+    context.delivery.counters.rejected.add(1);
+    context.admission.log_refusal(peer.ip(), TOO_MANY);
     // An end of stream without an ERROR would confirm what it may have sent.
     socket.reset_on_close();
     let (mut read, mut write) = socket.split();
-    let frame = error_frame(TOO_MANY, shared.config.limits);
-    if !stranger.silent && write.write_all(&frame).now_or_never().is_some_and(|written| written.is_ok()) {
-        close(&mut read, &mut write, false, shared.config.write_timeout).now_or_never();
+    let frame = error_frame(TOO_MANY, context.config.limits);
+    if !pending.silent && write.write_all(&frame).now_or_never().is_some_and(|written| written.is_ok()) {
+        close(&mut read, &mut write, false, context.config.write_timeout).now_or_never();
     }
 }
 
@@ -235,27 +234,27 @@ async fn authenticate(
     write: &mut WriteHalf<'_>,
     peer: SocketAddr,
     begun: Instant,
-    stranger: &mut Stranger,
-    shared: &Shared,
+    pending: &mut PendingConnection,
+    context: &BrokerContext,
 ) -> Result<Admitted, Failure> {
-    let wait = shared.config.handshake_timeout;
+    let wait = context.config.handshake_timeout;
     let left = wait.saturating_sub(begun.elapsed());
     let mut received = BytesMut::with_capacity(BUFFER);
-    if let Some(until) = shared.throttle.until(peer.ip(), Instant::now()) {
-        shared.metrics.throttled.add(1);
+    if let Some(until) = context.auth_failures.until(peer.ip(), Instant::now()) {
+        context.metrics.throttled.add(1);
         if timeout_at(until, gone(read, &mut received)).await.is_ok() {
             return Err(Failure::Gone(None));
         }
     }
-    let greeting = timeout(left, greet(read, write, received, stranger, shared)).await;
+    let greeting = timeout(left, greet(read, write, received, pending, context)).await;
     let late = |_| Failure::Refused(Reason::Timeout, format!("No AUTH within {} s", wait.as_secs_f32()), None);
     let (nonce, ident, digest, received) = greeting.map_err(late)??;
-    if !stranger.prove() {
+    if !pending.begin_lookup() {
         // It is being told so.
         return std::future::pending().await;
     }
-    let _timing = shared.metrics.auth_seconds.start();
-    let key = match timeout(shared.config.auth_timeout, shared.store.lookup(&ident)).await {
+    let _timing = context.metrics.auth_seconds.start();
+    let key = match timeout(context.config.auth_timeout, context.store.lookup(&ident)).await {
         Ok(Ok(Some(key))) => key.current(),
         Ok(Ok(None)) => return Err(Failure::Rejected(ident, Cause::UnknownIdent)),
         Ok(Err(cause)) => return Err(Failure::Rejected(ident, Cause::Lookup(cause))),
@@ -267,8 +266,8 @@ async fn authenticate(
     let Some(secret) = key.proved(&nonce, &digest).cloned() else {
         return Err(Failure::Rejected(ident, Cause::WrongSecret));
     };
-    let member = shared.accounts.join(ident.clone(), key, secret).ok_or(Failure::Full(ident))?;
-    Ok(Admitted { member, received })
+    let membership = context.identities.join(ident.clone(), key, secret).ok_or(Failure::Full(ident))?;
+    Ok(Admitted { membership, received })
 }
 
 /// Returns when a client has not waited for INFO.
@@ -286,21 +285,21 @@ async fn greet(
     read: &mut ReadHalf<'_>,
     write: &mut WriteHalf<'_>,
     mut buf: BytesMut,
-    stranger: &mut Stranger,
-    shared: &Shared,
+    pending: &mut PendingConnection,
+    context: &BrokerContext,
 ) -> Result<(Nonce, Ident, Digest, BytesMut), Failure> {
     let gone = |cause| Failure::Gone(Some(cause));
-    let mut nonce = vec![0; shared.config.nonce_len];
+    let mut nonce = vec![0; context.config.nonce_len];
     getrandom::fill(&mut nonce).map_err(|cause| gone(io::Error::other(cause)))?;
     let nonce = Nonce::new(nonce);
     let mut greeting = BytesMut::new();
-    let info = Frame::Info { name: shared.config.name.clone(), nonce: nonce.clone() };
+    let info = Frame::Info { name: context.config.name.clone(), nonce: nonce.clone() };
     info.encode(&mut greeting, Limits::default()).map_err(|cause| gone(io::Error::other(cause)))?;
-    stranger.silent = true;
+    pending.silent = true;
     write.write_all(&greeting).await.map_err(gone)?;
-    stranger.silent = false;
+    pending.silent = false;
     loop {
-        match first_frame(&buf, shared.config.limits) {
+        match first_frame(&buf, context.config.limits) {
             Ok(Some((ident, digest, len))) => {
                 buf.advance(len);
                 return Ok((nonce, ident, digest, buf));

@@ -17,11 +17,11 @@ use tracing::info;
 
 use crate::{
     config::Config,
-    context::Shared,
+    context::BrokerContext,
     delivery::outbox::Outbox,
     limits::{
-        connections::{Permit, Stranger},
-        tls_handshakes::Turn,
+        connections::{PendingConnection, Permit},
+        tls_handshakes::HandshakePermit,
     },
     metrics::Phase,
     net::{
@@ -31,7 +31,7 @@ use crate::{
     session::{
         error_frame::{END_YOUR_STREAM, SHUTTING_DOWN, error_frame},
         handshake::Admitted,
-        reader::{End, Inbound},
+        reader::{End, SessionReader},
         writer::{WriteEnd, Writer},
     },
 };
@@ -41,7 +41,7 @@ pub(crate) struct Connection {
     pub(crate) socket: Socket,
     pub(crate) service: Arc<Service>,
     /// Until it has authenticated. It goes before the permit.
-    pub(crate) stranger: Option<Box<Stranger>>,
+    pub(crate) pending: Option<Box<PendingConnection>>,
     pub(crate) permit: Permit,
 }
 
@@ -50,102 +50,111 @@ pub(crate) struct Connection {
 /// Its parts, and rare or short states, live in boxes of their own: a future holds what is passed to it twice, and
 /// this one is what an idle connection costs.
 pub(crate) async fn serve(connection: Box<Connection>) {
-    let Some((mut connection, mut inbound)) = Box::pin(admit(connection)).await else {
+    let Some((mut connection, mut reader)) = Box::pin(admit(connection)).await else {
         return;
     };
     connection.permit.enter(Phase::Session);
     let (mut read, write) = connection.socket.split();
-    let mut writer = Writer::new(write, inbound.outbox().clone()).limited(inbound.member().budget());
-    let mut end = exchange(&mut inbound, &mut read, &mut writer, &connection.permit.shared).await;
+    let mut writer = Writer::new(write, reader.outbox().clone()).limited(reader.membership().quota());
+    let mut end = drive(&mut reader, &mut read, &mut writer, &connection.permit.context).await;
     if let End::Shutdown { unread } = &mut end {
-        *unread = inbound.has_published() || read.has_unread();
+        *unread = reader.has_published() || read.has_unread();
     }
     // Nothing more is queued for it from here on.
-    inbound.leave().await;
-    drop(inbound);
+    reader.leave().await;
+    drop(reader);
     connection.permit.enter(Phase::Closing);
-    Box::pin(farewell(end, connection.permit.peer, &mut read, &mut writer, &connection.permit.shared)).await;
+    Box::pin(close_session(end, connection.permit.peer, &mut read, &mut writer, &connection.permit.context)).await;
 }
 
 /// The handshake, unless the client has to give way to another.
-async fn admit(mut connection: Box<Connection>) -> Option<(Box<Connection>, Box<Inbound>)> {
-    let mut stranger = connection.stranger.take()?;
+async fn admit(mut connection: Box<Connection>) -> Option<(Box<Connection>, Box<SessionReader>)> {
+    let mut pending = connection.pending.take()?;
     let mut turn = None;
-    let told = stranger.told();
-    let inbound = tokio::select! {
+    let told = pending.evicted();
+    let reader = tokio::select! {
         biased;
-        inbound = greet(&mut connection, &mut turn, &mut stranger) => inbound,
+        reader = establish(&mut connection, &mut turn, &mut pending) => reader,
         () = told => {
             let Connection { socket, permit, .. } = &mut *connection;
-            handshake::give_way(socket, permit.peer, &stranger, &permit.shared);
+            handshake::evict(socket, permit.peer, &pending, &permit.context);
             None
         }
     };
     // Before its place is free: nobody is told to give way who has gone.
-    drop(stranger);
-    if let Some(inbound) = inbound {
-        return Some((connection, inbound));
+    drop(pending);
+    if let Some(reader) = reader {
+        return Some((connection, reader));
     }
-    let shared = connection.permit.shared.clone();
+    let context = connection.permit.context.clone();
     drop(connection);
     if turn.is_some() {
         // Only its turn is kept, so that the next one from there waits.
-        shared.draining.run_until_cancelled(sleep(shared.config.auth_failure_delay)).await;
+        context.draining.run_until_cancelled(sleep(context.config.auth_failure_delay)).await;
     }
     None
 }
 
 /// The handshake, unless the broker shuts down meanwhile. With TLS it takes a turn.
-async fn greet(connection: &mut Connection, turn: &mut Option<Turn>, stranger: &mut Stranger) -> Option<Box<Inbound>> {
+async fn establish(
+    connection: &mut Connection,
+    turn: &mut Option<HandshakePermit>,
+    pending: &mut PendingConnection,
+) -> Option<Box<SessionReader>> {
     let Connection { socket, service, permit, .. } = connection;
-    let shared = &permit.shared.clone();
+    let context = &permit.context.clone();
     let mut begun = Instant::now();
     if !service.proxies.is_empty() {
-        let identifying = pin!(proxy::identify(socket, permit, stranger, service.tls.is_none()));
-        if !shared.draining.run_until_cancelled(identifying).await.unwrap_or_default() {
+        let identifying = pin!(proxy::identify(socket, permit, pending, service.tls.is_none()));
+        if !context.draining.run_until_cancelled(identifying).await.unwrap_or_default() {
             return None;
         }
     }
     let peer = permit.peer;
     if service.tls.is_some() {
-        stranger.silent = true;
-        *turn = shared.draining.run_until_cancelled(pin!(handshake::turn(socket, peer, shared))).await.flatten();
+        pending.silent = true;
+        *turn = context.draining.run_until_cancelled(pin!(handshake::turn(socket, peer, context))).await.flatten();
         if turn.is_none() {
             return None;
         }
         begun = Instant::now();
     }
     if let Some(certificate) = &service.tls {
-        let securing = pin!(handshake::secure(socket, certificate, peer, stranger, shared));
-        if !shared.draining.run_until_cancelled(securing).await.unwrap_or_default() {
+        let securing = pin!(handshake::secure(socket, certificate, peer, pending, context));
+        if !context.draining.run_until_cancelled(securing).await.unwrap_or_default() {
             return None;
         }
     }
     // `run_until_cancelled` would hold it twice.
     let admitted =
-        shared.draining.run_until_cancelled(pin!(handshake::run(socket, peer, begun, stranger, shared))).await;
+        context.draining.run_until_cancelled(pin!(handshake::run(socket, peer, begun, pending, context))).await;
     let Some(admitted) = admitted else {
-        stranger.part();
-        if shared.aborted.run_until_cancelled(pin!(handshake::cut(socket, shared))).await.is_none() {
+        pending.end_without_session();
+        if context.aborted.run_until_cancelled(pin!(handshake::cut(socket, context))).await.is_none() {
             socket.reset_on_close();
         }
         return None;
     };
-    let Admitted { member, received } = admitted?;
-    shared.depot.counters.authenticated.add(1);
-    info!(ident = member.ident().as_str(), owner = member.key().owner, %peer, "connected");
-    let session = shared.metrics.session(member.ident(), &member.key().owner);
-    let outbox = Outbox::new(session, peer, shared.depot.clone());
-    member.attach(&outbox);
-    Some(Box::new(Inbound::new(shared.clone(), service.mode, member, outbox, received)))
+    let Admitted { membership, received } = admitted?;
+    context.delivery.counters.authenticated.add(1);
+    info!(ident = membership.ident().as_str(), owner = membership.key().owner, %peer, "connected");
+    let session = context.metrics.session(membership.ident(), &membership.key().owner);
+    let outbox = Outbox::new(session, peer, context.delivery.clone());
+    membership.attach(&outbox);
+    Some(Box::new(SessionReader::new(context.clone(), service.mode, membership, outbox, received)))
 }
 
 /// Reads and writes at the same time, until there is no more to read or no sense in it.
-async fn exchange(inbound: &mut Inbound, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, shared: &Shared) -> End {
+async fn drive(
+    reader: &mut SessionReader,
+    read: &mut ReadHalf<'_>,
+    writer: &mut Writer<'_>,
+    context: &BrokerContext,
+) -> End {
     let mut stop = None;
     // The beginning of a shutdown, and then its second part.
-    let mut shutdown = pin!(shared.draining.cancelled());
-    let mut parting = Some(shared.parting.token());
+    let mut shutdown = pin!(context.draining.cancelled());
+    let mut parting = Some(context.parting.token());
     let mut draining = false;
     let mut cut = None;
     let mut writing = true;
@@ -161,17 +170,17 @@ async fn exchange(inbound: &mut Inbound, read: &mut ReadHalf<'_>, writer: &mut W
         }
         if !writing {
             // The writer does so no longer.
-            inbound.outbox().register(cx);
+            reader.outbox().register(cx);
             // It wakes the task while there is more.
-            let _ = inbound.outbox().poll_clear(cx);
+            let _ = reader.outbox().poll_clear(cx);
         }
         if !draining && shutdown.as_mut().poll(cx).is_ready() {
             draining = true;
-            shutdown.set(shared.closing.cancelled());
-            if stop.is_some() || (!inbound.has_published() && !read.has_unread()) {
+            shutdown.set(context.closing.cancelled());
+            if stop.is_some() || (!reader.has_published() && !read.has_unread()) {
                 parting = None;
             } else if !read.is_finished(cx) {
-                inbound.outbox().say(error_frame(END_YOUR_STREAM, shared.config.limits).freeze());
+                reader.outbox().say(error_frame(END_YOUR_STREAM, context.config.limits).freeze());
             }
         }
         if draining && stop.is_none() && shutdown.as_mut().poll(cx).is_ready() {
@@ -181,29 +190,35 @@ async fn exchange(inbound: &mut Inbound, read: &mut ReadHalf<'_>, writer: &mut W
         if let Some(End::Shutdown { .. }) = stop {
             // A peer that has said everything is read to its end, if that does not take too long.
             let cut =
-                cut.get_or_insert_with(|| Box::pin(timeout(shared.config.drain_timeout, shared.aborted.cancelled())));
+                cut.get_or_insert_with(|| Box::pin(timeout(context.config.drain_timeout, context.aborted.cancelled())));
             if cut.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
         }
-        inbound.poll_run(read, stop.as_ref(), cx)
+        reader.poll_run(read, stop.as_ref(), cx)
     })
     .await;
     ended.or(stop).unwrap_or(End::Eof)
 }
 
 /// Writes what is left and says goodbye, unless there is no time for it.
-async fn farewell(end: End, peer: SocketAddr, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, shared: &Shared) {
+async fn close_session(
+    end: End,
+    peer: SocketAddr,
+    read: &mut ReadHalf<'_>,
+    writer: &mut Writer<'_>,
+    context: &BrokerContext,
+) {
     // The memory of a slow subscriber is needed by others: it does not wait for the ERROR to be written.
     poll_fn(|cx| writer.outbox().poll_clear(cx)).await;
-    shared.aborted.run_until_cancelled(pin!(finish(&end, read, writer, &shared.config))).await;
+    context.aborted.run_until_cancelled(pin!(finish(&end, read, writer, &context.config))).await;
     poll_fn(|cx| writer.outbox().poll_clear(cx)).await;
     match end {
         End::Refused(_) => {
-            shared.depot.counters.refused.add(1);
+            context.delivery.counters.refused.add(1);
             writer.outbox().session().refused();
         }
-        End::Revoked => shared.depot.counters.revoked.add(1),
+        End::Revoked => context.delivery.counters.revoked.add(1),
         _ => {}
     }
     let outbox = writer.outbox();

@@ -10,10 +10,10 @@ use tokio::{
 use tracing::{debug, info};
 
 use crate::{
-    context::Shared,
+    context::BrokerContext,
     limits::{
-        connections::{Permit, Stranger},
-        log_sampler::Unlogged,
+        connections::{PendingConnection, Permit},
+        log_sampler::Suppressed,
     },
     metrics::Reason,
     net::{
@@ -59,31 +59,36 @@ async fn read_header(tcp: &mut TcpStream) -> Result<Source, ReadError> {
 
 /// Finds out whose a connection is, which its permit has from then on. `false` when it may not stay, which has been
 /// logged; `plain` is whether it can be told so.
-pub(crate) async fn identify(socket: &mut Socket, permit: &mut Permit, stranger: &mut Stranger, plain: bool) -> bool {
-    let shared = permit.shared.clone();
-    let (proxy, wait) = (permit.peer, shared.config.handshake_timeout);
+pub(crate) async fn identify(
+    socket: &mut Socket,
+    permit: &mut Permit,
+    pending: &mut PendingConnection,
+    plain: bool,
+) -> bool {
+    let context = permit.context.clone();
+    let (proxy, wait) = (permit.peer, context.config.handshake_timeout);
     let Some(tcp) = socket.tcp() else {
         // Whoever gives us a stream has said whose it is.
         return true;
     };
-    stranger.silent = true;
+    pending.silent = true;
     let cause = match timeout(wait, read_header(tcp)).await {
         Ok(Ok(source)) => {
             let client = match source {
                 Source::Client(client) => client,
                 Source::Proxy => proxy,
             };
-            stranger.silent = false;
+            pending.silent = false;
             let Err(reason) = permit.identify(client) else {
                 return true;
             };
-            stranger.part();
-            shared.depot.counters.rejected.add(1);
-            shared.admission.log_refusal(client.ip(), reason);
+            pending.end_without_session();
+            context.delivery.counters.rejected.add(1);
+            context.admission.log_refusal(client.ip(), reason);
             if plain {
                 let (mut read, mut write) = socket.split();
-                say(&mut write, reason, &shared).await;
-                close(&mut read, &mut write, true, shared.config.write_timeout).await;
+                say(&mut write, reason, &context).await;
+                close(&mut read, &mut write, true, context.config.write_timeout).await;
             }
             return false;
         }
@@ -93,25 +98,24 @@ pub(crate) async fn identify(socket: &mut Socket, permit: &mut Permit, stranger:
             io::Error::new(io::ErrorKind::TimedOut, text).into()
         }
     };
-    stranger.part();
-    refuse(proxy, &cause, &shared);
+    pending.end_without_session();
+    refuse(proxy, &cause, &context);
     // It may have sent what nobody will read, and would take an end of stream for our word.
     socket.reset_on_close();
     false
 }
 
-fn refuse(proxy: SocketAddr, cause: &ReadError, shared: &Shared) {
-    shared.depot.counters.handshake_failures.add(1);
+fn refuse(proxy: SocketAddr, cause: &ReadError, context: &BrokerContext) {
+    context.delivery.counters.handshake_failures.add(1);
     let reason = match cause {
         ReadError::Header(_) => Reason::Malformed,
         ReadError::Io(cause) if cause.kind() == io::ErrorKind::TimedOut => Reason::Timeout,
         ReadError::Io(_) => Reason::Closed,
     };
-    shared.metrics.failed(reason);
+    context.metrics.failed(reason);
     if let Reason::Closed = reason {
         debug!(%proxy, %cause, "gone before its PROXY header");
-    } else if let Some(Unlogged { here: unlogged, elsewhere }) =
-        shared.reports.refused.about(proxy.ip(), Instant::now())
+    } else if let Some(Suppressed { here: unlogged, elsewhere }) = context.log.refused.about(proxy.ip(), Instant::now())
     {
         info!(%proxy, %cause, unlogged, elsewhere, "PROXY header failed");
     }

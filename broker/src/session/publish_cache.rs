@@ -16,7 +16,7 @@ use crate::{metrics::ChannelSeries, routing::router::TopicHandle, util::scan};
 const FEW: usize = 8;
 
 /// A channel that the client may publish to.
-pub(crate) struct Route {
+pub(crate) struct PublishTarget {
     /// The counted ident and channel as they stand in the frames.
     pub(crate) names: Box<[u8]>,
     pub(crate) topic: TopicHandle,
@@ -24,80 +24,80 @@ pub(crate) struct Route {
 }
 
 /// Those that it has published to lately: of them it asks neither the router nor the metrics.
-pub(crate) enum Routes {
-    Few(Vec<Route>),
+pub(crate) enum PublishCache {
+    Few(Vec<PublishTarget>),
     /// In a box: it is larger than a vector, which is all that most connections need.
     Many(Box<Many>),
 }
 
 /// In the order in which the connection came to them.
 pub(crate) struct Many {
-    routes: IndexSet<Route, RandomState>,
+    cache: IndexSet<PublishTarget, RandomState>,
     /// The one behind that which was found last.
     next: usize,
 }
 
-impl Default for Routes {
+impl Default for PublishCache {
     fn default() -> Self {
         Self::Few(Vec::new())
     }
 }
 
-impl Routes {
+impl PublishCache {
     /// The one that the body of a PUBLISH begins with.
-    pub(crate) fn find(&mut self, body: &[u8]) -> Option<&Route> {
+    pub(crate) fn find(&mut self, body: &[u8]) -> Option<&PublishTarget> {
         match self {
-            Self::Few(few) => few.iter().find(|route| body.starts_with(&route.names)),
+            Self::Few(few) => few.iter().find(|target| body.starts_with(&target.names)),
             Self::Many(many) => many.find(body),
         }
     }
 
     /// Adds one that is not there. It is not more than `most`: before that all are forgotten.
-    pub(crate) fn add(&mut self, route: Route, most: usize) {
+    pub(crate) fn add(&mut self, target: PublishTarget, most: usize) {
         match self {
-            Self::Few(few) if few.len() < FEW => few.push(route),
+            Self::Few(few) if few.len() < FEW => few.push(target),
             Self::Few(few) => {
-                let routes = mem::take(few).into_iter().chain([route]).collect();
-                *self = Self::Many(Box::new(Many { routes, next: 0 }));
+                let cache = mem::take(few).into_iter().chain([target]).collect();
+                *self = Self::Many(Box::new(Many { cache, next: 0 }));
             }
             Self::Many(many) => {
                 // Who goes through still more channels by turns does not find them, whichever is forgotten.
-                if many.routes.len() >= most {
-                    many.routes.clear();
+                if many.cache.len() >= most {
+                    many.cache.clear();
                 }
-                many.routes.insert(route);
+                many.cache.insert(target);
             }
         }
     }
 }
 
 impl Many {
-    fn find(&mut self, body: &[u8]) -> Option<&Route> {
+    fn find(&mut self, body: &[u8]) -> Option<&PublishTarget> {
         // Who goes through many channels mostly does so in the same order each time.
-        let (index, route) = match self.routes.get_index(self.next) {
+        let (index, target) = match self.cache.get_index(self.next) {
             Some(next) if body.starts_with(&next.names) => (self.next, next),
-            _ => self.routes.get_full(scan::names(body)?)?,
+            _ => self.cache.get_full(scan::names(body)?)?,
         };
-        self.next = if index + 1 < self.routes.len() { index + 1 } else { 0 };
-        Some(route)
+        self.next = if index + 1 < self.cache.len() { index + 1 } else { 0 };
+        Some(target)
     }
 }
 
-impl Borrow<[u8]> for Route {
+impl Borrow<[u8]> for PublishTarget {
     fn borrow(&self) -> &[u8] {
         &self.names
     }
 }
 
-impl PartialEq for Route {
+impl PartialEq for PublishTarget {
     fn eq(&self, other: &Self) -> bool {
         self.names == other.names
     }
 }
 
-impl Eq for Route {}
+impl Eq for PublishTarget {}
 
-impl Hash for Route {
+impl Hash for PublishTarget {
     fn hash<H: Hasher>(&self, state: &mut H) {
         // As the slice does that it is looked up by.
         (*self.names).hash(state);
@@ -120,19 +120,19 @@ mod tests {
     #[test]
     fn each_channel_is_found_until_there_are_too_many() {
         let topics = Arc::<Router>::default();
-        let mut routes = Routes::default();
+        let mut cache = PublishCache::default();
         // Each begins as those before it do.
         let channels: Vec<_> = (1..=MOST + 1).map(|len| "c".repeat(len)).collect();
-        let find = |routes: &mut Routes, channel: &str| {
-            let found = routes.find(&body(channel)).map(|route| route.names.clone());
+        let find = |cache: &mut PublishCache, channel: &str| {
+            let found = cache.find(&body(channel)).map(|target| target.names.clone());
             assert!(found.as_deref().is_none_or(|names| *names == body(channel)[..channel.len() + 3]), "{channel}");
             found.is_some()
         };
         for (index, channel) in channels.iter().enumerate() {
-            assert!(!find(&mut routes, channel), "{channel} is not there yet");
+            assert!(!find(&mut cache, channel), "{channel} is not there yet");
             let names = scan::names(&body(channel)).unwrap().into();
             let topic = topics.topic(&channel.parse().unwrap());
-            routes.add(Route { names, topic, series: Arc::default() }, MOST);
+            cache.add(PublishTarget { names, topic, series: Arc::default() }, MOST);
             // In order, around the end, and backwards: the guess is right or wrong.
             for (rotated, reversed) in [(0, false), (7, false), (7, true)] {
                 let mut channels = channels.clone();
@@ -140,12 +140,12 @@ mod tests {
                 if reversed {
                     channels.reverse();
                 }
-                let known = channels.iter().filter(|channel| find(&mut routes, channel)).count();
+                let known = channels.iter().filter(|channel| find(&mut cache, channel)).count();
                 assert_eq!(known, if index < MOST { index + 1 } else { 1 });
             }
-            assert!(find(&mut routes, channel));
+            assert!(find(&mut cache, channel));
         }
-        assert!(routes.find(b"").is_none());
-        assert!(routes.find(b"\x01i\x09c").is_none());
+        assert!(cache.find(b"").is_none());
+        assert!(cache.find(b"\x01i\x09c").is_none());
     }
 }

@@ -64,10 +64,10 @@ impl ReadBuffer {
         // Asking the system would cost who reads little more than it gives.
         let available = if before.min(most) > MIN_CHUNK { half.available().unwrap_or(0) } else { 0 };
         if available > 0 {
-            self.expect(available);
+            self.size_next_read(available);
         }
         self.make_room(most, pool);
-        let n = ready!(half.poll_read_up_to(self.limit(available), cx, &mut self.bytes))?;
+        let n = ready!(half.poll_read_up_to(self.read_size(available), cx, &mut self.bytes))?;
         self.chunk = if self.bytes.len() == self.bytes.capacity() {
             (self.chunk * 4).min(most)
         } else {
@@ -79,7 +79,7 @@ impl ReadBuffer {
 
     /// How much to read into the room that there is: when there is more, no part of a long frame that would have to move
     /// then, if it is as long as the one before. Never nothing.
-    fn limit(&self, available: usize) -> usize {
+    fn read_size(&self, available: usize) -> usize {
         let room = self.bytes.capacity() - self.bytes.len();
         let whole = match room.checked_sub(self.missing) {
             Some(more) if self.frame >= LONG => self.missing + more / self.frame * self.frame,
@@ -90,7 +90,7 @@ impl ReadBuffer {
     }
 
     /// So much can be read: with what is there, more than half of the buffer, so that it need not be copied.
-    fn expect(&mut self, available: usize) {
+    fn size_next_read(&mut self, available: usize) {
         let len = self.bytes.len();
         let whole = if len <= available { len + available } else { available };
         self.chunk = whole.clamp(MIN_CHUNK, MAX_CHUNK).next_power_of_two();
@@ -124,7 +124,7 @@ impl ReadBuffer {
         };
         let (mut taken, allocated) = self.swap(rest);
         taken.truncate(len);
-        Some((pool.lend(taken, allocated), allocated))
+        Some((pool.freeze_pooled(taken, allocated), allocated))
     }
 
     /// Gives the memory back when there is little or nothing in it: the beginning of a frame moves to a place of its size.
@@ -141,7 +141,7 @@ impl ReadBuffer {
     }
 
     /// Waits: gives the memory back if it can, and says how much is held.
-    pub(crate) fn park(&mut self, pool: &BufferPool) -> usize {
+    pub(crate) fn release_if_idle(&mut self, pool: &BufferPool) -> usize {
         self.release(pool);
         if self.bytes.len() > MAX_PARKED { self.allocated } else { 0 }
     }
@@ -152,7 +152,7 @@ impl ReadBuffer {
         self.chunk = self.chunk.min(most);
         let too_large = most < MAX_CHUNK && self.allocated >= 2 * self.size();
         if !too_large {
-            let enough = self.enough();
+            let enough = self.least_room();
             // Or moves what is left to the front.
             let reclaim = self.allocated >= self.chunk;
             if self.bytes.capacity() - self.bytes.len() >= enough || reclaim && self.bytes.try_reclaim(enough) {
@@ -163,7 +163,7 @@ impl ReadBuffer {
     }
 
     /// With less room than this a read is not worth it: what is there moves. No more of it moves than is read then.
-    fn enough(&self) -> usize {
+    fn least_room(&self) -> usize {
         let much = if self.bytes.len() < self.chunk / 2 { self.chunk / 2 } else { 1 };
         self.missing.min(self.chunk).max(much)
     }
@@ -172,7 +172,7 @@ impl ReadBuffer {
     /// the bytes that came: for a long frame the buffer grows with what is in it.
     fn size(&self) -> usize {
         let len = self.bytes.len();
-        let room = self.missing.clamp(self.enough(), self.chunk.max(len));
+        let room = self.missing.clamp(self.least_room(), self.chunk.max(len));
         BufferPool::size((len + room).max(self.chunk))
     }
 
@@ -326,9 +326,9 @@ mod tests {
         ] {
             (buffer.frame, buffer.missing) = (frame, missing);
             buffer.bytes.resize(len, 0);
-            assert_eq!(buffer.limit(1 << 20), limit, "{frame} {len} {missing}");
+            assert_eq!(buffer.read_size(1 << 20), limit, "{frame} {len} {missing}");
             // With room to spare, when there is no more than that.
-            assert_eq!(buffer.limit(limit), (1 << 16) - len);
+            assert_eq!(buffer.read_size(limit), (1 << 16) - len);
         }
     }
 
@@ -357,7 +357,7 @@ mod tests {
                 buffer.bytes.capacity() - rest
             };
             assert_eq!(room(&mut buffer), 2 * MAX_CHUNK - rest);
-            let others = pool.hold(MAX_HELD);
+            let others = pool.track_waiting(MAX_HELD);
             assert!(room(&mut buffer) <= 2 * MIN_CHUNK + rest, "{rest}");
             drop(others);
         }
@@ -404,7 +404,7 @@ mod tests {
             if taken.is_none() {
                 buffer.skip(run);
             }
-            assert_eq!(buffer.park(&pool), held, "{run} {rest}");
+            assert_eq!(buffer.release_if_idle(&pool), held, "{run} {rest}");
         }
     }
 

@@ -13,28 +13,28 @@ use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
 use crate::{
-    context::Shared,
+    context::BrokerContext,
     delivery::outbox::Outbox,
-    identity::{Member, Verdict},
+    identity::{KeyChange, Membership},
     metrics::{Category, Sizes},
     net::{buffer_pool::Held, endpoint::Mode, socket::ReadHalf},
     routing::{patterns::prefixes, subscriptions::Subscriptions},
     session::{
-        fanout::{Group, Unsettled},
-        publish_cache::{Route, Routes},
+        fanout::{Fanout, PendingFanout},
+        publish_cache::{PublishCache, PublishTarget},
         read_buffer::ReadBuffer,
     },
     util::scan,
 };
 
 /// How much one connection handles before others get their turn.
-const TURN: usize = 1 << 20;
+const READ_BUDGET: usize = 1 << 20;
 
 /// How often a run is queued for somebody, or gathered with others, before others get their turn.
-const WORK: usize = 2048;
+const WORK_BUDGET: usize = 2048;
 
 /// How many subscribers are compared in the time of one such step, to find out whether two channels have the same.
-const COMPARED: usize = 32;
+const COMPARES_PER_UNIT: usize = 32;
 
 /// What it costs to change the list of a channel's or pattern's subscribers, in the same measure: a part of it is copied.
 const SUBSCRIPTION_WORK: usize = 16;
@@ -80,24 +80,24 @@ impl fmt::Display for End {
 }
 
 /// Reads and acts on the frames of one authenticated client.
-pub(crate) struct Inbound {
-    shared: Arc<Shared>,
+pub(crate) struct SessionReader {
+    context: Arc<BrokerContext>,
     mode: Mode,
-    member: Member,
+    membership: Membership,
     subscriptions: Subscriptions,
-    routes: Routes,
+    cache: PublishCache,
     /// Whether it has ever published, or begun to.
     published: bool,
     buffer: ReadBuffer,
     /// What it has made us do in this turn, and how much it has made us read.
     work: usize,
-    turn: usize,
+    read_since_yield: usize,
     /// Before the next frame is acted on.
-    waiting: Option<Waiting>,
+    waiting: Option<Suspension>,
 }
 
 /// Something to wait for.
-struct Waiting {
+struct Suspension {
     /// In a box, as idle connections do not have it.
     future: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// Not any more when the connection is to end.
@@ -108,44 +108,44 @@ struct Waiting {
     held: Option<Held>,
 }
 
-impl Waiting {
+impl Suspension {
     fn new(future: impl Future<Output = ()> + Send + 'static) -> Self {
         Self { future: Box::pin(future), until_stopped: false, own: 0, messages: 0, held: None }
     }
 
     /// Others get their turn.
-    fn turn() -> Self {
+    fn yield_now() -> Self {
         Self::new(tokio::task::yield_now())
     }
 }
 
-impl Inbound {
+impl SessionReader {
     /// `received` is what came after AUTH.
     pub(crate) fn new(
-        shared: Arc<Shared>,
+        context: Arc<BrokerContext>,
         mode: Mode,
-        member: Member,
+        membership: Membership,
         outbox: Arc<Outbox>,
         received: BytesMut,
     ) -> Self {
         outbox.session().received(received.len());
-        let subscriptions = Subscriptions::new(shared.router.clone(), outbox);
+        let subscriptions = Subscriptions::new(context.router.clone(), outbox);
         Self {
-            shared,
+            context,
             mode,
-            member,
+            membership,
             subscriptions,
-            routes: Routes::default(),
+            cache: PublishCache::default(),
             published: false,
             buffer: ReadBuffer::new(received),
             work: 0,
-            turn: 0,
+            read_since_yield: 0,
             waiting: None,
         }
     }
 
-    pub(crate) fn member(&self) -> &Member {
-        &self.member
+    pub(crate) fn membership(&self) -> &Membership {
+        &self.membership
     }
 
     pub(crate) fn outbox(&self) -> &Arc<Outbox> {
@@ -191,14 +191,14 @@ impl Inbound {
             ready!(waiting.future.as_mut().poll(cx));
             self.waiting = None;
         }
-        let mut waiting = self.act(half)?;
-        if waiting.is_none() && self.turn > TURN {
-            self.turn = 0;
-            waiting = Some(Waiting::turn());
+        let mut waiting = self.process_frames(half)?;
+        if waiting.is_none() && self.read_since_yield > READ_BUDGET {
+            self.read_since_yield = 0;
+            waiting = Some(Suspension::yield_now());
         }
         if let Some(mut waiting) = waiting {
-            let pool = &self.shared.pool;
-            waiting.held = pool.hold(waiting.own + self.buffer.park(pool));
+            let pool = &self.context.pool;
+            waiting.held = pool.track_waiting(waiting.own + self.buffer.release_if_idle(pool));
             self.outbox().session().unparsed(waiting.messages + self.buffer.bytes.len());
             self.waiting = Some(waiting);
             return Poll::Ready(Ok(()));
@@ -207,16 +207,16 @@ impl Inbound {
             return Poll::Ready(Err(None));
         }
         // More than passes at once would only lie here.
-        let most = self.member.budget().publish.as_ref().map(|limiter| limiter.rate().portion().1);
+        let most = self.membership.quota().publish.as_ref().map(|limiter| limiter.rate().portion().1);
         let most = most.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX);
-        let read = self.buffer.poll_read(half, &self.shared.pool, most, cx);
+        let read = self.buffer.poll_read(half, &self.context.pool, most, cx);
         if read.is_pending() {
-            self.buffer.release(&self.shared.pool);
+            self.buffer.release(&self.context.pool);
         }
         Poll::Ready(match ready!(read) {
             Ok(0) => Err(Some(self.eof())),
             Ok(n) => {
-                self.turn += n;
+                self.read_since_yield += n;
                 self.outbox().session().received(n);
                 Ok(())
             }
@@ -226,18 +226,19 @@ impl Inbound {
 
     /// Acts on every whole frame in the buffer, or on those before one that has to wait. An error is why the connection
     /// ends.
-    fn act(&mut self, half: &ReadHalf<'_>) -> Result<Option<Waiting>, Option<End>> {
+    fn process_frames(&mut self, half: &ReadHalf<'_>) -> Result<Option<Suspension>, Option<End>> {
         loop {
             self.follow_key()?;
-            if self.work > WORK {
+            if self.work > WORK_BUDGET {
                 self.work = 0;
-                return Ok(Some(Waiting::turn()));
+                return Ok(Some(Suspension::yield_now()));
             }
             let bytes = &self.buffer.bytes;
             let refused = |text: String| Some(End::Refused(text));
-            let header = Header::parse(bytes, self.shared.config.limits).map_err(|cause| refused(cause.to_string()))?;
+            let header =
+                Header::parse(bytes, self.context.config.limits).map_err(|cause| refused(cause.to_string()))?;
             let Some(header) = header else {
-                return Ok(self.lacks(0));
+                return Ok(self.need_more(0));
             };
             match header.opcode {
                 // From here on a mere end would confirm it, also while it waits, or is refused.
@@ -252,12 +253,12 @@ impl Inbound {
             let missing = header.length.saturating_sub(bytes.len());
             if missing > 0 {
                 self.buffer.frame = header.length;
-                return Ok(self.lacks(missing));
+                return Ok(self.need_more(missing));
             }
             let waiting = if header.opcode != Opcode::Publish {
                 self.subscription(header).map_err(refused)?;
                 None
-            } else if self.buffer.granted == 0 && self.member.budget().publish.is_some() {
+            } else if self.buffer.granted == 0 && self.membership.quota().publish.is_some() {
                 self.reserve()
             } else {
                 self.publish().map_err(refused)?
@@ -269,7 +270,7 @@ impl Inbound {
     }
 
     /// There is no whole frame left. It lacks so many bytes, when that is known.
-    fn lacks(&mut self, missing: usize) -> Option<Waiting> {
+    fn need_more(&mut self, missing: usize) -> Option<Suspension> {
         self.buffer.missing = missing;
         self.outbox().session().unparsed(self.buffer.bytes.len());
         None
@@ -277,17 +278,17 @@ impl Inbound {
 
     /// Looks at what has become of the key: a comparison, unless there is something to look at.
     fn follow_key(&mut self) -> Result<(), Option<End>> {
-        if !self.member.has_news() {
+        if !self.membership.has_news() {
             return Ok(());
         }
-        match self.member.look() {
-            Verdict::Same => {}
-            Verdict::Revoked => return Err(Some(End::Revoked)),
-            Verdict::Changed => {
-                info!(ident = self.member.ident().as_str(), peer = %self.outbox().peer(), "its key has changed");
+        match self.membership.look() {
+            KeyChange::Same => {}
+            KeyChange::Revoked => return Err(Some(End::Revoked)),
+            KeyChange::Changed => {
+                info!(ident = self.membership.ident().as_str(), peer = %self.outbox().peer(), "its key has changed");
                 // Each is checked again when it is used.
-                self.routes = Routes::default();
-                let changed = self.subscriptions.rekey(self.member.key());
+                self.cache = PublishCache::default();
+                let changed = self.subscriptions.rekey(self.membership.key());
                 self.work += SUBSCRIPTION_WORK * changed.map_err(|channel| End::Refused(self.denial(&channel)))?;
             }
         }
@@ -295,14 +296,14 @@ impl Inbound {
     }
 
     /// Reserves what comes next of what the limit on what is published lets pass. Returns what to wait for before it passes.
-    fn reserve(&mut self) -> Option<Waiting> {
-        let limiter = self.member.budget().publish.as_ref()?;
+    fn reserve(&mut self) -> Option<Suspension> {
+        let limiter = self.membership.quota().publish.as_ref()?;
         let (messages, bytes) = limiter.rate().portion();
-        let portion = scan::portion(&self.buffer.bytes, self.shared.config.limits, messages, bytes);
+        let portion = scan::portion(&self.buffer.bytes, self.context.config.limits, messages, bytes);
         self.buffer.granted = portion.len;
         let now = Instant::now();
         let until = limiter.reserve(portion.messages.into(), portion.len as u64, now);
-        (until > now).then(|| Waiting { until_stopped: true, ..Waiting::new(sleep_until(until)) })
+        (until > now).then(|| Suspension { until_stopped: true, ..Suspension::new(sleep_until(until)) })
     }
 
     /// Whether it has published anything, or begun to.
@@ -312,85 +313,86 @@ impl Inbound {
 
     /// Publishes the run that starts with the first frame, and those that follow. When somebody has no room yet, what is
     /// returned waits for that.
-    fn publish(&mut self) -> Result<Option<Waiting>, String> {
-        let (limits, counters, pool) = (self.shared.config.limits, &self.shared.depot.counters, &self.shared.pool);
-        let mut group = Group::default();
-        while self.work <= WORK {
-            let position = group.extent().len;
+    fn publish(&mut self) -> Result<Option<Suspension>, String> {
+        let (limits, counters, pool) =
+            (self.context.config.limits, &self.context.delivery.counters, &self.context.pool);
+        let mut fanout = Fanout::default();
+        while self.work <= WORK_BUDGET {
+            let position = fanout.extent().len;
             let Some((first, body)) = scan::publish(self.buffer.passing(), position, limits) else {
                 debug_assert!(position > 0, "what passes is whole frames, and the first is there");
                 break;
             };
-            let Some(Route { names, topic, series }) = self.routes.find(body) else {
+            let Some(PublishTarget { names, topic, series }) = self.cache.find(body) else {
                 if position > 0 {
                     break;
                 }
-                let route = self.route(body)?;
+                let target = self.target(body)?;
                 // Each dot may end what begins a pattern.
-                self.work += ROUTE_WORK + route.names.split(|byte| *byte == b'.').count();
-                self.routes.add(route, self.shared.config.max_subscriptions);
+                self.work += ROUTE_WORK + target.names.split(|byte| *byte == b'.').count();
+                self.cache.add(target, self.context.config.max_subscriptions);
                 continue;
             };
-            if group.is_known_to_take(topic) {
-                self.work += 1 + group.subscribers() / COMPARED;
+            if fanout.is_known_to_take(topic) {
+                self.work += 1 + fanout.subscribers() / COMPARES_PER_UNIT;
             } else {
                 let subscribers = topic.subscribers();
                 if position > 0 {
-                    self.work += 1 + subscribers.len() / COMPARED;
+                    self.work += 1 + subscribers.len() / COMPARES_PER_UNIT;
                 }
-                if !group.takes(&subscribers)
-                    && let Some(unsettled) = group.queue(counters, &mut self.buffer, pool, &mut self.work)
+                if !fanout.takes(&subscribers)
+                    && let Some(pending) = fanout.queue(counters, &mut self.buffer, pool, &mut self.work)
                 {
-                    return Ok(Some(self.wait(unsettled)));
+                    return Ok(Some(self.wait(pending)));
                 }
-                group.begin(subscribers);
+                fanout.begin(subscribers);
             }
-            let position = group.extent().len;
+            let position = fanout.extent().len;
             let overhead = HEADER_LEN + names.len();
             let mut sizes = Sizes::new(overhead);
             let rest = self.buffer.passing().get(position..).unwrap_or_default();
             let run = scan::run(rest, first, names, limits, &mut sizes);
             let payload = run.len - run.messages as usize * overhead;
             series.published(&sizes, payload);
-            if group.is_unrouted() {
+            if fanout.is_unrouted() {
                 series.unrouted(run.messages);
             }
-            group.add(run, payload);
+            fanout.add(run, payload);
         }
-        let unsettled = group.queue(counters, &mut self.buffer, pool, &mut self.work);
-        Ok(unsettled.map(|unsettled| self.wait(unsettled)))
+        let pending = fanout.queue(counters, &mut self.buffer, pool, &mut self.work);
+        Ok(pending.map(|pending| self.wait(pending)))
     }
 
     /// Waits until everybody has a run.
-    fn wait(&self, unsettled: Unsettled) -> Waiting {
-        let (own, messages) = (unsettled.holds(), unsettled.len());
-        Waiting { own, messages, ..Waiting::new(unsettled.settle(self.shared.metrics.stall())) }
+    fn wait(&self, pending: PendingFanout) -> Suspension {
+        let (own, messages) = (pending.holds(), pending.len());
+        Suspension { own, messages, ..Suspension::new(pending.deliver(self.context.metrics.stall())) }
     }
 
     /// Checks what a client publishes for the first time, or again after other channels.
-    fn route(&self, body: &[u8]) -> Result<Route, String> {
+    fn target(&self, body: &[u8]) -> Result<PublishTarget, String> {
         let (ident, channel) = match FrameRef::parse(Opcode::Publish, body) {
             Ok(FrameRef::Publish { ident, channel, .. }) => (ident, channel),
             Ok(_) => unreachable!("the opcode is PUBLISH"),
             Err(cause) => return Err(cause.to_string()),
         };
         let (session, peer) = (self.outbox().session(), self.outbox().peer());
-        let own = self.member.ident();
+        let own = self.membership.ident();
         if *own != ident {
             session.error(Category::IdentMismatchPub);
             info!(ident = own.as_str(), %peer, channel, claimed = ident, "denied: publish in another's name");
             return Err(format!("Invalid authkey in message, ident={ident}"));
         }
         // The same words: clients know them, and the endpoint is as much "here" as the broker.
-        if self.mode == Mode::Subscribe || !self.member.key().may_publish(channel) {
+        if self.mode == Mode::Subscribe || !self.membership.key().may_publish(channel) {
             session.error(Category::NoPubPermission);
             info!(ident, %peer, channel, "denied: publish");
             return Err(format!("Authkey not allowed to pub here. ident={ident}, chan={channel}"));
         }
         let names = scan::names(body).unwrap_or(body).into();
         let channel = owned(channel, Opcode::Publish)?;
-        let topic = self.shared.router.topic(&channel);
-        Ok(Route { names, topic, series: session.channel(&channel) })
+        let topic = self.context.router.topic(&channel);
+        Ok(PublishTarget { names, topic, series: session.channel(&channel) })
     }
 
     fn subscription(&mut self, header: Header) -> Result<(), String> {
@@ -398,9 +400,10 @@ impl Inbound {
         let (channel, changed) = match FrameRef::parse(header.opcode, body).map_err(|cause| cause.to_string())? {
             FrameRef::Subscribe { channel, .. } if self.mode == Mode::Publish => return Err(self.denial(channel)),
             FrameRef::Subscribe { channel, .. } => {
-                let limit = self.shared.config.max_subscriptions;
+                let limit = self.context.config.max_subscriptions;
                 let full = self.subscriptions.len() >= limit && !self.subscriptions.contains(channel);
-                let Some(changed) = self.subscriptions.add(owned(channel, header.opcode)?, self.member.key()) else {
+                let Some(changed) = self.subscriptions.add(owned(channel, header.opcode)?, self.membership.key())
+                else {
                     return Err(self.denial(channel));
                 };
                 // What is too much goes with the connection.
@@ -409,7 +412,9 @@ impl Inbound {
                 }
                 (channel, changed)
             }
-            FrameRef::Unsubscribe { channel, .. } => (channel, self.subscriptions.remove(channel, self.member.key())),
+            FrameRef::Unsubscribe { channel, .. } => {
+                (channel, self.subscriptions.remove(channel, self.membership.key()))
+            }
             _ => unreachable!("the opcode is SUBSCRIBE or UNSUBSCRIBE"),
         };
         self.work += SUBSCRIPTION_WORK * changed.max(1) + prefixes(channel).count();
@@ -421,8 +426,8 @@ impl Inbound {
     fn denial(&self, channel: &str) -> String {
         let (session, peer) = (self.outbox().session(), self.outbox().peer());
         session.error(Category::NoSubPermission);
-        info!(ident = self.member.ident().as_str(), %peer, channel, "denied: subscribe");
-        format!("Authkey not allowed to sub here. ident={}, chan={channel}", self.member.ident())
+        info!(ident = self.membership.ident().as_str(), %peer, channel, "denied: subscribe");
+        format!("Authkey not allowed to sub here. ident={}, chan={channel}", self.membership.ident())
     }
 
     /// The peer has said everything: did it say the last frame to its end?

@@ -14,7 +14,7 @@ use hpfeeds::wire::Limits;
 use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::{delivery::outbox::Outbox, identity::Budget, limits::rate::Limiter, net::socket::WriteHalf, util::scan};
+use crate::{delivery::outbox::Outbox, identity::Quota, limits::rate::Limiter, net::socket::WriteHalf, util::scan};
 
 /// How many pieces one system call writes.
 const SLICES: usize = 64;
@@ -28,7 +28,7 @@ pub(crate) struct Writer<'a> {
     written: usize,
     timer: Option<Pin<Box<Sleep>>>,
     /// Whose limit on what is delivered it keeps to, if there is one.
-    budget: Option<Arc<Budget>>,
+    quota: Option<Arc<Quota>>,
     /// How much of what was taken may be written. Without a limit, everything.
     granted: usize,
     /// The timer is for that, and not for the deadline.
@@ -51,14 +51,14 @@ pub(crate) enum WriteEnd {
 
 impl<'a> Writer<'a> {
     pub(crate) fn new(half: WriteHalf<'a>, outbox: Arc<Outbox>) -> Self {
-        let (taken, timer, budget) = (VecDeque::new(), None, None);
-        Self { half, outbox, taken, written: 0, timer, budget, granted: usize::MAX, pacing: false, held: false }
+        let (taken, timer, quota) = (VecDeque::new(), None, None);
+        Self { half, outbox, taken, written: 0, timer, quota, granted: usize::MAX, pacing: false, held: false }
     }
 
     /// Keeps to the limit of an account, if it has one.
-    pub(crate) fn limited(mut self, budget: &Arc<Budget>) -> Self {
-        if budget.deliver.is_some() {
-            self.budget = Some(budget.clone());
+    pub(crate) fn limited(mut self, quota: &Arc<Quota>) -> Self {
+        if quota.deliver.is_some() {
+            self.quota = Some(quota.clone());
             self.granted = 0;
         }
         self
@@ -78,7 +78,7 @@ impl<'a> Writer<'a> {
                     }
                 }
             }
-            if self.budget.is_some() {
+            if self.quota.is_some() {
                 ready!(self.poll_grant(cx));
             }
             match self.poll_write(cx) {
@@ -89,7 +89,7 @@ impl<'a> Writer<'a> {
                 }
                 Poll::Pending => {
                     if mem::take(&mut self.held) {
-                        self.outbox.let_go();
+                        self.outbox.resume();
                     }
                     if self.outbox.poll_deadline(cx, &mut self.timer).is_pending() {
                         return Poll::Pending;
@@ -136,7 +136,7 @@ impl<'a> Writer<'a> {
     }
 
     pub(crate) fn is_limited(&self) -> bool {
-        self.budget.is_some()
+        self.quota.is_some()
     }
 
     /// What is encrypted already is as good as written: it cannot be taken back.
@@ -147,14 +147,14 @@ impl<'a> Writer<'a> {
 
     /// What is left is to end the connection, which no limit puts off.
     fn lift_limit(&mut self) {
-        (self.budget, self.granted) = (None, usize::MAX);
+        (self.quota, self.granted) = (None, usize::MAX);
         (self.timer, self.pacing) = (None, false);
     }
 
     /// Waits until something may be delivered.
     fn poll_grant(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.granted == 0
-            && let Some(limiter) = self.budget.as_ref().and_then(|budget| budget.deliver.as_ref())
+            && let Some(limiter) = self.quota.as_ref().and_then(|quota| quota.deliver.as_ref())
         {
             let now = Instant::now();
             let (granted, until) = self.reserve(limiter, now);
@@ -167,7 +167,7 @@ impl<'a> Writer<'a> {
         if let Some(timer) = self.timer.as_mut().filter(|_| self.pacing) {
             if timer.as_mut().poll(cx).is_pending() {
                 if !mem::replace(&mut self.held, true) {
-                    self.outbox.hold();
+                    self.outbox.pause_for_rate_limit();
                 }
                 self.outbox.register(cx);
                 return Poll::Pending;
@@ -221,7 +221,7 @@ impl<'a> Writer<'a> {
     fn advance(&mut self, n: usize) {
         let mut pieces = 0;
         self.written += n;
-        if self.budget.is_some() {
+        if self.quota.is_some() {
             self.granted -= n;
         }
         while let Some(piece) = self.taken.front()
@@ -260,11 +260,11 @@ mod tests {
     use super::*;
     use crate::{
         delivery::{
-            batch::Run,
-            context::{Depot, Rules},
-            outbox::Offer,
+            batch::FrameBatch,
+            context::{DeliveryContext, Rules},
+            outbox::EnqueueOutcome,
         },
-        metrics::Session,
+        metrics::SessionMetrics,
         net::socket::Socket,
     };
 
@@ -290,17 +290,17 @@ mod tests {
             deadline: Duration::ZERO,
             ..crate::config::Config::default().rules()
         };
-        let depot = Depot::new(rules);
-        let outbox = Outbox::new(Session::for_test("test"), ([127, 0, 0, 1], 1).into(), depot);
-        let mut run = Run::new([FRAME, FRAME].concat().into(), 2, 0);
+        let delivery = DeliveryContext::new(rules);
+        let outbox = Outbox::new(SessionMetrics::for_test("test"), ([127, 0, 0, 1], 1).into(), delivery);
+        let mut run = FrameBatch::new([FRAME, FRAME].concat().into(), 2, 0);
         let mut writer = Writer::new(write, outbox.clone());
         let now = Instant::now();
-        assert!(matches!(outbox.offer(&mut run, || now), Offer::Queued { .. }));
+        assert!(matches!(outbox.enqueue(&mut run, || now), EnqueueOutcome::Queued { .. }));
         assert!(poll_fn(|cx| Poll::Ready(writer.poll_run(cx))).await.is_pending());
         // It took exactly the first frame.
         writer.advance(FRAME.len());
-        assert!(matches!(outbox.offer(&mut run, || now), Offer::Wait(_)));
-        assert_eq!(outbox.offer(&mut run, || now + TICK), Offer::Refused);
+        assert!(matches!(outbox.enqueue(&mut run, || now), EnqueueOutcome::Wait(_)));
+        assert_eq!(outbox.enqueue(&mut run, || now + TICK), EnqueueOutcome::Refused);
         assert!(matches!(poll_fn(|cx| writer.poll_run(cx)).await, WriteEnd::Slow));
         outbox.close(Some(Bytes::from_static(ERROR)));
         let mut got = vec![0; filled + ERROR.len()];
@@ -317,14 +317,14 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let mut socket = Socket::new(listener.accept().await.unwrap().0, None).unwrap();
         let (_read, write) = socket.split();
-        let depot = Depot::new(crate::config::Config::default().rules());
-        let outbox = Outbox::new(Session::for_test("test"), ([127, 0, 0, 1], 1).into(), depot.clone());
+        let delivery = DeliveryContext::new(crate::config::Config::default().rules());
+        let outbox = Outbox::new(SessionMetrics::for_test("test"), ([127, 0, 0, 1], 1).into(), delivery.clone());
         let mut frame = BytesMut::new();
         let (ident, channel) = ("i".parse().unwrap(), "c".parse().unwrap());
         let publish = Frame::Publish { ident, channel, payload: vec![0; 16 << 20].into() };
         publish.encode(&mut frame, Limits::new(u32::MAX)).unwrap();
-        let mut run = Run::new(frame.freeze(), 1, 16 << 20);
-        assert!(matches!(outbox.offer(&mut run, Instant::now), Offer::Queued { .. }));
+        let mut run = FrameBatch::new(frame.freeze(), 1, 16 << 20);
+        assert!(matches!(outbox.enqueue(&mut run, Instant::now), EnqueueOutcome::Queued { .. }));
         let mut writer = Writer::new(write, outbox.clone());
         assert!(poll_fn(|cx| Poll::Ready(writer.poll_run(cx))).await.is_pending());
         assert!(writer.written > ERROR.len());
@@ -333,6 +333,6 @@ mod tests {
         assert!(matches!(poll_fn(|cx| writer.poll_run(cx)).await, WriteEnd::Failed));
         outbox.close(Some(Bytes::from_static(ERROR)));
         assert!(matches!(poll_fn(|cx| writer.poll_run(cx)).await, WriteEnd::Failed));
-        assert_eq!(depot.buffered.load(Relaxed), 0);
+        assert_eq!(delivery.buffered.load(Relaxed), 0);
     }
 }

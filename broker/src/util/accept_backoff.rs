@@ -12,12 +12,12 @@ const MAX_BACKOFF: Duration = Duration::from_secs(1);
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
-pub(crate) struct Shortage {
+pub(crate) struct AcceptBackoff {
     backoff: Duration,
     logged: Option<Instant>,
 }
 
-impl Shortage {
+impl AcceptBackoff {
     /// Something was accepted.
     pub(crate) fn is_over(&mut self) {
         self.backoff = Duration::ZERO;
@@ -48,7 +48,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_is_logged_once_a_second_at_most() {
         for over in [false, true] {
-            let (mut shortage, mut attempts, mut news, start) = (Shortage::default(), 0, 0, Instant::now());
+            let (mut shortage, mut attempts, mut news, start) = (AcceptBackoff::default(), 0, 0, Instant::now());
             while start.elapsed() < Duration::from_secs(100) {
                 if over {
                     shortage.is_over();

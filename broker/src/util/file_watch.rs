@@ -14,7 +14,7 @@ use std::{
 
 use tracing::warn;
 
-use crate::{auth::AuthError, util::poll_backoff::Retry};
+use crate::{auth::AuthError, util::poll_backoff::PollBackoff};
 
 /// How often the file is looked at.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -90,7 +90,7 @@ fn run(
             }
         }
     };
-    let mut unread: Option<Retry> = None;
+    let mut unread: Option<PollBackoff> = None;
     while passed(INTERVAL) {
         let mut now = Signature::of(path);
         if now != last {
@@ -106,7 +106,7 @@ fn run(
             }
             // What changes from here on is seen as another change.
             last = now;
-            unread = Some(Retry::default());
+            unread = Some(PollBackoff::default());
         }
         if let Some(retry) = &mut unread
             && retry.is_due()

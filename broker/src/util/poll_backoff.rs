@@ -6,7 +6,7 @@ const MAX_WAIT: u32 = 64;
 /// Files are looked at about once a second, and read when they have changed. What fails then is tried again, each time after
 /// twice as many looks: it may have been for want of descriptors, and the file need not change for that to pass.
 #[derive(Debug, Default)]
-pub(crate) struct Retry {
+pub(crate) struct PollBackoff {
     /// Looks until the next attempt, and those from that to the one after.
     left: u32,
     wait: u32,
@@ -14,7 +14,7 @@ pub(crate) struct Retry {
     cause: String,
 }
 
-impl Retry {
+impl PollBackoff {
     /// To be asked at each look: whether it is time for an attempt. The first is due at once.
     pub(crate) fn is_due(&mut self) -> bool {
         let due = self.left == 0;
@@ -38,7 +38,7 @@ mod tests {
 
     #[test]
     fn it_is_tried_ever_more_seldom_and_said_once() {
-        let mut retry = Retry::default();
+        let mut retry = PollBackoff::default();
         let (mut attempts, mut news) = (Vec::new(), 0);
         for look in 0..300 {
             if retry.is_due() {

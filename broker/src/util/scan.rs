@@ -6,7 +6,7 @@ use crate::metrics::Sizes;
 
 /// How far some consecutive whole PUBLISH frames reach.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Extent {
+pub(crate) struct BatchExtent {
     /// From the start of the bytes, in bytes.
     pub(crate) len: usize,
     pub(crate) messages: u32,
@@ -29,13 +29,13 @@ pub(crate) fn names(body: &[u8]) -> Option<&[u8]> {
 /// It ends before the first frame that is incomplete, malformed or something else: whoever looks at that next will
 /// see why. Nothing but the header and the names of a frame is looked at, as its payload is opaque. The length of each goes
 /// to `sizes`.
-pub(crate) fn run(bytes: &[u8], first: Header, names: &[u8], limits: Limits, sizes: &mut Sizes) -> Extent {
+pub(crate) fn run(bytes: &[u8], first: Header, names: &[u8], limits: Limits, sizes: &mut Sizes) -> BatchExtent {
     let mut messages = 0;
     let len = publish_run(bytes, first.length, names.len(), limits, |length, count| {
         messages += count;
         sizes.add(length, count);
     });
-    Extent { len, messages }
+    BatchExtent { len, messages }
 }
 
 /// The header and the body of the PUBLISH frame at a position, if there is a whole one.
@@ -47,8 +47,8 @@ pub(crate) fn publish(bytes: &[u8], position: usize, limits: Limits) -> Option<(
 
 /// The first PUBLISH frames of `bytes` that are no more than so many messages and bytes together: at least the first,
 /// which is whole.
-pub(crate) fn portion(bytes: &[u8], limits: Limits, messages: u64, len: u64) -> Extent {
-    let mut portion = Extent { len: 0, messages: 0 };
+pub(crate) fn portion(bytes: &[u8], limits: Limits, messages: u64, len: u64) -> BatchExtent {
+    let mut portion = BatchExtent { len: 0, messages: 0 };
     while let Some(rest) = bytes.get(portion.len..)
         && let Ok(Some(header)) = Header::parse(rest, limits)
         && header.length <= rest.len()
@@ -144,7 +144,7 @@ mod tests {
         frame.encode(to, LIMITS).unwrap();
     }
 
-    fn scan(bytes: &[u8]) -> Extent {
+    fn scan(bytes: &[u8]) -> BatchExtent {
         let first = Header::parse(bytes, LIMITS).unwrap().unwrap();
         let body = body(bytes, first).unwrap();
         run(bytes, first, names(body).unwrap(), LIMITS, &mut Sizes::new(0))
@@ -159,7 +159,7 @@ mod tests {
             publish(&mut bytes, "i", "cd", "");
             let len = bytes.len();
             publish(&mut bytes, ident, channel, "d3");
-            assert_eq!(scan(&bytes), Extent { len, messages: 2 }, "{ident} {channel}");
+            assert_eq!(scan(&bytes), BatchExtent { len, messages: 2 }, "{ident} {channel}");
         }
     }
 
@@ -170,11 +170,11 @@ mod tests {
         let len = whole.len();
         publish(&mut whole, "i", "c", "2");
         for cut in len..whole.len() {
-            assert_eq!(scan(&whole[..cut]), Extent { len, messages: 1 }, "{cut}");
+            assert_eq!(scan(&whole[..cut]), BatchExtent { len, messages: 1 }, "{cut}");
         }
         for header in [[0, 0, 0, 4, 3], [0, 1, 0, 0, 3], [0, 0, 0, 9, 9], [0, 0, 0, 9, 4]] {
             whole[len..len + 5].copy_from_slice(&header);
-            assert_eq!(scan(&whole), Extent { len, messages: 1 }, "{header:?}");
+            assert_eq!(scan(&whole), BatchExtent { len, messages: 1 }, "{header:?}");
         }
     }
 
@@ -197,7 +197,7 @@ mod tests {
             (2, 3 * one as u64, 2),
         ];
         for (messages, len, expected) in cases {
-            let extent = Extent { len: one * expected as usize, messages: expected };
+            let extent = BatchExtent { len: one * expected as usize, messages: expected };
             assert_eq!(portion(&bytes, LIMITS, messages, len), extent, "{messages} {len}");
         }
         assert_eq!(portion(&bytes[..2 * one - 1], LIMITS, 9, 999).messages, 1);

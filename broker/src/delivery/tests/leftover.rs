@@ -15,7 +15,7 @@ const MESSAGE: usize = 11;
 const MESSAGES: u32 = 20_000;
 const BATCHES: u64 = 100;
 
-fn alternating() -> Run<'static> {
+fn alternating() -> FrameBatch<'static> {
     let mut bytes = BytesMut::new();
     let channels = (b'a'..).take(CHANNELS).cycle().take(MESSAGES as usize);
     for channel in channels {
@@ -24,7 +24,7 @@ fn alternating() -> Run<'static> {
         frame.encode(&mut bytes, Limits::default()).unwrap();
     }
     assert_eq!(bytes.len(), MESSAGE * MESSAGES as usize);
-    Run::new(bytes.freeze(), MESSAGES, 2 * MESSAGES as usize)
+    FrameBatch::new(bytes.freeze(), MESSAGES, 2 * MESSAGES as usize)
 }
 
 /// A subscriber that has read nothing of some twenty million bytes.
@@ -34,8 +34,8 @@ fn stuck() -> Fixture {
     let run = alternating();
     let frames = Bytes::copy_from_slice(&run);
     for _ in 0..BATCHES {
-        let mut run = Run::new(frames.clone(), run.messages, run.payload);
-        assert_eq!(f.outbox.offer(&mut run, || f.now), Offer::Queued { more: true });
+        let mut run = FrameBatch::new(frames.clone(), run.messages, run.payload);
+        assert_eq!(f.outbox.enqueue(&mut run, || f.now), EnqueueOutcome::Queued { more: true });
     }
     assert_eq!(f.take(), Poll::Ready(true));
     f
@@ -64,7 +64,7 @@ fn a_stuck_subscriber_that_expires_is_gone_through_in_portions() {
     let expected = BATCHES * u64::from(MESSAGES);
     assert_eq!((f.stats().dropped, f.stats().delivered, f.buffered()), (expected, 0, 0));
     assert_eq!(f.outbox.dropped(), expected);
-    let drops: Vec<_> = f.depot.counters.drops().iter().map(|drop| drop.messages).collect();
+    let drops: Vec<_> = f.delivery.counters.drops().iter().map(|drop| drop.messages).collect();
     assert_eq!(drops, [expected / CHANNELS as u64; CHANNELS]);
 }
 
@@ -111,8 +111,8 @@ async fn other_tasks_run_between_two_portions() {
 fn what_an_aborted_task_leaves_is_counted_when_its_writer_goes() {
     let mut f = stuck();
     f.outbox.abandon(&mut f.taken, 0);
-    let (outbox, depot) = (Arc::downgrade(&f.outbox), f.depot.clone());
+    let (outbox, delivery) = (Arc::downgrade(&f.outbox), f.delivery.clone());
     drop(f);
     assert!(outbox.upgrade().is_none());
-    assert_eq!(depot.buffered.load(Relaxed), 0);
+    assert_eq!(delivery.buffered.load(Relaxed), 0);
 }

@@ -14,14 +14,14 @@ use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
     delivery::{
-        batch::Run,
-        context::{Depot, Rules},
-        outbox::{Offer, Outbox, TAKE_BYTES, TAKE_PIECES},
+        batch::FrameBatch,
+        context::{DeliveryContext, Rules},
+        outbox::{EnqueueOutcome, Outbox, TAKE_BYTES, TAKE_PIECES},
         policy::SlowPolicy,
         queue::OVERHEAD,
         slow_consumer::*,
     },
-    metrics::connection::Session,
+    metrics::connection::SessionMetrics,
 };
 
 mod leftover;
@@ -47,19 +47,19 @@ const COST: usize = 5000;
 
 struct Fixture {
     outbox: Arc<Outbox>,
-    depot: Arc<Depot>,
+    delivery: Arc<DeliveryContext>,
     taken: VecDeque<Bytes>,
     now: Instant,
 }
 
 fn fixture(rules: Rules) -> Fixture {
-    let depot = Depot::new(rules);
-    let outbox = Outbox::new(Session::for_test("sub"), ([127, 0, 0, 1], 1).into(), depot.clone());
-    Fixture { outbox, depot, taken: VecDeque::new(), now: Instant::now() }
+    let delivery = DeliveryContext::new(rules);
+    let outbox = Outbox::new(SessionMetrics::for_test("sub"), ([127, 0, 0, 1], 1).into(), delivery.clone());
+    Fixture { outbox, delivery, taken: VecDeque::new(), now: Instant::now() }
 }
 
 /// Two messages. Of every other run it is known that they are on one channel.
-fn run(number: u8) -> Run<'static> {
+fn run(number: u8) -> FrameBatch<'static> {
     let mut bytes = BytesMut::new();
     for _ in 0..2 {
         let payload = vec![number; (COST - OVERHEAD) / 2 - 9].into();
@@ -68,7 +68,7 @@ fn run(number: u8) -> Run<'static> {
     }
     assert_eq!(bytes.len() + OVERHEAD, COST);
     let payload = bytes.len() - 2 * 9;
-    let mut run = Run::new(bytes.freeze(), 2, payload);
+    let mut run = FrameBatch::new(bytes.freeze(), 2, payload);
     run.one_channel = number % 2 == 1;
     run
 }
@@ -76,31 +76,31 @@ fn run(number: u8) -> Run<'static> {
 impl Outbox {
     /// An outbox that nobody writes.
     pub(crate) fn for_test() -> Arc<Self> {
-        let depot = Depot::new(crate::config::Config::default().rules());
-        Self::new(Session::for_test("test"), ([127, 0, 0, 1], 1).into(), depot)
+        let delivery = DeliveryContext::new(crate::config::Config::default().rules());
+        Self::new(SessionMetrics::for_test("test"), ([127, 0, 0, 1], 1).into(), delivery)
     }
 }
 
 impl Fixture {
-    fn offer(&self, number: u8) -> Offer {
-        self.outbox.offer(&mut run(number), || self.now)
+    fn enqueue(&self, number: u8) -> EnqueueOutcome {
+        self.outbox.enqueue(&mut run(number), || self.now)
     }
 
     /// Three publishers that wait with a run each.
     async fn three_wait(&self, until: Instant) -> [JoinHandle<()>; 3] {
         let waiting = [1, 2, 3].map(|number| {
             let outbox = self.outbox.clone();
-            tokio::spawn(async move { outbox.offer_waiting(&mut run(number), until).await })
+            tokio::spawn(async move { outbox.enqueue_waiting(&mut run(number), until).await })
         });
         tokio::task::yield_now().await;
         waiting
     }
 
     /// Offers until it is told to wait or refused.
-    fn fill(&self) -> Offer {
+    fn fill(&self) -> EnqueueOutcome {
         loop {
-            match self.offer(0) {
-                Offer::Queued { .. } => {}
+            match self.enqueue(0) {
+                EnqueueOutcome::Queued { .. } => {}
                 other => return other,
             }
         }
@@ -131,16 +131,16 @@ impl Fixture {
     }
 
     fn make_slow(&mut self) {
-        assert!(matches!(self.fill(), Offer::Wait(_)));
+        assert!(matches!(self.fill(), EnqueueOutcome::Wait(_)));
         self.pass(WINDOW);
     }
 
     fn buffered(&self) -> usize {
-        self.depot.buffered.load(Relaxed)
+        self.delivery.buffered.load(Relaxed)
     }
 
     fn stats(&self) -> crate::metrics::stats::Stats {
-        self.depot.counters.snapshot(0, self.buffered())
+        self.delivery.counters.snapshot(0, self.buffered())
     }
 }
 
@@ -148,9 +148,9 @@ impl Fixture {
 fn runs_come_out_in_order() {
     let mut f = fixture(RULES);
     assert_eq!(f.take(), Poll::Pending);
-    assert_eq!(f.offer(1), Offer::Queued { more: true });
-    assert_eq!(f.offer(2), Offer::Queued { more: true });
-    assert_eq!(f.offer(3), Offer::Queued { more: false });
+    assert_eq!(f.enqueue(1), EnqueueOutcome::Queued { more: true });
+    assert_eq!(f.enqueue(2), EnqueueOutcome::Queued { more: true });
+    assert_eq!(f.enqueue(3), EnqueueOutcome::Queued { more: false });
     assert_eq!(f.buffered(), 3 * COST);
     assert_eq!((f.write(), f.write(), f.write()), (1, 2, 3));
     assert_eq!((f.buffered(), f.stats().delivered), (0, 6));
@@ -160,25 +160,25 @@ fn runs_come_out_in_order() {
 #[test]
 fn publishers_wait_above_the_low_mark() {
     let mut f = fixture(RULES);
-    assert_eq!(f.fill(), Offer::Wait(f.now + RULES.slice()));
+    assert_eq!(f.fill(), EnqueueOutcome::Wait(f.now + RULES.slice()));
     assert_eq!(f.buffered(), 3 * COST);
     f.pass(RULES.slice() / 2);
-    assert_eq!(f.offer(0), Offer::Wait(f.now + RULES.slice() / 2));
+    assert_eq!(f.enqueue(0), EnqueueOutcome::Wait(f.now + RULES.slice() / 2));
     f.pass(WINDOW * 3 / 4);
-    assert_eq!(f.offer(0), Offer::Wait(f.now + RULES.slice() / 2));
+    assert_eq!(f.enqueue(0), EnqueueOutcome::Wait(f.now + RULES.slice() / 2));
     f.write();
-    assert_eq!(f.offer(0), Offer::Queued { more: false });
+    assert_eq!(f.enqueue(0), EnqueueOutcome::Queued { more: false });
 }
 
 #[test]
 fn one_that_drains_the_floor_rate_is_waited_for() {
     let mut f = fixture(RULES);
     for _ in 0..10 {
-        assert!(matches!(f.fill(), Offer::Wait(_)));
+        assert!(matches!(f.fill(), EnqueueOutcome::Wait(_)));
         // 4,872 bytes in 3 seconds are more than 1,000 in one, measured when somebody waits.
         f.write();
         f.pass(WINDOW);
-        assert_ne!(f.offer(0), Offer::Refused);
+        assert_ne!(f.enqueue(0), EnqueueOutcome::Refused);
     }
     assert_eq!(f.stats().dropped, 0);
     assert!(f.buffered() <= RULES.low_mark + COST);
@@ -189,20 +189,20 @@ fn nobody_waits_for_one_below_the_floor_rate() {
     let mut f = fixture(RULES);
     f.make_slow();
     for _ in 4..=10 {
-        assert_eq!(f.offer(0), Offer::Queued { more: false });
+        assert_eq!(f.enqueue(0), EnqueueOutcome::Queued { more: false });
     }
     assert_eq!(f.buffered(), RULES.high_mark);
-    assert_eq!(f.offer(0), Offer::Refused);
+    assert_eq!(f.enqueue(0), EnqueueOutcome::Refused);
     assert_eq!((f.stats().dropped, f.stats().delivered), (2, 20));
     // It is slow until it is at the low mark again.
     for _ in 0..7 {
         f.write();
-        assert_eq!(f.outbox.lock().pace, Pace::Slow);
+        assert_eq!(f.outbox.lock().consumer, ConsumerState::Slow);
     }
     f.write();
-    assert_eq!(f.outbox.lock().pace, Pace::Healthy);
+    assert_eq!(f.outbox.lock().consumer, ConsumerState::KeepingUp);
     // Publishers have waited for it long enough.
-    assert_eq!(f.fill(), Offer::Refused);
+    assert_eq!(f.fill(), EnqueueOutcome::Refused);
 }
 
 #[test]
@@ -226,12 +226,12 @@ fn a_slow_one_that_drains_the_floor_rate_again_is_waited_for_again() {
         let now = f.stats().dropped;
         assert_eq!(*before.get_or_insert(now), now);
         let state = f.outbox.lock();
-        assert_eq!((state.pace, state.deadline), (Pace::Healthy, None));
+        assert_eq!((state.consumer, state.deadline), (ConsumerState::KeepingUp, None));
     }
     // And it is slow again when it stops: sooner, as publishers have waited for it in vain before.
     f.pass(RULES.slice());
     let _ = f.fill();
-    assert_eq!(f.outbox.lock().pace, Pace::Slow);
+    assert_eq!(f.outbox.lock().consumer, ConsumerState::Slow);
 }
 
 #[test]
@@ -240,11 +240,11 @@ fn a_slow_one_recovers_without_publishers_as_well() {
     f.make_slow();
     let _ = f.fill();
     for _ in 0..2 {
-        assert_eq!(f.outbox.lock().pace, Pace::Slow);
+        assert_eq!(f.outbox.lock().consumer, ConsumerState::Slow);
         f.pass(WINDOW);
         f.write();
     }
-    assert_eq!(f.outbox.lock().pace, Pace::Healthy);
+    assert_eq!(f.outbox.lock().consumer, ConsumerState::KeepingUp);
     assert_eq!(f.outbox.lock().deadline, None);
     assert!(f.buffered() > RULES.low_mark);
 }
@@ -258,7 +258,7 @@ fn a_slow_one_below_the_floor_rate_stays_slow() {
     for _ in 0..4 {
         f.pass(5 * WINDOW);
         f.write();
-        assert_eq!(f.outbox.lock().pace, Pace::Slow);
+        assert_eq!(f.outbox.lock().consumer, ConsumerState::Slow);
         let _ = f.fill();
     }
     assert!(deadline.is_some());
@@ -268,16 +268,16 @@ fn a_slow_one_below_the_floor_rate_stays_slow() {
 #[test]
 fn a_window_that_nobody_waited_in_judges_nobody() {
     let mut f = fixture(RULES);
-    assert!(matches!(f.fill(), Offer::Wait(_)));
+    assert!(matches!(f.fill(), EnqueueOutcome::Wait(_)));
     f.write();
     f.pass(100 * WINDOW);
-    assert_eq!(f.fill(), Offer::Wait(f.now + RULES.slice()));
+    assert_eq!(f.fill(), EnqueueOutcome::Wait(f.now + RULES.slice()));
     // An empty queue starts afresh, too.
     for _ in 0..3 {
         f.write();
     }
     f.pass(WINDOW);
-    assert_eq!(f.fill(), Offer::Wait(f.now + RULES.slice()));
+    assert_eq!(f.fill(), EnqueueOutcome::Wait(f.now + RULES.slice()));
 }
 
 #[test]
@@ -289,13 +289,13 @@ fn at_the_high_mark_a_deadline_starts_and_recovery_ends_it() {
     assert_eq!(f.outbox.lock().deadline, Some(deadline));
     // It is not put off.
     f.pass(WINDOW);
-    assert_eq!(f.offer(0), Offer::Refused);
+    assert_eq!(f.enqueue(0), EnqueueOutcome::Refused);
     assert_eq!(f.outbox.lock().deadline, Some(deadline));
     for _ in 0..8 {
         f.write();
     }
     assert_eq!(f.outbox.lock().deadline, None);
-    assert!(matches!(f.offer(0), Offer::Queued { .. }));
+    assert!(matches!(f.enqueue(0), EnqueueOutcome::Queued { .. }));
 }
 
 #[test]
@@ -316,7 +316,7 @@ fn expiry_leaves_the_rest_of_a_frame_that_was_begun() {
         let after = f.stats();
         assert_eq!(after.dropped - before.dropped, 20 - begun as u64, "{written}");
         assert_eq!(after.delivered, begun as u64, "{written}");
-        assert_eq!(f.offer(0), Offer::Refused);
+        assert_eq!(f.enqueue(0), EnqueueOutcome::Refused);
         // The last word comes after it.
         f.outbox.close(Some(Bytes::from_static(b"\0\0\0\x05\0")));
         if !f.taken.is_empty() {
@@ -333,12 +333,12 @@ fn expiry_leaves_the_rest_of_a_frame_that_was_begun() {
 #[test]
 fn drop_oldest_drops_whole_runs_that_nobody_has_begun_to_write() {
     let mut f = fixture(Rules { policy: SlowPolicy::DropOldest, ..RULES });
-    let _ = f.offer(1);
+    let _ = f.enqueue(1);
     assert_eq!(f.take(), Poll::Ready(true));
     f.outbox.sent(100, 0, || f.now);
     f.make_slow();
     for number in 2..=30 {
-        assert!(matches!(f.offer(number), Offer::Queued { .. }));
+        assert!(matches!(f.enqueue(number), EnqueueOutcome::Queued { .. }));
     }
     assert!(f.buffered() <= RULES.high_mark);
     f.taken.clear();
@@ -351,24 +351,24 @@ fn drop_oldest_drops_whole_runs_that_nobody_has_begun_to_write() {
     // Of 1, three of `make_slow`, and 29.
     assert_eq!(f.stats().dropped + 2 * 10, 2 * (1 + 2 + 29));
     assert_eq!(f.outbox.lock().deadline, None);
-    let dropped = f.depot.counters.drops();
+    let dropped = f.delivery.counters.drops();
     assert_eq!((dropped.len(), &*dropped[0].ident, &*dropped[0].channel), (1, "sub", "c"));
 }
 
 #[test]
 fn what_is_dropped_of_a_run_is_counted_by_channel() {
     let f = fixture(Rules { high_mark: 0, low_mark: 0, ..RULES });
-    let _ = f.offer(0);
+    let _ = f.enqueue(0);
     let mut bytes = BytesMut::new();
     // By turns, on more channels than are counted together: `a` twenty times, the next nineteen times, and so on.
     for n in (0..20).flat_map(|last| 0..=last) {
         let (ident, channel) = ("i".parse().unwrap(), char::from(b'a' + n).to_string().parse().unwrap());
         Frame::Publish { ident, channel, payload: Bytes::new() }.encode(&mut bytes, Limits::default()).unwrap();
     }
-    let mut run = Run::received(&bytes, 210, 0);
-    assert!(matches!(f.outbox.offer(&mut run, || f.now), Offer::Wait(_)));
-    assert_eq!(f.outbox.offer(&mut run, || f.now + WINDOW), Offer::Refused);
-    let drops = f.depot.counters.drops();
+    let mut run = FrameBatch::received(&bytes, 210, 0);
+    assert!(matches!(f.outbox.enqueue(&mut run, || f.now), EnqueueOutcome::Wait(_)));
+    assert_eq!(f.outbox.enqueue(&mut run, || f.now + WINDOW), EnqueueOutcome::Refused);
+    let drops = f.delivery.counters.drops();
     let drops: BTreeSet<_> = drops.iter().map(|drop| (drop.channel.as_str(), drop.messages)).collect();
     let names: Vec<_> = (b'a'..=b't').map(|name| char::from(name).to_string()).collect();
     let expected = names.iter().map(String::as_str).zip((1..=20).rev()).collect();
@@ -378,11 +378,11 @@ fn what_is_dropped_of_a_run_is_counted_by_channel() {
 #[test]
 fn drop_oldest_keeps_the_newest_when_all_together_are_at_their_bound() {
     let mut f = fixture(Rules { max_buffered: 6000, policy: SlowPolicy::DropOldest, ..RULES });
-    assert!(matches!(f.offer(1), Offer::Queued { .. }));
-    assert!(matches!(f.offer(2), Offer::Wait(_)));
+    assert!(matches!(f.enqueue(1), EnqueueOutcome::Queued { .. }));
+    assert!(matches!(f.enqueue(2), EnqueueOutcome::Wait(_)));
     f.pass(WINDOW);
     for number in [3, 4] {
-        assert_eq!(f.offer(number), Offer::Queued { more: false });
+        assert_eq!(f.enqueue(number), EnqueueOutcome::Queued { more: false });
         let left = f.outbox.lock().queue.iter().map(|run| *run.last().unwrap()).collect::<Vec<_>>();
         assert_eq!(left, [number]);
     }
@@ -391,15 +391,15 @@ fn drop_oldest_keeps_the_newest_when_all_together_are_at_their_bound() {
 #[test]
 fn all_outboxes_together_have_a_bound() {
     let mut f = fixture(Rules { max_buffered: 6000, ..RULES });
-    assert_eq!(f.offer(0), Offer::Queued { more: true });
+    assert_eq!(f.enqueue(0), EnqueueOutcome::Queued { more: true });
     // Crowded: what is healthy is waited for as soon as it has anything queued, ...
-    assert!(matches!(f.offer(0), Offer::Wait(_)));
+    assert!(matches!(f.enqueue(0), EnqueueOutcome::Wait(_)));
     f.pass(WINDOW);
     // ... and what is slow meets the policy.
-    assert_eq!(f.offer(0), Offer::Refused);
+    assert_eq!(f.enqueue(0), EnqueueOutcome::Refused);
     // Who has nothing queued gets one run all the same.
-    let other = Outbox::new(Session::for_test("other"), ([127, 0, 0, 1], 2).into(), f.depot.clone());
-    assert!(matches!(other.offer(&mut run(0), || f.now), Offer::Queued { .. }));
+    let other = Outbox::new(SessionMetrics::for_test("other"), ([127, 0, 0, 1], 2).into(), f.delivery.clone());
+    assert!(matches!(other.enqueue(&mut run(0), || f.now), EnqueueOutcome::Queued { .. }));
     assert_eq!(f.buffered(), 2 * COST);
     drop(other);
     assert_eq!(f.buffered(), COST);
@@ -408,16 +408,16 @@ fn all_outboxes_together_have_a_bound() {
 #[test]
 fn what_is_left_when_the_connection_breaks_is_counted() {
     let mut f = fixture(RULES);
-    let _ = f.offer(1);
-    let _ = f.offer(2);
-    let _ = f.offer(3);
+    let _ = f.enqueue(1);
+    let _ = f.enqueue(2);
+    let _ = f.enqueue(3);
     assert_eq!(f.take(), Poll::Ready(true));
     // The first frame arrived, the second was begun.
     f.outbox.sent(COST - OVERHEAD - 1, 0, || f.now);
     f.outbox.abandon(&mut f.taken, COST - OVERHEAD - 1);
     f.clear();
     assert_eq!((f.stats().delivered, f.stats().discarded, f.buffered()), (1, 5, 0));
-    assert_eq!(f.offer(4), Offer::Refused);
+    assert_eq!(f.enqueue(4), EnqueueOutcome::Refused);
     assert_eq!(f.take(), Poll::Ready(false));
     // What comes too late is counted as well.
     assert_eq!((f.stats().delivered, f.stats().discarded, f.stats().dropped), (1, 7, 0));
@@ -428,7 +428,7 @@ fn the_writer_takes_a_bounded_amount() {
     for (len, runs) in [(3000, TAKE_PIECES), (TAKE_BYTES / 4, 4), (TAKE_BYTES / 4 - 1, 5), (10 * TAKE_BYTES, 1)] {
         let mut f = fixture(Rules { low_mark: usize::MAX, max_buffered: usize::MAX, ..RULES });
         for _ in 0..=TAKE_PIECES {
-            let _ = f.outbox.offer(&mut Run::new(vec![0; len].into(), 1, 0), || f.now);
+            let _ = f.outbox.enqueue(&mut FrameBatch::new(vec![0; len].into(), 1, 0), || f.now);
         }
         assert_eq!(f.take(), Poll::Ready(true));
         assert_eq!(f.taken.len(), runs, "{len}");
@@ -439,7 +439,7 @@ fn the_writer_takes_a_bounded_amount() {
 async fn waiting_publishers_are_served_in_turn() {
     let mut f = fixture(RULES);
     f.now = Instant::now();
-    let Offer::Wait(until) = f.fill() else { panic!("no wait") };
+    let EnqueueOutcome::Wait(until) = f.fill() else { panic!("no wait") };
     let waiting = f.three_wait(until).await;
     let mut written = Vec::new();
     for _ in 0..6 {
@@ -459,16 +459,16 @@ async fn waiting_publishers_are_served_in_turn() {
 async fn waiting_ends_when_the_subscriber_is_slow_or_gone() {
     let mut f = fixture(RULES);
     f.now = Instant::now();
-    let Offer::Wait(until) = f.fill() else { panic!("no wait") };
-    f.outbox.offer_waiting(&mut run(1), until).await;
+    let EnqueueOutcome::Wait(until) = f.fill() else { panic!("no wait") };
+    f.outbox.enqueue_waiting(&mut run(1), until).await;
     assert_eq!(Instant::now(), f.now + WINDOW);
     assert_eq!(f.buffered(), 4 * COST);
 
     let mut f = fixture(RULES);
     f.now = Instant::now();
-    let Offer::Wait(until) = f.fill() else { panic!("no wait") };
+    let EnqueueOutcome::Wait(until) = f.fill() else { panic!("no wait") };
     let outbox = f.outbox.clone();
-    let waiting = tokio::spawn(async move { outbox.offer_waiting(&mut run(1), until).await });
+    let waiting = tokio::spawn(async move { outbox.enqueue_waiting(&mut run(1), until).await });
     tokio::task::yield_now().await;
     f.outbox.close(None);
     waiting.await.unwrap();
@@ -479,10 +479,10 @@ async fn waiting_ends_when_the_subscriber_is_slow_or_gone() {
 async fn who_is_about_to_wait_learns_that_the_subscriber_is_gone() {
     let mut f = fixture(RULES);
     f.now = Instant::now();
-    let Offer::Wait(until) = f.fill() else { panic!("no wait") };
+    let EnqueueOutcome::Wait(until) = f.fill() else { panic!("no wait") };
     f.outbox.close(None);
     for number in 1..=3 {
-        f.outbox.offer_waiting(&mut run(number), until).await;
+        f.outbox.enqueue_waiting(&mut run(number), until).await;
     }
     assert_eq!(Instant::now(), f.now);
     assert_eq!(f.stats().discarded, 6);
@@ -502,20 +502,20 @@ fn drops_are_logged_now_and_then_with_totals() {
 fn nobody_waits_for_one_that_is_held_back_and_it_has_no_deadline() {
     let mut f = fixture(RULES);
     f.make_slow();
-    while f.offer(0) != Offer::Refused {}
+    while f.enqueue(0) != EnqueueOutcome::Refused {}
     assert!(f.outbox.lock().deadline.is_some());
-    f.outbox.hold();
+    f.outbox.pause_for_rate_limit();
     f.pass(RULES.deadline);
     // At its high mark it loses messages, but is not slow.
-    assert_eq!((f.offer(0), f.outbox.lock().deadline), (Offer::Refused, None));
+    assert_eq!((f.enqueue(0), f.outbox.lock().deadline), (EnqueueOutcome::Refused, None));
     f.write();
-    assert_eq!(f.offer(0), Offer::Queued { more: true });
+    assert_eq!(f.enqueue(0), EnqueueOutcome::Queued { more: true });
     // When the writer waits for it again, it is measured from then on, and what it was before is long ago.
     f.pass(Duration::from_secs(600));
-    f.outbox.let_go();
-    assert_eq!(f.offer(0), Offer::Wait(f.now + RULES.slice()));
+    f.outbox.resume();
+    assert_eq!(f.enqueue(0), EnqueueOutcome::Wait(f.now + RULES.slice()));
     f.pass(WINDOW);
-    assert_eq!(f.offer(0), Offer::Refused);
+    assert_eq!(f.enqueue(0), EnqueueOutcome::Refused);
     assert!(f.outbox.lock().deadline.is_some());
 }
 
@@ -523,9 +523,9 @@ fn nobody_waits_for_one_that_is_held_back_and_it_has_no_deadline() {
 async fn those_who_wait_go_on_when_it_is_held_back() {
     let mut f = fixture(RULES);
     f.now = Instant::now();
-    let Offer::Wait(until) = f.fill() else { panic!("no wait") };
+    let EnqueueOutcome::Wait(until) = f.fill() else { panic!("no wait") };
     let waiting = f.three_wait(until).await;
-    f.outbox.hold();
+    f.outbox.pause_for_rate_limit();
     for task in waiting {
         task.await.unwrap();
     }

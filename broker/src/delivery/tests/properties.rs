@@ -13,13 +13,13 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use tokio::time::Instant;
 
 use super::*;
-use crate::{metrics::connection::Session, util::property::cases};
+use crate::{metrics::connection::SessionMetrics, util::property::cases};
 
 /// What the next thing that happens is.
 #[derive(Debug, Clone)]
 enum Step {
     /// A run of so many messages of so many bytes for one of the subscribers.
-    Offer {
+    EnqueueOutcome {
         to: usize,
         messages: u8,
         payload: usize,
@@ -44,9 +44,9 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let of = || 0..2usize;
     prop_oneof![
-        40 => (of(), 1..5u8, 4..400usize).prop_map(|(to, messages, payload)| Step::Offer { to, messages, payload }),
+        40 => (of(), 1..5u8, 4..400usize).prop_map(|(to, messages, payload)| Step::EnqueueOutcome { to, messages, payload }),
         // Too long to be put into one piece of memory with others.
-        5 => (of(), 1..3u8, 2100..2400usize).prop_map(|(to, messages, payload)| Step::Offer { to, messages, payload }),
+        5 => (of(), 1..3u8, 2100..2400usize).prop_map(|(to, messages, payload)| Step::EnqueueOutcome { to, messages, payload }),
         25 => (of(), 0..1500usize).prop_map(|(of, bytes)| Step::Write { of, bytes }),
         15 => select(&[1u64, 300, 1000, 2500][..]).prop_map(Step::Pass),
         3 => of().prop_map(Step::Hold),
@@ -71,7 +71,7 @@ struct Reader {
 }
 
 /// Numbered messages, so that each is another.
-fn numbered(first: u32, messages: u8, payload: usize) -> Run<'static> {
+fn numbered(first: u32, messages: u8, payload: usize) -> FrameBatch<'static> {
     let mut bytes = BytesMut::new();
     for number in (first..).take(messages.into()) {
         let mut payload = vec![0; payload];
@@ -79,7 +79,7 @@ fn numbered(first: u32, messages: u8, payload: usize) -> Run<'static> {
         let (ident, channel) = ("i".parse().unwrap(), if number % 3 == 0 { "c" } else { "d" }.parse().unwrap());
         Frame::Publish { ident, channel, payload: payload.into() }.encode(&mut bytes, Limits::default()).unwrap();
     }
-    Run::new(bytes.freeze(), messages.into(), payload * usize::from(messages))
+    FrameBatch::new(bytes.freeze(), messages.into(), payload * usize::from(messages))
 }
 
 /// The numbers in whole frames, and what is left.
@@ -98,8 +98,8 @@ fn numbers(mut bytes: &[u8]) -> (Vec<u32>, &[u8]) {
 }
 
 impl Reader {
-    fn new(depot: &Arc<Depot>, ident: &str) -> Self {
-        let outbox = Outbox::new(Session::for_test(ident), ([127, 0, 0, 1], 1).into(), depot.clone());
+    fn new(delivery: &Arc<DeliveryContext>, ident: &str) -> Self {
+        let outbox = Outbox::new(SessionMetrics::for_test(ident), ([127, 0, 0, 1], 1).into(), delivery.clone());
         Self { outbox, taken: VecDeque::new(), written: 0, stream: Vec::new(), broken: false }
     }
 
@@ -168,32 +168,32 @@ proptest! {
 
     #[test]
     fn everything_is_accounted_for(rules in rules(), steps in vec(step(), 1..120)) {
-        let depot = Depot::new(rules);
-        let mut readers = [Reader::new(&depot, "one"), Reader::new(&depot, "two")];
+        let delivery = DeliveryContext::new(rules);
+        let mut readers = [Reader::new(&delivery, "one"), Reader::new(&delivery, "two")];
         let (mut now, mut number, mut offered) = (Instant::now(), 0, [0u64; 2]);
         let mut largest = 0;
         for step in steps {
             match step {
-                Step::Offer { to, messages, payload } => {
+                Step::EnqueueOutcome { to, messages, payload } => {
                     let mut run = numbered(number, messages, payload);
                     number += u32::from(messages);
                     largest = largest.max(run.len() + OVERHEAD);
                     let before = readers[to].outbox.lock().queued;
-                    match readers[to].outbox.offer(&mut run, || now) {
+                    match readers[to].outbox.enqueue(&mut run, || now) {
                         // It is offered again when there is room, or never.
-                        Offer::Wait(until) => {
+                        EnqueueOutcome::Wait(until) => {
                             prop_assert!(until > now, "waiting until now would be a loop");
-                            let all = depot.buffered.load(Relaxed) + run.len() + OVERHEAD;
+                            let all = delivery.buffered.load(Relaxed) + run.len() + OVERHEAD;
                             let full = all > rules.max_buffered + rules.reserve;
                             prop_assert!(before > 0 || full, "nobody waits for one that has nothing queued");
                         }
-                        Offer::Queued { .. } | Offer::Refused => offered[to] += u64::from(messages),
+                        EnqueueOutcome::Queued { .. } | EnqueueOutcome::Refused => offered[to] += u64::from(messages),
                     }
                 }
                 Step::Write { of, bytes } => readers[of].write(bytes, now),
                 Step::Pass(millis) => now += Duration::from_millis(millis),
-                Step::Hold(of) => readers[of].outbox.hold(),
-                Step::LetGo(of) => readers[of].outbox.let_go(),
+                Step::Hold(of) => readers[of].outbox.pause_for_rate_limit(),
+                Step::LetGo(of) => readers[of].outbox.resume(),
                 Step::Close { of, last } => {
                     let last = last.then_some(Bytes::from_static(b"\0\0\0\x05\0"));
                     readers[of].outbox.close(last.filter(|_| !readers[of].broken));
@@ -217,7 +217,7 @@ proptest! {
                     (reader.written, reader.broken) = (0, true);
                 }
             }
-            let stats = depot.counters.snapshot(0, depot.buffered.load(Relaxed));
+            let stats = delivery.counters.snapshot(0, delivery.buffered.load(Relaxed));
             let (mut buffered, mut delivered) = (0, 0);
             for reader in &readers {
                 let (bytes, runs) = reader.left();
@@ -239,7 +239,7 @@ proptest! {
             prop_assert_eq!(stats.buffered, buffered as u64);
             prop_assert_eq!(stats.delivered, delivered);
             prop_assert_eq!(stats.delivered + stats.dropped + stats.discarded, offered.iter().sum::<u64>());
-            let drops: u64 = depot.counters.drops().iter().map(|entry| entry.messages).sum();
+            let drops: u64 = delivery.counters.drops().iter().map(|entry| entry.messages).sum();
             prop_assert_eq!(drops, stats.dropped);
             prop_assert_eq!(readers.iter().map(|reader| reader.outbox.dropped()).sum::<u64>(), stats.dropped);
         }
@@ -252,6 +252,6 @@ proptest! {
             prop_assert!(reader.broken || reader.left() == (0, 0));
             prop_assert_eq!(numbers(&reader.stream).0, expected);
         }
-        prop_assert_eq!(depot.buffered.load(Relaxed), 0);
+        prop_assert_eq!(delivery.buffered.load(Relaxed), 0);
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 
 use super::*;
-use crate::{delivery::reserve::Lent, metrics::connection::Session};
+use crate::{delivery::reserve::Lent, metrics::connection::SessionMetrics};
 
 /// Room for two batches, and for two more in the reserve.
 const TIGHT: Rules = Rules { max_buffered: 2 * COST, reserve: 2 * COST, ..RULES };
@@ -18,15 +18,15 @@ const TIGHT: Rules = Rules { max_buffered: 2 * COST, reserve: 2 * COST, ..RULES 
 /// Another subscriber of the same broker, of an ident and address of its own.
 fn another(f: &Fixture, number: u8) -> Fixture {
     let ident = format!("other{number}");
-    let outbox = Outbox::new(Session::for_test(&ident), ([127, 0, 1, number], 1).into(), f.depot.clone());
-    Fixture { outbox, depot: f.depot.clone(), taken: VecDeque::new(), now: f.now }
+    let outbox = Outbox::new(SessionMetrics::for_test(&ident), ([127, 0, 1, number], 1).into(), f.delivery.clone());
+    Fixture { outbox, delivery: f.delivery.clone(), taken: VecDeque::new(), now: f.now }
 }
 
 /// As many as there is room for, each with one batch that it does not read.
 fn stuck(f: &Fixture) -> Vec<Fixture> {
     let all: Vec<_> = (0..4).map(|number| another(f, number)).collect();
     for (n, one) in all.iter().enumerate() {
-        assert_eq!(one.offer(0), Offer::Queued { more: n < 2 }, "{n}");
+        assert_eq!(one.enqueue(0), EnqueueOutcome::Queued { more: n < 2 }, "{n}");
     }
     assert_eq!(f.buffered(), 4 * COST);
     all
@@ -37,7 +37,7 @@ fn many_stuck_subscribers_with_one_batch_each_keep_to_the_bound() {
     let f = fixture(TIGHT);
     let _stuck = stuck(&f);
     for number in 10..200 {
-        assert!(matches!(another(&f, number).offer(1), Offer::Wait(until) if until > f.now));
+        assert!(matches!(another(&f, number).enqueue(1), EnqueueOutcome::Wait(until) if until > f.now));
     }
     assert_eq!((f.buffered(), f.stats().dropped), (4 * COST, 0));
 }
@@ -47,10 +47,10 @@ fn a_stuck_loan_is_called_in_after_a_window_and_a_healthy_subscriber_gets_its_ba
     let mut f = fixture(TIGHT);
     let mut stuck = stuck(&f);
     f.pass(WINDOW / 2);
-    assert!(matches!(f.offer(1), Offer::Wait(_)));
+    assert!(matches!(f.enqueue(1), EnqueueOutcome::Wait(_)));
     assert!(stuck.iter().all(|one| !one.outbox.is_called_in()), "a window is not over");
     f.pass(WINDOW / 2);
-    assert!(matches!(f.offer(1), Offer::Wait(_)));
+    assert!(matches!(f.enqueue(1), EnqueueOutcome::Wait(_)));
     // Those within the bound owe nothing.
     assert_eq!(stuck.iter().map(|one| one.outbox.is_called_in()).collect::<Vec<_>>(), [false, false, true, true]);
     let waker = noop_waker();
@@ -60,16 +60,16 @@ fn a_stuck_loan_is_called_in_after_a_window_and_a_healthy_subscriber_gets_its_ba
         one.outbox.expire(&mut one.taken, 0, f.now);
         one.clear();
     }
-    assert_eq!(f.offer(1), Offer::Queued { more: false });
+    assert_eq!(f.enqueue(1), EnqueueOutcome::Queued { more: false });
     assert_eq!((f.buffered(), f.stats().dropped), (3 * COST, 4));
     // Nobody waits for others of its ident and address, those that were open before: what has no room in half of the
     // reserve is dropped.
     let open = another(&f, 2);
-    open.outbox.lock().pace = Pace::Healthy;
-    assert_eq!(open.offer(1), Offer::Refused);
+    open.outbox.lock().consumer = ConsumerState::KeepingUp;
+    assert_eq!(open.enqueue(1), EnqueueOutcome::Refused);
     assert_eq!(f.stats().dropped, 6);
     assert_eq!(f.write(), 1);
-    assert_eq!(open.offer(1), Offer::Queued { more: false });
+    assert_eq!(open.enqueue(1), EnqueueOutcome::Queued { more: false });
     assert_eq!(open.outbox.lend(&mut open.outbox.lock(), COST, f.now), Lent::Full);
 }
 
@@ -79,16 +79,16 @@ fn a_loan_that_is_paid_back_can_be_taken_again() {
     let mut stuck = stuck(&f);
     stuck.truncate(2);
     for number in 0..100 {
-        assert_eq!(f.offer(number), Offer::Queued { more: false });
+        assert_eq!(f.enqueue(number), EnqueueOutcome::Queued { more: false });
         assert!(f.outbox.lock().loan.is_some());
         f.pass(2 * WINDOW);
         assert_eq!(f.write(), number);
         assert!(f.outbox.lock().loan.is_none());
     }
     // It is on the list once, whatever it has had; the others have gone.
-    assert_eq!(f.depot.borrowers.len(), 1);
-    f.depot.call_in(f.now);
-    assert_eq!(f.depot.borrowers.len(), 0);
+    assert_eq!(f.delivery.borrowers.len(), 1);
+    f.delivery.call_in(f.now);
+    assert_eq!(f.delivery.borrowers.len(), 0);
 }
 
 #[test]
@@ -100,11 +100,11 @@ fn a_subscriber_that_drains_its_loan_at_the_floor_rate_keeps_it() {
     for _ in 0..3 {
         slow.outbox.sent(1000, 0, || f.now);
         f.pass(WINDOW);
-        f.depot.call_in(f.now);
+        f.delivery.call_in(f.now);
         assert!(!slow.outbox.is_called_in());
     }
     f.pass(WINDOW);
-    f.depot.call_in(f.now);
+    f.delivery.call_in(f.now);
     assert!(slow.outbox.is_called_in());
 }
 
@@ -113,7 +113,7 @@ fn stuck_within_bound(f: &Fixture) -> Vec<Fixture> {
     (20..22)
         .map(|number| {
             let one = another(f, number);
-            let _ = one.offer(0);
+            let _ = one.enqueue(0);
             one
         })
         .collect()
@@ -122,8 +122,8 @@ fn stuck_within_bound(f: &Fixture) -> Vec<Fixture> {
 #[test]
 fn a_batch_longer_than_all_together_may_have_goes_alone() {
     let f = fixture(Rules { max_buffered: 0, reserve: 0, ..RULES });
-    assert_eq!(f.offer(0), Offer::Queued { more: false });
-    assert!(matches!(another(&f, 1).offer(0), Offer::Wait(_)));
+    assert_eq!(f.enqueue(0), EnqueueOutcome::Queued { more: false });
+    assert!(matches!(another(&f, 1).enqueue(0), EnqueueOutcome::Wait(_)));
     assert_eq!(f.buffered(), COST);
 }
 
@@ -132,7 +132,7 @@ fn nothing_is_lent_to_a_slow_subscriber() {
     let f = fixture(TIGHT);
     let _stuck = stuck_within_bound(&f);
     let slow = another(&f, 9);
-    slow.outbox.lock().pace = Pace::Slow;
+    slow.outbox.lock().consumer = ConsumerState::Slow;
     assert_eq!(slow.outbox.lend(&mut slow.outbox.lock(), COST, f.now), Lent::No);
 }
 
@@ -140,15 +140,15 @@ fn nothing_is_lent_to_a_slow_subscriber() {
 fn drop_oldest_drops_no_more_than_the_new_batch_needs() {
     let mut f = fixture(Rules { max_buffered: 8 * COST, policy: SlowPolicy::DropOldest, ..RULES });
     for number in 1..=5 {
-        let _ = f.offer(number);
+        let _ = f.enqueue(number);
     }
     f.pass(WINDOW);
     // Others take what is left, and much more.
-    f.depot.buffered.fetch_add(6 * COST, Relaxed);
+    f.delivery.buffered.fetch_add(6 * COST, Relaxed);
     let left = |f: &Fixture| f.outbox.lock().queue.iter().map(|run| *run.last().unwrap()).collect::<Vec<_>>();
     let before = left(&f);
     assert!(before.len() >= 3, "{before:?}");
-    assert_eq!(f.offer(9), Offer::Queued { more: false });
+    assert_eq!(f.enqueue(9), EnqueueOutcome::Queued { more: false });
     // As many as before: the oldest has gone, and the new one is there.
     assert_eq!(left(&f), [&before[1..], &[9]].concat());
     assert_eq!(f.stats().dropped, 2);
@@ -159,13 +159,13 @@ fn a_borrower_that_has_gone_is_forgotten_although_the_reserve_is_never_used_up()
     let f = fixture(TIGHT);
     let _stuck = stuck_within_bound(&f);
     let stays = another(&f, 0);
-    assert_eq!(stays.offer(0), Offer::Queued { more: false });
+    assert_eq!(stays.enqueue(0), EnqueueOutcome::Queued { more: false });
     for number in 1..200 {
         let mut one = another(&f, number);
-        assert_eq!(one.offer(1), Offer::Queued { more: false });
+        assert_eq!(one.enqueue(1), EnqueueOutcome::Queued { more: false });
         one.write();
         drop(one);
-        assert!(f.depot.borrowers.len() <= 4, "{number}: {}", f.depot.borrowers.len());
+        assert!(f.delivery.borrowers.len() <= 4, "{number}: {}", f.delivery.borrowers.len());
     }
 }
 
@@ -174,13 +174,13 @@ fn loans_are_looked_at_once_in_a_while_however_many_publishers_find_no_room() {
     let mut f = fixture(Rules { max_buffered: 0, reserve: 100 * COST, ..RULES });
     let all: Vec<_> = (0..100).map(|number| another(&f, number)).collect();
     for one in &all {
-        assert_eq!(one.offer(0), Offer::Queued { more: false });
+        assert_eq!(one.enqueue(0), EnqueueOutcome::Queued { more: false });
     }
     f.pass(WINDOW);
     let called_in = || all.iter().filter(|one| one.outbox.is_called_in()).count();
     for looks in 1..=3 {
         for _ in 0..100 {
-            assert!(matches!(f.offer(1), Offer::Wait(_)));
+            assert!(matches!(f.enqueue(1), EnqueueOutcome::Wait(_)));
         }
         assert_eq!(called_in(), 32 * looks);
         f.pass(Duration::from_millis(1));
@@ -192,10 +192,10 @@ fn loans_are_looked_at_once_in_a_while_however_many_publishers_find_no_room() {
 async fn a_subscriber_that_leaves_with_a_loan_has_held_others_up() {
     let mut f = fixture(TIGHT);
     let _stuck = stuck_within_bound(&f);
-    let used = |f: &Fixture| f.depot.probation.used(f.outbox.ident(), f.outbox.peer().ip(), f.now);
+    let used = |f: &Fixture| f.delivery.slow_history.used(f.outbox.ident(), f.outbox.peer().ip(), f.now);
     for part in 1..=2 {
         let one = another(&f, 1);
-        assert_eq!(one.offer(1), Offer::Queued { more: false });
+        assert_eq!(one.enqueue(1), EnqueueOutcome::Queued { more: false });
         one.outbox.close(None);
         f.pass(WINDOW / 2);
         tokio::time::advance(WINDOW / 2).await;
@@ -205,11 +205,11 @@ async fn a_subscriber_that_leaves_with_a_loan_has_held_others_up() {
         assert_eq!((used(&another(&f, 1)), f.buffered()), (part * WINDOW / 2, 2 * COST));
     }
     let closed = another(&f, 2);
-    assert_eq!(closed.offer(1), Offer::Queued { more: false });
+    assert_eq!(closed.enqueue(1), EnqueueOutcome::Queued { more: false });
     closed.outbox.close(None);
-    f.depot.call_in(f.now);
+    f.delivery.call_in(f.now);
     assert!(!closed.outbox.is_called_in());
-    f.depot.call_in(f.now + WINDOW);
+    f.delivery.call_in(f.now + WINDOW);
     assert!(closed.outbox.is_called_in(), "its end is not waited for, either");
     closed.outbox.expire(&mut VecDeque::new(), 0, f.now);
     assert!(!closed.outbox.is_called_in(), "once is enough");
@@ -221,15 +221,15 @@ fn a_loan_that_was_dropped_is_not_called_in() {
     let mut f = fixture(Rules { policy: SlowPolicy::DropOldest, ..TIGHT });
     let mut stuck = stuck(&f);
     stuck.pop();
-    f.outbox.hold();
-    assert_eq!(f.offer(1), Offer::Queued { more: true });
+    f.outbox.pause_for_rate_limit();
+    assert_eq!(f.enqueue(1), EnqueueOutcome::Queued { more: true });
     // One that is longer than what is dropped for it, and than what is left of the reserve.
     let long = Bytes::from([run(2), run(2), run(2)].map(|run| run.to_vec()).concat());
-    let offer = f.outbox.offer(&mut Run::new(long, 6, 0), || f.now);
-    assert!(matches!(offer, Offer::Wait(_)));
-    f.outbox.let_go();
+    let offer = f.outbox.enqueue(&mut FrameBatch::new(long, 6, 0), || f.now);
+    assert!(matches!(offer, EnqueueOutcome::Wait(_)));
+    f.outbox.resume();
     f.pass(WINDOW);
-    f.depot.call_in(f.now);
+    f.delivery.call_in(f.now);
     assert_eq!((f.buffered(), f.outbox.is_called_in(), stuck[2].outbox.is_called_in()), (3 * COST, false, true));
 }
 
@@ -240,17 +240,17 @@ fn drop_oldest_drops_nothing_for_a_batch_that_has_no_room_all_the_same() {
         let mut f = fixture(Rules { max_buffered: 4 * COST, policy: SlowPolicy::DropOldest, ..RULES });
         let taken = if is_begun { 3 } else { 0 };
         for number in 1..=taken {
-            let _ = f.offer(number);
+            let _ = f.enqueue(number);
         }
         assert_eq!(f.take().is_ready(), is_begun);
-        f.outbox.lock().pace = Pace::Slow;
-        assert!(matches!(f.offer(7), Offer::Queued { .. }));
-        f.depot.buffered.fetch_add((3 - usize::from(taken)) * COST, Relaxed);
+        f.outbox.lock().consumer = ConsumerState::Slow;
+        assert!(matches!(f.enqueue(7), EnqueueOutcome::Queued { .. }));
+        f.delivery.buffered.fetch_add((3 - usize::from(taken)) * COST, Relaxed);
         let long = Bytes::from([run(2), run(2)].map(|run| run.to_vec()).concat());
-        assert_eq!(f.outbox.offer(&mut Run::new(long, 4, 0), || f.now), Offer::Refused);
+        assert_eq!(f.outbox.enqueue(&mut FrameBatch::new(long, 4, 0), || f.now), EnqueueOutcome::Refused);
         assert_eq!(f.stats().dropped, 4, "the new ones");
         // One that is not longer than what there is takes its place.
-        assert_eq!(f.offer(8), Offer::Queued { more: false });
+        assert_eq!(f.enqueue(8), EnqueueOutcome::Queued { more: false });
         assert_eq!(f.stats().dropped, 6);
         assert_eq!(f.outbox.lock().queue.iter().map(|run| *run.last().unwrap()).collect::<Vec<_>>(), [8]);
     }

@@ -1,7 +1,7 @@
 //! How long subscribers that do not read hold publishers up, all connections of one ident and address together.
 
 use super::*;
-use crate::metrics::connection::Session;
+use crate::metrics::connection::SessionMetrics;
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -13,7 +13,7 @@ const KEEP: Duration = Duration::from_secs(600);
 fn suspect(rules: Rules) -> Fixture {
     let mut f = fixture(rules);
     f.make_slow();
-    let _ = f.offer(0);
+    let _ = f.enqueue(0);
     f.back()
 }
 
@@ -27,8 +27,8 @@ impl Fixture {
 
     /// Another connection of the same client.
     fn beside(&self) -> Self {
-        let outbox = Outbox::new(Session::for_test("sub"), ([127, 0, 0, 1], 9).into(), self.depot.clone());
-        Self { outbox, depot: self.depot.clone(), taken: VecDeque::new(), now: self.now }
+        let outbox = Outbox::new(SessionMetrics::for_test("sub"), ([127, 0, 0, 1], 9).into(), self.delivery.clone());
+        Self { outbox, delivery: self.delivery.clone(), taken: VecDeque::new(), now: self.now }
     }
 
     /// A window in which publishers always have more and the subscriber takes so many runs, evenly.
@@ -53,7 +53,7 @@ impl Fixture {
     async fn stop(&mut self, time: Duration) -> Duration {
         self.now = Instant::now();
         let (start, end) = (self.now, self.now + time);
-        while let Offer::Wait(until) = self.fill() {
+        while let EnqueueOutcome::Wait(until) = self.fill() {
             tokio::time::advance(until.min(end) - self.now).await;
             self.now = Instant::now();
             if self.now == end {
@@ -67,20 +67,20 @@ impl Fixture {
     }
 
     fn used(&self) -> Duration {
-        self.depot.probation.used(self.outbox.ident(), self.outbox.peer().ip(), self.now)
+        self.delivery.slow_history.used(self.outbox.ident(), self.outbox.peer().ip(), self.now)
     }
 }
 
 #[test]
 fn nobody_waits_for_one_that_was_slow_before() {
     let f = suspect(RULES);
-    assert_eq!(f.fill(), Offer::Refused);
+    assert_eq!(f.fill(), EnqueueOutcome::Refused);
     assert_eq!(f.outbox.lock().queued, RULES.high_mark);
     assert!(f.outbox.lock().deadline.is_some());
     // Others are waited for, also those of one network.
-    let other = Outbox::new(Session::for_test("other"), ([127, 0, 0, 1], 2).into(), f.depot.clone());
-    while let Offer::Queued { .. } = other.offer(&mut run(0), || f.now) {}
-    assert!(matches!(other.offer(&mut run(0), || f.now), Offer::Wait(_)));
+    let other = Outbox::new(SessionMetrics::for_test("other"), ([127, 0, 0, 1], 2).into(), f.delivery.clone());
+    while let EnqueueOutcome::Queued { .. } = other.enqueue(&mut run(0), || f.now) {}
+    assert!(matches!(other.enqueue(&mut run(0), || f.now), EnqueueOutcome::Wait(_)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -91,7 +91,7 @@ async fn one_that_reads_much_and_stops_again_and_again_holds_publishers_up_once(
     for _ in 0..30 {
         // Much more than the system takes for one that does not read.
         for _ in 0..=(20 << 20) / (COST - OVERHEAD) {
-            let _ = f.offer(0);
+            let _ = f.enqueue(0);
             f.write();
         }
         waited += f.stop(WINDOW * 11 / 10).await;
@@ -140,12 +140,12 @@ fn connections_that_stop_nearly_at_the_same_time_hold_publishers_up_together_onc
     let mut f = fixture(RULES);
     let mut second = f.beside();
     let start = f.now;
-    assert!(matches!(f.fill(), Offer::Wait(_)));
+    assert!(matches!(f.fill(), EnqueueOutcome::Wait(_)));
     second.pass(WINDOW * 9 / 10);
-    let Offer::Wait(mut until) = second.fill() else { panic!("no wait") };
+    let EnqueueOutcome::Wait(mut until) = second.fill() else { panic!("no wait") };
     f.pass(WINDOW);
-    assert!(matches!(f.offer(0), Offer::Queued { .. }));
-    while let Offer::Wait(later) = {
+    assert!(matches!(f.enqueue(0), EnqueueOutcome::Queued { .. }));
+    while let EnqueueOutcome::Wait(later) = {
         second.now = until;
         second.fill()
     } {
@@ -189,8 +189,8 @@ async fn a_healthy_consumer_with_bursts_is_waited_for_beside_one_that_does_not_r
         let mut waits = 0;
         for _ in 0..20 * windows {
             match healthy.fill() {
-                Offer::Wait(_) => waits += 1,
-                other => assert_eq!(other, Offer::Refused),
+                EnqueueOutcome::Wait(_) => waits += 1,
+                other => assert_eq!(other, EnqueueOutcome::Refused),
             }
             healthy.write();
             tokio::time::advance(WINDOW / 20).await;
@@ -218,7 +218,7 @@ async fn a_healthy_consumer_with_bursts_is_waited_for_beside_one_that_does_not_r
     // A new one has to show first that it reads: what it is sent meanwhile is queued.
     let mut new = healthy.beside();
     new.now = Instant::now();
-    assert_eq!(new.fill(), Offer::Refused);
+    assert_eq!(new.fill(), EnqueueOutcome::Refused);
     assert_eq!(burst(&mut new, 2).await, 0);
     assert_eq!(burst(&mut new, 1).await, 20);
 }
@@ -233,7 +233,7 @@ fn what_the_system_takes_at_once_does_not_count() {
         }
         // It does not read: the system takes nothing more.
         for _ in 0..5 {
-            assert_eq!(f.fill(), Offer::Refused);
+            assert_eq!(f.fill(), EnqueueOutcome::Refused);
             f.pass(pause);
         }
     }
@@ -243,13 +243,13 @@ fn what_the_system_takes_at_once_does_not_count() {
 fn one_that_reads_on_is_waited_for_again() {
     let mut f = suspect(RULES);
     f.window(20);
-    assert_eq!(f.outbox.lock().pace, Pace::Slow);
+    assert_eq!(f.outbox.lock().consumer, ConsumerState::Slow);
     f.window(20);
-    assert_eq!(f.outbox.lock().pace, Pace::Healthy);
+    assert_eq!(f.outbox.lock().consumer, ConsumerState::KeepingUp);
     assert_eq!(f.outbox.lock().deadline, None);
     let before = f.stats().dropped;
     f.write_to_the_low_mark();
-    assert!(matches!(f.fill(), Offer::Wait(_)));
+    assert!(matches!(f.fill(), EnqueueOutcome::Wait(_)));
     assert_eq!(f.stats().dropped, before);
 }
 
@@ -260,13 +260,13 @@ fn one_that_reads_less_than_the_floor_rate_is_not_waited_for() {
     for _ in 0..10 {
         f.window(2);
     }
-    assert_eq!(f.outbox.lock().pace, Pace::Slow);
+    assert_eq!(f.outbox.lock().consumer, ConsumerState::Slow);
 }
 
 #[test]
 fn one_that_reads_on_gets_more_time_at_its_high_mark() {
     let mut f = suspect(RULES);
-    assert_eq!(f.fill(), Offer::Refused);
+    assert_eq!(f.fill(), EnqueueOutcome::Refused);
     let before = f.outbox.lock().deadline.unwrap();
     f.window(20);
     assert!(f.outbox.lock().deadline.unwrap() > before);
@@ -279,7 +279,7 @@ async fn who_does_not_read_to_the_end_begins_again() {
         let f = suspect(RULES);
         tokio::time::advance(NEARLY_OVER).await;
         for _ in 0..queued {
-            let _ = f.offer(0);
+            let _ = f.enqueue(0);
         }
         let f = f.back();
         assert_eq!(f.used(), WINDOW);
@@ -292,25 +292,25 @@ async fn who_does_not_read_to_the_end_begins_again() {
 #[test]
 fn being_held_back_is_no_proof() {
     let mut f = suspect(RULES);
-    f.outbox.hold();
+    f.outbox.pause_for_rate_limit();
     let _ = f.fill();
     f.pass(WINDOW);
-    f.outbox.let_go();
-    assert_eq!(f.fill(), Offer::Refused);
-    assert_eq!(f.outbox.lock().pace, Pace::Slow);
+    f.outbox.resume();
+    assert_eq!(f.fill(), EnqueueOutcome::Refused);
+    assert_eq!(f.outbox.lock().consumer, ConsumerState::Slow);
 }
 
 #[test]
 fn one_that_was_disconnected_for_it_is_remembered() {
     let mut f = fixture(RULES);
     f.make_slow();
-    assert_eq!(f.fill(), Offer::Refused);
+    assert_eq!(f.fill(), EnqueueOutcome::Refused);
     f.outbox.expire(&mut VecDeque::new(), 0, f.now);
-    assert_eq!(f.back().fill(), Offer::Refused);
+    assert_eq!(f.back().fill(), EnqueueOutcome::Refused);
     // Who only had much to read when it went is not.
     let f = fixture(RULES);
-    assert!(matches!(f.fill(), Offer::Wait(_)));
-    assert!(matches!(f.back().fill(), Offer::Wait(_)));
+    assert!(matches!(f.fill(), EnqueueOutcome::Wait(_)));
+    assert!(matches!(f.back().fill(), EnqueueOutcome::Wait(_)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -330,7 +330,7 @@ async fn one_that_leaves_before_it_is_found_slow_is_charged() {
     ] {
         let mut f = fixture(Rules { floor_rate, ..RULES });
         f.now = Instant::now();
-        assert!(matches!(f.fill(), Offer::Wait(_)));
+        assert!(matches!(f.fill(), EnqueueOutcome::Wait(_)));
         for _ in 0..taken {
             f.write();
         }
@@ -343,12 +343,12 @@ async fn one_that_leaves_before_it_is_found_slow_is_charged() {
 #[test]
 fn an_empty_queue_that_took_too_long_is_charged() {
     let mut f = fixture(Rules { low_mark: 0, ..RULES });
-    assert!(matches!(f.fill(), Offer::Wait(_)));
+    assert!(matches!(f.fill(), EnqueueOutcome::Wait(_)));
     f.pass(WINDOW * 9 / 10);
     f.write();
     assert_eq!(f.used(), Duration::ZERO);
     let mut f = fixture(Rules { low_mark: 0, floor_rate: 10_000, ..RULES });
-    assert!(matches!(f.fill(), Offer::Wait(_)));
+    assert!(matches!(f.fill(), EnqueueOutcome::Wait(_)));
     f.pass(WINDOW * 9 / 10);
     f.write();
     assert_eq!(f.used(), WINDOW * 9 / 10);

@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use super::{Certificate, TlsError};
-use crate::{net::endpoint::TlsFiles, util::poll_backoff::Retry};
+use crate::{net::endpoint::TlsFiles, util::poll_backoff::PollBackoff};
 
 /// How often the files are looked at.
 ///
@@ -46,7 +46,11 @@ impl Reloader {
         let mut watched: Vec<_> = self
             .certificates
             .iter()
-            .map(|certificate| Watched { certificate: certificate.clone(), changed: None, retry: Retry::default() })
+            .map(|certificate| Watched {
+                certificate: certificate.clone(),
+                changed: None,
+                retry: PollBackoff::default(),
+            })
             .collect();
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -84,7 +88,7 @@ struct Watched {
     certificate: Arc<Certificate>,
     /// What the files looked like the last time, if that is not what they looked like when they were read.
     changed: Option<Fingerprint>,
-    retry: Retry,
+    retry: PollBackoff,
 }
 
 impl Watched {
@@ -95,7 +99,7 @@ impl Watched {
         if *self.certificate.read.lock().unwrap_or_else(PoisonError::into_inner) == now {
             self.changed = None;
         } else if self.changed.as_ref() != Some(&now) {
-            (self.changed, self.retry) = (Some(now), Retry::default());
+            (self.changed, self.retry) = (Some(now), PollBackoff::default());
         } else if self.retry.is_due() {
             let reloaded = self.certificate.reload();
             let news = reloaded.as_ref().err().is_none_or(|cause| self.retry.failed(&cause.to_string()));

@@ -44,7 +44,7 @@ pub(crate) struct Tls {
     encrypted: Vec<u8>,
     /// Why nothing more will be read, once what came before has been taken.
     failed: Option<io::Error>,
-    said_goodbye: bool,
+    close_notify_sent: bool,
     records: Records,
 }
 
@@ -90,7 +90,7 @@ impl Records {
 pub(crate) async fn accept(tcp: &mut TcpStream, config: Arc<ServerConfig>) -> io::Result<Tls> {
     let connection = ServerConnection::new(config).map_err(io::Error::other)?;
     let mut tls =
-        Tls { connection, encrypted: Vec::new(), failed: None, said_goodbye: false, records: Records::default() };
+        Tls { connection, encrypted: Vec::new(), failed: None, close_notify_sent: false, records: Records::default() };
     tls.connection.set_buffer_limit(Some(BATCH));
     let (mut read, mut write) = tcp.split();
     let mut first = Vec::with_capacity(OtherProtocol::LEN);
@@ -177,7 +177,7 @@ impl Tls {
 
     /// Tells the peer that nothing more will come, and ends our direction of the socket.
     pub(crate) fn poll_shutdown(&mut self, tcp: &mut tcp::WriteHalf<'_>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !mem::replace(&mut self.said_goodbye, true) {
+        if !mem::replace(&mut self.close_notify_sent, true) {
             self.connection.send_close_notify();
         }
         ready!(self.poll_flush(tcp, cx))?;
@@ -298,7 +298,7 @@ impl Tls {
 
     /// Lets rustls shrink its buffer of received records: it only does so when it is about to read.
     fn release(&mut self) {
-        let _ = self.connection.read_tls(&mut Nothing);
+        let _ = self.connection.read_tls(&mut WouldBlockReader);
     }
 }
 
@@ -312,9 +312,9 @@ fn truncated() -> io::Error {
 }
 
 /// A reader that has nothing yet.
-struct Nothing;
+struct WouldBlockReader;
 
-impl Read for Nothing {
+impl Read for WouldBlockReader {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
         Err(io::ErrorKind::WouldBlock.into())
     }

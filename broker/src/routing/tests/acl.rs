@@ -9,7 +9,7 @@ use crate::{
     auth::key::Key,
     delivery::outbox::Outbox,
     routing::{
-        patterns::{Cover, allowed, covers, inside},
+        patterns::{SubscriptionSet, allowed, covers, inside},
         router::{Router, TopicHandle},
         subscriptions::Subscriptions,
         topic::Subscribers,
@@ -99,7 +99,7 @@ proptest! {
 
     #[test]
     fn a_cover_has_each_channel_of_its_texts_once(texts in texts(8), removed in text()) {
-        let mut cover: Cover = texts.iter().map(|text| channel(text)).collect();
+        let mut cover: SubscriptionSet = texts.iter().map(|text| channel(text)).collect();
         for name in names(5) {
             let times = cover.iter().filter(|text| stands_for(text, &name)).count();
             prop_assert_eq!(times, usize::from(any(&texts, &name)), "{} of {:?}", name, cover);
