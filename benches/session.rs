@@ -24,8 +24,7 @@ use futures::{
     stream::{repeat, select_all},
 };
 use hpfeeds::{
-    ClientSession,
-    client::{Message, merge},
+    ClientSession, Message, merge,
     wire::{Channel, Codec, Frame, Ident, Limits, Nonce, encode_publish},
 };
 use rustix::time::{ClockId, clock_gettime};

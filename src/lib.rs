@@ -30,7 +30,7 @@
 //!
 //! # Features
 //!
-//! - `tls`: TLS with rustls, see [`SessionBuilder::tls`](client::SessionBuilder).
+//! - `tls`: TLS with rustls, see [`SessionBuilder::tls`](SessionBuilder).
 //! - `serde`: [`Ident`] and [`Channel`] implement `Serialize` and `Deserialize`.
 //! - `cli`: the `hpfeeds` command-line tool.
 //!
@@ -39,7 +39,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![doc(test(attr(deny(warnings))))]
 
-pub mod client;
+mod client;
 #[doc(hidden)]
 pub mod units;
 pub mod wire;

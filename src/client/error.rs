@@ -1,11 +1,15 @@
+//! The error of a session, and its causes.
+
 use std::{convert::Infallible, error, fmt, io, sync::Arc, time::Duration};
 
-use super::BrokerAddr;
+use super::connect::addr::BrokerAddr;
+#[cfg(feature = "tls")]
+use super::connect::tls::fault;
 use crate::wire::{Channel, DecodeError, EncodeError, Field, Ident, NameError};
 
 /// Why something could not be done. One line, for a person; the predicates are for programs.
 ///
-/// Cheap to clone: the same cause is reported by an event and by [`close`](super::ClientSession::close).
+/// Cheap to clone: the same cause is reported by an event and by [`close`](crate::ClientSession::close).
 #[derive(Clone)]
 pub struct Error(Arc<Cause>);
 
@@ -175,14 +179,14 @@ impl Error {
         )
     }
 
-    /// The send queue has no room right now, as [`try_publish`](super::Publisher::try_publish) said; trying again later may
+    /// The send queue has no room right now, as [`try_publish`](crate::Publisher::try_publish) said; trying again later may
     /// help.
     #[must_use]
     pub fn is_full(&self) -> bool {
         matches!(self.cause(), Cause::Full)
     }
 
-    /// [`close`](super::ClientSession::close) had to leave messages behind: some were never written, or the broker
+    /// [`close`](crate::ClientSession::close) had to leave messages behind: some were never written, or the broker
     /// did not confirm that it read them.
     #[must_use]
     pub fn is_incomplete(&self) -> bool {
@@ -191,7 +195,7 @@ impl Error {
 }
 
 impl Error {
-    /// How many messages [`close`](super::ClientSession::close), or giving up, left in the queue.
+    /// How many messages [`close`](crate::ClientSession::close), or giving up, left in the queue.
     #[must_use]
     pub fn unsent(&self) -> u64 {
         if let Cause::Unsent { messages, .. } = self.cause() { *messages } else { 0 }
@@ -199,7 +203,7 @@ impl Error {
 
     /// How many messages were written to the last connection, which ended before the broker had confirmed that it read
     /// them; it may have read them all the same. Only told when none is [unsent](Self::unsent). Over the whole life of a
-    /// session: [`ClientSession::unconfirmed`](super::ClientSession::unconfirmed).
+    /// session: [`ClientSession::unconfirmed`](crate::ClientSession::unconfirmed).
     #[must_use]
     pub fn unconfirmed(&self) -> u64 {
         if let Cause::Unconfirmed { messages, .. } = self.cause() { *messages } else { 0 }
@@ -267,7 +271,7 @@ impl fmt::Display for Error {
 /// An error of the network, or what it means.
 fn words(cause: &io::Error) -> String {
     #[cfg(feature = "tls")]
-    if let Some(words) = super::tls::words(cause) {
+    if let Some(words) = fault::words(cause) {
         return words;
     }
     cause.to_string()

@@ -1,3 +1,5 @@
+//! The state and the events of a session.
+
 use std::{
     fmt,
     pin::Pin,
@@ -9,7 +11,7 @@ use futures::{Stream, stream::FusedStream};
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 
-use super::Error;
+use super::error::Error;
 use crate::wire::Channel;
 
 /// What a session is doing right now.
@@ -71,7 +73,7 @@ pub enum SessionEvent {
         /// What was refused, and what the broker said.
         cause: Error,
     },
-    /// The broker refused a message. The channel is quarantined: [`publish`](super::ClientSession::publish) to it
+    /// The broker refused a message. The channel is quarantined: [`publish`](crate::ClientSession::publish) to it
     /// fails for a minute, so that it does not take the connection down for the others each time.
     PublishDenied {
         /// The channel, when the broker named it.
@@ -82,7 +84,7 @@ pub enum SessionEvent {
         cause: Error,
     },
     /// The broker refused a subscription. It is not asked for again until
-    /// [`subscribe`](super::ClientSession::subscribe) is called again.
+    /// [`subscribe`](crate::ClientSession::subscribe) is called again.
     SubscribeDenied {
         /// The channel, when the broker named it or when it can only have been this one.
         channel: Option<Channel>,
@@ -95,10 +97,10 @@ pub enum SessionEvent {
         message: String,
     },
     /// The broker delivered a message that cannot be given to the program, and the session passed over it: its ident or
-    /// channel is no UTF-8 or cut short, or it is above the [limit](super::SessionBuilder::limits), which is read and
+    /// channel is no UTF-8 or cut short, or it is above the [limit](crate::SessionBuilder::limits), which is read and
     /// thrown away up to 64 MiB. The messages before and after it are not touched. Told at most once a second.
     Skipped {
-        /// How many there were since the session was made; [`skipped`](super::ClientSession::skipped) counts on.
+        /// How many there were since the session was made; [`skipped`](crate::ClientSession::skipped) counts on.
         messages: u64,
         /// What is wrong with this one, and what to do.
         cause: Error,

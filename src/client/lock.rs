@@ -1,3 +1,5 @@
+//! Locks a mutex without poisoning.
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Locks a mutex whose critical sections cannot panic half-way; so poisoning tells nothing.

@@ -1,8 +1,20 @@
+//! The options of a session, and its constructors.
+
 use std::{fmt, sync::Arc, time::Duration};
 
 #[cfg(feature = "tls")]
-use super::TlsOptions;
-use super::{Backoff, BrokerAddr, ClientSession, Connector, Error, Keepalive, TcpConnector};
+use super::connect::tls::TlsOptions;
+use super::{
+    config::Config,
+    connect::{
+        addr::BrokerAddr,
+        connector::Connector,
+        tcp::{Keepalive, TcpConnector},
+    },
+    driver::backoff::Backoff,
+    error::Error,
+    session::ClientSession,
+};
 use crate::wire::{Field, Ident, Limits, Secret};
 
 /// Durations above this are taken for this: a point in time that far away can still be computed.
@@ -44,7 +56,7 @@ pub struct SessionBuilder {
 }
 
 impl SessionBuilder {
-    pub(crate) fn new<A>(addr: A, ident: impl AsRef<str>, secret: impl Into<Secret>) -> Self
+    fn new<A>(addr: A, ident: impl AsRef<str>, secret: impl Into<Secret>) -> Self
     where
         A: TryInto<BrokerAddr, Error: Into<Error>>,
     {
@@ -72,7 +84,7 @@ impl SessionBuilder {
     /// How long frames may be, in both directions. Default: 1 MiB; the broker needs the same.
     ///
     /// A longer message from the broker is passed over, up to 64 MiB: read, thrown away, counted by
-    /// [`skipped`](ClientSession::skipped) and told by [`SessionEvent::Skipped`](super::SessionEvent::Skipped). One
+    /// [`skipped`](ClientSession::skipped) and told by [`SessionEvent::Skipped`](crate::SessionEvent::Skipped). One
     /// that claims more ends the connection, and the next attempt follows after the usual, growing delay.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -215,26 +227,42 @@ impl fmt::Debug for SessionBuilder {
     }
 }
 
-/// The checked options of a running session.
-pub(crate) struct Config {
-    pub(crate) addr: BrokerAddr,
-    pub(crate) ident: Ident,
-    pub(crate) secret: Secret,
-    pub(crate) limits: Limits,
-    pub(crate) send_queue: usize,
-    pub(crate) receive_queue: usize,
-    pub(crate) backoff: Backoff,
-    pub(crate) max_retries: Option<u32>,
-    pub(crate) handshake_timeout: Duration,
-    pub(crate) auth_grace: Duration,
-    pub(crate) close_timeout: Duration,
-    pub(crate) close_stall_timeout: Option<Duration>,
-    pub(crate) unacknowledged: Duration,
-    pub(crate) connector: Arc<dyn Connector>,
-}
+impl ClientSession {
+    /// Starts a session that connects in the background, as often as it takes, and returns at once.
+    ///
+    /// Fails only when the ident is not legal. A wrong secret or an unreachable broker shows in
+    /// [`events`](Self::events), not here: use [`connect`](Self::connect) to learn it at once.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn new(
+        host: impl Into<String>,
+        port: u16,
+        ident: impl AsRef<str>,
+        secret: impl Into<Secret>,
+    ) -> Result<Self, Error> {
+        Self::builder((host, port), ident, secret).start()
+    }
 
-impl fmt::Debug for Config {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Config").field("addr", &self.addr).field("ident", &self.ident).finish_non_exhaustive()
+    /// Connects and authenticates, or says why that failed.
+    ///
+    /// The address is `(host, port)`, `"host:port"` or a [`SocketAddr`](std::net::SocketAddr). Takes a quarter of a
+    /// second more than the network does: see [`auth_grace`](SessionBuilder::auth_grace). Cancel safe.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub async fn connect<A>(addr: A, ident: impl AsRef<str>, secret: impl Into<Secret>) -> Result<Self, Error>
+    where
+        A: TryInto<BrokerAddr, Error: Into<Error>>,
+    {
+        Self::builder(addr, ident, secret).connect().await
+    }
+
+    /// Sets everything else: TLS, limits, queue sizes, delays.
+    pub fn builder<A>(addr: A, ident: impl AsRef<str>, secret: impl Into<Secret>) -> SessionBuilder
+    where
+        A: TryInto<BrokerAddr, Error: Into<Error>>,
+    {
+        SessionBuilder::new(addr, ident, secret)
     }
 }

@@ -1,3 +1,5 @@
+//! The publisher: the cloneable sending half of a session, and its sink for one channel.
+
 use std::{
     fmt,
     pin::{Pin, pin},
@@ -11,15 +13,14 @@ use tokio::{sync::TryAcquireError, task::yield_now};
 use tokio_util::sync::PollSemaphore;
 
 use super::{
-    Error,
-    error::{Cause, FULL},
-    shared::Shared,
+    driver::desired::Shared,
+    error::{Cause, Error, FULL},
 };
 use crate::wire::{Channel, Field};
 
 /// The sending half of a session: clone it and hand it to whoever publishes.
 ///
-/// It does not keep the session alive: when the [`ClientSession`](super::ClientSession) is closed or dropped, every
+/// It does not keep the session alive: when the [`ClientSession`](crate::ClientSession) is closed or dropped, every
 /// call fails with an error that [`is_closed`](Error::is_closed).
 #[derive(Debug, Clone)]
 pub struct Publisher {
@@ -34,7 +35,7 @@ impl Publisher {
     /// Queues a message, and waits for room in the queue when there is none.
     ///
     /// `Ok` says that the session has it: it is written when the broker is there, in the order of the calls, also
-    /// after a reconnect. Only [`close`](super::ClientSession::close) confirms that the broker read it. A loop that
+    /// after a reconnect. Only [`close`](crate::ClientSession::close) confirms that the broker read it. A loop that
     /// only publishes lets other tasks of its thread run after each 256 KiB, so that what it queued is written.
     ///
     /// Fails when the name or the size is not legal, when the broker has denied this channel in the last minute, and
@@ -282,7 +283,7 @@ mod tests {
     use futures::{FutureExt as _, SinkExt, future::poll_fn};
 
     use super::*;
-    use crate::client::ClientSession;
+    use crate::ClientSession;
 
     #[tokio::test]
     async fn a_sink_lets_others_run_as_publish_does() {

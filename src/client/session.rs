@@ -1,3 +1,5 @@
+//! The session: a stream of received messages that also publishes.
+
 use std::{
     fmt,
     pin::Pin,
@@ -14,16 +16,19 @@ use tokio::{
 };
 
 use super::{
-    BrokerAddr, Error, Events, PublishSink, Publisher, SessionBuilder, SessionEvent, SessionState, TryPublishError,
-    driver::Driver,
-    engine::Engine,
-    error::Cause,
+    config::Config,
+    connect::addr::BrokerAddr,
+    driver::{
+        Driver,
+        desired::{Intent, Shared},
+        shared_task::Engine,
+    },
+    error::{Cause, Error},
+    event::{Events, SessionEvent, SessionState},
     lock::lock,
-    options::Config,
-    publisher,
-    shared::{Intent, Shared},
+    publisher::{self, PublishSink, Publisher, TryPublishError},
 };
-use crate::wire::{Channel, Header, Ident, Last, Limits, Secret, payload_of};
+use crate::wire::{Channel, Header, Ident, Last, Limits, payload_of};
 
 /// A received message: who published it, where, and what.
 ///
@@ -42,7 +47,7 @@ const ANY_LENGTH: Limits = Limits::new(u32::MAX);
 /// read. [`state`](Self::state) and [`events`](Self::events) tell what happens.
 ///
 /// The stream ends (`None`) only after [`close`](Self::close), or when the session gives up
-/// ([`max_retries`](SessionBuilder::max_retries)); then `close` says why. Dropping the session ends it at once,
+/// ([`max_retries`](crate::SessionBuilder::max_retries)); then `close` says why. Dropping the session ends it at once,
 /// without sending what is queued.
 ///
 /// ```
@@ -79,44 +84,6 @@ struct Inner {
 }
 
 impl ClientSession {
-    /// Starts a session that connects in the background, as often as it takes, and returns at once.
-    ///
-    /// Fails only when the ident is not legal. A wrong secret or an unreachable broker shows in
-    /// [`events`](Self::events), not here: use [`connect`](Self::connect) to learn it at once.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
-    pub fn new(
-        host: impl Into<String>,
-        port: u16,
-        ident: impl AsRef<str>,
-        secret: impl Into<Secret>,
-    ) -> Result<Self, Error> {
-        Self::builder((host, port), ident, secret).start()
-    }
-
-    /// Connects and authenticates, or says why that failed.
-    ///
-    /// The address is `(host, port)`, `"host:port"` or a [`SocketAddr`](std::net::SocketAddr). Takes a quarter of a
-    /// second more than the network does: see [`auth_grace`](SessionBuilder::auth_grace). Cancel safe.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
-    pub async fn connect<A>(addr: A, ident: impl AsRef<str>, secret: impl Into<Secret>) -> Result<Self, Error>
-    where
-        A: TryInto<BrokerAddr, Error: Into<Error>>,
-    {
-        Self::builder(addr, ident, secret).connect().await
-    }
-
-    /// Sets everything else: TLS, limits, queue sizes, delays.
-    pub fn builder<A>(addr: A, ident: impl AsRef<str>, secret: impl Into<Secret>) -> SessionBuilder
-    where
-        A: TryInto<BrokerAddr, Error: Into<Error>>,
-    {
-        SessionBuilder::new(addr, ident, secret)
-    }
-
     /// Wants the messages of a channel, now and after every reconnect. Does not wait: what the broker thinks of it
     /// comes as an event. A repeated call changes nothing, or tries again a channel that was denied.
     ///
@@ -181,7 +148,7 @@ impl ClientSession {
     }
 
     /// How many received messages were passed over, over the whole life of the session: an ident or a channel that is
-    /// no UTF-8, as some brokers hand it on, or a message above the [limit](SessionBuilder::limits).
+    /// no UTF-8, as some brokers hand it on, or a message above the [limit](crate::SessionBuilder::limits).
     /// [`SessionEvent::Skipped`] says why.
     #[must_use]
     pub fn skipped(&self) -> u64 {
@@ -233,7 +200,7 @@ impl ClientSession {
     /// ([`is_incomplete`](Error::is_incomplete)) and why, or what was refused; or why the session had already given up.
     /// What may have been lost with earlier connections, which broke, is [`unconfirmed`](Self::unconfirmed): a program
     /// that must know of every message looks there, too.
-    /// Never takes much longer than [`close_timeout`](SessionBuilder::close_timeout). Messages that were already
+    /// Never takes much longer than [`close_timeout`](crate::SessionBuilder::close_timeout). Messages that were already
     /// received can still be read.
     ///
     /// The confirmation is the broker's end of stream, as the protocol has no other. One that had come before ours left,

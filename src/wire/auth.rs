@@ -1,3 +1,5 @@
+//! Authentication: the nonce, the secret and the SHA-1 signature over both.
+
 use std::{fmt, sync::Arc};
 
 use sha1::{Digest as _, Sha1};

@@ -1,7 +1,15 @@
+//! The codec for `tokio_util::codec::Framed`.
+
 use bytes::{Buf as _, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
-use super::{DecodeError, EncodeError, Frame, HEADER_LEN, Header, Last, Limits, Opcode, payload_of};
+use super::{
+    error::{DecodeError, EncodeError},
+    frame::Frame,
+    header::{HEADER_LEN, Header, Limits},
+    name_cache::{Last, payload_of},
+    opcode::Opcode,
+};
 
 /// The most that is reserved at once for a frame that has not arrived: a header alone, which anybody can send,
 /// never makes us allocate what it claims.

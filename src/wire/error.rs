@@ -1,6 +1,8 @@
+//! Errors of decoding and encoding frames.
+
 use std::{fmt, io};
 
-use super::{NameError, Opcode};
+use super::{names::NameError, opcode::Opcode};
 
 /// The part of a frame that an error is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

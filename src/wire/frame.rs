@@ -1,142 +1,15 @@
-use std::fmt;
+//! Frames as values, owned and borrowed, and how they are encoded.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-use super::{Channel, DecodeError, Digest, EncodeError, Field, Ident, MAX_NAME_LEN, NameError, Nonce, read};
-
-/// The bytes before every body: the total length and the opcode.
-pub const HEADER_LEN: usize = 5;
-
-/// What a frame is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-#[non_exhaustive]
-pub enum Opcode {
-    /// The broker says what was wrong.
-    Error = 0,
-    /// The broker's greeting: its name and the nonce.
-    Info = 1,
-    /// The client proves that it knows the secret.
-    Auth = 2,
-    /// A message, in both directions.
-    Publish = 3,
-    /// The client wants a channel's messages.
-    Subscribe = 4,
-    /// The client no longer wants them.
-    Unsubscribe = 5,
-}
-
-impl Opcode {
-    #[inline]
-    fn from_byte(byte: u8) -> Option<Self> {
-        Some(match byte {
-            0 => Self::Error,
-            1 => Self::Info,
-            2 => Self::Auth,
-            3 => Self::Publish,
-            4 => Self::Subscribe,
-            5 => Self::Unsubscribe,
-            _ => return None,
-        })
-    }
-}
-
-impl fmt::Display for Opcode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Error => "ERROR",
-            Self::Info => "INFO",
-            Self::Auth => "AUTH",
-            Self::Publish => "PUBLISH",
-            Self::Subscribe => "SUBSCRIBE",
-            Self::Unsubscribe => "UNSUBSCRIBE",
-        })
-    }
-}
-
-/// How long frames may be. Both sides of a connection need the same maximum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    max_message: u32,
-}
-
-impl Limits {
-    /// 1 MiB, as the Python implementation has it (`MAXBUF`).
-    pub const DEFAULT_MAX_MESSAGE: u32 = 1 << 20;
-
-    /// INFO and AUTH: header, a counted name, 20 bytes.
-    const HANDSHAKE: u32 = 5 + 256 + 20;
-    /// SUBSCRIBE and UNSUBSCRIBE: header, a counted ident, a channel.
-    const SUBSCRIPTION: u32 = 5 + 256 + 255;
-
-    /// Limits with another maximum for the body of PUBLISH and ERROR, in bytes. The body of PUBLISH is the two
-    /// counted names and the payload.
-    #[must_use]
-    pub const fn new(max_message: u32) -> Self {
-        Self { max_message }
-    }
-
-    /// The longest body of PUBLISH and ERROR, in bytes.
-    #[must_use]
-    pub const fn max_message(self) -> u32 {
-        self.max_message
-    }
-
-    /// The longest frame with this opcode, in bytes, header included.
-    #[must_use]
-    #[inline]
-    pub const fn of(self, opcode: Opcode) -> u32 {
-        match opcode {
-            Opcode::Error | Opcode::Publish => self.max_message.saturating_add(5),
-            Opcode::Info | Opcode::Auth => Self::HANDSHAKE,
-            Opcode::Subscribe | Opcode::Unsubscribe => Self::SUBSCRIPTION,
-        }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self::new(Self::DEFAULT_MAX_MESSAGE)
-    }
-}
-
-/// The first five bytes of a frame, checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
-    /// What kind of frame follows.
-    pub opcode: Opcode,
-    /// The whole frame, in bytes, this header included: at least 5.
-    pub length: usize,
-}
-
-impl Header {
-    /// Reads the header at the start of `bytes`, or `None` when they are fewer than five.
-    ///
-    /// Both bounds of the length are checked here, before anybody waits for the body or reserves room for it.
-    #[inline]
-    pub fn parse(bytes: &[u8], limits: Limits) -> Result<Option<Self>, DecodeError> {
-        let Some(&[a, b, c, d, byte]) = bytes.first_chunk() else {
-            return Ok(None);
-        };
-        let length = u32::from_be_bytes([a, b, c, d]);
-        match Opcode::from_byte(byte) {
-            Some(opcode) if length >= 5 && length <= limits.of(opcode) => {
-                Ok(Some(Self { opcode, length: length as usize }))
-            }
-            opcode => Err(Self::fault(length, byte, opcode, limits)),
-        }
-    }
-
-    /// What [`parse`](Self::parse) refuses a header for: out of line, as it ends the connection.
-    #[cold]
-    fn fault(length: u32, byte: u8, opcode: Option<Opcode>, limits: Limits) -> DecodeError {
-        match opcode {
-            _ if length < 5 => DecodeError::TooShort { length },
-            None => DecodeError::UnknownOpcode(byte),
-            Some(opcode) => DecodeError::TooLong { opcode, length, limit: limits.of(opcode) },
-        }
-    }
-}
+use super::{
+    auth::{Digest, Nonce},
+    error::{DecodeError, EncodeError, Field},
+    header::{HEADER_LEN, Header, Limits},
+    names::{Channel, Ident, MAX_NAME_LEN, NameError},
+    opcode::Opcode,
+    parse,
+};
 
 /// A frame that owns what it holds. Decoding one copies no payload: it is a slice of the read buffer, and keeps that.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -377,7 +250,7 @@ impl<'a> FrameRef<'a> {
 
     /// Everything but PUBLISH.
     fn parse_rare(opcode: Opcode, body: &'a [u8]) -> Result<Self, DecodeError> {
-        let mut reader = read::Reader { opcode, rest: body };
+        let mut reader = parse::Reader { opcode, rest: body };
         Ok(match opcode {
             Opcode::Error => Self::Error { message: reader.rest },
             Opcode::Info => Self::Info { name: reader.counted(Field::Name)?, nonce: reader.rest },
@@ -398,9 +271,9 @@ impl<'a> FrameRef<'a> {
     /// Reads the body of a PUBLISH: its ident, channel and payload.
     #[inline]
     pub(crate) fn parse_publish(body: &'a [u8]) -> Result<(&'a str, &'a str, &'a [u8]), DecodeError> {
-        match read::publish_at_once(body) {
+        match parse::publish_at_once(body) {
             Some(publish) => Ok(publish),
-            None => read::Reader { opcode: Opcode::Publish, rest: body }.publish(),
+            None => parse::Reader { opcode: Opcode::Publish, rest: body }.publish(),
         }
     }
 }

@@ -1,29 +1,36 @@
 //! The hpfeeds protocol as values: frames, names, signatures. No I/O, no clock, no randomness.
 //!
 //! Every message is `u32 total length (big endian, counts itself) | u8 opcode | body`. Use [`Codec`] with
-//! [`tokio_util::codec::Framed`] to speak it over a socket, or [`Frames`] to read it in place.
+//! [`tokio_util::codec::Framed`] to speak it over a socket, [`Frames`] to read it in place, or [`FrameBatch`] to pass
+//! on frames that nobody takes apart.
 
 mod auth;
+mod batch;
 mod codec;
 mod error;
 mod frame;
-mod frames;
-mod last;
+mod header;
+mod name_cache;
 mod names;
-mod other;
-mod read;
+mod opcode;
+mod other_protocol;
+mod parse;
+mod reader;
 
 pub use auth::{Digest, Nonce, Secret};
+#[doc(hidden)]
+pub use batch::publish_run;
+pub(crate) use batch::same_header;
+pub use batch::{BatchEnd, BatchExtent, FrameBatch};
 pub use codec::Codec;
 pub use error::{DecodeError, EncodeError, Field};
-pub use frame::{Frame, FrameRef, HEADER_LEN, Header, Limits, Opcode, encode_publish, publish_len};
+pub use frame::{Frame, FrameRef, encode_publish, publish_len};
 pub(crate) use frame::{encode_publish_head, publish_head_len};
-pub use frames::Frames;
-pub(crate) use last::{Last, payload_of};
+pub use header::{HEADER_LEN, Header, Limits};
+pub(crate) use name_cache::{Last, payload_of};
 pub(crate) use names::check as check_name;
 pub use names::{Channel, Ident, MAX_NAME_LEN, NameError, Pattern};
+pub use opcode::Opcode;
 #[doc(hidden)]
-pub use other::OtherProtocol;
-pub(crate) use read::alike;
-#[doc(hidden)]
-pub use read::publish_run;
+pub use other_protocol::OtherProtocol;
+pub use reader::Frames;

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
-use super::{Connection, Phase, encode, subscribe};
+use super::state::{Connection, Phase, encode, subscribe};
 use crate::{
-    client::{SessionEvent, SessionState},
+    client::event::{SessionEvent, SessionState},
     wire::{Frame, Nonce},
 };
 

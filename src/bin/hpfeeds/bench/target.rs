@@ -8,7 +8,7 @@ use std::{
 
 use bytes::BytesMut;
 use hpfeeds::{
-    refusal::Refusal,
+    error_text::Refusal,
     wire::{Channel, Frame, FrameRef, HEADER_LEN, Header, Ident, Limits, Nonce, Opcode, Secret},
 };
 

@@ -1,38 +1,47 @@
 //! One connection, from AUTH to its end.
 
+mod denial;
+#[doc(hidden)]
+pub mod error_text;
+mod parting;
 mod proving;
+pub(super) mod state;
+pub(super) mod transport;
+mod watch;
 
 use std::{
     collections::{BTreeMap, VecDeque},
     io, mem,
-    pin::{Pin, pin},
+    pin::pin,
     task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures::future::poll_fn;
 use tokio::{
     sync::oneshot,
     task::yield_now,
-    time::{Instant, Sleep, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::{
-    Error,
-    denial::Complaint,
-    error::Cause,
-    flight::Written,
-    link::{Link, Received},
-    memory::{Attempt, Memory},
-    parting::Parting,
-    shared::{Intent, Shared},
+use self::{
+    state::{Connection, End, Phase, encode, subscribe, unsubscribe},
+    transport::{Link, Received},
     watch::Watch,
 };
-use crate::wire::{Channel, Frame, Nonce};
+use super::{
+    driver::{
+        desired::{Intent, Shared},
+        reconnect::{Attempt, Memory},
+    },
+    error::{Cause, Error},
+    queue::in_flight::Written,
+};
+use crate::wire::{DecodeError, Frame, Nonce};
 
 /// The driver lets the program run when it has received so many bytes or more: read soon, they are still in the
-/// processor's cache. The program that has read them lets it go on, see [`Engine`](super::engine::Engine).
+/// processor's cache. The program that has read them lets it go on, see [`Engine`](super::driver::shared_task::Engine).
 pub(super) const BATCH: usize = 64 * 1024;
 
 /// The driver lets the program run when it has acted on so many runs and other frames: a broker that sends ERROR after
@@ -42,61 +51,6 @@ pub(super) const FRAMES: u32 = 64;
 
 /// How long to listen to a connection that can no longer be written to.
 const LAST_WORDS: Duration = Duration::from_millis(100);
-
-/// Why a connection is over.
-pub(crate) enum End {
-    /// Everything was written and the broker closed after our half-close: it has read all of it.
-    Confirmed,
-    /// The program asked for it, or closing took too long.
-    Stopped,
-    /// Something went wrong.
-    Failed(Error),
-}
-
-/// ```text
-/// Proving ── the grace passed, or a message came ──► Accepted ── close() ──► Closing ── all written ──► HalfClosed
-///    └────────────────── close() with nothing to send ─────────────────────────▲
-/// ```
-pub(super) enum Phase {
-    /// AUTH is sent. Messages stay queued until the broker had time to refuse the key: on a connection that it closes
-    /// without a word, its EOF would look like a confirmation.
-    Proving {
-        grace: Pin<Box<Sleep>>,
-        /// Subscriptions still to be asked for, a few at a time.
-        replay: VecDeque<Channel>,
-        /// The subscriptions that the grace is for; before the first, it is for the key.
-        last: Vec<Channel>,
-    },
-    Accepted,
-    Closing,
-    HalfClosed,
-}
-
-pub(crate) struct Connection<'a> {
-    pub(super) shared: &'a Shared,
-    pub(super) memory: &'a mut Memory,
-    first: &'a mut Option<oneshot::Sender<Result<(), Error>>>,
-    link: Link,
-    broker: String,
-    pub(super) phase: Phase,
-    /// The end of closing, once that has been asked for.
-    deadline: Option<Pin<Box<Sleep>>>,
-    pub(super) parting: Option<Parting>,
-    /// No message is written until then: the broker has refused something, and most close after that.
-    pub(super) hold: Option<Pin<Box<Sleep>>>,
-    /// What the broker was asked to send, and when.
-    pub(super) subscribed: BTreeMap<Channel, Instant>,
-    /// What the broker complained of last: why it will have closed.
-    pub(super) complaint: Option<Complaint>,
-    pub(super) attempt: Attempt,
-    /// What was written and is on its way.
-    watch: Watch,
-    needs_flush: bool,
-    /// How many runs and other frames it has acted on since it let others run.
-    frames: u32,
-    /// Nothing can be written any more.
-    broken: bool,
-}
 
 impl<'a> Connection<'a> {
     pub(crate) fn new(
@@ -295,7 +249,7 @@ impl<'a> Connection<'a> {
         End::Failed(self.recent_complaint().unwrap_or_else(io))
     }
 
-    fn protocol(&self, cause: crate::wire::DecodeError) -> End {
+    fn protocol(&self, cause: DecodeError) -> End {
         End::Failed(Error::new(Cause::Protocol { addr: self.shared.config.addr.clone(), cause }))
     }
 
@@ -457,25 +411,3 @@ fn give_way<T>(cx: &mut Context<'_>) -> Poll<T> {
     let _pending = pin!(yield_now()).poll(cx);
     Poll::Pending
 }
-
-fn encode(shared: &Shared, frames: &[Frame]) -> Bytes {
-    let mut bytes = BytesMut::new();
-    for frame in frames {
-        // Names and digests have bounded lengths: no legal one is above the limits of these frames.
-        if let Err(error) = frame.encode(&mut bytes, shared.config.limits) {
-            debug_assert!(false, "{error}");
-        }
-    }
-    bytes.freeze()
-}
-
-fn subscribe(shared: &Shared, channel: &Channel) -> Frame {
-    Frame::Subscribe { ident: shared.config.ident.clone(), channel: channel.clone() }
-}
-
-fn unsubscribe(shared: &Shared, channel: Channel) -> Frame {
-    Frame::Unsubscribe { ident: shared.config.ident.clone(), channel }
-}
-
-/// A complaint explains the end of a connection that follows it within this time.
-pub(super) const RECENT: Duration = Duration::from_secs(10);

@@ -1,3 +1,5 @@
+//! The batches and control frames that are being written to the socket.
+
 use std::{collections::VecDeque, io::IoSlice, ops::Range};
 
 use bytes::{Buf as _, Bytes, BytesMut};

@@ -10,10 +10,11 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{
-    BrokerAddr, ClientSession, Connector, SessionState, Transport, connection::FRAMES, flight::SEARCHES, lock::lock,
+use crate::{
+    BrokerAddr, ClientSession, Connector, SessionState, Transport,
+    client::{connection::FRAMES, lock::lock, queue::in_flight::SEARCHES},
+    wire::{Frame, Limits, Nonce},
 };
-use crate::wire::{Frame, Limits, Nonce};
 
 const ERRORS: usize = 5_000;
 
@@ -64,7 +65,7 @@ async fn turns(session: &ClientSession, peer: &mut DuplexStream, frames: &[Frame
     send(peer, &[Frame::Error { message: "that was all".into() }]).await;
     loop {
         match events.recv().await {
-            Ok(super::SessionEvent::BrokerError { message }) if message == "that was all" => break,
+            Ok(crate::SessionEvent::BrokerError { message }) if message == "that was all" => break,
             Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
             Err(error) => panic!("{error}"),
         }

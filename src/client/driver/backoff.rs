@@ -1,3 +1,5 @@
+//! The delay before a session dials again.
+
 use std::time::Duration;
 
 /// How long a session waits before it dials again: exponential, with full jitter, so that a fleet whose broker

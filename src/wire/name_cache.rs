@@ -1,6 +1,14 @@
+//! The names of the PUBLISH frame before, remembered so that they are checked and made once.
+
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use super::{Channel, DecodeError, FrameRef, HEADER_LEN, Ident, Limits, read};
+use super::{
+    batch,
+    error::DecodeError,
+    frame::FrameRef,
+    header::{HEADER_LEN, Limits},
+    names::{Channel, Ident},
+};
 
 /// The last PUBLISH that was read, with names of its own. Most messages have the names of the one before: nothing to
 /// check, and nothing to make.
@@ -18,7 +26,7 @@ impl Last {
     /// the same names.
     #[inline]
     pub(crate) fn repeated(&self, bytes: &[u8], limits: Limits) -> Option<(usize, usize)> {
-        let (frame, _) = read::repeated(bytes, &self.head, limits)?;
+        let (frame, _) = batch::repeated(bytes, &self.head, limits)?;
         Some((HEADER_LEN - 1 + self.head.len(), frame.len()))
     }
 

@@ -1,4 +1,9 @@
-//! The task that owns the connection.
+//! The driver: the task that owns the connection, and makes the next one when it ends.
+
+pub(super) mod backoff;
+pub(super) mod desired;
+pub(super) mod reconnect;
+pub(super) mod shared_task;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -8,14 +13,19 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
+use self::{
+    backoff::Backoff,
+    desired::{Intent, Shared},
+    reconnect::{Attempt, Memory},
+};
 use super::{
-    Backoff, Error, SessionEvent, SessionState,
-    connection::{Connection, End},
-    denial,
-    error::Cause,
-    link::{Link, Received},
-    memory::{Attempt, Memory},
-    shared::{Intent, Shared},
+    connection::{
+        error_text,
+        state::{Connection, End},
+        transport::{Link, Received},
+    },
+    error::{Cause, Error},
+    event::{SessionEvent, SessionState},
 };
 use crate::wire::{Frame, Nonce, OtherProtocol};
 
@@ -171,7 +181,7 @@ impl Driver {
         let cause = match link.first_frame().await {
             Ok(Some(Ok(Received::Frame(Frame::Info { name, nonce })))) => return Ok((link, name, nonce)),
             Ok(Some(Ok(Received::Frame(Frame::Error { message })))) => {
-                let message = denial::text(&message);
+                let message = error_text::text(&message);
                 self.shared.emit(SessionEvent::BrokerError { message: message.clone() });
                 Cause::Broker { message }
             }

@@ -4,7 +4,8 @@ use std::{pin::Pin, task::Context, time::Duration};
 
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{TransportStatus, link::Link};
+use super::transport::Link;
+use crate::client::connect::connector::TransportStatus;
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(200);
@@ -132,7 +133,7 @@ mod tests {
     use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 
     use super::*;
-    use crate::{client::Transport, wire::Limits};
+    use crate::{Transport, wire::Limits};
 
     /// A connection of which the system tells this, each time that it is asked.
     struct Told {

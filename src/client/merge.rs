@@ -1,3 +1,5 @@
+//! Several sessions merged into one stream.
+
 use std::{
     collections::VecDeque,
     pin::Pin,
@@ -9,7 +11,11 @@ use std::{
 use futures::{Stream, future::join_all, stream::FusedStream};
 use tokio::{task::coop, time::Instant};
 
-use super::{ClientSession, Error, Message, lock::lock};
+use super::{
+    error::Error,
+    lock::lock,
+    session::{ClientSession, Message},
+};
 
 /// How long a session goes on while it has more. One connection that is read for longer is cheaper than several in
 /// turns: its peer is woken up less often.
@@ -35,7 +41,7 @@ const TURN: Duration = Duration::from_millis(2);
 /// # let (one, two) = (hpfeeds_broker::Broker::dev().await?, hpfeeds_broker::Broker::dev().await?);
 /// # let addrs = [one.local_addr(), two.local_addr()];
 /// use futures::StreamExt as _;
-/// use hpfeeds::{ClientSession, client::merge};
+/// use hpfeeds::{ClientSession, merge};
 ///
 /// let mut sessions = Vec::new();
 /// for addr in addrs {
@@ -211,7 +217,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        client::{BrokerAddr, Connector, Transport},
+        BrokerAddr, Connector, Transport,
         wire::{Channel, Ident, Limits, encode_publish},
     };
 

@@ -1,3 +1,5 @@
+//! The transport of frames: a socket, the buffers that are read into, and what is taken out of them.
+
 use std::{
     io::{self, IoSlice},
     mem,
@@ -10,17 +12,19 @@ use futures::future::poll_fn;
 use tokio::io::AsyncWrite as _;
 use tokio_util::io::poll_read_buf;
 
-use super::{
-    Transport, TransportStatus,
-    flight::{Flight, Written},
+use crate::{
+    client::{
+        connect::connector::{Transport, TransportStatus},
+        queue::in_flight::{Flight, Written},
+    },
+    wire::{DecodeError, Frame, HEADER_LEN, Header, Limits, Opcode, same_header},
 };
-use crate::wire::{DecodeError, Frame, HEADER_LEN, Header, Limits, Opcode, alike};
 
 /// How much room a read should find.
 const READ: usize = 64 * 1024;
 
 /// Messages are received into pieces of memory of this size.
-pub(super) const MEMORY: usize = 4 * READ;
+pub(crate) const MEMORY: usize = 4 * READ;
 
 /// Below this much room a read is not worth its system call, and there is other memory.
 const READ_MIN: usize = 8 * 1024;
@@ -115,7 +119,7 @@ impl Link {
                 Ok(Some(header)) if header.length <= rest.len() => match header.opcode {
                     Opcode::Publish => {
                         let (frame, mut behind) = rest.split_at(header.length);
-                        while let Some((_, after)) = alike(behind, frame, HEADER_LEN) {
+                        while let Some((_, after)) = same_header(behind, frame, HEADER_LEN) {
                             behind = after;
                         }
                         end = self.received.len() - behind.len();
@@ -201,12 +205,12 @@ impl Link {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 
-    /// See [`Transport::status`].
     /// See [`Transport::abort`].
     pub(crate) fn abort(&self) {
         self.io.abort();
     }
 
+    /// See [`Transport::status`].
     pub(crate) fn status(&self) -> Option<TransportStatus> {
         self.io.status()
     }

@@ -1,3 +1,5 @@
+//! The send queue: messages that are accepted and not yet on their way.
+
 use std::{
     collections::VecDeque,
     mem,
@@ -11,13 +13,10 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use tokio::{sync::Semaphore, time::Instant};
 
-use super::{
-    Error,
-    flight::{self, Flight, SPENT, Segment},
-    lock::lock,
-};
-use crate::wire::{
-    Channel, EncodeError, Field, Ident, Limits, Opcode, check_name, encode_publish_head, publish_head_len,
+use super::in_flight::{self, Flight, SPENT, Segment};
+use crate::{
+    client::{error::Error, lock::lock},
+    wire::{Channel, EncodeError, Field, Ident, Limits, Opcode, check_name, encode_publish_head, publish_head_len},
 };
 
 /// Payloads from here on are sent from where they are instead of being copied into a run. Below it, copying costs
@@ -183,7 +182,7 @@ impl Outbox {
     pub(crate) fn retain(&self, keep: impl FnMut(&str) -> bool) {
         let mut state = lock(&self.state);
         state.seal();
-        let removed = flight::retain(&mut state.sealed, keep);
+        let removed = in_flight::retain(&mut state.sealed, keep);
         drop(state);
         self.release(removed.room);
     }

@@ -9,7 +9,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::connect::TransportStatus;
+use super::connector::TransportStatus;
 
 // From the kernel's `linux/netlink.h`, `linux/sock_diag.h`, `linux/inet_diag.h` and `linux/tcp.h`.
 const AF_INET: u8 = 2;

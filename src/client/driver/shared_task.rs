@@ -1,4 +1,4 @@
-//! Who runs the driver: its task, and now and then the program.
+//! The driver's future as a shared task: its own task polls it, and now and then the program does.
 
 use std::{
     fmt,
@@ -10,7 +10,7 @@ use std::{
 use futures::future::BoxFuture;
 use tokio::runtime::Handle;
 
-use super::lock::lock;
+use crate::client::lock::lock;
 
 /// The driver's future. A task of its own polls it; so does the program that has read everything while the driver
 /// waits for its turn with more: what the driver then reads is used while it is in the processor's cache, and one
@@ -119,7 +119,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        client::{BrokerAddr, ClientSession, Connector, Transport, connection::BATCH, link::MEMORY},
+        BrokerAddr, ClientSession, Connector, Transport,
+        client::connection::{BATCH, transport::MEMORY},
         wire::{Channel, Frame, Ident, Limits, Nonce, encode_publish},
     };
 

@@ -1,3 +1,5 @@
+//! Other protocols that are met at the port of hpfeeds, told by their first bytes.
+
 use std::fmt;
 
 /// A protocol that is met at a port by mistake, told by the first bytes of a peer.

@@ -1,150 +1,29 @@
-use std::{fmt, io, net::SocketAddr, str::FromStr, time::Duration};
+//! The TCP connector: dialling all addresses of a host, keepalive, and what the system knows of a connection.
+
+use std::{io, net::SocketAddr, time::Duration};
 
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpStream, lookup_host},
     time::timeout,
 };
 
-use super::Error;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use super::sock_diag;
+use super::{
+    addr::BrokerAddr,
+    connector::{Connector, Transport, TransportStatus},
+};
 
 /// How long the first of several addresses of a host is tried before the next is tried as well.
 const NEXT_ADDRESS: Duration = Duration::from_secs(1);
 
 /// All addresses of a host are being tried by then, however many there are: well before a session gives its broker up
-/// ([`handshake_timeout`](super::SessionBuilder::handshake_timeout)).
+/// ([`handshake_timeout`](crate::SessionBuilder::handshake_timeout)).
 const ALL_ADDRESSES: Duration = Duration::from_secs(2);
-
-/// Where a broker listens: a host name or IP address, and a port.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct BrokerAddr {
-    host: String,
-    port: u16,
-}
-
-impl BrokerAddr {
-    /// The host may be a name, an IPv4 address or an IPv6 address (without brackets).
-    pub fn new(host: impl Into<String>, port: u16) -> Self {
-        Self { host: host.into(), port }
-    }
-
-    /// The host name or IP address.
-    #[must_use]
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// The TCP port.
-    #[must_use]
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-}
-
-impl fmt::Display for BrokerAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
-}
-
-impl<H: Into<String>> From<(H, u16)> for BrokerAddr {
-    fn from((host, port): (H, u16)) -> Self {
-        Self::new(host, port)
-    }
-}
-
-impl From<SocketAddr> for BrokerAddr {
-    fn from(addr: SocketAddr) -> Self {
-        match addr {
-            SocketAddr::V6(v6) if v6.scope_id() != 0 => Self::new(format!("{}%{}", v6.ip(), v6.scope_id()), v6.port()),
-            _ => Self::new(addr.ip().to_string(), addr.port()),
-        }
-    }
-}
-
-impl FromStr for BrokerAddr {
-    type Err = Error;
-
-    fn from_str(given: &str) -> Result<Self, Error> {
-        let (host, port) = given.rsplit_once(':').ok_or_else(|| Error::address(given))?;
-        let host = match host.strip_prefix('[') {
-            Some(rest) => rest.strip_suffix(']').ok_or_else(|| Error::address(given))?,
-            // An IPv6 address without brackets: which colon ends it?
-            None if host.contains(':') => return Err(Error::address(given)),
-            None => host,
-        };
-        match port.parse() {
-            // No address and no name has brackets of its own.
-            Ok(port) if !host.is_empty() && !host.contains(['[', ']']) => Ok(Self::new(host, port)),
-            _ => Err(Error::address(given)),
-        }
-    }
-}
-
-impl TryFrom<String> for BrokerAddr {
-    type Error = Error;
-
-    fn try_from(given: String) -> Result<Self, Error> {
-        given.parse()
-    }
-}
-
-impl TryFrom<&String> for BrokerAddr {
-    type Error = Error;
-
-    fn try_from(given: &String) -> Result<Self, Error> {
-        given.parse()
-    }
-}
-
-impl TryFrom<&str> for BrokerAddr {
-    type Error = Error;
-
-    fn try_from(given: &str) -> Result<Self, Error> {
-        given.parse()
-    }
-}
-
-/// What the operating system knows of the way to the peer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TransportStatus {
-    /// Bytes that were written and that the peer's system has not acknowledged.
-    pub unacknowledged: u64,
-    /// The peer's system has acknowledged the end of our stream, or what stands for it in another protocol over it.
-    /// Looked at only when our side has been shut down.
-    pub end_acknowledged: bool,
-    /// For how long the peer's system has answered nothing although it was asked several times; zero while it answers.
-    /// A peer that reads nothing answers: its window is closed, and its system says so.
-    pub unanswered: Duration,
-}
-
-/// A connection to a broker: any byte stream.
-pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {
-    /// Whether the peer is known to have closed its side, asked before each write so that a message is not handed to
-    /// a connection that is already dead. `false` when it cannot be told; must not block.
-    fn peer_closed(&self) -> bool {
-        false
-    }
-
-    /// What the system knows of the way to the peer, asked a few times a second while something is on it. `None` when
-    /// it cannot be told, and then asked once a minute; must not block.
-    fn status(&self) -> Option<TransportStatus> {
-        None
-    }
-
-    /// The session gives this connection up since nothing is acknowledged any more, and drops it next: what is still on
-    /// its way must not arrive later, behind messages of the next connection. Does nothing by default; must not block.
-    fn abort(&self) {}
-}
 
 impl Transport for TcpStream {
     /// The system would go on sending for a quarter of an hour, also after the socket is closed.
@@ -163,7 +42,7 @@ impl Transport for TcpStream {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn status(&self) -> Option<TransportStatus> {
         if let (Ok(local), Ok(peer)) = (self.local_addr(), self.peer_addr())
-            && let Some(status) = super::diag::status(local, peer)
+            && let Some(status) = sock_diag::status(local, peer)
         {
             return Some(status);
         }
@@ -197,18 +76,6 @@ fn happened(stream: &TcpStream) -> PollFlags {
         Ok(_) => fds[0].revents(),
         Err(_) => PollFlags::empty(),
     }
-}
-
-impl Transport for tokio::io::DuplexStream {}
-
-#[cfg(unix)]
-impl Transport for tokio::net::UnixStream {}
-
-/// How a session reaches its broker. Give your own to go through a proxy, over a Unix socket or into a simulation.
-pub trait Connector: Send + Sync + 'static {
-    /// Opens a connection. The session puts its own deadline around it, and drops the future when that has passed or
-    /// the session ends.
-    fn connect<'a>(&'a self, addr: &'a BrokerAddr) -> BoxFuture<'a, io::Result<Box<dyn Transport>>>;
 }
 
 /// TCP keepalive: how a side that only waits learns that the other one is gone.
@@ -245,7 +112,7 @@ impl Default for Keepalive {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TcpConnector {
     /// The keepalive of each connection. [`unacknowledged`](Keepalive::unacknowledged) is the session's: it counts as
-    /// given to [`SessionBuilder::keepalive`](super::SessionBuilder::keepalive).
+    /// given to [`SessionBuilder::keepalive`](crate::SessionBuilder::keepalive).
     pub keepalive: Keepalive,
 }
 
@@ -299,22 +166,6 @@ impl Connector for TcpConnector {
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_parse_and_print() {
-        for text in ["localhost:20000", "192.0.2.1:1", "[2001:db8::1]:20000"] {
-            assert_eq!(text.parse::<BrokerAddr>().unwrap().to_string(), text);
-        }
-        assert_eq!("[::1]:1".parse::<BrokerAddr>().unwrap().host(), "::1");
-    }
-
-    #[test]
-    fn a_bad_address_says_what_is_wanted() {
-        for text in ["localhost", ":20000", "localhost:port", "localhost:70000", "::1:20000", "[::1:5", "[[a]:1"] {
-            let error = text.parse::<BrokerAddr>().unwrap_err();
-            assert!(error.is_usage() && error.to_string().contains("HOST:PORT"), "{text}: {error}");
-        }
-    }
 
     #[tokio::test]
     async fn tcp_connections_notice_dead_peers_and_send_at_once() {

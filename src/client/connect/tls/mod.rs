@@ -1,4 +1,6 @@
-mod fault;
+//! The TLS connector: trust, client certificates, and TLS over TCP with rustls.
+
+pub(crate) mod fault;
 mod verifier;
 
 use std::{
@@ -26,10 +28,17 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector as RustlsConnector, client::TlsStream};
 
-pub(crate) use self::fault::words;
 use self::verifier::FileVerifier;
-use super::{BrokerAddr, Connector, Error, TcpConnector, Transport, TransportStatus, error::Cause};
-use crate::{wire::OtherProtocol, x509};
+use super::{
+    addr::BrokerAddr,
+    connector::{Connector, Transport, TransportStatus},
+    tcp::TcpConnector,
+};
+use crate::{
+    client::error::{Cause, Error},
+    wire::OtherProtocol,
+    x509,
+};
 
 /// How to trust the broker, and how to prove who we are, over TLS 1.2 or 1.3.
 ///

@@ -4,6 +4,10 @@
 
 use crate::wire::Channel;
 
+/// The longest part of an ERROR that is kept: far more than any broker in use says, far less than the megabyte that
+/// it may be long.
+const MAX_TEXT: usize = 1024;
+
 /// What a broker's ERROR text is about. The texts are those that brokers in use send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
@@ -66,6 +70,15 @@ fn channel(rest: &str, ident: &str) -> Option<Channel> {
         None => rest.split_once(", chan=")?.1,
     };
     Channel::new(name).ok()
+}
+
+/// What the broker says, for a person.
+pub(crate) fn text(message: &[u8]) -> String {
+    let mut text = String::from_utf8_lossy(message.get(..MAX_TEXT).unwrap_or(message)).into_owned();
+    if message.len() > MAX_TEXT {
+        text.push('…');
+    }
+    text
 }
 
 #[cfg(test)]

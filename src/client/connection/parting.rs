@@ -1,25 +1,17 @@
-//! What a connection does when its broker shuts down.
+//! Parting: what a connection does when its broker shuts down.
 
-use std::{pin::Pin, task::Context, time::Duration};
+use std::{task::Context, time::Duration};
 
-use tokio::time::{Sleep, sleep};
+use tokio::time::sleep;
 
-use super::{
-    Error,
-    connection::{Connection, End, Phase},
-    memory::Recent,
-    shared::Intent,
+use super::state::{Connection, End, Parting, Phase};
+use crate::client::{
+    driver::{desired::Intent, reconnect::Recent},
+    error::Error,
 };
 
 /// How long a broker that shuts down may take to read the rest. No more than it gives itself by default.
 const PARTING: Duration = Duration::from_secs(10);
-
-/// The broker shuts down, and has asked for the end of our stream: it reads what comes before that, and closes.
-pub(super) struct Parting {
-    cause: Error,
-    /// It has so much time.
-    deadline: Pin<Box<Sleep>>,
-}
 
 impl Connection<'_> {
     /// Ends our stream at the end of a frame. Everything else is for the next connection.

@@ -1,4 +1,4 @@
-//! What the driver and its connections tell each other.
+//! The state that outlives a connection: what one leaves to the next, and what the driver learns of its end.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -8,8 +8,15 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Error, SessionEvent, flight::Flight, outbox::MAX_QUARANTINED, shared::Shared};
-use crate::wire::Channel;
+use super::desired::Shared;
+use crate::{
+    client::{
+        error::Error,
+        event::SessionEvent,
+        queue::{in_flight::Flight, send::MAX_QUARANTINED},
+    },
+    wire::Channel,
+};
 
 /// What one connection leaves to the next.
 #[derive(Default)]

@@ -1,6 +1,13 @@
+//! The iterator over the frames in a buffer.
+
 use std::iter::FusedIterator;
 
-use super::{DecodeError, FrameRef, HEADER_LEN, Header, Limits, read};
+use super::{
+    batch,
+    error::DecodeError,
+    frame::FrameRef,
+    header::{HEADER_LEN, Header, Limits},
+};
 
 /// The frames in a buffer, one after the other, without a copy or an allocation.
 ///
@@ -45,8 +52,8 @@ struct Last<'a> {
 impl<'a> Last<'a> {
     #[inline]
     fn repeated(&self, bytes: &'a [u8], limits: Limits) -> Option<(&'a [u8], &'a [u8])> {
-        let repeated = || read::repeated(bytes, &self.frame[HEADER_LEN - 1..self.head], limits);
-        read::alike(bytes, self.frame, self.head).or_else(repeated)
+        let repeated = || batch::repeated(bytes, &self.frame[HEADER_LEN - 1..self.head], limits);
+        batch::same_header(bytes, self.frame, self.head).or_else(repeated)
     }
 }
 

@@ -1,3 +1,5 @@
+//! What the program desires of the session, and all else that its handles share with the driver.
+
 use std::{
     collections::BTreeSet,
     mem,
@@ -14,10 +16,16 @@ use tokio::{
     time::Instant,
 };
 
-use super::{
-    Error, Events, SessionEvent, SessionState, error::Cause, inbox::Inbox, lock::lock, options::Config, outbox::Outbox,
+use crate::{
+    client::{
+        config::Config,
+        error::{Cause, Error},
+        event::{Events, SessionEvent, SessionState},
+        lock::lock,
+        queue::{receive::Inbox, send::Outbox},
+    },
+    wire::{Channel, DecodeError},
 };
-use crate::wire::{Channel, DecodeError};
 
 /// What the handles and the driver share. Handles change what is wanted and wake the driver; only the driver touches
 /// the connection.
@@ -187,7 +195,7 @@ impl Shared {
         self.sent.fetch_add(bytes, Relaxed);
     }
 
-    /// See [`Publisher::bytes_sent`](super::Publisher::bytes_sent).
+    /// See [`Publisher::bytes_sent`](crate::Publisher::bytes_sent).
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Relaxed)
     }
@@ -196,7 +204,7 @@ impl Shared {
         self.unconfirmed.fetch_add(messages, Relaxed);
     }
 
-    /// See [`ClientSession::unconfirmed`](super::ClientSession::unconfirmed).
+    /// See [`ClientSession::unconfirmed`](crate::ClientSession::unconfirmed).
     pub(crate) fn unconfirmed(&self) -> u64 {
         self.unconfirmed.load(Relaxed)
     }

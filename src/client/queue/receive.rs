@@ -1,3 +1,5 @@
+//! The receive queue: batches of received PUBLISH frames between the driver and the session.
+
 use std::{
     collections::VecDeque,
     sync::Mutex,
@@ -7,7 +9,7 @@ use std::{
 use bytes::BytesMut;
 use tokio::task::coop;
 
-use super::lock::lock;
+use crate::client::lock::lock;
 
 /// Runs of received PUBLISH frames between the driver and the session, bounded in bytes.
 ///

@@ -25,8 +25,10 @@ use tokio::{
 };
 use tokio_stream::StreamMap;
 
-use super::{BrokerAddr, ClientSession, Connector, Transport, merge};
-use crate::wire::{Channel, Ident, Limits, encode_publish};
+use crate::{
+    BrokerAddr, ClientSession, Connector, Transport, merge,
+    wire::{Channel, Ident, Limits, encode_publish},
+};
 
 /// More than the budget of one poll (128), for each session.
 const RUNS: usize = 300;
@@ -110,7 +112,7 @@ async fn by_map<S: Stream + Unpin>(streams: impl IntoIterator<Item = S>) -> usiz
 }
 
 /// Half of the sessions merged, the other half merged, and both together.
-fn halves(mut sessions: Vec<ClientSession>) -> [super::Merged; 2] {
+fn halves(mut sessions: Vec<ClientSession>) -> [crate::Merged; 2] {
     let others = sessions.split_off(sessions.len() / 2);
     [merge(sessions), merge(others)]
 }

@@ -1,24 +1,18 @@
-//! What a connection does about what the broker refuses.
+//! Denials: what a connection does about a key, a message or a subscription that the broker refuses.
 
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    Error, SessionEvent,
-    connection::{Connection, End, Phase, RECENT},
-    error::Cause,
-    refusal::Refusal,
+    error_text::{Refusal, text},
+    state::{Complaint, Connection, End, Phase, RECENT},
 };
-use crate::wire::Channel;
-
-/// The longest part of an ERROR that is kept: far more than any broker in use says, far less than the megabyte that
-/// it may be long.
-const MAX_TEXT: usize = 1024;
-
-/// What the broker complained of, and when.
-pub(super) struct Complaint {
-    cause: Error,
-    at: Instant,
-}
+use crate::{
+    client::{
+        error::{Cause, Error},
+        event::SessionEvent,
+    },
+    wire::Channel,
+};
 
 impl Connection<'_> {
     /// The complaint that explains why the connection ends now.
@@ -210,13 +204,4 @@ impl Connection<'_> {
             self.deny_message(None, message);
         }
     }
-}
-
-/// What the broker says, for a person.
-pub(super) fn text(message: &[u8]) -> String {
-    let mut text = String::from_utf8_lossy(message.get(..MAX_TEXT).unwrap_or(message)).into_owned();
-    if message.len() > MAX_TEXT {
-        text.push('…');
-    }
-    text
 }

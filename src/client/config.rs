@@ -1,0 +1,33 @@
+//! The checked options of a running session.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use super::{
+    connect::{addr::BrokerAddr, connector::Connector},
+    driver::backoff::Backoff,
+};
+use crate::wire::{Ident, Limits, Secret};
+
+/// The checked options of a running session.
+pub(crate) struct Config {
+    pub(crate) addr: BrokerAddr,
+    pub(crate) ident: Ident,
+    pub(crate) secret: Secret,
+    pub(crate) limits: Limits,
+    pub(crate) send_queue: usize,
+    pub(crate) receive_queue: usize,
+    pub(crate) backoff: Backoff,
+    pub(crate) max_retries: Option<u32>,
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) auth_grace: Duration,
+    pub(crate) close_timeout: Duration,
+    pub(crate) close_stall_timeout: Option<Duration>,
+    pub(crate) unacknowledged: Duration,
+    pub(crate) connector: Arc<dyn Connector>,
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").field("addr", &self.addr).field("ident", &self.ident).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,115 @@
+//! The state of one connection: its phase, what it has asked for, and why it ends.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    pin::Pin,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, Sleep},
+};
+
+use super::{transport::Link, watch::Watch};
+use crate::{
+    client::{
+        driver::{
+            desired::Shared,
+            reconnect::{Attempt, Memory},
+        },
+        error::Error,
+    },
+    wire::{Channel, Frame},
+};
+
+/// A complaint explains the end of a connection that follows it within this time.
+pub(super) const RECENT: Duration = Duration::from_secs(10);
+
+/// Why a connection is over.
+pub(crate) enum End {
+    /// Everything was written and the broker closed after our half-close: it has read all of it.
+    Confirmed,
+    /// The program asked for it, or closing took too long.
+    Stopped,
+    /// Something went wrong.
+    Failed(Error),
+}
+
+/// ```text
+/// Proving ── the grace passed, or a message came ──► Accepted ── close() ──► Closing ── all written ──► HalfClosed
+///    └────────────────── close() with nothing to send ─────────────────────────▲
+/// ```
+pub(super) enum Phase {
+    /// AUTH is sent. Messages stay queued until the broker had time to refuse the key: on a connection that it closes
+    /// without a word, its EOF would look like a confirmation.
+    Proving {
+        grace: Pin<Box<Sleep>>,
+        /// Subscriptions still to be asked for, a few at a time.
+        replay: VecDeque<Channel>,
+        /// The subscriptions that the grace is for; before the first, it is for the key.
+        last: Vec<Channel>,
+    },
+    Accepted,
+    Closing,
+    HalfClosed,
+}
+
+pub(crate) struct Connection<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) memory: &'a mut Memory,
+    pub(super) first: &'a mut Option<oneshot::Sender<Result<(), Error>>>,
+    pub(super) link: Link,
+    pub(super) broker: String,
+    pub(super) phase: Phase,
+    /// The end of closing, once that has been asked for.
+    pub(super) deadline: Option<Pin<Box<Sleep>>>,
+    pub(super) parting: Option<Parting>,
+    /// No message is written until then: the broker has refused something, and most close after that.
+    pub(super) hold: Option<Pin<Box<Sleep>>>,
+    /// What the broker was asked to send, and when.
+    pub(super) subscribed: BTreeMap<Channel, Instant>,
+    /// What the broker complained of last: why it will have closed.
+    pub(super) complaint: Option<Complaint>,
+    pub(super) attempt: Attempt,
+    /// What was written and is on its way.
+    pub(super) watch: Watch,
+    pub(super) needs_flush: bool,
+    /// How many runs and other frames it has acted on since it let others run.
+    pub(super) frames: u32,
+    /// Nothing can be written any more.
+    pub(super) broken: bool,
+}
+
+/// What the broker complained of, and when.
+pub(super) struct Complaint {
+    pub(super) cause: Error,
+    pub(super) at: Instant,
+}
+
+/// The broker shuts down, and has asked for the end of our stream: it reads what comes before that, and closes.
+pub(super) struct Parting {
+    pub(super) cause: Error,
+    /// It has so much time.
+    pub(super) deadline: Pin<Box<Sleep>>,
+}
+
+pub(super) fn encode(shared: &Shared, frames: &[Frame]) -> Bytes {
+    let mut bytes = BytesMut::new();
+    for frame in frames {
+        // Names and digests have bounded lengths: no legal one is above the limits of these frames.
+        if let Err(error) = frame.encode(&mut bytes, shared.config.limits) {
+            debug_assert!(false, "{error}");
+        }
+    }
+    bytes.freeze()
+}
+
+pub(super) fn subscribe(shared: &Shared, channel: &Channel) -> Frame {
+    Frame::Subscribe { ident: shared.config.ident.clone(), channel: channel.clone() }
+}
+
+pub(super) fn unsubscribe(shared: &Shared, channel: Channel) -> Frame {
+    Frame::Unsubscribe { ident: shared.config.ident.clone(), channel }
+}
