@@ -174,7 +174,7 @@ impl<'a> FrameBatch<'a> {
         let Some((mut frame, mut rest)) = self.bytes.split_at_checked(first.length) else {
             return BatchExtent::default();
         };
-        let head = HEADER_LEN + names;
+        let head = HEADER_LEN.saturating_add(names);
         let Some(key) = frame.get(HEADER_LEN - 1..head) else {
             return BatchExtent::default();
         };
@@ -227,9 +227,9 @@ impl<'a> FrameBatch<'a> {
                     bytes = bytes.get(first.length..)?;
                     continue;
                 };
-                let run = Self::new(bytes, limits).same_names(first, Self::names(body)?.len(), |_, _| ());
-                bytes = bytes.get(run.len..)?;
-                return Some((channel, run.messages.into()));
+                let extent = Self::new(bytes, limits).same_names(first, Self::names(body)?.len(), |_, _| ());
+                bytes = bytes.get(extent.len..)?;
+                return Some((channel, extent.messages.into()));
             }
         })
     }
@@ -262,7 +262,7 @@ pub(super) fn repeated<'a>(bytes: &'a [u8], names: &[u8], limits: Limits) -> Opt
 ///
 /// The processor can then guess where the frame behind it begins, and need not wait until it has read that.
 #[inline]
-pub(crate) fn same_header<'a>(bytes: &'a [u8], before: &[u8], head: usize) -> Option<(&'a [u8], &'a [u8])> {
+pub(super) fn same_header<'a>(bytes: &'a [u8], before: &[u8], head: usize) -> Option<(&'a [u8], &'a [u8])> {
     let (frame, after) = bytes.split_at_checked(before.len())?;
     if eq_short(frame.get(..head)?, before.get(..head)?) { Some((frame, after)) } else { None }
 }
@@ -302,31 +302,53 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_told_by_every_byte_of_its_names_however_long_they_are() {
+    fn same_names_compares_every_byte_of_names_of_any_length() {
         for length in 1..=70 {
             let channel = "c".repeat(length);
             let (names, frame) = (3 + length, HEADER_LEN + 3 + length);
             let payloads = [2, 2, 2, 5, 2, 5, 5];
             let bytes = frames(&channel, &payloads);
             let first = Header { opcode: Opcode::Publish, length: frame + 2 };
-            let run = |bytes: &[u8]| {
+            let walk = |bytes: &[u8]| {
                 let mut told = Vec::new();
                 let batch = FrameBatch::new(bytes, Limits::default());
-                let run = batch.same_names(first, names, |length, count| told.push((length - frame, count)));
-                assert_eq!(run.messages, told.iter().map(|(_, count)| count).sum::<u32>());
-                (run.len, told)
+                let extent = batch.same_names(first, names, |length, count| told.push((length - frame, count)));
+                assert_eq!(extent.messages, told.iter().map(|(_, count)| count).sum::<u32>());
+                (extent.len, told)
             };
-            assert_eq!(run(&bytes), (bytes.len(), vec![(2, 3), (5, 1), (2, 1), (5, 2)]), "{channel}");
-            assert_eq!(run(&bytes[..bytes.len() - 1]).0, bytes.len() - frame - 5, "{channel}");
+            assert_eq!(walk(&bytes), (bytes.len(), vec![(2, 3), (5, 1), (2, 1), (5, 2)]), "{channel}");
+            assert_eq!(walk(&bytes[..bytes.len() - 1]).0, bytes.len() - frame - 5, "{channel}");
             for (at, fast) in [(1, true), (3, false)] {
                 let start = payloads[..at].iter().map(|payload| frame + payload).sum::<usize>();
                 assert_eq!(payloads[at] == payloads[at - 1], fast);
                 for changed in HEADER_LEN - 1..frame {
                     let mut bytes = bytes.clone();
                     bytes[start + changed] ^= 1;
-                    assert_eq!(run(&bytes).0, start, "{channel}: byte {changed}");
+                    assert_eq!(walk(&bytes).0, start, "{channel}: byte {changed}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn same_names_of_a_first_frame_that_is_not_there_are_none() {
+        let bytes = frames("channel", &[2, 2]);
+        let (len, names) = (bytes.len() / 2, 3 + "channel".len());
+        let walk = |bytes: &[u8], length, names| {
+            let first = Header { opcode: Opcode::Publish, length };
+            FrameBatch::checked(bytes).same_names(first, names, |_, _| panic!("there is none"))
+        };
+        assert_eq!(walk(&bytes[..len - 1], len, names), BatchExtent::default());
+        assert_eq!(walk(&bytes, len, len), BatchExtent::default());
+        assert_eq!(walk(&bytes, 0, names), BatchExtent::default());
+    }
+
+    #[test]
+    fn first_channel_needs_no_payload_but_all_of_the_names() {
+        let bytes = frames("channel", &[5]);
+        for cut in 0..=bytes.len() {
+            let expected = (cut >= bytes.len() - 5).then_some("channel");
+            assert_eq!(FrameBatch::checked(&bytes[..cut]).first_channel(), expected, "{cut}");
         }
     }
 }

@@ -20,7 +20,6 @@ mod reader;
 pub use auth::{Digest, Nonce, Secret};
 #[doc(hidden)]
 pub use batch::publish_run;
-pub(crate) use batch::same_header;
 pub use batch::{BatchEnd, BatchExtent, FrameBatch};
 pub use codec::Codec;
 pub use error::{DecodeError, EncodeError, Field};

@@ -1,6 +1,7 @@
 //! The library against golden frames, against scripted brokers in virtual time, and against the real broker.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
+mod batch;
 #[cfg(feature = "tls")]
 #[path = "../support/certificates.rs"]
 mod certificates;

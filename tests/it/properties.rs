@@ -20,7 +20,7 @@ use tokio_util::codec::{Decoder as _, Encoder as _};
 
 use super::script::Script;
 
-fn cases(number: u32) -> Config {
+pub(super) fn cases(number: u32) -> Config {
     let mut config = Config::default();
     if env::var_os("PROPTEST_CASES").is_none() {
         config.cases = number;

@@ -17,7 +17,7 @@ use crate::{
         connect::connector::{Transport, TransportStatus},
         queue::in_flight::{Flight, Written},
     },
-    wire::{DecodeError, Frame, HEADER_LEN, Header, Limits, Opcode, same_header},
+    wire::{BatchEnd, DecodeError, Frame, FrameBatch, Limits, Opcode},
 };
 
 /// How much room a read should find.
@@ -111,40 +111,23 @@ impl Link {
         if !self.pass_over() {
             return Ok(None);
         }
-        let mut end = 0;
-        let mut fault = None;
-        loop {
-            let rest = &self.received[end..];
-            match Header::parse(rest, self.limits) {
-                Ok(Some(header)) if header.length <= rest.len() => match header.opcode {
-                    Opcode::Publish => {
-                        let (frame, mut behind) = rest.split_at(header.length);
-                        while let Some((_, after)) = same_header(behind, frame, HEADER_LEN) {
-                            behind = after;
-                        }
-                        end = self.received.len() - behind.len();
-                    }
-                    _ if end > 0 => break,
-                    _ => {
-                        let bytes = self.received.split_to(header.length).freeze();
-                        return Frame::from_bytes(&bytes, header).map(|frame| Some(Received::Frame(frame)));
-                    }
-                },
-                Ok(_) => break,
-                Err(error) => {
-                    fault = Some(error);
-                    break;
-                }
-            }
+        let (len, end) = FrameBatch::new(&self.received, self.limits).publishes();
+        if len > 0 {
+            return Ok(Some(Received::Run(self.received.split_to(len))));
         }
-        match fault {
-            _ if end > 0 => Ok(Some(Received::Run(self.received.split_to(end)))),
-            Some(fault @ DecodeError::TooLong { opcode: Opcode::Publish, length, .. }) if length <= MAX_SKIPPED => {
+        match end {
+            BatchEnd::Incomplete => Ok(None),
+            BatchEnd::Other(header) => {
+                let bytes = self.received.split_to(header.length).freeze();
+                Frame::from_bytes(&bytes, header).map(|frame| Some(Received::Frame(frame)))
+            }
+            BatchEnd::Malformed(fault @ DecodeError::TooLong { opcode: Opcode::Publish, length, .. })
+                if length <= MAX_SKIPPED =>
+            {
                 self.skip = length as usize;
                 Ok(Some(Received::TooLong(fault)))
             }
-            Some(fault) => Err(fault),
-            None => Ok(None),
+            BatchEnd::Malformed(fault) => Err(fault),
         }
     }
 

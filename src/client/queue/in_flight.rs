@@ -4,7 +4,7 @@ use std::{collections::VecDeque, io::IoSlice, ops::Range};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use crate::wire::{FrameRef, HEADER_LEN, Header, Limits};
+use crate::wire::FrameBatch;
 
 /// Pieces of memory that are kept for the next runs: what the processor has in its cache.
 pub(crate) const SPENT: usize = 2;
@@ -163,19 +163,12 @@ impl Flight {
     /// Keeps everything for the next connection but the rest of a frame that is partly written. Returns what had been
     /// written whole before it.
     pub(crate) fn part(&mut self) -> Written {
-        let mut end = 0;
         if let Some(Segment::Run { bytes, messages }) = self.segments.front_mut()
             && self.offset > 0
         {
-            let mut whole = 0;
-            for length in frame_lengths(bytes) {
-                if end >= self.offset {
-                    break;
-                }
-                (end, whole) = (end + length, whole + 1);
-            }
-            let first = Segment::Run { bytes: bytes.split_to(end), messages: whole };
-            *messages -= whole;
+            let begun = FrameBatch::checked(bytes).begun_by(self.offset);
+            let first = Segment::Run { bytes: bytes.split_to(begun.len), messages: begun.messages.into() };
+            *messages -= u64::from(begun.messages);
             self.segments.push_front(first);
         }
         self.kept = self.segments.split_off(usize::from(self.offset > 0).min(self.segments.len()));
@@ -189,13 +182,8 @@ impl Flight {
         let offset = std::mem::take(&mut self.offset);
         self.segments.append(&mut self.kept);
         if let Some(Segment::Run { bytes, messages }) = self.segments.front_mut() {
-            for length in frame_lengths(&bytes.clone()) {
-                if written.room + length > offset {
-                    break;
-                }
-                written.room += length;
-                written.messages += 1;
-            }
+            let whole = FrameBatch::checked(bytes).ended_by(offset);
+            (written.room, written.messages) = (whole.len, whole.messages.into());
             bytes.advance(written.room);
             *messages -= written.messages;
         }
@@ -227,7 +215,7 @@ pub(crate) fn retain(segments: &mut VecDeque<Segment>, mut keep: impl FnMut(&str
         match segment {
             Segment::Control(_) => kept.push_back(segment),
             Segment::Large { ref head, .. } => {
-                if channel_of(head).is_none_or(&mut keep) {
+                if FrameBatch::checked(head).first_channel().is_none_or(&mut keep) {
                     kept.push_back(segment);
                 } else {
                     removed.room += segment.weight();
@@ -238,18 +226,18 @@ pub(crate) fn retain(segments: &mut VecDeque<Segment>, mut keep: impl FnMut(&str
                 // One piece becomes no more than one: whoever looks at all pieces would have as many as messages.
                 let (mut at, mut messages) = (0, 0);
                 let mut stays: Vec<Range<usize>> = Vec::new();
-                for length in frame_lengths(&bytes) {
-                    let frame = at..at + length;
-                    at = frame.end;
-                    if !channel_of(&bytes[frame.clone()]).is_none_or(&mut keep) {
-                        removed.room += length;
+                for frame in FrameBatch::checked(&bytes).frames() {
+                    let place = at..at + frame.len();
+                    at = place.end;
+                    if !FrameBatch::checked(frame).first_channel().is_none_or(&mut keep) {
+                        removed.room += frame.len();
                         removed.messages += 1;
                         continue;
                     }
                     messages += 1;
                     match stays.last_mut() {
-                        Some(last) if last.end == frame.start => last.end = frame.end,
-                        _ => stays.push(frame),
+                        Some(last) if last.end == place.start => last.end = place.end,
+                        _ => stays.push(place),
                     }
                 }
                 let bytes = match &stays[..] {
@@ -265,29 +253,6 @@ pub(crate) fn retain(segments: &mut VecDeque<Segment>, mut keep: impl FnMut(&str
     removed
 }
 
-/// The lengths of the frames that we encoded one after the other.
-fn frame_lengths(bytes: &Bytes) -> Vec<usize> {
-    let mut lengths = Vec::new();
-    let mut rest = bytes.clone();
-    while let Ok(Some(header)) = Header::parse(&rest, Limits::new(u32::MAX)) {
-        if header.length > rest.len() {
-            break;
-        }
-        lengths.push(header.length);
-        rest.advance(header.length);
-    }
-    lengths
-}
-
-/// The channel of a PUBLISH frame that we encoded, whether or not its payload follows.
-fn channel_of(frame: &[u8]) -> Option<&str> {
-    let header = Header::parse(frame, Limits::new(u32::MAX)).ok()??;
-    match FrameRef::parse(header.opcode, frame.get(HEADER_LEN..)?) {
-        Ok(FrameRef::Publish { channel, .. }) => Some(channel),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 thread_local! {
     /// How often segments were searched for messages on this thread.
@@ -298,7 +263,7 @@ thread_local! {
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use super::*;
-    use crate::wire::{Channel, Ident, encode_publish};
+    use crate::wire::{Channel, Ident, Limits, encode_publish};
 
     fn frame(channel: &str, payload: &[u8]) -> Bytes {
         let mut bytes = BytesMut::new();
