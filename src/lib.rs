@@ -23,10 +23,11 @@
 //!
 //! # What the protocol promises
 //!
-//! hpfeeds has no acknowledgements. A message that [`publish`](ClientSession::publish) accepted is written once, in
-//! order, on the current connection or the next one; what the broker had not read when a connection broke is lost
-//! ([`SessionEvent::Disconnected`] says how many messages that can be). [`close`](ClientSession::close) confirms that
-//! the broker has read everything, with every broker of today: TCP is in order, so its EOF says so.
+//! hpfeeds has no acknowledgements. A message that [`publish`](ClientSession::publish) accepted is
+//! written once, in order, on the current connection or the next one; what the broker had not read
+//! when a connection broke is lost ([`SessionEvent::Disconnected`] says how many messages that can
+//! be). [`close`](ClientSession::close) confirms that the broker has read everything, with every
+//! broker of today: TCP is in order, so its EOF says so.
 //!
 //! # Features
 //!

@@ -9,7 +9,8 @@ use crate::wire::{Channel, DecodeError, EncodeError, Field, Ident, NameError};
 
 /// Why something could not be done. One line, for a person; the predicates are for programs.
 ///
-/// Cheap to clone: the same cause is reported by an event and by [`close`](crate::ClientSession::close).
+/// Cheap to clone: the same cause is reported by an event and by
+/// [`close`](crate::ClientSession::close).
 #[derive(Clone)]
 pub struct Error(Arc<Cause>);
 
@@ -131,8 +132,8 @@ impl Error {
         }
     }
 
-    /// The caller gave something that cannot work: a bad name, an oversized payload, an unreadable certificate.
-    /// Trying again does not help.
+    /// The caller gave something that cannot work: a bad name, an oversized payload, an unreadable
+    /// certificate. Trying again does not help.
     #[must_use]
     pub fn is_usage(&self) -> bool {
         match self.cause() {
@@ -143,7 +144,8 @@ impl Error {
         }
     }
 
-    /// The broker did not accept the ident and secret (or closed right after them, as some brokers do).
+    /// The broker did not accept the ident and secret (or closed right after them, as some brokers
+    /// do).
     #[must_use]
     pub fn is_rejected(&self) -> bool {
         matches!(self.root(), Cause::Rejected { .. })
@@ -179,15 +181,15 @@ impl Error {
         )
     }
 
-    /// The send queue has no room right now, as [`try_publish`](crate::Publisher::try_publish) said; trying again later may
-    /// help.
+    /// The send queue has no room right now, as [`try_publish`](crate::Publisher::try_publish)
+    /// said; trying again later may help.
     #[must_use]
     pub fn is_full(&self) -> bool {
         matches!(self.cause(), Cause::Full)
     }
 
-    /// [`close`](crate::ClientSession::close) had to leave messages behind: some were never written, or the broker
-    /// did not confirm that it read them.
+    /// [`close`](crate::ClientSession::close) had to leave messages behind: some were never
+    /// written, or the broker did not confirm that it read them.
     #[must_use]
     pub fn is_incomplete(&self) -> bool {
         matches!(self.cause(), Cause::Unsent { .. } | Cause::Unconfirmed { .. })
@@ -201,9 +203,10 @@ impl Error {
         if let Cause::Unsent { messages, .. } = self.cause() { *messages } else { 0 }
     }
 
-    /// How many messages were written to the last connection, which ended before the broker had confirmed that it read
-    /// them; it may have read them all the same. Only told when none is [unsent](Self::unsent). Over the whole life of a
-    /// session: [`ClientSession::unconfirmed`](crate::ClientSession::unconfirmed).
+    /// How many messages were written to the last connection, which ended before the broker had
+    /// confirmed that it read them; it may have read them all the same. Only told when none is
+    /// [unsent](Self::unsent). Over the whole life of a session:
+    /// [`ClientSession::unconfirmed`](crate::ClientSession::unconfirmed).
     #[must_use]
     pub fn unconfirmed(&self) -> u64 {
         if let Cause::Unconfirmed { messages, .. } = self.cause() { *messages } else { 0 }

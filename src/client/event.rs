@@ -59,13 +59,14 @@ pub enum SessionEvent {
         /// The name that the broker gave itself in INFO.
         broker: String,
     },
-    /// An attempt failed, or a connection ended. The session goes on unless [`SessionEvent::Closed`] follows.
+    /// An attempt failed, or a connection ended. The session goes on unless
+    /// [`SessionEvent::Closed`] follows.
     Disconnected {
         /// Why.
         cause: Error,
-        /// How many messages were written to this connection and may not have been read: at most the last 40 MiB, as
-        /// no more can be on its way. The base protocol has no acknowledgement: those that the broker had not read when
-        /// it went away are lost.
+        /// How many messages were written to this connection and may not have been read: at most
+        /// the last 40 MiB, as no more can be on its way. The base protocol has no acknowledgement:
+        /// those that the broker had not read when it went away are lost.
         unconfirmed: u64,
     },
     /// The broker did not accept the ident and secret. The session tries again with growing delays.
@@ -73,8 +74,9 @@ pub enum SessionEvent {
         /// What was refused, and what the broker said.
         cause: Error,
     },
-    /// The broker refused a message. The channel is quarantined: [`publish`](crate::ClientSession::publish) to it
-    /// fails for a minute, so that it does not take the connection down for the others each time.
+    /// The broker refused a message. The channel is quarantined:
+    /// [`publish`](crate::ClientSession::publish) to it fails for a minute, so that it does not
+    /// take the connection down for the others each time.
     PublishDenied {
         /// The channel, when the broker named it.
         channel: Option<Channel>,
@@ -96,11 +98,13 @@ pub enum SessionEvent {
         /// The broker's words.
         message: String,
     },
-    /// The broker delivered a message that cannot be given to the program, and the session passed over it: its ident or
-    /// channel is no UTF-8 or cut short, or it is above the [limit](crate::SessionBuilder::limits), which is read and
-    /// thrown away up to 64 MiB. The messages before and after it are not touched. Told at most once a second.
+    /// The broker delivered a message that cannot be given to the program, and the session passed
+    /// over it: its ident or channel is no UTF-8 or cut short, or it is above the
+    /// [limit](crate::SessionBuilder::limits), which is read and thrown away up to 64 MiB. The
+    /// messages before and after it are not touched. Told at most once a second.
     Skipped {
-        /// How many there were since the session was made; [`skipped`](crate::ClientSession::skipped) counts on.
+        /// How many there were since the session was made;
+        /// [`skipped`](crate::ClientSession::skipped) counts on.
         messages: u64,
         /// What is wrong with this one, and what to do.
         cause: Error,
@@ -136,8 +140,8 @@ impl fmt::Display for SessionEvent {
     }
 }
 
-/// The events of a session, as a stream. It holds the last 64 events until they are read, and ends after
-/// [`SessionEvent::Closed`].
+/// The events of a session, as a stream. It holds the last 64 events until they are read, and ends
+/// after [`SessionEvent::Closed`].
 #[derive(Debug)]
 pub struct Events {
     events: BroadcastStream<SessionEvent>,

@@ -17,20 +17,21 @@ use super::{
     session::{ClientSession, Message},
 };
 
-/// How long a session goes on while it has more. One connection that is read for longer is cheaper than several in
-/// turns: its peer is woken up less often.
-const TURN: Duration = Duration::from_millis(2);
+/// How long a session goes on while it has more. One connection that is read for longer is cheaper
+/// than several in turns: its peer is woken up less often.
+const TIME_SLICE: Duration = Duration::from_millis(2);
 
-/// Receives from several sessions at once: a stream of messages, each with the index of the session that it came from.
+/// Receives from several sessions at once: a stream of messages, each with the index of the session
+/// that it came from.
 ///
-/// It does what [`select_all`](futures::stream::select_all()) does, for less: that moves a session to the end of its
-/// queue, and allocates, for each message; this stays with a session while it has more, for up to two milliseconds and
-/// then to the end of what one read of its socket brought (256 KiB, or one larger message). So a program that takes
-/// its time for each message gets that much of one session before the next. Only sessions with something to read are
-/// looked at.
+/// It does what [`select_all`](futures::stream::select_all()) does, for less: that moves a session
+/// to the end of its queue, and allocates, for each message; this stays with a session while it has
+/// more, for up to two milliseconds and then to the end of what one read of its socket brought (256
+/// KiB, or one larger message). So a program that takes its time for each message gets that much of
+/// one session before the next. Only sessions with something to read are looked at.
 ///
-/// The messages of one session stay in order. The stream ends when all sessions have ended, and goes on without
-/// those that end sooner. Cancel safe, as a session is.
+/// The messages of one session stay in order. The stream ends when all sessions have ended, and
+/// goes on without those that end sooner. Cancel safe, as a session is.
 ///
 /// A program that can take many messages at a time pays no more with `select_all` over chunks:
 /// `select_all(sessions.into_iter().map(|session| session.ready_chunks(64)))`.
@@ -92,21 +93,23 @@ impl Merged {
         self.wakers[index].wake_by_ref();
     }
 
-    /// The sessions, in the order in which they were added; also those that have ended. To subscribe, to publish, to
-    /// see their state.
+    /// The sessions, in the order in which they were added; also those that have ended. To
+    /// subscribe, to publish, to see their state.
     #[must_use]
     pub fn sessions(&self) -> &[ClientSession] {
         &self.sessions
     }
 
-    /// The sessions, one by one again. Nothing is lost: what was not taken from the stream can be read from them.
+    /// The sessions, one by one again. Nothing is lost: what was not taken from the stream can be
+    /// read from them.
     #[must_use]
     pub fn into_sessions(self) -> Vec<ClientSession> {
         self.sessions
     }
 
-    /// [Closes](ClientSession::close) all sessions at the same time, and returns the first error of the first session
-    /// that has one. Messages that were already received can still be read. Cancel safe, as closing one is.
+    /// [Closes](ClientSession::close) all sessions at the same time, and returns the first error of
+    /// the first session that has one. Messages that were already received can still be read.
+    /// Cancel safe, as closing one is.
     pub async fn close(&mut self) -> Result<(), Error> {
         join_all(self.sessions.iter_mut().map(ClientSession::close)).await.into_iter().collect()
     }
@@ -128,15 +131,16 @@ impl Stream for Merged {
                 continue;
             };
             let session = &mut this.sessions[index];
-            if let Some(message) = session.next_in_run() {
+            if let Some(message) = session.next_in_batch() {
                 return Poll::Ready(Some((index, message)));
             }
-            // With the budget used up, a session wakes itself up at once: asked again and again here, it would never
-            // have anything. The runtime gives a new budget to those that return. Nothing is taken from it here.
+            // With the budget used up, a session wakes itself up at once: asked again and again
+            // here, it would never have anything. The runtime gives a new budget to those that
+            // return. Nothing is taken from it here.
             drop(ready!(coop::poll_proceed(cx)));
-            match session.poll_run(&mut Context::from_waker(&this.wakers[index])) {
-                Poll::Ready(true) if since.elapsed() >= TURN => {
-                    // It keeps this run for when it is its turn again.
+            match session.poll_batch(&mut Context::from_waker(&this.wakers[index])) {
+                Poll::Ready(true) if since.elapsed() >= TIME_SLICE => {
+                    // It keeps this batch for when it is its turn again.
                     lock(&this.ready).push(index);
                     this.current = None;
                 }
@@ -158,7 +162,8 @@ impl FusedStream for Merged {
 #[derive(Debug, Default)]
 struct Ready {
     queue: VecDeque<usize>,
-    /// For each session, whether it is in the queue: so the queue is never longer than there are sessions.
+    /// For each session, whether it is in the queue: so the queue is never longer than there are
+    /// sessions.
     queued: Vec<bool>,
     /// Who waits while the queue is empty.
     waiting: Option<Waker>,
@@ -234,8 +239,8 @@ mod tests {
         ClientSession::builder(("nowhere", 1), "me", "secret").connector(Nowhere).start().unwrap()
     }
 
-    /// A run of messages with these payloads.
-    fn run(payloads: &[&str]) -> BytesMut {
+    /// A batch of messages with these payloads.
+    fn batch(payloads: &[&str]) -> BytesMut {
         let mut bytes = BytesMut::new();
         let (ident, channel) = (Ident::new("me").unwrap(), Channel::new("a").unwrap());
         for payload in payloads {
@@ -258,7 +263,7 @@ mod tests {
         let mut session = session();
         let mut memory = BytesMut::with_capacity(4096);
         let room = memory.capacity();
-        memory.extend_from_slice(&run(&["a", "b"]));
+        memory.extend_from_slice(&batch(&["a", "b"]));
         session.shared().inbox.push(memory.split());
         for _ in 0..2 {
             assert!(!memory.try_reclaim(room));
@@ -273,22 +278,22 @@ mod tests {
     async fn sessions_take_turns_and_keep_their_order() {
         let mut merged = merge([session(), session(), session()]);
         let shared: Vec<_> = merged.sessions().iter().map(|session| session.shared().clone()).collect();
-        shared[0].inbox.push(run(&["a", "b"]));
-        shared[0].inbox.push(run(&["c"]));
-        shared[0].inbox.push(run(&["d"]));
-        shared[2].inbox.push(run(&["e", "f"]));
+        shared[0].inbox.push(batch(&["a", "b"]));
+        shared[0].inbox.push(batch(&["c"]));
+        shared[0].inbox.push(batch(&["d"]));
+        shared[2].inbox.push(batch(&["e", "f"]));
         assert_eq!(merged.next().await.unwrap().1.2, "a");
-        // A turn ends between runs, and only then.
-        tokio::time::advance(TURN / 2).await;
+        // A time slice ends between batches, and only then.
+        tokio::time::advance(TIME_SLICE / 2).await;
         assert_eq!(merged.next().await.unwrap().1.2, "b");
         assert_eq!(merged.next().await.unwrap().1.2, "c");
-        tokio::time::advance(TURN / 2).await;
+        tokio::time::advance(TIME_SLICE / 2).await;
         assert_eq!(taken(&mut merged), ["2e", "2f", "0d"]);
         // Those that had nothing are woken up by what comes.
-        shared[1].inbox.push(run(&["g"]));
+        shared[1].inbox.push(batch(&["g"]));
         assert_eq!(taken(&mut merged), ["1g"]);
         merged.push(session());
-        merged.sessions()[3].shared().inbox.push(run(&["h"]));
+        merged.sessions()[3].shared().inbox.push(batch(&["h"]));
         assert_eq!(taken(&mut merged), ["3h"]);
     }
 
@@ -298,7 +303,7 @@ mod tests {
         let late = merged.sessions()[1].shared().clone();
         let waiting = tokio::spawn(async move { merged.next().await.map(|(index, _)| index) });
         tokio::task::yield_now().await;
-        late.inbox.push(run(&["a"]));
+        late.inbox.push(batch(&["a"]));
         assert_eq!(waiting.await.unwrap(), Some(1));
     }
 
@@ -307,10 +312,10 @@ mod tests {
         let mut merged = merge([session(), session()]);
         let shared: Vec<_> = merged.sessions().iter().map(|session| session.shared().clone()).collect();
         shared[0].inbox.end();
-        shared[1].inbox.push(run(&["a"]));
+        shared[1].inbox.push(batch(&["a"]));
         assert_eq!(taken(&mut merged), ["1a"]);
         assert!(merged.next().now_or_never().is_none() && !merged.is_terminated());
-        shared[1].inbox.push(run(&["b", "c"]));
+        shared[1].inbox.push(batch(&["b", "c"]));
         shared[1].inbox.end();
         assert_eq!(taken(&mut merged), ["1b", "1c"]);
         assert!(merged.next().await.is_none() && merged.is_terminated());
@@ -320,7 +325,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_not_taken_is_left_to_the_sessions() {
         let mut merged = merge([session()]);
-        merged.sessions()[0].shared().inbox.push(run(&["a", "b"]));
+        merged.sessions()[0].shared().inbox.push(batch(&["a", "b"]));
         merged.next().await.unwrap();
         let mut sessions = merged.into_sessions();
         assert_eq!(sessions[0].next().await.unwrap().2, "b");
@@ -338,7 +343,7 @@ mod tests {
         let mut merged = merge([session()]);
         let shared = merged.sessions()[0].shared().clone();
         for _ in 0..1000 {
-            shared.inbox.push(run(&["a"]));
+            shared.inbox.push(batch(&["a"]));
         }
         // Without the runtime's budget this would take all of them.
         assert!(taken(&mut merged).len() < 1000);

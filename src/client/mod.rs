@@ -1,4 +1,5 @@
-//! The client: a session that stays connected, receives as a `Stream` and publishes through a bounded queue.
+//! The client: a session that stays connected, receives as a `Stream` and publishes through a
+//! bounded queue.
 
 mod config;
 mod connect;

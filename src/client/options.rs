@@ -84,23 +84,25 @@ impl SessionBuilder {
     /// How long frames may be, in both directions. Default: 1 MiB; the broker needs the same.
     ///
     /// A longer message from the broker is passed over, up to 64 MiB: read, thrown away, counted by
-    /// [`skipped`](ClientSession::skipped) and told by [`SessionEvent::Skipped`](crate::SessionEvent::Skipped). One
-    /// that claims more ends the connection, and the next attempt follows after the usual, growing delay.
+    /// [`skipped`](ClientSession::skipped) and told by
+    /// [`SessionEvent::Skipped`](crate::SessionEvent::Skipped). One that claims more ends the
+    /// connection, and the next attempt follows after the usual, growing delay.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// How many bytes of messages wait while the broker is away or slow. Default: 8 MiB; never less than one maximal
-    /// message. When it is full, `publish` waits and `try_publish` gives the payload back.
+    /// How many bytes of messages wait while the broker is away or slow. Default: 8 MiB; never less
+    /// than one maximal message. When it is full, `publish` waits and `try_publish` gives the
+    /// payload back.
     pub fn send_queue(mut self, bytes: usize) -> Self {
         self.send_queue = bytes;
         self
     }
 
-    /// How many received bytes wait for the program. Default: 4 MiB, plus one read of the socket; and, of a connection
-    /// that broke, what the system still held. When it is full, the session stops reading, and the broker sees a slow
-    /// consumer.
+    /// How many received bytes wait for the program. Default: 4 MiB, plus one read of the socket;
+    /// and, of a connection that broke, what the system still held. When it is full, the session
+    /// stops reading, and the broker sees a slow consumer.
     pub fn receive_queue(mut self, bytes: usize) -> Self {
         self.receive_queue = bytes;
         self
@@ -112,15 +114,16 @@ impl SessionBuilder {
         self
     }
 
-    /// Gives up after so many failed attempts in a row to get back; the stream then ends, and `close` says why.
-    /// Default: never. 0: one connection, no reconnecting.
+    /// Gives up after so many failed attempts in a row to get back; the stream then ends, and
+    /// `close` says why. Default: never. 0: one connection, no reconnecting.
     pub fn max_retries(mut self, retries: u32) -> Self {
         self.max_retries = Some(retries);
         self
     }
 
-    /// TCP keepalive. Default: 10 s idle, 5 s interval, 3 probes, 2 minutes unacknowledged. Has no effect with a
-    /// [`connector`](Self::connector) of your own, but for [`unacknowledged`](Keepalive::unacknowledged).
+    /// TCP keepalive. Default: 10 s idle, 5 s interval, 3 probes, 2 minutes unacknowledged. Has no
+    /// effect with a [`connector`](Self::connector) of your own, but for
+    /// [`unacknowledged`](Keepalive::unacknowledged).
     pub fn keepalive(mut self, keepalive: Keepalive) -> Self {
         self.keepalive = keepalive;
         self
@@ -134,27 +137,30 @@ impl SessionBuilder {
 
     /// How long a broker that refuses the key may take to say so. Default: 250 ms.
     ///
-    /// The protocol has no positive answer to a key, so a session counts as accepted when the broker has neither
-    /// complained nor closed for this long, or has delivered something. Until then messages stay queued: what is
-    /// sent to a broker that then refuses the key is lost. Raise it for brokers that ask a slow database.
+    /// The protocol has no positive answer to a key, so a session counts as accepted when the
+    /// broker has neither complained nor closed for this long, or has delivered something. Until
+    /// then messages stay queued: what is sent to a broker that then refuses the key is lost. Raise
+    /// it for brokers that ask a slow database.
     pub fn auth_grace(mut self, grace: Duration) -> Self {
         self.auth_grace = grace;
         self
     }
 
-    /// How long [`close`](ClientSession::close) may take to send the queue and have it confirmed. Default: 5 s.
+    /// How long [`close`](ClientSession::close) may take to send the queue and have it confirmed.
+    /// Default: 5 s.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = timeout;
         self
     }
 
-    /// How long [`close`](ClientSession::close) may take without progress: it ends when the broker's system has
-    /// acknowledged nothing more for so long. Default: no limit but [`close_timeout`](Self::close_timeout), which is
-    /// for all of it; raise that for a slow line, and bound the silence here.
+    /// How long [`close`](ClientSession::close) may take without progress: it ends when the
+    /// broker's system has acknowledged nothing more for so long. Default: no limit but
+    /// [`close_timeout`](Self::close_timeout), which is for all of it; raise that for a slow line,
+    /// and bound the silence here.
     ///
-    /// When everything is acknowledged and only to be read by the broker, which nobody can watch, it takes longer by
-    /// the time that sending took, up to ten times as long in all. Where the system does not tell what is acknowledged
-    /// (other than Linux), what is written counts.
+    /// When everything is acknowledged and only to be read by the broker, which nobody can watch,
+    /// it takes longer by the time that sending took, up to ten times as long in all. Where the
+    /// system does not tell what is acknowledged (other than Linux), what is written counts.
     pub fn close_stall_timeout(mut self, silence: Duration) -> Self {
         self.close_stall_timeout = Some(silence);
         self
@@ -173,10 +179,11 @@ impl SessionBuilder {
         self
     }
 
-    /// Connects, and returns when the broker has accepted the key; or says why the first attempt failed. Later
-    /// failures are repaired in the background.
+    /// Connects, and returns when the broker has accepted the key; or says why the first attempt
+    /// failed. Later failures are repaired in the background.
     ///
-    /// Takes at least [`auth_grace`](Self::auth_grace). Cancel safe: dropping the future ends the attempt.
+    /// Takes at least [`auth_grace`](Self::auth_grace). Cancel safe: dropping the future ends the
+    /// attempt.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -184,8 +191,8 @@ impl SessionBuilder {
         ClientSession::open(self.build()?).await
     }
 
-    /// Returns at once and connects in the background, as often as it takes. Fails only when an option makes no
-    /// sense.
+    /// Returns at once and connects in the background, as often as it takes. Fails only when an
+    /// option makes no sense.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -246,8 +253,9 @@ impl ClientSession {
 
     /// Connects and authenticates, or says why that failed.
     ///
-    /// The address is `(host, port)`, `"host:port"` or a [`SocketAddr`](std::net::SocketAddr). Takes a quarter of a
-    /// second more than the network does: see [`auth_grace`](SessionBuilder::auth_grace). Cancel safe.
+    /// The address is `(host, port)`, `"host:port"` or a [`SocketAddr`](std::net::SocketAddr).
+    /// Takes a quarter of a second more than the network does: see
+    /// [`auth_grace`](SessionBuilder::auth_grace). Cancel safe.
     ///
     /// # Panics
     /// Outside of a tokio runtime.

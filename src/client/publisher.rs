@@ -20,8 +20,8 @@ use crate::wire::{Channel, Field};
 
 /// The sending half of a session: clone it and hand it to whoever publishes.
 ///
-/// It does not keep the session alive: when the [`ClientSession`](crate::ClientSession) is closed or dropped, every
-/// call fails with an error that [`is_closed`](Error::is_closed).
+/// It does not keep the session alive: when the [`ClientSession`](crate::ClientSession) is closed
+/// or dropped, every call fails with an error that [`is_closed`](Error::is_closed).
 #[derive(Debug, Clone)]
 pub struct Publisher {
     shared: Arc<Shared>,
@@ -34,12 +34,14 @@ impl Publisher {
 
     /// Queues a message, and waits for room in the queue when there is none.
     ///
-    /// `Ok` says that the session has it: it is written when the broker is there, in the order of the calls, also
-    /// after a reconnect. Only [`close`](crate::ClientSession::close) confirms that the broker read it. A loop that
-    /// only publishes lets other tasks of its thread run after each 256 KiB, so that what it queued is written.
+    /// `Ok` says that the session has it: it is written when the broker is there, in the order of
+    /// the calls, also after a reconnect. Only [`close`](crate::ClientSession::close) confirms that
+    /// the broker read it. A loop that only publishes lets other tasks of its thread run after each
+    /// 256 KiB, so that what it queued is written.
     ///
-    /// Fails when the name or the size is not legal, when the broker has denied this channel in the last minute, and
-    /// when the session has ended. Cancel safe: a dropped future has queued nothing.
+    /// Fails when the name or the size is not legal, when the broker has denied this channel in the
+    /// last minute, and when the session has ended. Cancel safe: a dropped future has queued
+    /// nothing.
     pub async fn publish(&self, channel: impl AsRef<str>, payload: impl Into<Bytes>) -> Result<(), Error> {
         let (channel, payload) = (channel.as_ref(), payload.into());
         let size = self.shared.outbox.measure(channel, payload.len())?;
@@ -66,9 +68,11 @@ impl Publisher {
         }
     }
 
-    /// Publishes everything that a stream yields, until it ends; waits for room as [`publish`](Self::publish) does.
+    /// Publishes everything that a stream yields, until it ends; waits for room as
+    /// [`publish`](Self::publish) does.
     ///
-    /// Returns at the first failure. Not cancel safe: an item that was taken from the stream may be lost.
+    /// Returns at the first failure. Not cancel safe: an item that was taken from the stream may be
+    /// lost.
     pub async fn publish_stream<S>(&self, channel: impl AsRef<str>, stream: S) -> Result<(), Error>
     where
         S: Stream<Item: Into<Bytes>>,
@@ -81,7 +85,8 @@ impl Publisher {
         Ok(())
     }
 
-    /// A [`Sink`] of payloads for one channel, for [`forward`](futures::StreamExt::forward) and its kin.
+    /// A [`Sink`] of payloads for one channel, for [`forward`](futures::StreamExt::forward) and its
+    /// kin.
     ///
     /// ```
     /// # use futures::{SinkExt as _, StreamExt as _, stream};
@@ -111,9 +116,10 @@ impl Publisher {
         self.shared.outbox.free()
     }
 
-    /// How many bytes brokers' systems have acknowledged over the life of the session, as far as is known: counted five
-    /// times a second while something is on its way. Everything that is written counts, not only payloads; where the
-    /// system does not tell what is acknowledged (other than Linux), as soon as it is written.
+    /// How many bytes brokers' systems have acknowledged over the life of the session, as far as is
+    /// known: counted five times a second while something is on its way. Everything that is written
+    /// counts, not only payloads; where the system does not tell what is acknowledged (other than
+    /// Linux), as soon as it is written.
     ///
     /// A figure that stands still while messages wait belongs to a broker that reads nothing.
     #[must_use]
@@ -158,7 +164,8 @@ pub(crate) fn parse(channel: &str) -> Result<Channel, Error> {
 
 /// A message that [`try_publish`](Publisher::try_publish) did not take.
 ///
-/// Converts to [`Error`], so that `try_publish(..)?` works in a function that returns one; the payload is dropped then.
+/// Converts to [`Error`], so that `try_publish(..)?` works in a function that returns one; the
+/// payload is dropped then.
 #[derive(Debug, Clone)]
 pub struct TryPublishError {
     payload: Bytes,
@@ -209,9 +216,9 @@ impl std::error::Error for TryPublishError {
 
 /// Publishes what is sent into it to one channel. Made by [`Publisher::sink`].
 ///
-/// It is ready when the message before has found room in the session's queue, and lets other tasks run after each
-/// 256 KiB, as [`publish`](Publisher::publish) does. Flushing waits for room too, and not for the broker; closing the
-/// sink does not close the session.
+/// It is ready when the message before has found room in the session's queue, and lets other tasks
+/// run after each 256 KiB, as [`publish`](Publisher::publish) does. Flushing waits for room too,
+/// and not for the broker; closing the sink does not close the session.
 #[derive(Debug)]
 pub struct PublishSink {
     publisher: Publisher,

@@ -21,19 +21,19 @@ use super::{
     driver::{
         Driver,
         desired::{Intent, Shared},
-        shared_task::Engine,
+        shared_task::SharedTask,
     },
     error::{Cause, Error},
     event::{Events, SessionEvent, SessionState},
     lock::lock,
     publisher::{self, PublishSink, Publisher, TryPublishError},
 };
-use crate::wire::{Channel, Header, Ident, Last, Limits, payload_of};
+use crate::wire::{Channel, Header, Ident, Limits, NameCache, payload_of};
 
 /// A received message: who published it, where, and what.
 ///
-/// The payload is a slice of the receive buffer (256 KiB and more). Copy it (`Bytes::copy_from_slice`) to keep a small
-/// one for long.
+/// The payload is a slice of the receive buffer (256 KiB and more). Copy it
+/// (`Bytes::copy_from_slice`) to keep a small one for long.
 pub type Message = (Ident, Channel, Bytes);
 
 /// The driver has seen to it.
@@ -41,14 +41,15 @@ const ANY_LENGTH: Limits = Limits::new(u32::MAX);
 
 /// A connection to a broker that repairs itself.
 ///
-/// It is a [`Stream`] of received messages, and it publishes. A background task owns the connection: it reconnects
-/// with growing, random delays, subscribes again to what was [subscribed](Self::subscribe), and then sends what was
-/// queued meanwhile, in order. It works whether or not the stream is polled; a session that only publishes need not
-/// read. [`state`](Self::state) and [`events`](Self::events) tell what happens.
+/// It is a [`Stream`] of received messages, and it publishes. A background task owns the
+/// connection: it reconnects with growing, random delays, subscribes again to what was
+/// [subscribed](Self::subscribe), and then sends what was queued meanwhile, in order. It works
+/// whether or not the stream is polled; a session that only publishes need not read.
+/// [`state`](Self::state) and [`events`](Self::events) tell what happens.
 ///
 /// The stream ends (`None`) only after [`close`](Self::close), or when the session gives up
-/// ([`max_retries`](crate::SessionBuilder::max_retries)); then `close` says why. Dropping the session ends it at once,
-/// without sending what is queued.
+/// ([`max_retries`](crate::SessionBuilder::max_retries)); then `close` says why. Dropping the
+/// session ends it at once, without sending what is queued.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -73,22 +74,24 @@ pub struct ClientSession {
 
 struct Inner {
     shared: Arc<Shared>,
-    engine: Arc<Engine>,
+    task: Arc<SharedTask>,
     publisher: Publisher,
-    /// The run that is being read, message by message.
-    run: BytesMut,
-    last: Option<Last>,
+    /// The batch that is being read, message by message.
+    batch: BytesMut,
+    last: Option<NameCache>,
     terminated: bool,
     /// Sees every event from the start; taken by the first call of `events`.
     first_events: Mutex<Option<broadcast::Receiver<SessionEvent>>>,
 }
 
 impl ClientSession {
-    /// Wants the messages of a channel, now and after every reconnect. Does not wait: what the broker thinks of it
-    /// comes as an event. A repeated call changes nothing, or tries again a channel that was denied.
+    /// Wants the messages of a channel, now and after every reconnect. Does not wait: what the
+    /// broker thinks of it comes as an event. A repeated call changes nothing, or tries again a
+    /// channel that was denied.
     ///
-    /// Brokers that know patterns take `*` and `prefix.*` for one. Any other `*` stands for itself: `cowrie*` is the
-    /// channel of that name ([`Pattern::has_literal_star`](crate::wire::Pattern::has_literal_star) tells).
+    /// Brokers that know patterns take `*` and `prefix.*` for one. Any other `*` stands for itself:
+    /// `cowrie*` is the channel of that name
+    /// ([`Pattern::has_literal_star`](crate::wire::Pattern::has_literal_star) tells).
     pub fn subscribe(&self, channel: impl AsRef<str>) -> Result<(), Error> {
         self.want(channel.as_ref(), true)
     }
@@ -140,16 +143,17 @@ impl ClientSession {
         self.inner.publisher.clone()
     }
 
-    /// The next message; `None` when the session is over. The same as `next()`, for programs that import no traits.
+    /// The next message; `None` when the session is over. The same as `next()`, for programs that
+    /// import no traits.
     ///
     /// Cancel safe: a dropped future has taken nothing.
     pub async fn read(&mut self) -> Option<Message> {
         self.next().await
     }
 
-    /// How many received messages were passed over, over the whole life of the session: an ident or a channel that is
-    /// no UTF-8, as some brokers hand it on, or a message above the [limit](crate::SessionBuilder::limits).
-    /// [`SessionEvent::Skipped`] says why.
+    /// How many received messages were passed over, over the whole life of the session: an ident or
+    /// a channel that is no UTF-8, as some brokers hand it on, or a message above the
+    /// [limit](crate::SessionBuilder::limits). [`SessionEvent::Skipped`] says why.
     #[must_use]
     pub fn skipped(&self) -> u64 {
         self.inner.shared.skipped()
@@ -173,8 +177,9 @@ impl ClientSession {
         self.inner.shared.state.subscribe()
     }
 
-    /// What happens to the session, as a stream that ends with it. The first call sees what happened since the
-    /// session was made (up to 64 events), later calls what happens from then on.
+    /// What happens to the session, as a stream that ends with it. The first call sees what
+    /// happened since the session was made (up to 64 events), later calls what happens from then
+    /// on.
     #[must_use]
     pub fn events(&self) -> Events {
         if let Some(first) = lock(&self.inner.first_events).take() {
@@ -184,42 +189,46 @@ impl ClientSession {
         if self.inner.shared.outcome().is_some() { events.ended() } else { events }
     }
 
-    /// How many messages may have been lost, over the life of the session: those that were written to connections that
-    /// ended before the broker had confirmed that it read them. Each connection counts at most the last 40 MiB, as no
-    /// more can be on its way. [`SessionEvent::Disconnected`] tells of each; after [`close`](Self::close) the last
-    /// connection is counted, too, unless it was confirmed.
+    /// How many messages may have been lost, over the life of the session: those that were written
+    /// to connections that ended before the broker had confirmed that it read them. Each connection
+    /// counts at most the last 40 MiB, as no more can be on its way. [`SessionEvent::Disconnected`]
+    /// tells of each; after [`close`](Self::close) the last connection is counted, too, unless it
+    /// was confirmed.
     #[must_use]
     pub fn unconfirmed(&self) -> u64 {
         self.inner.shared.unconfirmed()
     }
 
-    /// Sends what is queued, closes our side, and waits until the broker closes its own: then it has read everything.
+    /// Sends what is queued, closes our side, and waits until the broker closes its own: then it
+    /// has read everything.
     ///
-    /// `Ok` means that it has read every message that was written to this connection, left none unsent, and refused none
-    /// on any. Otherwise the error says how many were left unsent or unconfirmed
-    /// ([`is_incomplete`](Error::is_incomplete)) and why, or what was refused; or why the session had already given up.
-    /// What may have been lost with earlier connections, which broke, is [`unconfirmed`](Self::unconfirmed): a program
-    /// that must know of every message looks there, too.
-    /// Never takes much longer than [`close_timeout`](crate::SessionBuilder::close_timeout). Messages that were already
-    /// received can still be read.
+    /// `Ok` means that it has read every message that was written to this connection, left none
+    /// unsent, and refused none on any. Otherwise the error says how many were left unsent or
+    /// unconfirmed ([`is_incomplete`](Error::is_incomplete)) and why, or what was refused; or why
+    /// the session had already given up. What may have been lost with earlier connections, which
+    /// broke, is [`unconfirmed`](Self::unconfirmed): a program that must know of every message
+    /// looks there, too. Never takes much longer than
+    /// [`close_timeout`](crate::SessionBuilder::close_timeout). Messages that were already received
+    /// can still be read.
     ///
-    /// The confirmation is the broker's end of stream, as the protocol has no other. One that had come before ours left,
-    /// or while something of ours was unacknowledged, is none; the latter is known on Linux and Android. What nobody
-    /// can tell from a confirmation is a broker, or a proxy before it, that ends its stream by itself just then,
-    /// without having read what its system has received.
+    /// The confirmation is the broker's end of stream, as the protocol has no other. One that had
+    /// come before ours left, or while something of ours was unacknowledged, is none; the latter is
+    /// known on Linux and Android. What nobody can tell from a confirmation is a broker, or a proxy
+    /// before it, that ends its stream by itself just then, without having read what its system has
+    /// received.
     ///
-    /// Cancel safe: the session goes on closing, and another call waits for the same outcome. May be called outside of a
-    /// runtime, too.
+    /// Cancel safe: the session goes on closing, and another call waits for the same outcome. May
+    /// be called outside of a runtime, too.
     pub async fn close(&mut self) -> Result<(), Error> {
         let limit = self.inner.shared.config.close_timeout;
         if self.inner.shared.intent() == Intent::Run {
-            let deadline = self.inner.engine.inside(Instant::now) + limit;
+            let deadline = self.inner.task.inside(Instant::now) + limit;
             self.inner.shared.ask(Intent::Close(deadline));
         }
         let mut state = self.inner.shared.state.subscribe();
         // The driver keeps the deadline; this second one holds even if its runtime stands still.
         let closed = state.wait_for(|state| *state == SessionState::Closed);
-        let closed = self.inner.engine.inside(|| timeout(limit + Duration::from_secs(1), closed));
+        let closed = self.inner.task.inside(|| timeout(limit + Duration::from_secs(1), closed));
         drop(closed.await);
         self.inner.shared.outcome().unwrap_or_else(|| {
             let (messages, bytes) = self.inner.shared.outbox.unsent();
@@ -245,12 +254,12 @@ impl ClientSession {
         let shared = Arc::new(Shared::new(config));
         let first_events = Mutex::new(Some(shared.events.subscribe()));
         // The task ends itself soon after `Intent::Abort`, which our `Drop` asks for.
-        let engine = Engine::start(Driver::new(shared.clone(), first).run());
+        let task = SharedTask::start(Driver::new(shared.clone(), first).run());
         let inner = Inner {
-            engine,
+            task,
             publisher: Publisher::new(shared.clone()),
             shared,
-            run: BytesMut::new(),
+            batch: BytesMut::new(),
             last: None,
             terminated: false,
             first_events,
@@ -258,19 +267,20 @@ impl ClientSession {
         Self { inner: Box::new(inner) }
     }
 
-    /// Takes the next message off the current run. The driver has checked the headers, but not the bodies.
+    /// Takes the next message off the current batch. The driver has checked the headers, but not
+    /// the bodies.
     #[allow(clippy::inline_always, reason = "a message is built where it is returned, instead of being moved there")]
     #[inline(always)]
-    pub(super) fn next_in_run(&mut self) -> Option<Message> {
+    pub(super) fn next_in_batch(&mut self) -> Option<Message> {
         loop {
             if let Some(last) = &self.inner.last
-                && let Some((at, length)) = last.repeated(&self.inner.run, ANY_LENGTH)
+                && let Some((at, length)) = last.repeated(&self.inner.batch, ANY_LENGTH)
             {
                 let (ident, channel) = (last.ident.clone(), last.channel.clone());
-                let payload = payload_of(&mut self.inner.run, at, length);
-                if self.inner.run.is_empty() {
+                let payload = payload_of(&mut self.inner.batch, at, length);
+                if self.inner.batch.is_empty() {
                     // It would keep the driver from receiving into the same memory again.
-                    self.inner.run = BytesMut::new();
+                    self.inner.batch = BytesMut::new();
                 }
                 return Some((ident, channel, payload));
             }
@@ -281,11 +291,11 @@ impl ClientSession {
     /// Remembers the names of the next message, or passes over it; `None` when there is none.
     #[inline(never)]
     fn look_ahead(&mut self) -> Option<()> {
-        let length = Header::parse(&self.inner.run, ANY_LENGTH).ok().flatten()?.length;
+        let length = Header::parse(&self.inner.batch, ANY_LENGTH).ok().flatten()?.length;
         // The frames around a malformed one are whole, and are delivered.
-        if let Err(fault) = Last::remember(&mut self.inner.last, self.inner.run.get(..length)?) {
+        if let Err(fault) = NameCache::remember(&mut self.inner.last, self.inner.batch.get(..length)?) {
             self.inner.shared.skip(fault);
-            self.inner.run.advance(length);
+            self.inner.batch.advance(length);
         }
         Some(())
     }
@@ -295,16 +305,16 @@ impl ClientSession {
         &self.inner.shared
     }
 
-    /// Gets the next run of messages; false at the end.
-    pub(super) fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+    /// Gets the next batch of messages; false at the end.
+    pub(super) fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if self.inner.shared.gave_way() && self.inner.shared.inbox.is_empty() {
-            self.inner.engine.help();
+            self.inner.task.poll_inline();
         }
         let Some(popped) = ready!(self.inner.shared.inbox.poll_pop(cx)) else {
             self.inner.terminated = true;
             return Poll::Ready(false);
         };
-        self.inner.run = popped.run;
+        self.inner.batch = popped.batch;
         if popped.made_room {
             self.inner.shared.driver.wake();
         }
@@ -317,10 +327,10 @@ impl Stream for ClientSession {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         loop {
-            if let Some(message) = self.next_in_run() {
+            if let Some(message) = self.next_in_batch() {
                 return Poll::Ready(Some(message));
             }
-            if !ready!(self.poll_run(cx)) {
+            if !ready!(self.poll_batch(cx)) {
                 return Poll::Ready(None);
             }
         }

@@ -54,8 +54,8 @@ impl Secret {
         hash.finalize().into()
     }
 
-    /// Whether the digest is this secret's answer to the nonce. How long it takes does not depend on where they
-    /// differ.
+    /// Whether the digest is this secret's answer to the nonce. How long it takes does not depend
+    /// on where they differ.
     #[must_use]
     pub fn verify(&self, nonce: &Nonce, digest: &Digest) -> bool {
         self.sign(nonce).ct_eq(digest).into()

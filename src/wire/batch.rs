@@ -1,4 +1,5 @@
-//! Batches of contiguous frames: how far they reach, where each frame begins, and which have the names of the one before.
+//! Batches of contiguous frames: how far they reach, where each frame begins, and which have the
+//! names of the one before.
 
 use super::{
     error::DecodeError,
@@ -9,8 +10,9 @@ use super::{
 
 /// Frames that stand one after the other in borrowed bytes, the first of which starts there.
 ///
-/// It finds frames by their headers and compares names by their bytes: a payload is never looked at, and nothing is
-/// copied. The bytes may be a peer's: what is incomplete or malformed ends the batch, and nothing panics.
+/// It finds frames by their headers and compares names by their bytes: a payload is never looked
+/// at, and nothing is copied. The bytes may be a peer's: what is incomplete or malformed ends the
+/// batch, and nothing panics.
 ///
 /// ```
 /// use hpfeeds::wire::{FrameBatch, Limits};
@@ -66,7 +68,8 @@ impl<'a> FrameBatch<'a> {
         Self { bytes, limits }
     }
 
-    /// The frames of bytes that were encoded here or checked when they were received: of any length.
+    /// The frames of bytes that were encoded here or checked when they were received: of any
+    /// length.
     #[must_use]
     #[inline]
     pub const fn checked(bytes: &'a [u8]) -> Self {
@@ -85,8 +88,8 @@ impl<'a> FrameBatch<'a> {
         })
     }
 
-    /// The frames that are over at a position, in bytes. Their length is where the frame begins that the position is
-    /// inside of, or the position itself when it is between two frames.
+    /// The frames that are over at a position, in bytes. Their length is where the frame begins
+    /// that the position is inside of, or the position itself when it is between two frames.
     #[must_use]
     pub fn ended_by(self, position: usize) -> BatchExtent {
         let mut extent = BatchExtent::default();
@@ -99,8 +102,8 @@ impl<'a> FrameBatch<'a> {
         extent
     }
 
-    /// The frames that have begun before a position, in bytes. Their length is where the frame ends that the position is
-    /// inside of, or the position itself when it is between two frames.
+    /// The frames that have begun before a position, in bytes. Their length is where the frame ends
+    /// that the position is inside of, or the position itself when it is between two frames.
     #[must_use]
     pub fn begun_by(self, position: usize) -> BatchExtent {
         let mut extent = BatchExtent::default();
@@ -113,7 +116,8 @@ impl<'a> FrameBatch<'a> {
         extent
     }
 
-    /// The first frame, and then PUBLISH frames for as long as all together are at most so many messages and bytes.
+    /// The first frame, and then PUBLISH frames for as long as all together are at most so many
+    /// messages and bytes.
     #[must_use]
     pub fn portion(self, messages: u64, len: u64) -> BatchExtent {
         let mut portion = BatchExtent::default();
@@ -139,7 +143,8 @@ impl<'a> FrameBatch<'a> {
         Some((header, header.body(rest)?))
     }
 
-    /// How many bytes at the start are whole PUBLISH frames, whatever their names, and what stands behind them.
+    /// How many bytes at the start are whole PUBLISH frames, whatever their names, and what stands
+    /// behind them.
     #[must_use]
     #[inline]
     pub fn publishes(self) -> (usize, BatchEnd) {
@@ -150,7 +155,8 @@ impl<'a> FrameBatch<'a> {
                     let Some((frame, mut behind)) = rest.split_at_checked(header.length) else {
                         break BatchEnd::Incomplete;
                     };
-                    // Most have the length of the one before: the next header is found without a new bound.
+                    // Most have the length of the one before: the next header is found without a
+                    // new bound.
                     while let Some((_, after)) = same_header(behind, frame, HEADER_LEN) {
                         behind = after;
                     }
@@ -164,11 +170,12 @@ impl<'a> FrameBatch<'a> {
         (self.bytes.len() - rest.len(), end)
     }
 
-    /// The PUBLISH frames at the start that have the names of the first, of which the header is known and the length of its
-    /// [names](Self::names). `each` is told lengths of frames, and how many have it one after the other.
+    /// The PUBLISH frames at the start that have the names of the first, of which the header is
+    /// known and the length of its [names](Self::names). `each` is told lengths of frames, and how
+    /// many have it one after the other.
     ///
-    /// It ends before the first frame that is incomplete, malformed or something else. Empty when the first frame is not
-    /// there as a whole, or shorter than its names.
+    /// It ends before the first frame that is incomplete, malformed or something else. Empty when
+    /// the first frame is not there as a whole, or shorter than its names.
     #[inline]
     pub fn same_names(self, first: Header, names: usize, mut each: impl FnMut(usize, u32)) -> BatchExtent {
         let Some((mut frame, mut rest)) = self.bytes.split_at_checked(first.length) else {
@@ -195,8 +202,9 @@ impl<'a> FrameBatch<'a> {
         }
     }
 
-    /// The counted ident and channel at the start of the body of a PUBLISH, unless it is too short for them: they hold
-    /// their lengths, so another body that starts with the same bytes has the same names.
+    /// The counted ident and channel at the start of the body of a PUBLISH, unless it is too short
+    /// for them: they hold their lengths, so another body that starts with the same bytes has the
+    /// same names.
     #[must_use]
     #[inline]
     pub fn names(body: &[u8]) -> Option<&[u8]> {
@@ -215,8 +223,8 @@ impl<'a> FrameBatch<'a> {
         }
     }
 
-    /// Channels, and how many messages with the same names come one after the other on each. Other frames are passed
-    /// over, and a PUBLISH whose names are none.
+    /// Channels, and how many messages with the same names come one after the other on each. Other
+    /// frames are passed over, and a PUBLISH whose names are none.
     pub fn channel_runs(self) -> impl Iterator<Item = (&'a str, u64)> {
         let Self { mut bytes, limits } = self;
         std::iter::from_fn(move || {
@@ -242,10 +250,12 @@ pub fn publish_run(bytes: &[u8], length: usize, names: usize, limits: Limits, ea
     FrameBatch::new(bytes, limits).same_names(Header { opcode: Opcode::Publish, length }, names, each).len
 }
 
-/// The frame at the start of `bytes`, and what follows it, if it is a whole PUBLISH with the same names as one before.
+/// The frame at the start of `bytes`, and what follows it, if it is a whole PUBLISH with the same
+/// names as one before.
 ///
-/// `names` are that one's bytes from the opcode to the end of the channel. They hold the lengths of both: a frame
-/// that has the same bytes there has the same names, cut in the same way, and only its own length is left to check.
+/// `names` are that one's bytes from the opcode to the end of the channel. They hold the lengths of
+/// both: a frame that has the same bytes there has the same names, cut in the same way, and only
+/// its own length is left to check.
 #[inline]
 pub(super) fn repeated<'a>(bytes: &'a [u8], names: &[u8], limits: Limits) -> Option<(&'a [u8], &'a [u8])> {
     let length = u32::from_be_bytes(*bytes.first_chunk()?);
@@ -257,17 +267,20 @@ pub(super) fn repeated<'a>(bytes: &'a [u8], names: &[u8], limits: Limits) -> Opt
     if eq_short(found, names) { Some((frame, after)) } else { None }
 }
 
-/// The frame at the start of `bytes`, and what follows it, if it is whole and begins with the same `head` bytes, at least
-/// a header, as a whole frame `before` that was within the limits: so it has the same length, opcode and what more these hold.
+/// The frame at the start of `bytes`, and what follows it, if it is whole and begins with the same
+/// `head` bytes, at least a header, as a whole frame `before` that was within the limits: so it has
+/// the same length, opcode and what more these hold.
 ///
-/// The processor can then guess where the frame behind it begins, and need not wait until it has read that.
+/// The processor can then guess where the frame behind it begins, and need not wait until it has
+/// read that.
 #[inline]
 pub(super) fn same_header<'a>(bytes: &'a [u8], before: &[u8], head: usize) -> Option<(&'a [u8], &'a [u8])> {
     let (frame, after) = bytes.split_at_checked(before.len())?;
     if eq_short(frame.get(..head)?, before.get(..head)?) { Some((frame, after)) } else { None }
 }
 
-/// Whether two slices of one length are equal: without a call for what most names are, 8 to 32 bytes together.
+/// Whether two slices of one length are equal: without a call for what most names are, 8 to 32
+/// bytes together.
 #[inline]
 fn eq_short(a: &[u8], b: &[u8]) -> bool {
     fn ends<const N: usize>(slice: &[u8]) -> Option<([u8; N], [u8; N])> {

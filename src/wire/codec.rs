@@ -7,20 +7,21 @@ use super::{
     error::{DecodeError, EncodeError},
     frame::Frame,
     header::{HEADER_LEN, Header, Limits},
-    name_cache::{Last, payload_of},
+    name_cache::{NameCache, payload_of},
     opcode::Opcode,
 };
 
-/// The most that is reserved at once for a frame that has not arrived: a header alone, which anybody can send,
-/// never makes us allocate what it claims.
+/// The most that is reserved at once for a frame that has not arrived: a header alone, which
+/// anybody can send, never makes us allocate what it claims.
 const RESERVE: usize = 64 * 1024;
 
 /// Turns bytes into [`Frame`]s and back, for [`tokio_util::codec::Framed`].
 ///
 /// An error ends the stream: what follows a malformed frame has no meaning.
 ///
-/// Most of what decoding a PUBLISH costs is the reference to the read buffer that each payload holds, counted up and
-/// down again. [`Frames`](super::Frames) holds none, for those who have the bytes and can borrow from them.
+/// Most of what decoding a PUBLISH costs is the reference to the read buffer that each payload
+/// holds, counted up and down again. [`Frames`](super::Frames) holds none, for those who have the
+/// bytes and can borrow from them.
 ///
 /// ```
 /// use bytes::BytesMut;
@@ -38,7 +39,7 @@ const RESERVE: usize = 64 * 1024;
 #[derive(Debug, Clone, Default)]
 pub struct Codec {
     limits: Limits,
-    last: Option<Last>,
+    last: Option<NameCache>,
 }
 
 impl Codec {
@@ -67,7 +68,7 @@ impl Codec {
 
     /// Takes a whole PUBLISH off `src` and remembers its names.
     fn publish(&mut self, src: &mut BytesMut, length: usize) -> Result<Frame, DecodeError> {
-        match Last::remember(&mut self.last, &src[..length]) {
+        match NameCache::remember(&mut self.last, &src[..length]) {
             Ok((last, at)) => {
                 let (ident, channel) = (last.ident.clone(), last.channel.clone());
                 Ok(Frame::Publish { ident, channel, payload: payload_of(src, at, length) })

@@ -29,7 +29,8 @@ impl fmt::Display for Field {
     }
 }
 
-/// The peer sent bytes that are not hpfeeds. Nothing after them can be understood: close the connection.
+/// The peer sent bytes that are not hpfeeds. Nothing after them can be understood: close the
+/// connection.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {

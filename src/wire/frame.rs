@@ -11,7 +11,8 @@ use super::{
     parse,
 };
 
-/// A frame that owns what it holds. Decoding one copies no payload: it is a slice of the read buffer, and keeps that.
+/// A frame that owns what it holds. Decoding one copies no payload: it is a slice of the read
+/// buffer, and keeps that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Frame {
@@ -237,8 +238,8 @@ pub enum FrameRef<'a> {
 impl<'a> FrameRef<'a> {
     /// Reads the body of a frame: what follows its [`Header`], to the end of the frame.
     ///
-    /// Most of what this costs for a PUBLISH is checking that its names are UTF-8. [`Frames`](super::Frames) does
-    /// that once for many frames with the same names.
+    /// Most of what this costs for a PUBLISH is checking that its names are UTF-8.
+    /// [`Frames`](super::Frames) does that once for many frames with the same names.
     #[inline]
     pub fn parse(opcode: Opcode, body: &'a [u8]) -> Result<Self, DecodeError> {
         if opcode == Opcode::Publish {

@@ -20,8 +20,8 @@ impl Limits {
     /// SUBSCRIBE and UNSUBSCRIBE: header, a counted ident, a channel.
     const SUBSCRIPTION: u32 = 5 + 256 + 255;
 
-    /// Limits with another maximum for the body of PUBLISH and ERROR, in bytes. The body of PUBLISH is the two
-    /// counted names and the payload.
+    /// Limits with another maximum for the body of PUBLISH and ERROR, in bytes. The body of PUBLISH
+    /// is the two counted names and the payload.
     #[must_use]
     pub const fn new(max_message: u32) -> Self {
         Self { max_message }
@@ -63,7 +63,8 @@ pub struct Header {
 impl Header {
     /// Reads the header at the start of `bytes`, or `None` when they are fewer than five.
     ///
-    /// Both bounds of the length are checked here, before anybody waits for the body or reserves room for it.
+    /// Both bounds of the length are checked here, before anybody waits for the body or reserves
+    /// room for it.
     #[inline]
     pub fn parse(bytes: &[u8], limits: Limits) -> Result<Option<Self>, DecodeError> {
         let Some(&[a, b, c, d, byte]) = bytes.first_chunk() else {
@@ -78,7 +79,8 @@ impl Header {
         }
     }
 
-    /// The body of the frame at the start of `bytes`, which has this header; `None` when some of it is missing.
+    /// The body of the frame at the start of `bytes`, which has this header; `None` when some of it
+    /// is missing.
     #[must_use]
     #[inline]
     pub fn body(self, bytes: &[u8]) -> Option<&[u8]> {

@@ -1,8 +1,8 @@
 //! The hpfeeds protocol as values: frames, names, signatures. No I/O, no clock, no randomness.
 //!
-//! Every message is `u32 total length (big endian, counts itself) | u8 opcode | body`. Use [`Codec`] with
-//! [`tokio_util::codec::Framed`] to speak it over a socket, [`Frames`] to read it in place, or [`FrameBatch`] to pass
-//! on frames that nobody takes apart.
+//! Every message is `u32 total length (big endian, counts itself) | u8 opcode | body`. Use
+//! [`Codec`] with [`tokio_util::codec::Framed`] to speak it over a socket, [`Frames`] to read it in
+//! place, or [`FrameBatch`] to pass on frames that nobody takes apart.
 
 mod auth;
 mod batch;
@@ -26,7 +26,7 @@ pub use error::{DecodeError, EncodeError, Field};
 pub use frame::{Frame, FrameRef, encode_publish, publish_len};
 pub(crate) use frame::{encode_publish_head, publish_head_len};
 pub use header::{HEADER_LEN, Header, Limits};
-pub(crate) use name_cache::{Last, payload_of};
+pub(crate) use name_cache::{NameCache, payload_of};
 pub(crate) use names::check as check_name;
 pub use names::{Channel, Ident, MAX_NAME_LEN, NameError, Pattern};
 pub use opcode::Opcode;

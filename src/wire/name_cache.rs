@@ -10,27 +10,29 @@ use super::{
     names::{Channel, Ident},
 };
 
-/// The last PUBLISH that was read, with names of its own. Most messages have the names of the one before: nothing to
-/// check, and nothing to make.
+/// The last PUBLISH that was read, with names of its own. Most messages have the names of the one
+/// before: nothing to check, and nothing to make.
 #[derive(Debug, Clone)]
-pub(crate) struct Last {
+pub(crate) struct NameCache {
     /// Its bytes from the opcode to the end of the channel.
     head: Vec<u8>,
-    /// To be cloned where they are needed: a function for that has them moved once more, for 7 % of decoding.
+    /// To be cloned where they are needed: a function for that has them moved once more, for 7 % of
+    /// decoding.
     pub(crate) ident: Ident,
     pub(crate) channel: Channel,
 }
 
-impl Last {
-    /// Where the payload begins and where it ends, and the frame with it, if `bytes` begin with a whole PUBLISH with
-    /// the same names.
+impl NameCache {
+    /// Where the payload begins and where it ends, and the frame with it, if `bytes` begin with a
+    /// whole PUBLISH with the same names.
     #[inline]
     pub(crate) fn repeated(&self, bytes: &[u8], limits: Limits) -> Option<(usize, usize)> {
         let (frame, _) = batch::repeated(bytes, &self.head, limits)?;
         Some((HEADER_LEN - 1 + self.head.len(), frame.len()))
     }
 
-    /// Reads a whole PUBLISH and remembers it instead of the one before. Also says where its payload begins.
+    /// Reads a whole PUBLISH and remembers it instead of the one before. Also says where its
+    /// payload begins.
     pub(crate) fn remember<'a>(last: &'a mut Option<Self>, frame: &[u8]) -> Result<(&'a Self, usize), DecodeError> {
         let (ident, channel, payload) = FrameRef::parse_publish(&frame[HEADER_LEN..])?;
         let at = frame.len() - payload.len();
@@ -50,8 +52,8 @@ impl Last {
     }
 }
 
-/// Takes a frame off `src` and gives its payload. It is one reference to the buffer: a slice of the frame would take
-/// two and give one back.
+/// Takes a frame off `src` and gives its payload. It is one reference to the buffer: a slice of the
+/// frame would take two and give one back.
 #[allow(clippy::inline_always, reason = "what is stored in halves and then moved as a whole waits for the stores")]
 #[inline(always)]
 pub(crate) fn payload_of(src: &mut BytesMut, at: usize, length: usize) -> Bytes {

@@ -33,8 +33,8 @@ macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         ///
-        /// It behaves like a string, is never empty and has at most 255 bytes. Cloning does not allocate, and it
-        /// holds on to no receive buffer: keeping one is cheap.
+        /// It behaves like a string, is never empty and has at most 255 bytes. Cloning does not
+        /// allocate, and it holds on to no receive buffer: keeping one is cheap.
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(EcoString);
 
@@ -181,7 +181,8 @@ name_type! {
     Channel
 }
 
-/// An entry of an access list: a channel, `prefix.*` for every channel below a prefix, or `*` for all.
+/// An entry of an access list: a channel, `prefix.*` for every channel below a prefix, or `*` for
+/// all.
 ///
 /// ```
 /// # fn main() -> Result<(), hpfeeds::wire::NameError> {
@@ -196,9 +197,10 @@ name_type! {
 pub struct Pattern(EcoString);
 
 impl Pattern {
-    /// Checks and stores a pattern of 1 to 255 bytes. A `*` anywhere else than alone or after a final dot is an
-    /// ordinary character, as it is in a channel name: `cowrie*` and `*.sessions` each stand for the one channel of that
-    /// name. [`has_literal_star`](Self::has_literal_star) tells such ones, which are mostly mistakes.
+    /// Checks and stores a pattern of 1 to 255 bytes. A `*` anywhere else than alone or after a
+    /// final dot is an ordinary character, as it is in a channel name: `cowrie*` and `*.sessions`
+    /// each stand for the one channel of that name. [`has_literal_star`](Self::has_literal_star)
+    /// tells such ones, which are mostly mistakes.
     pub fn new(pattern: impl AsRef<str>) -> Result<Self, NameError> {
         let pattern = pattern.as_ref();
         check(pattern)?;
@@ -215,8 +217,8 @@ impl Pattern {
         }
     }
 
-    /// Whether it has a `*` that stands for itself, as in `cowrie*`, `*.sessions` and `**`: it is legal, and matches
-    /// the one channel of that name, which may not be what was meant.
+    /// Whether it has a `*` that stands for itself, as in `cowrie*`, `*.sessions` and `**`: it is
+    /// legal, and matches the one channel of that name, which may not be what was meant.
     #[must_use]
     pub fn has_literal_star(&self) -> bool {
         match self.0.strip_suffix('*') {

@@ -4,7 +4,8 @@ use std::fmt;
 
 /// A protocol that is met at a port by mistake, told by the first bytes of a peer.
 ///
-/// For the client and the broker, which say so to people: the bytes alone make a length or an opcode that nobody knows.
+/// For the client and the broker, which say so to people: the bytes alone make a length or an
+/// opcode that nobody knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OtherProtocol {

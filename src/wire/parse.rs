@@ -12,10 +12,12 @@ use super::{
 /// A PUBLISH body taken apart: ident, channel and payload.
 pub(super) type Publish<'a> = (&'a str, &'a str, &'a [u8]);
 
-/// Reads both names of a PUBLISH body in one go: checking for UTF-8 costs more to begin than for another few bytes.
+/// Reads both names of a PUBLISH body in one go: checking for UTF-8 costs more to begin than for
+/// another few bytes.
 ///
-/// The channel's length byte, when it is ASCII, makes a character of its own between the names: together they are
-/// UTF-8 exactly if each is. `None` for everything else, good or bad: let [`Reader::publish`] find out.
+/// The channel's length byte, when it is ASCII, makes a character of its own between the names:
+/// together they are UTF-8 exactly if each is. `None` for everything else, good or bad: let
+/// [`Reader::publish`] find out.
 #[inline]
 pub(super) fn publish_at_once(body: &[u8]) -> Option<Publish<'_>> {
     let (&ident, rest) = body.split_first()?;

@@ -11,11 +11,13 @@ use super::{
 
 /// The frames in a buffer, one after the other, without a copy or an allocation.
 ///
-/// It is the cheapest way to look at messages when their bytes are there already. Names that are the same as those of
-/// the PUBLISH before are recognised by their bytes and not checked again, so that such a frame costs a comparison.
+/// It is the cheapest way to look at messages when their bytes are there already. Names that are
+/// the same as those of the PUBLISH before are recognised by their bytes and not checked again, so
+/// that such a frame costs a comparison.
 ///
-/// It ends before the first frame that is not whole: read more after [`rest`](Self::rest) and begin anew. It ends
-/// after an error too, since what follows a malformed frame has no meaning; `rest` is then where that frame starts.
+/// It ends before the first frame that is not whole: read more after [`rest`](Self::rest) and begin
+/// anew. It ends after an error too, since what follows a malformed frame has no meaning; `rest` is
+/// then where that frame starts.
 ///
 /// ```
 /// use hpfeeds::wire::{FrameRef, Frames, Limits};
@@ -37,19 +39,19 @@ pub struct Frames<'a> {
     rest: &'a [u8],
     limits: Limits,
     failed: bool,
-    last: Option<Last<'a>>,
+    last: Option<PreviousPublish<'a>>,
 }
 
 /// The last PUBLISH: its bytes, how many of them are no payload, and its names.
 #[derive(Debug, Clone)]
-struct Last<'a> {
+struct PreviousPublish<'a> {
     frame: &'a [u8],
     head: usize,
     ident: &'a str,
     channel: &'a str,
 }
 
-impl<'a> Last<'a> {
+impl<'a> PreviousPublish<'a> {
     #[inline]
     fn repeated(&self, bytes: &'a [u8], limits: Limits) -> Option<(&'a [u8], &'a [u8])> {
         let repeated = || batch::repeated(bytes, &self.frame[HEADER_LEN - 1..self.head], limits);
@@ -65,7 +67,8 @@ impl<'a> Frames<'a> {
         Self { rest: bytes, limits, failed: false, last: None }
     }
 
-    /// What is left: the start of a frame of which some is missing, or a malformed frame and all that follows it.
+    /// What is left: the start of a frame of which some is missing, or a malformed frame and all
+    /// that follows it.
     #[must_use]
     #[inline]
     pub fn rest(&self) -> &'a [u8] {
@@ -74,7 +77,8 @@ impl<'a> Frames<'a> {
 
     /// A frame of which only the header is known to be ours to read.
     ///
-    /// By value: were `self` passed on by reference, the compiler could not keep it in registers in a loop.
+    /// By value: were `self` passed on by reference, the compiler could not keep it in registers in
+    /// a loop.
     #[inline(never)]
     fn other(mut self) -> (Self, Option<Result<FrameRef<'a>, DecodeError>>) {
         if self.failed {
@@ -97,7 +101,7 @@ impl<'a> Frames<'a> {
         let frame = FrameRef::parse(header.opcode, &bytes[HEADER_LEN..])?;
         self.rest = rest;
         if let FrameRef::Publish { ident, channel, payload } = frame {
-            self.last = Some(Last { frame: bytes, head: bytes.len() - payload.len(), ident, channel });
+            self.last = Some(PreviousPublish { frame: bytes, head: bytes.len() - payload.len(), ident, channel });
         }
         Ok(Some(frame))
     }

@@ -1,5 +1,6 @@
-//! What the system knows of a TCP connection: the queries of `ss`, answered by the kernel over a netlink socket
-//! (`sock_diag(7)`). Neither `TCP_INFO` nor `SIOCOUTQ` can be asked for without unsafe code; this is bytes in, bytes out.
+//! What the system knows of a TCP connection: the queries of `ss`, answered by the kernel over a
+//! netlink socket (`sock_diag(7)`). Neither `TCP_INFO` nor `SIOCOUTQ` can be asked for without
+//! unsafe code; this is bytes in, bytes out.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -33,10 +34,12 @@ const TIME_WAIT: u8 = 6;
 const LAST_ACK: u8 = 9;
 const CLOSING: u8 = 11;
 
-/// So many retransmissions or window probes in a row without an answer are more than one that is on its way.
+/// So many retransmissions or window probes in a row without an answer are more than one that is on
+/// its way.
 const UNANSWERED: u8 = 3;
 
-/// Asks for one connection by its addresses. `None`: the system does not tell, or has no such connection.
+/// Asks for one connection by its addresses. `None`: the system does not tell, or has no such
+/// connection.
 pub(super) fn status(local: SocketAddr, peer: SocketAddr) -> Option<TransportStatus> {
     let mut answer = [0; 1024];
     let length = ask(&request(local, peer), &mut answer).ok()?;
@@ -115,7 +118,8 @@ fn info(mut attributes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// How long ago the last acknowledgement came, when several retransmissions or probes have had no answer.
+/// How long ago the last acknowledgement came, when several retransmissions or probes have had no
+/// answer.
 fn unanswered(info: &[u8]) -> Option<Duration> {
     let (retransmits, probes) = (*info.get(2)?, *info.get(3)?);
     let last_ack_recv = u32_at(info, 56)?;

@@ -1,4 +1,5 @@
-//! The TCP connector: dialling all addresses of a host, keepalive, and what the system knows of a connection.
+//! The TCP connector: dialling all addresses of a host, keepalive, and what the system knows of a
+//! connection.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -21,8 +22,8 @@ use super::{
 /// How long the first of several addresses of a host is tried before the next is tried as well.
 const NEXT_ADDRESS: Duration = Duration::from_secs(1);
 
-/// All addresses of a host are being tried by then, however many there are: well before a session gives its broker up
-/// ([`handshake_timeout`](crate::SessionBuilder::handshake_timeout)).
+/// All addresses of a host are being tried by then, however many there are: well before a session
+/// gives its broker up ([`handshake_timeout`](crate::SessionBuilder::handshake_timeout)).
 const ALL_ADDRESSES: Duration = Duration::from_secs(2);
 
 impl Transport for TcpStream {
@@ -32,8 +33,8 @@ impl Transport for TcpStream {
         drop(SockRef::from(self).set_linger(Some(Duration::ZERO)));
     }
 
-    /// Asks the system, not the runtime, which may not have heard of it yet; and sees it also behind data that nobody
-    /// has read.
+    /// Asks the system, not the runtime, which may not have heard of it yet; and sees it also
+    /// behind data that nobody has read.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn peer_closed(&self) -> bool {
         happened(self).intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
@@ -46,9 +47,10 @@ impl Transport for TcpStream {
         {
             return Some(status);
         }
-        // Both sides have ended their streams, and know of the other's end: a socket that waits for an acknowledgement
-        // still has a peer. So has none that was reset, also when the peer's end came before that and is all that is
-        // read: then what was on its way is lost, and how much that was is not known any more.
+        // Both sides have ended their streams, and know of the other's end: a socket that waits for
+        // an acknowledgement still has a peer. So has none that was reset, also when the peer's end
+        // came before that and is all that is read: then what was on its way is lost, and how much
+        // that was is not known any more.
         let ended = self.peer_addr().is_err_and(|cause| cause.kind() == io::ErrorKind::NotConnected);
         ended.then(|| {
             let reset = happened(self).contains(PollFlags::ERR);
@@ -87,17 +89,19 @@ pub struct Keepalive {
     pub interval: Duration,
     /// Probes without an answer until the connection is given up.
     pub retries: u32,
-    /// For how long the peer's system may answer nothing while something that was sent is unacknowledged; no probes
-    /// are sent meanwhile. A peer that reads nothing answers all the same, for as long as it likes. Only on Linux and
-    /// Android, and where the session may ask the system (`sock_diag`); elsewhere, and when this is zero, the system's
-    /// own limit counts, which is a quarter of an hour on many.
+    /// For how long the peer's system may answer nothing while something that was sent is
+    /// unacknowledged; no probes are sent meanwhile. A peer that reads nothing answers all the
+    /// same, for as long as it likes. Only on Linux and Android, and where the session may ask the
+    /// system (`sock_diag`); elsewhere, and when this is zero, the system's own limit counts, which
+    /// is a quarter of an hour on many.
     pub unacknowledged: Duration,
 }
 
 impl Default for Keepalive {
-    /// 10 s, 5 s, 3 probes, as the Python client and broker have them: on an idle connection, a dead peer is noticed
-    /// after 25 s. While something is unacknowledged: after two minutes, or, when the peer had closed its window before
-    /// it died, after three unanswered window probes, which come at least every two minutes.
+    /// 10 s, 5 s, 3 probes, as the Python client and broker have them: on an idle connection, a
+    /// dead peer is noticed after 25 s. While something is unacknowledged: after two minutes, or,
+    /// when the peer had closed its window before it died, after three unanswered window probes,
+    /// which come at least every two minutes.
     fn default() -> Self {
         Self {
             idle: Duration::from_secs(10),
@@ -111,8 +115,9 @@ impl Default for Keepalive {
 /// Connects over TCP, without delay for small writes and with keepalive.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TcpConnector {
-    /// The keepalive of each connection. [`unacknowledged`](Keepalive::unacknowledged) is the session's: it counts as
-    /// given to [`SessionBuilder::keepalive`](crate::SessionBuilder::keepalive).
+    /// The keepalive of each connection. [`unacknowledged`](Keepalive::unacknowledged) is the
+    /// session's: it counts as given to
+    /// [`SessionBuilder::keepalive`](crate::SessionBuilder::keepalive).
     pub keepalive: Keepalive,
 }
 
@@ -123,15 +128,16 @@ impl TcpConnector {
         let keepalive = TcpKeepalive::new().with_time(self.keepalive.idle).with_interval(self.keepalive.interval);
         #[cfg(not(target_os = "windows"))]
         let keepalive = keepalive.with_retries(self.keepalive.retries);
-        // No TCP_USER_TIMEOUT: it ends connections whose peer is alive and reads nothing, and takes the place of the
-        // number of probes.
+        // No TCP_USER_TIMEOUT: it ends connections whose peer is alive and reads nothing, and takes
+        // the place of the number of probes.
         SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
         Ok(stream)
     }
 }
 
-/// Tries the addresses of a host in their order, the next when one has failed or has not answered for a while. Those
-/// before it are tried on: the first that answers is it, and however many swallow packets, all have their turn.
+/// Tries the addresses of a host in their order, the next when one has failed or has not answered
+/// for a while. Those before it are tried on: the first that answers is it, and however many
+/// swallow packets, all have their turn.
 async fn connect_any<T, F>(addrs: impl Iterator<Item = SocketAddr>, connect: impl Fn(SocketAddr) -> F) -> io::Result<T>
 where
     F: Future<Output = io::Result<T>>,
@@ -214,7 +220,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_address_that_answers_late_is_taken_and_one_that_fails_makes_room_at_once() {
-        // The first needs longer than the next are waited for with; the second refuses; the third swallows.
+        // The first needs longer than the next are waited for with; the second refuses; the third
+        // swallows.
         let addrs = (0..3).map(|port| SocketAddr::from(([192, 0, 2, 1], port)));
         let started = tokio::time::Instant::now();
         let connected = connect_any(addrs, |addr| async move {
@@ -264,7 +271,8 @@ mod tests {
                 while !stream.peer_closed() {
                     tokio::task::yield_now().await;
                 }
-                // It comes to a peer that has closed; on a real network, both may be on their way at the same time.
+                // It comes to a peer that has closed; on a real network, both may be on their way
+                // at the same time.
                 stream.try_write(b"lost").unwrap();
             } else {
                 stream.try_write(b"read").unwrap();
@@ -282,7 +290,8 @@ mod tests {
         }
     }
 
-    /// What the system holds of a connection that was given up would arrive behind messages of the next one.
+    /// What the system holds of a connection that was given up would arrive behind messages of the
+    /// next one.
     #[tokio::test]
     async fn an_aborted_connection_sends_nothing_more() {
         use tokio::io::AsyncReadExt as _;

@@ -1,9 +1,10 @@
-//! Denials: what a connection does about a key, a message or a subscription that the broker refuses.
+//! Denials: what a connection does about a key, a message or a subscription that the broker
+//! refuses.
 
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    error_text::{Refusal, text},
+    error_text::{DenialKind, text},
     state::{Complaint, Connection, End, Phase, RECENT},
 };
 use crate::{
@@ -25,7 +26,7 @@ impl Connection<'_> {
 
     fn complain(&mut self, cause: &Error) {
         let grace = Instant::now() + self.shared.config.auth_grace;
-        let until = self.memory.search_at().map_or(grace, |search| search.max(grace));
+        let until = self.reconnect.search_at().map_or(grace, |search| search.max(grace));
         self.hold = Some(Box::pin(sleep_until(until)));
         self.complaint = Some(Complaint { cause: cause.clone(), at: Instant::now() });
     }
@@ -35,40 +36,41 @@ impl Connection<'_> {
         let config = &self.shared.config;
         let message = text(message);
         tracing::warn!(addr = %config.addr, ?message, "the broker reported an error");
-        match Refusal::classify(&message, &config.ident) {
-            Refusal::Auth => Err(self.key_refused(message)),
+        match DenialKind::classify(&message, &config.ident) {
+            DenialKind::Auth => Err(self.key_refused(message)),
             // Some brokers say the same of a wrong key, and nothing else can be meant yet.
-            Refusal::Access if !self.has_asked() => Err(self.key_refused(message)),
-            Refusal::Publish(channel) => {
+            DenialKind::Access if !self.has_asked() => Err(self.key_refused(message)),
+            DenialKind::Publish(channel) => {
                 self.deny_message(channel, message);
                 Ok(())
             }
-            Refusal::Subscribe(channel) => self.deny_subscription(channel, message),
-            // Before the first message it can only be a subscription; with none in doubt, only a message.
-            Refusal::Access if !self.attempt.published => self.deny_subscription(None, message),
-            Refusal::Access if self.suspects().is_empty() => {
+            DenialKind::Subscribe(channel) => self.deny_subscription(channel, message),
+            // Before the first message it can only be a subscription; with none in doubt, only a
+            // message.
+            DenialKind::Access if !self.outcome.published => self.deny_subscription(None, message),
+            DenialKind::Access if self.suspects().is_empty() => {
                 self.deny_message(None, message);
                 Ok(())
             }
-            Refusal::Access => {
+            DenialKind::Access => {
                 let cause = Error::new(Cause::Broker { message: message.clone() });
                 self.complain(&cause);
-                self.memory.unexplained = Some(message);
+                self.reconnect.unexplained = Some(message);
                 let suspects = self.suspects();
                 Err(self.search(cause, suspects))
             }
-            Refusal::Shutdown if matches!(self.phase, Phase::Accepted) => {
+            DenialKind::Shutdown if matches!(self.phase, Phase::Accepted) => {
                 let cause = Error::new(Cause::Broker { message: message.clone() });
                 self.part(cause);
                 self.shared.emit(SessionEvent::BrokerError { message });
                 Ok(())
             }
             // Our end is on its way.
-            Refusal::Shutdown if matches!(self.phase, Phase::Closing | Phase::HalfClosed) => {
+            DenialKind::Shutdown if matches!(self.phase, Phase::Closing | Phase::HalfClosed) => {
                 self.shared.emit(SessionEvent::BrokerError { message });
                 Ok(())
             }
-            Refusal::Shutdown | Refusal::Other => {
+            DenialKind::Shutdown | DenialKind::Other => {
                 let cause = Error::new(Cause::Broker { message: message.clone() });
                 self.complain(&cause);
                 self.shared.emit(SessionEvent::BrokerError { message });
@@ -78,7 +80,8 @@ impl Connection<'_> {
         }
     }
 
-    /// The broker closed before it had accepted the key, or the subscription that it was asked for last.
+    /// The broker closed before it had accepted the key, or the subscription that it was asked for
+    /// last.
     pub(super) fn closed_silently(&mut self, mut last: Vec<Channel>) -> End {
         let eof = Error::new(Cause::Eof { addr: self.shared.config.addr.clone() });
         if last.len() > 1 {
@@ -89,8 +92,8 @@ impl Connection<'_> {
             return self.rejected(Cause::Rejected { addr, ident, message: None });
         };
         // Once may be a restart of the broker; twice at the same channel is an answer.
-        if self.memory.suspect.as_ref() != Some(&channel) {
-            self.memory.suspect = Some(channel);
+        if self.reconnect.suspect.as_ref() != Some(&channel) {
+            self.reconnect.suspect = Some(channel);
             return End::Failed(eof);
         }
         match self.deny_subscription(Some(channel), "the broker closed the connection".to_owned()) {
@@ -103,7 +106,7 @@ impl Connection<'_> {
     fn has_asked(&self) -> bool {
         let only_the_key =
             matches!(&self.phase, Phase::Proving { last, .. } if last.is_empty()) && self.subscribed.is_empty();
-        !only_the_key || self.attempt.published
+        !only_the_key || self.outcome.published
     }
 
     fn key_refused(&mut self, message: String) -> End {
@@ -119,19 +122,19 @@ impl Connection<'_> {
 
     fn deny_message(&mut self, channel: Option<Channel>, message: String) {
         let cause = Error::new(Cause::PublishDenied { channel: channel.clone(), message });
-        self.memory.denial.get_or_insert_with(|| cause.clone());
+        self.reconnect.denial.get_or_insert_with(|| cause.clone());
         match channel {
             Some(channel) => {
-                self.attempt.repaired |= self.shared.outbox.quarantine(&channel, &cause, Instant::now());
-                self.memory.deny(self.shared, channel, cause.clone());
+                self.outcome.repaired |= self.shared.outbox.quarantine(&channel, &cause, Instant::now());
+                self.reconnect.deny(self.shared, channel, cause.clone());
             }
             None => self.shared.emit(SessionEvent::PublishDenied { channel: None, discarded: 0, cause: cause.clone() }),
         }
         self.complain(&cause);
     }
 
-    /// Takes a subscription out. When the broker did not say which one, and it can be one of several, the next
-    /// connection asks for half of them.
+    /// Takes a subscription out. When the broker did not say which one, and it can be one of
+    /// several, the next connection asks for half of them.
     fn deny_subscription(&mut self, channel: Option<Channel>, message: String) -> Result<(), End> {
         // Thousands may be named one after the other: then nothing else is looked at.
         let mut suspects = if channel.is_some() { Vec::new() } else { self.suspects() };
@@ -144,10 +147,11 @@ impl Connection<'_> {
         self.complain(&cause);
         let Some(channel) = guilty else {
             if suspects.is_empty() {
-                // A right that was there has been taken away, or the broker needs longer than it was given.
-                self.memory.proven.clear();
+                // A right that was there has been taken away, or the broker needs longer than it
+                // was given.
+                self.reconnect.proven.clear();
                 if let Some(age) = self.subscribed.values().map(Instant::elapsed).min() {
-                    self.memory.refused_late(age);
+                    self.reconnect.refused_late(age);
                 }
             }
             if self.subscribed.is_empty() {
@@ -157,14 +161,14 @@ impl Connection<'_> {
             return Err(self.search(cause, suspects));
         };
         if self.shared.unwant(&channel) {
-            self.attempt.narrowed |= self.memory.taken_out.insert(channel.clone());
+            self.outcome.narrowed |= self.reconnect.taken_out.insert(channel.clone());
         }
         self.subscribed.remove(&channel);
-        self.memory.proven.remove(&channel);
-        self.memory.unexplained = None;
+        self.reconnect.proven.remove(&channel);
+        self.reconnect.unexplained = None;
         // Of the others, nothing is known any more.
-        self.memory.doubtful.clear();
-        self.memory.group = 1;
+        self.reconnect.doubtful.clear();
+        self.reconnect.group = 1;
         if let Phase::Proving { last, .. } = &mut self.phase {
             last.retain(|last| *last != channel);
         }
@@ -172,35 +176,36 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// Ends the connection; the next one asks for a part of the suspects. Where one in a thousand is refused, some
-    /// twenty steps find it.
+    /// Ends the connection; the next one asks for a part of the suspects. Where one in a thousand
+    /// is refused, some twenty steps find it.
     fn search(&mut self, cause: Error, suspects: Vec<Channel>) -> End {
-        let memory = &mut *self.memory;
-        let fewer = memory.doubtful.is_empty() || suspects.len() < memory.doubtful.len();
-        self.attempt.narrowed |= memory.careful && fewer && !suspects.is_empty();
-        self.attempt.repaired |= !memory.careful;
-        memory.careful = true;
-        memory.doubtful = suspects.into_iter().collect();
-        memory.group = 1;
+        let reconnect = &mut *self.reconnect;
+        let fewer = reconnect.doubtful.is_empty() || suspects.len() < reconnect.doubtful.len();
+        self.outcome.narrowed |= reconnect.careful && fewer && !suspects.is_empty();
+        self.outcome.repaired |= !reconnect.careful;
+        reconnect.careful = true;
+        reconnect.doubtful = suspects.into_iter().collect();
+        reconnect.group = 1;
         End::Failed(cause)
     }
 
-    /// Subscriptions that the broker may have refused when it does not say which: those that it had no time to refuse
-    /// yet.
+    /// Subscriptions that the broker may have refused when it does not say which: those that it had
+    /// no time to refuse yet.
     fn suspects(&self) -> Vec<Channel> {
         if let Phase::Proving { last, .. } = &self.phase
             && !last.is_empty()
         {
             return last.clone();
         }
-        let grace = self.memory.grace(self.shared);
+        let grace = self.reconnect.grace(self.shared);
         let fresh = self.subscribed.iter().filter(|(_, sent)| sent.elapsed() <= grace);
-        fresh.map(|(channel, _)| channel).filter(|channel| !self.memory.proven.contains(*channel)).cloned().collect()
+        fresh.map(|(channel, _)| channel).filter(|channel| !self.reconnect.proven.contains(*channel)).cloned().collect()
     }
 
-    /// All subscriptions were asked for and none was refused: then it was a message that the broker refused before.
+    /// All subscriptions were asked for and none was refused: then it was a message that the broker
+    /// refused before.
     pub(super) fn conclude(&mut self) {
-        if let Some(message) = self.memory.unexplained.take() {
+        if let Some(message) = self.reconnect.unexplained.take() {
             self.deny_message(None, message);
         }
     }

@@ -1,16 +1,17 @@
 //! What the ERROR texts of brokers in use are about.
 //!
-//! Public for `hpfeeds bench` alone, which speaks to brokers without a session; it may change at any time.
+//! Public for `hpfeeds bench` alone, which speaks to brokers without a session; it may change at
+//! any time.
 
 use crate::wire::Channel;
 
-/// The longest part of an ERROR that is kept: far more than any broker in use says, far less than the megabyte that
-/// it may be long.
+/// The longest part of an ERROR that is kept: far more than any broker in use says, far less than
+/// the megabyte that it may be long.
 const MAX_TEXT: usize = 1024;
 
 /// What a broker's ERROR text is about. The texts are those that brokers in use send.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
+pub enum DenialKind {
     /// The ident or its secret.
     Auth,
     /// A message; the channel when the text names it.
@@ -25,7 +26,7 @@ pub enum Refusal {
     Other,
 }
 
-impl Refusal {
+impl DenialKind {
     /// Reads a text that was sent to `ident`.
     #[must_use]
     pub fn classify(text: &str, ident: &str) -> Self {
@@ -56,13 +57,14 @@ impl Refusal {
     }
 }
 
-/// The text without the length byte that hpfeeds/broker writes before it and does not count, so that the frame ends one
-/// byte before the text does.
+/// The text without the length byte that hpfeeds/broker writes before it and does not count, so
+/// that the frame ends one byte before the text does.
 fn without_length(text: &str) -> &str {
     text.strip_prefix(|first: char| first as usize == text.len()).unwrap_or(text)
 }
 
-/// The channel in ` ident=…, chan=…`. Neither name is escaped there, so our own ident is taken off first.
+/// The channel in ` ident=…, chan=…`. Neither name is escaped there, so our own ident is taken off
+/// first.
 fn channel(rest: &str, ident: &str) -> Option<Channel> {
     let rest = rest.strip_prefix(" ident=")?;
     let name = match rest.strip_prefix(ident).and_then(|rest| rest.strip_prefix(", chan=")) {
@@ -91,33 +93,33 @@ mod tests {
         let ident = "me";
         let a = || Some(Channel::new("a").unwrap());
         let cases = [
-            ("Authentication failed for me", Refusal::Auth),
-            ("Authentication failed", Refusal::Auth),
-            ("authfail.", Refusal::Auth),
-            ("identfail.", Refusal::Auth),
-            ("Authkey not allowed to pub here. ident=me, chan=a", Refusal::Publish(a())),
-            ("Authkey not allowed to sub here. ident=me, chan=a", Refusal::Subscribe(a())),
-            ("Publish not authorized", Refusal::Publish(None)),
-            ("Subscribe not authorized", Refusal::Subscribe(None)),
-            ("accessfail.", Refusal::Access),
-            ("Backpressure deadline timer expired", Refusal::Other),
-            ("Invalid authkey in message, ident=me", Refusal::Other),
+            ("Authentication failed for me", DenialKind::Auth),
+            ("Authentication failed", DenialKind::Auth),
+            ("authfail.", DenialKind::Auth),
+            ("identfail.", DenialKind::Auth),
+            ("Authkey not allowed to pub here. ident=me, chan=a", DenialKind::Publish(a())),
+            ("Authkey not allowed to sub here. ident=me, chan=a", DenialKind::Subscribe(a())),
+            ("Publish not authorized", DenialKind::Publish(None)),
+            ("Subscribe not authorized", DenialKind::Subscribe(None)),
+            ("accessfail.", DenialKind::Access),
+            ("Backpressure deadline timer expired", DenialKind::Other),
+            ("Invalid authkey in message, ident=me", DenialKind::Other),
             // hpfeeds/broker: a length byte, and one byte short.
-            ("\u{15}Authentication faile", Refusal::Auth),
-            ("\u{16}Publish not authorize", Refusal::Publish(None)),
-            ("\u{18}Subscribe not authorize", Refusal::Subscribe(None)),
+            ("\u{15}Authentication faile", DenialKind::Auth),
+            ("\u{16}Publish not authorize", DenialKind::Publish(None)),
+            ("\u{18}Subscribe not authorize", DenialKind::Subscribe(None)),
             // tentacool.
-            ("accessfail", Refusal::Access),
-            ("authfail", Refusal::Auth),
+            ("accessfail", DenialKind::Access),
+            ("authfail", DenialKind::Auth),
             // d1str0.
-            ("hpfeeds: Bad credentials", Refusal::Auth),
-            ("hpfeeds: You do not have permission to publish to this channel", Refusal::Publish(None)),
-            ("hpfeeds: You do not have permission to subscribe to this channel", Refusal::Subscribe(None)),
+            ("hpfeeds: Bad credentials", DenialKind::Auth),
+            ("hpfeeds: You do not have permission to publish to this channel", DenialKind::Publish(None)),
+            ("hpfeeds: You do not have permission to subscribe to this channel", DenialKind::Subscribe(None)),
             // No length of it.
-            ("\u{9}accessfail.", Refusal::Other),
+            ("\u{9}accessfail.", DenialKind::Other),
         ];
         for (text, expected) in cases {
-            assert_eq!(Refusal::classify(text, ident), expected, "{text}");
+            assert_eq!(DenialKind::classify(text, ident), expected, "{text}");
         }
     }
 
@@ -125,9 +127,9 @@ mod tests {
     fn finds_the_channel_among_awkward_names() {
         let ident = "x, chan=y";
         let text = "Authkey not allowed to sub here. ident=x, chan=y, chan=a, chan=b";
-        let expected = Refusal::Subscribe(Some(Channel::new("a, chan=b").unwrap()));
-        assert_eq!(Refusal::classify(text, ident), expected);
+        let expected = DenialKind::Subscribe(Some(Channel::new("a, chan=b").unwrap()));
+        assert_eq!(DenialKind::classify(text, ident), expected);
         let unnamed = "Authkey not allowed to sub here. ident=x, chan=";
-        assert_eq!(Refusal::classify(unnamed, "x"), Refusal::Subscribe(None));
+        assert_eq!(DenialKind::classify(unnamed, "x"), DenialKind::Subscribe(None));
     }
 }

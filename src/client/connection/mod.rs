@@ -27,45 +27,47 @@ use tokio::{
 
 use self::{
     state::{Connection, End, Phase, encode, subscribe, unsubscribe},
-    transport::{Link, Received},
+    transport::{FrameTransport, Received},
     watch::Watch,
 };
 use super::{
     driver::{
         desired::{Intent, Shared},
-        reconnect::{Attempt, Memory},
+        reconnect::{ConnectionOutcome, ReconnectState},
     },
     error::{Cause, Error},
     queue::in_flight::Written,
 };
 use crate::wire::{DecodeError, Frame, Nonce};
 
-/// The driver lets the program run when it has received so many bytes or more: read soon, they are still in the
-/// processor's cache. The program that has read them lets it go on, see [`Engine`](super::driver::shared_task::Engine).
-pub(super) const BATCH: usize = 64 * 1024;
+/// The driver lets the program run when it has received so many bytes or more: read soon, they are
+/// still in the processor's cache. The program that has read them lets it go on, see
+/// [`SharedTask`](super::driver::shared_task::SharedTask).
+pub(super) const READ_BUDGET: usize = 64 * 1024;
 
-/// The driver lets the program run when it has acted on so many runs and other frames: a broker that sends ERROR after
-/// ERROR, or one message between two, gets no more of the processor than others do, and is left when the time to close
-/// is over. A broker that means well sends one or two in a read.
-pub(super) const FRAMES: u32 = 64;
+/// The driver lets the program run when it has acted on so many batches and other frames: a broker
+/// that sends ERROR after ERROR, or one message between two, gets no more of the processor than
+/// others do, and is left when the time to close is over. A broker that means well sends one or two
+/// in a read.
+pub(super) const FRAME_BUDGET: u32 = 64;
 
 /// How long to listen to a connection that can no longer be written to.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+const DRAIN_AFTER_WRITE_ERROR: Duration = Duration::from_millis(100);
 
 impl<'a> Connection<'a> {
     pub(crate) fn new(
         shared: &'a Shared,
-        memory: &'a mut Memory,
+        reconnect: &'a mut ReconnectState,
         first: &'a mut Option<oneshot::Sender<Result<(), Error>>>,
-        link: Link,
+        transport: FrameTransport,
         (broker, nonce): (String, &Nonce),
     ) -> Self {
         let grace = Box::pin(sleep(shared.config.auth_grace));
         let mut connection = Self {
             shared,
-            memory,
+            reconnect,
             first,
-            link,
+            transport,
             broker,
             phase: Phase::Proving { grace, replay: VecDeque::new(), last: Vec::new() },
             deadline: None,
@@ -73,7 +75,7 @@ impl<'a> Connection<'a> {
             hold: None,
             subscribed: BTreeMap::new(),
             complaint: None,
-            attempt: Attempt::default(),
+            outcome: ConnectionOutcome::default(),
             watch: Watch::new(),
             needs_flush: false,
             frames: 0,
@@ -86,37 +88,37 @@ impl<'a> Connection<'a> {
     pub(crate) async fn run(&mut self) -> End {
         match poll_fn(|cx| self.poll(cx)).await {
             Ok(end) => end,
-            Err(error) => self.last_words(error).await,
+            Err(error) => self.drain_after_write_error(error).await,
         }
     }
 
-    /// A write failed. What the broker said before it closed, messages and the reason, is still there to be read,
-    /// although the runtime may not know that yet.
-    async fn last_words(&mut self, error: io::Error) -> End {
+    /// A write failed. What the broker said before it closed, messages and the reason, is still
+    /// there to be read, although the runtime may not know that yet.
+    async fn drain_after_write_error(&mut self, error: io::Error) -> End {
         self.broken = true;
         let ended = poll_fn(|cx| {
             self.frames = 0;
             loop {
                 match self.receive(cx) {
                     Err(end) => return Poll::Ready(end),
-                    _ if self.frames >= FRAMES => return give_way(cx),
+                    _ if self.frames >= FRAME_BUDGET => return give_way(cx),
                     Ok(0) => return Poll::Pending,
                     Ok(_) => {}
                 }
             }
         });
-        match timeout(LAST_WORDS, ended).await {
+        match timeout(DRAIN_AFTER_WRITE_ERROR, ended).await {
             Ok(end) => end,
             Err(_elapsed) => self.broken(error),
         }
     }
 
-    pub(crate) fn attempt(self) -> Attempt {
-        self.attempt
+    pub(crate) fn into_outcome(self) -> ConnectionOutcome {
+        self.outcome
     }
 
-    /// Does all that can be done now. The order matters: what the broker says is heard before more is written. Fails
-    /// when a write does.
+    /// Does all that can be done now. The order matters: what the broker says is heard before more
+    /// is written. Fails when a write does.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<End>> {
         self.shared.driver.register(cx.waker());
         self.shared.set_gave_way(false);
@@ -129,10 +131,10 @@ impl<'a> Connection<'a> {
             };
             received += read;
             let mut progress = read > 0;
-            if self.memory.search_at().is_some_and(|at| at <= Instant::now()) {
-                self.memory.discard(self.shared);
+            if self.reconnect.search_at().is_some_and(|at| at <= Instant::now()) {
+                self.reconnect.discard(self.shared);
             }
-            if let Some(end) = self.obey() {
+            if let Some(end) = self.apply_intent() {
                 return Poll::Ready(Ok(end));
             }
             match self.poll_timers(cx) {
@@ -143,13 +145,13 @@ impl<'a> Connection<'a> {
                 Ok(sent) => progress |= sent,
                 Err(error) => return Poll::Ready(Err(error)),
             }
-            if self.frames >= FRAMES {
+            if self.frames >= FRAME_BUDGET {
                 return give_way(cx);
             }
             if !progress {
                 return Poll::Pending;
             }
-            if received >= BATCH {
+            if received >= READ_BUDGET {
                 self.shared.set_gave_way(true);
                 return give_way(cx);
             }
@@ -161,31 +163,31 @@ impl<'a> Connection<'a> {
     /// Reads once, and acts on it; says how many bytes there were.
     fn receive(&mut self, cx: &mut Context<'_>) -> Result<usize, End> {
         // INFO may have come with more behind it, or more than we act on in one turn.
-        self.hear()?;
-        if self.frames >= FRAMES {
+        self.process_received()?;
+        if self.frames >= FRAME_BUDGET {
             return Ok(0);
         }
-        // Closing, nobody may be reading any more; but the broker's EOF stands behind what it still sends. And what the
-        // system holds of a broken connection is not much, and otherwise lost.
+        // Closing, nobody may be reading any more; but the broker's EOF stands behind what it still
+        // sends. And what the system holds of a broken connection is not much, and otherwise lost.
         if !self.is_closing() && !self.broken && !self.shared.inbox.has_room() {
             return Ok(0);
         }
-        match self.link.poll_fill(cx) {
+        match self.transport.poll_fill(cx) {
             Poll::Pending => Ok(0),
             Poll::Ready(Ok(0)) => Err(self.eof()),
-            Poll::Ready(Ok(n)) => self.hear().map(|()| n),
+            Poll::Ready(Ok(n)) => self.process_received().map(|()| n),
             Poll::Ready(Err(error)) => Err(self.broken(error)),
         }
     }
 
     /// Acts on what has been read, or on as much of it as one turn allows.
-    fn hear(&mut self) -> Result<(), End> {
-        while self.frames < FRAMES
-            && let Some(received) = self.link.next().map_err(|cause| self.protocol(cause))?
+    fn process_received(&mut self) -> Result<(), End> {
+        while self.frames < FRAME_BUDGET
+            && let Some(received) = self.transport.next().map_err(|cause| self.protocol(cause))?
         {
             self.frames += 1;
             match received {
-                Received::Run(run) => self.delivered(run),
+                Received::Batch(batch) => self.delivered(batch),
                 Received::TooLong(cause) => {
                     self.proven();
                     self.shared.skip(cause);
@@ -201,11 +203,11 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    fn delivered(&mut self, run: BytesMut) {
+    fn delivered(&mut self, batch: BytesMut) {
         self.proven();
         // Only while closing can it be full here; then what nobody reads is let go.
         if !self.is_closing() || self.shared.inbox.has_room() {
-            self.shared.inbox.push(run);
+            self.shared.inbox.push(batch);
         }
     }
 
@@ -218,9 +220,9 @@ impl<'a> Connection<'a> {
         let complaint = self.recent_complaint();
         match (&self.phase, &complaint) {
             // A complaint may be about a message, unless it names a subscription.
-            (Phase::HalfClosed, Some(complaint)) if complaint.concerns_messages() && self.attempt.published => {}
+            (Phase::HalfClosed, Some(complaint)) if complaint.concerns_messages() && self.outcome.published => {}
             // Its end and ours have crossed on the way.
-            (Phase::HalfClosed, _) if self.link.status().is_some_and(|status| !status.end_acknowledged) => {}
+            (Phase::HalfClosed, _) if self.transport.status().is_some_and(|status| !status.end_acknowledged) => {}
             (Phase::HalfClosed, _) if self.parting.is_some() => {
                 if let Some(end) = self.parted() {
                     return end;
@@ -255,13 +257,13 @@ impl<'a> Connection<'a> {
 
     // ---- what the program wants ----
 
-    fn obey(&mut self) -> Option<End> {
+    fn apply_intent(&mut self) -> Option<End> {
         match self.shared.intent() {
             Intent::Abort => return Some(End::Stopped),
             Intent::Close(deadline) => {
                 self.deadline.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
                 self.shared.outbox.close(Error::closed());
-                let nothing_to_send = || self.shared.outbox.unsent().0 + self.memory.flight.unsent().0 == 0;
+                let nothing_to_send = || self.shared.outbox.unsent().0 + self.reconnect.in_flight.unsent().0 == 0;
                 if match self.phase {
                     Phase::Accepted => true,
                     Phase::Proving { .. } => nothing_to_send(),
@@ -276,15 +278,16 @@ impl<'a> Connection<'a> {
         None
     }
 
-    /// Sends what `subscribe` and `unsubscribe` have changed, unless they are asked for a few at a time just now. What
-    /// changes while the last changes wait to be written waits too, and most of it cancels out.
+    /// Sends what `subscribe` and `unsubscribe` have changed, unless they are asked for a few at a
+    /// time just now. What changes while the last changes wait to be written waits too, and most of
+    /// it cancels out.
     fn follow_changes(&mut self) {
-        if self.memory.flight.holds_control() {
+        if self.reconnect.in_flight.holds_control() {
             return;
         }
         match &self.phase {
             Phase::Accepted => {}
-            Phase::Proving { .. } if !self.memory.careful => {}
+            Phase::Proving { .. } if !self.reconnect.careful => {}
             _ => return,
         }
         let mut frames = Vec::new();
@@ -296,16 +299,17 @@ impl<'a> Connection<'a> {
                 frames.push(unsubscribe(self.shared, channel));
             }
         }
-        self.memory.flight.push_control(encode(self.shared, &frames));
+        self.reconnect.in_flight.push_control(encode(self.shared, &frames));
     }
 
-    /// What is queued goes out. Then no more messages are asked for, so that the broker's EOF is not far.
+    /// What is queued goes out. Then no more messages are asked for, so that the broker's EOF is
+    /// not far.
     fn begin_closing(&mut self) {
-        self.memory.discard(self.shared);
-        self.shared.outbox.take(&mut self.memory.flight);
+        self.reconnect.discard(self.shared);
+        self.shared.outbox.take(&mut self.reconnect.in_flight);
         let subscribed = mem::take(&mut self.subscribed);
         let frames: Vec<_> = subscribed.into_keys().map(|channel| unsubscribe(self.shared, channel)).collect();
-        self.memory.flight.push_last(encode(self.shared, &frames));
+        self.reconnect.in_flight.push_last(encode(self.shared, &frames));
         self.phase = Phase::Closing;
         self.watch.restart();
     }
@@ -320,7 +324,7 @@ impl<'a> Connection<'a> {
         self.look(cx)?;
         if self.hold.as_mut().is_some_and(|hold| hold.as_mut().poll(cx).is_ready()) {
             self.hold = None;
-            self.memory.discard(self.shared);
+            self.reconnect.discard(self.shared);
             return Ok(true);
         }
         let Phase::Proving { grace, .. } = &mut self.phase else {
@@ -335,14 +339,14 @@ impl<'a> Connection<'a> {
 
     /// Ends a connection whose peer answers nothing any more, and closing when nothing comes of it.
     fn look(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        let waits = self.is_closing() || self.memory.flight.has_next(false);
-        let Some(more) = self.watch.poll(cx, &self.link, waits) else {
+        let waits = self.is_closing() || self.reconnect.in_flight.has_next(false);
+        let Some(more) = self.watch.poll(cx, &self.transport, waits) else {
             return Ok(());
         };
         self.shared.count_sent(more);
         let config = &self.shared.config;
         if !config.unacknowledged.is_zero() && self.watch.unanswered >= config.unacknowledged {
-            self.link.abort();
+            self.transport.abort();
             let silence = format!("nothing was acknowledged for {:.0?}", self.watch.unanswered);
             return Err(self.broken(io::Error::new(io::ErrorKind::TimedOut, silence)));
         }
@@ -360,8 +364,8 @@ impl<'a> Connection<'a> {
         }
         let held = matches!(self.phase, Phase::Proving { .. }) || self.hold.is_some();
         let mut sent = false;
-        while self.memory.flight.has_next(held) || (!held && self.parting.is_none() && self.take_queued()) {
-            match self.link.poll_write(cx, &mut self.memory.flight, held) {
+        while self.reconnect.in_flight.has_next(held) || (!held && self.parting.is_none() && self.take_queued()) {
+            match self.transport.poll_write(cx, &mut self.reconnect.in_flight, held) {
                 Poll::Ready(written) => {
                     self.wrote(written?);
                     self.needs_flush = true;
@@ -371,7 +375,7 @@ impl<'a> Connection<'a> {
             }
         }
         if self.needs_flush {
-            match self.link.poll_flush(cx) {
+            match self.transport.poll_flush(cx) {
                 Poll::Ready(flushed) => flushed?,
                 Poll::Pending => return Ok(sent),
             }
@@ -379,7 +383,7 @@ impl<'a> Connection<'a> {
         }
         if matches!(self.phase, Phase::Closing)
             && !held
-            && let Poll::Ready(shut) = self.link.poll_shutdown(cx)
+            && let Poll::Ready(shut) = self.transport.poll_shutdown(cx)
         {
             shut?;
             self.phase = Phase::HalfClosed;
@@ -390,14 +394,15 @@ impl<'a> Connection<'a> {
 
     pub(super) fn wrote(&mut self, written: Written) {
         self.shared.outbox.release(written.room);
-        self.attempt.written.push(written.messages, written.room);
-        self.attempt.published |= written.published;
+        self.outcome.written.push(written.messages, written.room);
+        self.outcome.published |= written.published;
         self.watch.wrote(written.bytes);
     }
 
-    /// Takes messages that are queued. What was subscribed to before they were queued goes out before them.
+    /// Takes messages that are queued. What was subscribed to before they were queued goes out
+    /// before them.
     fn take_queued(&mut self) -> bool {
-        let taken = self.shared.outbox.take(&mut self.memory.flight);
+        let taken = self.shared.outbox.take(&mut self.reconnect.in_flight);
         if taken {
             self.follow_changes();
         }

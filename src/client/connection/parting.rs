@@ -10,29 +10,31 @@ use crate::client::{
     error::Error,
 };
 
-/// How long a broker that shuts down may take to read the rest. No more than it gives itself by default.
+/// How long a broker that shuts down may take to read the rest. No more than it gives itself by
+/// default.
 const PARTING: Duration = Duration::from_secs(10);
 
 impl Connection<'_> {
     /// Ends our stream at the end of a frame. Everything else is for the next connection.
     pub(super) fn part(&mut self, cause: Error) {
-        let written = self.memory.flight.part();
+        let written = self.reconnect.in_flight.part();
         self.wrote(written);
         self.parting = Some(Parting { cause, deadline: Box::pin(sleep(PARTING)) });
         self.phase = Phase::Closing;
     }
 
-    /// The broker has ended its stream after ours: what was written is read, unless it has complained meanwhile. If
-    /// there is more to send, or the session is to go on, another connection follows.
+    /// The broker has ended its stream after ours: what was written is read, unless it has
+    /// complained meanwhile. If there is more to send, or the session is to go on, another
+    /// connection follows.
     pub(super) fn parted(&mut self) -> Option<End> {
         let Parting { cause, .. } = self.parting.take()?;
         if self.recent_complaint().is_some() {
             return None;
         }
-        let rest = self.memory.flight.rewind();
+        let rest = self.reconnect.in_flight.rewind();
         self.shared.outbox.release(rest.room);
-        self.attempt.written = Recent::default();
-        let unsent = self.shared.outbox.unsent().0 + self.memory.flight.unsent().0;
+        self.outcome.written = Recent::default();
+        let unsent = self.shared.outbox.unsent().0 + self.reconnect.in_flight.unsent().0;
         Some(if self.shared.intent() == Intent::Run || unsent > 0 { End::Failed(cause) } else { End::Confirmed })
     }
 

@@ -1,4 +1,5 @@
-//! The first part of a connection: AUTH, the subscriptions, and the time after which silence means that they are good.
+//! The first part of a connection: AUTH, the subscriptions, and the time after which silence means
+//! that they are good.
 
 use std::collections::VecDeque;
 
@@ -11,25 +12,26 @@ use crate::{
 };
 
 impl Connection<'_> {
-    /// AUTH, and the subscriptions: all of them, or those that are known to be good when one must be found that is not.
+    /// AUTH, and the subscriptions: all of them, or those that are known to be good when one must
+    /// be found that is not.
     pub(super) fn begin(&mut self, nonce: &Nonce) {
         let config = &self.shared.config;
         let (mut now, mut later) = (self.shared.channels(), VecDeque::new());
-        if self.memory.careful {
+        if self.reconnect.careful {
             now.retain(|channel| {
-                let proven = self.memory.proven.contains(channel);
+                let proven = self.reconnect.proven.contains(channel);
                 if !proven {
                     later.push_back(channel.clone());
                 }
                 proven
             });
-            self.memory.doubtful.retain(|channel| later.contains(channel));
-            later.make_contiguous().sort_by_key(|channel| !self.memory.doubtful.contains(channel));
+            self.reconnect.doubtful.retain(|channel| later.contains(channel));
+            later.make_contiguous().sort_by_key(|channel| !self.reconnect.doubtful.contains(channel));
         }
         let mut frames = vec![Frame::Auth { ident: config.ident.clone(), digest: config.secret.sign(nonce) }];
         frames.extend(now.iter().map(|channel| subscribe(self.shared, channel)));
         self.subscribed = now.into_iter().map(|channel| (channel, Instant::now())).collect();
-        self.memory.flight.push_control(encode(self.shared, &frames));
+        self.reconnect.in_flight.push_control(encode(self.shared, &frames));
         if let Phase::Proving { replay, .. } = &mut self.phase {
             *replay = later;
         }
@@ -49,18 +51,18 @@ impl Connection<'_> {
         let Phase::Proving { grace, replay, last } = &mut self.phase else {
             return;
         };
-        let (now, memory) = (Instant::now(), &mut *self.memory);
+        let (now, reconnect) = (Instant::now(), &mut *self.reconnect);
         if last.is_empty() {
-            memory.proven.extend(self.subscribed.keys().cloned());
-        } else if memory.doubtful.is_empty() {
-            memory.group = 2 * last.len();
+            reconnect.proven.extend(self.subscribed.keys().cloned());
+        } else if reconnect.doubtful.is_empty() {
+            reconnect.group = 2 * last.len();
         }
         for channel in last.drain(..) {
-            memory.suspect.take_if(|suspect| *suspect == channel);
-            memory.doubtful.remove(&channel);
-            memory.proven.insert(channel);
+            reconnect.suspect.take_if(|suspect| *suspect == channel);
+            reconnect.doubtful.remove(&channel);
+            reconnect.proven.insert(channel);
         }
-        let size = if memory.doubtful.is_empty() { memory.group } else { memory.doubtful.len() / 2 };
+        let size = if reconnect.doubtful.is_empty() { reconnect.group } else { reconnect.doubtful.len() / 2 };
         last.extend(replay.drain(..size.max(1).min(replay.len())));
         if last.is_empty() {
             self.accept();
@@ -68,15 +70,15 @@ impl Connection<'_> {
         }
         let frames: Vec<_> = last.iter().map(|channel| subscribe(self.shared, channel)).collect();
         self.subscribed.extend(last.iter().map(|channel| (channel.clone(), now)));
-        grace.as_mut().reset(now + memory.grace(self.shared));
-        memory.flight.push_control(encode(self.shared, &frames));
+        grace.as_mut().reset(now + reconnect.grace(self.shared));
+        reconnect.in_flight.push_control(encode(self.shared, &frames));
     }
 
     pub(super) fn accept(&mut self) {
         self.phase = Phase::Accepted;
-        self.memory.careful = false;
-        self.memory.doubtful.clear();
-        self.attempt.accepted = Some(Instant::now());
+        self.reconnect.careful = false;
+        self.reconnect.doubtful.clear();
+        self.outcome.accepted = Some(Instant::now());
         tracing::info!(addr = %self.shared.config.addr, broker = ?self.broker, "connected");
         self.shared.state.send_replace(SessionState::Connected);
         self.shared.emit(SessionEvent::Connected { broker: self.broker.clone() });

@@ -12,12 +12,12 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::{transport::Link, watch::Watch};
+use super::{transport::FrameTransport, watch::Watch};
 use crate::{
     client::{
         driver::{
             desired::Shared,
-            reconnect::{Attempt, Memory},
+            reconnect::{ConnectionOutcome, ReconnectState},
         },
         error::Error,
     },
@@ -42,8 +42,8 @@ pub(crate) enum End {
 ///    └────────────────── close() with nothing to send ─────────────────────────▲
 /// ```
 pub(super) enum Phase {
-    /// AUTH is sent. Messages stay queued until the broker had time to refuse the key: on a connection that it closes
-    /// without a word, its EOF would look like a confirmation.
+    /// AUTH is sent. Messages stay queued until the broker had time to refuse the key: on a
+    /// connection that it closes without a word, its EOF would look like a confirmation.
     Proving {
         grace: Pin<Box<Sleep>>,
         /// Subscriptions still to be asked for, a few at a time.
@@ -58,25 +58,26 @@ pub(super) enum Phase {
 
 pub(crate) struct Connection<'a> {
     pub(super) shared: &'a Shared,
-    pub(super) memory: &'a mut Memory,
+    pub(super) reconnect: &'a mut ReconnectState,
     pub(super) first: &'a mut Option<oneshot::Sender<Result<(), Error>>>,
-    pub(super) link: Link,
+    pub(super) transport: FrameTransport,
     pub(super) broker: String,
     pub(super) phase: Phase,
     /// The end of closing, once that has been asked for.
     pub(super) deadline: Option<Pin<Box<Sleep>>>,
     pub(super) parting: Option<Parting>,
-    /// No message is written until then: the broker has refused something, and most close after that.
+    /// No message is written until then: the broker has refused something, and most close after
+    /// that.
     pub(super) hold: Option<Pin<Box<Sleep>>>,
     /// What the broker was asked to send, and when.
     pub(super) subscribed: BTreeMap<Channel, Instant>,
     /// What the broker complained of last: why it will have closed.
     pub(super) complaint: Option<Complaint>,
-    pub(super) attempt: Attempt,
+    pub(super) outcome: ConnectionOutcome,
     /// What was written and is on its way.
     pub(super) watch: Watch,
     pub(super) needs_flush: bool,
-    /// How many runs and other frames it has acted on since it let others run.
+    /// How many batches and other frames it has acted on since it let others run.
     pub(super) frames: u32,
     /// Nothing can be written any more.
     pub(super) broken: bool,
@@ -88,7 +89,8 @@ pub(super) struct Complaint {
     pub(super) at: Instant,
 }
 
-/// The broker shuts down, and has asked for the end of our stream: it reads what comes before that, and closes.
+/// The broker shuts down, and has asked for the end of our stream: it reads what comes before that,
+/// and closes.
 pub(super) struct Parting {
     pub(super) cause: Error,
     /// It has so much time.

@@ -1,4 +1,5 @@
-//! The transport of frames: a socket, the buffers that are read into, and what is taken out of them.
+//! The transport of frames: a socket, the buffers that are read into, and what is taken out of
+//! them.
 
 use std::{
     io::{self, IoSlice},
@@ -15,7 +16,7 @@ use tokio_util::io::poll_read_buf;
 use crate::{
     client::{
         connect::connector::{Transport, TransportStatus},
-        queue::in_flight::{Flight, Written},
+        queue::in_flight::{InFlight, Written},
     },
     wire::{BatchEnd, DecodeError, Frame, FrameBatch, Limits, Opcode},
 };
@@ -29,20 +30,20 @@ pub(crate) const MEMORY: usize = 4 * READ;
 /// Below this much room a read is not worth its system call, and there is other memory.
 const READ_MIN: usize = 8 * 1024;
 
-/// A PUBLISH frame above the limit that claims no more than this is passed over: several times what brokers in use let
-/// through. One that claims more is taken for noise.
+/// A PUBLISH frame above the limit that claims no more than this is passed over: several times what
+/// brokers in use let through. One that claims more is taken for noise.
 pub(super) const MAX_SKIPPED: u32 = 64 << 20;
 
 /// Segments in one vectored write.
 const SLICES: usize = 32;
 
 /// One connection: its socket and what has been read from it and not handed on.
-pub(crate) struct Link {
+pub(crate) struct FrameTransport {
     io: Box<dyn Transport>,
     limits: Limits,
     received: BytesMut,
-    /// What was received into before, to be used again when the program is done with it: the system takes memory that
-    /// is freed, and gives it back page by page, for more than the reading costs.
+    /// What was received into before, to be used again when the program is done with it: the system
+    /// takes memory that is freed, and gives it back page by page, for more than the reading costs.
     full: Option<BytesMut>,
     /// `received` is larger than usual.
     grown: bool,
@@ -56,28 +57,28 @@ pub(crate) struct Link {
 #[derive(Debug)]
 pub(crate) enum Received {
     /// One or many whole PUBLISH frames, not yet taken apart.
-    Run(BytesMut),
+    Batch(BytesMut),
     /// The beginning of a PUBLISH frame above the limit. Its bytes are thrown away as they come.
     TooLong(DecodeError),
     /// A frame of any other kind.
     Frame(Frame),
 }
 
-impl Link {
+impl FrameTransport {
     pub(crate) fn new(io: Box<dyn Transport>, limits: Limits) -> Self {
         Self { io, limits, received: BytesMut::new(), full: None, grown: false, ending: false, skip: 0 }
     }
 
     /// Reads once from the socket; 0 is its end.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.make_room();
+        self.reserve();
         poll_read_buf(Pin::new(&mut self.io), cx, &mut self.received)
     }
 
     /// Memory for the next read. What the program keeps of the messages is never moved.
-    fn make_room(&mut self) {
-        // When the program is done with all messages, the next ones come to where they were: that is in the processor's
-        // cache, and a session that receives little touches little memory.
+    fn reserve(&mut self) {
+        // When the program is done with all messages, the next ones come to where they were: that
+        // is in the processor's cache, and a session that receives little touches little memory.
         if self.received.is_empty() && self.received.try_reclaim(MEMORY) {
             return;
         }
@@ -86,7 +87,8 @@ impl Link {
             return;
         }
         if self.received.len() > READ {
-            // Twice what is there: a large frame is not copied over and over, and a header alone reserves little.
+            // Twice what is there: a large frame is not copied over and over, and a header alone
+            // reserves little.
             self.received.reserve(self.received.len());
             self.grown = true;
             return;
@@ -106,14 +108,15 @@ impl Link {
         &self.received
     }
 
-    /// The next thing among the bytes already read: as many PUBLISH frames as stand together, or one other frame.
+    /// The next thing among the bytes already read: as many PUBLISH frames as stand together, or
+    /// one other frame.
     pub(crate) fn next(&mut self) -> Result<Option<Received>, DecodeError> {
         if !self.pass_over() {
             return Ok(None);
         }
         let (len, end) = FrameBatch::new(&self.received, self.limits).publishes();
         if len > 0 {
-            return Ok(Some(Received::Run(self.received.split_to(len))));
+            return Ok(Some(Received::Batch(self.received.split_to(len))));
         }
         match end {
             BatchEnd::Incomplete => Ok(None),
@@ -155,31 +158,31 @@ impl Link {
         }
     }
 
-    /// Writes once from the flight, which must have something to write.
+    /// Writes once what is in flight: there must be something.
     pub(crate) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
-        flight: &mut Flight,
+        in_flight: &mut InFlight,
         control_only: bool,
     ) -> Poll<io::Result<Written>> {
         if self.io.peer_closed() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
         let mut slices = [IoSlice::new(&[]); SLICES];
-        let filled = flight.chunks(&mut slices, control_only);
+        let filled = in_flight.chunks(&mut slices, control_only);
         let n = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices[..filled]))?;
         if n == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
-        Poll::Ready(Ok(flight.advance(n)))
+        Poll::Ready(Ok(in_flight.advance(n)))
     }
 
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
-    /// Closes our side; the broker's stays open. Fails when the broker's is closed already: its end of stream would
-    /// look like an answer to ours.
+    /// Closes our side; the broker's stays open. Fails when the broker's is closed already: its end
+    /// of stream would look like an answer to ours.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.ending && self.io.peer_closed() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
@@ -211,9 +214,9 @@ mod tests {
     use super::*;
     use crate::wire::{Channel, Ident, encode_publish};
 
-    fn link() -> (Link, DuplexStream) {
+    fn transport() -> (FrameTransport, DuplexStream) {
         let (ours, theirs) = duplex(READ);
-        (Link::new(Box::new(ours), Limits::default()), theirs)
+        (FrameTransport::new(Box::new(ours), Limits::default()), theirs)
     }
 
     /// A frame of some thousand bytes that divide no piece of memory.
@@ -224,16 +227,16 @@ mod tests {
         bytes.freeze()
     }
 
-    async fn receive(link: &mut Link) -> BytesMut {
-        match link.first_frame().await.unwrap().unwrap() {
-            Ok(Received::Run(run)) => run,
+    async fn receive(transport: &mut FrameTransport) -> BytesMut {
+        match transport.first_frame().await.unwrap().unwrap() {
+            Ok(Received::Batch(batch)) => batch,
             other => panic!("{other:?}"),
         }
     }
 
     #[tokio::test]
     async fn memory_of_messages_that_are_done_with_is_used_again() {
-        let (mut link, mut peer) = link();
+        let (mut transport, mut peer) = transport();
         let mut places = BTreeSet::new();
         for number in 0..250 {
             let frame = frame(number, 30_001);
@@ -241,12 +244,12 @@ mod tests {
             let (head, tail) = frame.split_at(usize::from(number) * 100);
             peer.write_all(head).await.unwrap();
             if !head.is_empty() {
-                poll_fn(|cx| link.poll_fill(cx)).await.unwrap();
+                poll_fn(|cx| transport.poll_fill(cx)).await.unwrap();
             }
             peer.write_all(tail).await.unwrap();
-            let run = receive(&mut link).await;
-            assert_eq!(run, frame);
-            places.insert(run.as_ptr() as usize / MEMORY);
+            let batch = receive(&mut transport).await;
+            assert_eq!(batch, frame);
+            places.insert(batch.as_ptr() as usize / MEMORY);
         }
         // One piece, which may begin anywhere.
         assert!(places.len() <= 2, "{places:?}");
@@ -254,37 +257,37 @@ mod tests {
 
     #[tokio::test]
     async fn messages_that_the_program_keeps_stay_what_they_are() {
-        let (mut link, mut peer) = link();
+        let (mut transport, mut peer) = transport();
         let mut kept = Vec::new();
         for number in 0..200 {
             peer.write_all(&frame(number, 5_003)).await.unwrap();
-            let run = receive(&mut link).await;
+            let batch = receive(&mut transport).await;
             // All but every third for long.
             if number % 3 > 0 {
-                kept.push((number, run));
+                kept.push((number, batch));
             }
         }
         for large in [300_000, 600_000, 20] {
             let frame = frame(7, large);
-            let (run, ()) = tokio::join!(receive(&mut link), async { peer.write_all(&frame).await.unwrap() });
-            assert_eq!(run, frame);
+            let (batch, ()) = tokio::join!(receive(&mut transport), async { peer.write_all(&frame).await.unwrap() });
+            assert_eq!(batch, frame);
         }
-        for (number, run) in kept {
-            assert_eq!(run, frame(number, 5_003));
+        for (number, batch) in kept {
+            assert_eq!(batch, frame(number, 5_003));
         }
     }
 
     #[tokio::test]
-    async fn a_run_ends_where_something_else_begins_or_is_missing() {
+    async fn a_batch_ends_where_something_else_begins_or_is_missing() {
         let frames: Vec<_> = [3, 3, 3, 8, 3, 3].map(|payload| frame(1, payload)).concat();
         let mut error = BytesMut::new();
         Frame::Error { message: "no".into() }.encode(&mut error, Limits::default()).unwrap();
         let cut = frame(1, 3);
         for tail in [&error[..], b"\0\0\0\x09\x09", b"\0\0\0\x04\x03", &cut[..cut.len() - 1], &cut[..3]] {
-            let (mut link, mut peer) = link();
+            let (mut transport, mut peer) = transport();
             peer.write_all(&[&frames, tail].concat()).await.unwrap();
-            assert_eq!(receive(&mut link).await, frames);
-            match (link.next(), tail) {
+            assert_eq!(receive(&mut transport).await, frames);
+            match (transport.next(), tail) {
                 (Ok(Some(Received::Frame(Frame::Error { message }))), _) => assert_eq!(message, "no"),
                 (Err(_), [.., 9 | 3]) => {}
                 (Ok(None), _) => assert!(cut.starts_with(tail)),

@@ -4,22 +4,23 @@ use std::{pin::Pin, task::Context, time::Duration};
 
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::transport::Link;
+use super::transport::FrameTransport;
 use crate::client::connect::connector::TransportStatus;
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// A system that has told nothing is not asked again for so long: a kernel without `sock_diag` looks for a module each
-/// time, which starts a process, and a program without free descriptors has other needs.
+/// A system that has told nothing is not asked again for so long: a kernel without `sock_diag`
+/// looks for a module each time, which starts a process, and a program without free descriptors has
+/// other needs.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 
-/// A peer that has everything in its buffers may take as long to read it as it took to send it, up to so many times the
-/// silence that it is given otherwise.
+/// A peer that has everything in its buffers may take as long to read it as it took to send it, up
+/// to so many times the silence that it is given otherwise.
 const PATIENCE: u32 = 10;
 
-/// Counts the bytes that the peer's system has acknowledged, and for how long it has acknowledged none. Where the
-/// system does not tell, what is written counts as acknowledged.
+/// Counts the bytes that the peer's system has acknowledged, and for how long it has acknowledged
+/// none. Where the system does not tell, what is written counts as acknowledged.
 pub(super) struct Watch {
     timer: Pin<Box<Sleep>>,
     /// Something is on its way. Otherwise nothing is looked at, and no timer runs.
@@ -75,13 +76,13 @@ impl Watch {
         self.patient_from = Instant::now();
     }
 
-    /// Looks when it is time to; then says how many bytes more have been acknowledged. Goes on as long as something is
-    /// on its way, or `waits` to be.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, link: &Link, waits: bool) -> Option<u64> {
+    /// Looks when it is time to; then says how many bytes more have been acknowledged. Goes on as
+    /// long as something is on its way, or `waits` to be.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, transport: &FrameTransport, waits: bool) -> Option<u64> {
         if !self.armed || self.timer.as_mut().poll(cx).is_pending() {
             return None;
         }
-        let status = self.ask(link);
+        let status = self.ask(transport);
         // The last answer may have come long before there was anything to answer.
         self.unanswered = status.unanswered.min(self.since.elapsed());
         let acknowledged = self.written.saturating_sub(status.unacknowledged);
@@ -98,10 +99,10 @@ impl Watch {
         Some(more)
     }
 
-    fn ask(&mut self, link: &Link) -> TransportStatus {
+    fn ask(&mut self, transport: &FrameTransport) -> TransportStatus {
         let now = Instant::now();
         if self.ask_at <= now {
-            if let Some(status) = link.status() {
+            if let Some(status) = transport.status() {
                 return status;
             }
             self.ask_at = now + ASK_AGAIN;
@@ -109,7 +110,8 @@ impl Watch {
         TransportStatus::default()
     }
 
-    /// Whether nothing has been acknowledged for so long. When all is, and only to be read, it takes longer.
+    /// Whether nothing has been acknowledged for so long. When all is, and only to be read, it
+    /// takes longer.
     pub(super) fn is_stalled(&self, silence: Duration) -> bool {
         let reading = if self.acknowledged < self.written { Duration::ZERO } else { self.progress - self.since };
         self.progress.max(self.patient_from).elapsed()
@@ -169,15 +171,15 @@ mod tests {
         }
     }
 
-    fn link(status: Option<TransportStatus>) -> (Link, Arc<AtomicUsize>) {
+    fn transport(status: Option<TransportStatus>) -> (FrameTransport, Arc<AtomicUsize>) {
         let asked = Arc::new(AtomicUsize::new(0));
         let told = Told { io: duplex(64).0, status, asked: asked.clone() };
-        (Link::new(Box::new(told), Limits::default()), asked)
+        (FrameTransport::new(Box::new(told), Limits::default()), asked)
     }
 
     /// Looks once, when it is time to.
-    async fn look(watch: &mut Watch, link: &Link) {
-        poll_fn(|cx| match watch.poll(cx, link, true) {
+    async fn look(watch: &mut Watch, transport: &FrameTransport) {
+        poll_fn(|cx| match watch.poll(cx, transport, true) {
             Some(_) => Poll::Ready(()),
             None => Poll::Pending,
         })
@@ -187,26 +189,27 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_begins_when_there_is_something_to_answer() {
         let hour = Duration::from_secs(3600);
-        let (link, _) = link(Some(TransportStatus { unacknowledged: 1, unanswered: hour, ..Default::default() }));
+        let (transport, _) =
+            transport(Some(TransportStatus { unacknowledged: 1, unanswered: hour, ..Default::default() }));
         let mut watch = Watch::new();
         tokio::time::advance(hour).await;
         watch.wrote(1);
-        look(&mut watch, &link).await;
+        look(&mut watch, &transport).await;
         assert_eq!(watch.unanswered, LOOK);
-        look(&mut watch, &link).await;
+        look(&mut watch, &transport).await;
         assert_eq!(watch.unanswered, 2 * LOOK);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_system_that_tells_nothing_is_asked_once_a_minute() {
-        let (silent, asked) = link(None);
-        let (telling, told) = link(Some(TransportStatus::default()));
-        for (link, count, expected) in [(silent, asked, 10), (telling, told, 10 * 60 * 5)] {
+        let (silent, asked) = transport(None);
+        let (telling, told) = transport(Some(TransportStatus::default()));
+        for (transport, count, expected) in [(silent, asked, 10), (telling, told, 10 * 60 * 5)] {
             let mut watch = Watch::new();
             watch.wrote(1);
             let started = Instant::now();
             while started.elapsed() < Duration::from_secs(10 * 60) {
-                look(&mut watch, &link).await;
+                look(&mut watch, &transport).await;
             }
             assert_eq!(count.load(Relaxed), expected);
         }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// How long a session waits before it dials again: exponential, with full jitter, so that a fleet whose broker
-/// restarts does not come back all at once.
+/// How long a session waits before it dials again: exponential, with full jitter, so that a fleet
+/// whose broker restarts does not come back all at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     initial: Duration,
@@ -11,13 +11,14 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// No delay is shorter, however the dice fall: a broker that drops us at once is never dialled in a hot loop.
+    /// No delay is shorter, however the dice fall: a broker that drops us at once is never dialled
+    /// in a hot loop.
     pub const FLOOR: Duration = Duration::from_millis(50);
 
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-    /// Delays of at most `initial` after the first failure, twice that after the second, and so on up to `max`.
-    /// Both bounds are kept between [`Backoff::FLOOR`] and a day.
+    /// Delays of at most `initial` after the first failure, twice that after the second, and so on
+    /// up to `max`. Both bounds are kept between [`Backoff::FLOOR`] and a day.
     #[must_use]
     pub fn new(initial: Duration, max: Duration) -> Self {
         let initial = initial.clamp(Self::FLOOR, Self::DAY);

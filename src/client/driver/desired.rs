@@ -27,8 +27,8 @@ use crate::{
     wire::{Channel, DecodeError},
 };
 
-/// What the handles and the driver share. Handles change what is wanted and wake the driver; only the driver touches
-/// the connection.
+/// What the handles and the driver share. Handles change what is wanted and wake the driver; only
+/// the driver touches the connection.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Config,
@@ -53,7 +53,8 @@ struct Wanted {
     channels: BTreeSet<Channel>,
     /// Channels whose membership changed since the driver looked.
     changed: BTreeSet<Channel>,
-    /// There is a connection whose driver looks at what changed. Without one, nothing needs to be remembered.
+    /// There is a connection whose driver looks at what changed. Without one, nothing needs to be
+    /// remembered.
     connected: bool,
     intent: Intent,
 }
@@ -66,8 +67,8 @@ struct Skipped {
     told: Option<Instant>,
 }
 
-/// A broker that sends nothing else must not push every other event out: of messages that were passed over, one event
-/// in this time tells.
+/// A broker that sends nothing else must not push every other event out: of messages that were
+/// passed over, one event in this time tells.
 const TELL_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the program wants from the session as a whole.
@@ -100,7 +101,8 @@ impl Shared {
         }
     }
 
-    /// Wants a channel, or no longer. The driver sends what that takes, now or when it is connected.
+    /// Wants a channel, or no longer. The driver sends what that takes, now or when it is
+    /// connected.
     pub(crate) fn want(&self, channel: Channel, wanted: bool) {
         let mut state = lock(&self.wanted);
         let changed = if wanted { state.channels.insert(channel.clone()) } else { state.channels.remove(&channel) };
@@ -122,7 +124,8 @@ impl Shared {
         state.channels.clone()
     }
 
-    /// The connection is over: what changes from now on is part of the next one's [`channels`](Self::channels).
+    /// The connection is over: what changes from now on is part of the next one's
+    /// [`channels`](Self::channels).
     pub(crate) fn disconnected(&self) {
         let mut state = lock(&self.wanted);
         state.connected = false;
@@ -162,7 +165,8 @@ impl Shared {
         self.driver.wake();
     }
 
-    /// Counts a message that cannot be given to the program. What stands around it in the stream can.
+    /// Counts a message that cannot be given to the program. What stands around it in the stream
+    /// can.
     #[cold]
     pub(crate) fn skip(&self, cause: DecodeError) {
         let mut skipped = lock(&self.skipped);
@@ -182,7 +186,8 @@ impl Shared {
         lock(&self.skipped).messages
     }
 
-    /// Whether the driver, having received much, waits until others have run. A hint: it goes on by itself.
+    /// Whether the driver, having received much, waits until others have run. A hint: it goes on by
+    /// itself.
     pub(crate) fn gave_way(&self) -> bool {
         self.gave_way.load(Relaxed)
     }
@@ -214,8 +219,8 @@ impl Shared {
         drop(self.events.send(event));
     }
 
-    /// Ends everything that hangs on the session; whoever uses a handle from now on gets `refusal`. The first outcome
-    /// stays.
+    /// Ends everything that hangs on the session; whoever uses a handle from now on gets `refusal`.
+    /// The first outcome stays.
     pub(crate) fn finish(&self, outcome: Result<(), Error>, refusal: Error) {
         let cause = outcome.as_ref().err().filter(|cause| !cause.is_closed()).cloned();
         if self.outcome.set(outcome).is_err() {

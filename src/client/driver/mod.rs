@@ -16,13 +16,13 @@ use tokio::{
 use self::{
     backoff::Backoff,
     desired::{Intent, Shared},
-    reconnect::{Attempt, Memory},
+    reconnect::{ConnectionOutcome, ReconnectState},
 };
 use super::{
     connection::{
         error_text,
         state::{Connection, End},
-        transport::{Link, Received},
+        transport::{FrameTransport, Received},
     },
     error::{Cause, Error},
     event::{SessionEvent, SessionState},
@@ -32,8 +32,9 @@ use crate::wire::{Frame, Nonce, OtherProtocol};
 /// A connection that stayed up this long was a good one, and the delays start over.
 const HEALTHY: Duration = Duration::from_secs(10);
 
-/// How often in a row a connection that a denied message ended is followed by the next without a longer delay. Each time,
-/// a channel is quarantined; a broker that always finds something new to refuse is not dialled in a loop all the same.
+/// How often in a row a connection that a denied message ended is followed by the next without a
+/// longer delay. Each time, a channel is quarantined; a broker that always finds something new to
+/// refuse is not dialled in a loop all the same.
 const MAX_REPAIRS: u32 = 32;
 
 /// The longest breath between two attempts while closing, whose deadline is near.
@@ -44,20 +45,20 @@ pub(crate) struct Driver {
     shared: Arc<Shared>,
     /// Answers `connect()`; taken by the first success or failure.
     first: Option<oneshot::Sender<Result<(), Error>>>,
-    memory: Memory,
+    reconnect: ReconnectState,
     /// Failed attempts in a row.
     failures: u32,
     /// Repairs in a row.
     repairs: u32,
-    /// Messages that were written to the last connection, which ended without confirmation, and why it ended. Those of
-    /// earlier ones are history, which [`Shared`] counts.
+    /// Messages that were written to the last connection, which ended without confirmation, and why
+    /// it ended. Those of earlier ones are history, which [`Shared`] counts.
     lost: u64,
     broke: Option<Error>,
 }
 
 impl Driver {
     pub(crate) fn new(shared: Arc<Shared>, first: Option<oneshot::Sender<Result<(), Error>>>) -> Self {
-        Self { shared, first, memory: Memory::default(), failures: 0, repairs: 0, lost: 0, broke: None }
+        Self { shared, first, reconnect: ReconnectState::default(), failures: 0, repairs: 0, lost: 0, broke: None }
     }
 
     pub(crate) async fn run(mut self) {
@@ -70,12 +71,12 @@ impl Driver {
     async fn drive(&mut self) -> (Result<(), Error>, bool) {
         loop {
             self.shared.state.send_replace(SessionState::Connecting);
-            let (end, attempt) = self.attempt().await;
-            let settled = self.memory.flight.rewind();
-            self.shared.outbox.release(settled.room);
-            self.memory.discard_written(&self.shared);
-            let unconfirmed = attempt.written.messages() + settled.messages;
-            if attempt.accepted.is_some() {
+            let (end, outcome) = self.connect_once().await;
+            let written = self.reconnect.in_flight.rewind();
+            self.shared.outbox.release(written.room);
+            self.reconnect.discard_written(&self.shared);
+            let unconfirmed = outcome.written.messages() + written.messages;
+            if outcome.accepted.is_some() {
                 (self.lost, self.broke) = (0, None);
             }
             let cause = match end {
@@ -89,7 +90,7 @@ impl Driver {
             if self.lose(unconfirmed) {
                 self.broke = Some(cause.clone());
             }
-            let next = self.next_delay(&attempt, &cause);
+            let next = self.next_delay(&outcome, &cause);
             // Whoever waits in `connect` hears of the failure instead.
             let delay = next.filter(|_| self.first.is_none()).map(|delay| format!("{:.1}s", delay.as_secs_f64()));
             let retry_in = delay.map(tracing::field::display);
@@ -119,20 +120,20 @@ impl Driver {
     }
 
     /// How long to wait before the next attempt; `None` when there is none.
-    fn next_delay(&mut self, attempt: &Attempt, cause: &Error) -> Option<Duration> {
-        if attempt.healthy(HEALTHY) {
+    fn next_delay(&mut self, outcome: &ConnectionOutcome, cause: &Error) -> Option<Duration> {
+        if outcome.healthy(HEALTHY) {
             (self.failures, self.repairs) = (0, 0);
-            self.memory.taken_out.clear();
+            self.reconnect.taken_out.clear();
         }
         let closing = self.shared.intent() != Intent::Run;
         if self.exhausted() || (closing && (cause.is_rejected() || self.queued() == 0)) {
             return None;
         }
         let mut delay = self.shared.config.backoff.delay(self.failures, fastrand::f64());
-        if attempt.narrowed {
+        if outcome.narrowed {
             // There is an end to it, and until then nothing is received at all.
             delay = Backoff::FLOOR;
-        } else if attempt.repaired && self.repairs < MAX_REPAIRS {
+        } else if outcome.repaired && self.repairs < MAX_REPAIRS {
             self.repairs += 1;
         } else {
             self.failures = self.failures.saturating_add(1);
@@ -145,31 +146,33 @@ impl Driver {
     }
 
     /// Dials, greets, authenticates, and serves the connection until it ends.
-    async fn attempt(&mut self) -> (End, Attempt) {
+    async fn connect_once(&mut self) -> (End, ConnectionOutcome) {
         let config = &self.shared.config;
         let mut connected = false;
         let handshake = timeout(config.handshake_timeout, self.handshake(&mut connected));
-        let (link, broker, nonce) = tokio::select! {
+        let (transport, broker, nonce) = tokio::select! {
             biased;
-            () = self.stopping() => return (End::Stopped, Attempt::default()),
+            () = self.stopping() => return (End::Stopped, ConnectionOutcome::default()),
             result = handshake => match result {
                 Ok(Ok(greeted)) => greeted,
-                Ok(Err(cause)) => return (End::Failed(cause), Attempt::default()),
+                Ok(Err(cause)) => return (End::Failed(cause), ConnectionOutcome::default()),
                 Err(_elapsed) => {
                     let (addr, after) = (config.addr.clone(), config.handshake_timeout);
-                    return (End::Failed(Error::new(Cause::HandshakeTimeout { addr, after, connected })), Attempt::default());
+                    let cause = Error::new(Cause::HandshakeTimeout { addr, after, connected });
+                    return (End::Failed(cause), ConnectionOutcome::default());
                 }
             },
         };
-        let mut connection = Connection::new(&self.shared, &mut self.memory, &mut self.first, link, (broker, &nonce));
+        let mut connection =
+            Connection::new(&self.shared, &mut self.reconnect, &mut self.first, transport, (broker, &nonce));
         let end = connection.run().await;
-        let attempt = connection.attempt();
+        let outcome = connection.into_outcome();
         self.shared.disconnected();
-        (end, attempt)
+        (end, outcome)
     }
 
     /// Sets `connected` when there is a connection, and what is waited for is what the broker says.
-    async fn handshake(&self, connected: &mut bool) -> Result<(Link, String, Nonce), Error> {
+    async fn handshake(&self, connected: &mut bool) -> Result<(FrameTransport, String, Nonce), Error> {
         let config = &self.shared.config;
         let addr = || config.addr.clone();
         let io = match config.connector.connect(&config.addr).await {
@@ -177,16 +180,16 @@ impl Driver {
             Err(cause) => return Err(Error::new(Cause::Connect { addr: addr(), cause })),
         };
         *connected = true;
-        let mut link = Link::new(io, config.limits);
-        let cause = match link.first_frame().await {
-            Ok(Some(Ok(Received::Frame(Frame::Info { name, nonce })))) => return Ok((link, name, nonce)),
+        let mut transport = FrameTransport::new(io, config.limits);
+        let cause = match transport.first_frame().await {
+            Ok(Some(Ok(Received::Frame(Frame::Info { name, nonce })))) => return Ok((transport, name, nonce)),
             Ok(Some(Ok(Received::Frame(Frame::Error { message })))) => {
                 let message = error_text::text(&message);
                 self.shared.emit(SessionEvent::BrokerError { message: message.clone() });
                 Cause::Broker { message }
             }
             Ok(Some(Ok(_))) => Cause::Unexpected { addr: addr(), what: "the first frame is not INFO".to_owned() },
-            Ok(Some(Err(cause))) => match OtherProtocol::of(link.unread()) {
+            Ok(Some(Err(cause))) => match OtherProtocol::of(transport.unread()) {
                 Some(other) => Cause::Unexpected { addr: addr(), what: is_other(other) },
                 None => Cause::Protocol { addr: addr(), cause },
             },
@@ -201,7 +204,7 @@ impl Driver {
         Err(Error::new(cause))
     }
 
-    /// Waits before the next attempt. Closing with messages in the queue cuts it short.
+    /// Waits before the next connection. Closing with messages in the queue cuts it short.
     async fn wait(&self, delay: Duration) {
         let started = Instant::now();
         tokio::select! {
@@ -228,8 +231,8 @@ impl Driver {
         .await
     }
 
-    /// Completes when what happens between connections must stop: at once when there is nothing to send or nobody to
-    /// send it for, otherwise at the deadline of closing.
+    /// Completes when what happens between connections must stop: at once when there is nothing to
+    /// send or nobody to send it for, otherwise at the deadline of closing.
     async fn stopping(&self) {
         if let Intent::Close(deadline) = self.asked().await
             && self.queued() > 0
@@ -251,15 +254,16 @@ impl Driver {
     }
 
     fn queued(&self) -> u64 {
-        self.shared.outbox.unsent().0 + self.memory.flight.unsent().0
+        self.shared.outbox.unsent().0 + self.reconnect.in_flight.unsent().0
     }
 
-    /// How the session ends: what was left behind comes first, then what was refused, then why it gave up.
+    /// How the session ends: what was left behind comes first, then what was refused, then why it
+    /// gave up.
     fn verdict(&mut self, why: Option<Error>, gave_up: bool) -> Result<(), Error> {
         self.shared.outbox.close(Error::closed());
-        let denial = self.memory.denial.take();
+        let denial = self.reconnect.denial.take();
         let why = if gave_up { why.or(denial) } else { denial.or(why) };
-        let (here, there) = (self.shared.outbox.unsent(), self.memory.flight.unsent());
+        let (here, there) = (self.shared.outbox.unsent(), self.reconnect.in_flight.unsent());
         let (messages, bytes) = (here.0 + there.0, here.1 + there.1);
         if self.shared.intent() == Intent::Abort {
             if messages > 0 {
@@ -277,7 +281,8 @@ impl Driver {
     }
 }
 
-/// However the task ends, also by a panic or with its runtime, and even if it never ran: nobody waits for it in vain.
+/// However the task ends, also by a panic or with its runtime, and even if it never ran: nobody
+/// waits for it in vain.
 impl Drop for Driver {
     fn drop(&mut self) {
         self.shared.finish(Err(Error::closed()), Error::closed());

@@ -1,4 +1,5 @@
-//! The state that outlives a connection: what one leaves to the next, and what the driver learns of its end.
+//! The state that outlives a connection: what one leaves to the next, and what the driver learns of
+//! its end.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -13,21 +14,22 @@ use crate::{
     client::{
         error::Error,
         event::SessionEvent,
-        queue::{in_flight::Flight, send::MAX_QUARANTINED},
+        queue::{in_flight::InFlight, send::MAX_QUARANTINED},
     },
     wire::Channel,
 };
 
 /// What one connection leaves to the next.
 #[derive(Default)]
-pub(crate) struct Memory {
+pub(crate) struct ReconnectState {
     /// Messages that are being written.
-    pub(crate) flight: Flight,
+    pub(crate) in_flight: InFlight,
     /// A broker refused a subscription without naming it: ask for a few at a time.
     pub(crate) careful: bool,
     /// One of these was refused: half of them are asked for, and so on.
     pub(crate) doubtful: BTreeSet<Channel>,
-    /// How many to ask for at once when none is known to be among them that is refused: twice as many each time.
+    /// How many to ask for at once when none is known to be among them that is refused: twice as
+    /// many each time.
     pub(crate) group: usize,
     /// Subscriptions that the broker had time to refuse and did not.
     pub(crate) proven: BTreeSet<Channel>,
@@ -35,28 +37,29 @@ pub(crate) struct Memory {
     late: Duration,
     /// The subscription after which the broker closed without a word, once.
     pub(crate) suspect: Option<Channel>,
-    /// Subscriptions that were taken out since a connection lasted. A program that asks for one again at once, each time
-    /// that it is denied, does not have the broker dialled in a loop.
+    /// Subscriptions that were taken out since a connection lasted. A program that asks for one
+    /// again at once, each time that it is denied, does not have the broker dialled in a loop.
     pub(crate) taken_out: BTreeSet<Channel>,
     /// The broker refused a subscription or a message, and did not say which.
     pub(crate) unexplained: Option<String>,
     /// The first refused message; `close` reports it.
     pub(crate) denial: Option<Error>,
-    /// Channels to which messages were refused, and which are still to be taken out of the queue; at most
-    /// [`MAX_QUARANTINED`].
+    /// Channels to which messages were refused, and which are still to be taken out of the queue;
+    /// at most [`MAX_QUARANTINED`].
     denied: BTreeMap<Channel, Error>,
     /// When the queue was searched for such.
     searched: Option<Instant>,
 }
 
-/// The queue is searched for messages to denied channels no more often than this, for all of these channels at once: a
-/// broker that denies one after the other, made-up ones too, would have the driver do nothing else.
+/// The queue is searched for messages to denied channels no more often than this, for all of these
+/// channels at once: a broker that denies one after the other, made-up ones too, would have the
+/// driver do nothing else.
 const SEARCH_AGAIN: Duration = Duration::from_millis(250);
 
 /// What is refused later than this after it was asked for is a right that has been taken away.
 const LATEST: Duration = Duration::from_secs(5);
 
-impl Memory {
+impl ReconnectState {
     /// A subscription was refused so long after it was asked for, when it was taken for good.
     pub(crate) fn refused_late(&mut self, age: Duration) {
         if age <= LATEST {
@@ -69,8 +72,8 @@ impl Memory {
         shared.config.auth_grace.max(2 * self.late)
     }
 
-    /// Remembers a channel whose messages must leave the queue. With more than can be remembered, the broker has made
-    /// most of them up, and the event of this one is told at once.
+    /// Remembers a channel whose messages must leave the queue. With more than can be remembered,
+    /// the broker has made most of them up, and the event of this one is told at once.
     pub(crate) fn deny(&mut self, shared: &Shared, channel: Channel, cause: Error) {
         if self.denied.len() < MAX_QUARANTINED || self.denied.contains_key(&channel) {
             self.denied.insert(channel, cause);
@@ -98,7 +101,8 @@ impl Memory {
         }
     }
 
-    /// Takes messages to channels that the broker refuses out of what was about to be written; between connections.
+    /// Takes messages to channels that the broker refuses out of what was about to be written;
+    /// between connections.
     pub(crate) fn discard_written(&mut self, shared: &Shared) {
         self.discard(shared);
         let quarantined = shared.outbox.quarantined(Instant::now());
@@ -106,7 +110,7 @@ impl Memory {
             return;
         }
         let mut counted = Counted::new(quarantined.into_iter().collect());
-        let removed = self.flight.retain(|channel| counted.keeps(channel));
+        let removed = self.in_flight.retain(|channel| counted.keeps(channel));
         shared.outbox.release(removed.room);
         for (channel, (cause, discarded)) in counted.0.into_iter().filter(|(_, (_, discarded))| *discarded > 0) {
             shared.emit(SessionEvent::PublishDenied { channel: Some(channel), discarded, cause });
@@ -135,12 +139,13 @@ impl Counted {
 
 /// What is known of a connection when it has ended.
 #[derive(Debug, Default)]
-pub(crate) struct Attempt {
+pub(crate) struct ConnectionOutcome {
     /// When the broker accepted the key.
     pub(crate) accepted: Option<Instant>,
     /// What made it fail is out of the way: a denied channel was quarantined.
     pub(crate) repaired: bool,
-    /// There are fewer subscriptions, or fewer in doubt, than before: this can be repeated only so often.
+    /// There are fewer subscriptions, or fewer in doubt, than before: this can be repeated only so
+    /// often.
     pub(crate) narrowed: bool,
     /// Messages written whole.
     pub(crate) written: Recent,
@@ -148,22 +153,23 @@ pub(crate) struct Attempt {
     pub(crate) published: bool,
 }
 
-impl Attempt {
-    /// What it delivered says nothing: a broker that drops us after the first message is not to be dialled in a loop.
+impl ConnectionOutcome {
+    /// What it delivered says nothing: a broker that drops us after the first message is not to be
+    /// dialled in a loop.
     pub(crate) fn healthy(&self, long: Duration) -> bool {
         self.accepted.is_some_and(|accepted| accepted.elapsed() >= long)
     }
 }
 
-/// What can be written and not read: more than the buffers of both systems hold (on Linux 4 MiB and, since 6.16, 32 MiB
-/// at most unless told otherwise) with a proxy between them.
+/// What can be written and not read: more than the buffers of both systems hold (on Linux 4 MiB
+/// and, since 6.16, 32 MiB at most unless told otherwise) with a proxy between them.
 const ON_THE_WAY: usize = 40 << 20;
 
 /// Messages are counted by so many bytes.
 const PORTION: usize = 64 * 1024;
 
-/// Counts the newest messages that were written: those that can still be on their way. All before them has been read, or
-/// there would have been no room for the newest.
+/// Counts the newest messages that were written: those that can still be on their way. All before
+/// them has been read, or there would have been no room for the newest.
 #[derive(Debug, Default)]
 pub(crate) struct Recent {
     /// Messages and bytes, oldest first.

@@ -12,10 +12,11 @@ use tokio::runtime::Handle;
 
 use crate::client::lock::lock;
 
-/// The driver's future. A task of its own polls it; so does the program that has read everything while the driver
-/// waits for its turn with more: what the driver then reads is used while it is in the processor's cache, and one
-/// connection is read for longer before the next, which wakes up its peer less often.
-pub(crate) struct Engine {
+/// The driver's future. A task of its own polls it; so does the program that has read everything
+/// while the driver waits for its turn with more: what the driver then reads is used while it is in
+/// the processor's cache, and one connection is read for longer before the next, which wakes up its
+/// peer less often.
+pub(crate) struct SharedTask {
     runtime: Handle,
     state: Mutex<State>,
 }
@@ -27,14 +28,14 @@ struct State {
     task: Option<Waker>,
 }
 
-impl Engine {
+impl SharedTask {
     /// # Panics
     /// Outside of a tokio runtime.
     pub(crate) fn start(driver: impl Future<Output = ()> + Send + 'static) -> Arc<Self> {
         let state = Mutex::new(State { driver: Some(Box::pin(driver)), task: None });
-        let engine = Arc::new(Self { runtime: Handle::current(), state });
-        tokio::spawn(Task(engine.clone()));
-        engine
+        let shared_task = Arc::new(Self { runtime: Handle::current(), state });
+        tokio::spawn(Task(shared_task.clone()));
+        shared_task
     }
 
     /// Calls what needs a runtime in that of the driver: the program may be in none.
@@ -44,14 +45,15 @@ impl Engine {
     }
 
     /// Lets the driver go on here and now, unless it is running on another thread.
-    pub(crate) fn help(&self) {
+    pub(crate) fn poll_inline(&self) {
         let Ok(mut state) = self.state.try_lock() else {
             return;
         };
         let Some(task) = state.task.clone() else {
             return;
         };
-        // The program may poll the session from anywhere; the driver needs its runtime's timers and sockets.
+        // The program may poll the session from anywhere; the driver needs its runtime's timers and
+        // sockets.
         let _runtime = self.runtime.enter();
         if state.poll(&mut Context::from_waker(&task)).is_ready() {
             drop(state);
@@ -73,13 +75,13 @@ impl State {
     }
 }
 
-impl fmt::Debug for Engine {
+impl fmt::Debug for SharedTask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine").finish_non_exhaustive()
+        f.debug_struct("SharedTask").finish_non_exhaustive()
     }
 }
 
-struct Task(Arc<Engine>);
+struct Task(Arc<SharedTask>);
 
 impl Future for Task {
     type Output = ();
@@ -120,7 +122,7 @@ mod tests {
     use super::*;
     use crate::{
         BrokerAddr, ClientSession, Connector, Transport,
-        client::connection::{BATCH, transport::MEMORY},
+        client::connection::{READ_BUDGET, transport::MEMORY},
         wire::{Channel, Frame, Ident, Limits, Nonce, encode_publish},
     };
 
@@ -157,7 +159,7 @@ mod tests {
         let (mut session, _peer) = session().await;
         // One turn of the driver has passed, or two: it looks for what came with INFO first.
         let bytes = session.shared().inbox.bytes();
-        assert!((BATCH..BATCH + 2 * MEMORY).contains(&bytes), "{bytes}");
+        assert!((READ_BUDGET..READ_BUDGET + 2 * MEMORY).contains(&bytes), "{bytes}");
         // No other task runs here.
         let mut messages = 0;
         while session.next().now_or_never().is_some() {
@@ -179,16 +181,16 @@ mod tests {
         let ended = Arc::new(());
         let witness = ended.clone();
         let mut first = true;
-        let engine = Engine::start(std::future::poll_fn(move |_| {
+        let shared_task = SharedTask::start(std::future::poll_fn(move |_| {
             assert!(std::mem::take(&mut first) && Arc::strong_count(&witness) > 0, "the second time");
             Poll::Pending
         }));
         tokio::task::yield_now().await;
-        let helper = engine.clone();
-        std::thread::spawn(move || helper.help()).join().unwrap_err();
+        let helper = shared_task.clone();
+        std::thread::spawn(move || helper.poll_inline()).join().unwrap_err();
         assert_eq!(Arc::strong_count(&ended), 1);
-        // Nothing is left to help.
-        engine.help();
+        // Nothing is left to poll.
+        shared_task.poll_inline();
     }
 
     #[test]

@@ -11,26 +11,26 @@ use tokio::task::coop;
 
 use crate::client::lock::lock;
 
-/// Runs of received PUBLISH frames between the driver and the session, bounded in bytes.
+/// Batches of received PUBLISH frames between the driver and the session, bounded in bytes.
 ///
-/// Whole runs are handed over, not messages: one lock and at most one wake-up for many messages.
+/// Whole batches are handed over, not messages: one lock and at most one wake-up for many messages.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     state: Mutex<State>,
     capacity: usize,
 }
 
-/// A run that was taken out.
+/// A batch that was taken out.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Popped {
-    pub(crate) run: BytesMut,
+    pub(crate) batch: BytesMut,
     /// The driver had stopped reading, and may go on now.
     pub(crate) made_room: bool,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    runs: VecDeque<BytesMut>,
+    batches: VecDeque<BytesMut>,
     bytes: usize,
     ended: bool,
     reader: Option<Waker>,
@@ -42,7 +42,8 @@ impl Inbox {
         Self { state: Mutex::default(), capacity: capacity.max(1) }
     }
 
-    /// Whether the driver may read from the socket. A run may overshoot the capacity by its own length.
+    /// Whether the driver may read from the socket. A batch may overshoot the capacity by its own
+    /// length.
     pub(crate) fn has_room(&self) -> bool {
         lock(&self.state).bytes < self.capacity
     }
@@ -53,13 +54,13 @@ impl Inbox {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        lock(&self.state).runs.is_empty()
+        lock(&self.state).batches.is_empty()
     }
 
-    pub(crate) fn push(&self, run: BytesMut) {
+    pub(crate) fn push(&self, batch: BytesMut) {
         let mut state = lock(&self.state);
-        state.bytes += run.len();
-        state.runs.push_back(run);
+        state.bytes += batch.len();
+        state.batches.push_back(batch);
         let reader = state.reader.take();
         drop(state);
         if let Some(reader) = reader {
@@ -78,20 +79,20 @@ impl Inbox {
         }
     }
 
-    /// The oldest run.
+    /// The oldest batch.
     pub(crate) fn poll_pop(&self, cx: &mut Context<'_>) -> Poll<Option<Popped>> {
         // A backlog must not keep its reader from letting others run.
-        let turn = ready!(coop::poll_proceed(cx));
+        let budget = ready!(coop::poll_proceed(cx));
         let mut state = lock(&self.state);
-        if let Some(run) = state.runs.pop_front() {
+        if let Some(batch) = state.batches.pop_front() {
             let full = state.bytes >= self.capacity;
-            state.bytes -= run.len();
+            state.bytes -= batch.len();
             let made_room = full && state.bytes < self.capacity;
-            turn.made_progress();
-            return Poll::Ready(Some(Popped { run, made_room }));
+            budget.made_progress();
+            return Poll::Ready(Some(Popped { batch, made_room }));
         }
         if state.ended {
-            turn.made_progress();
+            budget.made_progress();
             return Poll::Ready(None);
         }
         match &mut state.reader {
@@ -118,7 +119,7 @@ mod tests {
         inbox.push(BytesMut::from(&b"1234"[..]));
         inbox.push(BytesMut::from(&b"5"[..]));
         assert!(!inbox.has_room());
-        let popped = |run: &[u8], made_room| Poll::Ready(Some(Popped { run: BytesMut::from(run), made_room }));
+        let popped = |batch: &[u8], made_room| Poll::Ready(Some(Popped { batch: BytesMut::from(batch), made_room }));
         assert_eq!(inbox.poll_pop(cx), popped(b"12345678", true));
         assert!(inbox.has_room());
         assert_eq!(inbox.poll_pop(cx), popped(b"1234", false));

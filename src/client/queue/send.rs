@@ -13,31 +13,33 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use tokio::{sync::Semaphore, time::Instant};
 
-use super::in_flight::{self, Flight, SPENT, Segment};
+use super::in_flight::{self, InFlight, OutgoingBatch, SPENT};
 use crate::{
     client::{error::Error, lock::lock},
     wire::{Channel, EncodeError, Field, Ident, Limits, Opcode, check_name, encode_publish_head, publish_head_len},
 };
 
-/// Payloads from here on are sent from where they are instead of being copied into a run. Below it, copying costs
-/// less than two more slices in a vectored write.
+/// Payloads from here on are sent from where they are instead of being copied into a batch. Below
+/// it, copying costs less than two more slices in a vectored write.
 const LARGE: usize = 16 * 1024;
 
-/// Runs are encoded into memory of this size. What no longer fits begins the next: memory that grew would be copied.
-const RUN: usize = 64 * 1024;
+/// Batches are encoded into memory of this size. What no longer fits begins the next: memory that
+/// grew would be copied.
+const BATCH: usize = 64 * 1024;
 
-/// A publisher that is never out of room lets the driver run after so many bytes. Written soon, they are still in the
-/// processor's cache; fewer at once would wake up the broker more often.
-const BATCH: usize = 4 * RUN;
+/// A publisher that is never out of room lets the driver run after so many bytes. Written soon,
+/// they are still in the processor's cache; fewer at once would wake up the broker more often.
+const YIELD_AFTER: usize = 4 * BATCH;
 
-/// How long a channel that the broker refused stays refused here. Then one message may try again: the operator may
-/// have changed the key meanwhile.
+/// How long a channel that the broker refused stays refused here. Then one message may try again:
+/// the operator may have changed the key meanwhile.
 pub(crate) const QUARANTINE: Duration = Duration::from_secs(60);
 
 /// How many channels can be refused here at once. A broker names them, so there must be a bound.
 pub(crate) const MAX_QUARANTINED: usize = 256;
 
-/// Messages that are accepted and not yet on their way: encoded, bounded in bytes, alive across reconnects.
+/// Messages that are accepted and not yet on their way: encoded, bounded in bytes, alive across
+/// reconnects.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     ident: Ident,
@@ -45,19 +47,19 @@ pub(crate) struct Outbox {
     capacity: usize,
     /// One permit per free byte. Fair: who waits first is served first.
     room: Arc<Semaphore>,
-    /// There is a [`BATCH`] that the driver has not seen.
-    batch: AtomicBool,
+    /// There is a [`YIELD_AFTER`] that the driver has not seen.
+    yield_due: AtomicBool,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    sealed: VecDeque<Segment>,
+    sealed: VecDeque<OutgoingBatch>,
     /// Bytes in what was sealed since the driver, or a publisher, was told.
     fresh: usize,
     tail: BytesMut,
     tail_messages: u64,
-    /// Memory for the next runs, at most [`SPENT`] pieces: empty, each with room for a run.
+    /// Memory for the next batches, at most [`SPENT`] pieces: empty, each with room for a batch.
     spare: Vec<BytesMut>,
     /// The driver found nothing to send and must be woken by the next message.
     driver_idle: bool,
@@ -79,7 +81,7 @@ impl Outbox {
         // A message takes its permits in one call, which counts in u32.
         let capacity = capacity.clamp(largest, u32::MAX as usize).min(Semaphore::MAX_PERMITS);
         let room = Arc::new(Semaphore::new(capacity));
-        Self { ident, limits, capacity, room, batch: AtomicBool::new(false), state: Mutex::default() }
+        Self { ident, limits, capacity, room, yield_due: AtomicBool::new(false), state: Mutex::default() }
     }
 
     pub(crate) fn room(&self) -> &Arc<Semaphore> {
@@ -97,15 +99,15 @@ impl Outbox {
         }
     }
 
-    /// Queues a message that has been [measured](Self::measure), for which the caller holds permits. True when the
-    /// driver must be woken. Otherwise the payload comes back.
+    /// Queues a message that has been [measured](Self::measure), for which the caller holds
+    /// permits. True when the driver must be woken. Otherwise the payload comes back.
     pub(crate) fn push(&self, channel: &str, payload: Bytes) -> Result<bool, (Error, Bytes)> {
         let mut state = lock(&self.state);
         if let Err(cause) = state.admits(channel) {
             return Err((cause, payload));
         }
         if payload.len() < LARGE {
-            if state.make_room(publish_head_len(&self.ident, channel) + payload.len()) {
+            if state.reserve(publish_head_len(&self.ident, channel) + payload.len()) {
                 self.count(&mut state);
             }
             let tail = &mut state.tail;
@@ -120,41 +122,44 @@ impl Outbox {
                 return Err((cause.into(), payload));
             }
             state.seal();
-            state.sealed.push_back(Segment::Large { head: head.freeze(), payload });
+            state.sealed.push_back(OutgoingBatch::Large { head: head.freeze(), payload });
             self.count(&mut state);
         }
         Ok(mem::take(&mut state.driver_idle))
     }
 
-    /// Moves everything queued to `to`. False when there was nothing, and then the next message wakes the driver.
-    pub(crate) fn take(&self, to: &mut Flight) -> bool {
+    /// Moves everything queued to `to`. False when there was nothing, and then the next message
+    /// wakes the driver.
+    pub(crate) fn take(&self, to: &mut InFlight) -> bool {
         let mut state = lock(&self.state);
         state.seal();
         state.driver_idle = state.sealed.is_empty();
         state.fresh = 0;
-        self.batch.store(false, Relaxed);
+        self.yield_due.store(false, Relaxed);
         to.append(&mut state.sealed);
         while state.spare.len() < SPENT
             && let Some(mut memory) = to.reuse()
         {
-            // It may begin in the middle of its allocation; what is too small for a run is let go.
-            if memory.try_reclaim(RUN) {
+            // It may begin in the middle of its allocation; what is too small for a batch is let
+            // go.
+            if memory.try_reclaim(BATCH) {
                 state.spare.push(memory);
             }
         }
         !state.driver_idle
     }
 
-    /// Whether the publisher should let the driver run before it goes on; says so once for each [`BATCH`].
+    /// Whether the publisher should let the driver run before it goes on; says so once for each
+    /// [`YIELD_AFTER`].
     pub(crate) fn should_yield(&self) -> bool {
-        self.batch.load(Relaxed) && self.batch.swap(false, Relaxed)
+        self.yield_due.load(Relaxed) && self.yield_due.swap(false, Relaxed)
     }
 
     fn count(&self, state: &mut State) {
-        state.fresh += state.sealed.back().map_or(0, Segment::weight);
-        if state.fresh >= BATCH {
+        state.fresh += state.sealed.back().map_or(0, OutgoingBatch::weight);
+        if state.fresh >= YIELD_AFTER {
             state.fresh = 0;
-            self.batch.store(true, Relaxed);
+            self.yield_due.store(true, Relaxed);
         }
     }
 
@@ -163,8 +168,8 @@ impl Outbox {
         self.room.add_permits(bytes);
     }
 
-    /// Refuses a channel for a while; false when it was refused already. Messages that are queued for it stay until
-    /// they are taken out with [`retain`](Self::retain).
+    /// Refuses a channel for a while; false when it was refused already. Messages that are queued
+    /// for it stay until they are taken out with [`retain`](Self::retain).
     pub(crate) fn quarantine(&self, channel: &Channel, cause: &Error, now: Instant) -> bool {
         let mut state = lock(&self.state);
         state.quarantine.retain(|entry| entry.until > now);
@@ -198,8 +203,8 @@ impl Outbox {
     pub(crate) fn unsent(&self) -> (u64, usize) {
         let mut state = lock(&self.state);
         state.seal();
-        let messages = state.sealed.iter().map(Segment::messages).sum();
-        let bytes = state.sealed.iter().map(Segment::weight).sum();
+        let messages = state.sealed.iter().map(OutgoingBatch::messages).sum();
+        let bytes = state.sealed.iter().map(OutgoingBatch::weight).sum();
         (messages, bytes)
     }
 
@@ -248,18 +253,19 @@ impl State {
     fn seal(&mut self) {
         if !self.tail.is_empty() {
             let bytes = self.tail.split().freeze();
-            self.sealed.push_back(Segment::Run { bytes, messages: mem::take(&mut self.tail_messages) });
+            self.sealed.push_back(OutgoingBatch::Messages { bytes, messages: mem::take(&mut self.tail_messages) });
         }
     }
 
-    /// Room in the tail for so many bytes more, without moving those that are there. True when that filled a run.
-    fn make_room(&mut self, bytes: usize) -> bool {
+    /// Room in the tail for so many bytes more, without moving those that are there. True when that
+    /// filled a batch.
+    fn reserve(&mut self, bytes: usize) -> bool {
         if self.tail.capacity() - self.tail.len() >= bytes {
             return false;
         }
         let filled = !self.tail.is_empty();
         self.seal();
-        self.tail = self.spare.pop().unwrap_or_else(|| BytesMut::with_capacity(RUN));
+        self.tail = self.spare.pop().unwrap_or_else(|| BytesMut::with_capacity(BATCH));
         filled
     }
 }
@@ -296,19 +302,20 @@ mod tests {
 
     #[test]
     fn memory_of_written_runs_is_used_again_and_never_grows() {
-        let (outbox, mut flight) = (outbox(), Flight::default());
+        let (outbox, mut in_flight) = (outbox(), InFlight::default());
         for _ in 0..200 {
-            // Not a divisor of the memory's size: each run ends with a message that no longer fits.
+            // Not a divisor of the memory's size: each batch ends with a message that no longer
+            // fits.
             for _ in 0..70 {
                 outbox.push("a", Bytes::from_static(&[7; 1000])).unwrap();
             }
-            assert!(outbox.take(&mut flight));
-            while flight.has_next(false) {
+            assert!(outbox.take(&mut in_flight));
+            while in_flight.has_next(false) {
                 let mut slices = [std::io::IoSlice::new(&[]); 1];
-                flight.chunks(&mut slices, false);
-                assert!(slices[0].len() <= RUN);
+                in_flight.chunks(&mut slices, false);
+                assert!(slices[0].len() <= BATCH);
                 let n = slices[0].len();
-                flight.advance(n);
+                in_flight.advance(n);
             }
         }
         assert!((1..=SPENT).contains(&lock(&outbox.state).spare.len()));
@@ -316,7 +323,7 @@ mod tests {
 
     #[test]
     fn a_publisher_yields_once_for_each_batch_that_nobody_took() {
-        let (outbox, mut flight) = (outbox(), Flight::default());
+        let (outbox, mut in_flight) = (outbox(), InFlight::default());
         let yields = |payload: &Bytes, total: usize| {
             let mut yields = 0;
             for _ in 0..total / payload.len() {
@@ -325,13 +332,13 @@ mod tests {
             }
             yields
         };
-        let (small, large) = (Bytes::from_static(&[7; 1000]), Bytes::from(vec![7; RUN]));
-        // Whole runs count, and a run of small messages is a little less than `RUN`.
-        assert!((3..=4).contains(&yields(&small, 4 * BATCH)));
-        outbox.take(&mut flight);
-        assert_eq!(yields(&large, 4 * BATCH), 4);
-        outbox.take(&mut flight);
-        assert_eq!(yields(&small, BATCH / 2), 0);
+        let (small, large) = (Bytes::from_static(&[7; 1000]), Bytes::from(vec![7; BATCH]));
+        // Whole batches count, and a batch of small messages is a little less than `BATCH`.
+        assert!((3..=4).contains(&yields(&small, 4 * YIELD_AFTER)));
+        outbox.take(&mut in_flight);
+        assert_eq!(yields(&large, 4 * YIELD_AFTER), 4);
+        outbox.take(&mut in_flight);
+        assert_eq!(yields(&small, YIELD_AFTER / 2), 0);
     }
 
     #[test]
@@ -341,11 +348,11 @@ mod tests {
             outbox.push(if n == 5_000 { "bad" } else { "good" }, Bytes::from_static(b"x")).unwrap();
         }
         outbox.retain(|channel| channel != "bad");
-        let mut flight = Flight::default();
-        outbox.take(&mut flight);
+        let mut in_flight = InFlight::default();
+        outbox.take(&mut in_flight);
         let mut slices = [std::io::IoSlice::new(&[]); 100];
-        let runs = flight.chunks(&mut slices, false);
-        assert!(runs < 10, "{runs} pieces");
-        assert_eq!(flight.unsent().0, 9_999);
+        let batches = in_flight.chunks(&mut slices, false);
+        assert!(batches < 10, "{batches} batches");
+        assert_eq!(in_flight.unsent().0, 9_999);
     }
 }

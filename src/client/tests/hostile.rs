@@ -1,4 +1,5 @@
-//! A broker that means ill, and how much of the runtime it gets: counted in searches and turns, not in time.
+//! A broker that means ill, and how much of the runtime it gets: counted in searches and turns, not
+//! in time.
 
 use std::{cell::Cell, io, rc::Rc, sync::Mutex, time::Duration};
 
@@ -12,7 +13,7 @@ use tokio::{
 
 use crate::{
     BrokerAddr, ClientSession, Connector, SessionState, Transport,
-    client::{connection::FRAMES, lock::lock, queue::in_flight::SEARCHES},
+    client::{connection::FRAME_BUDGET, lock::lock, queue::in_flight::SEARCHES},
     wire::{Frame, Limits, Nonce},
 };
 
@@ -89,7 +90,7 @@ async fn errors_without_end_let_others_run_and_search_the_queue_a_few_times() {
             }
             let before = SEARCHES.get();
             let turns = turns(&session, &mut peer, &errors(|n| format!("{text}{n}"))).await;
-            assert!(turns >= ERRORS / FRAMES as usize, "{text}: others had {turns} turns");
+            assert!(turns >= ERRORS / FRAME_BUDGET as usize, "{text}: others had {turns} turns");
             // Time stands still while the session has something to do.
             let searches = SEARCHES.get() - before;
             assert!(searches <= 2, "{text}: {searches} searches");

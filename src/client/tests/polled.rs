@@ -1,5 +1,5 @@
-//! The streams and futures of a session in every place where a program may poll them, with and without what is left of
-//! tokio's cooperative budget.
+//! The streams and futures of a session in every place where a program may poll them, with and
+//! without what is left of tokio's cooperative budget.
 
 use std::{
     future::{pending, poll_fn},
@@ -31,11 +31,12 @@ use crate::{
 };
 
 /// More than the budget of one poll (128), for each session.
-const RUNS: usize = 300;
+const BATCHES: usize = 300;
 
 const SESSIONS: usize = 3;
 
-/// No wait of these tests is for anything outside of the process: what has not ended by then never does.
+/// No wait of these tests is for anything outside of the process: what has not ended by then never
+/// does.
 const HANGS: Duration = Duration::from_secs(120);
 
 /// No broker ever answers: what is received comes from the test.
@@ -51,21 +52,21 @@ fn session() -> ClientSession {
     ClientSession::builder(("nowhere", 1), "me", "secret").connector(Nowhere).start().unwrap()
 }
 
-/// A session that has received so many messages, each a run of its own, and is over.
-fn backlog(runs: usize) -> ClientSession {
+/// A session that has received so many messages, each a batch of its own, and is over.
+fn backlog(batches: usize) -> ClientSession {
     let session = session();
     let (ident, channel) = (Ident::new("me").unwrap(), Channel::new("a").unwrap());
-    for _ in 0..runs {
-        let mut run = BytesMut::new();
-        encode_publish(&mut run, Limits::default(), &ident, &channel, b"x").unwrap();
-        session.shared().inbox.push(run);
+    for _ in 0..batches {
+        let mut batch = BytesMut::new();
+        encode_publish(&mut batch, Limits::default(), &ident, &channel, b"x").unwrap();
+        session.shared().inbox.push(batch);
     }
     session.shared().inbox.end();
     session
 }
 
 fn backlogs() -> Vec<ClientSession> {
-    (0..SESSIONS).map(|_| backlog(RUNS)).collect()
+    (0..SESSIONS).map(|_| backlog(BATCHES)).collect()
 }
 
 /// A way to read to the end; says how many messages there were.
@@ -165,7 +166,7 @@ fn every_way_to_read_comes_to_the_end_in_block_on() {
             let read = ends(&format!("{name} in block_on, {kind}"), move || {
                 runtime.block_on(async move { way(backlogs()).await })
             });
-            assert_eq!(read, SESSIONS * RUNS, "{name}, {kind}");
+            assert_eq!(read, SESSIONS * BATCHES, "{name}, {kind}");
         }
     }
 }
@@ -177,7 +178,7 @@ fn every_way_to_read_comes_to_the_end_in_a_task() {
             let read = ends(&format!("{name} in a task, {kind}"), move || {
                 runtime.block_on(async move { tokio::spawn(async move { way(backlogs()).await }).await.unwrap() })
             });
-            assert_eq!(read, SESSIONS * RUNS, "{name}, {kind}");
+            assert_eq!(read, SESSIONS * BATCHES, "{name}, {kind}");
         }
     }
 }
@@ -189,7 +190,7 @@ fn a_program_outside_of_any_runtime_comes_to_the_end_of_merged_sessions() {
             let sessions = runtime.block_on(async { backlogs() });
             futures::executor::block_on(count(merge(sessions)))
         });
-        assert_eq!(read, SESSIONS * RUNS, "{kind}");
+        assert_eq!(read, SESSIONS * BATCHES, "{kind}");
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::BytesMut;
 use hpfeeds::{
-    error_text::Refusal,
+    error_text::DenialKind,
     wire::{Channel, Frame, FrameRef, HEADER_LEN, Header, Ident, Limits, Nonce, Opcode, Secret},
 };
 
@@ -131,10 +131,10 @@ fn refusal(said: &[u8]) -> Failure {
 pub(super) fn says(text: &[u8]) -> Failure {
     let text = String::from_utf8_lossy(text);
     // The ident matters for the channel only, which nobody asks for.
-    let code = match Refusal::classify(&text, "") {
-        Refusal::Publish(_) | Refusal::Subscribe(_) | Refusal::Access => DENIED,
-        Refusal::Auth => REJECTED,
-        Refusal::Shutdown | Refusal::Other => FAILED,
+    let code = match DenialKind::classify(&text, "") {
+        DenialKind::Publish(_) | DenialKind::Subscribe(_) | DenialKind::Access => DENIED,
+        DenialKind::Auth => REJECTED,
+        DenialKind::Shutdown | DenialKind::Other => FAILED,
     };
     Failure::with_code(code, format!("the broker says: {text}"))
 }

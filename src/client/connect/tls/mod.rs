@@ -42,8 +42,8 @@ use crate::{
 
 /// How to trust the broker, and how to prove who we are, over TLS 1.2 or 1.3.
 ///
-/// By default the broker's certificate must be signed by a root that the operating system trusts and must name the
-/// host that was dialled.
+/// By default the broker's certificate must be signed by a root that the operating system trusts
+/// and must name the host that was dialled.
 #[derive(Debug, Clone, Default)]
 pub struct TlsOptions {
     ca_file: Option<PathBuf>,
@@ -60,16 +60,18 @@ impl TlsOptions {
 
     /// Trusts the certificates in this PEM file and those that they have signed, and no others.
     ///
-    /// The broker's own certificate may stand in it, of any version of X.509, self-signed or not, also one that says it
-    /// belongs to an authority (`CA:TRUE`): who has its key is the broker. Its time of validity and its names are checked
-    /// all the same; when it lists no names (`subjectAltName`), its common name counts.
+    /// The broker's own certificate may stand in it, of any version of X.509, self-signed or not,
+    /// also one that says it belongs to an authority (`CA:TRUE`): who has its key is the broker.
+    /// Its time of validity and its names are checked all the same; when it lists no names
+    /// (`subjectAltName`), its common name counts.
     #[must_use]
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.ca_file = Some(path.into());
         self
     }
 
-    /// Presents a certificate (a chain, leaf first) and its key (PKCS#8, PKCS#1 or SEC1), both PEM files.
+    /// Presents a certificate (a chain, leaf first) and its key (PKCS#8, PKCS#1 or SEC1), both PEM
+    /// files.
     #[must_use]
     pub fn client_certificate(mut self, cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.client_cert = Some((cert.into(), key.into()));
@@ -120,7 +122,8 @@ impl TlsOptions {
 const UNSUPPORTED_KEY: &str =
     "its kind is not supported: use a key of P-256, P-384, Ed25519, or RSA of 2048 to 4096 bits";
 
-/// Whether a certificate is about the key. rustls asks the same, but reads certificates of version 3 only.
+/// Whether a certificate is about the key. rustls asks the same, but reads certificates of version
+/// 3 only.
 fn is_of_key(certified: &CertifiedKey) -> bool {
     let cert = certified.cert.first().and_then(|cert| x509::Certificate::parse(cert));
     let key = certified.key.public_key();
@@ -168,7 +171,8 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     Ok(certs)
 }
 
-/// Why a file cannot be read. Nothing of it is quoted: it may hold a key, also where a certificate is expected.
+/// Why a file cannot be read. Nothing of it is quoted: it may hold a key, also where a certificate
+/// is expected.
 fn fault(cause: pem::Error) -> BoxError {
     match cause {
         pem::Error::Io(cause) => cause.into(),
@@ -211,15 +215,16 @@ impl Transport for TlsStream<Observed> {
         self.get_ref().0.tcp.abort();
     }
 
-    /// What we say last over TLS is `close_notify`, which the broker may answer before the end of our TCP stream
-    /// reaches it.
+    /// What we say last over TLS is `close_notify`, which the broker may answer before the end of
+    /// our TCP stream reaches it.
     fn status(&self) -> Option<TransportStatus> {
         let status = self.get_ref().0.tcp.status()?;
         Some(TransportStatus { end_acknowledged: status.unacknowledged == 0, ..status })
     }
 }
 
-/// A connection whose first bytes are remembered: when they are no TLS, they tell what answers there.
+/// A connection whose first bytes are remembered: when they are no TLS, they tell what answers
+/// there.
 #[derive(Debug)]
 struct Observed {
     tcp: TcpStream,

@@ -16,10 +16,12 @@ use rustls::{
 
 use crate::x509::Certificate;
 
-/// Accepts a certificate that stands in the file byte for byte, and those that one in the file has signed.
+/// Accepts a certificate that stands in the file byte for byte, and those that one in the file has
+/// signed.
 ///
-/// The first kind needs no chain, so that certificates of version 1 and those of authorities, which are no link of any
-/// chain to a server, work as they do with OpenSSL. Time, name and the proof of the key are checked in either case.
+/// The first kind needs no chain, so that certificates of version 1 and those of authorities, which
+/// are no link of any chain to a server, work as they do with OpenSSL. Time, name and the proof of
+/// the key are checked in either case.
 #[derive(Debug)]
 pub(super) struct FileVerifier {
     listed: Vec<CertificateDer<'static>>,
@@ -37,7 +39,8 @@ impl FileVerifier {
         Ok(Self { listed, chains, algorithms: provider.signature_verification_algorithms })
     }
 
-    /// What a certificate says, if it stands in the file. Nothing of a peer is parsed that does not.
+    /// What a certificate says, if it stands in the file. Nothing of a peer is parsed that does
+    /// not.
     fn listed<'a>(&self, cert: &'a CertificateDer<'_>) -> Option<Result<Certificate<'a>, rustls::Error>> {
         let found = self.listed.iter().any(|listed| listed == cert);
         found.then(|| Certificate::parse(cert).ok_or(CertificateError::BadEncoding.into()))
