@@ -3,17 +3,17 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::{Context, Poll, Wake, Waker, ready},
     time::Duration,
 };
 
 use futures::{Stream, future::join_all, stream::FusedStream};
+use parking_lot::Mutex;
 use tokio::{task::coop, time::Instant};
 
 use super::{
     error::Error,
-    lock::lock,
     session::{ClientSession, Message},
 };
 
@@ -89,7 +89,7 @@ impl Merged {
         self.sessions.push(session);
         self.wakers.push(Arc::new(Member { index, ready: self.ready.clone() }).into());
         self.live += usize::from(!self.sessions[index].is_terminated());
-        lock(&self.ready).queued.push(false);
+        self.ready.lock().queued.push(false);
         self.wakers[index].wake_by_ref();
     }
 
@@ -122,7 +122,7 @@ impl Stream for Merged {
         let this = &mut *self;
         loop {
             let Some((index, since)) = this.current else {
-                let Some(index) = lock(&this.ready).pop(cx) else {
+                let Some(index) = this.ready.lock().pop(cx) else {
                     return if this.live == 0 { Poll::Ready(None) } else { Poll::Pending };
                 };
                 if !this.sessions[index].is_terminated() {
@@ -141,7 +141,7 @@ impl Stream for Merged {
             match session.poll_batch(&mut Context::from_waker(&this.wakers[index])) {
                 Poll::Ready(true) if since.elapsed() >= TIME_SLICE => {
                     // It keeps this batch for when it is its turn again.
-                    lock(&this.ready).push(index);
+                    this.ready.lock().push(index);
                     this.current = None;
                 }
                 Poll::Ready(true) => {}
@@ -202,7 +202,7 @@ impl Wake for Member {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let mut ready = lock(&self.ready);
+        let mut ready = self.ready.lock();
         ready.push(self.index);
         let waiting = ready.waiting.take();
         drop(ready);

@@ -7,7 +7,6 @@ mod connection;
 mod driver;
 mod error;
 mod event;
-mod lock;
 mod merge;
 mod options;
 mod publisher;

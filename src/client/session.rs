@@ -3,13 +3,14 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures::{Stream, StreamExt as _, stream::FusedStream};
+use parking_lot::Mutex;
 use tokio::{
     sync::{broadcast, oneshot, watch},
     time::{Instant, timeout},
@@ -25,7 +26,6 @@ use super::{
     },
     error::{Cause, Error},
     event::{Events, SessionEvent, SessionState},
-    lock::lock,
     publisher::{self, PublishSink, Publisher, TryPublishError},
 };
 use crate::wire::{Channel, Header, Ident, Limits, NameCache, payload_of};
@@ -182,7 +182,7 @@ impl ClientSession {
     /// on.
     #[must_use]
     pub fn events(&self) -> Events {
-        if let Some(first) = lock(&self.inner.first_events).take() {
+        if let Some(first) = self.inner.first_events.lock().take() {
             return Events::new(first);
         }
         let events = Events::new(self.inner.shared.events.subscribe());

@@ -4,13 +4,14 @@ use std::{
     collections::BTreeSet,
     mem,
     sync::{
-        Mutex, OnceLock,
+        OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use futures::task::AtomicWaker;
+use parking_lot::Mutex;
 use tokio::{
     sync::{broadcast, watch},
     time::Instant,
@@ -21,7 +22,6 @@ use crate::{
         config::Config,
         error::{Cause, Error},
         event::{Events, SessionEvent, SessionState},
-        lock::lock,
         queue::{receive::Inbox, send::Outbox},
     },
     wire::{Channel, DecodeError},
@@ -104,7 +104,7 @@ impl Shared {
     /// Wants a channel, or no longer. The driver sends what that takes, now or when it is
     /// connected.
     pub(crate) fn want(&self, channel: Channel, wanted: bool) {
-        let mut state = lock(&self.wanted);
+        let mut state = self.wanted.lock();
         let changed = if wanted { state.channels.insert(channel.clone()) } else { state.channels.remove(&channel) };
         // Changed twice, it is as the driver knows it.
         if changed && state.connected && !state.changed.remove(&channel) {
@@ -118,7 +118,7 @@ impl Shared {
 
     /// All wanted channels, for a new connection.
     pub(crate) fn channels(&self) -> BTreeSet<Channel> {
-        let mut state = lock(&self.wanted);
+        let mut state = self.wanted.lock();
         state.connected = true;
         state.changed.clear();
         state.channels.clone()
@@ -127,14 +127,14 @@ impl Shared {
     /// The connection is over: what changes from now on is part of the next one's
     /// [`channels`](Self::channels).
     pub(crate) fn disconnected(&self) {
-        let mut state = lock(&self.wanted);
+        let mut state = self.wanted.lock();
         state.connected = false;
         state.changed.clear();
     }
 
     /// Channels whose membership changed, each with whether it is wanted now.
     pub(crate) fn changes(&self) -> Vec<(Channel, bool)> {
-        let mut state = lock(&self.wanted);
+        let mut state = self.wanted.lock();
         mem::take(&mut state.changed)
             .into_iter()
             .map(|channel| {
@@ -146,18 +146,18 @@ impl Shared {
 
     /// Takes a channel that the broker denied out of what is wanted; says whether it was.
     pub(crate) fn unwant(&self, channel: &Channel) -> bool {
-        let mut state = lock(&self.wanted);
+        let mut state = self.wanted.lock();
         state.changed.remove(channel);
         state.channels.remove(channel)
     }
 
     pub(crate) fn intent(&self) -> Intent {
-        lock(&self.wanted).intent
+        self.wanted.lock().intent
     }
 
     /// Asks the driver to end. What ends the session sooner wins over what was asked before.
     pub(crate) fn ask(&self, intent: Intent) {
-        let mut state = lock(&self.wanted);
+        let mut state = self.wanted.lock();
         if state.intent != Intent::Abort {
             state.intent = intent;
         }
@@ -169,7 +169,7 @@ impl Shared {
     /// can.
     #[cold]
     pub(crate) fn skip(&self, cause: DecodeError) {
-        let mut skipped = lock(&self.skipped);
+        let mut skipped = self.skipped.lock();
         skipped.messages += 1;
         let (messages, now) = (skipped.messages, Instant::now());
         if skipped.told.is_some_and(|told| now < told + TELL_AGAIN) {
@@ -183,7 +183,7 @@ impl Shared {
     }
 
     pub(crate) fn skipped(&self) -> u64 {
-        lock(&self.skipped).messages
+        self.skipped.lock().messages
     }
 
     /// Whether the driver, having received much, waits until others have run. A hint: it goes on by

@@ -3,14 +3,13 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
-
-use crate::client::lock::lock;
 
 /// The driver's future. A task of its own polls it; so does the program that has read everything
 /// while the driver waits for its turn with more: what the driver then reads is used while it is in
@@ -46,7 +45,7 @@ impl SharedTask {
 
     /// Lets the driver go on here and now, unless it is running on another thread.
     pub(crate) fn poll_inline(&self) {
-        let Ok(mut state) = self.state.try_lock() else {
+        let Some(mut state) = self.state.try_lock() else {
             return;
         };
         let Some(task) = state.task.clone() else {
@@ -87,7 +86,7 @@ impl Future for Task {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = lock(&self.0.state);
+        let mut state = self.0.state.lock();
         match &mut state.task {
             Some(task) => task.clone_from(cx.waker()),
             task => *task = Some(cx.waker().clone()),
@@ -99,7 +98,7 @@ impl Future for Task {
 /// The runtime may end before the session: then the driver ends too, as its sockets do.
 impl Drop for Task {
     fn drop(&mut self) {
-        let mut state = lock(&self.0.state);
+        let mut state = self.0.state.lock();
         let (driver, task) = (state.driver.take(), state.task.take());
         // Ending, it wakes up whoever waits for it.
         drop(state);
@@ -110,7 +109,7 @@ impl Drop for Task {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
-    use std::{io, sync::Mutex};
+    use std::io;
 
     use bytes::BytesMut;
     use futures::{FutureExt as _, StreamExt as _, executor::block_on};
@@ -133,7 +132,7 @@ mod tests {
 
     impl Connector for Pipe {
         fn connect<'a>(&'a self, _addr: &'a BrokerAddr) -> BoxFuture<'a, io::Result<Box<dyn Transport>>> {
-            let pipe = lock(&self.0).take().map(|pipe| Box::new(pipe) as _);
+            let pipe = self.0.lock().take().map(|pipe| Box::new(pipe) as _);
             Box::pin(async { pipe.ok_or(io::ErrorKind::ConnectionRefused.into()) })
         }
     }

@@ -2,14 +2,12 @@
 
 use std::{
     collections::VecDeque,
-    sync::Mutex,
     task::{Context, Poll, Waker, ready},
 };
 
 use bytes::BytesMut;
+use parking_lot::Mutex;
 use tokio::task::coop;
-
-use crate::client::lock::lock;
 
 /// Batches of received PUBLISH frames between the driver and the session, bounded in bytes.
 ///
@@ -45,20 +43,20 @@ impl Inbox {
     /// Whether the driver may read from the socket. A batch may overshoot the capacity by its own
     /// length.
     pub(crate) fn has_room(&self) -> bool {
-        lock(&self.state).bytes < self.capacity
+        self.state.lock().bytes < self.capacity
     }
 
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
-        lock(&self.state).bytes
+        self.state.lock().bytes
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        lock(&self.state).batches.is_empty()
+        self.state.lock().batches.is_empty()
     }
 
     pub(crate) fn push(&self, batch: BytesMut) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.bytes += batch.len();
         state.batches.push_back(batch);
         let reader = state.reader.take();
@@ -70,7 +68,7 @@ impl Inbox {
 
     /// Nothing more comes: the stream ends when what is here has been read.
     pub(crate) fn end(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.ended = true;
         let reader = state.reader.take();
         drop(state);
@@ -83,7 +81,7 @@ impl Inbox {
     pub(crate) fn poll_pop(&self, cx: &mut Context<'_>) -> Poll<Option<Popped>> {
         // A backlog must not keep its reader from letting others run.
         let budget = ready!(coop::poll_proceed(cx));
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if let Some(batch) = state.batches.pop_front() {
             let full = state.bytes >= self.capacity;
             state.bytes -= batch.len();

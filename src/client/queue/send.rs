@@ -4,18 +4,19 @@ use std::{
     collections::VecDeque,
     mem,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::in_flight::{self, InFlight, OutgoingBatch, SPENT};
 use crate::{
-    client::{error::Error, lock::lock},
+    client::error::Error,
     wire::{Channel, EncodeError, Field, Ident, Limits, Opcode, check_name, encode_publish_head, publish_head_len},
 };
 
@@ -102,7 +103,7 @@ impl Outbox {
     /// Queues a message that has been [measured](Self::measure), for which the caller holds
     /// permits. True when the driver must be woken. Otherwise the payload comes back.
     pub(crate) fn push(&self, channel: &str, payload: Bytes) -> Result<bool, (Error, Bytes)> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if let Err(cause) = state.admits(channel) {
             return Err((cause, payload));
         }
@@ -131,7 +132,7 @@ impl Outbox {
     /// Moves everything queued to `to`. False when there was nothing, and then the next message
     /// wakes the driver.
     pub(crate) fn take(&self, to: &mut InFlight) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.seal();
         state.driver_idle = state.sealed.is_empty();
         state.fresh = 0;
@@ -171,7 +172,7 @@ impl Outbox {
     /// Refuses a channel for a while; false when it was refused already. Messages that are queued
     /// for it stay until they are taken out with [`retain`](Self::retain).
     pub(crate) fn quarantine(&self, channel: &Channel, cause: &Error, now: Instant) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.quarantine.retain(|entry| entry.until > now);
         let before = state.quarantine.len();
         state.quarantine.retain(|entry| entry.channel != *channel);
@@ -185,7 +186,7 @@ impl Outbox {
 
     /// Takes messages out of the queue whose channel does not satisfy `keep(channel)`.
     pub(crate) fn retain(&self, keep: impl FnMut(&str) -> bool) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.seal();
         let removed = in_flight::retain(&mut state.sealed, keep);
         drop(state);
@@ -194,14 +195,14 @@ impl Outbox {
 
     /// The channels that are refused at the moment, and why.
     pub(crate) fn quarantined(&self, now: Instant) -> Vec<(Channel, Error)> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let current = state.quarantine.iter().filter(|entry| entry.until > now);
         current.map(|entry| (entry.channel.clone(), entry.cause.clone())).collect()
     }
 
     /// Messages and bytes that wait here.
     pub(crate) fn unsent(&self) -> (u64, usize) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.seal();
         let messages = state.sealed.iter().map(OutgoingBatch::messages).sum();
         let bytes = state.sealed.iter().map(OutgoingBatch::weight).sum();
@@ -210,13 +211,13 @@ impl Outbox {
 
     /// From now on messages are refused with `cause`; those that wait for room hear it at once.
     pub(crate) fn close(&self, cause: Error) {
-        lock(&self.state).closed.get_or_insert(cause);
+        self.state.lock().closed.get_or_insert(cause);
         self.room.close();
     }
 
     /// The session is over: messages are refused with `cause`, and what is still queued is let go.
     pub(crate) fn end(&self, cause: Error) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         *state = State { closed: Some(cause), ..State::default() };
         drop(state);
         self.room.close();
@@ -224,7 +225,7 @@ impl Outbox {
 
     /// Why messages are refused, after [`close`](Self::close).
     pub(crate) fn closed(&self) -> Error {
-        lock(&self.state).closed.clone().unwrap_or_else(Error::closed)
+        self.state.lock().closed.clone().unwrap_or_else(Error::closed)
     }
 
     /// Bytes that may still be queued without waiting.
@@ -318,7 +319,7 @@ mod tests {
                 in_flight.advance(n);
             }
         }
-        assert!((1..=SPENT).contains(&lock(&outbox.state).spare.len()));
+        assert!((1..=SPENT).contains(&outbox.state.lock().spare.len()));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! A broker that means ill, and how much of the runtime it gets: counted in searches and turns, not
 //! in time.
 
-use std::{cell::Cell, io, rc::Rc, sync::Mutex, time::Duration};
+use std::{cell::Cell, io, rc::Rc, time::Duration};
 
 use bytes::BytesMut;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
     task::{LocalSet, spawn_local, yield_now},
@@ -13,7 +14,7 @@ use tokio::{
 
 use crate::{
     BrokerAddr, ClientSession, Connector, SessionState, Transport,
-    client::{connection::FRAME_BUDGET, lock::lock, queue::in_flight::SEARCHES},
+    client::{connection::FRAME_BUDGET, queue::in_flight::SEARCHES},
     wire::{Frame, Limits, Nonce},
 };
 
@@ -24,7 +25,7 @@ struct Pipe(Mutex<Option<DuplexStream>>);
 
 impl Connector for Pipe {
     fn connect<'a>(&'a self, _addr: &'a BrokerAddr) -> BoxFuture<'a, io::Result<Box<dyn Transport>>> {
-        let pipe = lock(&self.0).take().map(|pipe| Box::new(pipe) as _);
+        let pipe = self.0.lock().take().map(|pipe| Box::new(pipe) as _);
         Box::pin(async { pipe.ok_or(io::ErrorKind::ConnectionRefused.into()) })
     }
 }
