@@ -33,7 +33,6 @@
 //!
 //! - `tls`: TLS with rustls, see [`SessionBuilder::tls`](SessionBuilder).
 //! - `serde`: [`Ident`] and [`Channel`] implement `Serialize` and `Deserialize`.
-//! - `cli`: the `hpfeeds` command-line tool.
 //!
 //! None is on by default.
 

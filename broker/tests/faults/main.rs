@@ -91,11 +91,11 @@ async fn can(program: &str, arguments: &[&str]) -> bool {
     false
 }
 
-/// The command-line tool, when it has been built beside the broker: `cargo test --workspace --all-features` does that.
+/// The command-line tool, when it has been built beside the broker: `cargo test --workspace` does that.
 fn tool() -> Option<PathBuf> {
     let path = PathBuf::from(env!("CARGO_BIN_EXE_hpfeeds-broker")).with_file_name("hpfeeds");
     if !path.exists() {
-        skip("the tool hpfeeds is not built: cargo build --features cli");
+        skip("the tool hpfeeds is not built: cargo build -p hpfeeds-cli");
         return None;
     }
     Some(path)

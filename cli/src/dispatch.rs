@@ -1,21 +1,4 @@
-//! The `hpfeeds` command-line tool: subscribe, publish, send files, measure brokers.
-
-mod args;
-mod bench;
-mod completions;
-mod connection;
-mod escape;
-mod exit;
-mod output;
-mod publish;
-mod record;
-mod save;
-mod sendfile;
-mod sending;
-mod signals;
-mod stdin;
-mod subscribe;
-mod watch;
+//! Dispatch: the parsed command line to the function of its subcommand, in a tokio runtime where it needs one.
 
 use std::{io, process::ExitCode, time::Duration};
 
@@ -24,11 +7,15 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     args::{Action, Cli},
-    exit::Failure,
+    bench, completions,
+    exit::{self, Failure},
+    publish, sendfile,
     signals::supervise,
+    subscribe,
 };
 
-fn main() -> ExitCode {
+/// Parses the command line, runs its action, and says how that ended.
+pub(crate) fn main() -> ExitCode {
     match Cli::from_arguments() {
         Ok(cli) => exit::report(run(cli)),
         Err(error) => exit::usage(&error),

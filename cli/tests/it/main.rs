@@ -4,7 +4,7 @@
 
 mod arguments;
 mod bench;
-#[path = "../support/certificates.rs"]
+#[path = "../../../tests/support/certificates.rs"]
 mod certificates;
 mod formats;
 mod interrupted;
@@ -14,7 +14,7 @@ mod reconnect;
 mod refusals;
 mod secrecy;
 mod sendfile;
-#[path = "../support/skip.rs"]
+#[path = "../../../tests/support/skip.rs"]
 mod skip;
 mod subscribe;
 mod support;

@@ -74,9 +74,10 @@ fn what_cannot_be_read_is_named() {
 #[test]
 fn rejected_is_3_and_denied_is_4() {
     let broker = TestBroker::start();
-    let (code, _) = outcome(broker.sensor("sendfile").args(["-c", "files", "-s", "wrong", file!()]));
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let (code, _) = outcome(broker.sensor("sendfile").args(["-c", "files", "-s", "wrong", file]));
     assert_eq!(code, Some(3));
-    let (code, stderr) = outcome(broker.sensor("sendfile").args(["-c", "forbidden", file!()]));
+    let (code, stderr) = outcome(broker.sensor("sendfile").args(["-c", "forbidden", file]));
     assert_eq!(code, Some(4));
     assert!(stderr.contains(r#"publish to "forbidden""#), "{stderr}");
 }

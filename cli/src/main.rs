@@ -1,0 +1,23 @@
+//! The `hpfeeds` command-line tool: subscribe, publish, send files, measure brokers.
+
+mod args;
+mod bench;
+mod completions;
+mod connection;
+mod dispatch;
+mod escape;
+mod exit;
+mod output;
+mod publish;
+mod record;
+mod save;
+mod sendfile;
+mod sending;
+mod signals;
+mod stdin;
+mod subscribe;
+mod watch;
+
+fn main() -> std::process::ExitCode {
+    dispatch::main()
+}
