@@ -27,6 +27,11 @@ pub fn size(text: &str) -> Result<u64, &'static str> {
     bytes.ok_or("too large")
 }
 
+/// Reads the size in bytes of a message, which must fit a frame: less than 4 GiB. Zero is a size.
+pub fn message_size(text: &str) -> Result<u32, &'static str> {
+    u32::try_from(size(text)?).map_err(|_| "too large: a frame holds less than 4G")
+}
+
 /// Reads a number of seconds, such as `10` or `0.5`. Zero is a time. Everything longer than a [`Duration`] can be is an
 /// error; so is a negative number.
 pub fn seconds(text: &str) -> Result<Duration, &'static str> {
@@ -69,7 +74,15 @@ mod tests {
     }
 
     #[test]
-    fn times_are_seconds_and_what_is_too_long_is_called_that() {
+    fn messages_are_shorter_than_4_gib() {
+        assert_eq!(message_size("10m"), Ok(10 << 20));
+        assert_eq!(message_size("4294967295"), Ok(u32::MAX));
+        assert_eq!(message_size("4G"), Err("too large: a frame holds less than 4G"));
+        assert_eq!(message_size("ten"), size("ten").map(|_| 0));
+    }
+
+    #[test]
+    fn times_are_seconds_and_too_long_ones_are_errors_that_say_so() {
         assert_eq!(seconds("10"), Ok(Duration::from_secs(10)));
         assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
         assert_eq!(seconds("0"), Ok(Duration::ZERO));

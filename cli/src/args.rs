@@ -7,9 +7,13 @@ use clap::{
     error::ErrorKind,
 };
 use clap_complete::Shell;
-use hpfeeds::{Channel, units, wire::NameError};
+use hpfeeds::Channel;
 
-use crate::{bench::BenchArgs, connection::ConnectionArgs};
+use crate::{
+    bench::args::BenchArgs,
+    connection::ConnectionArgs,
+    values::{count, seconds},
+};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -266,60 +270,12 @@ impl PublishArgs {
     }
 }
 
-/// A hundred years. What is longer counts as that, since no clock can add more to its time without an overflow.
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-
-/// Reads a time that is not zero.
-pub(crate) fn seconds(text: &str) -> Result<Duration, &'static str> {
-    match units::seconds(text)? {
-        Duration::ZERO => Err("no time at all: give seconds, such as 10 or 0.5"),
-        time => Ok(time.min(FOREVER)),
-    }
-}
-
-/// Reads a size in bytes of what must fit a frame.
-pub(crate) fn size(text: &str) -> Result<u32, &'static str> {
-    match u32::try_from(units::size(text)?) {
-        Ok(0) => Err("no size at all: give at least 1 byte"),
-        Ok(bytes) => Ok(bytes),
-        Err(_) => Err("too large: a frame holds less than 4G"),
-    }
-}
-
-/// Reads how many messages are wanted.
-pub(crate) fn count(text: &str) -> Result<NonZeroU64, &'static str> {
-    let count: u64 = text.parse().map_err(|_| "not a number of messages such as 10")?;
-    NonZeroU64::new(count).ok_or("no message at all: give at least 1, or leave it out to receive without end")
-}
-
-/// Reads a name of 1 to 255 bytes. What is empty counts as not given, and is reported as missing.
-pub(crate) fn name(text: &str) -> Result<String, NameError> {
-    match text {
-        "" => Ok(String::new()),
-        _ => hpfeeds::Ident::new(text).map(String::from),
-    }
-}
-
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use super::*;
 
     #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn what_is_none_or_too_much_is_called_that() {
-        assert_eq!(size("1GiB"), Ok(1 << 30));
-        assert_eq!(size("0"), Err("no size at all: give at least 1 byte"));
-        assert_eq!(size("4G"), Err("too large: a frame holds less than 4G"));
-        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
-        assert_eq!(seconds("0"), Err("no time at all: give seconds, such as 10 or 0.5"));
-        // What waits for it adds it to a time.
-        assert_eq!(seconds("1e19"), Ok(FOREVER));
-        assert!(std::time::Instant::now().checked_add(FOREVER).is_some());
-        assert!(count("0").is_err_and(|words| words.starts_with("no message at all: give at least 1")));
     }
 }

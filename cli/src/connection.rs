@@ -5,7 +5,7 @@ use std::{env, fmt, path::PathBuf, time::Duration};
 use clap::{Args, ValueHint, error::ErrorKind};
 use hpfeeds::{BrokerAddr, Channel, ClientSession, Ident, Limits, Secret, SessionBuilder, TlsOptions, wire};
 
-use crate::{args, exit::Failure};
+use crate::{exit::Failure, values};
 
 /// The port that hpfeeds clients try by default.
 const PORT: u16 = 20000;
@@ -23,7 +23,7 @@ pub(crate) struct ConnectionArgs {
     port: Option<u16>,
 
     #[arg(help = "The key's name [env: HPFEEDS_IDENT]",
-        short, long, global = true, overrides_with = "ident", value_parser = args::name, allow_hyphen_values = true)]
+        short, long, global = true, overrides_with = "ident", value_parser = values::name, allow_hyphen_values = true)]
     ident: Option<String>,
 
     #[arg(
@@ -57,7 +57,7 @@ pub(crate) struct ConnectionArgs {
     tls_client_key: Option<PathBuf>,
 
     /// The largest message, names included, in bytes or as 512K or 10M; the broker needs the same.
-    #[arg(long, global = true, overrides_with = "max_message", value_name = "SIZE", default_value = "1M", value_parser = args::size)]
+    #[arg(long, global = true, overrides_with = "max_message", value_name = "SIZE", default_value = "1M", value_parser = values::size)]
     max_message: u32,
 
     /// Say on stderr what happens on the connection.
@@ -87,7 +87,7 @@ impl ConnectionArgs {
     pub(crate) fn complete(&mut self) -> Result<(), (ErrorKind, String)> {
         fill(&mut self.host, "HPFEEDS_HOST", |text| host(&text))?;
         fill(&mut self.port, "HPFEEDS_PORT", |text| port_variable(&text))?;
-        fill(&mut self.ident, "HPFEEDS_IDENT", |text| args::name(&text).map_err(|cause| cause.to_string()))?;
+        fill(&mut self.ident, "HPFEEDS_IDENT", |text| values::name(&text).map_err(|cause| cause.to_string()))?;
         fill(&mut self.secret, "HPFEEDS_SECRET", |text| Ok(text.into()))
     }
 

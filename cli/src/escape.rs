@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_terminal_acts_on_is_escaped() {
+    fn bytes_that_a_terminal_acts_on_are_escaped() {
         assert_eq!(escaped(b"\x1b[2J\r\n\t\x00\x7f"), r"\u{1b}[2J\r\n\t\u{0}\u{7f}");
         assert_eq!(escaped("\u{9b}31m\u{202e}\u{2028}".as_bytes()), r"\u{9b}31m\u{202e}\u{2028}");
     }

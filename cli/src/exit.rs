@@ -9,7 +9,7 @@ use std::{
 use clap::error::ErrorKind;
 use hpfeeds::Error;
 
-use crate::{escape::Escaped, signals::Signal};
+use crate::escape::Escaped;
 
 /// The network, a file, the broker: something did not work.
 pub(crate) const FAILED: u8 = 1;
@@ -50,11 +50,6 @@ impl Failure {
     pub(crate) fn and(mut self, more: impl fmt::Display) -> Self {
         self.message = self.message.map(|message| format!("{message}; {more}"));
         self
-    }
-
-    /// As a shell counts it: 128 and the signal's number.
-    pub(crate) fn interrupted(signal: Signal, message: Option<String>) -> Self {
-        Self { code: signal.exit_code(), message }
     }
 }
 

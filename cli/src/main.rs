@@ -16,6 +16,7 @@ mod sending;
 mod signals;
 mod stdin;
 mod subscribe;
+mod values;
 mod watch;
 
 fn main() -> std::process::ExitCode {

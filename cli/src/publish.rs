@@ -30,7 +30,7 @@ async fn one(connection: ConnectionArgs, args: PublishArgs, limit: usize, mut st
         }
         tokio::select! {
             payload = stdin::whole(limit) => payload?,
-            signal = stop.requested() => return Err(Failure::interrupted(signal, None)),
+            signal = stop.requested() => return Err(Failure::silent(signal.exit_code())),
         }
     } else {
         joined(&args.data)

@@ -70,7 +70,7 @@ impl Outgoing {
             .connect();
         let session = tokio::select! {
             session = connecting => session?,
-            signal = stop.requested() => return Err(Failure::interrupted(signal, None)),
+            signal = stop.requested() => return Err(Failure::silent(signal.exit_code())),
         };
         let progress = Progress::new(session.publisher(), bar);
         Ok(Self { state: session.state(), session, channels, patience, stop, messages: 0, progress })
@@ -118,7 +118,7 @@ impl Outgoing {
             Ok(closed) => closed,
             Err(signal) => {
                 let left = self.progress.waiting();
-                let failure = Failure::interrupted(signal, Some("interrupted".into()));
+                let failure = Failure::with_code(signal.exit_code(), "interrupted");
                 return Err(failure.and(format_args!("gave up with {left} bytes not sent, and the rest not confirmed")));
             }
         };
@@ -132,7 +132,7 @@ impl Outgoing {
             (Err(Cut::Input(why)), Ok(())) => Err(Failure::new(why).and(before)),
             (Err(Cut::Input(why)), Err(error)) => Err(Failure::from(error).and(why)),
             (Err(Cut::Signal(signal)), Ok(())) => {
-                Err(Failure::interrupted(signal, Some("interrupted".into())).and(before))
+                Err(Failure::with_code(signal.exit_code(), "interrupted").and(before))
             }
             (Err(Cut::Refused(error)), Ok(())) | (_, Err(error)) => Err(error.into()),
             (Err(Cut::Ended | Cut::Stalled), Ok(())) => Err(Failure::new("the session ended early")),

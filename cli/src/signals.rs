@@ -17,6 +17,7 @@ pub(crate) enum Signal {
 }
 
 impl Signal {
+    /// The exit code as a shell counts it: 128 plus the signal's number.
     pub(crate) fn exit_code(self) -> u8 {
         match self {
             Self::Interrupt => 128 + 2,

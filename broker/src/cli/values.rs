@@ -1,8 +1,9 @@
 //! Values of arguments.
 
-use crate::net::endpoint::{Endpoint, EndpointError};
 use hpfeeds::units;
-pub(super) use hpfeeds::units::seconds as parse_seconds;
+pub(super) use hpfeeds::units::{message_size as parse_message, seconds as parse_seconds};
+
+use crate::net::endpoint::{Endpoint, EndpointError};
 
 /// Where to listen. Nothing when the value was empty, as an unset variable of a compose file leaves it, which counts as
 /// not given, as in the Python broker.
@@ -25,8 +26,4 @@ pub(super) fn parse_threads(text: &str) -> Result<usize, String> {
         .ok()
         .filter(|threads| (1..=1024).contains(threads))
         .ok_or_else(|| "not a number from 1 to 1024".to_owned())
-}
-
-pub(super) fn parse_message(text: &str) -> Result<u32, &'static str> {
-    u32::try_from(units::size(text)?).map_err(|_| "too large: a frame holds less than 4G")
 }

@@ -5,7 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use clap::{ArgMatches, Args, Subcommand, ValueHint, error::ErrorKind, parser::ValueSource};
 use hpfeeds::{BrokerAddr, Channel, Secret};
 
-use crate::{args, connection::ConnectionArgs};
+use super::batch::STAMP;
+use crate::{connection::ConnectionArgs, values};
 
 /// The channel that is published to unless another is asked for.
 const CHANNEL: &str = "bench";
@@ -45,7 +46,7 @@ pub(super) struct CommonArgs {
     pub(super) channel: Option<Channel>,
 
     /// Give up when for so long nothing can be sent, or nothing that is due arrives.
-    #[arg(short, long, global = true, value_name = "SECONDS", value_parser = args::seconds, default_value = "10")]
+    #[arg(short, long, global = true, value_name = "SECONDS", value_parser = values::seconds, default_value = "10")]
     pub(super) timeout: Duration,
 }
 
@@ -93,7 +94,7 @@ pub(super) struct ThroughputArgs {
     pub(super) messages: Option<u64>,
 
     /// Stop publishing after this time [default: 5, or no limit with --messages]
-    #[arg(long, value_name = "SECONDS", value_parser = args::seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
     pub(super) seconds: Option<Duration>,
 }
 
@@ -112,7 +113,7 @@ pub(super) struct LatencyArgs {
     pub(super) size: usize,
 
     /// How long to publish.
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = args::seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = values::seconds)]
     pub(super) seconds: Duration,
 }
 
@@ -134,7 +135,7 @@ pub(super) struct ConnectArgs {
     pub(super) concurrency: u32,
 
     /// Stop after this time [default: 5, or no limit with --connections]
-    #[arg(long, value_name = "SECONDS", value_parser = args::seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
     pub(super) seconds: Option<Duration>,
 }
 
@@ -194,6 +195,6 @@ fn is_set(matches: &ArgMatches, id: &str) -> bool {
 }
 
 fn payload(text: &str) -> Result<usize, String> {
-    let size = args::size(text)? as usize;
-    if size < super::batch::STAMP { Err("at least 12: every message carries its number".to_owned()) } else { Ok(size) }
+    let size = values::size(text)? as usize;
+    if size < STAMP { Err("at least 12: every message carries its number".to_owned()) } else { Ok(size) }
 }

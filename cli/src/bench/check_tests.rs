@@ -59,7 +59,7 @@ fn every_changed_byte_is_noticed() {
 }
 
 #[test]
-fn what_is_missing_again_or_in_another_order_is_counted() {
+fn messages_that_are_missing_repeated_or_out_of_order_are_counted() {
     let layout = layout(STAMP);
     let count = |change: &dyn Fn(&mut Vec<Vec<u8>>)| {
         let mut frames = stream(&layout);

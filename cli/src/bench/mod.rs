@@ -1,6 +1,6 @@
 //! `hpfeeds bench`: what a broker can do, with every byte verified.
 
-mod args;
+pub(crate) mod args;
 mod barrier;
 mod batch;
 mod check;
@@ -21,9 +21,8 @@ use std::io::{self, Write as _};
 use hpfeeds::{Ident, Limits, Secret};
 use tokio::task::spawn_blocking;
 
-pub(crate) use self::args::BenchArgs;
 use self::{
-    args::Workload,
+    args::{BenchArgs, Workload},
     child::{Broker, Needs},
     report::Report,
     target::Target,
@@ -39,7 +38,7 @@ pub(crate) async fn run(args: BenchArgs, mut stop: Stop) -> Result<(), Failure> 
     let (target, broker) = blocking(move || prepare(&args)).await?;
     let report = tokio::select! {
         report = blocking(move || measure(&target, &workload)) => report,
-        signal = stop.requested() => Err(Failure::interrupted(signal, None)),
+        signal = stop.requested() => Err(Failure::silent(signal.exit_code())),
     };
     drop(broker);
     let report = report?;

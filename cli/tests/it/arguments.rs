@@ -118,7 +118,7 @@ fn a_fault_in_a_variable_names_the_variable() {
 }
 
 #[test]
-fn what_is_missing_is_named() {
+fn missing_arguments_are_named() {
     let cases: [(&[&str], &[&str]); 8] = [
         (&["publish", "-c", "a", "-s", "s", "x"], &["no ident", "--ident", "HPFEEDS_IDENT"]),
         (&["subscribe", "-c", "a", "-i", "i"], &["no secret", "--secret", "HPFEEDS_SECRET"]),
@@ -142,7 +142,7 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
-fn what_makes_no_sense_is_named() {
+fn values_that_make_no_sense_are_named() {
     let key = ["-i", "i", "-s", "s", "-c", "a"];
     let long = "x".repeat(256);
     let cases: [(&[&str], &str); 19] = [

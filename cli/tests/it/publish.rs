@@ -105,7 +105,7 @@ fn a_denied_channel_is_4() {
 }
 
 #[test]
-fn nobody_there_is_1() {
+fn an_unreachable_broker_is_exit_code_1() {
     // A port that was free a moment ago.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let mut publish = tool();

@@ -57,7 +57,7 @@ fn a_huge_file_is_refused_without_reading_it() {
 }
 
 #[test]
-fn what_cannot_be_read_is_named() {
+fn unreadable_files_are_named() {
     let broker = TestBroker::start();
     let mut peer = broker.listen(&["files"]);
     let dir = tempfile::tempdir().unwrap();

@@ -102,7 +102,7 @@ fn a_rejected_key_is_3() {
 }
 
 #[test]
-fn nobody_there_at_the_start_is_1() {
+fn an_unreachable_broker_at_the_start_is_exit_code_1() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let (code, stderr) = outcome(tool().args(["subscribe", "-p", &port, "-i", "i", "-s", "s", "-c", "c"]));
     assert_eq!(code, Some(1));
@@ -211,7 +211,7 @@ fn a_disk_that_is_full_is_1() {
 
 /// All three come at once, so that nothing has been printed when the third is looked at.
 #[test]
-fn what_was_stored_is_printed_when_the_next_cannot_be_stored() {
+fn stored_payloads_are_printed_when_the_next_cannot_be_stored() {
     let dir = tempfile::tempdir().unwrap();
     // No file can take the place of a directory. It is named by the SHA-256 of `three`.
     let digest = "8b5b9db0c13db24256c829aa364aa90c6d2eba318b9232a4ab9313b954d3555f";
