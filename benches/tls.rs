@@ -30,6 +30,10 @@ fn main() -> std::process::ExitCode {
 }
 
 #[cfg(target_os = "linux")]
+#[path = "support/mod.rs"]
+mod support;
+
+#[cfg(target_os = "linux")]
 mod linux {
     use std::{
         env,
@@ -54,6 +58,8 @@ mod linux {
         pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
     };
 
+    use crate::support::{Process, median};
+
     type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
     type Client = StreamOwned<ClientConnection, TcpStream>;
 
@@ -61,6 +67,9 @@ mod linux {
 
     /// How long a round sends.
     const SENDING: Duration = Duration::from_millis(1200);
+
+    /// How long a server may take until it has nothing more to do.
+    const SETTLING: Duration = Duration::from_secs(10);
 
     /// How many bytes are sent at once, about.
     const PATTERN: usize = 512 * 1024;
@@ -83,10 +92,10 @@ mod linux {
                 all[0].push(relay);
                 all[1].push(broker);
             }
-            let [relay, broker] = all.map(median);
+            let [relay, broker] = all.map(median_or_nan);
             println!(
                 "1 → 1, {name}: CPU ns per message: relay {relay:.0}, broker {broker:.0}; ratio {:.2}",
-                median(ratios)
+                median_or_nan(ratios)
             );
         }
         if idle > 0 {
@@ -99,9 +108,8 @@ mod linux {
         Ok(())
     }
 
-    fn median(mut numbers: Vec<f64>) -> f64 {
-        numbers.sort_by(f64::total_cmp);
-        numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)
+    fn median_or_nan(figures: Vec<f64>) -> f64 {
+        median(figures).unwrap_or(f64::NAN)
     }
 
     #[derive(Clone, Copy, PartialEq)]
@@ -127,7 +135,7 @@ mod linux {
         writer.write_all(&frame)?;
         let mut first = vec![0; frame.len()];
         reader.read_exact(&mut first)?;
-        let before = server.cpu()?;
+        let before = server.process.cpu()?;
         let sent = {
             let pattern = pattern.clone();
             thread::spawn(move || -> Result<(usize, Client)> {
@@ -156,7 +164,7 @@ mod linux {
                 Err(cause) => return Err(cause.into()),
             }
         }
-        let used = server.cpu()? - before;
+        let used = server.process.cpu_since(before)?;
         let (batches, _writer) = sent.join().map_err(|_| "the publisher panicked")??;
         if received != batches * pattern.len() {
             return Err(format!("{received} bytes of {} arrived", batches * pattern.len()).into());
@@ -183,16 +191,17 @@ mod linux {
         let open = |count: usize| (0..count).map(|_| server.idle(files, tls)).collect::<Result<Vec<Box<dyn Send>>>>();
         // The first few pay for what is allocated once.
         let _first = open(300)?;
-        server.settle()?;
-        let (cpu, memory) = (server.cpu()?, server.memory()?);
+        server.process.settle(SETTLING)?;
+        let (cpu, memory) = (server.process.cpu()?, server.process.memory()?);
         let _all = open(count)?;
-        server.settle()?;
-        let cpu = (server.cpu()? - cpu) as f64 / 1000.0 / count as f64;
-        Ok((cpu, (server.memory()? - memory) as f64 / count as f64))
+        server.process.settle(SETTLING)?;
+        let cpu = server.process.cpu_since(cpu)? as f64 / 1000.0 / count as f64;
+        Ok((cpu, server.process.memory()?.saturating_sub(memory) as f64 / count as f64))
     }
 
     struct Server {
         child: Child,
+        process: Process,
         addrs: Vec<SocketAddr>,
     }
 
@@ -221,7 +230,8 @@ mod linux {
                 let addr = line.strip_prefix("listening on ").and_then(|addr| addr.parse().ok());
                 addrs.push(addr.ok_or(line)?);
             }
-            Ok(Self { child, addrs })
+            let process = Process::of(&child)?;
+            Ok(Self { child, process, addrs })
         }
 
         fn tcp(&self, which: usize) -> Result<TcpStream> {
@@ -247,37 +257,6 @@ mod linux {
             let mut tcp = self.tcp(0)?;
             authenticate(&mut tcp, false)?;
             Ok(Box::new(tcp))
-        }
-
-        /// Nanoseconds of all threads.
-        fn cpu(&self) -> Result<u64> {
-            let mut sum = 0;
-            for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-                let text = fs::read_to_string(task?.path().join("schedstat"))?;
-                let first = text.split_whitespace().next().and_then(|number| number.parse::<u64>().ok());
-                sum += first.ok_or("/proc/PID/task/TID/schedstat is empty")?;
-            }
-            Ok(sum)
-        }
-
-        /// Resident KiB.
-        fn memory(&self) -> Result<u64> {
-            let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-            let number = line.and_then(|line| line.split_whitespace().next()).and_then(|number| number.parse().ok());
-            Ok(number.ok_or("the server has ended")?)
-        }
-
-        /// Waits until it has nothing more to do.
-        fn settle(&self) -> Result<()> {
-            for _ in 0..100 {
-                let before = self.cpu()?;
-                thread::sleep(Duration::from_millis(100));
-                if self.cpu()?.saturating_sub(before) < 500_000 {
-                    break;
-                }
-            }
-            Ok(())
         }
     }
 

@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::{server::Kind, work::Work};
+use crate::{kind::Kind, work::Work};
 
 pub(crate) const USAGE: &str = "\
 usage: scripts/bench-compare [--quick] [--rounds N] [--only BROKER,...] [--work NAME,...] [--write]

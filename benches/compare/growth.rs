@@ -11,14 +11,15 @@ use std::{
 use socket2::SockRef;
 
 use crate::{
+    kind::Kind,
     measure::{Arrival, Bench, ratio, seconds},
     programs,
     protocol::{self, Protocol, Role, Routing, Shape},
     receiver::Receiver,
     report,
-    run::check_file_limit,
     sender::{Batch, Sender},
-    server::{Clients, Kind, Server},
+    server::{Clients, Server, check_file_limit},
+    support::median,
 };
 
 pub(crate) const USAGE: &str = "\
@@ -233,10 +234,9 @@ impl Section {
         );
         let Some(first) = rows.first() else { return };
         for (case, row) in self.cases.iter().zip(rows) {
-            let of =
-                |figure: &dyn Fn(&Figures) -> f64| report::median(row.iter().map(figure).collect()).unwrap_or(f64::NAN);
+            let of = |figure: &dyn Fn(&Figures) -> f64| median(row.iter().map(figure).collect()).unwrap_or(f64::NAN);
             let pairs = row.iter().zip(first).map(|(here, there)| here.cpu / there.cpu);
-            let growth = report::median(pairs.collect()).unwrap_or(f64::NAN);
+            let growth = median(pairs.collect()).unwrap_or(f64::NAN);
             let _ = write!(text, "\n| {} | {:.1} | {growth:.2}× |", case.label, of(&|f| f.cpu));
             if relay {
                 let ratio = of(&|f| f.cpu / f.relay.unwrap_or(f64::NAN));
@@ -265,9 +265,9 @@ impl Case {
             }
         };
         bench.server.settle()?;
-        let (memory, cpu, start) = (bench.server.memory()?, bench.server.cpu()?, Instant::now());
+        let (memory, cpu, start) = (bench.server.process.memory()?, bench.server.process.cpu()?, Instant::now());
         let arrival = bench.drive(move |sender| sender.run(Instant::now() + sending))?;
-        let (used, took) = (bench.server.cpu_since(cpu)?, start.elapsed());
+        let (used, took) = (bench.server.process.cpu_since(cpu)?, start.elapsed());
         let received = bench.receiver.check().received;
         let Arrival { loss, cut } = arrival;
         if loss > 0.0 || cut || received == 0 {
@@ -338,12 +338,12 @@ fn memory(program: &Path, channels: u64) -> io::Result<(u64, u64)> {
         subscribe(socket, 0..1)?;
     }
     server.settle()?;
-    let mut last = server.memory()?;
+    let mut last = server.process.memory()?;
     let mut each = [0; 2];
     for (socket, each) in sockets.iter_mut().zip(&mut each) {
         subscribe(socket, 1..channels)?;
         server.settle()?;
-        let now = server.memory()?;
+        let now = server.process.memory()?;
         *each = now.saturating_sub(last) * 1024 / channels;
         last = now;
     }

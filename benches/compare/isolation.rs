@@ -8,11 +8,13 @@ use std::{
 };
 
 use crate::{
+    kind::Kind,
     laggards::{Laggards, Toll},
     measure::{Bench, ratio},
     programs, report,
     sender::Batch,
-    server::{Clients, Kind},
+    server::Clients,
+    support::median,
 };
 
 pub(crate) const USAGE: &str = "\
@@ -158,7 +160,7 @@ fn measure(program: &Path, arguments: &Arguments, policy: &str) -> io::Result<St
     let open = || Bench::open_with(Kind::Ours, program, clients, u64::MAX, Batch::LARGE, &options);
     let (mut bench, mut control) = (open()?, open()?);
     bench.server.settle()?;
-    let idle = bench.server.memory()?;
+    let idle = bench.server.process.memory()?;
     let mut slices = Vec::new();
     let mut load = |bench: &mut Bench, phase, time| {
         drive(bench, phase, time, &mut slices).map_err(|error| io::Error::other(format!("{policy}: {error}")))
@@ -182,7 +184,7 @@ fn measure(program: &Path, arguments: &Arguments, policy: &str) -> io::Result<St
 fn drive(bench: &mut Bench, phase: Phase, time: Duration, slices: &mut Vec<Slice>) -> io::Result<()> {
     bench.receiver.forget_pauses();
     let (start, first) = (Instant::now(), slices.len());
-    let mut last = (start, bench.receiver.check().received, bench.server.cpu()?);
+    let mut last = (start, bench.receiver.check().received, bench.server.process.cpu()?);
     let arrival = bench.drive_and(
         move |sender| sender.run(start + time),
         |bench| {
@@ -191,14 +193,14 @@ fn drive(bench: &mut Bench, phase: Phase, time: Duration, slices: &mut Vec<Slice
             if now.saturating_duration_since(last.0) < SLICE || at > time {
                 return Ok(());
             }
-            let here = (now, bench.receiver.check().received, bench.server.cpu()?);
+            let here = (now, bench.receiver.check().received, bench.server.process.cpu()?);
             let slice = Slice {
                 phase,
                 time: here.0.saturating_duration_since(last.0),
                 received: here.1 - last.1,
                 cpu: here.2.saturating_sub(last.2),
                 stall: std::mem::take(&mut bench.receiver.stall),
-                memory: bench.server.memory()?,
+                memory: bench.server.process.memory()?,
             };
             last = here;
             slices.push(slice);
@@ -269,7 +271,7 @@ impl Summary {
         Self {
             time,
             rate: ratio(received, 1) / time.as_secs_f64(),
-            usual: report::median(slices.iter().map(rate).collect()).unwrap_or(f64::NAN),
+            usual: median(slices.iter().map(rate).collect()).unwrap_or(f64::NAN),
             cpu: ratio(slices.iter().map(|slice| slice.cpu).sum(), received),
             stall: slices.iter().map(|slice| slice.stall).max().unwrap_or_default(),
             memory: slices.iter().map(|slice| slice.memory).max().unwrap_or_default(),

@@ -9,6 +9,8 @@ mod growth;
 #[cfg(target_os = "linux")]
 mod isolation;
 #[cfg(target_os = "linux")]
+mod kind;
+#[cfg(target_os = "linux")]
 mod laggards;
 #[cfg(target_os = "linux")]
 mod measure;
@@ -30,6 +32,9 @@ mod run;
 mod sender;
 #[cfg(target_os = "linux")]
 mod server;
+#[cfg(target_os = "linux")]
+#[path = "../support/mod.rs"]
+mod support;
 #[cfg(target_os = "linux")]
 mod work;
 

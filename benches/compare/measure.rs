@@ -8,10 +8,11 @@ use std::{
 };
 
 use crate::{
+    kind::Kind,
     protocol::Role,
     receiver::Receiver,
     sender::{Batch, Sender, Sent, nanos},
-    server::{Clients, Kind, Server},
+    server::{Clients, Server},
     work::{Flow, Load, Pace},
 };
 
@@ -57,9 +58,9 @@ pub(crate) fn measure(kind: Kind, program: &Path, load: Load, pace: Pace) -> io:
 fn throughput(kind: Kind, program: &Path, flow: Flow, pace: Pace) -> io::Result<Sample> {
     let Flow { publishers, subscribers, size, most } = flow;
     let mut bench = Bench::open(kind, program, Clients { publishers, subscribers, size }, most)?;
-    let before = bench.server.cpu()?;
+    let before = bench.server.process.cpu()?;
     let arrival = bench.drive(move |sender| sender.run(Instant::now() + pace.sending))?;
-    let used = bench.server.cpu_since(before)?;
+    let used = bench.server.process.cpu_since(before)?;
     Ok(Sample { figures: vec![ratio(used, bench.receiver.check().received)], arrival })
 }
 
@@ -86,11 +87,11 @@ fn connections(kind: Kind, program: &Path, count: u32) -> io::Result<Sample> {
         server.connect(Role::Idle)?;
     }
     server.settle()?;
-    let (cpu, memory) = (server.cpu()?, server.memory()?);
+    let (cpu, memory) = (server.process.cpu()?, server.process.memory()?);
     let open = (0..count).map(|_| server.connect(Role::Idle)).collect::<io::Result<Vec<_>>>()?;
     server.settle()?;
-    let cpu = ratio(server.cpu_since(cpu)?, 1000 * u64::from(count));
-    let memory = ratio(server.memory()?.saturating_sub(memory), count.into());
+    let cpu = ratio(server.process.cpu_since(cpu)?, 1000 * u64::from(count));
+    let memory = ratio(server.process.memory()?.saturating_sub(memory), count.into());
     drop(open);
     Ok(Sample { figures: vec![cpu, memory], arrival: Arrival::default() })
 }

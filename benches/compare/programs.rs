@@ -7,9 +7,9 @@ use std::{
 };
 
 use crate::{
+    kind::Kind,
     protocol::{CHANNEL, CHANNELS, PASSWORD, USER},
     relay::Plan,
-    server::Kind,
 };
 
 /// Debian puts servers where the `PATH` of users does not look.

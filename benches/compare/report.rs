@@ -9,9 +9,10 @@ use std::{
 };
 
 use crate::{
+    kind::Kind,
     measure::{Arrival, Sample},
     programs,
-    server::Kind,
+    support::median,
     work::Work,
 };
 
@@ -128,14 +129,6 @@ impl fmt::Display for Arrival {
         }
         if self.cut { f.write_str(" [cut]") } else { Ok(()) }
     }
-}
-
-pub(crate) fn median(mut figures: Vec<f64>) -> Option<f64> {
-    figures.retain(|figure| figure.is_finite());
-    figures.sort_unstable_by(f64::total_cmp);
-    let middle = figures.len() / 2;
-    let upper = figures.get(middle).copied()?;
-    Some(if figures.len() % 2 == 1 { upper } else { f64::midpoint(figures[middle - 1], upper) })
 }
 
 /// Replaces what a script has written into the documentation before.

@@ -1,7 +1,7 @@
 //! The rounds: every broker does each work once in each, one after the other.
 
 use std::{
-    env, fs, io, iter,
+    env, io, iter,
     path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
@@ -10,11 +10,12 @@ use std::{
 use crate::{
     arguments::{Arguments, USAGE},
     growth, isolation,
+    kind::Kind,
     measure::{Sample, measure, seconds},
     programs,
     relay::{self, Plan},
     report::{self, Table},
-    server::Kind,
+    server::check_file_limit,
     work::{Pace, Work},
 };
 
@@ -97,14 +98,4 @@ fn found(kind: Kind) -> Option<(Kind, PathBuf)> {
         eprintln!("{} is not installed: left out", kind.name());
     }
     program.map(|program| (kind, program))
-}
-
-pub(crate) fn check_file_limit(files: u64) -> io::Result<()> {
-    let limits = fs::read_to_string("/proc/self/limits")?;
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-    let soft = line.and_then(|line| line.split_whitespace().next()).unwrap_or_default();
-    if soft.parse().is_ok_and(|limit: u64| limit < files) {
-        return Err(io::Error::other(format!("the limit of open files is {soft}: run ulimit -n {files} first")));
-    }
-    Ok(())
 }

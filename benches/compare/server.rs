@@ -9,52 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Resource, getrlimit};
 use tempfile::TempDir;
 
-use crate::{
-    programs,
-    protocol::{Protocol, Role},
-    relay::Plan,
-};
+use crate::{kind::Kind, programs, protocol::Role, relay::Plan, support::Process};
 
 /// How long a broker may take to start, or to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Relay,
-    Ours,
-    Python,
-    Nats,
-    Redis,
-    Mosquitto,
-}
-
-impl Kind {
-    pub(crate) const ALL: &'static [Self] =
-        &[Self::Relay, Self::Ours, Self::Python, Self::Nats, Self::Redis, Self::Mosquitto];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Relay => "relay",
-            Self::Ours => "ours",
-            Self::Python => "python",
-            Self::Nats => "nats",
-            Self::Redis => "redis",
-            Self::Mosquitto => "mosquitto",
-        }
-    }
-
-    pub(crate) fn protocol(self) -> Protocol {
-        match self {
-            Self::Relay => Protocol::Blind,
-            Self::Ours | Self::Python => Protocol::Hpfeeds,
-            Self::Nats => Protocol::Nats,
-            Self::Redis => Protocol::Redis,
-            Self::Mosquitto => Protocol::Mqtt,
-        }
-    }
-}
 
 /// How many clients there will be, and how long a message is: a relay has to be told.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +28,8 @@ pub(crate) struct Clients {
 /// Stops the broker when it is dropped.
 pub(crate) struct Server {
     child: Child,
+    /// What is measured.
+    pub(crate) process: Process,
     directory: TempDir,
     dialer: Dialer,
 }
@@ -116,7 +79,8 @@ impl Server {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
-        Ok(Self { child, directory, dialer: Dialer { kind, port, publishers_port } })
+        let process = Process::of(&child)?;
+        Ok(Self { child, process, directory, dialer: Dialer { kind, port, publishers_port } })
     }
 
     /// A client that has authenticated and, if that is its role, subscribed. Waits until the broker has started.
@@ -145,50 +109,14 @@ impl Server {
         self.directory.path().join("log")
     }
 
-    /// The processor time that all its threads have used, in nanoseconds.
-    pub(crate) fn cpu(&self) -> io::Result<u64> {
-        let mut sum = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let text = fs::read_to_string(task?.path().join("schedstat"))?;
-            let first = text.split_whitespace().next().and_then(|number| number.parse::<u64>().ok());
-            sum += first.ok_or_else(|| io::Error::other("/proc/PID/task/TID/schedstat is empty"))?;
-        }
-        Ok(sum)
-    }
-
-    /// How much more that is than before; an error when the broker has ended.
-    pub(crate) fn cpu_since(&self, before: u64) -> io::Result<u64> {
-        self.memory()?;
-        self.cpu()?.checked_sub(before).ok_or_else(|| io::Error::other("a thread of the broker has ended"))
-    }
-
-    /// Its resident memory in KiB.
-    pub(crate) fn memory(&self) -> io::Result<u64> {
-        self.status("VmRSS:")
-    }
-
-    /// The most that it has ever been.
+    /// The most memory that was resident so far, in KiB.
     pub(crate) fn peak(&self) -> io::Result<u64> {
-        self.status("VmHWM:")
-    }
-
-    fn status(&self, field: &str) -> io::Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix(field));
-        let number = line.and_then(|line| line.split_whitespace().next()).and_then(|number| number.parse().ok());
-        number.ok_or_else(|| io::Error::other("the broker has ended"))
+        self.process.status()?.vmhwm.ok_or_else(|| io::Error::other("the broker has ended"))
     }
 
     /// Waits until it has nothing more to do.
     pub(crate) fn settle(&self) -> io::Result<()> {
-        let deadline = Instant::now() + PATIENCE / 2;
-        loop {
-            let before = self.cpu()?;
-            thread::sleep(Duration::from_millis(100));
-            if self.cpu_since(before)? < 500_000 || Instant::now() > deadline {
-                return Ok(());
-            }
-        }
+        self.process.settle(PATIENCE / 2)
     }
 
     /// An error, and what the broker has said.
@@ -205,6 +133,16 @@ impl Drop for Server {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// An error when this process may not open so many files; each connection is one.
+pub(crate) fn check_file_limit(files: u64) -> io::Result<()> {
+    match getrlimit(Resource::Nofile).current {
+        Some(soft) if soft < files => {
+            Err(io::Error::other(format!("the limit of open files is {soft}: run ulimit -n {files} first")))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,31 +1,21 @@
-//! What a process has used so far, as Linux tells it. Elsewhere nothing is known.
+//! CPU time and resident memory of a process, from `/proc`: known on Linux only.
 
-use std::{
-    fs,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-/// Ticks of `/proc/PID/stat` per second: a constant of the interface.
-const TICKS: u64 = 100;
-
+/// What a process has used so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Usage {
-    /// As the clock ticks have it: user and system time.
+    /// User and system time, in clock ticks of 10 ms.
     ticked: Duration,
-    /// As the scheduler has it, to the nanosecond, for the threads that run now; zero when it is not kept.
+    /// CPU time of the threads that run now, from the scheduler, to the nanosecond; zero when it is not kept.
     scheduled: Duration,
-    /// Memory that is resident, in bytes.
+    /// Resident memory, in bytes.
     pub(super) rss: u64,
 }
 
 impl Usage {
     pub(super) fn of(pid: Option<u32>) -> Option<Self> {
-        let pid = pid?;
-        let process = Path::new("/proc").join(pid.to_string());
-        let ticked = ticked(&fs::read_to_string(process.join("stat")).ok()?)?;
-        let rss = rss(&fs::read_to_string(process.join("status")).ok()?)?;
-        Some(Self { ticked, scheduled: scheduled(&process.join("task")), rss })
+        read(pid?)
     }
 
     /// CPU time since an earlier look.
@@ -37,12 +27,23 @@ impl Usage {
     }
 }
 
-/// Fields 14 and 15; the second may hold anything, but ends with the last parenthesis.
-fn ticked(stat: &str) -> Option<Duration> {
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut times = fields.split_whitespace().skip(11).map(str::parse::<u64>);
-    let ticks = times.next()?.ok()? + times.next()?.ok()?;
-    Some(Duration::from_millis(ticks * (1000 / TICKS)))
+#[cfg(target_os = "linux")]
+fn read(pid: u32) -> Option<Usage> {
+    let process = procfs::process::Process::new(pid.try_into().ok()?).ok()?;
+    let stat = process.stat().ok()?;
+    let rss = process.status().ok()?.vmrss? * 1024;
+    let tasks = process.tasks().into_iter().flatten().flatten();
+    let scheduled = tasks.filter_map(|task| task.schedstat().ok()).map(|task| task.sum_exec_runtime).sum();
+    Some(Usage {
+        ticked: Duration::from_millis((stat.utime + stat.stime) * 1000 / procfs::ticks_per_second()),
+        scheduled: Duration::from_nanos(scheduled),
+        rss,
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn read(_pid: u32) -> Option<Usage> {
+    None
 }
 
 /// Measures from its start on: the time, the broker's process when it is known, and this process.
@@ -83,21 +84,6 @@ impl Meter {
     }
 }
 
-/// The line `VmRSS:     1234 kB`.
-fn rss(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
-}
-
-fn scheduled(tasks: &Path) -> Duration {
-    let Ok(tasks) = fs::read_dir(tasks) else { return Duration::ZERO };
-    let of_one = |task: fs::DirEntry| {
-        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
-    };
-    tasks.flatten().filter_map(of_one).sum()
-}
-
 /// Lets this process hold so many connections, if the system permits.
 pub(super) fn allow_connections(count: u64) -> Result<(), String> {
     #[cfg(unix)]
@@ -122,20 +108,11 @@ pub(super) fn wake_punctually() {
     let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use super::*;
 
-    #[test]
-    fn reads_what_linux_writes() {
-        let stat = "1 (a) b (c) S 1 1 1 0 -1 4194560 1 1 1 1 123 45 0 0 20 0 1 0";
-        assert_eq!(ticked(stat), Some(Duration::from_millis(1680)));
-        assert_eq!(rss("Name:\tx\nVmRSS:\t    12 kB\nRssAnon: 1 kB\n"), Some(12288));
-        assert_eq!((ticked("1 (a) S"), rss("Name: x")), (None, None));
-    }
-
-    #[cfg(target_os = "linux")]
     #[test]
     fn this_process_uses_something() {
         let before = Usage::of(Some(std::process::id())).unwrap();

@@ -1,0 +1,39 @@
+//! The kinds of servers that are measured: the relay, our broker, and others.
+
+use crate::protocol::Protocol;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Relay,
+    Ours,
+    Python,
+    Nats,
+    Redis,
+    Mosquitto,
+}
+
+impl Kind {
+    pub(crate) const ALL: &'static [Self] =
+        &[Self::Relay, Self::Ours, Self::Python, Self::Nats, Self::Redis, Self::Mosquitto];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Relay => "relay",
+            Self::Ours => "ours",
+            Self::Python => "python",
+            Self::Nats => "nats",
+            Self::Redis => "redis",
+            Self::Mosquitto => "mosquitto",
+        }
+    }
+
+    pub(crate) fn protocol(self) -> Protocol {
+        match self {
+            Self::Relay => Protocol::Blind,
+            Self::Ours | Self::Python => Protocol::Hpfeeds,
+            Self::Nats => Protocol::Nats,
+            Self::Redis => Protocol::Redis,
+            Self::Mosquitto => Protocol::Mqtt,
+        }
+    }
+}
