@@ -1,0 +1,103 @@
+//! The floors of the library: its imports run downwards.
+
+use std::{fs, path::Path};
+
+#[path = "../support/imports.rs"]
+mod checker;
+
+/// From the top floor down.
+const FLOORS: [&[&str]; 13] = [
+    &["lib"],
+    &["client/mod"],
+    &["client/merge", "client/options"],
+    &["client/session"],
+    &["client/publisher", "client/driver"],
+    &["client/connection"],
+    &["client/driver/reconnect"],
+    &["client/driver/desired"],
+    &["client/queue", "client/config", "client/event"],
+    &["client/connect", "client/driver/backoff"],
+    &["client/error"],
+    &["client/connect/addr", "client/connect/tls/fault"],
+    &["wire", "x509", "units"],
+];
+
+#[test]
+fn imports_run_downwards() {
+    let found = checker::violations(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &FLOORS);
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// Checks a crate of these files.
+fn check(files: &[(&str, &str)], floors: &[&[&str]]) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    checker::violations(folder.path(), floors)
+}
+
+#[test]
+fn an_import_that_climbs_is_found_with_its_line() {
+    let top = ("top/mod.rs", "use crate::low::Thing;\n");
+    let floors: [&[&str]; 3] = [&["lib"], &["top"], &["low"]];
+    for (low, line) in [
+        ("use std::fmt;\n\nuse crate::top::Other;\n", 3),
+        ("use crate::{\n    low::Thing,\n    top::{Other, self},\n};\n", 3),
+        ("use super::top;\n", 1),
+        ("\nfn f() -> crate::top::Other {}\n", 2),
+        ("#[cfg(test)]\nmod tests { use crate::top; }\nuse crate::top::Other as Lost;\n", 3),
+        ("const QUOTE: char = '\"'; const TEXT: &str = r#\"\"\"#; /* \" */\nuse crate::top::*;\n", 2),
+    ] {
+        let found = check(&[top, ("lib.rs", ""), ("low.rs", low)], &floors);
+        assert!(
+            found
+                .iter()
+                .any(|one| one.starts_with(&format!("low.rs:{line}: `")) && one.contains("climbs to top/mod.rs")),
+            "{low}: {found:?}"
+        );
+    }
+    for low in [
+        "// use crate::top::Other;\nconst TEXT: &str = \"crate::top::Other\";\n",
+        "#[cfg(test)]\nmod tests {\n    use crate::top::Other;\n}\n",
+        "#[cfg(test)]\nuse crate::top::Other;\n",
+        "use other::top::Other;\n",
+    ] {
+        let found = check(&[top, ("lib.rs", ""), ("low.rs", low)], &floors);
+        assert!(found.is_empty(), "{low}: {found:?}");
+    }
+}
+
+#[test]
+fn circles_of_files_and_imports_through_the_face_are_found() {
+    let lib = ("lib.rs", "pub use folder::Thing;\n");
+    let floors: [&[&str]; 2] = [&["lib"], &["folder"]];
+    let circle = [
+        lib,
+        ("folder/mod.rs", "pub use one::Thing;\n"),
+        ("folder/one.rs", "use super::two::Other;\n"),
+        ("folder/two.rs", "\nuse super::Thing;\n"),
+    ];
+    let found = check(&circle, &floors);
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(found.contains(&"folder/two.rs:2: closes a circle with folder/mod.rs".to_owned()), "{found:?}");
+    let face = [lib, ("folder/mod.rs", "use crate::Thing;\n")];
+    let found = check(&face, &floors);
+    assert!(
+        found.contains(&"folder/mod.rs:1: `crate::Thing` goes through the face of the crate".to_owned()),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn files_without_a_floor_and_floors_without_a_file_are_found() {
+    let found = check(&[("lib.rs", ""), ("new.rs", "")], &[&["lib"], &["gone"]]);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].starts_with("gone: ") && found[1] == "new.rs: is on no floor", "{found:?}");
+    // Modules for tests alone need none.
+    let tests =
+        [("lib.rs", "#[cfg(test)]\n#[allow(unused)]\nmod tests;\n"), ("tests/mod.rs", ""), ("tests/more.rs", "")];
+    assert_eq!(check(&tests, &[&["lib"]]), [""; 0]);
+}
