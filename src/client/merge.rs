@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_run_that_has_been_read_keeps_no_memory() {
+    async fn a_batch_that_has_been_read_keeps_no_memory() {
         let mut session = session();
         let mut memory = BytesMut::with_capacity(4096);
         let room = memory.capacity();
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_that_comes_later_wakes_up_whoever_waits() {
+    async fn a_message_that_comes_later_wakes_up_the_waiting_reader() {
         let mut merged = merge([session(), session()]);
         let late = merged.sessions()[1].shared().clone();
         let waiting = tokio::spawn(async move { merged.next().await.map(|(index, _)| index) });
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_ends_with_the_last_session_and_not_before() {
+    async fn merged_stream_ends_with_the_last_session_and_not_before() {
         let mut merged = merge([session(), session()]);
         let shared: Vec<_> = merged.sessions().iter().map(|session| session.shared().clone()).collect();
         shared[0].inbox.end();
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_not_taken_is_left_to_the_sessions() {
+    async fn untaken_messages_are_left_to_the_sessions() {
         let mut merged = merge([session()]);
         merged.sessions()[0].shared().inbox.push(batch(&["a", "b"]));
         merged.next().await.unwrap();

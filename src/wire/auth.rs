@@ -97,13 +97,13 @@ mod tests {
     ];
 
     #[test]
-    fn signs_nonce_then_secret() {
+    fn signature_covers_nonce_then_secret() {
         let nonce = Nonce::new([1, 2, 3, 4]);
         assert_eq!(Secret::from("secret").sign(&nonce), KNOWN);
     }
 
     #[test]
-    fn verifies_only_the_exact_digest() {
+    fn secret_verifies_only_the_exact_digest() {
         let nonce = Nonce::new([1, 2, 3, 4]);
         let secret = Secret::from("secret");
         assert!(secret.verify(&nonce, &KNOWN));
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_does_not_show_it() {
+    fn debug_of_a_secret_does_not_show_it() {
         assert_eq!(format!("{:?}", Secret::from("hunter2")), "Secret(…)");
     }
 }

@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_makes_a_name_checks_it() {
+    fn every_constructor_of_a_name_checks_it() {
         assert_eq!("a".parse::<Ident>(), Ident::try_from("a"));
         assert_eq!(Channel::try_from("c".to_owned()).unwrap(), "c".to_owned());
         assert!(*"c" == Channel::new("c").unwrap());

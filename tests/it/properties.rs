@@ -76,7 +76,7 @@ proptest! {
     #![proptest_config(cases(2000))]
 
     #[test]
-    fn what_is_encoded_decodes_to_the_same_in_any_pieces(
+    fn encoded_frames_decode_to_the_same_in_any_pieces(
         frames in frames(),
         max in select(&[0u32, 64, 300, 1 << 20][..]),
         sizes in vec(1..40usize, 1..6),

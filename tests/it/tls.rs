@@ -345,7 +345,7 @@ async fn a_session_without_tls_at_a_port_for_it_is_told_of_tls() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_certificate_is_said_in_words() {
+async fn certificate_faults_are_said_in_words() {
     let server = Server::start("broker.test", false).await;
     let error = error_of(server.builder(server.trusted())).await;
     let expected = "the broker's certificate is for \"broker.test\", not for \"localhost\": connect to that name, or say \

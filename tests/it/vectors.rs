@@ -26,7 +26,7 @@ struct Vector {
 }
 
 #[test]
-fn decode_in_one_piece() {
+fn golden_frames_decode_in_one_piece() {
     for vector in vectors() {
         let mut codec = Codec::new(vector.limits);
         let mut buffer = BytesMut::from(&*vector.bytes);
@@ -35,7 +35,7 @@ fn decode_in_one_piece() {
 }
 
 #[test]
-fn decode_in_pieces_of_every_small_size() {
+fn golden_frames_decode_in_pieces_of_every_small_size() {
     for vector in vectors().into_iter().filter(|vector| vector.bytes.len() < 4096) {
         for size in 1..=vector.bytes.len().min(40) {
             let mut codec = Codec::new(vector.limits);

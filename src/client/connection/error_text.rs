@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn knows_the_texts_of_brokers_in_use() {
+    fn denial_kind_is_told_by_the_texts_of_brokers_in_use() {
         let ident = "me";
         let a = || Some(Channel::new("a").unwrap());
         let cases = [
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_channel_among_awkward_names() {
+    fn denied_channel_is_found_among_awkward_names() {
         let ident = "x, chan=y";
         let text = "Authkey not allowed to sub here. ident=x, chan=y, chan=a, chan=b";
         let expected = DenialKind::Subscribe(Some(Channel::new("a, chan=b").unwrap()));

@@ -49,7 +49,7 @@ mod tests {
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
     #[test]
-    fn doubles_up_to_the_maximum() {
+    fn delay_doubles_up_to_the_maximum() {
         let backoff = Backoff::new(MS(100), MS(1000));
         let ceilings: Vec<_> = (0..6).map(|failures| backoff.delay(failures, 1.0)).collect();
         assert_eq!(ceilings, [MS(100), MS(200), MS(400), MS(800), MS(1000), MS(1000)]);

@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_written_long_ago_is_not_on_its_way() {
+    fn messages_written_long_ago_are_not_on_their_way() {
         for length in [20, 1000, 100_000, 1 << 20] {
             let (mut recent, most) = (Recent::default(), ON_THE_WAY / length);
             for n in 0..3 * most {

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_driver_that_panics_ends_its_task_whoever_ran_it() {
+    async fn a_panic_of_the_driver_ends_its_task_also_when_polled_inline() {
         let ended = Arc::new(());
         let witness = ended.clone();
         let mut first = true;

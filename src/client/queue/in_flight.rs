@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stays_is_in_no_more_pieces_than_before() {
+    fn retained_messages_are_in_no_more_batches_than_before() {
         let mut batches =
             VecDeque::from([batch(&["a", "b", "a", "b", "b", "a"]), batch(&["a", "a"]), batch(&["b", "b"])]);
         let removed = retain(&mut batches, |channel| channel == "b");

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_bounded_and_says_when_there_is_room_again() {
+    fn receive_queue_is_bounded_and_says_when_there_is_room_again() {
         let waker = noop_waker();
         let cx = &mut Context::from_waker(&waker);
         let inbox = Inbox::new(10);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_after_what_is_queued() {
+    fn receive_queue_ends_behind_its_last_batch() {
         let waker = noop_waker();
         let cx = &mut Context::from_waker(&waker);
         let inbox = Inbox::new(10);

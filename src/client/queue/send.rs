@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_written_runs_is_used_again_and_never_grows() {
+    fn memory_of_written_batches_is_used_again_and_never_grows() {
         let (outbox, mut in_flight) = (outbox(), InFlight::default());
         for _ in 0..200 {
             // Not a divisor of the memory's size: each batch ends with a message that no longer
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_publisher_yields_once_for_each_batch_that_nobody_took() {
+    fn a_publisher_yields_once_for_each_batch_that_is_not_taken() {
         let (outbox, mut in_flight) = (outbox(), InFlight::default());
         let yields = |payload: &Bytes, total: usize| {
             let mut yields = 0;

@@ -45,7 +45,7 @@ async fn a_silent_rejection_is_not_a_confirmation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_lost_before_close_is_counted_and_does_not_fail_a_later_connection() {
+async fn messages_lost_before_close_are_counted_and_do_not_fail_a_later_connection() {
     for comes_back in [false, true] {
         let (mut script, builder) = Script::new();
         let mut session = builder.start().unwrap();
@@ -97,7 +97,7 @@ async fn close_speaks_of_the_last_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_do_those_of_a_closed_one() {
+async fn handles_of_a_closed_session_fail_as_closed() {
     let (script, builder) = Script::new();
     script.set_down(true);
     let mut session = builder.max_retries(2).start().unwrap();

@@ -24,7 +24,7 @@ fn error_frame(text: &str) -> Vec<u8> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_in_one_segment_with_info_is_heard() {
+async fn frames_in_one_segment_with_info_are_processed() {
     for text in ["too many connections", "Authentication failed for me"] {
         let (mut script, builder) = Script::new();
         let (session, ()) = tokio::join!(builder.connect(), async {
@@ -168,7 +168,7 @@ async fn a_backlog_does_not_starve_the_task_that_reads_it() {
 }
 
 #[tokio::test]
-async fn words_before_a_reset_are_heard() {
+async fn error_before_a_reset_is_reported() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     for _ in 0..20 {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

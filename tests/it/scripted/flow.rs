@@ -33,7 +33,7 @@ async fn a_full_queue_gives_the_payload_back_and_makes_publish_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_published_is_refused_before_it_is_queued() {
+async fn illegal_message_is_refused_before_it_is_queued() {
     let (_script, builder) = Script::new();
     let session = builder.limits(Limits::new(100)).start().unwrap();
     let free = session.publisher().free();
@@ -148,7 +148,7 @@ async fn subscriptions_that_cancel_out_are_never_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fragments_and_runs_come_out_as_the_same_messages() {
+async fn fragments_and_batches_come_out_as_the_same_messages() {
     let (mut script, builder) = Script::new();
     let mut session = builder.start().unwrap();
     let mut peer = script.login().await;

@@ -27,7 +27,7 @@ async fn accepted(session: &ClientSession, script: &mut Script) -> Peer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_broker_has_read_to_our_end_is_confirmed_and_the_session_goes_on() {
+async fn messages_read_up_to_our_end_are_confirmed_and_the_session_goes_on() {
     let (mut script, builder) = Script::new();
     let mut session = builder.start().unwrap();
     session.publish("x", "1").await.unwrap();

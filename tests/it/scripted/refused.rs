@@ -185,7 +185,7 @@ async fn a_denial_while_ages_ago_is_not_why_the_session_gave_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_broker_says_is_not_kept_by_the_megabyte() {
+async fn error_text_is_not_kept_by_the_megabyte() {
     let (mut script, builder) = Script::new();
     let session = builder.start().unwrap();
     let mut peer = script.login().await;
