@@ -14,9 +14,10 @@
 //! # Ok(()) }
 //! ```
 //!
-//! - [`ClientSession`] is a [`Stream`](futures::Stream) of `(ident, channel, payload)`. It reconnects by itself,
-//!   subscribes again and sends what was queued meanwhile. Merge several with the combinators that you know
-//!   (`select_all`, `StreamMap`, `forward`), or for less with [`merge`].
+//! - [`ClientSession`] is a [`Stream`](futures::Stream) of `(ident, channel, payload)`. It
+//!   reconnects by itself, subscribes again and sends what was queued meanwhile. Merge several with
+//!   the combinators that you know (`select_all`, `StreamMap`, `forward`), or for less with
+//!   [`merge`].
 //! - [`Publisher`] is its cloneable sending half, and [`PublishSink`] a `Sink` for one channel.
 //! - [`SessionEvent`] and [`SessionState`] tell an operator why nothing arrives.
 //! - [`wire`] is the protocol itself, without any I/O, and a codec for `tokio_util`.

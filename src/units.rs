@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
-/// Reads a size in bytes: a whole number with an optional k, M or G (1024 each, in either case), after which B or iB may
-/// stand, as in `65536`, `64k`, `10M` or `1GiB`. Zero is a size.
+/// Reads a size in bytes: a whole number with an optional k, M or G (1024 each, in either case),
+/// after which B or iB may stand, as in `65536`, `64k`, `10M` or `1GiB`. Zero is a size.
 ///
-/// The error has no value in it and ends without a full stop, for a command-line parser that names both.
+/// The error has no value in it and ends without a full stop, for a command-line parser that names
+/// both.
 pub fn size(text: &str) -> Result<u64, &'static str> {
     const WANTED: &str = "not a size such as 65536, 64k, 10M or 1GiB";
     let lower = text.to_ascii_lowercase();
@@ -32,8 +33,8 @@ pub fn message_size(text: &str) -> Result<u32, &'static str> {
     u32::try_from(size(text)?).map_err(|_| "too large: a frame holds less than 4G")
 }
 
-/// Reads a number of seconds, such as `10` or `0.5`. Zero is a time. Everything longer than a [`Duration`] can be is an
-/// error; so is a negative number.
+/// Reads a number of seconds, such as `10` or `0.5`. Zero is a time. Everything longer than a
+/// [`Duration`] can be is an error; so is a negative number.
 pub fn seconds(text: &str) -> Result<Duration, &'static str> {
     const WANTED: &str = "not a number of seconds such as 10 or 0.5";
     let number: f64 = text.parse().map_err(|_| WANTED)?;

@@ -1,9 +1,10 @@
 //! The few fields of an X.509 certificate that TLS needs when a certificate is trusted for itself.
 //!
-//! webpki, which checks chains, reads version 3 only. Certificates of version 1 have no extensions; a certificate that is
-//! trusted byte for byte needs no chain either. What is read here comes from files of the user, never from a peer.
+//! webpki, which checks chains, reads version 3 only. Certificates of version 1 have no extensions;
+//! a certificate that is trusted byte for byte needs no chain either. All input comes from files of
+//! the user, never from a peer.
 
-/// What a certificate says about itself. All slices are of the DER that it was read from.
+/// The fields of a certificate. All slices are of the DER that it was read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Certificate<'a> {
     /// Valid from here on, in seconds since 1970.
@@ -12,7 +13,8 @@ pub struct Certificate<'a> {
     pub not_after: i64,
     /// The key that it is about.
     pub public_key: PublicKey<'a>,
-    /// Whether it lists names of hosts (`subjectAltName`); then the common name says nothing about them.
+    /// Whether it lists names of hosts (`subjectAltName`); then the common name says nothing about
+    /// them.
     pub has_alt_names: bool,
     /// The contents of the subject, a list of attributes.
     subject: &'a [u8],
@@ -87,8 +89,8 @@ impl<'a> Certificate<'a> {
         })
     }
 
-    /// Whether a common name is that of a host (without regard to case; `*.` at its beginning stands for one label) or
-    /// its IP address.
+    /// Whether a common name is that of a host (without regard to case; `*.` at its beginning
+    /// stands for one label) or its IP address.
     #[must_use]
     pub fn is_named(&self, host: &str) -> bool {
         let ip = |name: &str| name.parse::<std::net::IpAddr>().ok();
@@ -123,7 +125,7 @@ impl<'a> PublicKey<'a> {
     }
 }
 
-/// What is left to be read: values of DER, one after the other.
+/// The DER that is left to be read: values of DER, one after the other.
 #[derive(Clone, Copy)]
 struct Reader<'a>(&'a [u8]);
 
@@ -190,8 +192,8 @@ mod tests {
 
     use super::*;
 
-    /// `openssl x509 -req -signkey`: version 1. P-256, for the common name `*.Example.org`, from 1999-12-31 23:59:59
-    /// to 2050-03-01 00:00:00.
+    /// `openssl x509 -req -signkey`: version 1. P-256, for the common name `*.Example.org`, from
+    /// 1999-12-31 23:59:59 to 2050-03-01 00:00:00.
     const VERSION_1: &[u8] = include_bytes!("../tests/support/certificates/x509-version-1.der");
 
     #[test]

@@ -95,7 +95,7 @@ pub(crate) enum Cause {
     },
 }
 
-/// What the error of `try_publish` says, too.
+/// The text of a full queue, also in the error of `try_publish`.
 pub(super) const FULL: &str = "the send queue is full: the broker is away or slower than this program";
 
 impl Error {

@@ -14,7 +14,7 @@ use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 use super::error::Error;
 use crate::wire::Channel;
 
-/// What a session is doing right now.
+/// The current state of a session.
 ///
 /// ```text
 ///            ┌────────────── failure ─────────────┐
@@ -71,7 +71,7 @@ pub enum SessionEvent {
     },
     /// The broker did not accept the ident and secret. The session tries again with growing delays.
     AuthRejected {
-        /// What was refused, and what the broker said.
+        /// The refused message, and the broker's text.
         cause: Error,
     },
     /// The broker refused a message. The channel is quarantined:
@@ -82,7 +82,7 @@ pub enum SessionEvent {
         channel: Option<Channel>,
         /// How many messages that were queued for the channel were discarded.
         discarded: u64,
-        /// What the broker said.
+        /// The broker's text.
         cause: Error,
     },
     /// The broker refused a subscription. It is not asked for again until
@@ -90,7 +90,7 @@ pub enum SessionEvent {
     SubscribeDenied {
         /// The channel, when the broker named it or when it can only have been this one.
         channel: Option<Channel>,
-        /// What the broker said.
+        /// The broker's text.
         cause: Error,
     },
     /// The broker reported something else, for example that this consumer is too slow.
@@ -106,10 +106,10 @@ pub enum SessionEvent {
         /// How many there were since the session was made;
         /// [`skipped`](crate::ClientSession::skipped) counts on.
         messages: u64,
-        /// What is wrong with this one, and what to do.
+        /// The fault of this one, and what to do.
         cause: Error,
     },
-    /// Whoever reads the events was too slow: this many are missing here.
+    /// The reader of the events was too slow: this many are missing here.
     Missed(u64),
     /// The session is over; the last event.
     Closed {

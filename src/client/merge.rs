@@ -165,7 +165,7 @@ struct Ready {
     /// For each session, whether it is in the queue: so the queue is never longer than there are
     /// sessions.
     queued: Vec<bool>,
-    /// Who waits while the queue is empty.
+    /// The reader that waits while the queue is empty.
     waiting: Option<Waker>,
 }
 
@@ -249,7 +249,7 @@ mod tests {
         bytes
     }
 
-    /// What can be taken without waiting.
+    /// The messages that can be taken without waiting.
     fn taken(merged: &mut Merged) -> Vec<String> {
         let mut taken = Vec::new();
         while let Some(Some((index, (_, _, payload)))) = merged.next().now_or_never() {
@@ -289,7 +289,7 @@ mod tests {
         assert_eq!(merged.next().await.unwrap().1.2, "c");
         tokio::time::advance(TIME_SLICE / 2).await;
         assert_eq!(taken(&mut merged), ["2e", "2f", "0d"]);
-        // Those that had nothing are woken up by what comes.
+        // Sessions that had nothing are woken up by what comes.
         shared[1].inbox.push(batch(&["g"]));
         assert_eq!(taken(&mut merged), ["1g"]);
         merged.push(session());

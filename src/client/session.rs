@@ -159,7 +159,7 @@ impl ClientSession {
         self.inner.shared.skipped()
     }
 
-    /// Who this session is.
+    /// The ident of this session.
     #[must_use]
     pub fn ident(&self) -> &Ident {
         &self.inner.shared.config.ident
@@ -171,13 +171,13 @@ impl ClientSession {
         &self.inner.shared.config.addr
     }
 
-    /// What the session is doing; always current, and can be waited on.
+    /// The current state of the session; always current, and can be waited on.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<SessionState> {
         self.inner.shared.state.subscribe()
     }
 
-    /// What happens to the session, as a stream that ends with it. The first call sees what
+    /// The events of the session, as a stream that ends with it. The first call sees what
     /// happened since the session was made (up to 64 events), later calls what happens from then
     /// on.
     #[must_use]
@@ -205,17 +205,17 @@ impl ClientSession {
     /// `Ok` means that it has read every message that was written to this connection, left none
     /// unsent, and refused none on any. Otherwise the error says how many were left unsent or
     /// unconfirmed ([`is_incomplete`](Error::is_incomplete)) and why, or what was refused; or why
-    /// the session had already given up. What may have been lost with earlier connections, which
-    /// broke, is [`unconfirmed`](Self::unconfirmed): a program that must know of every message
-    /// looks there, too. Never takes much longer than
+    /// the session had already given up. Losses with earlier connections, which broke, are counted
+    /// by [`unconfirmed`](Self::unconfirmed): a program that must know of every message looks
+    /// there, too. Never takes much longer than
     /// [`close_timeout`](crate::SessionBuilder::close_timeout). Messages that were already received
     /// can still be read.
     ///
     /// The confirmation is the broker's end of stream, as the protocol has no other. One that had
     /// come before ours left, or while something of ours was unacknowledged, is none; the latter is
-    /// known on Linux and Android. What nobody can tell from a confirmation is a broker, or a proxy
-    /// before it, that ends its stream by itself just then, without having read what its system has
-    /// received.
+    /// known on Linux and Android. A broker, or a proxy before it, that ends its stream by itself
+    /// just then, without having read what its system has received, cannot be told from one that
+    /// confirms.
     ///
     /// Cancel safe: the session goes on closing, and another call waits for the same outcome. May
     /// be called outside of a runtime, too.

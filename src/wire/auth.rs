@@ -45,7 +45,7 @@ impl Secret {
         self.0.is_empty()
     }
 
-    /// What a client answers to a nonce.
+    /// Signs a nonce: the client's answer in AUTH.
     #[must_use]
     pub fn sign(&self, nonce: &Nonce) -> Digest {
         let mut hash = Sha1::new();

@@ -48,7 +48,7 @@ impl BatchExtent {
     }
 }
 
-/// What stands behind the PUBLISH frames at the start of a batch.
+/// The end of the PUBLISH frames at the start of a batch: what stands behind them.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum BatchEnd {

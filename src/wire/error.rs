@@ -8,7 +8,7 @@ use super::{names::NameError, opcode::Opcode};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Field {
-    /// Who authenticates or publishes.
+    /// The identity that authenticates or publishes.
     Ident,
     /// Where a message goes.
     Channel,
@@ -43,7 +43,7 @@ pub enum DecodeError {
     /// The total length is above the limit of its opcode. See [`Limits`](super::Limits).
     #[error("{opcode} frame of {length} bytes is too long: the limit is {limit} bytes")]
     TooLong {
-        /// What kind of frame it is.
+        /// The kind of the frame.
         opcode: Opcode,
         /// The length that the header claims, in bytes.
         length: u32,
@@ -56,19 +56,19 @@ pub enum DecodeError {
     /// The frame ends before or inside a field.
     #[error("{opcode} frame ends inside the {field}")]
     Truncated {
-        /// What kind of frame it is.
+        /// The kind of the frame.
         opcode: Opcode,
-        /// What is cut short.
+        /// The field that is cut short.
         field: Field,
     },
     /// A name has no bytes or too many, or is not UTF-8.
     #[error("{field} in {opcode} frame {cause}")]
     Name {
-        /// What kind of frame it is.
+        /// The kind of the frame.
         opcode: Opcode,
         /// Which name.
         field: Field,
-        /// What is wrong with it.
+        /// Why the name is not legal.
         cause: NameError,
     },
     /// The signature of AUTH is not 20 bytes long.
@@ -95,7 +95,7 @@ pub enum EncodeError {
     /// The frame would be above the limit of its opcode, and the peer would drop the connection.
     #[error("{opcode} frame of {length} bytes is too long: the limit is {limit} bytes")]
     TooLong {
-        /// What kind of frame it is.
+        /// The kind of the frame.
         opcode: Opcode,
         /// The length the frame would have, in bytes, header included.
         length: usize,

@@ -25,35 +25,35 @@ pub enum Frame {
     Info {
         /// The broker's name, at most 255 bytes.
         name: String,
-        /// What the client must sign.
+        /// The random bytes that the client must sign.
         nonce: Nonce,
     },
     /// The client's answer to INFO.
     Auth {
-        /// Who it is.
+        /// The client's identity.
         ident: Ident,
         /// The proof.
         digest: Digest,
     },
     /// A message.
     Publish {
-        /// Who published it.
+        /// The publisher's identity.
         ident: Ident,
         /// Where.
         channel: Channel,
-        /// What; opaque bytes, possibly none.
+        /// The payload; opaque bytes, possibly none.
         payload: Bytes,
     },
     /// The client wants a channel's messages.
     Subscribe {
-        /// Who it is; brokers do not check it here.
+        /// The client's identity; brokers do not check it here.
         ident: Ident,
         /// Which channel.
         channel: Channel,
     },
     /// The client no longer wants a channel's messages.
     Unsubscribe {
-        /// Who it is; brokers do not check it here.
+        /// The client's identity; brokers do not check it here.
         ident: Ident,
         /// Which channel.
         channel: Channel,
@@ -61,7 +61,7 @@ pub enum Frame {
 }
 
 impl Frame {
-    /// What kind of frame it is.
+    /// The kind of the frame.
     #[must_use]
     pub fn opcode(&self) -> Opcode {
         match self {
@@ -137,7 +137,7 @@ pub fn encode_publish(
     Ok(())
 }
 
-/// What comes before the payload of a PUBLISH frame, in bytes, for names that have been checked.
+/// The length of a PUBLISH frame without its payload, in bytes, for names that have been checked.
 pub(crate) fn publish_head_len(ident: &str, channel: &str) -> usize {
     HEADER_LEN + 1 + ident.len() + 1 + channel.len()
 }
@@ -200,35 +200,35 @@ pub enum FrameRef<'a> {
     Info {
         /// The broker's name.
         name: &'a str,
-        /// What the client must sign.
+        /// The random bytes that the client must sign.
         nonce: &'a [u8],
     },
     /// See [`Frame::Auth`].
     Auth {
-        /// Who it is; 1 to 255 bytes.
+        /// The client's identity; 1 to 255 bytes.
         ident: &'a str,
         /// The proof.
         digest: &'a Digest,
     },
     /// See [`Frame::Publish`].
     Publish {
-        /// Who published it; 1 to 255 bytes.
+        /// The publisher's identity; 1 to 255 bytes.
         ident: &'a str,
         /// Where; 1 to 255 bytes.
         channel: &'a str,
-        /// What.
+        /// The payload.
         payload: &'a [u8],
     },
     /// See [`Frame::Subscribe`].
     Subscribe {
-        /// Who it is; 1 to 255 bytes.
+        /// The client's identity; 1 to 255 bytes.
         ident: &'a str,
         /// Which channel; 1 to 255 bytes.
         channel: &'a str,
     },
     /// See [`Frame::Unsubscribe`].
     Unsubscribe {
-        /// Who it is; 1 to 255 bytes.
+        /// The client's identity; 1 to 255 bytes.
         ident: &'a str,
         /// Which channel; 1 to 255 bytes.
         channel: &'a str,

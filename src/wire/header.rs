@@ -54,7 +54,7 @@ impl Default for Limits {
 /// The first five bytes of a frame, checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// What kind of frame follows.
+    /// The kind of the frame.
     pub opcode: Opcode,
     /// The whole frame, in bytes, this header included: at least 5.
     pub length: usize,
@@ -87,7 +87,8 @@ impl Header {
         bytes.get(HEADER_LEN..self.length)
     }
 
-    /// What [`parse`](Self::parse) refuses a header for: out of line, as it ends the connection.
+    /// The error for which [`parse`](Self::parse) refuses a header: out of line, as it ends the
+    /// connection.
     #[cold]
     fn fault(length: u32, byte: u8, opcode: Option<Opcode>, limits: Limits) -> DecodeError {
         match opcode {

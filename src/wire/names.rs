@@ -1,3 +1,5 @@
+//! Names and patterns: idents and channels, and what a pattern stands for.
+
 use std::{borrow::Borrow, fmt, ops::Deref, str::FromStr};
 
 use ecow::EcoString;
@@ -172,7 +174,7 @@ macro_rules! name_type {
 }
 
 name_type! {
-    /// Who publishes: the identifier of an authkey, such as `"sensor-17"`.
+    /// The identifier of an authkey, such as `"sensor-17"`.
     Ident
 }
 

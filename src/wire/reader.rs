@@ -67,8 +67,8 @@ impl<'a> Frames<'a> {
         Self { rest: bytes, limits, failed: false, last: None }
     }
 
-    /// What is left: the start of a frame of which some is missing, or a malformed frame and all
-    /// that follows it.
+    /// The rest of the buffer: the start of a frame of which some is missing, or a malformed frame
+    /// and all that follows it.
     #[must_use]
     #[inline]
     pub fn rest(&self) -> &'a [u8] {

@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::addr::BrokerAddr;
 
-/// What the operating system knows of the way to the peer.
+/// The operating system's knowledge of the way to the peer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransportStatus {
@@ -31,7 +31,7 @@ pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {
         false
     }
 
-    /// What the system knows of the way to the peer, asked a few times a second while something is
+    /// The system's knowledge of the way to the peer, asked a few times a second while something is
     /// on it. `None` when it cannot be told, and then asked once a minute; must not block.
     fn status(&self) -> Option<TransportStatus> {
         None

@@ -1,4 +1,4 @@
-//! What the system knows of a TCP connection: the queries of `ss`, answered by the kernel over a
+//! The kernel's knowledge of a TCP connection: the queries of `ss`, answered by the kernel over a
 //! netlink socket (`sock_diag(7)`). Neither `TCP_INFO` nor `SIOCOUTQ` can be asked for without
 //! unsafe code; this is bytes in, bytes out.
 

@@ -69,7 +69,7 @@ impl Transport for TcpStream {
     }
 }
 
-/// What has come to an end in a socket, or failed. An error stays there to be read.
+/// The events of a socket: an end of stream, or a failure. An error stays there to be read.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn happened(stream: &TcpStream) -> PollFlags {
     let mut fds = [PollFd::new(stream, PollFlags::RDHUP)];
@@ -136,7 +136,7 @@ impl TcpConnector {
 }
 
 /// Tries the addresses of a host in their order, the next when one has failed or has not answered
-/// for a while. Those before it are tried on: the first that answers is it, and however many
+/// for a while. Earlier ones are tried on: the first that answers is it, and however many
 /// swallow packets, all have their turn.
 async fn connect_any<T, F>(addrs: impl Iterator<Item = SocketAddr>, connect: impl Fn(SocketAddr) -> F) -> io::Result<T>
 where
@@ -283,15 +283,15 @@ mod tests {
             while stream.peer_addr().is_ok() {
                 tokio::task::yield_now().await;
             }
-            // What is read is the same.
+            // The stream reads the same.
             assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
             let status = stream.status().unwrap();
             assert_eq!((status.end_acknowledged, status.unacknowledged > 0), (!reset, reset));
         }
     }
 
-    /// What the system holds of a connection that was given up would arrive behind messages of the
-    /// next one.
+    /// Bytes that the system holds of a connection that was given up would arrive behind messages
+    /// of the next one.
     #[tokio::test]
     async fn an_aborted_connection_sends_nothing_more() {
         use tokio::io::AsyncReadExt as _;

@@ -1,4 +1,4 @@
-//! What the ERROR texts of brokers in use are about.
+//! The classifier of ERROR texts: what brokers in use refuse with them.
 //!
 //! Public for `hpfeeds bench` alone, which speaks to brokers without a session; it may change at
 //! any time.
@@ -9,7 +9,8 @@ use crate::wire::Channel;
 /// the megabyte that it may be long.
 const MAX_TEXT: usize = 1024;
 
-/// What a broker's ERROR text is about. The texts are those that brokers in use send.
+/// The kind of denial that a broker's ERROR text stands for. The texts are those that brokers in
+/// use send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DenialKind {
     /// The ident or its secret.
@@ -74,7 +75,7 @@ fn channel(rest: &str, ident: &str) -> Option<Channel> {
     Channel::new(name).ok()
 }
 
-/// What the broker says, for a person.
+/// The text of an ERROR for a person, at most 1 KiB of it.
 pub(crate) fn text(message: &[u8]) -> String {
     let mut text = String::from_utf8_lossy(message.get(..MAX_TEXT).unwrap_or(message)).into_owned();
     if message.len() > MAX_TEXT {

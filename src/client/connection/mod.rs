@@ -92,8 +92,8 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// A write failed. What the broker said before it closed, messages and the reason, is still
-    /// there to be read, although the runtime may not know that yet.
+    /// A write failed. The broker's last frames before it closed, messages and the reason, are
+    /// still there to be read, although the runtime may not know that yet.
     async fn drain_after_write_error(&mut self, error: io::Error) -> End {
         self.broken = true;
         let ended = poll_fn(|cx| {
@@ -279,8 +279,8 @@ impl<'a> Connection<'a> {
     }
 
     /// Sends what `subscribe` and `unsubscribe` have changed, unless they are asked for a few at a
-    /// time just now. What changes while the last changes wait to be written waits too, and most of
-    /// it cancels out.
+    /// time just now. Changes that come while the last ones wait to be written wait too, and most
+    /// of them cancel out.
     fn follow_changes(&mut self) {
         if self.reconnect.in_flight.holds_control() {
             return;
@@ -302,8 +302,7 @@ impl<'a> Connection<'a> {
         self.reconnect.in_flight.push_control(encode(self.shared, &frames));
     }
 
-    /// What is queued goes out. Then no more messages are asked for, so that the broker's EOF is
-    /// not far.
+    /// Sends the queue, and then asks for no more messages, so that the broker's EOF is not far.
     fn begin_closing(&mut self) {
         self.reconnect.discard(self.shared);
         self.shared.outbox.take(&mut self.reconnect.in_flight);
@@ -399,7 +398,7 @@ impl<'a> Connection<'a> {
         self.watch.wrote(written.bytes);
     }
 
-    /// Takes messages that are queued. What was subscribed to before they were queued goes out
+    /// Takes messages that are queued. Subscriptions from before they were queued go out
     /// before them.
     fn take_queued(&mut self) -> bool {
         let taken = self.shared.outbox.take(&mut self.reconnect.in_flight);

@@ -69,12 +69,12 @@ pub(crate) struct Connection<'a> {
     /// No message is written until then: the broker has refused something, and most close after
     /// that.
     pub(super) hold: Option<Pin<Box<Sleep>>>,
-    /// What the broker was asked to send, and when.
+    /// The channels that the broker was asked for, and when.
     pub(super) subscribed: BTreeMap<Channel, Instant>,
-    /// What the broker complained of last: why it will have closed.
+    /// The broker's last complaint: why it will have closed.
     pub(super) complaint: Option<Complaint>,
     pub(super) outcome: ConnectionOutcome,
-    /// What was written and is on its way.
+    /// The watch over bytes that were written and are on their way.
     pub(super) watch: Watch,
     pub(super) needs_flush: bool,
     /// How many batches and other frames it has acted on since it let others run.
@@ -83,7 +83,7 @@ pub(crate) struct Connection<'a> {
     pub(super) broken: bool,
 }
 
-/// What the broker complained of, and when.
+/// A complaint of the broker: its cause, and when it came.
 pub(super) struct Complaint {
     pub(super) cause: Error,
     pub(super) at: Instant,

@@ -42,8 +42,9 @@ pub(crate) struct FrameTransport {
     io: Box<dyn Transport>,
     limits: Limits,
     received: BytesMut,
-    /// What was received into before, to be used again when the program is done with it: the system
-    /// takes memory that is freed, and gives it back page by page, for more than the reading costs.
+    /// Memory that was received into before, to be used again when the program is done with it: the
+    /// system takes memory that is freed, and gives it back page by page, for more than the reading
+    /// costs.
     full: Option<BytesMut>,
     /// `received` is larger than usual.
     grown: bool,
@@ -53,7 +54,7 @@ pub(crate) struct FrameTransport {
     skip: usize,
 }
 
-/// What came in.
+/// The next thing among the bytes received.
 #[derive(Debug)]
 pub(crate) enum Received {
     /// One or many whole PUBLISH frames, not yet taken apart.
@@ -75,7 +76,7 @@ impl FrameTransport {
         poll_read_buf(Pin::new(&mut self.io), cx, &mut self.received)
     }
 
-    /// Memory for the next read. What the program keeps of the messages is never moved.
+    /// Memory for the next read. Messages that the program keeps are never moved.
     fn reserve(&mut self) {
         // When the program is done with all messages, the next ones come to where they were: that
         // is in the processor's cache, and a session that receives little touches little memory.
@@ -103,7 +104,7 @@ impl FrameTransport {
         self.full = Some(full).filter(|_| !mem::take(&mut self.grown));
     }
 
-    /// What has been read, and is not a whole frame or not hpfeeds.
+    /// The bytes that have been read and are not a whole frame, or not hpfeeds.
     pub(crate) fn unread(&self) -> &[u8] {
         &self.received
     }

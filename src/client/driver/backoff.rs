@@ -35,8 +35,8 @@ impl Backoff {
 }
 
 impl Default for Backoff {
-    /// 0.25 s to 30 s: a restarted broker is found again within a second, and one that is down for a day sees two
-    /// attempts a minute from each client.
+    /// 0.25 s to 30 s: a restarted broker is found again within a second, and one that is down for
+    /// a day sees two attempts a minute from each client.
     fn default() -> Self {
         Self::new(Duration::from_millis(250), Duration::from_secs(30))
     }

@@ -1,4 +1,4 @@
-//! What the program desires of the session, and all else that its handles share with the driver.
+//! The desired state of a session, and all else that its handles share with the driver.
 
 use std::{
     collections::BTreeSet,
@@ -27,7 +27,7 @@ use crate::{
     wire::{Channel, DecodeError},
 };
 
-/// What the handles and the driver share. Handles change what is wanted and wake the driver; only
+/// The state that handles and driver share. Handles change what is wanted and wake the driver; only
 /// the driver touches the connection.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -71,7 +71,7 @@ struct Skipped {
 /// passed over, one event in this time tells.
 const TELL_AGAIN: Duration = Duration::from_secs(1);
 
-/// What the program wants from the session as a whole.
+/// The intent of the program for the session as a whole.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Intent {
     /// Stay connected.
@@ -155,7 +155,8 @@ impl Shared {
         self.wanted.lock().intent
     }
 
-    /// Asks the driver to end. What ends the session sooner wins over what was asked before.
+    /// Asks the driver to end. The intent that ends the session sooner wins over what was asked
+    /// before.
     pub(crate) fn ask(&self, intent: Intent) {
         let mut state = self.wanted.lock();
         if state.intent != Intent::Abort {
@@ -165,8 +166,7 @@ impl Shared {
         self.driver.wake();
     }
 
-    /// Counts a message that cannot be given to the program. What stands around it in the stream
-    /// can.
+    /// Counts a message that cannot be given to the program. The messages around it can.
     #[cold]
     pub(crate) fn skip(&self, cause: DecodeError) {
         let mut skipped = self.skipped.lock();

@@ -51,7 +51,7 @@ pub(crate) struct Driver {
     /// Repairs in a row.
     repairs: u32,
     /// Messages that were written to the last connection, which ended without confirmation, and why
-    /// it ended. Those of earlier ones are history, which [`Shared`] counts.
+    /// it ended. Earlier losses are history, which [`Shared`] counts.
     lost: u64,
     broke: Option<Error>,
 }
@@ -91,7 +91,7 @@ impl Driver {
                 self.broke = Some(cause.clone());
             }
             let next = self.next_delay(&outcome, &cause);
-            // Whoever waits in `connect` hears of the failure instead.
+            // The first failure is the error of `connect`, and no delay follows.
             let delay = next.filter(|_| self.first.is_none()).map(|delay| format!("{:.1}s", delay.as_secs_f64()));
             let retry_in = delay.map(tracing::field::display);
             tracing::info!(addr = %self.shared.config.addr, %cause, retry_in, "disconnected");
@@ -289,7 +289,7 @@ impl Drop for Driver {
     }
 }
 
-/// What else than hpfeeds is at a port.
+/// Names the protocol at a port that is not hpfeeds.
 fn is_other(other: OtherProtocol) -> String {
     match other {
         OtherProtocol::Tls => {

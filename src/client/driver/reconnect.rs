@@ -19,7 +19,7 @@ use crate::{
     wire::Channel,
 };
 
-/// What one connection leaves to the next.
+/// The state that one connection leaves to the next.
 #[derive(Default)]
 pub(crate) struct ReconnectState {
     /// Messages that are being written.
@@ -56,7 +56,8 @@ pub(crate) struct ReconnectState {
 /// driver do nothing else.
 const SEARCH_AGAIN: Duration = Duration::from_millis(250);
 
-/// What is refused later than this after it was asked for is a right that has been taken away.
+/// A subscription that is refused later than this after it was asked for is a right that has been
+/// taken away.
 const LATEST: Duration = Duration::from_secs(5);
 
 impl ReconnectState {
@@ -137,12 +138,12 @@ impl Counted {
     }
 }
 
-/// What is known of a connection when it has ended.
+/// The outcome of one connection: how far it got, and what may have been lost with it.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionOutcome {
     /// When the broker accepted the key.
     pub(crate) accepted: Option<Instant>,
-    /// What made it fail is out of the way: a denied channel was quarantined.
+    /// The cause of its failure is out of the way: a denied channel was quarantined.
     pub(crate) repaired: bool,
     /// There are fewer subscriptions, or fewer in doubt, than before: this can be repeated only so
     /// often.
@@ -154,15 +155,15 @@ pub(crate) struct ConnectionOutcome {
 }
 
 impl ConnectionOutcome {
-    /// What it delivered says nothing: a broker that drops us after the first message is not to be
-    /// dialled in a loop.
+    /// Whether the key was accepted at least `long` ago. Deliveries do not count: a broker that
+    /// drops us after the first message is not to be dialled in a loop.
     pub(crate) fn healthy(&self, long: Duration) -> bool {
         self.accepted.is_some_and(|accepted| accepted.elapsed() >= long)
     }
 }
 
-/// What can be written and not read: more than the buffers of both systems hold (on Linux 4 MiB
-/// and, since 6.16, 32 MiB at most unless told otherwise) with a proxy between them.
+/// Bytes that can be written and not read: more than the buffers of both systems hold (on Linux 4
+/// MiB and, since 6.16, 32 MiB at most unless told otherwise) with a proxy between them.
 const ON_THE_WAY: usize = 40 << 20;
 
 /// Messages are counted by so many bytes.

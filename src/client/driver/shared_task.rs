@@ -198,7 +198,7 @@ mod tests {
         let (session, _peer) = runtime.block_on(session());
         drop(runtime);
         assert!(session.shared().outcome().is_some());
-        // What was received can be read, and then it is over.
+        // Received messages can still be read, and then the stream is over.
         assert!((1..=MESSAGES).contains(&block_on(session.count())));
     }
 }

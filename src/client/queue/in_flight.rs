@@ -42,7 +42,7 @@ impl OutgoingBatch {
     }
 }
 
-/// What a write completed.
+/// The messages and bytes that a write completed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Written {
     /// Bytes of the queue that are free again.
@@ -65,7 +65,7 @@ pub(crate) struct InFlight {
     batches: VecDeque<OutgoingBatch>,
     /// Bytes of the first batch that are written.
     offset: usize,
-    /// What is not for this connection any more.
+    /// Batches that are not for this connection any more.
     kept: VecDeque<OutgoingBatch>,
     /// Memory of batches that are written, for the next ones.
     spent: Vec<BytesMut>,
@@ -113,8 +113,8 @@ impl InFlight {
         self.spent.pop()
     }
 
-    /// What is left to write, for one vectored write; with `control_only`, up to the first message.
-    /// Returns how many slices were filled.
+    /// The bytes that are left to write, for one vectored write; with `control_only`, up to the
+    /// first message. Returns how many slices were filled.
     pub(crate) fn chunks<'a>(&'a self, slices: &mut [IoSlice<'a>], control_only: bool) -> usize {
         let mut filled = 0;
         let mut skip = self.offset;

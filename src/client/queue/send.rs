@@ -24,8 +24,8 @@ use crate::{
 /// it, copying costs less than two more slices in a vectored write.
 const LARGE: usize = 16 * 1024;
 
-/// Batches are encoded into memory of this size. What no longer fits begins the next: memory that
-/// grew would be copied.
+/// Batches are encoded into memory of this size. A message that no longer fits begins the next:
+/// memory that grew would be copied.
 const BATCH: usize = 64 * 1024;
 
 /// A publisher that is never out of room lets the driver run after so many bytes. Written soon,

@@ -1,4 +1,4 @@
-//! Why there is no TLS with the broker, in words that say what to change.
+//! TLS errors in words that say what to change.
 
 use std::{fmt, io};
 
@@ -42,7 +42,7 @@ fn of(cause: &io::Error) -> Option<&rustls::Error> {
     cause.get_ref()?.downcast_ref()
 }
 
-/// What to say instead of the error itself, if that is one of TLS that people meet.
+/// The words for an error, if it is one of TLS that people meet.
 pub(crate) fn words(cause: &io::Error) -> Option<String> {
     match of(cause)? {
         rustls::Error::InvalidCertificate(cause) => certificate(cause),

@@ -118,7 +118,7 @@ impl TlsOptions {
     }
 }
 
-/// What can be read of a key and is none that ring signs with.
+/// The error for a key that can be read and is none that ring signs with.
 const UNSUPPORTED_KEY: &str =
     "its kind is not supported: use a key of P-256, P-384, Ed25519, or RSA of 2048 to 4096 bits";
 
@@ -215,8 +215,8 @@ impl Transport for TlsStream<Observed> {
         self.get_ref().0.tcp.abort();
     }
 
-    /// What we say last over TLS is `close_notify`, which the broker may answer before the end of
-    /// our TCP stream reaches it.
+    /// The last record over TLS is our `close_notify`, which the broker may answer before the end
+    /// of our TCP stream reaches it.
     fn status(&self) -> Option<TransportStatus> {
         let status = self.get_ref().0.tcp.status()?;
         Some(TransportStatus { end_acknowledged: status.unacknowledged == 0, ..status })

@@ -39,7 +39,7 @@ impl FileVerifier {
         Ok(Self { listed, chains, algorithms: provider.signature_verification_algorithms })
     }
 
-    /// What a certificate says, if it stands in the file. Nothing of a peer is parsed that does
+    /// The parsed certificate, if it stands in the file. Nothing of a peer is parsed that does
     /// not.
     fn listed<'a>(&self, cert: &'a CertificateDer<'_>) -> Option<Result<Certificate<'a>, rustls::Error>> {
         let found = self.listed.iter().any(|listed| listed == cert);
