@@ -74,21 +74,27 @@ fn an_import_that_climbs_is_found_with_its_line() {
 fn circles_of_files_and_imports_through_the_face_are_found() {
     let lib = ("lib.rs", "pub use folder::Thing;\n");
     let floors: [&[&str]; 2] = [&["lib"], &["folder"]];
-    let circle = [
-        lib,
-        ("folder/mod.rs", "pub use one::Thing;\n"),
-        ("folder/one.rs", "use super::two::Other;\n"),
-        ("folder/two.rs", "\nuse super::Thing;\n"),
-    ];
-    let found = check(&circle, &floors);
-    assert_eq!(found.len(), 3, "{found:?}");
-    assert!(found.contains(&"folder/two.rs:2: closes a circle with folder/mod.rs".to_owned()), "{found:?}");
-    let face = [lib, ("folder/mod.rs", "use crate::Thing;\n")];
-    let found = check(&face, &floors);
-    assert!(
-        found.contains(&"folder/mod.rs:1: `crate::Thing` goes through the face of the crate".to_owned()),
-        "{found:?}"
+    let folder = |face: &'static str, two: &'static str| {
+        check(
+            &[lib, ("folder/mod.rs", face), ("folder/one.rs", "use super::two::Other;\n"), ("folder/two.rs", two)],
+            &floors,
+        )
+    };
+    let face = "pub use self::one::{Inner as Thing, More};\npub trait Own {}\n";
+    assert_eq!(folder(face, "use super::Own;\n"), [""; 0], "what a face exports is no import of its own");
+    let found = folder(face, "use super::{\n    Own, Thing,\n};\n");
+    assert_eq!(
+        found,
+        [
+            "folder/two.rs:2: `super::Thing` goes through the face of folder/mod.rs",
+            "folder/one.rs:1: closes a circle with folder/two.rs",
+            "folder/two.rs:2: closes a circle with folder/one.rs",
+        ]
     );
+    let found = folder("use one::Inner;\n", "\nuse super::Own;\n");
+    assert!(found.contains(&"folder/two.rs:2: closes a circle with folder/mod.rs".to_owned()), "{found:?}");
+    let found = folder("use crate::Thing;\n", "");
+    assert!(found.contains(&"folder/mod.rs:1: `crate::Thing` goes through the face of lib.rs".to_owned()), "{found:?}");
 }
 
 #[test]

@@ -32,24 +32,27 @@ pub(crate) fn violations(src: &Path, floors: &[&[&str]]) -> Vec<String> {
         let floors = floors.iter().enumerate().filter_map(|(at, floor)| Some((on(floor)?, at)));
         floors.max().map(|(_, at)| at)
     };
+    let faces = faces(&files, &modules);
     let mut edges: BTreeMap<&str, BTreeMap<&str, usize>> = BTreeMap::new();
     for (name, file) in &files {
         let Some(floor) = floor_of(name) else {
             found.push(format!("{name}.rs: is on no floor"));
             continue;
         };
-        for (line, path) in &file.paths {
-            let Some((target, has_item)) = resolve(name, path, &modules) else { continue };
-            let import = path.join("::");
-            if target == name {
+        for Named { line, path, exported } in &file.paths {
+            let Some((target, item)) = resolve(name, path, &modules) else { continue };
+            let is_face = exported.is_some() && is_inside(target, name);
+            if target == name || is_face {
                 continue;
             }
-            if target == "lib" && has_item {
-                found.push(format!("{name}.rs:{line}: `{import}` goes through the face of the crate"));
+            let import = path.join("::");
+            let owner = item.and_then(|item| faces.get(&(target, item)));
+            if owner.is_some() && is_inside(name, target) || target == "lib" && item.is_some() {
+                found.push(format!("{name}.rs:{line}: `{import}` goes through the face of {target}.rs"));
             } else if floor_of(target).is_some_and(|other| other < floor) {
                 found.push(format!("{name}.rs:{line}: `{import}` climbs to {target}.rs"));
             }
-            edges.entry(name).or_default().entry(target).or_insert(*line);
+            edges.entry(name).or_default().entry(owner.unwrap_or(&target)).or_insert(*line);
         }
     }
     for (from, to) in &edges {
@@ -64,10 +67,17 @@ pub(crate) fn violations(src: &Path, floors: &[&[&str]]) -> Vec<String> {
 
 /// A source file without its tests.
 struct File {
-    /// Lines and paths that are imported, or named in full.
-    paths: Vec<(usize, Vec<String>)>,
+    paths: Vec<Named>,
     /// The modules of it that are compiled for tests alone, as files or folders without `.rs`.
     tests: Vec<String>,
+}
+
+/// A path that is imported, or named in full.
+struct Named {
+    line: usize,
+    path: Vec<String>,
+    /// The name under which it is exported again.
+    exported: Option<String>,
 }
 
 fn collect(folder: &Path, below: &str, files: &mut BTreeMap<String, File>) {
@@ -91,6 +101,24 @@ fn is_below(name: &str, prefix: &str) -> bool {
     name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
+/// Whether a file is in the folder of which another is the `mod.rs`, or in the crate of a `lib.rs`.
+fn is_inside(name: &str, face: &str) -> bool {
+    face == "lib" || face.strip_suffix("/mod").is_some_and(|folder| is_below(name, folder))
+}
+
+/// The owners of the names that a folder's `mod.rs` exports again from files in the folder.
+fn faces<'a>(
+    files: &'a BTreeMap<String, File>,
+    modules: &BTreeMap<Vec<&str>, &'a str>,
+) -> BTreeMap<(&'a str, &'a str), &'a str> {
+    let exports = files.iter().flat_map(|(name, file)| file.paths.iter().map(move |named| (name.as_str(), named)));
+    let owned = exports.filter_map(|(name, named)| {
+        let (owner, _) = resolve(name, &named.path, modules)?;
+        is_inside(owner, name).then_some(((name, named.exported.as_deref()?), owner))
+    });
+    owned.collect()
+}
+
 /// The path of the module that a file holds.
 fn module(name: &str) -> Vec<&str> {
     let mut path: Vec<_> = name.split('/').collect();
@@ -106,8 +134,12 @@ fn join(module: &[&str], child: &str) -> String {
     module.iter().copied().chain([child]).collect::<Vec<_>>().join("/")
 }
 
-/// The file that a path leads to, and whether it names something in there. `None`: it leads out of the crate.
-fn resolve<'a>(name: &str, path: &[String], modules: &BTreeMap<Vec<&str>, &'a str>) -> Option<(&'a str, bool)> {
+/// The file that a path leads to, and what it names in there. `None`: it leads out of the crate.
+fn resolve<'a, 'p>(
+    name: &'p str,
+    path: &'p [String],
+    modules: &BTreeMap<Vec<&'p str>, &'a str>,
+) -> Option<(&'a str, Option<&'p str>)> {
     let mut at = module(name);
     let mut rest = path.iter().map(String::as_str).peekable();
     match *rest.peek()? {
@@ -133,7 +165,7 @@ fn resolve<'a>(name: &str, path: &[String], modules: &BTreeMap<Vec<&str>, &'a st
         }
         rest.next();
     }
-    Some((modules.get(&at)?, rest.peek().is_some()))
+    Some((modules.get(&at)?, rest.next()))
 }
 
 fn reaches(edges: &BTreeMap<&str, BTreeMap<&str, usize>>, from: &str, to: &str) -> bool {
@@ -249,7 +281,7 @@ fn test_modules(code: &str) -> impl Iterator<Item = String> {
 }
 
 /// Imports and full paths, each with its line.
-fn paths(code: &str) -> Vec<(usize, Vec<String>)> {
+fn paths(code: &str) -> Vec<Named> {
     let is_name = |char: char| char.is_alphanumeric() || char == '_';
     let mut found = Vec::new();
     let mut at = 0;
@@ -260,14 +292,19 @@ fn paths(code: &str) -> Vec<(usize, Vec<String>)> {
         match &code[start..end] {
             "use" if code[end..].starts_with(' ') => {
                 at = code[end..].find(';').map_or(code.len(), |semicolon| end + semicolon);
-                expand(&code[end..at], end, &[], &mut |at, path| found.push((line(at), path)));
+                let before = code[..start].trim_end();
+                let is_public = before.ends_with("pub") || before.ends_with(')');
+                expand(&code[end..at], end, &[], &mut |at, path, exported| {
+                    let exported = exported.filter(|_| is_public);
+                    found.push(Named { line: line(at), path, exported });
+                });
             }
             "crate" | "super" | "self" if code[end..].starts_with("::") => {
                 let rest = &code[start..];
                 let length = rest.find(|char| !is_name(char) && char != ':').unwrap_or(rest.len());
                 at = start + length;
-                found
-                    .push((line(start), rest[..length].trim_end_matches(':').split("::").map(str::to_owned).collect()));
+                let path = rest[..length].trim_end_matches(':').split("::").map(str::to_owned).collect();
+                found.push(Named { line: line(start), path, exported: None });
             }
             _ => {}
         }
@@ -275,8 +312,9 @@ fn paths(code: &str) -> Vec<(usize, Vec<String>)> {
     found
 }
 
-/// Takes the tree of a `use` apart, which stands at an offset in its file.
-fn expand(tree: &str, offset: usize, prefix: &[String], each: &mut impl FnMut(usize, Vec<String>)) {
+/// Takes the tree of a `use` apart, which stands at an offset in its file. `each` is told where a path
+/// stands, the path, and the name that it gets.
+fn expand(tree: &str, offset: usize, prefix: &[String], each: &mut impl FnMut(usize, Vec<String>, Option<String>)) {
     let (mut depth, mut start) = (0, 0);
     for (at, char) in tree.char_indices().chain([(tree.len(), ',')]) {
         depth += i32::from(char == '{') - i32::from(char == '}');
@@ -290,14 +328,17 @@ fn expand(tree: &str, offset: usize, prefix: &[String], each: &mut impl FnMut(us
             Some((path, nested)) => (path, nested.rfind('}').map(|end| (&nested[..end], path.len() + 1))),
             None => (part, None),
         };
-        let path = path.split(" as ").next().unwrap_or_default();
+        let (path, alias) = path.split_once(" as ").map_or((path, None), |(path, alias)| (path, Some(alias.trim())));
         let mut whole = prefix.to_vec();
         let names = path.trim().split("::").map(str::trim).filter(|name| !name.is_empty());
         // `self` at the end of a tree is what the tree is of.
         whole.extend(names.filter(|name| *name != "self" || prefix.is_empty()).map(str::to_owned));
         match nested {
             Some((nested, skip)) => expand(nested, offset + at - part.len() + skip, &whole, each),
-            None if !path.trim().is_empty() => each(place, whole),
+            None if !path.trim().is_empty() => {
+                let exported = alias.map(str::to_owned).or_else(|| whole.last().cloned());
+                each(place, whole, exported);
+            }
             // Behind the last comma.
             None => {}
         }
