@@ -48,8 +48,7 @@ mod linux {
         time::{Duration, Instant},
     };
 
-    use bytes::BytesMut;
-    use hpfeeds::wire::{Frame, FrameRef, HEADER_LEN, Header, Limits, Nonce, Secret};
+    use hpfeeds::wire::Frame;
     use rcgen::{CertificateParams, KeyPair};
     use tokio_rustls::rustls::{
         ClientConfig, ClientConnection, ConnectionCommon, RootCertStore, ServerConfig, ServerConnection, SideData,
@@ -58,7 +57,11 @@ mod linux {
         pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
     };
 
-    use crate::support::{Process, median};
+    use crate::support::{
+        handshake::{authenticate, encode, read_frame},
+        median,
+        process::Process,
+    };
 
     type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
     type Client = StreamOwned<ClientConnection, TcpStream>;
@@ -125,8 +128,9 @@ mod linux {
         let mut reader = server.connect(1, files)?;
         let mut writer = server.connect(0, files)?;
         if kind == Kind::Broker {
-            authenticate(&mut reader, true)?;
-            authenticate(&mut writer, false)?;
+            authenticate(&mut reader, IDENT, IDENT)?;
+            subscribe(&mut reader)?;
+            authenticate(&mut writer, IDENT, IDENT)?;
         }
         let frame = publish("bench", size)?;
         let count = (PATTERN / frame.len()).max(1);
@@ -250,12 +254,12 @@ mod linux {
         fn idle(&self, files: &Files, tls: bool) -> Result<Box<dyn Send>> {
             if tls {
                 let mut client = self.connect(0, files)?;
-                authenticate(&mut client, false)?;
+                authenticate(&mut client, IDENT, IDENT)?;
                 // Only the socket must stay: what the client needs is no concern here.
                 return Ok(Box::new(client.sock));
             }
             let mut tcp = self.tcp(0)?;
-            authenticate(&mut tcp, false)?;
+            authenticate(&mut tcp, IDENT, IDENT)?;
             Ok(Box::new(tcp))
         }
     }
@@ -301,52 +305,23 @@ mod linux {
         }
     }
 
-    /// Answers INFO; who subscribes returns once the broker has seen to it.
-    fn authenticate(stream: &mut (impl io::Read + io::Write), subscribe: bool) -> Result<()> {
-        let info = read_frame(stream)?;
-        let header = Header::parse(&info, Limits::default())?.ok_or("no INFO")?;
-        let FrameRef::Info { nonce, .. } = FrameRef::parse(header.opcode, &info[HEADER_LEN..])? else {
-            return Err("no INFO".into());
-        };
-        let digest = Secret::from(IDENT).sign(&Nonce::new(nonce));
-        let ident = || IDENT.parse();
-        let mut bytes = BytesMut::new();
-        let mut frames = vec![Frame::Auth { ident: ident()?, digest }];
-        if subscribe {
-            for channel in ["bench", "own"] {
-                frames.push(Frame::Subscribe { ident: ident()?, channel: channel.parse()? });
-            }
+    /// Subscribes, and returns once the broker has seen to it: it passes on what is published behind that.
+    fn subscribe(stream: &mut (impl io::Read + io::Write)) -> Result<()> {
+        let mut bytes = Vec::new();
+        for channel in ["bench", "own"] {
+            bytes.extend(encode(&Frame::Subscribe { ident: IDENT.parse()?, channel: channel.parse()? })?);
         }
-        for frame in frames {
-            frame.encode(&mut bytes, Limits::default())?;
-        }
-        if subscribe {
-            bytes.extend_from_slice(&publish("own", 1)?);
-        }
+        bytes.extend(publish("own", 1)?);
         stream.write_all(&bytes)?;
         stream.flush()?;
-        if subscribe {
-            read_frame(stream)?;
-        }
+        read_frame(stream)?;
         Ok(())
-    }
-
-    fn read_frame(stream: &mut impl io::Read) -> Result<Vec<u8>> {
-        let mut frame = vec![0; HEADER_LEN];
-        stream.read_exact(&mut frame)?;
-        let header = Header::parse(&frame, Limits::default())?.ok_or("no header")?;
-        frame.resize(header.length, 0);
-        stream.read_exact(&mut frame[HEADER_LEN..])?;
-        Ok(frame)
     }
 
     fn publish(channel: &str, size: usize) -> Result<Vec<u8>> {
         let payload: Vec<u8> = (0..=255).cycle().take(size).collect();
-        let (ident, channel) = (IDENT.parse(), channel.parse());
-        let frame = Frame::Publish { ident: ident?, channel: channel?, payload: payload.into() };
-        let mut bytes = BytesMut::new();
-        frame.encode(&mut bytes, Limits::default())?;
-        Ok(bytes.to_vec())
+        let frame = Frame::Publish { ident: IDENT.parse()?, channel: channel.parse()?, payload: payload.into() };
+        Ok(encode(&frame)?)
     }
 
     /// The bound: decrypts what the publisher sends and encrypts it for the subscriber, and copies nothing in between.

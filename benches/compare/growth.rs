@@ -351,7 +351,8 @@ fn memory(program: &Path, channels: u64) -> io::Result<(u64, u64)> {
 }
 
 fn subscribe(socket: &mut TcpStream, channels: std::ops::Range<u64>) -> io::Result<()> {
-    let frames: Vec<Vec<u8>> = channels.map(|channel| protocol::subscribe(&protocol::numbered(channel))).collect();
+    let frames = channels.map(|channel| protocol::subscribe(&protocol::numbered(channel)));
+    let frames = frames.collect::<io::Result<Vec<_>>>()?;
     frames.chunks(SUBSCRIPTIONS).try_for_each(|chunk| socket.write_all(&chunk.concat()))
 }
 

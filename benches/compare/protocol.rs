@@ -9,7 +9,9 @@ use std::{
     ops::Range,
 };
 
-use hpfeeds::wire::{Nonce, Secret};
+use hpfeeds::wire::Frame;
+
+use crate::support::handshake::{authenticate, encode};
 
 /// The user, the password and the channel, in all protocols.
 pub(crate) const USER: &str = "dev";
@@ -54,9 +56,7 @@ impl Shape {
 
     /// An hpfeeds frame for one of many channels, whose number is to be patched in right before the payload.
     pub(crate) fn routed(size: usize, routing: Routing) -> Self {
-        let names = [short(USER), short(&numbered(0))].concat();
-        let head = [hpfeeds_head(3, names.len() + size), names].concat();
-        Self { routing: Some(routing), ..Self::new(&head, size, b"") }
+        Self { routing: Some(routing), ..Self::new(&hpfeeds_head(&numbered(0), size), size, b"") }
     }
 
     /// Where the number of the channel stands, if it has one.
@@ -102,9 +102,9 @@ pub(crate) fn numbered(channel: u64) -> String {
 }
 
 /// The hpfeeds frame that subscribes to a channel.
-pub(crate) fn subscribe(channel: &str) -> Vec<u8> {
-    let ident = short(USER);
-    [hpfeeds_head(4, ident.len() + channel.len()), ident, channel.into()].concat()
+pub(crate) fn subscribe(channel: &str) -> io::Result<Vec<u8>> {
+    let name = channel.parse().map_err(io::Error::other)?;
+    encode(&Frame::Subscribe { ident: USER.parse().map_err(io::Error::other)?, channel: name })
 }
 
 impl Protocol {
@@ -124,10 +124,7 @@ impl Protocol {
     /// What a subscriber gets.
     pub(crate) fn delivered(self, size: usize) -> Shape {
         match self {
-            Self::Blind | Self::Hpfeeds => {
-                let names = [short(USER), short(CHANNEL)].concat();
-                Shape::new(&[hpfeeds_head(3, names.len() + size), names].concat(), size, b"")
-            }
+            Self::Blind | Self::Hpfeeds => Shape::new(&hpfeeds_head(CHANNEL, size), size, b""),
             Self::Nats => Shape::new(format!("MSG {CHANNEL} 1 {size}\r\n").as_bytes(), size, b"\r\n"),
             Self::Redis => {
                 let head = format!("*3\r\n$7\r\nmessage\r\n${}\r\n{CHANNEL}\r\n${size}\r\n", CHANNEL.len());
@@ -158,23 +155,8 @@ impl Protocol {
 }
 
 fn hello_hpfeeds(role: Role, socket: &mut TcpStream) -> io::Result<()> {
-    let mut head = [0; 5];
-    socket.read_exact(&mut head)?;
-    let [a, b, c, d, opcode] = head;
-    let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).map_err(io::Error::other)?;
-    let mut body = vec![0; length.saturating_sub(5).min(1024)];
-    socket.read_exact(&mut body)?;
-    let name = body.first().copied().map(usize::from);
-    let (1, Some(nonce)) = (opcode, name.and_then(|name| body.get(1 + name..))) else {
-        return Err(io::Error::other("the broker did not send INFO"));
-    };
-    let digest = Secret::new(PASSWORD).sign(&Nonce::new(nonce));
-    let ident = short(USER);
-    let mut hello = [hpfeeds_head(2, ident.len() + digest.len()), ident, digest.to_vec()].concat();
-    if role == Role::Subscriber {
-        hello.extend(subscribe(CHANNEL));
-    }
-    socket.write_all(&hello)
+    authenticate(socket, USER, PASSWORD)?;
+    if role == Role::Subscriber { socket.write_all(&subscribe(CHANNEL)?) } else { Ok(()) }
 }
 
 fn hello_nats(role: Role, socket: &mut TcpStream) -> io::Result<()> {
@@ -234,14 +216,14 @@ fn line(socket: &mut TcpStream) -> io::Result<Vec<u8>> {
     Ok(line)
 }
 
-fn hpfeeds_head(opcode: u8, body: usize) -> Vec<u8> {
-    let length = u32::try_from(5 + body).unwrap_or(u32::MAX);
-    [&length.to_be_bytes()[..], &[opcode]].concat()
-}
-
-/// A name behind its length in one byte.
-fn short(name: &str) -> Vec<u8> {
-    [&[u8::try_from(name.len()).unwrap_or(u8::MAX)], name.as_bytes()].concat()
+/// A PUBLISH frame up to its payload, which has `size` bytes.
+fn hpfeeds_head(channel: &str, size: usize) -> Vec<u8> {
+    let (Ok(ident), Ok(channel)) = (USER.parse(), channel.parse()) else { unreachable!("the names are valid") };
+    let Ok(mut frame) = encode(&Frame::Publish { ident, channel, payload: vec![0; size].into() }) else {
+        unreachable!("no work has messages above the limit");
+    };
+    frame.truncate(frame.len() - size);
+    frame
 }
 
 /// A text behind its length in two bytes.

@@ -12,7 +12,7 @@ use std::{
 use rustix::process::{Resource, getrlimit};
 use tempfile::TempDir;
 
-use crate::{kind::Kind, programs, protocol::Role, relay::Plan, support::Process};
+use crate::{kind::Kind, programs, protocol::Role, relay::Plan, support::process::Process};
 
 /// How long a broker may take to start, or to answer.
 const PATIENCE: Duration = Duration::from_secs(10);

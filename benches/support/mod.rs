@@ -1,8 +1,7 @@
-//! What the benchmarks `compare` and `tls` share: the processor time and memory of a server, and the median.
+//! Support code of the benchmarks `compare` and `tls`: the hpfeeds handshake, a server's CPU time and memory, the median.
 
-mod process;
-
-pub(crate) use process::Process;
+pub(crate) mod handshake;
+pub(crate) mod process;
 
 /// The median of the finite figures; `None` when there are none.
 pub(crate) fn median(mut figures: Vec<f64>) -> Option<f64> {
