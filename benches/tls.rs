@@ -1,9 +1,9 @@
-//! What TLS costs in the broker: processor time per delivered message beside a relay that decrypts and encrypts the same
-//! bytes and does not look at them, and the memory of an idle connection.
+//! What TLS costs in the broker: processor time per delivered message beside a relay that decrypts
+//! and encrypts the same bytes and does not look at them, and the memory of an idle connection.
 //!
-//! `cargo build --release -p hpfeeds-broker && cargo bench --features tls --bench tls`, on a quiet machine. Arguments:
-//! `--rounds N` (default 7), `--idle N` (connections; default 5000, 0 leaves that out).
-//! `HPFEEDS_BROKER` names another broker than `target/release/hpfeeds-broker`.
+//! `cargo build --release -p hpfeeds-broker && cargo bench --features tls --bench tls`, on a quiet
+//! machine. Arguments: `--rounds N` (default 7), `--idle N` (connections; default 5000, 0 leaves
+//! that out). `HPFEEDS_BROKER` names another broker than `target/release/hpfeeds-broker`.
 
 /// It reads the processor time of other processes from `/proc`.
 #[cfg(not(target_os = "linux"))]
@@ -305,7 +305,8 @@ mod linux {
         }
     }
 
-    /// Subscribes, and returns once the broker has seen to it: it passes on what is published behind that.
+    /// Subscribes, and returns once the broker has seen to it: it passes on what is published
+    /// behind that.
     fn subscribe(stream: &mut (impl io::Read + io::Write)) -> Result<()> {
         let mut bytes = Vec::new();
         for channel in ["bench", "own"] {
@@ -324,7 +325,8 @@ mod linux {
         Ok(encode(&frame)?)
     }
 
-    /// The bound: decrypts what the publisher sends and encrypts it for the subscriber, and copies nothing in between.
+    /// The bound: decrypts what the publisher sends and encrypts it for the subscriber, and copies
+    /// nothing in between.
     pub(super) fn relay(args: &[String]) -> Result<()> {
         let [cert, key] = args else {
             return Err("this is run by the benchmark itself".into());

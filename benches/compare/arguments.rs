@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line of `compare`.
 
 use crate::{kind::Kind, work::Work};
 
@@ -11,7 +11,7 @@ usage: scripts/bench-compare [--quick] [--rounds N] [--only BROKER,...] [--work 
   --work      1-1-32, 1-1-256, 1-1-64k, 5-50-1k, 1000-1-256, latency, connections
   --write     write the table into docs/performance.md even if it is not complete";
 
-/// What a run does.
+/// The settings of a run.
 pub(crate) struct Arguments {
     pub(crate) quick: bool,
     pub(crate) rounds: usize,
@@ -46,7 +46,7 @@ impl Arguments {
     }
 }
 
-/// Those of all that a list names, in the list's order; all when there is no list.
+/// The items of `all` that a list names, in the list's order; all when there is no list.
 fn chosen<T: Copy>(list: Option<&str>, all: &[T], name: impl Fn(T) -> &'static str) -> Result<Vec<T>, String> {
     let Some(list) = list else {
         return Ok(all.to_vec());

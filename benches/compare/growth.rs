@@ -1,4 +1,5 @@
-//! Whether a message costs the same when there are many channels, subscribers or publishers.
+//! The measurement of growth: whether a message costs the same when there are many channels,
+//! subscribers or publishers.
 
 use std::{
     fmt::Write as _,
@@ -34,7 +35,7 @@ const SCRIPT: &str = "scripts/bench-scale growth";
 
 /// Ten thousand connections, and what else is open.
 const FILES: u64 = 10_100;
-/// What our broker is told: the most connections and channels of one connection that there will be.
+/// Arguments of our broker: the most connections and channels of one connection that there will be.
 const LIMITS: [&str; 4] = ["--max-connections", "11000", "--max-subscriptions", "100000"];
 
 /// Bytes of payload.
@@ -43,7 +44,7 @@ const SIZE: usize = 256;
 /// How many subscriptions are sent at once.
 const SUBSCRIPTIONS: usize = 1000;
 
-/// What the kernel may hold for each of thousands of subscribers.
+/// From this number of subscribers on, the kernel may hold at most so many bytes for each.
 const CROWD: usize = 1000;
 const CROWD_RECEIVES: usize = 64 * 1024;
 
@@ -65,21 +66,21 @@ struct Case {
 
 #[derive(Clone, Copy)]
 enum Setup {
-    /// So many publishers and one subscriber on one channel; elsewhere so many connections that each subscribe to a
-    /// channel of their own, and one that subscribes to so many more channels.
+    /// So many publishers and one subscriber on one channel; elsewhere so many connections that
+    /// each subscribe to a channel of their own, and one that subscribes to so many more channels.
     One { publishers: usize, idle: u64, elsewhere: u64 },
     /// Publishers and subscribers of many channels.
     Many { publishers: usize, subscribers: usize, routing: Routing },
 }
 
-/// What the rows of a table have in common.
+/// A table: its heading and its rows.
 struct Section {
     /// The heading of the table's first column.
     heading: &'static str,
     cases: Vec<Case>,
 }
 
-/// What one measurement gave.
+/// The figures of one measurement.
 #[derive(Clone, Copy)]
 struct Figures {
     /// Nanoseconds of the broker for each message that a subscriber got.

@@ -1,4 +1,4 @@
-//! What a subscriber that does not read, or hardly, costs the others.
+//! The measurement of isolation: what a subscriber that does not read, or hardly, costs the others.
 
 use std::{
     fmt::Write as _,
@@ -33,7 +33,7 @@ const PUBLISHERS: usize = 3;
 const HEALTHY: usize = 5;
 const SIZE: usize = 1024;
 
-/// What the broker's defaults are; `--help` says the same.
+/// The broker's defaults; `--help` says the same.
 const LOW_MARK: u64 = 1024;
 const HIGH_MARK: u64 = 50 * 1024;
 const DEADLINE: u64 = 60;
@@ -43,8 +43,8 @@ const ACTIVE: u64 = 512;
 /// The time that is told apart from the rest: in it, the broker finds out that they are slow.
 const FIRST: Duration = Duration::from_secs(10);
 
-/// After that, so long at once the broker with the bad subscribers has its load, and so long one without them: a machine has
-/// its moods for minutes.
+/// After that, so long at once the broker with the bad subscribers has its load, and so long one
+/// without them: a machine has its moods for minutes.
 const TURN: Duration = Duration::from_secs(20);
 const CONTROL: Duration = Duration::from_secs(5);
 
@@ -85,10 +85,11 @@ enum Phase {
     After,
 }
 
-/// What all slices of a phase have in common.
+/// The summary of all slices of a phase.
 struct Summary {
     time: Duration,
-    /// Messages in a second, for all healthy subscribers together: in the mean, and in the middle of all slices.
+    /// Messages in a second, for all healthy subscribers together: in the mean, and in the middle
+    /// of all slices.
     rate: f64,
     usual: f64,
     cpu: f64,
@@ -246,7 +247,8 @@ fn table(policy: &str, slices: &[Slice], toll: &Toll, (idle, peak): (u64, u64)) 
             row.memory / 1024
         );
     }
-    // Each bad one has its high mark, each other the low mark and a run above it, and twice as much may be kept.
+    // Each bad one has its high mark, each other the low mark and a run above it, and twice as much
+    // may be kept.
     let queued = 2 * toll.subscribers * HIGH_MARK + 2 * HEALTHY as u64 * (LOW_MARK + ACTIVE / 2);
     let active = (PUBLISHERS + HEALTHY) as u64 + toll.subscribers;
     let bound = idle + queued + active * ACTIVE;

@@ -30,7 +30,7 @@ pub(crate) struct Laggards {
     thread: JoinHandle<io::Result<Toll>>,
 }
 
-/// What has happened to them, as the broker's log has it.
+/// Disconnects and drops of the slow subscribers, as the broker's log has them.
 #[derive(Debug, Default)]
 pub(crate) struct Toll {
     pub(crate) subscribers: u64,
@@ -52,7 +52,7 @@ impl Laggards {
         self.stop.store(true, Relaxed);
     }
 
-    /// What has happened to them until they had left.
+    /// Their disconnects and drops until they had left.
     pub(crate) fn toll(self) -> io::Result<Toll> {
         self.leave();
         self.thread.join().map_err(|_| io::Error::other("the bad subscribers' thread panicked"))?
@@ -67,7 +67,7 @@ fn play(dialer: Dialer, log: &PathBuf, stop: &AtomicBool) -> io::Result<Toll> {
     while !stop.load(Relaxed) {
         thread::sleep(STEP);
         for ended in log.ended(&mut toll)? {
-            // Who does not read does not see that it was disconnected.
+            // A subscriber that does not read does not see that it was disconnected.
             for socket in &mut sockets {
                 if ended == socket.local_addr()?.to_string() {
                     toll.disconnects += 1;

@@ -21,13 +21,14 @@ const GREETINGS: Duration = Duration::from_secs(20);
 
 /// When nothing has come for so long, nothing more will.
 const SILENCE: Duration = Duration::from_secs(1);
-/// How long subscribers may go on after the publishers have ended. What comes later is not counted, nor called lost.
+/// How long subscribers may go on after the publishers have ended. Later messages are not counted,
+/// nor called lost.
 const AFTER: Duration = Duration::from_secs(4);
 
-/// What a latency has the size of.
+/// Bytes of payload when latency is measured.
 const SIZE: usize = 256;
 
-/// What one measurement gave.
+/// The figures of one measurement.
 #[derive(Debug, Clone)]
 pub(crate) struct Sample {
     /// As many as the work has rows.
@@ -150,7 +151,8 @@ impl Bench {
         };
         let sending = thread::spawn(move || {
             let sent = work(&mut sender);
-            // The connections stay open until everything has been measured: a relay ends with its publishers.
+            // The connections stay open until everything has been measured: a relay ends with its
+            // publishers.
             (sent, sender)
         });
         while !sending.is_finished() {
@@ -190,8 +192,8 @@ impl Bench {
     }
 }
 
-/// Sends messages that do not count until every subscriber has got one of each publisher: subscribing has no answer
-/// everywhere.
+/// Sends messages that do not count until every subscriber has got one of each publisher:
+/// subscribing has no answer everywhere.
 fn greet(sender: &mut Sender, receiver: &mut Receiver, publishers: usize) -> io::Result<()> {
     let deadline = Instant::now() + GREETINGS;
     let late = || Err(io::Error::other("not every subscriber got a first message"));
@@ -209,7 +211,7 @@ fn greet(sender: &mut Sender, receiver: &mut Receiver, publishers: usize) -> io:
             return late();
         }
     }
-    // What came twice from the first.
+    // Greetings of the first publisher that came twice.
     while receiver.turn(Duration::from_millis(50))? {}
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Waits for many sockets at once.
+//! An epoll poller: waits for many sockets at once.
 
 use std::{
     io,

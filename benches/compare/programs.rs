@@ -1,4 +1,4 @@
-//! Where the brokers are, and how they are started.
+//! The programs of the brokers: their paths, versions and command lines.
 
 use std::{
     env, fs, io,
@@ -38,7 +38,7 @@ fn in_path(name: &str) -> Option<PathBuf> {
     env::split_paths(&all).map(|directory| directory.join(name)).find(|path| path.is_file())
 }
 
-/// What the broker calls its version.
+/// The version that the broker tells.
 pub(crate) fn version(kind: Kind, program: &Path) -> Option<String> {
     let argument = if kind == Kind::Mosquitto { "-h" } else { "--version" };
     let text = match kind {
@@ -61,7 +61,8 @@ fn python_version(program: &Path) -> Option<String> {
     String::from_utf8(output.stdout).ok()
 }
 
-/// The command that runs a broker on a port of the loopback interface, with its files in a directory.
+/// The command that runs a broker on a port of the loopback interface, with its files in a
+/// directory.
 pub(crate) fn command(kind: Kind, program: &Path, directory: &Path, port: u16, plan: &Plan) -> io::Result<Command> {
     // The broker ends when we do, however that is.
     let mut command = Command::new("setpriv");
@@ -89,7 +90,8 @@ fn hpfeeds(command: &mut Command) -> &mut Command {
     command.envs(fields.map(|(field, value)| (format!("HPFEEDS_{}_{field}", USER.to_uppercase()), value)))
 }
 
-/// Nothing is stored, and a subscriber may have any amount queued: by default Redis disconnects it at 32 MiB.
+/// Nothing is stored, and a subscriber may have any amount queued: by default Redis disconnects it
+/// at 32 MiB.
 fn redis(port: u16) -> Vec<String> {
     let options = format!(
         "--port {port}|--bind 127.0.0.1|--save|--appendonly no|--requirepass {PASSWORD}|--loglevel warning\

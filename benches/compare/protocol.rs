@@ -1,7 +1,7 @@
 //! The protocols of the brokers, as far as publishing to and subscribing to one channel needs them.
 //!
-//! All messages of one measurement have the same length, so all frames have, in every protocol: both ends of the
-//! generator work with a template of the frame.
+//! All messages of one measurement have the same length, so all frames have, in every protocol:
+//! both ends of the generator work with a template of the frame.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -17,10 +17,11 @@ use crate::support::handshake::{authenticate, encode};
 pub(crate) const USER: &str = "dev";
 pub(crate) const PASSWORD: &str = "dev";
 pub(crate) const CHANNEL: &str = "bench";
-/// What the names of many channels begin with.
+/// The prefix of the names of many channels.
 pub(crate) const CHANNELS: &str = "scale.";
 
-/// Each payload begins with the publisher and the number of the message, and the time at which it was due.
+/// Each payload begins with the publisher and the number of the message, and the time at which it
+/// was due.
 pub(crate) const STAMP: usize = 16;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +55,8 @@ impl Shape {
         Self { frame: [head, &payload, tail].concat(), payload: head.len(), routing: None }
     }
 
-    /// An hpfeeds frame for one of many channels, whose number is to be patched in right before the payload.
+    /// An hpfeeds frame for one of many channels, whose number is to be patched in right before the
+    /// payload.
     pub(crate) fn routed(size: usize, routing: Routing) -> Self {
         Self { routing: Some(routing), ..Self::new(&hpfeeds_head(&numbered(0), size), size, b"") }
     }
@@ -73,7 +75,8 @@ pub(crate) struct Routing {
     pub(crate) run: u64,
     /// Not one after the other, but here and there.
     pub(crate) scattered: bool,
-    /// Publisher `p` begins with channel `p % spread`, and what it sends goes to the subscriber of that number only.
+    /// Publisher `p` begins with channel `p % spread`, and what it sends goes to the subscriber of
+    /// that number only.
     pub(crate) spread: usize,
 }
 
@@ -108,7 +111,7 @@ pub(crate) fn subscribe(channel: &str) -> io::Result<Vec<u8>> {
 }
 
 impl Protocol {
-    /// What a publisher sends.
+    /// The frame that a publisher sends.
     pub(crate) fn published(self, size: usize) -> Shape {
         let length = size.to_string();
         match self {
@@ -121,7 +124,7 @@ impl Protocol {
         }
     }
 
-    /// What a subscriber gets.
+    /// The frame that a subscriber gets.
     pub(crate) fn delivered(self, size: usize) -> Shape {
         match self {
             Self::Blind | Self::Hpfeeds => Shape::new(&hpfeeds_head(CHANNEL, size), size, b""),
@@ -137,7 +140,7 @@ impl Protocol {
         }
     }
 
-    /// What may stand between two delivered frames and means nothing here.
+    /// Bytes that may stand between two delivered frames and mean nothing here.
     pub(crate) fn noise(self) -> &'static [u8] {
         if self == Self::Nats { b"PING\r\n" } else { b"" }
     }

@@ -1,4 +1,5 @@
-//! The subscribers: large reads, and each message is checked for its length, its end and its place in the order.
+//! The subscribers: large reads, and each message is checked for its length, its end and its place
+//! in the order.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -50,7 +51,7 @@ struct Progress {
     next: u64,
 }
 
-/// What a message has to look like, and what came.
+/// The shape that a message must have, and the messages that came.
 pub(crate) struct Check {
     shape: Shape,
     noise: &'static [u8],
@@ -177,8 +178,8 @@ impl Subscriber {
 }
 
 impl Check {
-    /// The number and the time in a frame, if it is one of ours: its head, which has its length, and its end are as
-    /// they should be.
+    /// The number and the time in a frame, if it is one of ours: its head, which has its length,
+    /// and its end are as they should be.
     fn stamp(&self, frame: &[u8]) -> Option<(u64, u64)> {
         let Shape { frame: expected, payload, routing } = &self.shape;
         let (end, digits) = (expected.len() - END, self.shape.digits());

@@ -1,7 +1,8 @@
-//! The bound: a program that moves bytes from the publishers' sockets to the subscribers' without looking at them.
+//! The relay, which is the bound: a program that moves bytes from the publishers' sockets to the
+//! subscribers' without looking at them.
 //!
-//! With one publisher it does not even know where a message ends. With several it knows how long a message is,
-//! because theirs must not be mixed.
+//! With one publisher it does not even know where a message ends. With several it knows how long a
+//! message is, because theirs must not be mixed.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -13,7 +14,8 @@ use crate::poller::Poller;
 /// How much is read and written at once.
 const BUFFER: usize = 256 * 1024;
 
-/// What the relay is told: on which ports who connects, and how long a message is on the wire.
+/// The arguments of the relay: its ports, how many connect to each, and how long a message is on
+/// the wire.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
     pub(crate) subscribers: (u16, usize),

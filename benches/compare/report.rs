@@ -1,4 +1,4 @@
-//! The table.
+//! The table of figures, as Markdown.
 
 use std::{
     fmt::{self, Write as _},
@@ -19,7 +19,7 @@ use crate::{
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
 const END: &str = "<!-- to here -->\n";
 
-/// What has been measured, by work and broker, a sample a round. A measurement that failed has none.
+/// The samples by work and broker, a sample a round. A measurement that failed has none.
 pub(crate) struct Table {
     kinds: Vec<Kind>,
     works: Vec<Work>,

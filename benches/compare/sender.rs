@@ -1,4 +1,5 @@
-//! The publishers: frames are encoded before, many are written at once, and only their numbers are patched in.
+//! The publishers: frames are encoded before, many are written at once, and only their numbers are
+//! patched in.
 
 use std::{
     io::{self, Write as _},
@@ -19,7 +20,8 @@ pub(crate) const GREETING: u64 = NUMBERS - 1;
 /// A stamp is the publisher times this plus the number of the message.
 pub(crate) const NUMBERS: u64 = 1 << 40;
 
-/// How much a publisher writes at once, and how much the kernel may hold for it, unless that is up to the kernel.
+/// How much a publisher writes at once, and how much the kernel may hold for it, unless that is up
+/// to the kernel.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Batch {
     pub(crate) bytes: usize,
@@ -28,8 +30,8 @@ pub(crate) struct Batch {
 
 impl Batch {
     pub(crate) const LARGE: Self = Self { bytes: 128 * 1024, held: None };
-    /// For many publishers: a thousand times what the kernel holds by default would be more memory than it gives to
-    /// TCP.
+    /// For many publishers: a thousand times what the kernel holds by default would be more memory
+    /// than it gives to TCP.
     pub(crate) const SMALL: Self = Self { bytes: 16 * 1024, held: Some(16 * 1024) };
     /// For ten thousand.
     pub(crate) const TINY: Self = Self { bytes: 4 * 1024, held: Some(4 * 1024) };
@@ -61,7 +63,7 @@ struct Publisher {
     enough: u64,
 }
 
-/// What has been sent.
+/// The messages that have been sent.
 pub(crate) struct Sent {
     pub(crate) messages: u64,
     /// The broker did not even read the rest of the messages that had been begun.
@@ -92,8 +94,8 @@ impl Sender {
         publisher.socket.write_all(&frame)
     }
 
-    /// Everybody sends as fast as the broker reads, until the time is over or there are enough. It can be called again: what
-    /// is returned is what has been sent since the beginning.
+    /// All publishers send as fast as the broker reads, until the time is over or there are enough.
+    /// It can be called again: what is returned is what has been sent since the beginning.
     pub(crate) fn run(&mut self, until: Instant) -> Sent {
         let (cut, broken) = match self.pump_all(until) {
             Ok(finished) => (!finished, None),
@@ -134,8 +136,8 @@ impl Sender {
         Ok(true)
     }
 
-    /// The first publisher sends so many messages a second, however long each takes: those that are late carry the
-    /// time at which they were due.
+    /// The first publisher sends so many messages a second, however long each takes: those that are
+    /// late carry the time at which they were due.
     pub(crate) fn pace(&mut self, rate: u32, epoch: Instant, until: Instant) -> Sent {
         let (mut messages, mut due) = (0, Instant::now());
         let interval = Duration::from_secs(1) / rate;
@@ -143,7 +145,8 @@ impl Sender {
         let Some(Publisher { socket, batch, .. }) = publishers.first_mut() else {
             return Sent { messages, cut: false, broken: None };
         };
-        // Otherwise the kernel lets each sleep be 50 µs too long. Without it the figures are only worse.
+        // Otherwise the kernel lets each sleep be 50 µs too long. Without it the figures are only
+        // worse.
         let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
         while due < until {
             thread::sleep(due.saturating_duration_since(Instant::now()));

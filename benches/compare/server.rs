@@ -28,7 +28,7 @@ pub(crate) struct Clients {
 /// Stops the broker when it is dropped.
 pub(crate) struct Server {
     child: Child,
-    /// What is measured.
+    /// Its CPU time and memory.
     pub(crate) process: Process,
     directory: TempDir,
     dialer: Dialer,
@@ -83,7 +83,8 @@ impl Server {
         Ok(Self { child, process, directory, dialer: Dialer { kind, port, publishers_port } })
     }
 
-    /// A client that has authenticated and, if that is its role, subscribed. Waits until the broker has started.
+    /// A client that has authenticated and, if that is its role, subscribed. Waits until the broker
+    /// has started.
     pub(crate) fn connect(&mut self, role: Role) -> io::Result<TcpStream> {
         let deadline = Instant::now() + PATIENCE;
         let mut socket = loop {
@@ -146,8 +147,8 @@ pub(crate) fn check_file_limit(files: u64) -> io::Result<()> {
     }
 }
 
-/// A port that nobody listens on, below those that the kernel hands out: a client that dials one of those while
-/// nobody listens may be given it as its own, and connect to itself.
+/// A port that nobody listens on, below those that the kernel hands out: a client that dials one of
+/// those while nobody listens may be given it as its own, and connect to itself.
 fn free_port() -> u16 {
     loop {
         let port = fastrand::u16(15000..32000);

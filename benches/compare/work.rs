@@ -1,4 +1,4 @@
-//! The work that every broker is given.
+//! The workloads that every broker is given.
 
 use std::time::Duration;
 
@@ -11,9 +11,10 @@ pub(crate) struct Work {
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Load {
-    /// Everybody as fast as possible.
+    /// All publishers as fast as possible.
     Throughput(Flow),
-    /// One publisher, one subscriber, so many messages of 256 B a second, whether or not the broker keeps up.
+    /// One publisher, one subscriber, so many messages of 256 B a second, whether or not the broker
+    /// keeps up.
     Latency { rate: u32 },
     /// Clients that connect, authenticate, and then do nothing.
     Connections,
@@ -25,7 +26,8 @@ pub(crate) struct Flow {
     pub(crate) subscribers: usize,
     /// Bytes of payload.
     pub(crate) size: usize,
-    /// The most messages that one publisher sends, so that a broker that buffers without bound fits into memory.
+    /// The most messages that one publisher sends, so that a broker that buffers without bound fits
+    /// into memory.
     pub(crate) most: u64,
 }
 
@@ -40,7 +42,8 @@ impl Work {
         Self { name: "connections", load: Load::Connections },
     ];
 
-    /// How often it is measured in a round. The p99 of a second depends on what else the machine did in that second.
+    /// How often it is measured in a round. The p99 of a second depends on what else the machine
+    /// did in that second.
     pub(crate) fn samples(&self) -> usize {
         if matches!(self.load, Load::Latency { .. }) { 9 } else { 1 }
     }

@@ -1,4 +1,5 @@
-//! Support code of the benchmarks `compare` and `tls`: the hpfeeds handshake, a server's CPU time and memory, the median.
+//! Support code of the benchmarks `compare` and `tls`: the hpfeeds handshake, a server's CPU time
+//! and memory, the median.
 
 pub(crate) mod handshake;
 pub(crate) mod process;

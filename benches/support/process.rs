@@ -12,7 +12,8 @@ use procfs::{
     process::{self, Status},
 };
 
-/// A process that is measured. Its files in `/proc` are opened once, so that they are never those of another process.
+/// A process that is measured. Its files in `/proc` are opened once, so that they are never those
+/// of another process.
 pub(crate) struct Process(process::Process);
 
 impl Process {
@@ -29,7 +30,8 @@ impl Process {
         of_all(&self.0).map_err(io::Error::other)
     }
 
-    /// How much more that is than before; an error when the process or one of its threads has ended.
+    /// How much more that is than before; an error when the process or one of its threads has
+    /// ended.
     pub(crate) fn cpu_since(&self, before: u64) -> io::Result<u64> {
         self.memory()?;
         self.cpu()?.checked_sub(before).ok_or_else(|| io::Error::other("a thread of the broker has ended"))
@@ -45,7 +47,8 @@ impl Process {
         self.0.status().map_err(io::Error::other)
     }
 
-    /// Waits until the process uses less than 0.5 ms of processor time in 100 ms, at most `patience`.
+    /// Waits until the process uses less than 0.5 ms of processor time in 100 ms, at most
+    /// `patience`.
     pub(crate) fn settle(&self, patience: Duration) -> io::Result<()> {
         let deadline = Instant::now() + patience;
         loop {

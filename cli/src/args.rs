@@ -1,4 +1,4 @@
-//! The command line, as the user sees it.
+//! The command line: its clap definition, and the checks of what goes with what.
 
 use std::{ffi::OsString, num::NonZeroU64, path::PathBuf, time::Duration};
 
@@ -65,8 +65,8 @@ pub(crate) struct Cli {
 pub(crate) enum Action {
     /// Print the messages of channels as they arrive.
     ///
-    /// Connects again by itself, for ever, when the connection is lost. Only the first connection must work. What
-    /// happens is told on stderr.
+    /// Connects again by itself, for ever, when the connection is lost. Only the first connection
+    /// must work. Events of the connection are told on stderr.
     Subscribe(SubscribeArgs),
 
     /// Publish a message, or each line of stdin as one.
@@ -81,8 +81,8 @@ pub(crate) enum Action {
 
     /// Measure what a broker can do; every message is numbered and verified.
     ///
-    /// Without --host or --port (or their variables) it starts an hpfeeds-broker for itself, on this machine. Exits with
-    /// 1 when a message is lost, repeated or changed.
+    /// Without --host or --port (or their variables) it starts an hpfeeds-broker for itself, on
+    /// this machine. Exits with 1 when a message is lost, repeated or changed.
     Bench(BenchArgs),
 
     /// Print a script that completes these arguments in a shell.
@@ -104,7 +104,8 @@ pub(crate) struct SubscribeArgs {
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) format: Format,
 
-    /// Append to this file instead of printing to stdout; it is opened again on SIGHUP, and when it has been moved or removed.
+    /// Append to this file instead of printing to stdout; it is opened again on SIGHUP, and when it
+    /// has been moved or removed.
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
 
@@ -126,7 +127,8 @@ pub(crate) enum Format {
     /// `[channel] ident: payload`, one line each; what a terminal would act on is escaped.
     #[default]
     Line,
-    /// A JSON object a line: time, ident, channel, and payload, or `payload_base64` when it is not UTF-8.
+    /// A JSON object a line: time, ident, channel, and payload, or `payload_base64` when it is not
+    /// UTF-8.
     Ndjson,
     /// The payload's bytes and nothing else, not even a newline; not to a terminal.
     Raw,
@@ -140,7 +142,8 @@ pub(crate) struct PublishArgs {
     #[command(flatten)]
     pub(crate) patience: PatienceArgs,
 
-    /// The message; several are joined by a space. Without it, or when it is `-`, all of stdin is the message.
+    /// The message; several are joined by a space. Without it, or when it is `-`, all of stdin is
+    /// the message.
     #[arg(value_name = "DATA", allow_negative_numbers = true)]
     pub(crate) data: Vec<OsString>,
 
@@ -148,7 +151,8 @@ pub(crate) struct PublishArgs {
     #[arg(short, long)]
     pub(crate) lines: bool,
 
-    /// Leave out lines that are longer than a message can be, and publish the others; exit code 6 if there were any.
+    /// Leave out lines that are longer than a message can be, and publish the others; exit code 6
+    /// if there were any.
     #[arg(long, requires = "lines")]
     pub(crate) skip_long: bool,
 }
@@ -181,7 +185,8 @@ pub(crate) struct ChannelArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PatienceArgs {
-    /// Give up when for so long the broker does not answer, or reads nothing, or does not confirm at the end.
+    /// Give up when for so long the broker does not answer, or reads nothing, or does not confirm
+    /// at the end.
     #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds, default_value = "30")]
     pub(crate) timeout: Duration,
 }

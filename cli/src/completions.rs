@@ -1,4 +1,4 @@
-//! `hpfeeds completions`: what a shell needs to complete our arguments.
+//! `hpfeeds completions`: the script with which a shell completes our arguments.
 
 use std::io::{self, Write as _};
 

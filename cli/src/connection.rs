@@ -1,4 +1,4 @@
-//! How to reach the broker and with which key.
+//! The connection options: the broker's address, the key, TLS and the largest message.
 
 use std::{env, fmt, path::PathBuf, time::Duration};
 
@@ -10,7 +10,8 @@ use crate::{exit::Failure, values};
 /// The port that hpfeeds clients try by default.
 const PORT: u16 = 20000;
 
-/// Global options: they work before and after the action. Given twice, the later one counts, as with the Python tool.
+/// Global options: they work before and after the action. Given twice, the later one counts, as
+/// with the Python tool.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectionArgs {
@@ -65,7 +66,8 @@ pub(crate) struct ConnectionArgs {
     pub(crate) debug: bool,
 }
 
-/// A secret as it was typed. Redacted when it is printed, as [`Secret`] is, which does not tell whether it is empty.
+/// A secret as it was typed. Redacted when it is printed, as [`Secret`] is, which does not tell
+/// whether it is empty.
 #[derive(Clone)]
 struct GivenSecret(String);
 
@@ -82,8 +84,9 @@ impl fmt::Debug for GivenSecret {
 }
 
 impl ConnectionArgs {
-    /// Takes from the environment what the command line has not given, wherever that stands. clap would read a variable
-    /// before it has seen what follows the action, and end on one that is not used.
+    /// Takes from the environment what the command line has not given, wherever that stands. clap
+    /// would read a variable before it has seen what follows the action, and end on one that is not
+    /// used.
     pub(crate) fn complete(&mut self) -> Result<(), (ErrorKind, String)> {
         fill(&mut self.host, "HPFEEDS_HOST", |text| host(&text))?;
         fill(&mut self.port, "HPFEEDS_PORT", |text| port_variable(&text))?;
@@ -96,7 +99,8 @@ impl ConnectionArgs {
         self.host.is_some() || self.port.is_some()
     }
 
-    /// What a key needs. An empty value, as an unset variable of a compose file leaves it, counts as none.
+    /// Checks that the key and the client certificate are complete. An empty value, as an unset
+    /// variable of a compose file leaves it, counts as none.
     pub(crate) fn check(&self) -> Result<(), (ErrorKind, String)> {
         let missing = |what: &str| {
             let (long, variable) = (format!("--{what}"), format!("HPFEEDS_{}", what.to_uppercase()));
@@ -169,12 +173,14 @@ impl ConnectionArgs {
     }
 }
 
-/// How long dialling and the broker's greeting may take, for somebody who is willing to wait so long for an answer.
+/// How long dialling and the broker's greeting may take, for somebody who is willing to wait so
+/// long for an answer.
 pub(crate) fn handshake_timeout(patience: Duration) -> Duration {
     patience.min(Duration::from_secs(10))
 }
 
-/// Sets what is not given to the value of a variable. An empty one, as compose files leave it, counts as not set.
+/// Sets what is not given to the value of a variable. An empty one, as compose files leave it,
+/// counts as not set.
 fn fill<T>(
     given: &mut Option<T>,
     variable: &str,
@@ -183,7 +189,8 @@ fn fill<T>(
     let Some(value) = env::var_os(variable).filter(|value| given.is_none() && !value.is_empty()) else {
         return Ok(());
     };
-    // Without the value, which may be the secret; those of the others are in what is wrong with them.
+    // Without the value, which may be the secret; those of the others are in what is wrong with
+    // them.
     let parsed = value.into_string().map_err(|_| "is not UTF-8".to_owned()).and_then(parse);
     *given = Some(parsed.map_err(|fault| (ErrorKind::ValueValidation, format!("the variable {variable}: {fault}")))?);
     Ok(())
@@ -193,8 +200,8 @@ fn port(text: &str) -> Result<u16, &'static str> {
     text.parse().ok().filter(|port| *port != 0).ok_or("not a port from 1 to 65535")
 }
 
-/// Kubernetes sets `HPFEEDS_PORT=tcp://ADDR:PORT` in each pod beside a service named hpfeeds. It is no setting of the
-/// user, but a default taken instead could be the wrong broker.
+/// Kubernetes sets `HPFEEDS_PORT=tcp://ADDR:PORT` in each pod beside a service named hpfeeds. It is
+/// no setting of the user, but a default taken instead could be the wrong broker.
 fn port_variable(text: &str) -> Result<u16, String> {
     port(text).map_err(|fault| {
         if text.contains("://") {

@@ -1,4 +1,5 @@
-//! Dispatch: the parsed command line to the function of its subcommand, in a tokio runtime where it needs one.
+//! Dispatch: the parsed command line to the function of its subcommand, in a tokio runtime where it
+//! needs one.
 
 use std::{io, process::ExitCode, time::Duration};
 
@@ -42,8 +43,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-/// Runs something on this thread, and what it spawns on another one: the connection is served, and signals are heard,
-/// while this thread waits for a slow pipe. At the end, threads that are stuck in a read are not waited for.
+/// Runs something on this thread, and what it spawns on another one: the connection is served, and
+/// signals are heard, while this thread waits for a slow pipe. At the end, threads that are stuck
+/// in a read are not waited for.
 fn in_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -55,7 +57,7 @@ fn in_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Fai
     outcome
 }
 
-/// What the library does, for `--debug`. It is told no secret to log.
+/// Logs what the library does, for `--debug`. The library is told no secret to log.
 fn log_to_stderr() {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new("hpfeeds=debug"))

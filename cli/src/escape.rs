@@ -1,9 +1,11 @@
-//! Text from the network, made safe to show: no byte of it can move the cursor, change colours or reorder a line.
+//! Text from the network, made safe to show: no byte of it can move the cursor, change colours or
+//! reorder a line.
 
 use std::fmt::{self, Write as _};
 
-/// Shows bytes as text on one line. What a terminal would act on is escaped as Rust writes it (`\n`, `\u{1b}`), and
-/// so are bytes that are not UTF-8 (`\xff`). Backslashes stay as they are: JSON remains JSON.
+/// Shows bytes as text on one line. Characters that a terminal would act on are escaped as Rust
+/// writes it (`\n`, `\u{1b}`), and so are bytes that are not UTF-8 (`\xff`). Backslashes stay as
+/// they are: JSON remains JSON.
 pub(crate) struct Escaped<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for Escaped<'_> {
@@ -36,8 +38,8 @@ fn escape(f: &mut fmt::Formatter<'_>, character: char) -> fmt::Result {
     }
 }
 
-/// Controls (C0, DEL, C1), and the invisible characters that break lines, reorder text or hide in it. The joiners
-/// U+200C and U+200D are left: languages and emoji need them.
+/// Controls (C0, DEL, C1), and the invisible characters that break lines, reorder text or hide in
+/// it. The joiners U+200C and U+200D are left: languages and emoji need them.
 pub(crate) fn acts_on_a_terminal(character: char) -> bool {
     character.is_control()
         || matches!(character,

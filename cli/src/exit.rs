@@ -1,4 +1,4 @@
-//! How the tool ends: exit codes, and one line on stderr that says why.
+//! Exit codes, and the one line on stderr that says why.
 
 use std::{
     fmt,

@@ -1,4 +1,4 @@
-//! Where `subscribe` prints to.
+//! The output of `subscribe`: stdout, or a file that is opened again when it has been moved.
 
 use std::{
     fs::{self, File, Metadata, OpenOptions},
@@ -37,7 +37,7 @@ enum Target {
 /// Why no more can be printed.
 #[derive(Debug)]
 pub(crate) enum Stuck {
-    /// Whoever read our stdout has gone, and with it the reason to go on.
+    /// The reader of our stdout has gone, and with it the reason to go on.
     ClosedPipe,
     Failed(String),
 }
@@ -65,7 +65,8 @@ impl Output {
         Ok(Self { to, format: args.format, save, buffer: Vec::new() })
     }
 
-    /// Takes a message. It is printed at the next [`flush`](Self::flush), or now when a lot has gathered.
+    /// Takes a message. It is printed at the next [`flush`](Self::flush), or now when a lot has
+    /// gathered.
     pub(crate) fn print(&mut self, message: &Message) -> Result<(), Stuck> {
         let stored = match &self.save {
             Some(dir) => {
@@ -86,11 +87,13 @@ impl Output {
                 stdout.write_all(&self.buffer).and_then(|()| stdout.flush())
             }
             Target::File(appended) => {
-                // What is written to a file that has been moved away or removed would be found late, or never.
+                // Lines in a file that has been moved away or removed would be found late, or
+                // never.
                 let reopened = if appended.has_gone() { appended.reopen() } else { Ok(()) };
                 let written = appended.file.write_all(&self.buffer);
                 if let Err(why) = reopened {
-                    // Those in the buffer are taken: they are in the old file at least, if that is still somewhere.
+                    // Lines in the buffer are taken: they are in the old file at least, if that is
+                    // still somewhere.
                     self.buffer.clear();
                     return Err(Stuck::Failed(why));
                 }
@@ -170,8 +173,8 @@ fn identity(_: &Metadata) -> Option<Identity> {
     None
 }
 
-/// Whoever reads our stdout, if that is a pipe. Without it, `hpfeeds subscribe | head -1` would only end at the second
-/// message.
+/// The reader of our stdout, if that is a pipe. Without it, `hpfeeds subscribe | head -1` would
+/// only end at the second message.
 struct Reader(CancellationToken);
 
 impl Reader {

@@ -107,7 +107,8 @@ async fn connect(connection: &ConnectionArgs, args: &PublishArgs, stop: Stop) ->
     Outgoing::connect(connection, channels, args.patience.timeout, ProgressBar::hidden(), stop).await
 }
 
-/// The arguments with a space between them, as the Python tool publishes them; the bytes of each as they are.
+/// The arguments with a space between them, as the Python tool publishes them; the bytes of each as
+/// they are.
 fn joined(data: &[OsString]) -> Bytes {
     let words: Vec<_> = data.iter().map(OsString::as_os_str).map(OsStr::as_encoded_bytes).collect();
     words.join(&b' ').into()

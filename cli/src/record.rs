@@ -78,7 +78,8 @@ fn json(
     to.write_all(b"\n")
 }
 
-/// JSON that is safe to show: [`acts_on_a_terminal`] knows more characters than JSON must escape, and JSON may.
+/// JSON that is safe to show: [`acts_on_a_terminal`] knows more characters than JSON must escape,
+/// and JSON may.
 struct Printable(CompactFormatter);
 
 impl Formatter for Printable {

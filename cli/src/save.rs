@@ -8,7 +8,8 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-/// A directory of payloads, each under its SHA-256 in hex. Nothing that comes from the network becomes part of a path.
+/// A directory of payloads, each under its SHA-256 in hex. Nothing that comes from the network
+/// becomes part of a path.
 pub(crate) struct SaveDir(PathBuf);
 
 impl SaveDir {
@@ -18,10 +19,11 @@ impl SaveDir {
         Ok(Self(path))
     }
 
-    /// Stores a payload; returns where, and its hash. What is there already is left alone.
+    /// Stores a payload; returns where, and its hash. A file that is there already is left alone.
     ///
-    /// The file appears with all its content or not at all. It is not forced to the disk: one that a power failure
-    /// cut short has the wrong length, and is replaced when the payload comes again.
+    /// The file appears with all its content or not at all. It is not forced to the disk: one that
+    /// a power failure cut short has the wrong length, and is replaced when the payload comes
+    /// again.
     pub(crate) fn store(&self, payload: &[u8]) -> io::Result<(PathBuf, String)> {
         let hash = hex(&Sha256::digest(payload));
         let path = self.0.join(&hash);
@@ -42,7 +44,8 @@ fn is_stored(path: &Path, length: usize) -> bool {
 fn new_file(dir: &Path) -> io::Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".hpfeeds-");
-    // As any other new file, less what the umask takes away; a temporary file would be for its owner alone.
+    // As any other new file, less what the umask takes away; a temporary file would be for its
+    // owner alone.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder.tempfile_in(dir)

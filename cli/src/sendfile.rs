@@ -21,7 +21,8 @@ use crate::{
 pub(crate) async fn run(connection: ConnectionArgs, args: SendfileArgs, stop: Stop) -> Result<(), Failure> {
     let channels = args.channels.channels;
     let limit = connection.largest_payload(&channels)?;
-    // All of them before the first is sent: a typing error in the last must not leave half of them published.
+    // All of them before the first is sent: a typing error in the last must not leave half of them
+    // published.
     let mut total = 0;
     for path in &args.paths {
         total += check(path, limit).map_err(Failure::new)?;
@@ -51,8 +52,8 @@ async fn send_files(outgoing: &mut Outgoing, paths: &[PathBuf], limit: usize, ba
     Ok(())
 }
 
-/// The length of a file that can be sent: looked at before anything is read or sent. What is no regular file, such as
-/// a pipe, shows its length only when it is read.
+/// The length of a file that can be sent: looked at before anything is read or sent. A file that is
+/// not regular, such as a pipe, shows its length only when it is read.
 fn check(path: &Path, limit: usize) -> Result<u64, String> {
     let metadata = fs::metadata(path).map_err(|cause| format!("cannot read {}: {cause}", path.display()))?;
     if metadata.is_dir() {

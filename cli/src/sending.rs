@@ -1,4 +1,5 @@
-//! What `publish` and `sendfile` share: messages to every channel, confirmed by the broker at the end.
+//! The sending half that `publish` and `sendfile` share: messages to every channel, confirmed by
+//! the broker at the end.
 
 use std::{future::Future, pin::pin, time::Duration};
 
@@ -16,15 +17,15 @@ use crate::{
     signals::{Signal, Stop},
 };
 
-/// Bytes that may be queued; the session raises it to one message. Not many: when the user wants an end, they must be
-/// sent and confirmed within one deadline.
+/// Bytes that may be queued; the session raises it to one message. Not many: when the user wants an
+/// end, they must be sent and confirmed within one deadline.
 const QUEUE: usize = 1 << 20;
 
 /// How often a progress bar moves.
 const TICK: Duration = Duration::from_millis(100);
 
-/// One connection, and what goes out on it. It is not repaired when it breaks: nobody knows what the broker had read
-/// by then, so that the caller must hear of it.
+/// One connection, and what goes out on it. It is not repaired when it breaks: nobody knows what
+/// the broker had read by then, so that the caller must hear of it.
 pub(crate) struct Outgoing {
     session: ClientSession,
     state: watch::Receiver<SessionState>,
@@ -46,7 +47,7 @@ pub(crate) enum Cut {
     Stalled,
     /// The user wants it to end.
     Signal(Signal),
-    /// What was to be sent cannot be had, or not be sent.
+    /// The message cannot be read, or not be sent.
     Input(String),
 }
 
@@ -76,8 +77,8 @@ impl Outgoing {
         Ok(Self { state: session.state(), session, channels, patience, stop, messages: 0, progress })
     }
 
-    /// Queues a message to every channel. Waits for room as long as the broker reads something now and then, however
-    /// little.
+    /// Queues a message to every channel. Waits for room as long as the broker reads something now
+    /// and then, however little.
     pub(crate) async fn send(&mut self, payload: &Bytes) -> Result<(), Cut> {
         for channel in &self.channels {
             let queue = self.progress.while_moving(self.patience, self.session.publish(channel, payload.clone()));
@@ -94,7 +95,8 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Waits for something, such as the next input, but not beyond the end of the session or a signal.
+    /// Waits for something, such as the next input, but not beyond the end of the session or a
+    /// signal.
     pub(crate) async fn meanwhile<T>(&mut self, input: impl Future<Output = T>) -> Result<T, Cut> {
         tokio::select! {
             input = input => Ok(input),
@@ -103,7 +105,8 @@ impl Outgoing {
         }
     }
 
-    /// Sends what is queued and waits until the broker has read it. Success means that, for everything.
+    /// Sends what is queued and waits until the broker has read it. Success means that, for
+    /// everything.
     pub(crate) async fn finish(mut self, sent: Result<(), Cut>) -> Result<u64, Failure> {
         if let Err(Cut::Stalled) = sent {
             // It had its time; closing would give it as much again.
@@ -139,8 +142,8 @@ impl Outgoing {
         }
     }
 
-    /// Closes the session, for as long as the broker reads something. After a signal it has one deadline for all of it,
-    /// and the error is the signal when that has passed.
+    /// Closes the session, for as long as the broker reads something. After a signal it has one
+    /// deadline for all of it, and the error is the signal when that has passed.
     async fn close(&mut self, signal: Option<Signal>) -> Result<Result<(), Error>, Signal> {
         let mut closing = pin!(self.progress.during(self.session.close()));
         let signal = if let Some(signal) = signal {

@@ -6,8 +6,8 @@ use tokio::{sync::watch, time::sleep};
 
 use crate::exit::Failure;
 
-/// How long an action may take to end after it was asked to, on top of the deadlines it keeps itself. It can be stuck
-/// in a write to a pipe that nobody reads.
+/// How long an action may take to end after it was asked to, on top of the deadlines it keeps
+/// itself. It can be stuck in a write to a pipe that nobody reads.
 const GRACE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Stop {
     pub(crate) async fn requested(&mut self) -> Signal {
         match self.0.wait_for(Option::is_some).await.map(|signal| *signal) {
             Ok(Some(signal)) => signal,
-            // Nobody is left to ask for it.
+            // The task that asks for it has ended.
             Ok(None) | Err(_) => std::future::pending().await,
         }
     }
@@ -45,8 +45,8 @@ impl Stop {
 ///
 /// `patience`: how long the action may take to end when it is asked to.
 ///
-/// The action stays on this thread, which may block: it is no worker of the runtime. Who listens to signals is in a
-/// task of its own, and ends the process when the action is stuck.
+/// The action stays on this thread, which may block: it is no worker of the runtime. A task of its
+/// own listens to signals, and ends the process when the action is stuck.
 pub(crate) async fn supervise<F>(action: impl FnOnce(Stop) -> F, patience: Duration) -> Result<(), Failure>
 where
     F: Future<Output = Result<(), Failure>>,

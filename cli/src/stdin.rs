@@ -1,4 +1,5 @@
-//! Reading stdin, in a thread of its own: a read that waits for input must not keep the process from ending.
+//! Reading stdin, in a thread of its own: a read that waits for input must not keep the process
+//! from ending.
 
 use std::{
     io::{self, BufRead, Read as _},
@@ -10,7 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::exit::Failure;
 
-/// Lines are handed over in batches of about so many bytes, or when there are no more for the moment.
+/// Lines are handed over in batches of about so many bytes, or when there are no more for the
+/// moment.
 const BATCH: usize = 64 * 1024;
 
 /// All of stdin, which must not be longer than `limit`.
@@ -43,7 +45,8 @@ pub(crate) enum Line {
     TooLong,
 }
 
-/// The lines of stdin as they come. One that is longer than `limit` ends them, unless it is to be skipped.
+/// The lines of stdin as they come. One that is longer than `limit` ends them, unless it is to be
+/// skipped.
 pub(crate) fn lines(limit: usize, skip_long: bool) -> mpsc::Receiver<Batch> {
     // The next batch is read while one is being sent.
     let (sender, receiver) = mpsc::channel(1);
@@ -81,7 +84,8 @@ impl<R: io::Read> Lines<R> {
         }
     }
 
-    /// What can be had without waiting, but at least one line; and whether the input has ended.
+    /// The input that can be had without waiting, but at least one line; and whether the input has
+    /// ended.
     fn batch(&mut self) -> (Vec<Line>, Result<bool, String>) {
         let mut batch = Vec::new();
         let mut size = 0;

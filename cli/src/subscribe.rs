@@ -25,8 +25,8 @@ pub(crate) async fn run(connection: ConnectionArgs, args: SubscribeArgs, mut sto
     let channels = args.channels.channels;
     tracing::debug!(addr = %connection.addr(), "connecting");
     let session = connection.builder().close_timeout(GOODBYE).start()?;
-    // Before it is connected: the subscriptions go out together with the key, so that the broker has looked at them
-    // by the time that the session counts as connected.
+    // Before it is connected: the subscriptions go out together with the key, so that the broker
+    // has looked at them by the time that the session counts as connected.
     subscribe(&session, &channels)?;
     let watch = Watch::new(connection.addr(), channels);
     let mut subscriber = Subscriber { session, output, hangup, watch, wanted: args.count, received: 0 };
@@ -77,14 +77,15 @@ impl Subscriber {
         let mut events = self.session.events();
         loop {
             tokio::select! {
-                // What has happened is told before what came after it.
+                // Events are told before the messages that came after them.
                 biased;
                 event = events.next() => match event {
                     Some(event) => self.watch.note(event)?,
                     None => return Err(Failure::new("the session ended")),
                 },
                 message = self.session.next() => match message.map(|message| self.take_all(message)) {
-                    // The caller's timeout and signals get their turn, however much there is to receive.
+                    // The caller's timeout and signals get their turn, however much there is to
+                    // receive.
                     Some(Ok(false)) => yield_now().await,
                     Some(Ok(true) | Err(Stuck::ClosedPipe)) => return Ok(End::Done),
                     Some(Err(Stuck::Failed(why))) => return Err(Failure::new(why)),
@@ -103,7 +104,8 @@ impl Subscriber {
         let mut budget = 1000;
         while let Some(message) = next {
             if let Err(stuck) = self.output.print(&message) {
-                // Those before it are taken, and stored: their lines are printed whatever is wrong with this one.
+                // The messages before it are taken, and stored: their lines are printed whatever is
+                // wrong with this one.
                 drop(self.output.flush());
                 return Err(stuck);
             }
@@ -128,7 +130,8 @@ impl Subscriber {
             Ok(End::Done) => self.watch.verdict(),
             Err(failure) => return Err(failure),
         };
-        // Nothing is queued: this tells the broker that we go, and how it takes that no longer matters.
+        // Nothing is queued: this tells the broker that we go, and how it takes that no longer
+        // matters.
         drop(self.session.close().await);
         if self.session.skipped() > 0 {
             notice(format_args!("messages skipped: {}", self.session.skipped()));

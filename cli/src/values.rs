@@ -1,4 +1,5 @@
-//! Parsers of command-line values: sizes, times, counts and names, with the tool's own bounds on them.
+//! Parsers of command-line values: sizes, times, counts and names, with the tool's own bounds on
+//! them.
 
 use std::{num::NonZeroU64, time::Duration};
 

@@ -1,4 +1,5 @@
-//! Tells on stderr what happens to a subscription, and decides what ends it.
+//! The watcher of a subscription: tells its session events on stderr, and decides which of them end
+//! it.
 
 use hpfeeds::{BrokerAddr, Channel, Error, SessionEvent};
 
@@ -7,7 +8,7 @@ use crate::{
     exit::{self, DENIED, Failure, notice},
 };
 
-/// What has become of a session so far.
+/// The state of a session so far.
 pub(crate) struct Watch {
     addr: BrokerAddr,
     /// Asked for and not denied.
@@ -16,7 +17,7 @@ pub(crate) struct Watch {
     connected: bool,
     /// The key was rejected, and not accepted since then.
     rejected: bool,
-    /// What was said last: an outage is told once, not at every attempt.
+    /// The notice that was said last: an outage is told once, not at every attempt.
     said: String,
 }
 
@@ -34,7 +35,7 @@ impl Watch {
         &self.addr
     }
 
-    /// What to exit with when nothing worse has happened.
+    /// The exit code when nothing worse has happened.
     pub(crate) fn verdict(&self) -> Result<(), Failure> {
         if self.denied { Err(Failure::silent(DENIED)) } else { Ok(()) }
     }
@@ -65,8 +66,8 @@ impl Watch {
         }
     }
 
-    /// A key that was good may be rejected once: a broker that is being stopped, or whose key store is away, looks
-    /// like that.
+    /// A key that was good may be rejected once: a broker that is being stopped, or whose key store
+    /// is away, looks like that.
     fn rejected(&mut self, cause: &Error) -> Result<(), Failure> {
         if self.rejected || !self.connected {
             return Err(self.failure(cause));
@@ -86,7 +87,8 @@ impl Watch {
     }
 
     fn disconnected(&mut self, cause: &Error) -> Result<(), Failure> {
-        // Some brokers close the connection when they deny a channel; the session comes back without it.
+        // Some brokers close the connection when they deny a channel; the session comes back
+        // without it.
         if !self.connected && !cause.is_denied() {
             return Err(self.failure(cause));
         }

@@ -33,7 +33,8 @@ pub(super) struct CommonArgs {
     #[arg(long, global = true)]
     pub(super) json: bool,
 
-    /// The broker's process, to measure its CPU time and memory; known already when bench starts the broker.
+    /// The broker's process, to measure its CPU time and memory; known already when bench starts
+    /// the broker.
     #[arg(long, global = true, value_name = "PID")]
     pub(super) pid: Option<u32>,
 
@@ -41,7 +42,8 @@ pub(super) struct CommonArgs {
     #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::ExecutablePath)]
     pub(super) broker: Option<PathBuf>,
 
-    /// The channel to publish to: with an existing broker, one that nobody else uses [default: bench]
+    /// The channel to publish to: with an existing broker, one that nobody else uses [default:
+    /// bench]
     #[arg(short = 'c', long = "chan", global = true, value_name = "CHANNEL", allow_hyphen_values = true)]
     pub(super) channel: Option<Channel>,
 
@@ -54,9 +56,10 @@ pub(super) struct CommonArgs {
 pub(super) enum Workload {
     /// As many messages as get through: fan-out with many subscribers, fan-in with many publishers.
     Throughput(ThroughputArgs),
-    /// How long messages take at a given rate. Each is timed from when it was due, not from when it was sent.
+    /// How long messages take at a given rate. Each is timed from when it was due, not from when it
+    /// was sent.
     Latency(LatencyArgs),
-    /// What an authenticated connection that does nothing costs in memory.
+    /// The memory of an authenticated connection that does nothing.
     Idle(IdleArgs),
     /// How fast clients can connect, authenticate and close, and what that costs.
     Connect(ConnectArgs),
@@ -148,7 +151,8 @@ pub(super) struct Given {
 }
 
 impl BenchArgs {
-    /// Settles the channel, and which broker is meant. Whether a key was given is for the caller to check.
+    /// Settles the channel, and which broker is meant. Whether a key was given is for the caller to
+    /// check.
     pub(crate) fn settle(
         &mut self,
         channels: Vec<Channel>,

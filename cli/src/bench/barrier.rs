@@ -1,4 +1,4 @@
-//! Nothing is measured before everybody is subscribed.
+//! The barrier before a measurement: markers are published until every subscriber has received one.
 
 use std::{
     io::{ErrorKind, Write as _},

@@ -1,7 +1,7 @@
-//! What is published: frames that are encoded once, and numbered in place.
+//! Batches of PUBLISH frames that are encoded once, and numbered in place.
 //!
-//! A payload is the publisher (4 bytes), the message's number there (8 bytes), and bytes that look random but are the
-//! same in every message.
+//! A payload is the publisher (4 bytes), the message's number there (8 bytes), and bytes that look
+//! random but are the same in every message.
 
 use bytes::BytesMut;
 use hpfeeds::wire::{self, Channel, Ident, Limits};
@@ -46,12 +46,12 @@ impl Layout {
         self.frame.len()
     }
 
-    /// What every frame begins with: all that comes before the stamp.
+    /// The bytes that every frame begins with: all before the stamp.
     pub(super) fn head(&self) -> &[u8] {
         &self.frame[..self.stamp]
     }
 
-    /// What every frame ends with: all that comes after the stamp.
+    /// The bytes that every frame ends with: all after the stamp.
     pub(super) fn filler(&self) -> &[u8] {
         &self.frame[self.stamp + STAMP..]
     }
@@ -77,7 +77,8 @@ impl Batch {
         (self.bytes.len() / self.frame) as u64
     }
 
-    /// The bytes of a publisher's frames that are numbered from `first`: `count`, or as many as there are.
+    /// The bytes of a publisher's frames that are numbered from `first`: `count`, or as many as
+    /// there are.
     pub(super) fn numbered(&mut self, publisher: u32, first: u64, count: u64) -> &[u8] {
         let count = usize::try_from(count.min(self.capacity())).unwrap_or(usize::MAX);
         let frames = &mut self.bytes[..count * self.frame];

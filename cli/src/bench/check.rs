@@ -1,4 +1,5 @@
-//! Verifies every byte that a subscriber receives.
+//! The checker of one subscriber: verifies every byte that it receives, and counts lost and
+//! repeated messages.
 
 use std::{fmt, sync::Arc};
 
@@ -9,7 +10,7 @@ use super::batch::{END, Layout, MARKER, STAMP, read_stamp};
 /// No run has so many messages: a number that jumps by more is not a loss, but wrong.
 const ABSURD: u64 = 1 << 40;
 
-/// What arrived is not what was published.
+/// Bytes that arrived and were not published.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// The broker's ERROR.
@@ -37,7 +38,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// What has arrived so far.
+/// The messages that have arrived so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     pub(super) messages: u64,
@@ -213,7 +214,8 @@ fn corrupt(stamp: &[u8; STAMP], before: usize, found: &[u8], expected: &[u8]) ->
     Fault::Corrupt { publisher, number, offset: STAMP + before + same }
 }
 
-/// What starts with another header or other names: `bytes` may hold less or more than the frame.
+/// The fault of bytes that start with another header or other names: `bytes` may hold less or more
+/// than the frame.
 fn foreign(bytes: &[u8], layout: &Layout) -> Fault {
     match Header::parse(bytes, Limits::new(u32::MAX)) {
         Ok(Some(Header { opcode: Opcode::Error, length })) => {

@@ -1,3 +1,5 @@
+//! Unit tests of the checker.
+
 use hpfeeds::{Limits, wire::Ident};
 
 use super::*;

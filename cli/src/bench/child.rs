@@ -16,7 +16,7 @@ use crate::exit::Failure;
 
 const PROGRAM: &str = "hpfeeds-broker";
 
-/// What the broker must permit.
+/// The key and the limits that the broker must permit.
 #[derive(Debug)]
 pub(super) struct Needs<'a> {
     pub(super) ident: &'a str,
@@ -98,7 +98,7 @@ fn spawn(program: &Path, needs: &Needs<'_>, dir: &Path) -> io::Result<Child> {
         .spawn()
 }
 
-/// What the first line says, or nothing when the broker has ended instead.
+/// The address that the first line says, or nothing when the broker has ended instead.
 fn listening_on(child: &mut Child) -> Option<SocketAddr> {
     let mut line = String::new();
     BufReader::new(child.stdout.take()?.take(1024)).read_line(&mut line).ok()?;

@@ -1,5 +1,5 @@
-//! `hpfeeds bench connect`: each connection authenticates, half-closes, and is over when the broker has closed it
-//! without an ERROR. With that, the broker has verified the key.
+//! `hpfeeds bench connect`: each connection authenticates, half-closes, and is over when the broker
+//! has closed it without an ERROR. With that, the broker has verified the key.
 
 use std::{
     sync::{
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::exit::Failure;
 
-/// What is left to do.
+/// The connections that are left to make.
 #[derive(Debug, Clone)]
 struct Work {
     target: Target,

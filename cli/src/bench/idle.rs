@@ -67,7 +67,8 @@ fn settled(target: &Target) -> Option<Usage> {
     }
 }
 
-/// That all of them were let in, and still are connected: each publishes a message, which must arrive.
+/// That all of them were let in, and still are connected: each publishes a message, which must
+/// arrive.
 fn prove(target: &Target, idle: &mut [TcpStream], report: &mut Report) -> Result<(), Failure> {
     let layout = Arc::new(Layout::new(target.limits, &target.ident, &target.channel, STAMP)?);
     let (sender, events) = mpsc::channel();

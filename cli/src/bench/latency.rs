@@ -1,5 +1,6 @@
-//! `hpfeeds bench latency`: an open loop. When a message is due does not depend on how long earlier ones took, and
-//! its time counts from then on, however late it was sent: a broker that stalls is charged for all that it delays.
+//! `hpfeeds bench latency`: an open loop. When a message is due does not depend on how long earlier
+//! ones took, and its time counts from then on, however late it was sent: a broker that stalls is
+//! charged for all that it delays.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},

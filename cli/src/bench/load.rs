@@ -1,4 +1,5 @@
-//! Many connections on few threads: publishers that write batches, subscribers that read large pieces.
+//! The load generator: many connections on few threads, publishers that write batches, subscribers
+//! that read large pieces.
 
 use std::{
     cell::RefCell,
@@ -39,29 +40,30 @@ const READ: usize = 256 * 1024;
 /// Bytes that a publisher writes at once.
 const WRITE: usize = 128 * 1024;
 
-/// The same for more than 128 publishers: their share of the first, but never less than the second. The system may hold
-/// about as much for each of them: left alone it holds megabytes, until it has no memory for TCP and everything stands still.
+/// The same for more than 128 publishers: their share of the first, but never less than the second.
+/// The system may hold about as much for each of them: left alone it holds megabytes, until it has
+/// no memory for TCP and everything stands still.
 const ALL_WRITES: usize = 16 << 20;
 const LEAST_WRITE: usize = 12 * 1024;
 
 /// System calls until others on the thread get their turn.
 const TURN: usize = 8;
 
-/// What the threads have to tell.
+/// The results of the threads.
 #[derive(Debug)]
 pub(super) enum Event {
     /// A subscriber gets what is published.
     Subscribed,
     /// How many messages each publisher has sent, and the number of the first of them.
     Published(u32, Vec<u64>),
-    /// What subscribers have received, when nothing more comes.
+    /// The checkers of subscribers, when nothing more comes.
     Received(Vec<Checker>),
     /// The same for a subscriber that takes the time.
     Timed(Box<(Checker, Histogram)>),
     Failed(Failure),
 }
 
-/// What all threads know.
+/// The parameters of all threads.
 #[derive(Debug, Clone)]
 pub(super) struct Common {
     pub(super) layout: Arc<Layout>,
@@ -77,7 +79,7 @@ impl Common {
         let common = self.clone();
         thread::spawn(move || {
             let event = work(&common).unwrap_or_else(Event::Failed);
-            // Nobody listens any more when something else has failed.
+            // The receiver is gone when something else has failed.
             drop(common.events.send(event));
         });
     }
@@ -86,7 +88,7 @@ impl Common {
         Checker::new(self.layout.clone(), self.publishers)
     }
 
-    /// What was read; says so when it is the first sign of the subscription.
+    /// Checks bytes that were read; says so when they are the first sign of the subscription.
     pub(super) fn check(&self, checker: &mut Checker, bytes: &[u8], seen: impl FnMut(u64)) -> Result<(), Failure> {
         let before = checker.tally();
         checker.feed(bytes, seen).map_err(|fault| match fault {
@@ -102,7 +104,8 @@ impl Common {
     }
 }
 
-/// Receives on all connections, until every publisher has ended. Returns the number of events to expect.
+/// Receives on all connections, until every publisher has ended. Returns the number of events to
+/// expect.
 pub(super) fn receive(streams: Vec<Blocking>, common: &Common) -> usize {
     let parts = split(streams);
     let count = parts.len();
@@ -118,7 +121,8 @@ pub(super) fn receive(streams: Vec<Blocking>, common: &Common) -> usize {
     count
 }
 
-/// Publishes on all connections: `messages` in all, until a time, or what comes first. Returns as [`receive`] does.
+/// Publishes on all connections: `messages` in all, until a time, or what comes first. Returns as
+/// [`receive`] does.
 pub(super) fn publish(streams: Vec<Blocking>, messages: Option<u64>, until: Option<Instant>, common: &Common) -> usize {
     let parts = split(streams);
     let count = parts.len();
@@ -169,7 +173,8 @@ fn room(publishers: u32) -> usize {
     (ALL_WRITES / publishers as usize).clamp(LEAST_WRITE, WRITE)
 }
 
-/// For each thread its connections, and the number of the first. Half of the processors: the broker needs some too.
+/// For each thread its connections, and the number of the first. Half of the processors: the broker
+/// needs some too.
 fn split(mut streams: Vec<Blocking>) -> Vec<(u32, Vec<Blocking>)> {
     let threads = (thread::available_parallelism().map_or(1, NonZero::get) / 2).max(1);
     let size = streams.len().div_ceil(threads).max(1);
@@ -265,7 +270,8 @@ async fn publish_all(
             let mut batch = batch.borrow_mut();
             Pin::new(&mut *stream).poll_write(cx, &batch.numbered(id, sent, left)[begun..])
         });
-        // It is this task that gives the others their turns, below; tokio would count all of them as one.
+        // It is this task that gives the others their turns, below; tokio would count all of them
+        // as one.
         begun += timeout(common.patience, unconstrained(write)).await??;
         sent += (begun / frame) as u64;
         begun %= frame;

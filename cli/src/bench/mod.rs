@@ -1,4 +1,4 @@
-//! `hpfeeds bench`: what a broker can do, with every byte verified.
+//! `hpfeeds bench`: measures a broker, with every byte verified.
 
 pub(crate) mod args;
 mod barrier;
@@ -34,7 +34,8 @@ const IDENT: &str = "bench";
 
 pub(crate) async fn run(args: BenchArgs, mut stop: Stop) -> Result<(), Failure> {
     let (workload, json) = (args.workload.clone(), args.common.json);
-    // The broker stays here, not with the work: a signal ends the work, and must end the broker too.
+    // The broker stays here, not with the work: a signal ends the work, and must end the broker
+    // too.
     let (target, broker) = blocking(move || prepare(&args)).await?;
     let report = tokio::select! {
         report = blocking(move || measure(&target, &workload)) => report,
@@ -54,7 +55,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> +
 }
 
 fn measure(target: &Target, workload: &Workload) -> Result<Report, Failure> {
-    // Says what is wrong with the key before anything is measured, and lets the broker initialise what it needs.
+    // Says what is wrong with the key before anything is measured, and lets the broker initialise
+    // what it needs.
     target.visit()?;
     match workload {
         Workload::Throughput(args) => throughput::run(target, args),

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-/// What a process has used so far.
+/// CPU time and memory that a process has used so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Usage {
     /// User and system time, in clock ticks of 10 ms.
     ticked: Duration,
-    /// CPU time of the threads that run now, from the scheduler, to the nanosecond; zero when it is not kept.
+    /// CPU time of the threads that run now, from the scheduler, to the nanosecond; zero when it is
+    /// not kept.
     scheduled: Duration,
     /// Resident memory, in bytes.
     pub(super) rss: u64,
@@ -55,7 +56,7 @@ pub(super) struct Meter {
     own: Option<Usage>,
 }
 
-/// What was used meanwhile.
+/// The time, CPU time and memory between start and stop.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Measured {
     pub(super) elapsed: Duration,

@@ -1,4 +1,4 @@
-//! What a person at a terminal sees meanwhile.
+//! The progress bar of a run, on a terminal.
 
 use std::{
     sync::{

@@ -1,4 +1,4 @@
-//! What a run has shown: lines for a person, or one JSON object.
+//! The report of a run: lines for a person, or one JSON object.
 
 use std::{fmt, fs, num::NonZero, thread, time::Duration};
 

@@ -41,7 +41,7 @@ pub(super) fn resolve(given: &Given, patience: Duration) -> Result<SocketAddr, F
 }
 
 impl Target {
-    /// What the broker's process has used so far, when it is known which that is.
+    /// CPU time and memory of the broker's process so far, when its PID is known.
     pub(super) fn usage(&self) -> Option<Usage> {
         Usage::of(self.pid)
     }
@@ -54,7 +54,8 @@ impl Target {
         Ok(stream)
     }
 
-    /// A whole connection: after AUTH nothing is sent, and the broker must close it without an ERROR.
+    /// A whole connection: after AUTH nothing is sent, and the broker must close it without an
+    /// ERROR.
     pub(super) fn visit(&self) -> Result<(), Failure> {
         let mut stream = self.connect()?;
         stream.shutdown(Shutdown::Write).map_err(|cause| failed(&cause))?;
@@ -109,7 +110,7 @@ impl Target {
 /// Why a connection on which nothing is due can be read from, or not be written to.
 pub(super) fn why(mut stream: &TcpStream, otherwise: &io::Error) -> Failure {
     let mut said = vec![0; 4096];
-    // What is there already: an ERROR comes before the end.
+    // Without waiting: an ERROR comes before the end.
     drop(stream.set_nonblocking(true));
     match stream.read(&mut said) {
         Ok(length @ 1..) => refusal(&said[..length]),

@@ -1,4 +1,5 @@
-//! `hpfeeds bench throughput`.
+//! `hpfeeds bench throughput`: as many messages as get through, from all publishers to all
+//! subscribers.
 
 use std::{
     sync::{Arc, mpsc},

@@ -1,4 +1,4 @@
-//! What can be given, where, and what is missing.
+//! Arguments and variables: where they can stand, which is missing, which makes no sense.
 
 use crate::support::{SECRET, TestBroker, fails, outcome, tool};
 
@@ -51,7 +51,7 @@ fn the_environment_stands_in_for_options() {
     assert_eq!(peer.payloads(), ["x", "x"]);
 }
 
-/// What Kubernetes sets in a pod beside a service named hpfeeds.
+/// The value that Kubernetes sets in a pod beside a service named hpfeeds.
 const LINK: &str = "tcp://10.43.0.17:20000";
 
 #[test]
@@ -82,7 +82,7 @@ fn an_empty_variable_counts_as_not_set() {
     let mut publish = tool();
     publish.envs([("HPFEEDS_HOST", "127.0.0.1"), ("HPFEEDS_PORT", "")]);
     publish.args(["publish", "--timeout", "0.1", "-i", "i", "-s", "s", "-c", "a", "x"]);
-    // Whoever may listen there knows no such key.
+    // A broker that may listen there knows no such key.
     let (code, stderr) = outcome(&mut publish);
     assert!(code != Some(0) && code != Some(2) && stderr.contains("127.0.0.1:20000"), "{code:?}: {stderr}");
 }

@@ -1,4 +1,5 @@
-//! `hpfeeds bench`.
+//! `hpfeeds bench` against the embedded broker, a program that stands in for one, and a proxy that
+//! spoils messages.
 
 use std::{
     fs,
@@ -145,7 +146,7 @@ fn lines_for_a_person() {
     assert!(text.contains("\ndelivered         300, lost 0, repeated 0\n"), "{text}");
 }
 
-/// What a proxy does with the messages on their way to the subscriber.
+/// The harm that a proxy does to messages on their way to the subscriber.
 #[derive(Clone, Copy)]
 enum Harm {
     Drop,
@@ -298,8 +299,8 @@ fn a_broker_that_cannot_be_started_is_named() {
     start(program, "no room; give --broker PATH, or --host and --port");
 }
 
-/// A script. Another process makes it: while this one has it open, a child of another test could too, and it would be
-/// too busy to run.
+/// A script. Another process makes it: while this one has it open, a child of another test could
+/// too, and it would be too busy to run.
 fn executable(dir: &Path, script: &str) -> PathBuf {
     let (text, program) = (dir.join("text"), dir.join("broker"));
     fs::write(&text, script).unwrap();
@@ -312,7 +313,8 @@ fn executable(dir: &Path, script: &str) -> PathBuf {
 fn a_broker_is_started_and_ended() {
     let broker = TestBroker::start();
     let dir = tempfile::tempdir().unwrap();
-    // It tells of another broker, which does not know the key; what counts is what it was given, and that it ends.
+    // It tells of another broker, which does not know the key; what counts is what it was given,
+    // and that it ends.
     let script = format!(
         "#!/bin/sh\ncd {}\necho \"$@\" > args; cp \"$4\" keys; echo $$ > pid\necho listening on 127.0.0.1:{}\nexec sleep 1000\n",
         dir.path().display(),

@@ -1,4 +1,4 @@
-//! What `hpfeeds subscribe` prints and stores.
+//! The output formats of `hpfeeds subscribe`, and the files that it stores.
 
 use std::{fs, path::Path};
 
@@ -151,7 +151,7 @@ fn payloads_are_stored_under_their_hash_whatever_the_names_say() {
 #[test]
 fn ndjson_says_where_a_payload_is_stored() {
     let dir = tempfile::tempdir().unwrap();
-    // What is there already stays.
+    // A file that is there already stays.
     fs::write(dir.path().join(SHA_X), "y").unwrap();
     let broker = TestBroker::start();
     let mut tool = broker.subscribed(&["--save-dir", dir.path().to_str().unwrap(), "--format", "ndjson", "-n", "1"]);

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM.
+//! Ctrl-C and SIGTERM: how each action ends, and with which exit code.
 
 use crate::support::{Running, SECRET, Scripted, TestBroker, bare_tool};
 

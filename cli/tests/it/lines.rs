@@ -1,4 +1,4 @@
-//! `hpfeeds publish --lines`.
+//! `hpfeeds publish --lines`: each line of stdin is a message.
 
 use std::{
     io::{Read as _, Write as _},
@@ -106,7 +106,7 @@ fn lines_above_the_maximum_can_be_skipped_and_are_counted() {
     let mut publish = broker.sensor("publish");
     publish.args(["--lines", "--skip-long", "-c", "events"]).write_stdin("two").assert().success().stderr("");
     assert_eq!(peer.payloads(), ["two"]);
-    // What is worse decides about the code, and the count is told all the same.
+    // The worse failure decides about the code, and the count is told all the same.
     let mut publish = broker.sensor("publish");
     publish.args(["--lines", "--skip-long", "-c", "forbidden"]).write_stdin(format!("{longest}yyyyyyyyyyy\nx"));
     let (code, stderr) = outcome(&mut publish);
@@ -115,7 +115,8 @@ fn lines_above_the_maximum_can_be_skipped_and_are_counted() {
     fails(broker.sensor("publish").args(["--skip-long", "-c", "events", "x"]), 2, "--lines");
 }
 
-/// The broker closes while most lines are still to be sent: its reason must be heard over the failing writes.
+/// The broker closes while most lines are still to be sent: its reason must be heard over the
+/// failing writes.
 #[test]
 fn a_refusal_in_full_flow_is_told() {
     let broker = TestBroker::start();
@@ -133,8 +134,9 @@ fn a_refusal_in_full_flow_is_told() {
     }
 }
 
-/// The Python broker closes without reading what is on its way, so that the system resets the connection. The reason
-/// came before that, but a write may fail before the tool knows that there is something to read.
+/// The Python broker closes without reading what is on its way, so that the system resets the
+/// connection. The reason came before that, but a write may fail before the tool knows that there
+/// is something to read.
 #[test]
 fn a_refusal_is_told_even_if_the_connection_is_reset() {
     const RUNS: usize = 60;
@@ -171,7 +173,7 @@ fn the_end_of_the_connection_is_not_waited_for_behind_stdin() {
         assert_eq!(peer.next().2, "one");
     }
     broker.stop();
-    // Nobody closes stdin, or types anything more.
+    // Stdin stays open, and nothing more is typed.
     assert_eq!(tool.wait_with_open_stdin(), Some(1));
     let stderr = tool.stderr();
     assert!(stderr.contains("The broker is shutting down"), "{stderr}");

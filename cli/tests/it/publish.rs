@@ -163,7 +163,8 @@ fn a_broker_that_stops_reading_is_1() {
 #[test]
 fn a_broker_that_dies_before_it_has_read_everything_is_1() {
     let dying = Scripted::authenticated(1, |_, stream| {
-        // The message is there, and never read: the system tells the tool, as when a process is killed.
+        // The message is there, and never read: the system tells the tool, as when a process is
+        // killed.
         stream.peek(&mut [0]).unwrap();
         socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO)).unwrap();
     });

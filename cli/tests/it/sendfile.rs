@@ -1,4 +1,4 @@
-//! `hpfeeds sendfile`.
+//! `hpfeeds sendfile`: files of all sizes, pipes, and failures.
 
 use std::{fs, io::Read as _, process::Command, thread::sleep, time::Duration};
 
@@ -100,8 +100,8 @@ fn a_pipe_can_be_sent() {
     assert_eq!(peer.payloads().iter().map(bytes::Bytes::len).collect::<Vec<_>>(), [1000]);
 }
 
-/// Neither the room in the queue, which comes back with the last byte of a file, nor the confirmation at the end comes
-/// within the deadline: that is one of silence.
+/// Neither the room in the queue, which comes back with the last byte of a file, nor the
+/// confirmation at the end comes within the deadline: that is one of silence.
 #[test]
 fn a_broker_that_reads_slowly_gets_everything() {
     let slow = Scripted::authenticated(1, |_, stream| {

@@ -1,4 +1,4 @@
-//! `hpfeeds subscribe`: when it ends, and with which code. What it prints is in `formats`.
+//! `hpfeeds subscribe`: when it ends, and with which code. Its output formats are in `formats`.
 
 use std::{
     fs,
@@ -143,7 +143,8 @@ fn one_channel_denied_is_4_at_the_end_and_the_others_flow() {
     assert_eq!(tool.stdout(), b"[events] sensor: one\n");
 }
 
-/// The broker does not say which channel it means, and closes: the tool finds out which ones it does not let through.
+/// The broker does not say which channel it means, and closes: the tool finds out which ones it
+/// does not let through.
 #[test]
 fn a_denial_without_a_name_is_found_out() {
     let odd = Scripted::authenticated(4, |number, stream| {
@@ -258,7 +259,8 @@ fn a_file_that_is_moved_or_removed_is_made_again_for_the_next_message() {
     fs::rename(&old, &log).unwrap();
     broker.publish(["four"]);
     wait_for_file(&log, "[events] sensor: one\n[events] sensor: four\n");
-    // Where nothing can be made, it says so rather than to go on for nothing; what it has received is in the old file.
+    // Where nothing can be made, it says so rather than to go on for nothing; what it has received
+    // is in the old file.
     let aside = dir.path().with_extension("aside");
     fs::rename(dir.path(), &aside).unwrap();
     broker.publish(["five"]);

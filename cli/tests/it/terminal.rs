@@ -1,4 +1,4 @@
-//! What is different on a terminal. `script` (util-linux) gives the tool one.
+//! The tool on a terminal. `script` (util-linux) gives the tool one.
 
 use std::{fs, process::Command};
 

@@ -1,3 +1,5 @@
+//! The embedded broker that tests run the tool against.
+
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -8,8 +10,8 @@ use tokio::{runtime::Runtime, time::timeout};
 
 use super::{Running, SECRET, SOON, bare_tool, tool};
 
-/// A broker in this process. `sensor` may publish everywhere but to `forbidden`, `collector` may subscribe everywhere
-/// but to it; `dev` may do everything.
+/// A broker in this process. `sensor` may publish everywhere but to `forbidden`, `collector` may
+/// subscribe everywhere but to it; `dev` may do everything.
 pub(crate) struct TestBroker {
     // Before the runtime: it is dropped within it.
     broker: Option<Broker>,

@@ -1,3 +1,5 @@
+//! A child process whose output is collected and can be awaited.
+
 use std::{
     io::{Read, Write as _},
     process::{Child, Command, ExitStatus, Stdio},
@@ -92,7 +94,8 @@ impl Running {
                 return status;
             }
             assert!(start.elapsed() < SOON, "still running: {}", self.stderr());
-            // There is no waiting with a deadline in the standard library; this is that, not a guess.
+            // There is no waiting with a deadline in the standard library; this is that, not a
+            // guess.
             thread::sleep(std::time::Duration::from_millis(5));
         }
     }

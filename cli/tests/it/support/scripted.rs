@@ -1,3 +1,5 @@
+//! A scripted broker: sends and reads what a test says, on real sockets.
+
 use std::{
     io::{Read, Write as _},
     net::{TcpListener, TcpStream},
@@ -9,8 +11,8 @@ use super::{SOON, tool};
 /// INFO of a broker named `odd`, with the nonce `1234`.
 const INFO: &[u8] = b"\x00\x00\x00\x0d\x01\x03odd1234";
 
-/// A broker that does what a test says, to one connection after the other. They stay open until it is dropped, unless
-/// the test shuts them down.
+/// A broker that does what a test says, to one connection after the other. They stay open until it
+/// is dropped, unless the test shuts them down.
 pub(crate) struct Scripted {
     port: u16,
     thread: JoinHandle<Vec<TcpStream>>,
