@@ -273,6 +273,7 @@ impl ClientSession {
     #[inline(always)]
     pub(super) fn next_in_batch(&mut self) -> Option<Message> {
         loop {
+            // The names of the message before are cloned, which allocates nothing.
             if let Some(last) = &self.inner.last
                 && let Some((at, length)) = last.repeated(&self.inner.batch, ANY_LENGTH)
             {
@@ -284,6 +285,7 @@ impl ClientSession {
                 }
                 return Some((ident, channel, payload));
             }
+            // Other names: they are remembered, and the next round finds them.
             self.look_ahead()?;
         }
     }
@@ -307,6 +309,7 @@ impl ClientSession {
 
     /// Gets the next batch of messages; false at the end.
     pub(super) fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        // All is read and the driver could go on: here, what it receives is in the cache already.
         if self.inner.shared.gave_way() && self.inner.shared.inbox.is_empty() {
             self.inner.task.poll_inline();
         }
@@ -315,6 +318,7 @@ impl ClientSession {
             return Poll::Ready(false);
         };
         self.inner.batch = popped.batch;
+        // The queue was full, and the driver had stopped reading.
         if popped.made_room {
             self.inner.shared.driver.wake();
         }

@@ -188,12 +188,14 @@ impl<'a> FrameBatch<'a> {
         let mut messages = 0;
         let mut count = 1;
         loop {
+            // Frames of one length: the next begins where the processor guesses it does.
             while let Some((next, after)) = same_header(rest, frame, head) {
                 (frame, rest) = (next, after);
                 count += 1;
             }
             messages += count;
             each(frame.len(), count);
+            // Another length, and perhaps the same names.
             let Some(next) = repeated(rest, key, self.limits) else {
                 return BatchExtent { len: self.bytes.len() - rest.len(), messages };
             };
@@ -258,11 +260,13 @@ pub fn publish_run(bytes: &[u8], length: usize, names: usize, limits: Limits, ea
 /// its own length is left to check.
 #[inline]
 pub(super) fn repeated<'a>(bytes: &'a [u8], names: &[u8], limits: Limits) -> Option<(&'a [u8], &'a [u8])> {
+    // The length is what may differ, so it is what has to be checked.
     let length = u32::from_be_bytes(*bytes.first_chunk()?);
     if length > limits.of(Opcode::Publish) {
         return None;
     }
     let (frame, after) = bytes.split_at_checked(length as usize)?;
+    // The opcode and both names with their lengths, in one comparison.
     let found = frame.get(HEADER_LEN - 1..)?.get(..names.len())?;
     if eq_short(found, names) { Some((frame, after)) } else { None }
 }

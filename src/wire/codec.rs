@@ -90,6 +90,7 @@ impl Decoder for Codec {
         let Some(last) = &self.last else {
             return self.decode_any(src);
         };
+        // The names of the PUBLISH before: nothing to check but the length.
         let Some((at, length)) = last.repeated(src, self.limits) else {
             return self.decode_any(src);
         };

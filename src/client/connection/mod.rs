@@ -162,7 +162,7 @@ impl<'a> Connection<'a> {
 
     /// Reads once, and acts on it; says how many bytes there were.
     fn receive(&mut self, cx: &mut Context<'_>) -> Result<usize, End> {
-        // INFO may have come with more behind it, or more than we act on in one turn.
+        // INFO may have come with more behind it, or more than one poll acts on.
         self.process_received()?;
         if self.frames >= FRAME_BUDGET {
             return Ok(0);
@@ -180,7 +180,7 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Acts on what has been read, or on as much of it as one turn allows.
+    /// Acts on what has been read, or on as much of it as the budget allows.
     fn process_received(&mut self) -> Result<(), End> {
         while self.frames < FRAME_BUDGET
             && let Some(received) = self.transport.next().map_err(|cause| self.protocol(cause))?

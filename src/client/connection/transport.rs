@@ -115,6 +115,7 @@ impl FrameTransport {
         if !self.pass_over() {
             return Ok(None);
         }
+        // All messages that stand together are one batch; whatever stops it comes at the next call.
         let (len, end) = FrameBatch::new(&self.received, self.limits).publishes();
         if len > 0 {
             return Ok(Some(Received::Batch(self.received.split_to(len))));
@@ -166,6 +167,7 @@ impl FrameTransport {
         in_flight: &mut InFlight,
         control_only: bool,
     ) -> Poll<io::Result<Written>> {
+        // The system would take the bytes, and nobody would read them.
         if self.io.peer_closed() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }

@@ -156,7 +156,7 @@ mod tests {
     #[tokio::test]
     async fn the_driver_gives_way_and_the_program_lets_it_go_on() {
         let (mut session, _peer) = session().await;
-        // One turn of the driver has passed, or two: it looks for what came with INFO first.
+        // One poll of the driver has passed, or two: it looks for what came with INFO first.
         let bytes = session.shared().inbox.bytes();
         assert!((READ_BUDGET..READ_BUDGET + 2 * MEMORY).contains(&bytes), "{bytes}");
         // No other task runs here.

@@ -123,6 +123,7 @@ impl InFlight {
             OutgoingBatch::Control(bytes) | OutgoingBatch::Messages { bytes, .. } => [bytes.as_ref(), &[]],
             OutgoingBatch::Large { head, payload } => [head.as_ref(), payload.as_ref()],
         });
+        // The first part may be written already, or some of it.
         for part in parts {
             if filled == slices.len() {
                 break;
@@ -149,6 +150,7 @@ impl InFlight {
             self.offset -= first.len();
             written.room += first.weight();
             written.messages += first.messages();
+            // Its memory is kept, unless the batch shares it with another.
             if let Some(OutgoingBatch::Messages { bytes, .. }) = self.batches.pop_front()
                 && self.spent.len() < SPENT
                 && let Ok(mut memory) = bytes.try_into_mut()

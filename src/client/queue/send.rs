@@ -108,6 +108,7 @@ impl Outbox {
             return Err((cause, payload));
         }
         if payload.len() < LARGE {
+            // Copied behind the messages before it; a batch that is full is sealed first.
             if state.reserve(publish_head_len(&self.ident, channel) + payload.len()) {
                 self.count(&mut state);
             }
@@ -118,6 +119,7 @@ impl Outbox {
             tail.extend_from_slice(&payload);
             state.tail_messages += 1;
         } else {
+            // Sent from where it is, between two batches.
             let mut head = BytesMut::with_capacity(publish_head_len(&self.ident, channel));
             if let Err(cause) = encode_publish_head(&mut head, self.limits, &self.ident, channel, payload.len()) {
                 return Err((cause.into(), payload));
@@ -138,6 +140,7 @@ impl Outbox {
         state.fresh = 0;
         self.yield_due.store(false, Relaxed);
         to.append(&mut state.sealed);
+        // Memory of batches that are written comes back for the next ones.
         while state.spare.len() < SPENT
             && let Some(mut memory) = to.reuse()
         {
