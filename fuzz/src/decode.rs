@@ -4,7 +4,7 @@
 //! Input: which limit, how many piece sizes, those, and then what is received.
 
 use bytes::BytesMut;
-use hpfeeds::wire::{Codec, DecodeError, Frame, FrameRef, Frames, HEADER_LEN, Header, Limits};
+use hpfeeds::wire::{Codec, DecodeError, Frame, FrameBatch, FrameRef, Frames, HEADER_LEN, Header, Limits};
 use tokio_util::codec::{Decoder as _, Encoder as _};
 
 use crate::{
@@ -43,7 +43,7 @@ pub fn run(bytes: &[u8]) {
         Codec::new(limits).encode(frame, &mut encoded).expect("what was decoded is within the limits");
     }
     assert_eq!(encoded, received[..encoded.len()]);
-    broker(received, max);
+    batches(received, max);
 }
 
 /// Every frame of a decoder, and its fault.
@@ -144,11 +144,14 @@ fn forgetful(received: &[u8], sizes: &[u8], limits: Limits) {
     }
 }
 
-/// What the broker makes of the same bytes: runs and portions of whole frames, without looking into all of them.
-fn broker(received: &[u8], max: u32) {
-    use hpfeeds_broker::fuzzing::scan;
-
-    let expected = model::decode(received, max);
+/// A batch of frames, walked without taking each apart, finds the same frames.
+fn batches(received: &[u8], max: u32) {
+    let (limits, expected) = (Limits::new(max), model::decode(received, max));
+    let whole = FrameBatch::new(&received[..expected.len()], limits).frames().scan(0, |end, frame| {
+        *end += frame.len();
+        Some(*end)
+    });
+    assert!(whole.eq(expected.ends.iter().copied()), "the frames of a batch");
     let starts = [0].into_iter().chain(expected.ends.iter().copied());
     let frames: Vec<_> = starts.zip(&expected.ends).zip(&expected.frames).map(|((a, b), f)| (a, *b, f)).collect();
     let names = |frame: &Frame| match frame {
@@ -159,30 +162,36 @@ fn broker(received: &[u8], max: u32) {
         let Some(wanted) = names(frame) else {
             continue;
         };
-        let run = scan::run(&received[*start..], max).expect("it starts with a PUBLISH");
+        let batch = FrameBatch::new(&received[*start..], limits);
+        let (first, body) = batch.publish_at(0).expect("it starts with a PUBLISH");
+        let head = FrameBatch::names(body).expect("its names are legal").len();
+        let found = batch.same_names(first, head, |_, _| ());
         let same: Vec<_> =
             frames[at..].iter().take_while(|(_, _, frame)| names(frame).as_ref() == Some(&wanted)).collect();
         let len = same.last().map_or(0, |last| last.1 - start);
-        assert_eq!(run, (len, same.len()), "the run at {start}");
-        let bytes = &received[*start..start + len];
-        assert_eq!(scan::contents(bytes), [(wanted.1.to_string(), same.len())]);
+        assert_eq!((found.len, found.messages as usize), (len, same.len()), "the messages from {start} on");
+        let batch = FrameBatch::checked(&received[*start..start + len]);
+        assert!(batch.channel_runs().eq([(&*wanted.1, same.len() as u64)]));
+        assert_eq!(batch.first_channel(), Some(&*wanted.1));
         for (begin, end, _) in same.into_iter().map(|(a, b, f)| (a - start, b - start, f)).take(4) {
             for position in [begin, begin + 1, end - 1].into_iter().filter(|position| *position < len) {
                 let boundary = if position == begin { (begin, begin) } else { (begin, end) };
-                assert_eq!(scan::boundaries(bytes, position), boundary, "around {position}");
+                let found = (batch.ended_by(position).len, batch.begun_by(position).len);
+                assert_eq!(found, boundary, "around {position}");
             }
         }
     }
     // Whole PUBLISH frames, of which nobody has looked at the names; the first may be anything.
     for (most, len) in [(1, u64::MAX), (3, 64), (u64::MAX, u64::MAX)] {
-        let (mut end, mut messages) = (0, 0);
+        let (mut end, mut messages) = (0, 0u32);
         while let Ok(Some(body)) = model::whole(&received[end..], max) {
             let next = end + 5 + body.len();
-            if end > 0 && (received[end + 4] != 3 || messages >= most || next as u64 > len) {
+            if end > 0 && (received[end + 4] != 3 || u64::from(messages) >= most || next as u64 > len) {
                 break;
             }
             (end, messages) = (next, messages + 1);
         }
-        assert_eq!(scan::portion(received, max, most, len), (end, messages as usize), "at most {most} and {len}");
+        let found = FrameBatch::new(received, limits).portion(most, len);
+        assert_eq!((found.len, found.messages), (end, messages), "at most {most} and {len}");
     }
 }

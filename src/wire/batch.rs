@@ -245,13 +245,6 @@ impl<'a> FrameBatch<'a> {
     }
 }
 
-/// [`FrameBatch::same_names`] as bytes, for the broker.
-#[doc(hidden)]
-#[inline]
-pub fn publish_run(bytes: &[u8], length: usize, names: usize, limits: Limits, each: impl FnMut(usize, u32)) -> usize {
-    FrameBatch::new(bytes, limits).same_names(Header { opcode: Opcode::Publish, length }, names, each).len
-}
-
 /// The frame at the start of `bytes`, and what follows it, if it is a whole PUBLISH with the same
 /// names as one before.
 ///

@@ -18,8 +18,6 @@ mod parse;
 mod reader;
 
 pub use auth::{Digest, Nonce, Secret};
-#[doc(hidden)]
-pub use batch::publish_run;
 pub use batch::{BatchEnd, BatchExtent, FrameBatch};
 pub use codec::Codec;
 pub use error::{DecodeError, EncodeError, Field};

@@ -3,8 +3,7 @@
 use std::{num::NonZeroU32, ops::Deref};
 
 use bytes::Bytes;
-
-use crate::util::scan;
+use hpfeeds::wire;
 
 /// Runs up to this length are copied for each outbox that has others queued, into one piece of memory with these: what a run
 /// costs by itself (an allocation, and a slice of a vectored write, of which there are only so many) is more than that.
@@ -71,10 +70,14 @@ impl<'a> FrameBatch<'a> {
 /// Channels and how many messages on each come one after the other. If it is known that there are so many on one channel,
 /// the messages are not looked at: for those that were queued long ago that is a read of memory for each.
 pub(super) fn contents(frames: &[u8], on_one_channel: Option<NonZeroU32>) -> impl Iterator<Item = (&str, u64)> {
-    let known = on_one_channel.and_then(|messages| Some((scan::channel(frames)?, messages.get().into())));
-    debug_assert!(known.is_none_or(|known| scan::contents(frames).eq([known])), "it is what is there");
+    let known = on_one_channel
+        .and_then(|messages| Some((wire::FrameBatch::checked(frames).first_channel()?, messages.get().into())));
+    debug_assert!(
+        known.is_none_or(|known| wire::FrameBatch::checked(frames).channel_runs().eq([known])),
+        "it is what is there"
+    );
     let others = if known.is_some() { &[] } else { frames };
-    known.into_iter().chain(scan::contents(others))
+    known.into_iter().chain(wire::FrameBatch::checked(others).channel_runs())
 }
 
 impl Deref for FrameBatch<'_> {

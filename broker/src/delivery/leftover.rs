@@ -10,12 +10,12 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes};
+use hpfeeds::wire;
 use tokio::{task::yield_now, time::Instant};
 
 use crate::{
     delivery::{outbox::Outbox, queue::Piece, slow_consumer::State, tally::Tally},
     metrics::Category,
-    util::scan,
 };
 
 /// How many bytes and pieces one portion has at the most, and one piece more, which is no longer than a message or a read
@@ -77,7 +77,7 @@ impl Outbox {
         let mut state = self.lock();
         state.leave(taken, fate);
         if let Some(mut run) = begun {
-            let rest = Piece::from(run.split_off(scan::frame_end(&run, written)));
+            let rest = Piece::from(run.split_off(wire::FrameBatch::checked(&run).begun_by(written).len));
             self.unqueue(&mut state, rest.frames.len(), 0);
             self.give_up(&mut state, &Tally::of(rest.contents()), fate, now);
             taken.push_back(run);
@@ -94,7 +94,7 @@ impl Outbox {
         if let Some(mut first) = taken.pop_front() {
             self.unqueue(&mut state, first.len() - written, 1);
             // A frame that was begun has not arrived.
-            first.advance(scan::frame_start(&first, written));
+            first.advance(wire::FrameBatch::checked(&first).ended_by(written).len);
             self.give_up(&mut state, &Tally::of(Piece::from(first).contents()), Fate::Discarded, now);
         }
         state.leave(taken, Fate::Discarded);

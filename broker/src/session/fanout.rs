@@ -2,6 +2,7 @@
 
 use std::{mem, sync::Arc};
 
+use hpfeeds::wire::BatchExtent;
 use tokio::time::Instant;
 
 use crate::{
@@ -13,7 +14,6 @@ use crate::{
     net::buffer_pool::BufferPool,
     routing::{router::TopicHandle, topic::Subscribers},
     session::read_buffer::ReadBuffer,
-    util::scan::BatchExtent,
 };
 
 /// Whole PUBLISH frames at the start of a read buffer, and who subscribes to the channels of all of them.

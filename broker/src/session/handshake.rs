@@ -23,7 +23,6 @@ use crate::{
         tls::Certificate,
     },
     session::error_frame::{SHUTTING_DOWN, error_frame, say},
-    util::scan,
 };
 
 /// Room for AUTH, which has at most 281 bytes, and for a little that a client sends along with it.
@@ -330,7 +329,7 @@ fn first_frame(bytes: &[u8], limits: Limits) -> Result<Option<(Ident, Digest, us
     if header.opcode != Opcode::Auth {
         return Err(other());
     }
-    let Some(body) = scan::body(bytes, header) else {
+    let Some(body) = header.body(bytes) else {
         return Ok(None);
     };
     match FrameRef::parse(header.opcode, body).map_err(fault)? {

@@ -8,9 +8,10 @@ use std::{
 };
 
 use foldhash::quality::RandomState;
+use hpfeeds::wire::FrameBatch;
 use indexmap::IndexSet;
 
-use crate::{metrics::ChannelSeries, routing::router::TopicHandle, util::scan};
+use crate::{metrics::ChannelSeries, routing::router::TopicHandle};
 
 /// How many are compared one after the other. More take the time of a hash.
 const FEW: usize = 8;
@@ -76,7 +77,7 @@ impl Many {
         // Who goes through many channels mostly does so in the same order each time.
         let (index, target) = match self.cache.get_index(self.next) {
             Some(next) if body.starts_with(&next.names) => (self.next, next),
-            _ => self.cache.get_full(scan::names(body)?)?,
+            _ => self.cache.get_full(FrameBatch::names(body)?)?,
         };
         self.next = if index + 1 < self.cache.len() { index + 1 } else { 0 };
         Some(target)
@@ -130,7 +131,7 @@ mod tests {
         };
         for (index, channel) in channels.iter().enumerate() {
             assert!(!find(&mut cache, channel), "{channel} is not there yet");
-            let names = scan::names(&body(channel)).unwrap().into();
+            let names = FrameBatch::names(&body(channel)).unwrap().into();
             let topic = topics.topic(&channel.parse().unwrap());
             cache.add(PublishTarget { names, topic, series: Arc::default() }, MOST);
             // In order, around the end, and backwards: the guess is right or wrong.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use hpfeeds::wire::{Channel, DecodeError, Field, FrameRef, HEADER_LEN, Header, NameError, Opcode};
+use hpfeeds::wire::{Channel, DecodeError, Field, FrameBatch, FrameRef, HEADER_LEN, Header, NameError, Opcode};
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
@@ -24,7 +24,6 @@ use crate::{
         publish_cache::{PublishCache, PublishTarget},
         read_buffer::ReadBuffer,
     },
-    util::scan,
 };
 
 /// How much one connection handles before others get their turn.
@@ -299,7 +298,7 @@ impl SessionReader {
     fn reserve(&mut self) -> Option<Suspension> {
         let limiter = self.membership.quota().publish.as_ref()?;
         let (messages, bytes) = limiter.rate().portion();
-        let portion = scan::portion(&self.buffer.bytes, self.context.config.limits, messages, bytes);
+        let portion = FrameBatch::new(&self.buffer.bytes, self.context.config.limits).portion(messages, bytes);
         self.buffer.granted = portion.len;
         let now = Instant::now();
         let until = limiter.reserve(portion.messages.into(), portion.len as u64, now);
@@ -319,7 +318,7 @@ impl SessionReader {
         let mut fanout = Fanout::default();
         while self.work <= WORK_BUDGET {
             let position = fanout.extent().len;
-            let Some((first, body)) = scan::publish(self.buffer.passing(), position, limits) else {
+            let Some((first, body)) = FrameBatch::new(self.buffer.passing(), limits).publish_at(position) else {
                 debug_assert!(position > 0, "what passes is whole frames, and the first is there");
                 break;
             };
@@ -351,7 +350,8 @@ impl SessionReader {
             let overhead = HEADER_LEN + names.len();
             let mut sizes = Sizes::new(overhead);
             let rest = self.buffer.passing().get(position..).unwrap_or_default();
-            let run = scan::run(rest, first, names, limits, &mut sizes);
+            let run =
+                FrameBatch::new(rest, limits).same_names(first, names.len(), |length, count| sizes.add(length, count));
             let payload = run.len - run.messages as usize * overhead;
             series.published(&sizes, payload);
             if fanout.is_unrouted() {
@@ -389,14 +389,14 @@ impl SessionReader {
             info!(ident, %peer, channel, "denied: publish");
             return Err(format!("Authkey not allowed to pub here. ident={ident}, chan={channel}"));
         }
-        let names = scan::names(body).unwrap_or(body).into();
+        let names = FrameBatch::names(body).unwrap_or(body).into();
         let channel = owned(channel, Opcode::Publish)?;
         let topic = self.context.router.topic(&channel);
         Ok(PublishTarget { names, topic, series: session.channel(&channel) })
     }
 
     fn subscription(&mut self, header: Header) -> Result<(), String> {
-        let body = scan::body(&self.buffer.bytes, header).unwrap_or_default();
+        let body = header.body(&self.buffer.bytes).unwrap_or_default();
         let (channel, changed) = match FrameRef::parse(header.opcode, body).map_err(|cause| cause.to_string())? {
             FrameRef::Subscribe { channel, .. } if self.mode == Mode::Publish => return Err(self.denial(channel)),
             FrameRef::Subscribe { channel, .. } => {

@@ -10,11 +10,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use hpfeeds::wire::Limits;
+use hpfeeds::wire::FrameBatch;
 use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::{delivery::outbox::Outbox, identity::Quota, limits::rate::Limiter, net::socket::WriteHalf, util::scan};
+use crate::{delivery::outbox::Outbox, identity::Quota, limits::rate::Limiter, net::socket::WriteHalf};
 
 /// How many pieces one system call writes.
 const SLICES: usize = 64;
@@ -187,7 +187,7 @@ impl<'a> Writer<'a> {
             let rest = run.get(skip..).unwrap_or_default();
             skip = 0;
             let (messages_left, bytes_left) = (messages - all_messages, bytes.saturating_sub(all_bytes as u64));
-            let more = scan::portion(rest, Limits::new(u32::MAX), messages_left, bytes_left);
+            let more = FrameBatch::checked(rest).portion(messages_left, bytes_left);
             if all_bytes > 0 && more.len as u64 > bytes_left {
                 break;
             }
@@ -251,7 +251,7 @@ mod tests {
 
     use bytes::BytesMut;
     use futures::future::poll_fn;
-    use hpfeeds::wire::Frame;
+    use hpfeeds::wire::{Frame, Limits};
     use tokio::{
         io::AsyncReadExt as _,
         net::{TcpListener, TcpStream},

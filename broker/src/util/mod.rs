@@ -6,7 +6,3 @@ pub(crate) mod file_watch;
 pub(crate) mod poll_backoff;
 #[cfg(test)]
 pub(crate) mod property;
-pub(crate) mod scan;
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-mod scan_properties;
