@@ -61,9 +61,9 @@ fn admit(
     context: &Arc<BrokerContext>,
 ) {
     let permit = if service.proxies.is_empty() {
-        Permit::take(context, peer, listening)
+        context.admission.admit(peer, listening)
     } else if service.proxies.iter().any(|network| network.contains(peer.ip())) {
-        Permit::take_proxied(context, peer, listening)
+        context.admission.admit_proxied(peer, listening)
     } else {
         // It would not begin with what a client expects.
         return refused(peer, NOT_A_PROXY, context);
@@ -72,7 +72,7 @@ fn admit(
         Ok(permit) => {
             context.delivery.counters.accepted.add(1);
             match Socket::new(tcp, service.keepalive) {
-                Ok(socket) => begin(socket, service.clone(), permit),
+                Ok(socket) => begin(socket, service.clone(), permit, context),
                 Err(cause) => debug!(%peer, %cause, "gone before it was greeted"),
             }
         }
@@ -82,10 +82,15 @@ fn admit(
 
 /// The same for a stream of any kind, on the runtime that this is called on.
 pub(crate) fn admit_stream(stream: impl Stream + 'static, peer: SocketAddr, context: &Arc<BrokerContext>) {
-    match Permit::take(context, peer, &context.metrics.streams()) {
+    match context.admission.admit(peer, &context.metrics.streams()) {
         Ok(permit) => {
             context.delivery.counters.accepted.add(1);
-            begin(Socket::piped(Box::new(stream)), Arc::new(Service { keepalive: None, ..Service::default() }), permit);
+            begin(
+                Socket::piped(Box::new(stream)),
+                Arc::new(Service { keepalive: None, ..Service::default() }),
+                permit,
+                context,
+            );
         }
         Err(reason) => {
             refused(peer, reason, context);
@@ -94,10 +99,10 @@ pub(crate) fn admit_stream(stream: impl Stream + 'static, peer: SocketAddr, cont
     }
 }
 
-fn begin(socket: Socket, service: Arc<Service>, permit: Permit) {
-    let context = permit.context.clone();
+fn begin(socket: Socket, service: Arc<Service>, permit: Permit, context: &Arc<BrokerContext>) {
     let pending = Some(Box::new(permit.pending()));
-    context.tasks.spawn(session::serve(Box::new(Connection { socket, service, pending, permit })));
+    let connection = Box::new(Connection { context: context.clone(), socket, service, pending, permit });
+    context.tasks.spawn(session::serve(connection));
 }
 
 fn refused(peer: SocketAddr, reason: &str, context: &BrokerContext) {

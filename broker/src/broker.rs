@@ -84,7 +84,7 @@ impl Broker {
         let certificates = listeners.iter().filter_map(|(_, service)| service.tls.clone()).collect();
         let rules = config.rules();
         let auth_failures = AuthFailureDelay::new(config.auth_failure_delay);
-        let admission = Admission::new(config.max_connections, config.max_connections_per_address);
+        let admission = Arc::new(Admission::new(config.max_connections, config.max_connections_per_address));
         let identities = Arc::new(IdentRegistry::new(config.account_rules()));
         let context = Arc::new(BrokerContext {
             config,

@@ -31,7 +31,7 @@ pub(crate) struct BrokerContext {
     pub(crate) log: Samplers,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) certificates: Reloader,
-    pub(crate) admission: Admission,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) identities: Arc<IdentRegistry>,
     /// Nothing more is read; what is queued is still written.
     pub(crate) draining: CancellationToken,

@@ -1,92 +1,102 @@
-//! How many connections there may be: in all, and from one address.
+//! Connection limits: how many connections may be open, in all and from one address.
 //!
-//! When there is no room for another, the one that has been there longest without authenticating gives way: strangers who
-//! hold connections open keep nobody out. Who authenticates is faster than they can come, unless so many come in the time of
-//! one handshake as there is room for beside those who have authenticated.
+//! When there is no room for another connection, the oldest of those that have not authenticated is
+//! [evicted](PreAuth::evict_oldest): clients that hold connections open without authenticating keep no other client out. A
+//! handshake is faster than new connections can evict it, unless as many of them come in the time of one handshake as there
+//! is room for beside the authenticated ones.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     mem,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::Instant};
+use parking_lot::Mutex;
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::{
-    context::BrokerContext,
-    limits::source::network,
+    limits::{
+        pre_auth::{PendingConnection, PreAuth},
+        source::network,
+    },
     metrics::{Connected, EndpointMetrics, Phase},
 };
 
-/// How often refusals are logged.
-const REPORT: Duration = Duration::from_secs(10);
+/// Shortest time between two log lines about refused connections.
+const LOG_PERIOD: Duration = Duration::from_secs(10);
 
-/// How many may be open beyond the limit, because those that give way to them have not gone yet. That takes them no longer
-/// than it takes the runtime to get round to them; until then it accepts 128 connections at each endpoint.
-const MAX_LEAVING: usize = 512;
-
-/// What a client hears for which there is no room, and one that gives way.
+/// ERROR text for a connection for which there is no room, and for one that is evicted.
 pub(crate) const TOO_MANY: &str = "Too many connections";
 
-/// Counts the connections that are open.
+/// Counters of the open connections, and their limits.
 #[derive(Debug)]
 pub(crate) struct Admission {
     open: AtomicUsize,
     max: usize,
     max_per_address: usize,
-    /// Empty when there is no limit for each.
+    /// Open connections by source. Empty when `max_per_address` is no limit.
     addresses: Mutex<HashMap<IpAddr, usize>>,
-    strangers: Mutex<PendingConnections>,
-    report: Mutex<Report>,
+    pre_auth: Arc<PreAuth>,
+    refusals: Mutex<Refusals>,
 }
 
-/// Connections that have not authenticated.
+/// Refused connections since the last log line about them.
 #[derive(Debug, Default)]
-struct PendingConnections {
-    /// In the order in which they came, each with what tells it to give way.
-    waiting: BTreeMap<u64, Arc<Notify>>,
-    next: u64,
-    /// How many have been told so and are still there.
-    leaving: usize,
-}
-
-#[derive(Debug, Default)]
-struct Report {
-    last: Option<Instant>,
-    refused: u64,
+struct Refusals {
+    logged: Option<Instant>,
+    count: u64,
 }
 
 impl Admission {
     pub(crate) fn new(max: usize, max_per_address: usize) -> Self {
         let (open, addresses) = (AtomicUsize::new(0), Mutex::default());
-        let (strangers, report) = (Mutex::default(), Mutex::default());
-        Self { open, max, max_per_address, addresses, strangers, report }
+        Self { open, max, max_per_address, addresses, pre_auth: Arc::default(), refusals: Mutex::default() }
     }
 
-    /// How many are open.
+    /// Number of open connections.
     pub(crate) fn open(&self) -> usize {
         self.open.load(Relaxed)
     }
 
+    /// Admits a connection from `peer`, or returns the ERROR text.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        peer: SocketAddr,
+        endpoint: &EndpointMetrics,
+    ) -> Result<Permit, &'static str> {
+        self.enter(peer.ip())?;
+        Ok(Permit { admission: self.clone(), peer, counted: true, connected: endpoint.connection() })
+    }
+
+    /// The same for a connection from a proxy: its source is [found out](Permit::identify) later.
+    pub(crate) fn admit_proxied(
+        self: &Arc<Self>,
+        proxy: SocketAddr,
+        endpoint: &EndpointMetrics,
+    ) -> Result<Permit, &'static str> {
+        self.enter_any()?;
+        Ok(Permit { admission: self.clone(), peer: proxy, counted: false, connected: endpoint.connection() })
+    }
+
     fn enter(&self, ip: IpAddr) -> Result<(), &'static str> {
-        // First: who may have no more connections makes nobody else give way.
+        // First, so that a source that has too many connections evicts none.
         self.enter_address(ip)?;
         self.enter_any().inspect_err(|_| self.leave_address(ip))
     }
 
-    /// The same for one whose address is not known yet.
+    /// Counts a connection whose source is not known yet.
     fn enter_any(&self) -> Result<(), &'static str> {
         let more = |open: usize| (open < self.max).then_some(open + 1);
         if self.open.fetch_update(Relaxed, Relaxed, more).is_ok() {
             return Ok(());
         }
-        if self.make_room() {
+        if self.pre_auth.evict_oldest() {
             self.open.fetch_add(1, Relaxed);
             return Ok(());
         }
@@ -95,7 +105,7 @@ impl Admission {
 
     fn enter_address(&self, ip: IpAddr) -> Result<(), &'static str> {
         if self.max_per_address != usize::MAX {
-            let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut addresses = self.addresses.lock();
             let open = addresses.entry(network(ip)).or_default();
             if *open >= self.max_per_address {
                 return Err("Too many connections from your address");
@@ -105,26 +115,7 @@ impl Admission {
         Ok(())
     }
 
-    /// Tells the one that has waited longest to give way, if there is one.
-    fn make_room(&self) -> bool {
-        let mut strangers = self.strangers();
-        if strangers.leaving == MAX_LEAVING {
-            return false;
-        }
-        let Some((_, oldest)) = strangers.waiting.pop_first() else {
-            return false;
-        };
-        strangers.leaving += 1;
-        drop(strangers);
-        oldest.notify_one();
-        true
-    }
-
-    fn strangers(&self) -> MutexGuard<'_, PendingConnections> {
-        self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The address is that with which it was counted.
+    /// `ip` is the source that the connection was counted for, if it was.
     fn leave(&self, ip: Option<IpAddr>) {
         self.open.fetch_sub(1, Relaxed);
         if let Some(ip) = ip {
@@ -134,7 +125,7 @@ impl Admission {
 
     fn leave_address(&self, ip: IpAddr) {
         if self.max_per_address != usize::MAX {
-            let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut addresses = self.addresses.lock();
             let ip = network(ip);
             if let Some(open) = addresses.get_mut(&ip) {
                 *open -= 1;
@@ -145,14 +136,14 @@ impl Admission {
         }
     }
 
-    /// Logs that somebody was turned away, now and then.
+    /// Logs a refused connection: at most one line each [`LOG_PERIOD`], with the number of them since the last line.
     pub(crate) fn log_refusal(&self, ip: IpAddr, reason: &str) {
-        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
-        report.refused += 1;
+        let mut refusals = self.refusals.lock();
+        refusals.count += 1;
         let now = Instant::now();
-        if report.last.is_none_or(|last| now >= last + REPORT) {
-            report.last = Some(now);
-            let refused = mem::take(&mut report.refused);
+        if refusals.logged.is_none_or(|logged| now >= logged + LOG_PERIOD) {
+            refusals.logged = Some(now);
+            let refused = mem::take(&mut refusals.count);
             warn!(%ip, reason, refused, "connections were turned away");
         }
     }
@@ -160,54 +151,28 @@ impl Admission {
 
 /// The right to hold a connection open; given back when dropped.
 pub(crate) struct Permit {
-    pub(crate) context: Arc<BrokerContext>,
-    /// The client, or a proxy that has not said yet whose connection it is.
+    admission: Arc<Admission>,
+    /// The client, or a proxy that has not named its client yet.
     pub(crate) peer: SocketAddr,
-    /// It counts among the connections of its address.
+    /// The connection counts among those of its source.
     counted: bool,
     connected: Connected,
 }
 
 impl Permit {
-    /// Or what to tell a client for whom there is no room.
-    pub(crate) fn take(
-        context: &Arc<BrokerContext>,
-        peer: SocketAddr,
-        entrance: &EndpointMetrics,
-    ) -> Result<Self, &'static str> {
-        context.admission.enter(peer.ip())?;
-        Ok(Self { context: context.clone(), peer, counted: true, connected: entrance.connection() })
-    }
-
-    /// The same for a connection that comes from a proxy: whose address it counts for is [found out](Self::identify).
-    pub(crate) fn take_proxied(
-        context: &Arc<BrokerContext>,
-        proxy: SocketAddr,
-        entrance: &EndpointMetrics,
-    ) -> Result<Self, &'static str> {
-        context.admission.enter_any()?;
-        Ok(Self { context: context.clone(), peer: proxy, counted: false, connected: entrance.connection() })
-    }
-
-    /// A proxy has said whose connection it is. Or what to tell a client that has too many.
+    /// A proxy has named its client. An error is the ERROR text for a client that has too many connections.
     pub(crate) fn identify(&mut self, client: SocketAddr) -> Result<(), &'static str> {
-        self.context.admission.enter_address(client.ip())?;
+        self.admission.enter_address(client.ip())?;
         (self.peer, self.counted) = (client, true);
         Ok(())
     }
 
-    /// The connection has not authenticated.
+    /// Registers the connection as one that has not authenticated.
     pub(crate) fn pending(&self) -> PendingConnection {
-        let mut strangers = self.context.admission.strangers();
-        let number = strangers.next;
-        strangers.next += 1;
-        let told = Arc::new(Notify::new());
-        strangers.waiting.insert(number, told.clone());
-        drop(strangers);
-        PendingConnection { context: self.context.clone(), number, told, state: State::Waiting, silent: false }
+        self.admission.pre_auth.register()
     }
 
-    /// The connection has come this far.
+    /// The connection has come to this phase.
     pub(crate) fn enter(&mut self, phase: Phase) {
         self.connected.enter(phase);
     }
@@ -215,81 +180,13 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.context.admission.leave(self.counted.then(|| self.peer.ip()));
-    }
-}
-
-/// A connection that has not authenticated.
-///
-/// ```text
-///          AUTH came            its key was found
-/// Waiting ──────────▶ LookingUp ───────────────────▶ (a session)
-///    │                   │ it was not
-///    └──────▶ Ending ◀──┘
-/// ```
-///
-/// Waiting or parting, it gives way when it is told to. While its key is looked up it does not: the lookup would have been
-/// for nothing, and may cost a database connection that others need.
-pub(crate) struct PendingConnection {
-    context: Arc<BrokerContext>,
-    number: u64,
-    told: Arc<Notify>,
-    state: State,
-    /// Nothing can be said to it now: TLS has not begun, or a frame has not been written to its end.
-    pub(crate) silent: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Waiting,
-    LookingUp,
-    Ending,
-}
-
-impl PendingConnection {
-    /// Completes when it has to give way.
-    pub(crate) fn evicted(&self) -> impl Future<Output = ()> + use<> {
-        let told = self.told.clone();
-        async move { told.notified().await }
-    }
-
-    /// Its key is looked up from here on; `false` when it has been told to give way before.
-    pub(crate) fn begin_lookup(&mut self) -> bool {
-        let waited = self.context.admission.strangers().waiting.remove(&self.number).is_some();
-        if waited {
-            self.state = State::LookingUp;
-        }
-        waited
-    }
-
-    /// There will be no session, which has been counted; what is left is to say so.
-    pub(crate) fn end_without_session(&mut self) {
-        if mem::replace(&mut self.state, State::Ending) == State::LookingUp {
-            self.context.admission.strangers().waiting.insert(self.number, self.told.clone());
-        }
-    }
-
-    pub(crate) fn is_ending(&self) -> bool {
-        self.state == State::Ending
-    }
-}
-
-impl Drop for PendingConnection {
-    fn drop(&mut self) {
-        if self.state != State::LookingUp {
-            let mut strangers = self.context.admission.strangers();
-            if strangers.waiting.remove(&self.number).is_none() {
-                strangers.leaving -= 1;
-            }
-        }
+        self.admission.leave(self.counted.then(|| self.peer.ip()));
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
-    use futures::FutureExt as _;
-
     use super::*;
 
     fn ip(text: &str) -> IpAddr {
@@ -297,14 +194,14 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_counted_apart_and_forgotten() {
+    fn sources_are_counted_apart_and_forgotten() {
         let admission = Admission::new(4, 2);
         for text in ["1.2.3.4", "::ffff:1.2.3.4", "2001:db8::1"] {
             admission.enter(ip(text)).unwrap();
         }
         assert_eq!(admission.enter(ip("1.2.3.4")), Err("Too many connections from your address"));
         assert_eq!(admission.open(), 3);
-        // One network of 64 bits is one address.
+        // One network of 64 bits is one source.
         admission.enter(ip("2001:db8::ffff:2")).unwrap();
         assert_eq!(admission.enter(ip("5.6.7.8")), Err("Too many connections"));
         admission.leave(Some(ip("1.2.3.4")));
@@ -312,38 +209,28 @@ mod tests {
         for text in ["1.2.3.4", "1.2.3.4", "2001:db8::2", "2001:db8::2"] {
             admission.leave(Some(ip(text)));
         }
-        assert_eq!((admission.open(), admission.addresses.lock().unwrap().len()), (0, 0));
-    }
-
-    /// Tells the oldest to give way, and says which one has heard it.
-    fn evict(admission: &Admission, strangers: &[Arc<Notify>]) -> Option<usize> {
-        admission
-            .make_room()
-            .then(|| strangers.iter().position(|told| told.notified().now_or_never().is_some()).unwrap())
+        assert_eq!((admission.open(), admission.addresses.lock().len()), (0, 0));
     }
 
     #[test]
-    fn the_oldest_gives_way_and_few_at_once() {
-        let admission = Admission::new(0, usize::MAX);
-        let strangers: Vec<_> = (0..MAX_LEAVING + 2).map(|_| Arc::<Notify>::default()).collect();
-        admission.strangers().waiting.extend((0..).zip(strangers.iter().cloned()));
-        for n in 0..MAX_LEAVING {
-            assert_eq!(evict(&admission, &strangers), Some(n));
-        }
+    fn connection_over_the_limit_takes_the_place_of_an_unauthenticated_one() {
+        let admission = Admission::new(0, 1);
         assert_eq!(admission.enter(ip("1.2.3.4")), Err(TOO_MANY));
-        admission.strangers().leaving -= 1;
-        assert_eq!(evict(&admission, &strangers), Some(MAX_LEAVING));
-        admission.strangers().leaving = 0;
-        assert_eq!(admission.enter(ip("1.2.3.4")), Ok(()));
-        assert_eq!((admission.open(), admission.strangers().leaving), (1, 1));
-        assert_eq!(admission.enter(ip("1.2.3.4")), Err(TOO_MANY));
+        let _pending = admission.pre_auth.register();
+        admission.enter(ip("1.2.3.4")).unwrap();
+        assert_eq!(admission.open(), 1);
+        let _another = admission.pre_auth.register();
+        // A source that has too many evicts none.
+        admission.enter(ip("1.2.3.4")).unwrap_err();
+        admission.enter(ip("1.2.3.5")).unwrap();
+        assert_eq!(admission.enter(ip("1.2.3.6")), Err(TOO_MANY));
     }
 
     #[test]
-    fn without_a_limit_addresses_are_not_remembered() {
+    fn sources_are_not_remembered_without_a_limit() {
         let admission = Admission::new(2, usize::MAX);
         admission.enter(ip("1.2.3.4")).unwrap();
-        assert!(admission.addresses.lock().unwrap().is_empty());
+        assert!(admission.addresses.lock().is_empty());
         admission.leave(Some(ip("1.2.3.4")));
         assert_eq!(admission.open(), 0);
     }

@@ -3,6 +3,7 @@
 pub(crate) mod auth_failures;
 pub(crate) mod connections;
 pub(crate) mod log_sampler;
+pub(crate) mod pre_auth;
 pub(crate) mod rate;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]

@@ -13,9 +13,7 @@ use crate::{
     context::BrokerContext,
     identity::Membership,
     limits::{
-        connections::{PendingConnection, TOO_MANY},
-        log_sampler::Suppressed,
-        tls_handshakes::HandshakePermit,
+        connections::TOO_MANY, log_sampler::Suppressed, pre_auth::PendingConnection, tls_handshakes::HandshakePermit,
     },
     metrics::{Category, Reason},
     net::{

@@ -19,10 +19,7 @@ use crate::{
     config::Config,
     context::BrokerContext,
     delivery::outbox::Outbox,
-    limits::{
-        connections::{PendingConnection, Permit},
-        tls_handshakes::HandshakePermit,
-    },
+    limits::{connections::Permit, pre_auth::PendingConnection, tls_handshakes::HandshakePermit},
     metrics::Phase,
     net::{
         endpoint::Service,
@@ -38,6 +35,7 @@ use crate::{
 
 /// A connection that was accepted. The permit is given back when the socket is closed.
 pub(crate) struct Connection {
+    pub(crate) context: Arc<BrokerContext>,
     pub(crate) socket: Socket,
     pub(crate) service: Arc<Service>,
     /// Until it has authenticated. It goes before the permit.
@@ -56,7 +54,7 @@ pub(crate) async fn serve(connection: Box<Connection>) {
     connection.permit.enter(Phase::Session);
     let (mut read, write) = connection.socket.split();
     let mut writer = Writer::new(write, reader.outbox().clone()).limited(reader.membership().quota());
-    let mut end = drive(&mut reader, &mut read, &mut writer, &connection.permit.context).await;
+    let mut end = drive(&mut reader, &mut read, &mut writer, &connection.context).await;
     if let End::Shutdown { unread } = &mut end {
         *unread = reader.has_published() || read.has_unread();
     }
@@ -64,7 +62,7 @@ pub(crate) async fn serve(connection: Box<Connection>) {
     reader.leave().await;
     drop(reader);
     connection.permit.enter(Phase::Closing);
-    Box::pin(close_session(end, connection.permit.peer, &mut read, &mut writer, &connection.permit.context)).await;
+    Box::pin(close_session(end, connection.permit.peer, &mut read, &mut writer, &connection.context)).await;
 }
 
 /// The handshake, unless the client has to give way to another.
@@ -76,8 +74,8 @@ async fn admit(mut connection: Box<Connection>) -> Option<(Box<Connection>, Box<
         biased;
         reader = establish(&mut connection, &mut turn, &mut pending) => reader,
         () = told => {
-            let Connection { socket, permit, .. } = &mut *connection;
-            handshake::evict(socket, permit.peer, &pending, &permit.context);
+            let Connection { context, socket, permit, .. } = &mut *connection;
+            handshake::evict(socket, permit.peer, &pending, context);
             None
         }
     };
@@ -86,7 +84,7 @@ async fn admit(mut connection: Box<Connection>) -> Option<(Box<Connection>, Box<
     if let Some(reader) = reader {
         return Some((connection, reader));
     }
-    let context = connection.permit.context.clone();
+    let context = connection.context.clone();
     drop(connection);
     if turn.is_some() {
         // Only its turn is kept, so that the next one from there waits.
@@ -101,11 +99,10 @@ async fn establish(
     turn: &mut Option<HandshakePermit>,
     pending: &mut PendingConnection,
 ) -> Option<Box<SessionReader>> {
-    let Connection { socket, service, permit, .. } = connection;
-    let context = &permit.context.clone();
+    let Connection { context, socket, service, permit, .. } = connection;
     let mut begun = Instant::now();
     if !service.proxies.is_empty() {
-        let identifying = pin!(proxy::identify(socket, permit, pending, service.tls.is_none()));
+        let identifying = pin!(proxy::identify(socket, permit, pending, service.tls.is_none(), context));
         if !context.draining.run_until_cancelled(identifying).await.unwrap_or_default() {
             return None;
         }

@@ -11,10 +11,7 @@ use tracing::{debug, info};
 
 use crate::{
     context::BrokerContext,
-    limits::{
-        connections::{PendingConnection, Permit},
-        log_sampler::Suppressed,
-    },
+    limits::{connections::Permit, log_sampler::Suppressed, pre_auth::PendingConnection},
     metrics::Reason,
     net::{
         proxy_header::{self, Fault, MAX, Source},
@@ -64,8 +61,8 @@ pub(crate) async fn identify(
     permit: &mut Permit,
     pending: &mut PendingConnection,
     plain: bool,
+    context: &BrokerContext,
 ) -> bool {
-    let context = permit.context.clone();
     let (proxy, wait) = (permit.peer, context.config.handshake_timeout);
     let Some(tcp) = socket.tcp() else {
         // Whoever gives us a stream has said whose it is.
@@ -87,7 +84,7 @@ pub(crate) async fn identify(
             context.admission.log_refusal(client.ip(), reason);
             if plain {
                 let (mut read, mut write) = socket.split();
-                say(&mut write, reason, &context).await;
+                say(&mut write, reason, context).await;
                 close(&mut read, &mut write, true, context.config.write_timeout).await;
             }
             return false;
@@ -99,7 +96,7 @@ pub(crate) async fn identify(
         }
     };
     pending.end_without_session();
-    refuse(proxy, &cause, &context);
+    refuse(proxy, &cause, context);
     // It may have sent what nobody will read, and would take an end of stream for our word.
     socket.reset_on_close();
     false
