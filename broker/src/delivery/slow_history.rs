@@ -1,17 +1,12 @@
 //! Remembers for how long subscribers that did not read have held publishers up, so that this ends.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    ops::Range,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{net::IpAddr, ops::Range, time::Duration};
 
 use hpfeeds::wire::Ident;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::limits::source::network;
+use crate::limits::source::{Source, SourceTable};
 
 /// How many are remembered.
 const MAX: usize = 1024;
@@ -19,23 +14,23 @@ const MAX: usize = 1024;
 /// For how long, after they held somebody up last.
 const KEEP: Duration = Duration::from_secs(10 * 60);
 
-/// The time in which publishers have waited in vain lately, by ident and network: that of all its connections together.
-#[derive(Debug, Default)]
-pub(crate) struct SlowConsumerHistory(Mutex<HashMap<(Ident, IpAddr), Past>>);
+/// The time in which publishers have waited in vain lately, by ident and source: that of all its
+/// connections together.
+#[derive(Debug)]
+pub(crate) struct SlowConsumerHistory(Mutex<SourceTable<Past, (Ident, Source)>>);
 
-/// What the connections of one ident and network did lately.
+/// What the connections of one ident and source did lately.
 #[derive(Debug)]
 struct Past {
     /// For how long they held publishers up.
     used: Duration,
     /// When they did so last. What two connections do at the same time counts once.
     charged: Range<Instant>,
-    last: Instant,
 }
 
-impl Past {
-    fn is_over(&self, now: Instant) -> bool {
-        now >= self.last + KEEP
+impl Default for SlowConsumerHistory {
+    fn default() -> Self {
+        Self(Mutex::new(SourceTable::new(KEEP, MAX)))
     }
 }
 
@@ -62,42 +57,20 @@ impl SlowConsumerHistory {
         self.change(ident, ip, now, |past| past.used = past.used.max(allowance));
     }
 
-    /// When there are too many, the one is forgotten whose time was longest ago.
     fn change(&self, ident: &Ident, ip: IpAddr, now: Instant, change: impl FnOnce(&mut Past)) {
-        let key = (ident.clone(), network(ip));
-        let mut pasts = self.lock();
-        if pasts.len() >= MAX && !pasts.contains_key(&key) {
-            pasts.retain(|_, past| !past.is_over(now));
-            if pasts.len() >= MAX {
-                let oldest = pasts.iter().min_by_key(|(_, past)| past.last).map(|(key, _)| key.clone());
-                oldest.map(|oldest| pasts.remove(&oldest));
-            }
-        }
-        let none = || Past { used: Duration::ZERO, charged: now..now, last: now };
-        let past = pasts.entry(key).or_insert_with(none);
-        if past.is_over(now) {
-            *past = none();
-        }
-        change(past);
-        past.last = past.last.max(now);
+        let key = (ident.clone(), Source::from(ip));
+        change(self.0.lock().refresh(key, now, || Past { used: Duration::ZERO, charged: now..now }));
     }
 
     /// For how long its connections have held publishers up lately.
     pub(crate) fn used(&self, ident: &Ident, ip: IpAddr, now: Instant) -> Duration {
-        let mut pasts = self.lock();
+        let mut pasts = self.0.lock();
+        pasts.expire(now).for_each(drop);
         // As always, but after an incident.
         if pasts.is_empty() {
             return Duration::ZERO;
         }
-        let key = (ident.clone(), network(ip));
-        if pasts.get(&key).is_some_and(|past| past.is_over(now)) {
-            pasts.remove(&key);
-        }
-        pasts.get(&key).map_or(Duration::ZERO, |past| past.used)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<(Ident, IpAddr), Past>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        pasts.get_mut(&(ident.clone(), Source::from(ip)), now).map_or(Duration::ZERO, |past| past.used)
     }
 }
 
@@ -128,7 +101,7 @@ mod tests {
         slow_history.exhaust(&ident("a"), ip("2001:db8::3"), LONG / 2, end + KEEP / 2);
         assert_eq!(used("a", "2001:db8::1", end + KEEP), LONG);
         assert_eq!(used("a", "2001:db8::1", end + KEEP * 3 / 2), Duration::ZERO);
-        assert!(slow_history.lock().is_empty());
+        assert!(slow_history.0.lock().is_empty());
     }
 
     #[test]
@@ -139,12 +112,12 @@ mod tests {
         for n in 0..MAX + 10 {
             slow_history.exhaust(&name(n), ip("1.2.3.4"), LONG, at(n));
         }
-        assert_eq!(slow_history.lock().len(), MAX);
+        assert_eq!(slow_history.0.lock().len(), MAX);
         assert_eq!(slow_history.used(&name(9), ip("1.2.3.4"), at(MAX)), Duration::ZERO);
         assert_eq!(slow_history.used(&name(10), ip("1.2.3.4"), at(MAX)), LONG);
         // Whose time is over makes room first.
         slow_history.exhaust(&name(0), ip("1.2.3.4"), LONG, at(MAX + 9) + KEEP);
-        assert_eq!(slow_history.lock().len(), 1);
+        assert_eq!(slow_history.0.lock().len(), 1);
     }
 
     #[test]

@@ -6,7 +6,6 @@
 //! is room for beside the authenticated ones.
 
 use std::{
-    collections::HashMap,
     mem,
     net::{IpAddr, SocketAddr},
     sync::{
@@ -23,7 +22,7 @@ use tracing::warn;
 use crate::{
     limits::{
         pre_auth::{PendingConnection, PreAuth},
-        source::network,
+        source::HeldBySource,
     },
     metrics::{Connected, EndpointMetrics, Phase},
 };
@@ -41,7 +40,7 @@ pub(crate) struct Admission {
     max: usize,
     max_per_address: usize,
     /// Open connections by source. Empty when `max_per_address` is no limit.
-    addresses: Mutex<HashMap<IpAddr, usize>>,
+    addresses: Mutex<HeldBySource<usize>>,
     pre_auth: Arc<PreAuth>,
     refusals: Mutex<Refusals>,
 }
@@ -106,7 +105,7 @@ impl Admission {
     fn enter_address(&self, ip: IpAddr) -> Result<(), &'static str> {
         if self.max_per_address != usize::MAX {
             let mut addresses = self.addresses.lock();
-            let open = addresses.entry(network(ip)).or_default();
+            let open = addresses.hold(ip.into(), || 0);
             if *open >= self.max_per_address {
                 return Err("Too many connections from your address");
             }
@@ -126,13 +125,10 @@ impl Admission {
     fn leave_address(&self, ip: IpAddr) {
         if self.max_per_address != usize::MAX {
             let mut addresses = self.addresses.lock();
-            let ip = network(ip);
-            if let Some(open) = addresses.get_mut(&ip) {
+            addresses.release(ip.into(), |open| {
                 *open -= 1;
-                if *open == 0 {
-                    addresses.remove(&ip);
-                }
-            }
+                *open == 0
+            });
         }
     }
 
@@ -230,7 +226,7 @@ mod tests {
     fn sources_are_not_remembered_without_a_limit() {
         let admission = Admission::new(2, usize::MAX);
         admission.enter(ip("1.2.3.4")).unwrap();
-        assert!(admission.addresses.lock().is_empty());
+        assert_eq!(admission.addresses.lock().len(), 0);
         admission.leave(Some(ip("1.2.3.4")));
         assert_eq!(admission.open(), 0);
     }

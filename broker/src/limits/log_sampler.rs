@@ -1,82 +1,71 @@
-//! How often the log has a line about what strangers do: they can do it as often as they like.
+//! Log sampling: strangers can make an event happen as often as they like, and the log has few of them.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{net::IpAddr, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::limits::source::network;
+use crate::limits::source::{Source, SourceTable};
 
-/// How long there is no second line about one address.
+/// The shortest time between two lines about one source.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// How many addresses have a line in that time: who attacks from very many has as many lines as that.
+/// The most lines in that time: an attack from very many addresses has as many as that.
 const MAX_LINES: usize = 100;
 
-/// Lines of one kind, such as "authentication failed".
-#[derive(Debug, Default)]
-pub(crate) struct LogSampler(Mutex<Table>);
+/// The sampler of one kind of lines, such as "authentication failed".
+#[derive(Debug)]
+pub(crate) struct LogSampler(Mutex<State>);
 
-#[derive(Debug, Default)]
-struct Table {
-    /// Those that had a line lately: no more than two periods of lines.
-    addresses: HashMap<IpAddr, Reported>,
+#[derive(Debug)]
+struct State {
+    /// How many events had no line, for each source that had one less than a period ago. The lines
+    /// of two periods have room.
+    logged: SourceTable<u64>,
     /// When the period began, and how many lines there have been in it.
     begun: Option<Instant>,
     lines: usize,
-    /// What had no line, of addresses that are not remembered.
+    /// How many events had no line, of sources that are not in the table.
     elsewhere: u64,
-}
-
-#[derive(Debug)]
-struct Reported {
-    at: Instant,
-    unlogged: u64,
 }
 
 /// What a line says besides the event itself.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Suppressed {
-    /// How many events of this address had no line since its last.
+    /// How many events of this source had no line since its last.
     pub(crate) here: u64,
-    /// The same for other addresses, if there are such.
+    /// The same for other sources, if there are such events.
     pub(crate) elsewhere: Option<u64>,
 }
 
+impl Default for LogSampler {
+    fn default() -> Self {
+        let logged = SourceTable::new(PERIOD, 2 * MAX_LINES);
+        Self(Mutex::new(State { logged, begun: None, lines: 0, elsewhere: 0 }))
+    }
+}
+
 impl LogSampler {
-    /// Something has happened. What to say about it, if there is to be a line at all.
-    pub(crate) fn about(&self, ip: IpAddr, now: Instant) -> Option<Suppressed> {
-        let ip = network(ip);
-        let table = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut here = 0;
-        if let Some(known) = table.addresses.get_mut(&ip) {
-            if now < known.at + PERIOD {
-                known.unlogged += 1;
-                return None;
-            }
-            here = known.unlogged;
-            table.addresses.remove(&ip);
-        }
-        if table.begun.is_none_or(|begun| now >= begun + PERIOD) {
-            (table.begun, table.lines) = (Some(now), 0);
-            let elsewhere = &mut table.elsewhere;
-            table.addresses.retain(|_, known| {
-                let keep = now < known.at + PERIOD;
-                *elsewhere += if keep { 0 } else { known.unlogged };
-                keep
-            });
-        }
-        if table.lines >= MAX_LINES {
-            table.elsewhere += here + 1;
+    /// Counts an event. Returns what its line says besides, or `None` if it has no line.
+    pub(crate) fn sample(&self, ip: IpAddr, now: Instant) -> Option<Suppressed> {
+        let source = Source::from(ip);
+        let state = &mut *self.0.lock();
+        if let Some(suppressed) = state.logged.get_mut(&source, now) {
+            *suppressed += 1;
             return None;
         }
-        table.lines += 1;
-        table.addresses.insert(ip, Reported { at: now, unlogged: 0 });
-        let elsewhere = std::mem::take(&mut table.elsewhere);
+        let here = state.logged.remove(&source).unwrap_or_default();
+        if state.begun.is_none_or(|begun| now >= begun + PERIOD) {
+            (state.begun, state.lines) = (Some(now), 0);
+            state.elsewhere += state.logged.expire(now).sum::<u64>();
+        }
+        if state.lines >= MAX_LINES {
+            state.elsewhere += here + 1;
+            return None;
+        }
+        state.lines += 1;
+        state.logged.refresh(source, now, || 0);
+        let elsewhere = std::mem::take(&mut state.elsewhere);
         Some(Suppressed { here, elsewhere: (elsewhere > 0).then_some(elsewhere) })
     }
 }
@@ -98,37 +87,37 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_a_line_now_and_then() {
-        let (reports, start) = (LogSampler::default(), Instant::now());
-        assert_eq!(reports.about(ip(1), start), Some(line(0, None)));
-        assert_eq!(reports.about(ip(1), start + SECOND), None);
-        assert_eq!(reports.about(ip(2), start + SECOND), Some(line(0, None)));
-        assert_eq!(reports.about(ip(1), start + 2 * SECOND), None);
-        assert_eq!(reports.about(ip(1), start + PERIOD), Some(line(2, None)));
-        assert_eq!(reports.about(ip(1), start + 2 * PERIOD), Some(line(0, None)));
+    fn address_has_a_line_once_a_period() {
+        let (sampler, start) = (LogSampler::default(), Instant::now());
+        assert_eq!(sampler.sample(ip(1), start), Some(line(0, None)));
+        assert_eq!(sampler.sample(ip(1), start + SECOND), None);
+        assert_eq!(sampler.sample(ip(2), start + SECOND), Some(line(0, None)));
+        assert_eq!(sampler.sample(ip(1), start + 2 * SECOND), None);
+        assert_eq!(sampler.sample(ip(1), start + PERIOD), Some(line(2, None)));
+        assert_eq!(sampler.sample(ip(1), start + 2 * PERIOD), Some(line(0, None)));
     }
 
     #[test]
-    fn what_an_address_did_last_is_not_forgotten() {
-        let (reports, start) = (LogSampler::default(), Instant::now());
+    fn events_since_the_last_line_of_an_address_are_counted() {
+        let (sampler, start) = (LogSampler::default(), Instant::now());
         for _ in 0..6 {
-            let _ = reports.about(ip(1), start);
+            let _ = sampler.sample(ip(1), start);
         }
-        assert_eq!(reports.about(ip(2), start + PERIOD), Some(line(0, Some(5))));
-        assert_eq!(reports.about(ip(2), start + 2 * PERIOD), Some(line(0, None)));
+        assert_eq!(sampler.sample(ip(2), start + PERIOD), Some(line(0, Some(5))));
+        assert_eq!(sampler.sample(ip(2), start + 2 * PERIOD), Some(line(0, None)));
     }
 
     #[test]
-    fn very_many_addresses_have_no_more_lines_than_that_and_nothing_is_uncounted() {
-        let (reports, start) = (LogSampler::default(), Instant::now());
-        let (mut events, mut told) = (0, 0);
+    fn lines_are_bounded_and_every_event_is_counted() {
+        let (sampler, start) = (LogSampler::default(), Instant::now());
+        let (mut events, mut counted) = (0, 0);
         let mut lines = |addresses: std::ops::Range<usize>, now| {
             let mut lines = 0;
             for n in addresses {
                 events += 1;
-                if let Some(Suppressed { here, elsewhere }) = reports.about(ip(n), now) {
+                if let Some(Suppressed { here, elsewhere }) = sampler.sample(ip(n), now) {
                     lines += 1;
-                    told += 1 + here + elsewhere.unwrap_or_default();
+                    counted += 1 + here + elsewhere.unwrap_or_default();
                 }
             }
             lines
@@ -136,8 +125,8 @@ mod tests {
         assert_eq!(lines(0..100_000, start), MAX_LINES);
         assert_eq!(lines(100_000..200_000, start + SECOND), 0);
         assert_eq!(lines(0..100_000, start + PERIOD * 11 / 10), MAX_LINES);
-        assert!(reports.0.lock().unwrap().addresses.len() <= 2 * MAX_LINES);
+        assert!(sampler.0.lock().logged.len() <= 2 * MAX_LINES);
         assert_eq!(lines(200_000..200_001, start + PERIOD * 3), 1);
-        assert_eq!(told, events);
+        assert_eq!(counted, events);
     }
 }

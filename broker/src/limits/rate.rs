@@ -1,10 +1,8 @@
 //! How much may pass in a second.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// What may pass at once after a pause, as a share of what may pass in a second: the whole of it.
@@ -55,7 +53,7 @@ impl Limiter {
 
     /// Reserves what is going to pass. Returns when it may: more than a bucket holds waits for a full one.
     pub(crate) fn reserve(&self, messages: u64, bytes: u64, now: Instant) -> Instant {
-        let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut full = self.full.lock();
         let times = [(messages, self.rate.messages), (bytes, self.rate.bytes)].map(|(n, rate)| match rate {
             u64::MAX => None,
             rate => Some(time(n, rate)),
@@ -77,7 +75,7 @@ impl Limiter {
 
     /// Whether it has been left alone for so long that it might as well be forgotten.
     pub(crate) fn is_full(&self, now: Instant) -> bool {
-        self.full.lock().unwrap_or_else(PoisonError::into_inner).iter().all(|full| *full <= now)
+        self.full.lock().iter().all(|full| *full <= now)
     }
 }
 

@@ -1,69 +1,60 @@
-//! How many TLS handshakes of one address there are at the same time.
+//! The handshake limiter: how many TLS handshakes of one source there are at the same time.
 //!
-//! A handshake costs the broker much and the client next to nothing: whoever sends the same few hundred bytes again and
-//! again makes it sign something each time. So a connection waits for its turn before the broker reads anything from it.
-//! It keeps its place until it has authenticated; one that does not keeps it for
-//! [`auth_failure_delay`](crate::builder::BrokerBuilder::auth_failure_delay) more. That bounds the rate, too: what
-//! fails from one address is at most [`MAX`] handshakes in that time.
+//! A handshake costs the broker much and the client next to nothing: a client that sends the same
+//! few hundred bytes again and again makes the broker sign something each time. So a connection
+//! waits for a permit before the broker reads anything from it. It keeps the permit until it has
+//! authenticated; one that does not keeps it for
+//! [`auth_failure_delay`](crate::builder::BrokerBuilder::auth_failure_delay) more. That bounds the
+//! rate, too: at most [`MAX`] handshakes of one source fail in that time.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{net::IpAddr, sync::Arc};
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::limits::source::network;
+use crate::limits::source::{HeldBySource, Source};
 
-/// How many there are of one address. A site of a thousand sensors has all of them back within some seconds, as each
-/// takes two round trips.
+/// The most handshakes of one source at the same time. A site of a thousand sensors has all of them
+/// back within some seconds, as each takes two round trips.
 const MAX: usize = 64;
 
-/// The addresses that are shaking hands, or wait for that.
+/// The semaphore of each source that shakes hands, or waits for that.
 #[derive(Debug, Default)]
-pub(crate) struct HandshakeLimiter(Mutex<HashMap<IpAddr, Arc<Semaphore>>>);
+pub(crate) struct HandshakeLimiter(Mutex<HeldBySource<Arc<Semaphore>>>);
 
 /// The right to shake hands; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct HandshakePermit {
-    gate: Arc<HandshakeLimiter>,
-    ip: IpAddr,
+    limiter: Arc<HandshakeLimiter>,
+    source: Source,
     /// `None` only while it is dropped.
-    places: Option<Arc<Semaphore>>,
-    /// `None` while it waits.
-    place: Option<OwnedSemaphorePermit>,
+    semaphore: Option<Arc<Semaphore>>,
+    /// `None` while it is waited for.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl HandshakeLimiter {
-    /// Waits for a turn, first come, first served. Nothing remains when it is dropped before it returns.
-    pub(crate) async fn turn(self: &Arc<Self>, ip: IpAddr) -> HandshakePermit {
-        let ip = network(ip);
-        let places = self.lock().entry(ip).or_insert_with(|| Arc::new(Semaphore::new(MAX))).clone();
-        // From here on it is forgotten when nobody needs it any more.
-        let mut turn = HandshakePermit { gate: self.clone(), ip, places: Some(places.clone()), place: None };
+    /// Waits for a permit, first come, first served. Nothing remains when the future is dropped
+    /// before it returns.
+    pub(crate) async fn acquire(self: &Arc<Self>, ip: IpAddr) -> HandshakePermit {
+        let source = Source::from(ip);
+        let semaphore = self.0.lock().hold(source, || Arc::new(Semaphore::new(MAX))).clone();
+        // From here on, dropping the permit forgets a source that is not needed any more.
+        let mut permit =
+            HandshakePermit { limiter: self.clone(), source, semaphore: Some(semaphore.clone()), permit: None };
         // It is never closed.
-        turn.place = places.acquire_owned().await.ok();
-        turn
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Arc<Semaphore>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        permit.permit = semaphore.acquire_owned().await.ok();
+        permit
     }
 }
 
 impl Drop for HandshakePermit {
     fn drop(&mut self) {
-        self.place = None;
-        let mut addresses = self.gate.lock();
-        self.places = None;
-        // Whoever wants it takes it while the table is locked.
-        if addresses.get(&self.ip).is_some_and(|places| Arc::strong_count(places) == 1) {
-            addresses.remove(&self.ip);
-            if addresses.capacity() > 1024 && addresses.len() < addresses.capacity() / 8 {
-                addresses.shrink_to_fit();
-            }
-        }
+        self.permit = None;
+        let mut sources = self.limiter.0.lock();
+        self.semaphore = None;
+        // Others clone the semaphore while the table is locked: 1 is the table itself.
+        sources.release(self.source, |semaphore| Arc::strong_count(semaphore) == 1);
     }
 }
 
@@ -79,32 +70,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_has_so_many_turns_and_others_have_theirs() {
-        let gate = Arc::new(HandshakeLimiter::default());
-        let mut turns = Vec::new();
+    async fn addresses_have_a_bounded_number_of_permits_each() {
+        let limiter = Arc::new(HandshakeLimiter::default());
+        let mut permits = Vec::new();
         for _ in 0..MAX {
-            turns.push(gate.turn(ip("1.2.3.4")).await);
+            permits.push(limiter.acquire(ip("1.2.3.4")).await);
         }
-        assert!(gate.turn(ip("::ffff:1.2.3.4")).now_or_never().is_none());
-        let other = gate.turn(ip("1.2.3.5")).now_or_never().unwrap();
-        let mut waiting = Box::pin(gate.turn(ip("1.2.3.4")));
+        assert!(limiter.acquire(ip("::ffff:1.2.3.4")).now_or_never().is_none());
+        let other = limiter.acquire(ip("1.2.3.5")).now_or_never().unwrap();
+        let mut waiting = Box::pin(limiter.acquire(ip("1.2.3.4")));
         assert!(futures::poll!(&mut waiting).is_pending());
-        turns.pop();
-        // Nobody overtakes.
-        assert!(gate.turn(ip("1.2.3.4")).now_or_never().is_none());
-        turns.push(waiting.now_or_never().unwrap());
-        drop((turns, other));
-        assert!(gate.lock().is_empty());
+        permits.pop();
+        // The one that waits comes first.
+        assert!(limiter.acquire(ip("1.2.3.4")).now_or_never().is_none());
+        permits.push(waiting.now_or_never().unwrap());
+        drop((permits, other));
+        assert_eq!(limiter.0.lock().len(), 0);
     }
 
     #[tokio::test]
-    async fn who_no_longer_waits_leaves_nothing_behind() {
-        let gate = Arc::new(HandshakeLimiter::default());
-        let turns: Vec<_> = futures::future::join_all((0..MAX).map(|_| gate.turn(ip("1.2.3.4")))).await;
-        let mut waiting = Box::pin(gate.turn(ip("1.2.3.4")));
+    async fn abandoned_wait_leaves_nothing_behind() {
+        let limiter = Arc::new(HandshakeLimiter::default());
+        let permits: Vec<_> = futures::future::join_all((0..MAX).map(|_| limiter.acquire(ip("1.2.3.4")))).await;
+        let mut waiting = Box::pin(limiter.acquire(ip("1.2.3.4")));
         assert!(futures::poll!(&mut waiting).is_pending());
-        drop(turns);
+        drop(permits);
         drop(waiting);
-        assert!(gate.lock().is_empty());
+        assert_eq!(limiter.0.lock().len(), 0);
     }
 }

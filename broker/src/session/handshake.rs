@@ -91,7 +91,7 @@ impl Cause {
 
 /// Waits until a client of TLS has its turn; `None` when that takes too long, or the client has not waited.
 pub(crate) async fn turn(socket: &mut Socket, peer: SocketAddr, context: &BrokerContext) -> Option<HandshakePermit> {
-    let Ok(turn) = timeout(context.config.handshake_timeout, context.tls_handshakes.turn(peer.ip())).await else {
+    let Ok(turn) = timeout(context.config.handshake_timeout, context.tls_handshakes.acquire(peer.ip())).await else {
         context.delivery.counters.rejected.add(1);
         context.admission.log_refusal(peer.ip(), "Too many TLS handshakes from your address");
         return None;
@@ -133,7 +133,7 @@ pub(crate) async fn secure(
     context.delivery.counters.handshake_failures.add(1);
     if cause.kind() == io::ErrorKind::UnexpectedEof && begun.elapsed() < PROBE {
         debug!(%peer, %cause, "TLS handshake failed");
-    } else if let Some(Suppressed { here: unlogged, elsewhere }) = context.log.refused.about(peer.ip(), Instant::now())
+    } else if let Some(Suppressed { here: unlogged, elsewhere }) = context.log.refused.sample(peer.ip(), Instant::now())
     {
         info!(%peer, %cause, unlogged, elsewhere, "TLS handshake failed");
     }
@@ -163,7 +163,8 @@ pub(crate) async fn run(
         Failure::Refused(reason, text, other) => {
             context.metrics.failed(reason);
             counters.handshake_failures.add(1);
-            if let Some(Suppressed { here: unlogged, elsewhere }) = context.log.refused.about(peer.ip(), Instant::now())
+            if let Some(Suppressed { here: unlogged, elsewhere }) =
+                context.log.refused.sample(peer.ip(), Instant::now())
             {
                 let hint = other.map(hint);
                 info!(%peer, reason = text, hint, unlogged, elsewhere, "handshake failed");
@@ -178,7 +179,7 @@ pub(crate) async fn run(
             context.metrics.rejected(&ident, category);
             let now = Instant::now();
             context.auth_failures.failed(peer.ip(), now);
-            if let Some(unlogged) = context.log.rejected.about(peer.ip(), now) {
+            if let Some(unlogged) = context.log.rejected.sample(peer.ip(), now) {
                 cause.log(&ident, peer, &unlogged);
             }
             say(&mut write, &format!("Authentication failed for {ident}"), context).await;

@@ -112,7 +112,8 @@ fn refuse(proxy: SocketAddr, cause: &ReadError, context: &BrokerContext) {
     context.metrics.failed(reason);
     if let Reason::Closed = reason {
         debug!(%proxy, %cause, "gone before its PROXY header");
-    } else if let Some(Suppressed { here: unlogged, elsewhere }) = context.log.refused.about(proxy.ip(), Instant::now())
+    } else if let Some(Suppressed { here: unlogged, elsewhere }) =
+        context.log.refused.sample(proxy.ip(), Instant::now())
     {
         info!(%proxy, %cause, unlogged, elsewhere, "PROXY header failed");
     }
