@@ -1,5 +1,5 @@
 //! The broker is killed under load and started again at the same port, with several sessions and the command-line tool.
-//! `tests/restart.rs` does it to one session, and says more exactly what is lost.
+//! `tests/it/restart.rs` does it to one session, and says more exactly what is lost.
 
 use std::{
     process::Stdio,

@@ -1,11 +1,6 @@
 //! How many connections there may be, and how much they may publish and receive.
 //!
 //! Where time is measured it is paused: it passes only while everybody waits.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[path = "support/pki.rs"]
-mod pki;
-mod support;
 
 use std::{
     net::SocketAddr,
@@ -20,8 +15,6 @@ use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
 use hpfeeds::wire::{Codec, Frame};
 use hpfeeds_broker::{AuthStore, Broker, BrokerBuilder, Key, Lookup, SlowPolicy};
-use pki::{Pki, TlsPeer};
-use support::{Peer, builder, bytes, number, numbered, publish, start, subscribe, until, within};
 use tokio::{
     io::AsyncReadExt as _,
     net::{TcpSocket, TcpStream},
@@ -30,6 +23,11 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 use tokio_util::codec::Framed;
+
+use crate::{
+    pki::{Pki, TlsPeer},
+    support::{Peer, builder, bytes, number, numbered, publish, start, subscribe, until, within},
+};
 
 /// `carol` may do what `dev` may.
 fn with_carol() -> BrokerBuilder {

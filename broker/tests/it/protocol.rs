@@ -1,7 +1,4 @@
 //! Every event of the protocol and what the broker answers.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-mod support;
 
 use std::{
     env,
@@ -11,11 +8,12 @@ use std::{
 use futures::FutureExt as _;
 use hpfeeds::wire::{DecodeError, Frame};
 use hpfeeds_broker::{AuthError, AuthStore, Broker, EnvStore, Exposition, Key, Lookup};
-use support::{Peer, builder, bytes, publish, start, subscribe, unsubscribe, until, within};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
+
+use crate::support::{Peer, builder, bytes, publish, start, subscribe, unsubscribe, until, within};
 
 #[tokio::test]
 async fn info_comes_first_with_a_nonce_of_its_own() {
@@ -238,14 +236,14 @@ async fn a_denied_subscriber_gets_its_messages_and_then_the_error() {
     let broker = start(builder()).await;
     let mut peer = Peer::login(broker.local_addr(), "dev", "dev").await;
     let mut frames = vec![subscribe("dev", "c")];
-    frames.extend((0..100).map(|n| publish("dev", "c", support::numbered(n, 50_000))));
+    frames.extend((0..100).map(|n| publish("dev", "c", crate::support::numbered(n, 50_000))));
     frames.push(publish("eve", "c", ""));
     let (mut read, mut write) = peer.framed.into_inner().into_split();
     let sending = tokio::spawn(async move { write.write_all(&bytes(frames)).await.map(|()| write) });
     let mut received = Vec::new();
     within(read.read_to_end(&mut received)).await.unwrap();
     let _write = sending.await.unwrap().unwrap();
-    let mut expected = bytes((0..100).map(|n| publish("dev", "c", support::numbered(n, 50_000))));
+    let mut expected = bytes((0..100).map(|n| publish("dev", "c", crate::support::numbered(n, 50_000))));
     expected.extend(bytes([Frame::Error { message: "Invalid authkey in message, ident=eve".into() }]));
     assert!(received == expected, "{} of {} bytes", received.len(), expected.len());
     peer = Peer::dev(&broker).await;
@@ -316,7 +314,7 @@ async fn the_longest_message_passes_and_one_byte_more_does_not() {
     peer.send_raw(&[0, 0x10, 0, 6, 3]).await;
     peer.expect_error("PUBLISH frame of 1048582 bytes is too long: the limit is 1048581 bytes").await;
 
-    let small = start(support::builder().max_message(50)).await;
+    let small = start(crate::support::builder().max_message(50)).await;
     let mut peer = Peer::dev(&small).await;
     peer.send_raw(&[0, 0, 0, 56, 3]).await;
     // The ERROR keeps to the limit, too.
@@ -381,18 +379,18 @@ async fn the_end_of_the_stream_confirms_what_came_before() {
     let broker = start(builder()).await;
     let mut reader = Peer::subscriber(&broker, &["a"]).await;
     let mut writer = Peer::dev(&broker).await;
-    writer.send_raw(&bytes((0..1000).map(|n| publish("dev", "a", support::numbered(n, 100))))).await;
+    writer.send_raw(&bytes((0..1000).map(|n| publish("dev", "a", crate::support::numbered(n, 100))))).await;
     writer.confirm().await;
     assert_eq!(broker.stats().received_messages, 1001);
     for n in 0..1000 {
-        assert_eq!(support::number(&reader.next().await.unwrap()), n);
+        assert_eq!(crate::support::number(&reader.next().await.unwrap()), n);
     }
     // One that reads its own messages gets them all before the end.
     let mut both = Peer::subscriber(&broker, &["b"]).await;
-    both.send_raw(&bytes((0..1000).map(|n| publish("dev", "b", support::numbered(n, 100))))).await;
+    both.send_raw(&bytes((0..1000).map(|n| publish("dev", "b", crate::support::numbered(n, 100))))).await;
     both.finish().await;
     for n in 0..1000 {
-        assert_eq!(support::number(&both.next().await.unwrap()), n);
+        assert_eq!(crate::support::number(&both.next().await.unwrap()), n);
     }
     assert_eq!(both.next().await, None);
 }

@@ -1,17 +1,14 @@
 //! The dashboard and the manual, beside what the exporter exposes.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[path = "support/scrape.rs"]
-mod scrape;
-mod support;
 
 use std::collections::BTreeSet;
 
-use scrape::{Exposed, get, lively, scrape};
-use support::{Peer, publish};
+use crate::{
+    scrape::{Exposed, get, lively, scrape},
+    support::{Peer, publish},
+};
 
-const DASHBOARD: &str = include_str!("../dist/grafana-dashboard.json");
-const MANUAL: &str = include_str!("../../docs/metrics.md");
+const DASHBOARD: &str = include_str!("../../dist/grafana-dashboard.json");
+const MANUAL: &str = include_str!("../../../docs/metrics.md");
 
 /// The words of a text that are names of metrics.
 fn names(text: &str) -> BTreeSet<&str> {

@@ -1,10 +1,8 @@
 //! SUBSCRIBE with `*` and `prefix.*`.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-mod support;
 
 use hpfeeds_broker::{Broker, BrokerBuilder, Key};
-use support::{Peer, builder, bytes, publish, start, subscribe, unsubscribe};
+
+use crate::support::{Peer, builder, bytes, publish, start, subscribe, unsubscribe};
 
 /// `carol` may read some of what `dev` publishes.
 fn with_carol(subchans: &[&str]) -> BrokerBuilder {

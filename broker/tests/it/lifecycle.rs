@@ -1,16 +1,14 @@
 //! Starting, limits and stopping.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-mod support;
 
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use hpfeeds::wire::{Codec, Frame};
 use hpfeeds_broker::{Broker, Endpoint, StartError};
-use support::{Peer, builder, bytes, number, numbered, publish, start, until, within};
 use tokio::net::TcpStream;
 use tokio_util::codec::Framed;
+
+use crate::support::{Peer, builder, bytes, number, numbered, publish, start, until, within};
 
 #[tokio::test]
 async fn a_dev_broker_takes_one_line() {
@@ -29,7 +27,7 @@ async fn several_endpoints_are_one_broker() {
     let mut readers = Vec::new();
     for addr in broker.local_addrs() {
         let mut peer = Peer::login(*addr, "dev", "dev").await;
-        peer.send(support::subscribe("dev", "c")).await;
+        peer.send(crate::support::subscribe("dev", "c")).await;
         peer.settle().await;
         readers.push(peer);
     }
@@ -158,7 +156,7 @@ async fn a_dropped_broker_stops() {
     let broker = start(builder()).await;
     let addr = broker.local_addr();
     let mut reader = Peer::dev(&broker).await;
-    reader.send(support::subscribe("dev", "c")).await;
+    reader.send(crate::support::subscribe("dev", "c")).await;
     let mut publisher = Peer::subscriber(&broker, &["c"]).await;
     drop(broker);
     // No end of stream: it would confirm what is on its way.

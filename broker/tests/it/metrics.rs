@@ -1,20 +1,18 @@
 //! The exporter, over real HTTP.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(clippy::cast_precision_loss, clippy::float_cmp, reason = "counts are exact up to 2^53")]
-
-#[path = "support/scrape.rs"]
-mod scrape;
-mod support;
 
 use std::{collections::BTreeSet, io::ErrorKind, net::SocketAddr, time::Duration};
 
 use hpfeeds::wire::Frame;
 use hpfeeds_broker::{Broker, Exposition, Key, StartError};
-use scrape::{Exposed, exporting, get, lively, request, scrape};
-use support::{Peer, builder, bytes, publish, start, subscribe, until, within};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+};
+
+use crate::{
+    scrape::{Exposed, exporting, get, lively, request, scrape},
+    support::{Peer, builder, bytes, publish, start, subscribe, until, within},
 };
 
 #[tokio::test]

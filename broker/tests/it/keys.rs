@@ -1,8 +1,4 @@
 //! `hpfeeds-broker keys`, as an operator runs it.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[path = "../../tests/support/skip.rs"]
-mod skip;
 
 use std::{
     env, fs,
@@ -14,6 +10,8 @@ use std::{
 };
 
 use tempfile::TempDir;
+
+use crate::skip::skip;
 
 /// A folder and a store in it, or a database elsewhere.
 struct Place {
@@ -67,7 +65,7 @@ fn places() -> Vec<Place> {
     for variable in ["HPFEEDS_TEST_POSTGRES", "HPFEEDS_TEST_MYSQL"] {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let Ok(server) = env::var(variable) else {
-            skip::skip(&format!("{variable} is not set (scripts/services run -- cargo test sets it)"));
+            skip(&format!("{variable} is not set (scripts/services run -- cargo test sets it)"));
             continue;
         };
         let name = format!("keys_{}_{}", std::process::id(), COUNT.fetch_add(1, Relaxed));

@@ -1,9 +1,4 @@
 //! Fast and slow subscribers, order, loss and memory.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[path = "support/scrape.rs"]
-mod scrape;
-mod support;
 
 use std::time::Duration;
 
@@ -11,14 +6,14 @@ use bytes::BytesMut;
 use futures::StreamExt as _;
 use hpfeeds::wire::Frame;
 use hpfeeds_broker::{Broker, BrokerBuilder, Exposition, SlowPolicy};
-use scrape::{exporting, scrape};
-use support::{Peer, builder, bytes, number, numbered, publish, start, until, within};
 use tokio::{
     io::AsyncReadExt as _,
     net::{TcpStream, tcp::OwnedReadHalf},
     task::JoinHandle,
     time::{Instant, sleep_until},
 };
+
+use crate::support::{Peer, builder, bytes, number, numbered, publish, start, until, within};
 
 const PAYLOAD: usize = 4096;
 
@@ -354,9 +349,10 @@ async fn a_publisher_of_many_short_runs_takes_turns_with_others() {
     assert!(most <= 2 * 2048 / SUBSCRIBERS, "{most} messages for {SUBSCRIBERS} subscribers in one turn");
 }
 
+#[cfg(feature = "exporter")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_to_channels_by_turns_arrive_in_order_and_are_counted_apart() {
-    let broker = start(exporting(builder().floor_window(LONG))).await;
+    let broker = start(crate::scrape::exporting(builder().floor_window(LONG))).await;
     let mut sent = Vec::new();
     // Runs of one to five messages, on channels in a changing order; nobody subscribes to `d`.
     for n in 0..10_000 {
@@ -388,7 +384,7 @@ async fn messages_to_channels_by_turns_arrive_in_order_and_are_counted_apart() {
     for task in readers.into_iter().chain([writing]) {
         within(task).await.unwrap();
     }
-    let exposed = scrape(&broker).await;
+    let exposed = crate::scrape::scrape(&broker).await;
     for channel in ["x.a", "x.b", "c", "d"] {
         let is_there = |frame: &&Frame| matches!(frame, Frame::Publish { channel: own, .. } if **own == *channel);
         let count = u32::try_from(sent.iter().filter(is_there).count()).unwrap();

@@ -1,17 +1,10 @@
 //! Endpoints behind a proxy: whose connection it is, is what the proxy says.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[path = "support/pki.rs"]
-mod pki;
-mod support;
 
 use std::{env, fs, net::SocketAddr, process::Stdio, time::Duration};
 
 use futures::{SinkExt as _, StreamExt as _};
 use hpfeeds::wire::{Codec, Frame, Secret};
 use hpfeeds_broker::{Broker, BrokerBuilder, Endpoint, Network};
-use pki::Pki;
-use support::{Peer, start, until, within};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -19,6 +12,12 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 use tokio_util::codec::Framed;
+
+use crate::{
+    pki::Pki,
+    skip::skip,
+    support::{Peer, start, until, within},
+};
 
 /// Far longer than any test waits.
 const HOUR: Duration = Duration::from_secs(3600);
@@ -216,8 +215,7 @@ fn haproxy() -> Option<std::path::PathBuf> {
     let mut folders = env::split_paths(&folders).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
     let found = folders.find_map(|folder| Some(folder.join("haproxy")).filter(|path| path.is_file()));
     if found.is_none() {
-        assert!(env::var_os("HPFEEDS_TEST_REQUIRE").is_none(), "haproxy is missing: scripts/test installs it");
-        eprintln!("skipped: haproxy is missing");
+        skip("haproxy is missing (scripts/test installs it)");
     }
     found
 }

@@ -1,17 +1,15 @@
 //! An end of stream confirms what a client has sent: never at shutdown, unless it was acted on.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-mod support;
 
 use std::time::Duration;
 
 use hpfeeds::{ClientSession, SessionState, wire::Frame};
 use hpfeeds_broker::{AuthStore, Broker, Lookup};
-use support::{Peer, builder, bytes, number, numbered, publish, start, subscribe, until, within};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
+
+use crate::support::{Peer, builder, bytes, number, numbered, publish, start, subscribe, until, within};
 
 const SHUTTING_DOWN: &str = "The broker is shutting down";
 

@@ -1,15 +1,13 @@
 //! What endpoints ask for besides an address.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[path = "support/pki.rs"]
-mod pki;
-mod support;
 
 use futures::StreamExt as _;
 use hpfeeds::{ClientSession, SessionEvent};
 use hpfeeds_broker::{Broker, BrokerBuilder, Endpoint, Mode};
-use pki::{Pki, TlsPeer};
-use support::{Peer, publish, start, subscribe, within};
+
+use crate::{
+    pki::{Pki, TlsPeer},
+    support::{Peer, publish, start, subscribe, within},
+};
 
 fn tcp() -> Endpoint {
     Endpoint::tcp("127.0.0.1", 0)
@@ -40,7 +38,7 @@ async fn one_side_publishes_and_the_other_subscribes() {
     })
     .await;
     // Harmless, as it is for who has not subscribed.
-    sensor.send(support::unsubscribe("dev", "c")).await;
+    sensor.send(crate::support::unsubscribe("dev", "c")).await;
     sensor.send(subscribe("dev", "c")).await;
     sensor.expect_error("Authkey not allowed to sub here. ident=dev, chan=c").await;
     let mut second = Peer::login(collectors, "dev", "dev").await;

@@ -1,7 +1,4 @@
 //! Keys that change while their connections live.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-mod support;
 
 use std::{
     collections::HashMap,
@@ -14,7 +11,8 @@ use std::{
 
 use hpfeeds::wire::Frame;
 use hpfeeds_broker::{AuthError, AuthStore, Broker, BrokerBuilder, Key, Lookup};
-use support::{Peer, builder, bytes, numbered, publish, start, subscribe, unsubscribe, until};
+
+use crate::support::{Peer, builder, bytes, numbered, publish, start, subscribe, unsubscribe, until};
 
 /// Nothing happens by itself.
 const LONG: Duration = Duration::from_secs(3600);
@@ -240,10 +238,10 @@ async fn a_publisher_that_waits_for_a_subscriber_is_ended_too() {
     until(|| broker.stats().revoked == 1).await;
     let mut end = Vec::new();
     // A reset may follow the ERROR, as it never stops sending.
-    let _ = support::within(tokio::io::AsyncReadExt::read_to_end(&mut read, &mut end)).await;
+    let _ = crate::support::within(tokio::io::AsyncReadExt::read_to_end(&mut read, &mut end)).await;
     let error = bytes([Frame::Error { message: "Authentication failed for bob".into() }]);
     assert!(end.is_empty() || end == error, "{end:?}");
-    support::within(flooding).await.unwrap();
+    crate::support::within(flooding).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

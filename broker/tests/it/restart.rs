@@ -1,5 +1,4 @@
 //! The broker's process is killed and started again, ten times, under a session that publishes without a pause.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::{
     io::{BufRead as _, BufReader},

@@ -1,9 +1,4 @@
 //! TLS endpoints: keys, certificates, their replacement, and how connections end.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-#[path = "support/pki.rs"]
-mod pki;
-mod support;
 
 use std::{
     fs,
@@ -23,9 +18,7 @@ use hpfeeds::{
     wire::{Codec, Frame},
 };
 use hpfeeds_broker::{AuthStore, Broker, ClientAuth, Endpoint, Key, Lookup, StartError};
-use pki::{ALL, Pki, TLS12, TlsPeer, authority};
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
-use support::{number, numbered, publish, start, until, within};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -33,6 +26,11 @@ use tokio::{
 };
 use tokio_rustls::rustls::{ClientConfig, HandshakeKind};
 use tokio_util::codec::Framed;
+
+use crate::{
+    pki::{ALL, Pki, TLS12, TlsPeer, authority},
+    support::{number, numbered, publish, start, until, within},
+};
 
 async fn broker(endpoint: Endpoint) -> Broker {
     start(Broker::dev_builder().endpoint(endpoint)).await
@@ -66,7 +64,7 @@ async fn reads_up_to_error(peer: &mut TlsPeer, error: &str) {
 async fn keys_have_any_of_the_formats_of_openssl() {
     let pki = Pki::new();
     for (key, format) in [("ec", "pkcs8"), ("ec", "sec1"), ("rsa", "pkcs8"), ("rsa", "pkcs1")] {
-        let text = |format: &str| fs::read_to_string(format!("tests/keys/{key}-{format}.pem")).unwrap();
+        let text = |format: &str| fs::read_to_string(format!("tests/fixtures/{key}-{format}.pem")).unwrap();
         pki.write("cert.pem", pki.sign(&KeyPair::from_pem(&text("pkcs8")).unwrap(), "localhost"));
         pki.write("key.pem", text(format));
         let broker = broker(pki.endpoint()).await;
@@ -80,7 +78,7 @@ async fn keys_have_any_of_the_formats_of_openssl() {
 async fn files_that_cannot_be_used_are_named() {
     let pki = Pki::new();
     let other = Pki::new();
-    pki.write("encrypted.pem", fs::read("tests/keys/ec-encrypted.pem").unwrap());
+    pki.write("encrypted.pem", fs::read("tests/fixtures/ec-encrypted.pem").unwrap());
     pki.write("broken.pem", "-----BEGIN PRIVATE KEY-----\nhunter2!\n-----END PRIVATE KEY-----\n");
     // As it comes out of a variable that has lost its line breaks.
     pki.write("flat.pem", "-----BEGIN PRIVATE KEY----- hunter2! -----END PRIVATE KEY-----");
@@ -350,7 +348,7 @@ async fn shutdown_confirms_nothing_to_a_client_of_whom_half_a_record_has_come() 
             let mut other = TlsPeer::dev(broker.local_addr(), &config).await;
             until(|| broker.stats().authenticated == 2).await;
             let (tcp, connection) = peer.framed.get_mut().get_mut();
-            let frame = support::bytes([publish("dev", "c", vec![0; 10_000])]);
+            let frame = crate::support::bytes([publish("dev", "c", vec![0; 10_000])]);
             connection.writer().write_all(&frame).unwrap();
             let mut record = Vec::new();
             connection.write_tls(&mut record).unwrap();

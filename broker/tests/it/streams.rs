@@ -1,7 +1,4 @@
 //! Clients that come over a stream that is no TCP connection.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
-mod support;
 
 use std::{
     io,

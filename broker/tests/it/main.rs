@@ -1,0 +1,33 @@
+//! The broker against raw frames, real sessions and processes of its own: protocol, keys, limits, endpoints, exporter.
+//!
+//! A module for each subject; those that need a feature say so here.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+#[cfg(feature = "exporter")]
+mod dashboard;
+mod endpoints;
+mod forwarding;
+#[cfg(feature = "cli")]
+mod keys;
+mod lifecycle;
+mod limits;
+#[cfg(feature = "exporter")]
+mod metrics;
+mod patterns;
+#[path = "../support/pki.rs"]
+mod pki;
+mod protocol;
+mod proxy;
+#[cfg(feature = "cli")]
+mod restart;
+mod revocation;
+#[cfg(feature = "exporter")]
+#[path = "../support/scrape.rs"]
+mod scrape;
+mod shutdown;
+#[path = "../../../tests/support/skip.rs"]
+mod skip;
+mod streams;
+#[path = "../support/mod.rs"]
+mod support;
+mod tls;
