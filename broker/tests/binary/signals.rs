@@ -150,12 +150,8 @@ async fn many_keys_take_little_memory_however_often_they_are_read() {
         let keys = file(".json", users);
         let mut running = Running::start(command(&["--bind=127.0.0.1:0", "--auth", keys.to_str().unwrap()])).await;
         let mut log = log(&mut running);
-        let status = format!("/proc/{}/status", running.child.id().unwrap());
-        let resident = || {
-            let status = fs::read_to_string(&status).unwrap();
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-            line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
-        };
+        let process = procfs::process::Process::new(running.child.id().unwrap().try_into().unwrap()).unwrap();
+        let resident = || usize::try_from(process.status().unwrap().vmrss.unwrap()).unwrap() * 1024;
         let started = resident();
         for _ in 0..4 {
             running.signal("-HUP").await;
