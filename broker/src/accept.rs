@@ -28,19 +28,19 @@ pub(crate) async fn run(
     context: Arc<BrokerContext>,
 ) {
     let accepting = async {
-        let mut shortage = AcceptBackoff::default();
+        let mut backoff = AcceptBackoff::default();
         loop {
             match listener.accept().await {
                 Ok((tcp, peer)) => {
-                    shortage.is_over();
+                    backoff.reset();
                     admit(tcp, peer, &service, &listening, &context);
                 }
                 Err(cause) if is_about_one_connection(&cause) => debug!(%cause, "a connection was gone already"),
                 Err(cause) => {
-                    if shortage.is_news() {
+                    if backoff.should_log() {
                         warn!(%cause, "cannot accept connections");
                     }
-                    shortage.wait().await;
+                    backoff.wait().await;
                 }
             }
         }

@@ -90,12 +90,12 @@ async fn serve(listener: TcpListener, context: Arc<BrokerContext>) {
     let mut connections = JoinSet::new();
     let printing = Arc::new(Semaphore::new(MAX_PRINTING));
     let mut order = VecDeque::<AbortHandle>::new();
-    let mut shortage = AcceptBackoff::default();
+    let mut backoff = AcceptBackoff::default();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
-                    shortage.is_over();
+                    backoff.reset();
                     order.retain(|connection| !connection.is_finished());
                     if order.len() == MAX_CONNECTIONS
                         && let Some(oldest) = order.pop_front()
@@ -105,10 +105,10 @@ async fn serve(listener: TcpListener, context: Arc<BrokerContext>) {
                     order.push_back(connections.spawn(connection(stream, peer, context.clone(), printing.clone())));
                 }
                 Err(cause) => {
-                    if shortage.is_news() {
+                    if backoff.should_log() {
                         warn!(%cause, "the exporter cannot accept connections");
                     }
-                    shortage.wait().await;
+                    backoff.wait().await;
                 }
             },
             Some(_) = connections.join_next() => {}
