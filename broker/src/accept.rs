@@ -10,7 +10,7 @@ use crate::{
     limits::connections::Permit,
     metrics::Listening,
     net::{
-        endpoint::Service,
+        endpoint::open::Service,
         peekable::{self, Stream},
         socket::Socket,
     },

@@ -30,8 +30,11 @@ use crate::{
     },
     net::{
         buffer_pool::BufferPool,
-        endpoint::{Endpoint, Opened, Service},
-        tls::{Reloader, TlsError},
+        endpoint::{
+            Endpoint,
+            open::{Opened, Service},
+        },
+        tls::{certificate::TlsError, reload::Reloader},
     },
 };
 

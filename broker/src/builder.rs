@@ -12,7 +12,7 @@ use crate::{
     config::Config,
     delivery::policy::SlowPolicy,
     error::StartError,
-    net::endpoint::{Endpoint, EndpointError},
+    net::endpoint::{Endpoint, parse::EndpointError},
 };
 
 /// Options of a [`Broker`]; [`start`](Self::start) runs it.

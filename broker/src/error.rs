@@ -1,6 +1,6 @@
 use std::{io, net::SocketAddr};
 
-use crate::{auth::AuthError, net::tls::TlsError};
+use crate::{auth::AuthError, net::tls::certificate::TlsError};
 
 /// Why a broker did not start. Nothing is left half started: what it had opened is closed again.
 ///

@@ -76,8 +76,12 @@ pub use delivery::policy::SlowPolicy;
 pub use error::{ReloadError, StartError};
 pub use metrics::Exposition;
 pub use metrics::stats::{Dropped, Stats};
-pub use net::endpoint::{ClientAuth, Endpoint, EndpointError, Keepalive, Mode, Network, NetworkError};
-pub use net::tls::TlsError;
+pub use net::endpoint::{
+    ClientAuth, Endpoint, Keepalive, Mode,
+    network::{Network, NetworkError},
+    parse::EndpointError,
+};
+pub use net::tls::certificate::TlsError;
 
 #[doc(no_inline)]
 pub use hpfeeds::wire::{Pattern, Secret};

@@ -14,13 +14,13 @@ use serde_core::{
 };
 use serde_json::{Deserializer, Map, Value};
 use tokio::sync::{oneshot, watch as signal};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     AuthError, AuthStore, Changes, Entry, Key, Lookup, MemoryStore, Reload, Remarks, entry::kind, memory::Lists,
     sleep_until_time, text::utf8,
 };
-use crate::util::file_watch::{self, Errand, Signature};
+use crate::util::file_watch::{self, Errand, Fingerprint, Watcher};
 
 /// The fields of the lists.
 pub(crate) const LISTS: [&str; 2] = ["pubchans", "subchans"];
@@ -61,17 +61,19 @@ impl JsonStore {
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, AuthError> {
         let path = path.into();
         // Before it is read: a change meanwhile is seen as one.
-        let signature = Signature::of(&path);
+        let last = Fingerprint::of([&path]);
         let keys = ArcSwap::from_pointee(load(&path)?);
         let file = Arc::new(File { path, keys, replaced: signal::Sender::default() });
-        let watched = file_watch::spawn(signature, &file.path, {
+        let read = {
             let file = file.clone();
             move || {
                 let keys = file.reload()?;
                 info!(file = %file.path.display(), keys, "the keys have been read again");
                 Ok(())
             }
-        });
+        };
+        let log = |cause: &AuthError| warn!(%cause, "the keys stay as they were");
+        let watched = file_watch::spawn("keys", Watcher { path: file.path.clone(), last, read, log });
         let watched = watched
             .map_err(|cause| AuthError::new(format_args!("{}: cannot watch it: {cause}", file.path.display())))?;
         Ok(Self { file, watched })

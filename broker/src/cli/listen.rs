@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use crate::net::endpoint::{Endpoint, EndpointError};
+use crate::net::endpoint::{Endpoint, parse::EndpointError};
 use clap::{
     Args,
     builder::{OsStringValueParser, TypedValueParser as _, ValueParser},

@@ -3,7 +3,7 @@
 use hpfeeds::units;
 pub(super) use hpfeeds::units::{message_size as parse_message, seconds as parse_seconds};
 
-use crate::net::endpoint::{Endpoint, EndpointError};
+use crate::net::endpoint::{Endpoint, parse::EndpointError};
 
 /// Where to listen. Nothing when the value was empty, as an unset variable of a compose file leaves it, which counts as
 /// not given, as in the Python broker.

@@ -23,7 +23,7 @@ use tokio_util::io::poll_read_buf;
 use crate::net::{
     endpoint::Keepalive,
     peekable::{PeekableStream, Stream},
-    tls::{self, Tls},
+    tls::stream::{self, Tls},
 };
 
 /// How long after our own end of stream we wait for the peer's, and how much we read meanwhile.
@@ -69,7 +69,7 @@ impl Socket {
     pub(crate) async fn secure(&mut self, config: Arc<ServerConfig>) -> io::Result<()> {
         match self {
             Self::Tcp { tcp, tls } => {
-                *tls = Some(Box::new(Mutex::new(tls::accept(tcp, config).await?)));
+                *tls = Some(Box::new(Mutex::new(stream::accept(tcp, config).await?)));
                 Ok(())
             }
             // Who gives us a stream has seen to that.

@@ -18,7 +18,7 @@ use crate::{
     metrics::{Category, Reason},
     net::{
         socket::{ReadHalf, Socket, WriteHalf, close},
-        tls::Certificate,
+        tls::certificate::Certificate,
     },
     session::error_frame::{SHUTTING_DOWN, error_frame, say},
 };

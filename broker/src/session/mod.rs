@@ -22,7 +22,7 @@ use crate::{
     limits::{connections::Permit, pre_auth::PendingConnection, tls_handshakes::HandshakePermit},
     metrics::Phase,
     net::{
-        endpoint::Service,
+        endpoint::open::Service,
         socket::{ReadHalf, Socket, close},
     },
     session::{

@@ -1,19 +1,15 @@
 //! Where a broker listens: the strings of the Python broker, and what they ask for.
 
-mod network;
-mod open;
-mod parse;
+pub(crate) mod network;
+pub(crate) mod open;
+pub(crate) mod parse;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests;
 
 use std::{path::PathBuf, time::Duration};
 
-pub(crate) use self::open::{Opened, Service};
-pub use self::{
-    network::{Network, NetworkError},
-    parse::EndpointError,
-};
+use crate::net::endpoint::network::Network;
 
 /// Where a broker listens, as the Python broker writes it: `tcp:interface=0.0.0.0:port=20000:device=eth0` or
 /// `tls:port=20001:key=key.pem:cert=cert.pem:chain=chain.pem`.

@@ -8,8 +8,13 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Endpoint, Keepalive, Mode, Network};
-use crate::{error::StartError, net::tls::Certificate};
+use crate::{
+    error::StartError,
+    net::{
+        endpoint::{Endpoint, Keepalive, Mode, network::Network},
+        tls::certificate::Certificate,
+    },
+};
 
 /// How many connections the system queues until they are accepted. It cuts this to its own maximum.
 const BACKLOG: u32 = 1024;

@@ -4,7 +4,7 @@ use std::{fmt, ops::RangeInclusive, path::Path, str::FromStr, time::Duration};
 
 use hpfeeds::units;
 
-use super::{ClientAuth, Endpoint, Keepalive, Mode, Network};
+use crate::net::endpoint::{ClientAuth, Endpoint, Keepalive, Mode, network::Network};
 
 /// What Linux accepts: seconds, and a number.
 const KEEPALIVE_SECONDS: RangeInclusive<u32> = 1..=32767;

@@ -1,4 +1,6 @@
-use super::*;
+use std::time::Duration;
+
+use crate::net::endpoint::{ClientAuth, Endpoint, Keepalive, Mode, network::Network};
 
 fn parse(text: &str) -> Endpoint {
     text.parse().unwrap()

@@ -22,7 +22,7 @@ use tokio::{
     net::{TcpStream, tcp},
 };
 
-use super::fault;
+use crate::net::tls::fault;
 
 /// How much is encrypted at once, and so the most that a connection holds encrypted: four of the largest records, so
 /// that full ones are made of a long queue.

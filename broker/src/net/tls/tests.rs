@@ -1,13 +1,17 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;
 use tokio::time::{Duration, sleep};
 
-use super::*;
+use crate::net::{
+    endpoint::{ClientAuth, TlsFiles},
+    tls::{certificate::Certificate, reload::Reloader},
+};
 
 /// Files in a folder, and the endpoint that uses them.
 struct Files {
@@ -72,7 +76,7 @@ async fn files_are_read_again_when_they_have_changed_and_only_then() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pair_that_cannot_be_used_keeps_the_old_one_until_it_is_mended() {
+async fn unusable_pair_leaves_the_old_one_until_it_is_mended() {
     let files = Files::new();
     let watching = watch(&files.certificate);
     let new = TempDir::new().unwrap();
@@ -90,7 +94,7 @@ async fn a_pair_that_cannot_be_used_keeps_the_old_one_until_it_is_mended() {
 /// As Kubernetes replaces secrets: `cert.pem` is a link into `..data`, which is a link to a folder, which is turned.
 #[cfg(unix)]
 #[tokio::test(start_paused = true)]
-async fn links_are_followed_wherever_they_are_turned() {
+async fn links_are_followed_and_may_be_turned_anywhere() {
     use std::os::unix::fs::symlink;
     let folder = TempDir::new().unwrap();
     let path = |file: &str| folder.path().join(file);
