@@ -120,7 +120,14 @@ impl Broker {
             context.tasks.spawn(watching);
         }
         if !context.config.recheck_keys.is_zero() {
-            context.tasks.spawn(recheck::run(context.clone()));
+            let context = context.clone();
+            let tasks = context.tasks.clone();
+            tasks.spawn(async move {
+                let config = &context.config;
+                let rechecking =
+                    recheck::run(&context.identities, &*context.store, config.auth_timeout, config.recheck_keys);
+                context.draining.run_until_cancelled(rechecking).await
+            });
         }
         Ok(Self {
             #[cfg(feature = "exporter")]

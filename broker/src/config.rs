@@ -7,7 +7,7 @@ use hpfeeds::wire::{Limits, MAX_NAME_LEN};
 use crate::{
     delivery::{context::Rules, policy::SlowPolicy},
     error::StartError,
-    identity::QuotaRules,
+    identity::quota::QuotaRules,
     limits::rate::Rate,
     net::{buffer_pool::MAX_CHUNK, socket::UNSENT},
 };

@@ -1,4 +1,5 @@
-//! Looks the keys of live connections up again, so that a key that is removed or changed has an effect on them.
+//! The key recheck: looks the keys of live connections up again, so that a key that is removed or
+//! changed has an effect on them.
 
 use std::{future, pin::pin, sync::Arc, time::Duration};
 
@@ -8,37 +9,30 @@ use tracing::warn;
 
 use crate::{
     auth::{AuthStore, key::Key},
-    config::Config,
-    context::BrokerContext,
     identity::{IdentRegistry, IdentState},
 };
 
-/// How many lookups are under way at once.
+/// The most lookups under way at once.
 const CONCURRENT: usize = 16;
 
-/// The shortest time from one lookup to the next, on average: a database has others to serve as well.
+/// The shortest time from one lookup to the next, on average: a database has others to serve as
+/// well.
 const MIN_GAP: Duration = Duration::from_millis(2);
 
 /// After so many failures in a row, a store is left alone until the next round.
 const MAX_FAILURES: usize = CONCURRENT;
 
-/// Looks up all keys when the store tells of changes, every now and then if it would not, and when it is asked to, until the
-/// broker shuts down.
-pub(crate) async fn run(context: Arc<BrokerContext>) {
-    let Config { auth_timeout, recheck_keys, .. } = context.config;
-    context
-        .draining
-        .run_until_cancelled(rounds(&context.identities, &*context.store, auth_timeout, recheck_keys))
-        .await;
-}
-
-/// Who asks has just changed something: what was found before may be old. So a round in the background gives way to one
-/// that was asked for. That one is never cut short, or keys that are at its end would not be looked up for as long as
-/// somebody goes on asking; however often that happens meanwhile, one more round follows.
+/// Looks up all keys, for ever: when the store tells of changes, when [asked](IdentRegistry::recheck)
+/// to, and once an `interval` if the store would not tell. A lookup takes at most `limit`.
 ///
-/// And then one in the background, whether or not there would be any: a client may just have authenticated with what was
-/// found before.
-async fn rounds(identities: &IdentRegistry, store: &dyn AuthStore, limit: Duration, interval: Duration) {
+/// A round that was asked for comes after a change: what was found before may be old. So a round in
+/// the background gives way to one that was asked for. That one is never cut short, or keys that are
+/// at its end would not be looked up as long as requests go on; however many there are meanwhile,
+/// one more round follows.
+///
+/// And then one in the background, whether or not there would be any: a client may just have
+/// authenticated with what was found before.
+pub(crate) async fn run(identities: &IdentRegistry, store: &dyn AuthStore, limit: Duration, interval: Duration) {
     let (may_change, mut changes) = (store.may_change(), store.changes().fuse());
     let (mut asked, mut due) = (false, may_change);
     loop {
@@ -71,13 +65,13 @@ async fn look_up(identities: Vec<Arc<IdentState>>, store: &dyn AuthStore, limit:
     let count = u32::try_from(identities.len()).unwrap_or(u32::MAX).max(1);
     // The last ones have some time to be answered.
     let gap = (spread / 2 / count).max(MIN_GAP);
-    let paced = stream::iter(identities.into_iter().enumerate()).then(move |(index, account)| async move {
+    let paced = stream::iter(identities.into_iter().enumerate()).then(move |(index, ident)| async move {
         if index > 0 && index.is_multiple_of(CONCURRENT) {
             sleep(gap * u32::try_from(CONCURRENT).unwrap_or(1)).await;
         }
-        account
+        ident
     });
-    let mut answers = pin!(paced.map(|account| ask(store, account, limit)).buffer_unordered(CONCURRENT));
+    let mut answers = pin!(paced.map(|ident| ask(store, ident, limit)).buffer_unordered(CONCURRENT));
     let (mut failures, mut in_a_row) = (0, 0);
     while let Some(answer) = answers.next().await {
         let Err(cause) = answer else {
@@ -96,11 +90,11 @@ async fn look_up(identities: Vec<Arc<IdentState>>, store: &dyn AuthStore, limit:
 }
 
 /// Looks up one key. An error changes nothing.
-async fn ask(store: &dyn AuthStore, account: Arc<IdentState>, limit: Duration) -> Result<(), String> {
-    let as_of = account.latest();
-    match timeout(limit, store.lookup(account.ident())).await {
+async fn ask(store: &dyn AuthStore, ident: Arc<IdentState>, limit: Duration) -> Result<(), String> {
+    let as_of = ident.latest();
+    match timeout(limit, store.lookup(ident.ident())).await {
         Ok(Ok(key)) => {
-            account.found(key.map(Key::current), as_of);
+            ident.found(key.map(Key::current), as_of);
             Ok(())
         }
         Ok(Err(cause)) => Err(cause.to_string()),
@@ -113,20 +107,17 @@ async fn ask(store: &dyn AuthStore, account: Arc<IdentState>, limit: Duration) -
 mod tests {
     use std::{
         collections::BTreeMap,
-        sync::{
-            Mutex,
-            atomic::{AtomicUsize, Ordering::Relaxed},
-        },
+        sync::atomic::{AtomicUsize, Ordering::Relaxed},
     };
 
     use futures::FutureExt as _;
+    use parking_lot::Mutex;
     use tokio::sync::mpsc;
 
     use super::*;
     use crate::{
         auth::{AuthError, Changes, Lookup},
-        broker::Broker,
-        identity::{Membership, QuotaRules},
+        identity::{Membership, quota::QuotaRules},
         limits::rate::Rate,
     };
 
@@ -175,7 +166,7 @@ mod tests {
             let (database, start) = (Database::default(), Instant::now());
             look_up(identities.all(), &database, LIMIT, SPREAD).await;
             let seconds = start.elapsed().as_secs();
-            // What takes a second each is bound by how many are under way.
+            // Lookups of a second each are bound by how many are under way.
             assert!((least..=most).contains(&seconds), "{seconds} s for {count}");
             assert_eq!(database.asked.into_inner(), count);
             assert!(database.busiest.into_inner() <= CONCURRENT);
@@ -184,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_fast_store_is_not_asked_all_at_once() {
+    async fn fast_store_is_not_asked_all_at_once() {
         let (identities, _members) = members(1600);
         let store = crate::auth::memory::MemoryStore::new();
         for (spread, least) in [(SPREAD, 99 * 32), (8 * SPREAD, 99 * 200), (Duration::ZERO, 99 * 32)] {
@@ -196,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_store_that_is_down_is_left_alone() {
+    async fn store_that_is_down_is_left_alone() {
         let (identities, members) = members(1000);
         let mut database = Database { down: true, ..Database::default() };
         look_up(identities.all(), &database, LIMIT, SPREAD).await;
@@ -217,7 +208,7 @@ mod tests {
     impl Census {
         /// The least and the most that one of so many idents was asked for.
         fn range(&self, idents: usize) -> (usize, usize) {
-            let counts = self.asked.lock().unwrap();
+            let counts = self.asked.lock();
             let least = if counts.len() < idents { 0 } else { *counts.values().min().unwrap() };
             (least, counts.values().max().copied().unwrap_or(0))
         }
@@ -226,7 +217,7 @@ mod tests {
     impl AuthStore for Arc<Census> {
         fn lookup<'a>(&'a self, ident: &'a str) -> Lookup<'a> {
             Box::pin(async move {
-                *self.asked.lock().unwrap().entry(ident.to_owned()).or_default() += 1;
+                *self.asked.lock().entry(ident.to_owned()).or_default() += 1;
                 Ok(None)
             })
         }
@@ -236,7 +227,7 @@ mod tests {
         }
 
         fn changes(&self) -> Changes {
-            let Some(changes) = self.changes.lock().unwrap().take() else {
+            let Some(changes) = self.changes.lock().take() else {
                 return Box::pin(stream::pending());
             };
             // It must not be polled any more once it has ended.
@@ -245,24 +236,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_broker_asks_again_when_an_answer_may_change() {
+    async fn store_is_asked_again_when_its_answers_may_change() {
         for may_change in [false, true] {
+            let (identities, _members) = members(1);
             let census = Arc::new(Census { may_change, ..Census::default() });
-            let builder = Broker::builder().without_endpoint().auth(census.clone()).recheck_keys(SPREAD);
-            let broker = builder.start().await.unwrap();
-            let key = Arc::new(Key::new("0", "s").unwrap());
-            let _member = broker.context().identities.join("0".parse().unwrap(), key, "s".into()).unwrap();
-            sleep(4 * SPREAD).await;
+            assert!(timeout(4 * SPREAD, run(&identities, &census, LIMIT, SPREAD)).await.is_err());
             assert_eq!(census.range(1).0 > 0, may_change);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_store_that_does_not_change_unnoticed_is_asked_when_it_tells_or_on_request() {
+    async fn store_that_tells_of_changes_is_asked_then_or_on_request() {
         let (identities, _members) = members(10);
         let (teller, changes) = mpsc::channel(1);
         let census = Arc::new(Census { changes: Mutex::new(Some(changes)), ..Census::default() });
-        let mut rounds = pin!(rounds(&identities, &census, LIMIT, SPREAD));
+        let mut rounds = pin!(run(&identities, &census, LIMIT, SPREAD));
         let mut teller = Some(teller);
         // At once, and again for whoever has authenticated with an old answer meanwhile.
         for (request, least, most) in
@@ -282,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_asks_all_the_time_keeps_nobody_from_being_looked_up() {
+    async fn every_key_is_looked_up_while_requests_never_end() {
         let (identities, _members) = members(2000);
         let census = Arc::new(Census { may_change: true, ..Census::default() });
         let storm = async {
@@ -294,13 +282,13 @@ mod tests {
         };
         let hour = Duration::from_secs(3600);
         tokio::select! {
-            () = rounds(&identities, &census, LIMIT, hour) => {}
+            () = run(&identities, &census, LIMIT, hour) => {}
             () = storm => {}
         }
         let (least, most) = census.range(2000);
         assert!((2..=4).contains(&least) && most <= least + 2, "{least} to {most} times each");
-        // What was asked for during the last round follows, once; and then it is quiet.
-        census.asked.lock().unwrap().clear();
+        // The requests during the last round are one more round; and then it is quiet.
+        census.asked.lock().clear();
         let asked_again = async {
             sleep(Duration::from_millis(100)).await;
             identities.recheck.notify_one();
@@ -310,7 +298,7 @@ mod tests {
         };
         identities.recheck.notified().now_or_never();
         tokio::select! {
-            () = rounds(&identities, &census, LIMIT, 100 * hour) => {}
+            () = run(&identities, &census, LIMIT, 100 * hour) => {}
             () = asked_again => {}
         }
         let (least, most) = census.range(2000);

@@ -14,7 +14,7 @@ use hpfeeds::wire::FrameBatch;
 use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::{delivery::outbox::Outbox, identity::Quota, limits::rate::Limiter, net::socket::WriteHalf};
+use crate::{delivery::outbox::Outbox, identity::quota::Quota, limits::rate::Limiter, net::socket::WriteHalf};
 
 /// How many pieces one system call writes.
 const SLICES: usize = 64;
