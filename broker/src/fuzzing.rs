@@ -15,11 +15,11 @@ pub mod operator {
 
     /// A file of keys: the idents that it lets in.
     pub fn json(text: &[u8]) -> Result<usize, String> {
-        auth::json::parse(text, &mut auth::Remarks::default()).map(|keys| keys.len())
+        auth::json::parse(text, &mut auth::remarks::Remarks::default()).map(|keys| keys.len())
     }
 
     /// A list of channels in a database.
     pub fn list(text: Option<String>) -> Result<Vec<String>, String> {
-        auth::sql::list(text).map(|list| list.channels)
+        auth::sql::database::list(text).map(|list| list.channels)
     }
 }

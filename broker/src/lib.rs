@@ -62,14 +62,17 @@ mod routing;
 mod session;
 mod util;
 
-#[cfg(feature = "keys")]
+#[cfg(feature = "cli")]
 #[doc(hidden)]
 pub use auth::admin as keys;
-pub use auth::{AuthError, AuthStore, ChainStore, Changes, EnvStore, JsonStore, Key, Lookup, MemoryStore, Reload};
-#[cfg(feature = "sql")]
-pub use auth::{DatabaseAddress, SqlStore};
 #[cfg(feature = "mongodb")]
-pub use auth::{MongoAddress, MongoStore};
+pub use auth::mongo::{MongoAddress, MongoStore};
+#[cfg(feature = "sql")]
+pub use auth::sql::{SqlStore, address::DatabaseAddress};
+pub use auth::{
+    AuthError, AuthStore, Changes, Lookup, Reload, chain::ChainStore, env::EnvStore, json::JsonStore, key::Key,
+    memory::MemoryStore,
+};
 pub use broker::Broker;
 pub use builder::BrokerBuilder;
 pub use delivery::policy::SlowPolicy;

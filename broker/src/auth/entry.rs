@@ -8,11 +8,11 @@ use std::{
 use hpfeeds::wire::Pattern;
 use serde_json::{Map, Value};
 
-use super::{Key, Remarks};
+use super::{key::Key, remarks::Remarks};
 
 /// A key as it stands in a store, with its secret in clear text. It may hold names that no broker accepts.
 #[derive(Clone, Default, PartialEq, Eq)]
-#[cfg_attr(not(feature = "keys"), allow(unreachable_pub, reason = "public in `keys` only"))]
+#[cfg_attr(not(feature = "cli"), allow(unreachable_pub, reason = "public in `keys` only"))]
 pub struct Entry {
     /// Who the key is for.
     pub ident: String,
@@ -32,7 +32,7 @@ pub struct Entry {
 
 /// A secret that has been replaced, and counts until a time of the system's clock (to the second).
 #[derive(Clone, PartialEq, Eq)]
-#[cfg_attr(not(feature = "keys"), allow(unreachable_pub, reason = "public in `keys` only"))]
+#[cfg_attr(not(feature = "cli"), allow(unreachable_pub, reason = "public in `keys` only"))]
 #[allow(missing_docs, reason = "said above")]
 pub struct OldSecret {
     pub secret: String,
@@ -47,7 +47,7 @@ impl OldSecret {
     }
 
     /// Since 1970.
-    #[cfg(feature = "keys")]
+    #[cfg(feature = "cli")]
     pub(crate) fn seconds(&self) -> u64 {
         self.until.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
     }

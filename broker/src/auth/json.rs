@@ -17,8 +17,13 @@ use tokio::sync::{oneshot, watch as signal};
 use tracing::{info, warn};
 
 use super::{
-    AuthError, AuthStore, Changes, Entry, Key, Lookup, MemoryStore, Reload, Remarks, entry::kind, memory::Lists,
-    sleep_until_time, text::utf8,
+    AuthError, AuthStore, Changes, Lookup, Reload,
+    entry::{Entry, kind},
+    key::Key,
+    memory::{Lists, MemoryStore},
+    remarks::Remarks,
+    sleep_until_time,
+    text::utf8,
 };
 use crate::util::file_watch::{self, Errand, Fingerprint, Watcher};
 
@@ -193,7 +198,7 @@ impl<'de, F: FnMut(String, &Value)> Visitor<'de> for Users<F> {
 }
 
 /// What a file in this format holds, in the order of the idents.
-#[cfg(feature = "keys")]
+#[cfg(feature = "cli")]
 pub(crate) fn entries(text: &[u8], remarks: &mut Remarks) -> Result<Vec<Entry>, String> {
     let root = object(text)?;
     root.iter().map(|(ident, value)| entry(ident, value, remarks)).collect()

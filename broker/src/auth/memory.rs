@@ -7,7 +7,7 @@ use std::{
 use futures::{StreamExt as _, stream};
 use hpfeeds::wire::{Ident, Pattern};
 
-use super::{AuthStore, Changes, Key, Lookup, sleep_until_time};
+use super::{AuthStore, Changes, Lookup, key::Key, sleep_until_time};
 
 /// Keys that the program itself holds.
 #[derive(Debug, Clone, Default)]

@@ -1,6 +1,6 @@
-//! Who may connect, and what they may do.
+//! Key stores: the trait [`AuthStore`], the stores that come with the broker, and their error.
 
-#[cfg(feature = "keys")]
+#[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod admin;
 pub(crate) mod chain;
@@ -11,7 +11,7 @@ pub(crate) mod key;
 pub(crate) mod memory;
 #[cfg(feature = "mongodb")]
 pub(crate) mod mongo;
-mod remarks;
+pub(crate) mod remarks;
 #[cfg(feature = "sql")]
 pub(crate) mod sql;
 mod text;
@@ -26,41 +26,37 @@ use std::{
 use futures::stream::{self, Stream};
 use tokio::time::sleep;
 
-#[cfg(not(feature = "keys"))]
-use self::entry::Entry;
-#[cfg(feature = "keys")]
-pub use self::entry::{Entry, OldSecret};
-#[cfg(feature = "mongodb")]
-pub use self::mongo::{MongoAddress, MongoStore};
-pub(crate) use self::remarks::Remarks;
-#[cfg(feature = "sql")]
-pub use self::sql::{DatabaseAddress, SqlStore};
-pub use self::{chain::ChainStore, env::EnvStore, json::JsonStore, key::Key, memory::MemoryStore};
+use self::key::Key;
 
-/// What [`AuthStore::lookup`] returns: a future that can be kept in a box.
+/// The boxed future of [`AuthStore::lookup`]: the key, `None` for an unknown ident, or an error.
 pub type Lookup<'a> = Pin<Box<dyn Future<Output = Result<Option<Arc<Key>>, AuthError>> + Send + 'a>>;
 
-/// What [`AuthStore::reload`] returns.
+/// The boxed future of [`AuthStore::reload`].
 pub type Reload<'a> = Pin<Box<dyn Future<Output = Result<(), AuthError>> + Send + 'a>>;
 
-/// What [`AuthStore::changes`] returns: an item for each change, or for several.
+/// The boxed stream of [`AuthStore::changes`]: one item for each change, or for several.
 pub type Changes = Pin<Box<dyn Stream<Item = ()> + Send>>;
 
-/// Where the broker finds the keys.
+/// A key store: where the broker looks idents up.
 ///
-/// A lookup happens once per connection, while that connection waits and no other does, and again for each connected
-/// ident when the store tells of [`changes`](Self::changes) or, if its answers [may change](Self::may_change) without that,
-/// now and then ([`BrokerBuilder::recheck_keys`](crate::builder::BrokerBuilder::recheck_keys)). It is given a deadline
-/// ([`BrokerBuilder::auth_timeout`](crate::builder::BrokerBuilder::auth_timeout)) and is dropped when that passes. An error
-/// lets nobody in: the client hears the same as for a wrong secret, and the operator finds the error in the log. For
-/// those who are in, an error changes nothing.
+/// A lookup happens once for each connection, while that connection waits and no other does, and
+/// again for each connected ident when the store tells of [`changes`](Self::changes) or, if its
+/// answers [may change](Self::may_change) without that, at the interval of
+/// [`BrokerBuilder::recheck_keys`](crate::builder::BrokerBuilder::recheck_keys).
+///
+/// Cancel safety: the broker drops the future of a lookup when its deadline passes
+/// ([`BrokerBuilder::auth_timeout`](crate::builder::BrokerBuilder::auth_timeout), 10 s by default)
+/// or its connection ends. A store must answer the next lookup all the same.
+///
+/// An error lets nobody in: the client receives the same ERROR as for a wrong secret, and the error
+/// is logged. Connections that have authenticated stay.
 ///
 /// ```
 /// use std::sync::Arc;
 ///
 /// use hpfeeds_broker::{AuthStore, Key, Lookup};
 ///
-/// /// Everybody whose ident starts with `sensor-` has the same secret.
+/// /// Every ident that starts with `sensor-` has the same secret.
 /// struct Fleet;
 ///
 /// impl AuthStore for Fleet {
@@ -79,26 +75,27 @@ pub type Changes = Pin<Box<dyn Stream<Item = ()> + Send>>;
 /// # drop(builder);
 /// ```
 pub trait AuthStore: Send + Sync + 'static {
-    /// The key of an ident, or `None` when the store does not know it.
+    /// The key of an ident (1 to 255 bytes), or `None` when the store does not know it.
     fn lookup<'a>(&'a self, ident: &'a str) -> Lookup<'a>;
 
-    /// Reads anew what the store keeps in memory. On an error it stays as it was. The default, for stores that look
-    /// each ident up where it is, does nothing.
+    /// Reads again what the store keeps in memory. On an error the store stays as it was. The
+    /// default, for stores that look each ident up at its source, does nothing.
     fn reload(&self) -> Reload<'_> {
         Box::pin(async { Ok(()) })
     }
 
-    /// Whether an answer may be another one later without an item of [`changes`](Self::changes), which is the default. It
-    /// is asked once, when the broker starts. If not, the keys of live connections are looked up again only after such an
-    /// item, or when [`Broker::recheck_now`](crate::broker::Broker::recheck_now) asks for it: a broker that has nothing to do does
-    /// not wake up for that.
+    /// Whether an answer may become another one without an item of [`changes`](Self::changes),
+    /// which is the default. The broker asks once, when it starts. If not, the keys of live
+    /// connections are looked up again only after such an item, or after
+    /// [`Broker::reload`](crate::broker::Broker::reload): an idle broker does not wake up for that.
     fn may_change(&self) -> bool {
         true
     }
 
-    /// Tells when answers have changed, so that they count for live connections at once. It is called once, when the broker
-    /// starts. The default, for stores that do not know, never tells. A store that wraps another passes on what that says,
-    /// here and in [`may_change`](Self::may_change).
+    /// Tells when answers have changed, so that the change reaches live connections at once. The
+    /// broker calls this once, when it starts. The default, for stores that do not know, never
+    /// tells. A store that wraps another one passes on that store's answer, here and in
+    /// [`may_change`](Self::may_change).
     fn changes(&self) -> Changes {
         Box::pin(stream::pending())
     }
@@ -116,14 +113,14 @@ async fn sleep_until_time(time: SystemTime) {
     }
 }
 
-/// A key store that cannot be read: one line that says which and why.
+/// A key store that cannot be read: one line that names the store and the cause.
 #[derive(Debug)]
 pub struct AuthError {
     message: String,
 }
 
 impl AuthError {
-    /// An error with the given text. It is logged: it must hold no secret.
+    /// An error with the given text. The text is logged: it must hold no secret.
     #[must_use]
     pub fn new(message: impl fmt::Display) -> Self {
         Self { message: message.to_string() }

@@ -12,7 +12,11 @@ use serde_json::Value;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::{AuthError, AuthStore, Entry, Key, Lookup, entry::list_or_text};
+use super::{
+    AuthError, AuthStore, Lookup,
+    entry::{Entry, list_or_text},
+    key::Key,
+};
 
 /// How long a lookup may take: half of what the broker gives it by default.
 const DEADLINE: Duration = Duration::from_secs(5);

@@ -15,7 +15,7 @@ use crate::{
         chain::ChainStore,
         env::EnvStore,
         json::JsonStore,
-        sql::{DatabaseAddress, SqlStore},
+        sql::{SqlStore, address::DatabaseAddress},
     },
     builder::BrokerBuilder,
 };
@@ -38,7 +38,7 @@ pub(crate) enum Store {
 impl Store {
     /// The one that the Python broker takes when it is told none.
     pub(crate) fn usual() -> Self {
-        Self::Sql(DatabaseAddress::sqlite(DatabaseAddress::DEFAULT))
+        Self::Sql(DatabaseAddress::usual())
     }
 
     /// Opens it, and reads what it needs to read at once. Only to check it, nothing is created.

@@ -11,10 +11,16 @@ use std::{
 use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep};
 
-use super::{Change, Entry, Idents, Listing, print, put_secrets, value};
+use super::{
+    change::{Change, Idents},
+    format::{print, put_secrets, value},
+    listing::Listing,
+};
 use crate::auth::{
-    AuthError, Remarks,
+    AuthError,
+    entry::Entry,
     json::{LISTS, entries, entry, object},
+    remarks::Remarks,
 };
 
 /// How long to wait for another program that changes the file.

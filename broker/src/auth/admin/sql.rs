@@ -8,11 +8,21 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::{Change, Entry, Fields, Idents, Listing, nobodys_secret};
+use super::{
+    change::{Change, Fields, Idents},
+    format::nobodys_secret,
+    listing::Listing,
+};
 use crate::auth::{
-    AuthError, Remarks,
+    AuthError,
+    entry::Entry,
+    remarks::Remarks,
     sql::{
-        Connection, Database, DatabaseAddress, Kept, NewFile, Row, has_kept,
+        address::DatabaseAddress,
+        connection::Connection,
+        create::NewFile,
+        database::Database,
+        row::{Kept, Row, has_kept},
         table::{Dialect, Table, kept},
     },
 };

@@ -1,28 +1,26 @@
-use std::{
-    env, fmt,
-    fs::File,
-    io::Read as _,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+//! Keys in environment variables.
+
+#[cfg(feature = "cli")]
+mod remarks;
+mod variables;
+
+use std::{env, fmt, path::PathBuf, sync::Arc};
 
 use tokio::task::spawn_blocking;
 
-use super::{AuthError, AuthStore, Key, Lookup, text::utf8};
-
-mod remarks;
-
-/// The longest secret that is read from a file, in bytes: a wrong path may lead to a device without an end.
-const MAX_SECRET: u64 = 64 * 1024;
+use self::variables::{both, entries, is_file, read};
+use super::{AuthError, AuthStore, Lookup, key::Key};
 
 /// Keys in environment variables, as the Python broker reads them.
 ///
-/// `HPFEEDS_<IDENT>_SECRET` makes an ident known; `_OWNER` (default: the ident), `_PUBCHANS` and `_SUBCHANS`
-/// (comma-separated channels or patterns, default: none) say more. The ident stands there in upper case: idents that
-/// differ in nothing but case have the same key, and share its limits.
+/// `HPFEEDS_<IDENT>_SECRET` makes an ident known; `_OWNER` (default: the ident), `_PUBCHANS` and
+/// `_SUBCHANS` (comma-separated channels or patterns, default: none) complete its key. The ident
+/// stands there in upper case: idents that differ in nothing but case have the same key, and share
+/// its limits.
 ///
-/// `HPFEEDS_<IDENT>_SECRET_FILE` names a file with the secret instead (at most 64 KiB; line breaks at its end are no
-/// part of it), as the secrets of Docker and Kubernetes are mounted. It is read at each lookup.
+/// `HPFEEDS_<IDENT>_SECRET_FILE` names a file with the secret instead (at most 64 KiB; line breaks
+/// at its end are no part of the secret), as Docker and Kubernetes mount secrets. The file is read
+/// at each lookup.
 pub struct EnvStore {
     variable: Box<Variable>,
     may_change: bool,
@@ -37,25 +35,26 @@ enum Source {
 }
 
 impl EnvStore {
-    /// Reads the variables of this process, for each connection anew. A program that changes them itself asks for
-    /// [`Broker::recheck_now`](crate::broker::Broker::recheck_now): nobody else can, so live connections are looked up again only
-    /// where a secret is in a file.
+    /// Reads the variables of this process, at each lookup. Only the process itself can change them:
+    /// a program that does so calls [`Broker::reload`](crate::broker::Broker::reload). Unless a
+    /// secret is in a file, live connections are not looked up again without that.
     #[must_use]
     pub fn new() -> Self {
-        let in_files = env::vars_os().any(|(name, _)| remarks::is_file(&name));
+        let in_files = env::vars_os().any(|(name, _)| is_file(&name));
         Self { may_change: in_files, ..Self::with(|name| env::var(name)) }
     }
 
-    /// Reads variables from somewhere else, where they may change.
+    /// Reads variables through a function, at each lookup. Their values may change.
     pub fn with(variable: impl Fn(&str) -> Result<String, env::VarError> + Send + Sync + 'static) -> Self {
         Self { variable: Box::new(variable), may_change: true }
     }
 
-    /// Remarks about the variables of this process, values that are probably not meant: a line each that names the
-    /// variable and never its value: quotes, blanks and line breaks around a value, an ident that is not in upper
-    /// case, a list without a secret, a file that cannot be read, and that there is no key at all. Reads the files.
-    #[must_use]
-    pub fn remarks() -> Vec<String> {
+    /// Remarks about the variables of this process that are probably not meant as they are: quotes,
+    /// blanks and line breaks around a value, an ident that is not in upper case, a list without a
+    /// secret, a file that cannot be read, and that there is no key at all. Each is a line that names
+    /// the variable and never its value. Reads the files.
+    #[cfg(feature = "cli")]
+    pub(crate) fn remarks() -> Vec<String> {
         remarks::on(env::vars_os())
     }
 
@@ -91,35 +90,6 @@ impl EnvStore {
             .map_err(|cause| AuthError::new(format_args!("environment variables of {ident:?}: a channel {cause}")))?;
         Ok(Some(Arc::new(key)))
     }
-}
-
-fn both(upper: &str) -> AuthError {
-    AuthError::new(format_args!(
-        "HPFEEDS_{upper}_SECRET and HPFEEDS_{upper}_SECRET_FILE are both set: one of them is the secret"
-    ))
-}
-
-/// The secret in a file. The error names the variable and the path.
-fn read(variable: &str, path: &Path) -> Result<String, AuthError> {
-    // A value that is no whole path may be the secret itself, put into the wrong variable.
-    let shown = if path.is_absolute() { path.display().to_string() } else { "the file that it names".to_owned() };
-    let fail = |cause: &dyn fmt::Display| AuthError::new(format_args!("{variable}: {shown}: {cause}"));
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|cause| fail(&cause))?;
-    file.take(MAX_SECRET + 1).read_to_end(&mut bytes).map_err(|cause| fail(&cause))?;
-    if bytes.len() as u64 > MAX_SECRET {
-        return Err(fail(&format_args!("is longer than a secret of {MAX_SECRET} bytes")));
-    }
-    let text = utf8(&bytes).map_err(|cause| fail(&cause))?;
-    let text = std::str::from_utf8(text).map_err(|_| fail(&"is not UTF-8"))?;
-    match text.trim_end_matches(['\r', '\n']) {
-        "" => Err(fail(&"is empty")),
-        secret => Ok(secret.to_owned()),
-    }
-}
-
-fn entries(list: &str) -> impl Iterator<Item = &str> {
-    list.split(',').filter(|entry| !entry.is_empty())
 }
 
 impl Default for EnvStore {

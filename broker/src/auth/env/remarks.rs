@@ -1,32 +1,14 @@
-//! Remarks about environment variables, where a mistake makes no sound: the key is another one, or none.
+//! Remarks about environment variables, where a mistake is no error: the key is another one, or none.
 
-use std::{
-    collections::BTreeMap,
-    ffi::{OsStr, OsString},
-    fmt,
-    path::Path,
-};
+use std::{collections::BTreeMap, ffi::OsString, fmt, path::Path};
 
 use hpfeeds::wire::Pattern;
 
-use super::{both, entries, read};
-use crate::auth::Remarks;
-
-const FIELDS: [&str; 5] = ["_SECRET_FILE", "_SECRET", "_OWNER", "_PUBCHANS", "_SUBCHANS"];
+use super::variables::{both, entries, parts, read};
+use crate::auth::remarks::Remarks;
 
 const EXPECTED: &str = "there is no key in the environment: HPFEEDS_<IDENT>_SECRET or HPFEEDS_<IDENT>_SECRET_FILE makes one, \
     with HPFEEDS_<IDENT>_PUBCHANS and HPFEEDS_<IDENT>_SUBCHANS, and the ident in upper case";
-
-/// The ident and field that a variable is for.
-fn parts(name: &str) -> Option<(&str, &'static str)> {
-    let rest = name.trim_start_matches('\u{FEFF}').strip_prefix("HPFEEDS_")?;
-    FIELDS.iter().find_map(|field| Some((rest.strip_suffix(field).filter(|ident| !ident.is_empty())?, *field)))
-}
-
-/// Whether a variable names a file with a secret.
-pub(super) fn is_file(name: &OsStr) -> bool {
-    name.to_str().and_then(parts).is_some_and(|(_, field)| field == "_SECRET_FILE")
-}
 
 /// Remarks, in the order of the variables' names. Reads the files that the variables name.
 pub(super) fn on(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Vec<String> {
@@ -77,7 +59,7 @@ pub(super) fn on(variables: impl IntoIterator<Item = (OsString, OsString)>) -> V
     remarks.into_lines()
 }
 
-/// Quotes, blanks or line breaks around a value, which no shell has taken away.
+/// Remarks on quotes, blanks or line breaks around a value, which no shell has taken away.
 fn around(value: &str, odd: &mut impl FnMut(fmt::Arguments<'_>)) {
     let trimmed = value.trim();
     if ['"', '\''].into_iter().any(|quote| trimmed.len() > 1 && trimmed.starts_with(quote) && trimmed.ends_with(quote))
@@ -89,7 +71,7 @@ fn around(value: &str, odd: &mut impl FnMut(fmt::Arguments<'_>)) {
     }
 }
 
-/// The Python broker takes blanks in a list for parts of the channels, and so does this one.
+/// Remarks on a list: as in the Python broker, blanks in it are parts of the channels.
 fn list(value: &str, odd: &mut impl FnMut(fmt::Arguments<'_>)) {
     let list = value.trim();
     if entries(list).any(|channel| channel.trim().len() < channel.len()) {

@@ -2,16 +2,18 @@
 
 use std::{
     fmt,
-    fs::OpenOptions,
-    io,
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
 use sqlx::{ConnectOptions as _, mysql::MySqlConnectOptions, postgres::PgConnectOptions, sqlite::SqliteConnectOptions};
 use url::Url;
 
-use super::{connection::BUSY, table::Table};
+use super::table::Table;
+
+/// How long SQLite waits for another program that writes.
+const BUSY: Duration = Duration::from_secs(4);
 
 /// A database that holds keys, such as `database+postgresql://broker:secret@db.example.org/hpfeeds`.
 ///
@@ -45,8 +47,13 @@ pub(super) enum Server {
 }
 
 impl DatabaseAddress {
+    const DEFAULT: &'static str = "sqlite.db";
+
     /// The file that the Python broker uses when it is told nothing.
-    pub const DEFAULT: &'static str = "sqlite.db";
+    #[cfg(feature = "cli")]
+    pub(crate) fn usual() -> Self {
+        Self::sqlite(Self::DEFAULT)
+    }
 
     /// An SQLite file with the table of the Python broker. Both are created when they are absent.
     #[must_use]
@@ -61,8 +68,8 @@ impl DatabaseAddress {
     }
 
     /// The file, when it is an SQLite database.
-    #[must_use]
-    pub fn path(&self) -> Option<&Path> {
+    #[cfg(feature = "cli")]
+    pub(crate) fn path(&self) -> Option<&Path> {
         match &self.server {
             Server::Sqlite { options, .. } => Some(options.get_filename()),
             _ => None,
@@ -70,8 +77,7 @@ impl DatabaseAddress {
     }
 
     /// The file that opening it would create, as there is none yet.
-    #[must_use]
-    pub fn would_create(&self) -> Option<&Path> {
+    pub(crate) fn would_create(&self) -> Option<&Path> {
         match &self.server {
             Server::Sqlite { options, create: true } => Some(options.get_filename()).filter(|file| !file.exists()),
             _ => None,
@@ -79,7 +85,7 @@ impl DatabaseAddress {
     }
 
     /// The same; a file that is absent is created, or is an error.
-    #[cfg(feature = "keys")]
+    #[cfg(feature = "cli")]
     pub(crate) fn creating(&self, create: bool) -> Self {
         let mut address = self.clone();
         if let Server::Sqlite { create: creates, .. } = &mut address.server {
@@ -98,9 +104,12 @@ impl DatabaseAddress {
     }
 
     /// Whether the tables of an SQLite file can be written.
-    pub(super) fn writable(&self) -> io::Result<()> {
+    #[cfg(feature = "cli")]
+    pub(super) fn writable(&self) -> std::io::Result<()> {
         match &self.server {
-            Server::Sqlite { options, .. } => OpenOptions::new().write(true).open(options.get_filename()).map(drop),
+            Server::Sqlite { options, .. } => {
+                std::fs::OpenOptions::new().write(true).open(options.get_filename()).map(drop)
+            }
             Server::Postgres(_) | Server::MySql(_) => Ok(()),
         }
     }

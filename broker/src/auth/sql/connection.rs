@@ -1,20 +1,16 @@
-//! One connection to a database, of any kind.
+//! A connection to a database of any of the three kinds.
 
 use std::{
     fs::{self, File},
     io,
     path::Path,
-    time::Duration,
 };
 
 use sqlx::{
     Connection as _, Executor as _, Row as _, mysql::MySqlConnection, postgres::PgConnection, sqlite::SqliteConnection,
 };
 
-use super::{Row, address::Server, table::Dialect};
-
-/// How long SQLite waits for another program that writes.
-pub(crate) const BUSY: Duration = Duration::from_secs(4);
+use super::{address::Server, row::Row, table::Dialect};
 
 pub(crate) enum Connection {
     Sqlite(SqliteConnection),
@@ -74,7 +70,7 @@ impl Connection {
     }
 
     /// Runs a statement; returns how many rows it has changed.
-    #[cfg(feature = "keys")]
+    #[cfg(feature = "cli")]
     pub(crate) async fn change(&mut self, sql: &str, values: &[&str]) -> Result<u64, sqlx::Error> {
         each!(self, connection => Ok(bound!(sql, values).execute(connection).await?.rows_affected()))
     }
@@ -84,7 +80,7 @@ impl Connection {
         each!(self, connection => connection.execute(sqlx::raw_sql(sql)).await.map(drop))
     }
 
-    /// Says goodbye.
+    /// Ends the session, so that the server logs no broken connection.
     pub(crate) async fn close(self) -> Result<(), sqlx::Error> {
         each!(self, connection => connection.close().await)
     }

@@ -51,7 +51,7 @@ impl Table {
         subscribe: "subscribe",
     };
 
-    /// The columns that are read, in the order of a [`Row`](super::Row).
+    /// The columns that are read, in the order of a [`Row`](super::row::Row).
     pub(crate) fn columns(&self) -> [&'static str; 5] {
         [self.ident, self.owner.unwrap_or(self.ident), self.secret, self.publish, self.subscribe]
     }
@@ -143,7 +143,7 @@ pub(crate) mod kept {
     }
 
     /// Asks only whether it is there, in the shape of a row of keys.
-    #[cfg(feature = "keys")]
+    #[cfg(feature = "cli")]
     pub(crate) fn ask(dialect: Dialect) -> String {
         format!("SELECT NULL, NULL, NULL, NULL, NULL, {}", is_there(dialect))
     }
@@ -160,7 +160,7 @@ pub(crate) mod kept {
     }
 
     /// Creates it when it is absent.
-    #[cfg(feature = "keys")]
+    #[cfg(feature = "cli")]
     pub(crate) fn create(dialect: Dialect) -> String {
         let (ident, text) = match dialect {
             Dialect::Sqlite | Dialect::Postgres => ("TEXT", "TEXT"),
@@ -176,7 +176,7 @@ pub(crate) mod kept {
     }
 
     /// Adds a row.
-    #[cfg(feature = "keys")]
+    #[cfg(feature = "cli")]
     pub(crate) fn insert(dialect: Dialect) -> String {
         let values = if dialect == Dialect::Postgres { "$1, $2, $3, $4" } else { "?, ?, ?, ?" };
         format!("INSERT INTO {NAME} (identifier, secret, ends, beside) VALUES ({values})")
