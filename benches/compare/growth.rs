@@ -29,7 +29,7 @@ usage: scripts/bench-scale growth [--quick] [--rounds N] [--only TEXT] [--write]
   --quick     one short round, of smaller numbers: whether it works
   --rounds N  how often everything is measured (default 3)
   --only      only rows whose table and label, as shown meanwhile, contain this
-  --write     write the tables into docs/performance.md";
+  --write     write the tables into docs/dev/benchmarks.md";
 
 const SCRIPT: &str = "scripts/bench-scale growth";
 
@@ -139,7 +139,7 @@ pub(crate) fn run(args: &[String]) -> io::Result<()> {
          {further} for each further subscription."
     );
     println!("{text}");
-    if arguments.write { report::write(SCRIPT, &text) } else { Ok(()) }
+    if arguments.write { report::write(report::BENCHMARKS, SCRIPT, &text) } else { Ok(()) }
 }
 
 impl Arguments {

@@ -23,7 +23,7 @@ usage: scripts/bench-scale isolation [--quick] [--seconds N] [--policy NAME] [--
   --quick      20 seconds, and a deadline for slow subscribers of 5: whether it works
   --seconds N  how long the bad subscribers are there, for each policy (default 600)
   --policy     only one of disconnect and drop-oldest
-  --write      write the tables into docs/performance.md";
+  --write      write the tables into docs/dev/benchmarks.md";
 
 const SCRIPT: &str = "scripts/bench-scale isolation";
 
@@ -117,7 +117,7 @@ pub(crate) fn run(args: &[String]) -> io::Result<()> {
         text.push_str(&measure(&program, &arguments, policy)?);
     }
     println!("{text}");
-    if arguments.write { report::write(SCRIPT, &text) } else { Ok(()) }
+    if arguments.write { report::write(report::BENCHMARKS, SCRIPT, &text) } else { Ok(()) }
 }
 
 impl Arguments {

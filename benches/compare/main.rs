@@ -1,7 +1,7 @@
 //! Benchmark of what moving a message costs: this broker and others beside a blind relay, in
 //! processor time per delivered message.
 //!
-//! `scripts/bench-compare` installs the others and runs this; `docs/performance.md` says what is
+//! `scripts/bench-compare` installs the others and runs this; `docs/dev/benchmarks.md` says what is
 //! measured and how.
 
 #[cfg(target_os = "linux")]

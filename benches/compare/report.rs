@@ -16,7 +16,10 @@ use crate::{
     work::Work,
 };
 
-const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
+/// The page with the comparison, below the repository.
+pub(crate) const COMPARISON: &str = "docs/performance.md";
+/// The page with the tables of growth and isolation.
+pub(crate) const BENCHMARKS: &str = "docs/dev/benchmarks.md";
 const END: &str = "<!-- to here -->\n";
 
 /// The samples by work and broker, a sample a round. A measurement that failed has none.
@@ -131,14 +134,14 @@ impl fmt::Display for Arrival {
     }
 }
 
-/// Replaces what a script has written into the documentation before.
-pub(crate) fn write(script: &str, table: &str) -> io::Result<()> {
+/// Replaces the tables that a script has written into a page before.
+pub(crate) fn write(page: &str, script: &str, table: &str) -> io::Result<()> {
     let begin = format!("<!-- {script} writes from here -->\n");
-    let path = Path::new(DOCUMENT);
-    let text = fs::read_to_string(path)?;
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+    let text = fs::read_to_string(&path)?;
     let parts = text.split_once(&begin).and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
-    let (head, tail) = parts.ok_or_else(|| io::Error::other(format!("{DOCUMENT} has no place for the table")))?;
+    let (head, tail) = parts.ok_or_else(|| io::Error::other(format!("{page} has no place for the table")))?;
     fs::write(path, format!("{head}{begin}\n{table}\n{END}{tail}"))?;
-    eprintln!("written into {DOCUMENT}");
+    eprintln!("written into {page}");
     Ok(())
 }

@@ -69,7 +69,7 @@ fn compare(arguments: &Arguments) -> io::Result<()> {
     let text = table.markdown();
     println!("{text}");
     if arguments.write {
-        report::write("scripts/bench-compare", &text)?;
+        report::write(report::COMPARISON, "scripts/bench-compare", &text)?;
     }
     table.verdict()
 }

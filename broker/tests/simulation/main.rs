@@ -2,7 +2,7 @@
 //! follows from a seed.
 //!
 //! `HPFEEDS_SIM_SEED=7` runs that seed alone, twice, and says what it came to; `HPFEEDS_SIM_SEEDS=20000` runs so many. See
-//! `docs/testing.md`.
+//! `docs/dev/testing.md`.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod actors;
