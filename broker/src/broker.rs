@@ -34,7 +34,7 @@ use crate::{
             Endpoint,
             open::{Opened, Service},
         },
-        tls::{certificate::TlsError, reload::Reloader},
+        tls::reload::Reloader,
     },
 };
 
@@ -73,7 +73,7 @@ impl Broker {
         Self::dev_builder().endpoint(Endpoint::tcp("127.0.0.1", 0)).start().await
     }
 
-    pub(crate) async fn start(builder: BrokerBuilder) -> Result<Self, StartError> {
+    async fn start(builder: BrokerBuilder) -> Result<Self, StartError> {
         builder.check_options()?;
         let BrokerBuilder { endpoints, listeners, users, stores, config, .. } = builder;
         let config = config.capped();
@@ -276,15 +276,6 @@ impl Broker {
         ReloadError::unless_empty(failures)
     }
 
-    /// Reads the certificates and keys of all TLS endpoints again, for connections that come from now on. It is done by
-    /// itself a second or two after the files have changed; this is for who does not want to wait.
-    ///
-    /// A certificate that cannot be used is not replaced: the first error is returned, and all are logged. Blocks while
-    /// the files are read.
-    pub fn reload_certificates(&self) -> Result<(), TlsError> {
-        self.context.certificates.reload()
-    }
-
     /// Stops accepting, asks publishers to end their streams (the ERROR `The broker is shutting down; end your stream`),
     /// and reads what they send for half a second, or until all have ended theirs. Then it stops reading, writes what is
     /// queued and, to publishers that have not, the ERROR `The broker is shutting down`, and closes every connection.
@@ -318,6 +309,16 @@ impl Broker {
         let Stats { received_messages: received, delivered, dropped, discarded, unrouted, .. } = stats;
         info!(received, delivered, dropped, discarded, unrouted, "stopped");
         stats
+    }
+}
+
+impl BrokerBuilder {
+    /// Opens all endpoints and starts to accept connections, on the runtime that this is called on.
+    ///
+    /// Either everything is open when it returns, or nothing; nothing is, too, when the future is
+    /// dropped before that.
+    pub async fn start(self) -> Result<Broker, StartError> {
+        Broker::start(self).await
     }
 }
 

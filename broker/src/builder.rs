@@ -1,6 +1,11 @@
+//! The broker's builder: every option, with its default.
+
+#[cfg(feature = "cli")]
+use std::net::SocketAddr;
 use std::{
-    fmt, io,
-    net::{SocketAddr, TcpListener},
+    fmt,
+    net::TcpListener,
+    num::{NonZeroU64, NonZeroUsize},
     time::Duration,
 };
 
@@ -8,14 +13,13 @@ use hpfeeds::wire::Limits;
 
 use crate::{
     auth::{AuthStore, chain::ChainStore, key::Key, memory::MemoryStore},
-    broker::Broker,
     config::Config,
     delivery::policy::SlowPolicy,
     error::StartError,
     net::endpoint::{Endpoint, parse::EndpointError},
 };
 
-/// Options of a [`Broker`]; [`start`](Self::start) runs it.
+/// Options of a [`Broker`](crate::broker::Broker); [`start`](Self::start) runs it.
 ///
 /// Sizes are in bytes. Every option has a default that suits a public broker; only an endpoint (or
 /// [`without_endpoint`](Self::without_endpoint)) and a key are required.
@@ -46,7 +50,7 @@ impl BrokerBuilder {
         }
     }
 
-    /// Listens on `ADDR:PORT` as well. Port 0 lets the system pick one, see [`Broker::local_addrs`].
+    /// Listens on `ADDR:PORT` as well. Port 0 lets the system pick one, see [`Broker::local_addrs`](crate::broker::Broker::local_addrs).
     pub fn listen(self, addr: impl fmt::Display) -> Result<Self, EndpointError> {
         Ok(self.endpoint(Endpoint::bind(&addr.to_string())?))
     }
@@ -63,7 +67,7 @@ impl BrokerBuilder {
         self
     }
 
-    /// Starts also when it listens nowhere: clients come in through [`Broker::serve`].
+    /// Starts also when it listens nowhere: clients come in through [`Broker::serve`](crate::broker::Broker::serve).
     pub fn without_endpoint(mut self) -> Self {
         self.without_endpoint = true;
         self
@@ -114,61 +118,67 @@ impl BrokerBuilder {
         self
     }
 
-    /// How many connections one address (of IPv6: one /64 network) may hold at once. Default: no limit, as a whole site
-    /// of sensors may share an address. One more gets the ERROR `Too many connections from your address`.
-    pub fn max_connections_per_address(mut self, connections: usize) -> Self {
+    /// The most connections that one address (of IPv6: one /64 network) may hold at once. Default:
+    /// `None`, no limit, as a whole site of sensors may share an address. One more gets the ERROR
+    /// `Too many connections from your address`.
+    pub fn max_connections_per_address(mut self, connections: Option<NonZeroUsize>) -> Self {
         self.config.max_connections_per_address = connections;
         self
     }
 
-    /// How many connections one ident (or all of one [`account`](Key::account)) may hold at once. Default: no limit, as a
-    /// fleet may share a key. One more gets the
-    /// ERROR `Too many connections for {ident}`, and its address waits as after a
+    /// The most connections that one ident (or all of one [`account`](Key::account)) may hold at
+    /// once. Default: `None`, no limit, as a fleet may share a key. One more gets the ERROR
+    /// `Too many connections for {ident}`, and its address waits as after a
     /// [failed authentication](Self::auth_failure_delay).
     ///
-    /// The connection of a client that has vanished counts until TCP keepalive has noticed, which takes 25 s: leave
-    /// room for that.
-    pub fn max_connections_per_ident(mut self, connections: usize) -> Self {
+    /// The connection of a client that has vanished counts until TCP keepalive has noticed, which
+    /// takes 25 s: leave room for that.
+    pub fn max_connections_per_ident(mut self, connections: Option<NonZeroUsize>) -> Self {
         self.config.max_connections_per_ident = connections;
         self
     }
 
-    /// The most messages per second that one ident (or all of one [`account`](Key::account)) may publish, over all its
-    /// connections. Default: no limit.
+    /// The most messages per second that one ident (or all of one [`account`](Key::account)) may
+    /// publish, over all its connections. Default: `None`, no limit.
     ///
-    /// It delays and never drops: a connection that is over the limit is not read from until its turn comes, and TCP
-    /// slows its client down. What may pass in a second may also pass at once, after a pause.
-    pub fn publish_rate(mut self, messages_per_second: u64) -> Self {
-        self.config.publish_rate.messages = messages_per_second;
+    /// The limit delays and never drops: a connection over the limit is not read from until its turn
+    /// comes, and TCP slows its client down. After a pause, the messages of one second may pass at
+    /// once.
+    pub fn publish_rate(mut self, messages_per_second: Option<NonZeroU64>) -> Self {
+        self.config.publish_rate = messages_per_second;
         self
     }
 
-    /// The most bytes per second (on the wire) that one ident may publish, as [`publish_rate`](Self::publish_rate).
-    /// Default: no limit. A message that is longer passes when nothing else has for long enough.
-    pub fn publish_bytes(mut self, bytes_per_second: u64) -> Self {
-        self.config.publish_rate.bytes = bytes_per_second;
+    /// The most bytes per second (on the wire) that one ident may publish, as
+    /// [`publish_rate`](Self::publish_rate). Default: `None`, no limit. A message that is longer
+    /// passes when nothing else has for long enough.
+    pub fn publish_bytes(mut self, bytes_per_second: Option<NonZeroU64>) -> Self {
+        self.config.publish_bytes = bytes_per_second;
         self
     }
 
-    /// The most messages per second that are delivered to one ident (or all of one [`account`](Key::account)), over all its
-    /// connections. Default: no limit.
+    /// The most messages per second that are delivered to one ident (or all of one
+    /// [`account`](Key::account)), over all its connections. Default: `None`, no limit.
     ///
-    /// It delays: more is queued for the subscriber. Publishers never wait for one that is held back by this limit, and
-    /// it does not count as slow: it is not disconnected. Only what exceeds its [`high_mark`](Self::high_mark) is
-    /// dropped, as the [`slow_policy`](Self::slow_policy) says: the new messages, or the oldest. When its connection
-    /// ends, the limit holds on: what has not been written after [`write_timeout`](Self::write_timeout) is lost.
+    /// The limit delays: more is queued for the subscriber. Publishers never wait for a subscriber
+    /// that is held back by this limit, and it does not count as slow: it is not disconnected. Only
+    /// messages that exceed its [`high_mark`](Self::high_mark) are dropped, as the
+    /// [`slow_policy`](Self::slow_policy) says: the new messages, or the oldest. When its connection
+    /// ends, the limit still counts: messages that have not been written after
+    /// [`write_timeout`](Self::write_timeout) are lost.
     ///
-    /// A few such subscribers can fill [`max_buffered`](Self::max_buffered) and keep it full for as long as more is
-    /// published than the limit lets through, which is felt by all others: a lower `high_mark` goes well with this.
-    pub fn deliver_rate(mut self, messages_per_second: u64) -> Self {
-        self.config.deliver_rate.messages = messages_per_second;
+    /// A few such subscribers can fill [`max_buffered`](Self::max_buffered) and keep it full for as
+    /// long as more is published than the limit lets through, at the cost of all others: combine the
+    /// limit with a lower `high_mark`.
+    pub fn deliver_rate(mut self, messages_per_second: Option<NonZeroU64>) -> Self {
+        self.config.deliver_rate = messages_per_second;
         self
     }
 
     /// The most bytes per second (on the wire) that are delivered to one ident, as
-    /// [`deliver_rate`](Self::deliver_rate). Default: no limit.
-    pub fn deliver_bytes(mut self, bytes_per_second: u64) -> Self {
-        self.config.deliver_rate.bytes = bytes_per_second;
+    /// [`deliver_rate`](Self::deliver_rate). Default: `None`, no limit.
+    pub fn deliver_bytes(mut self, bytes_per_second: Option<NonZeroU64>) -> Self {
+        self.config.deliver_bytes = bytes_per_second;
         self
     }
 
@@ -225,7 +235,7 @@ impl BrokerBuilder {
         self
     }
 
-    /// How long [`Broker::shutdown`] lets subscribers receive what is queued for them. Default: 5 s.
+    /// How long [`Broker::shutdown`](crate::broker::Broker::shutdown) lets subscribers receive what is queued for them. Default: 5 s.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.config.drain_timeout = timeout;
         self
@@ -291,7 +301,7 @@ impl BrokerBuilder {
 
     /// Answers HTTP requests at `ADDR:PORT`: `/metrics` for Prometheus, `/healthz`, and `/readyz`, which is 200
     /// until the broker begins to shut down. Default: nowhere. Port 0 lets the system pick one, see
-    /// [`Broker::exporter_addr`].
+    /// [`Broker::exporter_addr`](crate::broker::Broker::exporter_addr).
     ///
     /// Whoever can connect there learns idents, channels and how much they send: it belongs on a private address.
     #[cfg(feature = "exporter")]
@@ -301,21 +311,22 @@ impl BrokerBuilder {
 
     /// The same, at a `tcp:` endpoint.
     #[cfg(feature = "exporter")]
-    pub fn exporter_endpoint(mut self, endpoint: Endpoint) -> Self {
+    pub(crate) fn exporter_endpoint(mut self, endpoint: Endpoint) -> Self {
         self.exporter = Some(endpoint);
         self
     }
 
-    /// Where the broker would listen, if everything that [`start`](Self::start) needs is there: its endpoints in their
-    /// order, its listeners, and last the exporter. Nothing is opened: an address that is taken shows at the start only,
-    /// and port 0 stays 0.
-    pub async fn check(&self) -> Result<Vec<SocketAddr>, StartError> {
+    /// The addresses where the broker would listen, if everything that
+    /// [`start`](Self::start) needs is there: its endpoints in their order, its listeners, and last
+    /// the exporter. Nothing is opened: an address that is taken shows at the start only, and port 0
+    /// stays 0.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn check(&self) -> Result<Vec<SocketAddr>, StartError> {
         self.check_options()?;
         let mut addrs = resolve(self.endpoints.clone()).await?;
         for listener in &self.listeners {
             addrs.push(listener.local_addr().map_err(StartError::Listener)?);
         }
-        #[cfg(feature = "exporter")]
         addrs.extend(resolve(self.exporter.iter().cloned().collect()).await?);
         Ok(addrs)
     }
@@ -330,18 +341,12 @@ impl BrokerBuilder {
         }
         Ok(())
     }
-
-    /// Opens all endpoints and starts to accept connections, on the runtime that this is called on.
-    ///
-    /// Either everything is open when it returns, or nothing.
-    pub async fn start(self) -> Result<Broker, StartError> {
-        Broker::start(self).await
-    }
 }
 
-/// Where endpoints would listen.
+/// The addresses where endpoints would listen.
+#[cfg(feature = "cli")]
 async fn resolve(endpoints: Vec<Endpoint>) -> Result<Vec<SocketAddr>, StartError> {
     // Resolving a host name blocks.
     let checking = tokio::task::spawn_blocking(move || endpoints.iter().map(Endpoint::check).collect());
-    checking.await.map_err(|cause| StartError::Listener(io::Error::other(cause)))?
+    checking.await.map_err(|cause| StartError::Listener(std::io::Error::other(cause)))?
 }

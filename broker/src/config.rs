@@ -1,6 +1,9 @@
-//! What a broker is told, checked.
+//! The configuration of a broker: its defaults, and the check of its options.
 
-use std::time::Duration;
+use std::{
+    num::{NonZeroU64, NonZeroUsize},
+    time::Duration,
+};
 
 use hpfeeds::wire::{Limits, MAX_NAME_LEN};
 
@@ -12,17 +15,20 @@ use crate::{
     net::{buffer_pool::MAX_CHUNK, socket::UNSENT},
 };
 
-/// The options that connections need while they run.
+/// The options of a broker, apart from its endpoints and keys. Sizes are in bytes, rates are per
+/// second; a limit that is `None` is no limit.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) name: String,
     pub(crate) nonce_len: usize,
     pub(crate) limits: Limits,
     pub(crate) max_connections: usize,
-    pub(crate) max_connections_per_address: usize,
-    pub(crate) max_connections_per_ident: usize,
-    pub(crate) publish_rate: Rate,
-    pub(crate) deliver_rate: Rate,
+    pub(crate) max_connections_per_address: Option<NonZeroUsize>,
+    pub(crate) max_connections_per_ident: Option<NonZeroUsize>,
+    pub(crate) publish_rate: Option<NonZeroU64>,
+    pub(crate) publish_bytes: Option<NonZeroU64>,
+    pub(crate) deliver_rate: Option<NonZeroU64>,
+    pub(crate) deliver_bytes: Option<NonZeroU64>,
     pub(crate) recheck_keys: Duration,
     pub(crate) max_subscriptions: usize,
     pub(crate) handshake_timeout: Duration,
@@ -46,10 +52,12 @@ impl Default for Config {
             nonce_len: Self::MIN_NONCE,
             limits: Limits::default(),
             max_connections: 10_000,
-            max_connections_per_address: usize::MAX,
-            max_connections_per_ident: usize::MAX,
-            publish_rate: Rate::UNLIMITED,
-            deliver_rate: Rate::UNLIMITED,
+            max_connections_per_address: None,
+            max_connections_per_ident: None,
+            publish_rate: None,
+            publish_bytes: None,
+            deliver_rate: None,
+            deliver_bytes: None,
             recheck_keys: Duration::from_secs(5),
             max_subscriptions: 10_000,
             handshake_timeout: Duration::from_secs(10),
@@ -69,22 +77,24 @@ impl Default for Config {
 }
 
 impl Config {
-    /// As many bytes as the Python broker sends, and as the frame INFO has room for beside the longest name.
+    /// As many bytes as the Python broker sends.
     const MIN_NONCE: usize = 4;
+
+    /// As many bytes as the frame INFO has room for beside the longest name.
     const MAX_NONCE: usize = 20;
 
-    /// How many messages of maximal size the default high mark holds, as in the Python broker.
+    /// The default high mark in messages of the maximal size, as in the Python broker.
     const HIGH_MARK_MESSAGES: usize = 50;
 
-    /// How many of the longest batches the reserve holds at least. A batch is no longer than a message and a read.
+    /// The least reserve in batches of the greatest length, which is a message and a read.
     const LONGEST_BATCHES: usize = 4;
 
-    /// What the rate of a subscriber is measured over.
+    /// The default floor window: the time that so many steps take at the floor rate, within bounds.
     const WINDOW_STEPS: u32 = 3;
     const MIN_WINDOW: Duration = Duration::from_secs(1);
     const MAX_WINDOW: Duration = Duration::from_secs(10);
 
-    /// Ten years.
+    /// The longest duration: ten years.
     const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
     pub(crate) fn rules(&self) -> Rules {
@@ -103,20 +113,20 @@ impl Config {
 
     pub(crate) fn account_rules(&self) -> QuotaRules {
         QuotaRules {
-            max_connections: self.max_connections_per_ident,
-            publish: self.publish_rate,
-            deliver: self.deliver_rate,
+            max_connections: self.max_connections_per_ident.map_or(usize::MAX, NonZeroUsize::get),
+            publish: rate(self.publish_rate, self.publish_bytes),
+            deliver: rate(self.deliver_rate, self.deliver_bytes),
         }
     }
 
-    /// Time for several of the steps in which the system takes what is written.
+    /// The time of several of the steps in which the system takes what is written.
     fn default_window(&self) -> Duration {
         let steps = Duration::from_secs(u64::from(Self::WINDOW_STEPS * UNSENT))
             / u32::try_from(self.floor_rate).unwrap_or(u32::MAX).max(1);
         steps.clamp(Self::MIN_WINDOW, Self::MAX_WINDOW)
     }
 
-    /// Durations that can be added to any time: some write "never" as the longest there is.
+    /// Shortens durations to ten years, so that they can be added to any time.
     pub(crate) fn capped(mut self) -> Self {
         for duration in [
             &mut self.handshake_timeout,
@@ -145,20 +155,6 @@ impl Config {
         if self.max_connections == 0 {
             return fault("the maximum of connections is 0: nobody could connect".to_owned());
         }
-        if self.max_connections_per_address == 0 {
-            return fault("the maximum of connections per address is 0: nobody could connect".to_owned());
-        }
-        if self.max_connections_per_ident == 0 {
-            return fault("the maximum of connections per ident is 0: nobody could authenticate".to_owned());
-        }
-        let Rate { messages, bytes } = self.publish_rate;
-        if messages == 0 || bytes == 0 {
-            return fault("a limit on what is published is 0: nothing could be".to_owned());
-        }
-        let Rate { messages, bytes } = self.deliver_rate;
-        if messages == 0 || bytes == 0 {
-            return fault("a limit on what is delivered is 0: nothing could be".to_owned());
-        }
         if self.limits.max_message() == 0 {
             return fault("the maximum message is 0 bytes: nothing could be published".to_owned());
         }
@@ -175,13 +171,19 @@ impl Config {
     }
 }
 
+/// The rate of at most so many messages and bytes a second.
+fn rate(messages: Option<NonZeroU64>, bytes: Option<NonZeroU64>) -> Rate {
+    let [messages, bytes] = [messages, bytes].map(|limit| limit.map_or(u64::MAX, NonZeroU64::get));
+    Rate { messages, bytes }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// 50 messages of the longest kind for 60 seconds, and then it is disconnected.
+    /// 50 messages of the maximal size for 60 seconds, and then the subscriber is disconnected.
     #[test]
-    fn who_is_slow_is_what_it_is_to_the_python_broker() {
+    fn a_slow_subscriber_is_treated_as_by_the_python_broker() {
         let rules = Config::default().rules();
         assert_eq!((rules.high_mark, rules.deadline), (50 << 20, Duration::from_secs(60)));
         assert_eq!(rules.policy, SlowPolicy::Disconnect);

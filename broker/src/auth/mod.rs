@@ -87,7 +87,8 @@ pub trait AuthStore: Send + Sync + 'static {
     /// Whether an answer may become another one without an item of [`changes`](Self::changes),
     /// which is the default. The broker asks once, when it starts. If not, the keys of live
     /// connections are looked up again only after such an item, or after
-    /// [`Broker::reload`](crate::broker::Broker::reload): an idle broker does not wake up for that.
+    /// [`Broker::recheck_now`](crate::broker::Broker::recheck_now): an idle broker does not wake up
+    /// for that.
     fn may_change(&self) -> bool {
         true
     }

@@ -1,11 +1,14 @@
 //! What one client may ask for.
 
-use std::time::Duration;
+use std::{
+    num::{NonZeroU64, NonZeroUsize},
+    time::Duration,
+};
 
 use crate::builder::BrokerBuilder;
 use clap::Args;
 
-use super::values::{parse_message, parse_seconds, parse_size};
+use super::values::{parse_connections, parse_message, parse_rate, parse_rate_in_bytes, parse_seconds};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
@@ -25,33 +28,33 @@ pub(crate) struct Limits {
 
     /// How many connections one address (of IPv6: one /64 network) may hold [default: no limit, as a site of sensors may
     /// share one]
-    #[arg(long, value_name = "N")]
-    max_connections_per_address: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = parse_connections)]
+    max_connections_per_address: Option<NonZeroUsize>,
 
     /// How many connections one ident may hold [default: no limit, as a fleet may share a key]
-    #[arg(long, value_name = "N")]
-    max_connections_per_ident: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = parse_connections)]
+    max_connections_per_ident: Option<NonZeroUsize>,
 
     /// The most messages per second that one ident may publish, over all its connections: more are delayed [default: no
     /// limit]
-    #[arg(long, value_name = "N")]
-    publish_rate: Option<u64>,
+    #[arg(long, value_name = "N", value_parser = parse_rate)]
+    publish_rate: Option<NonZeroU64>,
 
     /// The most bytes per second that one ident may publish [default: no limit]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    publish_bytes: Option<usize>,
+    #[arg(long, value_name = "SIZE", value_parser = parse_rate_in_bytes)]
+    publish_bytes: Option<NonZeroU64>,
 
     /// The most messages per second that are delivered to one ident: more are queued up to --high-mark, and nobody
     /// waits for it [default: no limit]
     ///
     /// Some such subscribers can keep --max-buffered full for long, at the cost of all others: a lower --high-mark goes
     /// well with it.
-    #[arg(long, value_name = "N")]
-    deliver_rate: Option<u64>,
+    #[arg(long, value_name = "N", value_parser = parse_rate)]
+    deliver_rate: Option<NonZeroU64>,
 
     /// The most bytes per second that are delivered to one ident [default: no limit]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    deliver_bytes: Option<usize>,
+    #[arg(long, value_name = "SIZE", value_parser = parse_rate_in_bytes)]
+    deliver_bytes: Option<NonZeroU64>,
 
     /// How often the keys of connected clients are looked up again, so that a key that is removed or changed in a database
     /// has an effect on them (in a JSON file, it has at once); 0 leaves live connections alone
@@ -73,15 +76,13 @@ pub(crate) struct Limits {
 
 impl Limits {
     pub(crate) fn apply(&self, builder: BrokerBuilder) -> BrokerBuilder {
-        // No number of bytes that fits into memory is too large for it.
-        let bytes = |size: Option<usize>| size.map_or(u64::MAX, |size| size as u64);
         builder
-            .max_connections_per_address(self.max_connections_per_address.unwrap_or(usize::MAX))
-            .max_connections_per_ident(self.max_connections_per_ident.unwrap_or(usize::MAX))
-            .publish_rate(self.publish_rate.unwrap_or(u64::MAX))
-            .publish_bytes(bytes(self.publish_bytes))
-            .deliver_rate(self.deliver_rate.unwrap_or(u64::MAX))
-            .deliver_bytes(bytes(self.deliver_bytes))
+            .max_connections_per_address(self.max_connections_per_address)
+            .max_connections_per_ident(self.max_connections_per_ident)
+            .publish_rate(self.publish_rate)
+            .publish_bytes(self.publish_bytes)
+            .deliver_rate(self.deliver_rate)
+            .deliver_bytes(self.deliver_bytes)
             .recheck_keys(self.recheck_keys)
             .max_message(self.max_message)
             .nonce_len(self.nonce_bytes)

@@ -1,3 +1,5 @@
+use std::num::{NonZeroU64, NonZeroUsize};
+
 use clap::{ArgAction, CommandFactory as _, Parser as _, error::ErrorKind};
 
 use crate::{
@@ -6,7 +8,7 @@ use crate::{
         config_file,
         output::{hints, one_line, without_passwords},
         store::Store,
-        values::{parse_message, parse_size, parse_threads},
+        values::{parse_connections, parse_message, parse_rate, parse_rate_in_bytes, parse_size, parse_threads},
     },
     net::endpoint::Endpoint,
 };
@@ -217,6 +219,19 @@ fn sizes_fit_the_machine_and_messages_a_frame() {
     assert_eq!(parse_size("1GiB"), Ok(1 << 30));
     assert_eq!(parse_message("10m"), Ok(10 << 20));
     assert_eq!(parse_message("4G"), Err("too large: a frame holds less than 4G"));
+}
+
+#[test]
+fn limit_of_zero_is_refused() {
+    assert_eq!(parse_connections("1").map(NonZeroUsize::get), Ok(1));
+    assert_eq!(parse_rate("1000").map(NonZeroU64::get), Ok(1000));
+    assert_eq!(parse_rate_in_bytes("1k").map(NonZeroU64::get), Ok(1024));
+    assert_eq!(parse_connections("0"), Err("must be at least 1".to_owned()));
+    assert_eq!(parse_rate("0"), Err("must be at least 1".to_owned()));
+    assert_eq!(parse_rate_in_bytes("0"), Err("must be at least 1"));
+    for text in ["", "-1", "1.5", "x"] {
+        assert!(parse_connections(text).is_err() && parse_rate(text).is_err(), "{text}");
+    }
 }
 
 #[tokio::test]

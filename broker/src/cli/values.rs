@@ -1,5 +1,7 @@
 //! Values of arguments.
 
+use std::num::{NonZeroU64, NonZeroUsize};
+
 use hpfeeds::units;
 pub(super) use hpfeeds::units::{message_size as parse_message, seconds as parse_seconds};
 
@@ -19,6 +21,26 @@ pub(super) fn parse_address(text: &str) -> Result<Address, EndpointError> {
 
 pub(super) fn parse_size(text: &str) -> Result<usize, &'static str> {
     usize::try_from(units::size(text)?).map_err(|_| "too large")
+}
+
+/// Why a limit is refused that nothing could keep to.
+const ZERO: &str = "must be at least 1";
+
+/// A number of connections.
+pub(super) fn parse_connections(text: &str) -> Result<NonZeroUsize, String> {
+    let number: usize = text.parse().map_err(|cause: std::num::ParseIntError| cause.to_string())?;
+    NonZeroUsize::new(number).ok_or_else(|| ZERO.to_owned())
+}
+
+/// A number of messages per second.
+pub(super) fn parse_rate(text: &str) -> Result<NonZeroU64, String> {
+    let number: u64 = text.parse().map_err(|cause: std::num::ParseIntError| cause.to_string())?;
+    NonZeroU64::new(number).ok_or_else(|| ZERO.to_owned())
+}
+
+/// A number of bytes per second.
+pub(super) fn parse_rate_in_bytes(text: &str) -> Result<NonZeroU64, &'static str> {
+    NonZeroU64::new(units::size(text)?).ok_or(ZERO)
 }
 
 pub(super) fn parse_threads(text: &str) -> Result<usize, String> {

@@ -8,6 +8,7 @@
 use std::{
     mem,
     net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -38,8 +39,8 @@ pub(crate) const TOO_MANY: &str = "Too many connections";
 pub(crate) struct Admission {
     open: AtomicUsize,
     max: usize,
-    max_per_address: usize,
-    /// Open connections by source. Empty when `max_per_address` is no limit.
+    max_per_address: Option<NonZeroUsize>,
+    /// Open connections by source. Empty without a limit.
     addresses: Mutex<HeldBySource<usize>>,
     pre_auth: Arc<PreAuth>,
     refusals: Mutex<Refusals>,
@@ -53,7 +54,7 @@ struct Refusals {
 }
 
 impl Admission {
-    pub(crate) fn new(max: usize, max_per_address: usize) -> Self {
+    pub(crate) fn new(max: usize, max_per_address: Option<NonZeroUsize>) -> Self {
         let (open, addresses) = (AtomicUsize::new(0), Mutex::default());
         Self { open, max, max_per_address, addresses, pre_auth: Arc::default(), refusals: Mutex::default() }
     }
@@ -103,10 +104,10 @@ impl Admission {
     }
 
     fn enter_address(&self, ip: IpAddr) -> Result<(), &'static str> {
-        if self.max_per_address != usize::MAX {
+        if let Some(max) = self.max_per_address {
             let mut addresses = self.addresses.lock();
             let open = addresses.hold(ip.into(), || 0);
-            if *open >= self.max_per_address {
+            if *open >= max.get() {
                 return Err("Too many connections from your address");
             }
             *open += 1;
@@ -123,7 +124,7 @@ impl Admission {
     }
 
     fn leave_address(&self, ip: IpAddr) {
-        if self.max_per_address != usize::MAX {
+        if self.max_per_address.is_some() {
             let mut addresses = self.addresses.lock();
             addresses.release(ip.into(), |open| {
                 *open -= 1;
@@ -191,7 +192,7 @@ mod tests {
 
     #[test]
     fn sources_are_counted_apart_and_forgotten() {
-        let admission = Admission::new(4, 2);
+        let admission = Admission::new(4, NonZeroUsize::new(2));
         for text in ["1.2.3.4", "::ffff:1.2.3.4", "2001:db8::1"] {
             admission.enter(ip(text)).unwrap();
         }
@@ -210,7 +211,7 @@ mod tests {
 
     #[test]
     fn connection_over_the_limit_takes_the_place_of_an_unauthenticated_one() {
-        let admission = Admission::new(0, 1);
+        let admission = Admission::new(0, NonZeroUsize::new(1));
         assert_eq!(admission.enter(ip("1.2.3.4")), Err(TOO_MANY));
         let _pending = admission.pre_auth.register();
         admission.enter(ip("1.2.3.4")).unwrap();
@@ -224,7 +225,7 @@ mod tests {
 
     #[test]
     fn sources_are_not_remembered_without_a_limit() {
-        let admission = Admission::new(2, usize::MAX);
+        let admission = Admission::new(2, None);
         admission.enter(ip("1.2.3.4")).unwrap();
         assert_eq!(admission.addresses.lock().len(), 0);
         admission.leave(Some(ip("1.2.3.4")));

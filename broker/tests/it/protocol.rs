@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    num::NonZero,
     time::{Duration, Instant},
 };
 
@@ -157,7 +158,7 @@ async fn spellings_of_an_ident_share_its_limits() {
         _ => Err(env::VarError::NotPresent),
     };
     let builder = Broker::builder().listen("127.0.0.1:0").unwrap().auth(EnvStore::with(variables));
-    let broker = start(builder.max_connections_per_ident(2).auth_failure_delay(Duration::ZERO)).await;
+    let broker = start(builder.max_connections_per_ident(NonZero::new(2)).auth_failure_delay(Duration::ZERO)).await;
     let login = |ident: &'static str| Peer::login(broker.local_addr(), ident, "s");
     let (mut one, mut two) = (login("bob").await, login("Bob").await);
     one.settle().await;

@@ -1,6 +1,6 @@
 //! Endpoints behind a proxy: whose connection it is, is what the proxy says.
 
-use std::{env, fs, net::SocketAddr, process::Stdio, time::Duration};
+use std::{env, fs, net::SocketAddr, num::NonZero, process::Stdio, time::Duration};
 
 use futures::{SinkExt as _, StreamExt as _};
 use hpfeeds::wire::{Codec, Frame, Secret};
@@ -143,7 +143,7 @@ async fn a_proxy_that_says_nothing_has_the_time_of_the_handshake() {
 
 #[tokio::test]
 async fn limits_and_delays_are_those_of_the_client() {
-    let broker = broker(|builder| builder.max_connections_per_address(1).auth_failure_delay(HOUR)).await;
+    let broker = broker(|builder| builder.max_connections_per_address(NonZero::new(1)).auth_failure_delay(HOUR)).await;
     let first = through(&broker, "192.0.2.1").await;
     let first = Peer::greeted(first).await.authenticate("dev", "dev").await;
     let second = Peer::try_greeted(through(&broker, "192.0.2.1").await).await;

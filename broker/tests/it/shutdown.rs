@@ -1,6 +1,6 @@
 //! An end of stream confirms what a client has sent: never at shutdown, unless it was acted on.
 
-use std::time::Duration;
+use std::{num::NonZero, time::Duration};
 
 use hpfeeds::{ClientSession, SessionState, wire::Frame};
 use hpfeeds_broker::{AuthStore, Broker, Lookup};
@@ -166,7 +166,7 @@ async fn a_refused_publish_is_not_confirmed_when_there_is_no_room_for_the_error(
 
 #[tokio::test]
 async fn a_first_message_that_waits_for_its_limit_is_not_confirmed_when_the_broker_is_dropped() {
-    let broker = start(builder().publish_rate(8)).await;
+    let broker = start(builder().publish_rate(NonZero::new(8))).await;
     let mut first = Peer::dev(&broker).await;
     first.send_raw(&bytes((0..9).map(|n| publish("dev", "c", numbered(n, 10))))).await;
     until(|| broker.stats().received_messages == 8).await;

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
+    num::NonZero,
     pin::Pin,
     sync::{
         Arc,
@@ -122,7 +123,8 @@ async fn a_client_may_come_over_a_unix_socket() {
 #[tokio::test]
 async fn limits_are_those_of_all_connections() {
     let alice = Key::new("alice", "s3cret").unwrap();
-    let broker = start(Broker::dev_builder().user(alice).max_connections(2).max_connections_per_address(1)).await;
+    let broker =
+        start(Broker::dev_builder().user(alice).max_connections(2).max_connections_per_address(NonZero::new(1))).await;
     let first = client(&broker, 4096).await.subscribed("c").await;
     let refusal = async |peer: [u8; 4]| {
         let (ours, theirs) = duplex(4096);

@@ -440,7 +440,7 @@ async fn a_certificate_is_replaced_under_load_without_a_dropped_connection() {
         writer.send(publish("dev", "c", numbered(n, 10_000))).await;
         if n % 100 == 50 {
             pki.issue("cert.pem", "key.pem", "localhost");
-            broker.reload_certificates().unwrap();
+            broker.reload().await.unwrap();
             // A new configuration each time, so that no session is resumed.
             let mut new = TlsPeer::dev(broker.local_addr(), &pki.client(None)).await;
             new.settle().await;
@@ -460,14 +460,14 @@ async fn a_bad_pair_keeps_the_old_one() {
     let old = TlsPeer::dev(broker.local_addr(), &pki.client(None)).await.certificate();
     // A key of another certificate.
     pki.write("key.pem", KeyPair::generate().unwrap().serialize_pem());
-    let error = broker.reload_certificates().unwrap_err().to_string();
+    let error = broker.reload().await.unwrap_err().to_string();
     assert!(error.starts_with(&format!("endpoint {:?}: cert ", pki.endpoint().to_string())), "{error}");
     assert!(error.ends_with("the certificate is not that of the key"), "{error}");
     fs::remove_file(pki.path("cert.pem")).unwrap();
-    assert!(broker.reload_certificates().is_err());
+    assert!(broker.reload().await.is_err());
     assert_eq!(TlsPeer::dev(broker.local_addr(), &pki.client(None)).await.certificate(), old);
     pki.issue("cert.pem", "key.pem", "localhost");
-    broker.reload_certificates().unwrap();
+    broker.reload().await.unwrap();
     assert_ne!(TlsPeer::dev(broker.local_addr(), &pki.client(None)).await.certificate(), old);
 }
 
@@ -501,7 +501,7 @@ async fn sessions_are_resumed_but_not_past_a_new_certificate() {
             peer.framed.get_ref().get_ref().1.handshake_kind().unwrap()
         };
         assert_eq!((kind().await, kind().await), (HandshakeKind::Full, HandshakeKind::Resumed));
-        broker.reload_certificates().unwrap();
+        broker.reload().await.unwrap();
         assert_eq!(kind().await, HandshakeKind::Full);
     }
 }

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    num::NonZero,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -74,7 +75,7 @@ async fn play(mut input: Input<'_>) {
         builder = builder.max_buffered(if options & 4 == 0 { 1 << 20 } else { 3000 });
     }
     if options & 8 != 0 {
-        builder = builder.publish_rate(50).deliver_bytes(100_000);
+        builder = builder.publish_rate(NonZero::new(50)).deliver_bytes(NonZero::new(100_000));
     }
     let broker = builder.start().await.expect("these options are legal");
     let mut play = Play {

@@ -36,8 +36,8 @@ enum Source {
 
 impl EnvStore {
     /// Reads the variables of this process, at each lookup. Only the process itself can change them:
-    /// a program that does so calls [`Broker::reload`](crate::broker::Broker::reload). Unless a
-    /// secret is in a file, live connections are not looked up again without that.
+    /// a program that does so calls [`Broker::recheck_now`](crate::broker::Broker::recheck_now).
+    /// Unless a secret is in a file, live connections are not looked up again without that.
     #[must_use]
     pub fn new() -> Self {
         let in_files = env::vars_os().any(|(name, _)| is_file(&name));

@@ -123,8 +123,8 @@ impl Endpoint {
     /// A TLS endpoint (1.2 and 1.3) at an address or host name, with a certificate (and whatever of its chain follows
     /// it) and its key: PKCS#8, PKCS#1 or SEC1. Both are PEM files.
     ///
-    /// The files are read when the broker starts, and again when they change; see
-    /// [`Broker::reload_certificates`](crate::broker::Broker::reload_certificates).
+    /// The files are read when the broker starts, again within two seconds after they have changed,
+    /// and at [`Broker::reload`](crate::broker::Broker::reload).
     #[must_use]
     pub fn tls(interface: impl Into<String>, port: u16, cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         Self::tcp(interface, port).with_tls(cert, key)
@@ -220,8 +220,8 @@ impl Endpoint {
     }
 
     /// The address or host name that it listens on, without brackets.
-    #[must_use]
-    pub fn interface(&self) -> &str {
+    #[cfg(feature = "cli")]
+    pub(crate) fn interface(&self) -> &str {
         &self.interface
     }
 }

@@ -51,6 +51,7 @@ impl Endpoint {
     }
 
     /// Where it would listen: everything short of listening is tried. Blocks as [`open`](Self::open) does.
+    #[cfg(feature = "cli")]
     pub(crate) fn check(&self) -> Result<SocketAddr, StartError> {
         if let Some(files) = self.tls.as_deref() {
             Certificate::load(self.to_string(), files.clone())?;
