@@ -8,7 +8,7 @@ use tracing::{debug, warn};
 use crate::{
     context::BrokerContext,
     limits::connections::Permit,
-    metrics::Listening,
+    metrics::endpoints::Listening,
     net::{
         endpoint::open::Service,
         peekable::{self, Stream},
@@ -70,7 +70,7 @@ fn admit(
     };
     match permit {
         Ok(permit) => {
-            context.delivery.counters.accepted.add(1);
+            context.metrics.counters.accepted.add(1);
             match Socket::new(tcp, service.keepalive) {
                 Ok(socket) => begin(socket, service.clone(), permit, context),
                 Err(cause) => debug!(%peer, %cause, "gone before it was greeted"),
@@ -82,9 +82,9 @@ fn admit(
 
 /// The same for a stream of any kind, on the runtime that this is called on.
 pub(crate) fn admit_stream(stream: impl Stream + 'static, peer: SocketAddr, context: &Arc<BrokerContext>) {
-    match context.admission.admit(peer, &context.metrics.streams()) {
+    match context.admission.admit(peer, &context.metrics.endpoints.streams()) {
         Ok(permit) => {
-            context.delivery.counters.accepted.add(1);
+            context.metrics.counters.accepted.add(1);
             begin(
                 Socket::piped(Box::new(stream)),
                 Arc::new(Service { keepalive: None, ..Service::default() }),
@@ -106,7 +106,7 @@ fn begin(socket: Socket, service: Arc<Service>, permit: Permit, context: &Arc<Br
 }
 
 fn refused(peer: SocketAddr, reason: &str, context: &BrokerContext) {
-    context.delivery.counters.rejected.add(1);
+    context.metrics.counters.rejected.add(1);
     context.admission.log_refusal(peer.ip(), reason);
 }
 

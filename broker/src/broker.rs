@@ -24,10 +24,7 @@ use crate::{
     error::{ReloadError, StartError},
     identity::{IdentRegistry, recheck},
     limits::{auth_failures::AuthFailureDelay, connections::Admission},
-    metrics::{
-        self, Exposition, Metrics,
-        stats::{Dropped, Stats},
-    },
+    metrics::{drops::Dropped, registry::Metrics, render::render, stats::Stats, text::Exposition},
     net::{
         buffer_pool::BufferPool,
         endpoint::{
@@ -89,16 +86,17 @@ impl Broker {
         let auth_failures = AuthFailureDelay::new(config.auth_failure_delay);
         let admission = Arc::new(Admission::new(config.max_connections, config.max_connections_per_address));
         let identities = Arc::new(IdentRegistry::new(config.account_rules()));
+        let metrics = Arc::new(Metrics::new(&addrs));
         let context = Arc::new(BrokerContext {
             config,
             store: Arc::new(store),
             router: Arc::default(),
-            delivery: DeliveryContext::new(rules),
+            delivery: DeliveryContext::new(rules, metrics.counters.clone()),
             pool,
             auth_failures,
             tls_handshakes: Arc::default(),
             log: Samplers::default(),
-            metrics: Arc::new(Metrics::new(&addrs)),
+            metrics,
             certificates: Reloader::new(certificates),
             admission,
             identities,
@@ -110,7 +108,7 @@ impl Broker {
             runtime: Handle::current(),
         });
         for ((listener, service), addr) in listeners.into_iter().zip(&addrs) {
-            let listening = context.metrics.listening(*addr);
+            let listening = context.metrics.endpoints.listening(*addr);
             context.tasks.spawn(accept::run(listener, Arc::new(service), listening, context.clone()));
         }
         if !context.certificates.is_empty() {
@@ -221,13 +219,13 @@ impl Broker {
     /// call it where that holds nobody up.
     #[must_use]
     pub fn metrics(&self, exposition: Exposition) -> String {
-        metrics::render(&self.context, exposition)
+        render(&self.context.snapshot(), exposition)
     }
 
     /// Whether it accepts connections: until it begins to shut down.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.context.metrics.all_listening() && !self.context.draining.is_cancelled()
+        self.context.metrics.endpoints.all_listening() && !self.context.draining.is_cancelled()
     }
 
     /// Where the exporter listens, if there is one; the port is the one that the system picked.
@@ -248,7 +246,7 @@ impl Broker {
     /// [`Stats::dropped`] only.
     #[must_use]
     pub fn dropped(&self) -> Vec<Dropped> {
-        self.context.delivery.counters.drops()
+        self.context.metrics.counters.drops.entries()
     }
 
     /// Reads again what the key stores keep, and the certificates. What cannot be read stays as it was, and is named in

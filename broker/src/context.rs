@@ -1,6 +1,9 @@
 //! The broker's context: what its tasks and connections share.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Instant,
+};
 
 use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -14,7 +17,7 @@ use crate::{
         auth_failures::AuthFailureDelay, connections::Admission, log_sampler::LogSampler,
         tls_handshakes::HandshakeLimiter,
     },
-    metrics::{Metrics, stats::Stats},
+    metrics::{levels::Levels, registry::Metrics, snapshot::Snapshot, stats::Stats},
     net::{buffer_pool::BufferPool, tls::reload::Reloader},
     routing::router::Router,
 };
@@ -57,6 +60,22 @@ pub(crate) struct Samplers {
 
 impl BrokerContext {
     pub(crate) fn stats(&self) -> Stats {
-        self.delivery.counters.snapshot(self.admission.open(), self.delivery.buffered.load(Relaxed))
+        Stats::of(&self.metrics.counters.totals(), &self.levels())
+    }
+
+    /// All numbers of the broker now, with those of each ident and channel.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.metrics.snapshot(self.levels(), Instant::now())
+    }
+
+    fn levels(&self) -> Levels {
+        Levels {
+            connections: self.admission.open(),
+            max_connections: self.config.max_connections,
+            queued_bytes: self.delivery.buffered.load(Relaxed),
+            max_queued_bytes: self.config.max_buffered,
+            waiting_bytes: self.pool.held(),
+            tasks: self.runtime.metrics().num_alive_tasks(),
+        }
     }
 }

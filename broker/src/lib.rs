@@ -77,8 +77,9 @@ pub use broker::Broker;
 pub use builder::BrokerBuilder;
 pub use delivery::policy::SlowPolicy;
 pub use error::{ReloadError, StartError};
-pub use metrics::Exposition;
-pub use metrics::stats::{Dropped, Stats};
+pub use metrics::drops::Dropped;
+pub use metrics::stats::Stats;
+pub use metrics::text::Exposition;
 pub use net::endpoint::{
     ClientAuth, Endpoint, Keepalive, Mode,
     network::{Network, NetworkError},

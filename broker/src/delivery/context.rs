@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     delivery::{policy::SlowPolicy, reserve::Borrowers, slow_history::SlowConsumerHistory},
-    metrics::stats::Counters,
+    metrics::counters::Counters,
 };
 
 /// The marks and policy of every outbox. See [`BrokerBuilder`](crate::builder::BrokerBuilder).
@@ -31,16 +31,15 @@ pub(crate) struct DeliveryContext {
     pub(crate) rules: Rules,
     /// What is queued in all of them, with overhead.
     pub(crate) buffered: AtomicUsize,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Arc<Counters>,
     /// For how long subscribers have held publishers up lately.
     pub(crate) slow_history: SlowConsumerHistory,
     pub(crate) borrowers: Borrowers,
 }
 
 impl DeliveryContext {
-    pub(crate) fn new(rules: Rules) -> Arc<Self> {
-        let (buffered, counters, slow_history) =
-            (AtomicUsize::new(0), Counters::default(), SlowConsumerHistory::default());
+    pub(crate) fn new(rules: Rules, counters: Arc<Counters>) -> Arc<Self> {
+        let (buffered, slow_history) = (AtomicUsize::new(0), SlowConsumerHistory::default());
         Arc::new(Self { rules, buffered, counters, slow_history, borrowers: Borrowers::default() })
     }
 }

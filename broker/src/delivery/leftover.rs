@@ -15,7 +15,7 @@ use tokio::{task::yield_now, time::Instant};
 
 use crate::{
     delivery::{outbox::Outbox, queue::Piece, slow_consumer::State, tally::Tally},
-    metrics::Category,
+    metrics::category::Category,
 };
 
 /// How many bytes and pieces one portion has at the most, and one piece more, which is no longer than a message or a read

@@ -51,7 +51,7 @@ use crate::{
         slow_consumer::{ConsumerState, State},
         tally::Tally,
     },
-    metrics::SessionMetrics,
+    metrics::session::SessionMetrics,
 };
 
 /// How much the writer takes at once. What it has taken can no longer be dropped as the oldest.
@@ -377,7 +377,7 @@ impl Outbox {
             return;
         };
         let messages = tally.messages;
-        self.delivery.counters.drop_messages(self.ident(), tally.channels());
+        self.delivery.counters.drops.add(self.ident(), tally.channels());
         self.session.dropped(messages);
         if was_queued {
             self.delivery.counters.unqueued.add(messages);

@@ -32,7 +32,7 @@ use tracing::{debug, warn};
 use crate::{
     context::BrokerContext,
     error::StartError,
-    metrics::{self, Exposition},
+    metrics::{render::render, text::Exposition},
     util::accept_backoff::AcceptBackoff,
 };
 
@@ -151,7 +151,7 @@ async fn answer(
         "/metrics" => scrape(exposition(&request), context, printing).await,
         "/healthz" => body(StatusCode::OK, "application/json; charset=utf-8", "{}"),
         _ if context.draining.is_cancelled() => text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n"),
-        _ if !context.metrics.all_listening() => text(StatusCode::SERVICE_UNAVAILABLE, "not listening\n"),
+        _ if !context.metrics.endpoints.all_listening() => text(StatusCode::SERVICE_UNAVAILABLE, "not listening\n"),
         _ => text(StatusCode::OK, "ready\n"),
     })
 }
@@ -163,7 +163,7 @@ async fn scrape(exposition: Exposition, context: &Arc<BrokerContext>, printing: 
     let context = Arc::downgrade(context);
     let rendering = move || {
         let _permit = permit;
-        Weak::upgrade(&context).map(|context| metrics::render(&context, exposition))
+        Weak::upgrade(&context).map(|context| render(&context.snapshot(), exposition))
     };
     match tokio::task::spawn_blocking(rendering).await {
         Ok(Some(metrics)) => body(StatusCode::OK, exposition.content_type(), metrics),

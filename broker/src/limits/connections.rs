@@ -25,7 +25,7 @@ use crate::{
         pre_auth::{PendingConnection, PreAuth},
         source::HeldBySource,
     },
-    metrics::{Connected, EndpointMetrics, Phase},
+    metrics::endpoints::{Connected, EndpointMetrics, Phase},
 };
 
 /// Shortest time between two log lines about refused connections.

@@ -1,31 +1,32 @@
-//! What one ident does on one channel, and what all idents have in common there.
+//! The series of one ident on one channel, and the unrouted messages of a channel over all idents.
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::Relaxed},
     },
     time::Instant,
 };
 
 use hpfeeds::wire::Channel;
+use parking_lot::Mutex;
 
-use super::{
-    OTHER,
+use crate::metrics::{
+    counter::Counter,
     sizes::{BUCKETS, Sizes},
-    table::Table,
+    table::{Table, other},
 };
-use crate::metrics::counter::Counter;
 
-/// All connections of an ident share it: one that publishes holds it as long as it remembers the channel.
+/// The counters of one ident on one channel, shared by all connections of the ident. A publisher
+/// holds the series as long as the channel is in its publish cache.
 #[derive(Debug, Default)]
 pub(crate) struct ChannelSeries {
     sizes: [Counter; BUCKETS],
     bytes: Counter,
     subscriptions: AtomicI64,
-    /// Whether it is worth telling that there are no subscriptions.
+    /// Whether there has been a subscription, so that a count of zero is worth a sample.
     subscribed: AtomicBool,
-    /// The messages of all idents on this channel that nobody subscribed to.
+    /// The unrouted messages of all idents on this channel.
     unrouted: Arc<Counter>,
 }
 
@@ -34,30 +35,45 @@ impl ChannelSeries {
         Self { unrouted, ..Self::default() }
     }
 
-    /// Counts the messages of a run and their payload.
+    /// Counts the messages of a batch, and the bytes of their payloads.
     pub(crate) fn published(&self, sizes: &Sizes, payload: usize) {
         sizes.each(|bucket, count| self.sizes[bucket].add(count.into()));
         self.bytes.add(payload as u64);
     }
 
-    /// Counts the messages of a run that nobody subscribed to.
+    /// Counts the messages of a batch without subscribers.
     pub(crate) fn unrouted(&self, messages: u32) {
         self.unrouted.add(messages.into());
     }
 
-    /// Messages by bucket, and the bytes of their payloads; `None` when there have been no messages.
-    pub(super) fn publishes(&self) -> Option<([u64; BUCKETS], u64)> {
-        let counts = std::array::from_fn(|bucket| self.sizes[bucket].get());
-        counts.iter().any(|count| *count > 0).then(|| (counts, self.bytes.get()))
-    }
-
-    /// Subscriptions now; `None` when there have never been any.
-    pub(super) fn subscriptions(&self) -> Option<i64> {
-        self.subscribed.load(Relaxed).then(|| self.subscriptions.load(Relaxed))
+    pub(super) fn counts(&self) -> ChannelCounts {
+        ChannelCounts {
+            sizes: std::array::from_fn(|bucket| self.sizes[bucket].get()),
+            bytes: self.bytes.get(),
+            subscriptions: self.subscribed.load(Relaxed).then(|| self.subscriptions.load(Relaxed)),
+        }
     }
 }
 
-/// A subscription, counted until it is dropped.
+/// The numbers of one ident on one channel at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ChannelCounts {
+    /// Published messages by bucket of their payload's size.
+    pub(super) sizes: [u64; BUCKETS],
+    /// Bytes of all payloads.
+    pub(super) bytes: u64,
+    /// Subscriptions of open connections; `None` when there has never been one.
+    pub(super) subscriptions: Option<i64>,
+}
+
+impl ChannelCounts {
+    /// How many messages were published; `None` when there has never been one.
+    pub(super) fn published(&self) -> Option<u64> {
+        Some(self.sizes.iter().sum()).filter(|messages| *messages > 0)
+    }
+}
+
+/// A subscription. A guard: the subscription counts until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Subscribed(Arc<ChannelSeries>);
 
@@ -75,7 +91,7 @@ impl Drop for Subscribed {
     }
 }
 
-/// What the channels of all idents have in common.
+/// The number of channels over all idents, and the unrouted messages of each channel.
 #[derive(Debug, Default)]
 pub(super) struct AllChannels {
     /// How many channels there are in the tables of all idents.
@@ -85,30 +101,22 @@ pub(super) struct AllChannels {
 }
 
 impl AllChannels {
-    /// The messages on a channel that nobody subscribed to.
+    /// The counter of unrouted messages on a channel.
     pub(super) fn unrouted(&self, channel: &Channel) -> Arc<Counter> {
-        let mut table = self.table();
+        let mut table = self.unrouted.lock();
         let counter = table.get(channel, Instant::now, || true, |_| Arc::default());
         counter.unwrap_or_else(|| table.other(&other(), Counter::default))
     }
 
-    /// All of these, in the order of the channels. Forgets those that have not been used for a while.
-    pub(super) fn all_unrouted(&self, now: Instant) -> Vec<(Channel, u64)> {
+    /// All counts in the order of the channels. Forgets counters that have not been used for an
+    /// hour.
+    pub(super) fn unrouted_counts(&self, now: Instant) -> Vec<(Channel, u64)> {
         let mut all: Vec<_> = {
-            let mut table = self.table();
+            let mut table = self.unrouted.lock();
             table.sweep(now);
             table.all().map(|(channel, messages)| (channel.clone(), messages.get())).collect()
         };
         all.sort();
         all
     }
-
-    fn table(&self) -> MutexGuard<'_, Table<Channel, Counter>> {
-        self.unrouted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The channel of whatever has no room of its own.
-pub(super) fn other() -> Channel {
-    OTHER.parse().expect("a legal name")
 }

@@ -1,10 +1,11 @@
-//! The sizes of the messages of one run, found while it is scanned.
+//! A histogram of the payload sizes of one batch, filled while the batch is scanned.
 
-/// The upper bounds of the buckets are 1024·2ⁿ bytes of payload, as in the Python broker; the last has none.
+/// The upper bounds of the buckets are 1024·2ⁿ bytes of payload, as in the Python broker. The last
+/// bucket has none.
 pub(super) const BUCKETS: usize = 14;
 const FIRST: usize = 1024;
 
-/// Where the payloads of each bucket start, and how much further they reach.
+/// The least payload of each bucket in bytes, and how much larger the largest is.
 const RANGES: [(usize, usize); BUCKETS] = {
     let mut ranges = [(0, FIRST); BUCKETS];
     let mut bucket = 1;
@@ -16,21 +17,21 @@ const RANGES: [(usize, usize); BUCKETS] = {
     ranges
 };
 
-/// How many messages of a run fall into which bucket.
+/// Counts the messages of one batch by bucket.
 ///
-/// Neighbours are mostly alike: messages of one length, one after the other, cost one comparison, and more only when their
-/// bucket is another than that of those before.
+/// Consecutive messages are mostly alike: a message costs one comparison, and more only when its
+/// bucket is another than that of the message before.
 #[derive(Debug)]
 pub(crate) struct Sizes {
-    /// What a frame has besides its payload.
+    /// Bytes of a frame besides its payload.
     overhead: usize,
-    /// The frame lengths of the bucket that the last message fell into start here and reach so much further.
+    /// The bucket of the last message. Its frames have `low` to `low + span` bytes.
+    bucket: usize,
     low: usize,
     span: usize,
-    bucket: usize,
-    /// How many have fallen into that since another.
+    /// Messages since the bucket last changed.
     count: u32,
-    /// Those that came before, when there was more than one bucket.
+    /// Messages before that, by bucket. All zero unless `mixed`.
     earlier: [u32; BUCKETS],
     mixed: bool,
 }
@@ -42,7 +43,7 @@ impl Sizes {
         sizes
     }
 
-    /// So many frames of this length, with their headers.
+    /// Adds `count` frames of `length` bytes each, with their headers.
     pub(crate) fn add(&mut self, length: usize, count: u32) {
         if length.wrapping_sub(self.low) > self.span {
             self.change(length);
@@ -50,7 +51,7 @@ impl Sizes {
         self.count += count;
     }
 
-    /// Bucket and number of messages.
+    /// Calls `each` with the bucket and number of messages, for each bucket that has some.
     pub(super) fn each(&self, mut each: impl FnMut(usize, u32)) {
         if self.mixed {
             for (bucket, count) in self.earlier.iter().enumerate() {
@@ -79,7 +80,7 @@ impl Sizes {
     }
 }
 
-/// The first whose bound is not below the payload.
+/// The first bucket whose bound is not below `payload` bytes.
 fn bucket(payload: usize) -> usize {
     // How many times the first bound has to be doubled.
     let doublings = usize::BITS - (payload.saturating_sub(1) / FIRST).leading_zeros();
@@ -111,11 +112,11 @@ mod tests {
     }
 
     #[test]
-    fn a_mixed_run_is_counted_as_if_each_were_alone() {
+    fn a_mixed_batch_counts_as_its_messages_one_by_one() {
         let mut sizes = Sizes::new(7);
         let mut expected = [0; BUCKETS];
         for n in 0..5000_usize {
-            // Runs of alike ones, and jumps to and fro.
+            // Stretches of one length, and jumps to and fro.
             let payload = (n / 3 * 7919) % 9000 * (1 + 600 * usize::from(n.is_multiple_of(11)));
             let count = 1 + u32::from(n.is_multiple_of(5));
             sizes.add(7 + payload, count);

@@ -1,21 +1,31 @@
-//! Series by name, with a bound.
+//! A bounded table of series by name, which forgets those that have not been used for an hour.
 
 use std::{
     collections::HashMap,
+    fmt::Debug,
     hash::Hash,
+    str::FromStr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::MAX_SERIES;
+/// The most label sets of one metric: at most so many idents, and so many pairs of ident and
+/// channel. Anything beyond is counted with [`OTHER`] instead.
+pub(super) const MAX_SERIES: usize = 10_000;
 
-/// How long a series that nobody uses is told.
+/// The most channels of one ident, so that a single key does not take the room of all.
+pub(super) const MAX_CHANNELS: usize = 1_000;
+
+/// The ident or channel of anything that has no room of its own.
+pub(super) const OTHER: &str = "other";
+
+/// How long an unused series is kept.
 const KEEP: Duration = Duration::from_secs(60 * 60);
 
-/// How often a full table is searched for what can go.
+/// How often a full table is searched for series to forget.
 const SWEEP: Duration = Duration::from_secs(60);
 
-/// A table of series. One is in use as long as somebody holds it.
+/// A table of series. A series is in use as long as its `Arc` is held outside of the table.
 #[derive(Debug)]
 pub(super) struct Table<K, V> {
     entries: HashMap<K, Entry<V>>,
@@ -42,7 +52,8 @@ impl<K, V> Table<K, V> {
 }
 
 impl<K: Eq + Hash + Clone, V> Table<K, V> {
-    /// The series of that name, made if there is room for it: in this table, and as far as `room` knows.
+    /// The series of that name, made if there is room for it: in this table, and by the answer of
+    /// `room`.
     pub(super) fn get(
         &mut self,
         key: &K,
@@ -65,7 +76,7 @@ impl<K: Eq + Hash + Clone, V> Table<K, V> {
         Some(self.entries.entry(key.clone()).or_insert(Entry { series: make(key), unused_since: None }).series.clone())
     }
 
-    /// The series for what has no room. It may be one more than the limit.
+    /// The series for names that have no room. With it the table may be one over its limit.
     pub(super) fn other(&mut self, key: &K, make: impl FnOnce() -> V) -> Arc<V> {
         let entry = self.entries.entry(key.clone());
         entry.or_insert_with(|| Entry { series: Arc::new(make()), unused_since: None }).series.clone()
@@ -75,7 +86,7 @@ impl<K: Eq + Hash + Clone, V> Table<K, V> {
         self.entries.get(key).map(|entry| entry.series.clone())
     }
 
-    /// Forgets what nobody has used for a while.
+    /// Forgets series that have been unused for [`KEEP`].
     pub(super) fn sweep(&mut self, now: Instant) {
         self.swept = Some(now);
         self.entries.retain(|_, entry| {
@@ -99,12 +110,17 @@ impl<K: Eq + Hash + Clone, V> Table<K, V> {
     }
 }
 
+/// [`OTHER`] as an ident or a channel.
+pub(super) fn other<N: FromStr<Err: Debug>>() -> N {
+    OTHER.parse().expect("a legal name")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_nobody_has_used_for_an_hour_goes_and_makes_room() {
+    fn series_unused_for_an_hour_are_forgotten_and_make_room() {
         let mut table = Table::<_, ()>::new(2);
         let start = Instant::now();
         let get = |table: &mut Table<_, _>, key, now| table.get(&key, || now, || true, |_| Arc::default());
@@ -121,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn being_used_again_starts_the_hour_again() {
+    fn use_starts_the_hour_again() {
         let mut table = Table::<_, ()>::new(2);
         let start = Instant::now();
         let get = |table: &mut Table<_, _>| table.get(&1, || start, || true, |_| Arc::default());

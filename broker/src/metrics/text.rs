@@ -1,15 +1,15 @@
-//! The text that scrapers read.
+//! The text encoder of the exposition formats of Prometheus and `OpenMetrics`.
 
 use std::fmt::{Display, Write as _};
 
-/// In which of its two dialects [`Broker::metrics`](crate::broker::Broker::metrics) answers.
+/// The exposition format of [`Broker::metrics`](crate::broker::Broker::metrics).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Exposition {
-    /// The text format of Prometheus, version 0.0.4. Everything reads it.
+    /// The text format of Prometheus, version 0.0.4. Every scraper reads it.
     #[default]
     Prometheus,
-    /// `OpenMetrics` 1.0, for those who ask for it.
+    /// `OpenMetrics` 1.0, for scrapers that ask for it.
     OpenMetrics,
 }
 
@@ -24,11 +24,11 @@ impl Exposition {
     }
 }
 
-/// What kind of numbers a metric has.
+/// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Gauge,
-    /// Its samples are called `_total`.
+    /// The names of its samples end with `_total`.
     Counter,
     /// Cumulative buckets, sum and count.
     Histogram,
@@ -36,7 +36,7 @@ pub(super) enum Kind {
 
 pub(super) type Labels<'a> = &'a [(&'a str, &'a str)];
 
-/// Text that grows.
+/// Encodes metrics one after the other.
 #[derive(Debug)]
 pub(super) struct Text {
     exposition: Exposition,
@@ -50,11 +50,12 @@ impl Text {
         Self { exposition, out: String::with_capacity(16 * 1024), name: "", kind: Kind::Gauge }
     }
 
-    /// Starts a metric, of which all samples follow at once. The name is without `_total`.
+    /// Starts a metric. All its samples must follow before the next metric. The name is without
+    /// `_total`.
     pub(super) fn metric(&mut self, kind: Kind, name: &'static str, help: &str) {
         (self.name, self.kind) = (name, kind);
         let suffix = match (self.exposition, kind) {
-            // Here the name of a counter is that of its samples.
+            // In this format the name of a counter is that of its samples.
             (Exposition::Prometheus, Kind::Counter) => "_total",
             _ => "",
         };
@@ -72,13 +73,8 @@ impl Text {
         self.write(suffix, labels, None, value);
     }
 
-    /// A metric with one sample.
-    pub(super) fn single(&mut self, kind: Kind, name: &'static str, help: &str, value: impl Display) {
-        self.metric(kind, name, help);
-        self.sample(&[], value);
-    }
-
-    /// The samples of a histogram. There is one count more than bounds, for what is above all of them.
+    /// The samples of a histogram. There is one count more than bounds: that of values above all
+    /// bounds.
     pub(super) fn buckets(
         &mut self,
         labels: Labels<'_>,
@@ -125,7 +121,7 @@ impl Text {
     }
 }
 
-/// A label's value comes from the network, and may hold anything.
+/// Appends a label's value, which comes from the network and may hold any character.
 fn escape(out: &mut String, value: &str) {
     for char in value.chars() {
         match char {
@@ -145,7 +141,8 @@ mod tests {
         let mut text = Text::new(exposition);
         text.metric(Kind::Counter, "a", "About a.");
         text.sample(&[("ident", "x\\y\"\n"), ("chan", "")], 7);
-        text.single(Kind::Gauge, "b", "About b.", 0.5);
+        text.metric(Kind::Gauge, "b", "About b.");
+        text.sample(&[], 0.5);
         text.metric(Kind::Histogram, "c", "About c.");
         text.buckets(&[("d", "e")], ["1.0", "2.0"].into_iter(), &[1, 0, 2], 9);
         text.finish()
@@ -165,7 +162,7 @@ c_sum{d="e"} 9
 "#;
 
     #[test]
-    fn both_dialects() {
+    fn both_formats_differ_in_the_names_of_counters_and_the_end() {
         let expected = format!("# HELP a_total About a.\n# TYPE a_total counter\n{SAMPLES}");
         assert_eq!(text(Exposition::Prometheus), expected);
         let expected = format!("# HELP a About a.\n# TYPE a counter\n{SAMPLES}# EOF\n");

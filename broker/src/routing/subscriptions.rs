@@ -7,7 +7,7 @@ use hpfeeds::wire::Channel;
 use crate::{
     auth::key::Key,
     delivery::outbox::Outbox,
-    metrics::Subscribed,
+    metrics::channels::Subscribed,
     routing::{
         patterns::{SubscriptionSet, allowed, inside, is_covered},
         router::Router,

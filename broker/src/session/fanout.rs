@@ -10,7 +10,7 @@ use crate::{
         batch::FrameBatch,
         outbox::{EnqueueOutcome, Outbox},
     },
-    metrics::{Stall, stats::Counters},
+    metrics::{counters::Counters, stall::Stall},
     net::buffer_pool::BufferPool,
     routing::{router::TopicHandle, topic::Subscribers},
     session::read_buffer::ReadBuffer,

@@ -15,7 +15,7 @@ use crate::{
     limits::{
         connections::TOO_MANY, log_sampler::Suppressed, pre_auth::PendingConnection, tls_handshakes::HandshakePermit,
     },
-    metrics::{Category, Reason},
+    metrics::{category::Category, failures::Reason},
     net::{
         socket::{ReadHalf, Socket, WriteHalf, close},
         tls::certificate::Certificate,
@@ -92,14 +92,13 @@ impl Cause {
 /// Waits until a client of TLS has its turn; `None` when that takes too long, or the client has not waited.
 pub(crate) async fn turn(socket: &mut Socket, peer: SocketAddr, context: &BrokerContext) -> Option<HandshakePermit> {
     let Ok(turn) = timeout(context.config.handshake_timeout, context.tls_handshakes.acquire(peer.ip())).await else {
-        context.delivery.counters.rejected.add(1);
+        context.metrics.counters.rejected.add(1);
         context.admission.log_refusal(peer.ip(), "Too many TLS handshakes from your address");
         return None;
     };
     let (read, _) = socket.split();
     if poll_fn(|cx| Poll::Ready(read.is_finished(cx))).await {
         context.metrics.failed(Reason::Closed);
-        context.delivery.counters.handshake_failures.add(1);
         debug!(%peer, "gone before TLS");
         return None;
     }
@@ -130,7 +129,6 @@ pub(crate) async fn secure(
     };
     pending.end_without_session();
     context.metrics.failed(Reason::Tls);
-    context.delivery.counters.handshake_failures.add(1);
     if cause.kind() == io::ErrorKind::UnexpectedEof && begun.elapsed() < PROBE {
         debug!(%peer, %cause, "TLS handshake failed");
     } else if let Some(Suppressed { here: unlogged, elsewhere }) = context.log.refused.sample(peer.ip(), Instant::now())
@@ -158,11 +156,9 @@ pub(crate) async fn run(
         Err(failure) => failure,
     };
     pending.end_without_session();
-    let counters = &context.delivery.counters;
     match failure {
         Failure::Refused(reason, text, other) => {
             context.metrics.failed(reason);
-            counters.handshake_failures.add(1);
             if let Some(Suppressed { here: unlogged, elsewhere }) =
                 context.log.refused.sample(peer.ip(), Instant::now())
             {
@@ -173,7 +169,6 @@ pub(crate) async fn run(
             close(&mut read, &mut write, true, context.config.write_timeout).await;
         }
         Failure::Rejected(ident, cause) => {
-            counters.auth_failures.add(1);
             let (reason, category) = cause.kind();
             context.metrics.failed(reason);
             context.metrics.rejected(&ident, category);
@@ -186,7 +181,7 @@ pub(crate) async fn run(
             close(&mut read, &mut write, true, context.config.write_timeout).await;
         }
         Failure::Full(ident) => {
-            counters.rejected.add(1);
+            context.metrics.counters.rejected.add(1);
             let reason = format!("Too many connections for {ident}");
             context.admission.log_refusal(peer.ip(), &reason);
             // Clients come back at once.
@@ -196,7 +191,6 @@ pub(crate) async fn run(
         }
         Failure::Gone(cause) => {
             context.metrics.failed(Reason::Closed);
-            counters.handshake_failures.add(1);
             debug!(%peer, cause = cause.map(tracing::field::display), "gone before authentication");
         }
     }
@@ -216,7 +210,7 @@ pub(crate) fn evict(socket: &mut Socket, peer: SocketAddr, pending: &PendingConn
     if pending.is_ending() {
         return;
     }
-    context.delivery.counters.rejected.add(1);
+    context.metrics.counters.rejected.add(1);
     context.admission.log_refusal(peer.ip(), TOO_MANY);
     // An end of stream without an ERROR would confirm what it may have sent.
     socket.reset_on_close();
@@ -239,7 +233,7 @@ async fn authenticate(
     let left = wait.saturating_sub(begun.elapsed());
     let mut received = BytesMut::with_capacity(BUFFER);
     if let Some(until) = context.auth_failures.until(peer.ip(), Instant::now()) {
-        context.metrics.throttled.add(1);
+        context.metrics.counters.throttled.add(1);
         if timeout_at(until, gone(read, &mut received)).await.is_ok() {
             return Err(Failure::Gone(None));
         }
@@ -251,7 +245,7 @@ async fn authenticate(
         // It is being told so.
         return std::future::pending().await;
     }
-    let _timing = context.metrics.auth_seconds.start();
+    let _timing = context.metrics.time_authentication();
     let key = match timeout(context.config.auth_timeout, context.store.lookup(&ident)).await {
         Ok(Ok(Some(key))) => key.current(),
         Ok(Ok(None)) => return Err(Failure::Rejected(ident, Cause::UnknownIdent)),

@@ -20,7 +20,7 @@ use crate::{
     context::BrokerContext,
     delivery::outbox::Outbox,
     limits::{connections::Permit, pre_auth::PendingConnection, tls_handshakes::HandshakePermit},
-    metrics::Phase,
+    metrics::endpoints::Phase,
     net::{
         endpoint::open::Service,
         socket::{ReadHalf, Socket, close},
@@ -133,7 +133,6 @@ async fn establish(
         return None;
     };
     let Admitted { membership, received } = admitted?;
-    context.delivery.counters.authenticated.add(1);
     info!(ident = membership.ident().as_str(), owner = membership.key().owner, %peer, "connected");
     let session = context.metrics.session(membership.ident(), &membership.key().owner);
     let outbox = Outbox::new(session, peer, context.delivery.clone());
@@ -212,10 +211,10 @@ async fn close_session(
     poll_fn(|cx| writer.outbox().poll_clear(cx)).await;
     match end {
         End::Refused(_) => {
-            context.delivery.counters.refused.add(1);
+            context.metrics.counters.refused.add(1);
             writer.outbox().session().refused();
         }
-        End::Revoked => context.delivery.counters.revoked.add(1),
+        End::Revoked => context.metrics.counters.revoked.add(1),
         _ => {}
     }
     let outbox = writer.outbox();

@@ -12,7 +12,7 @@ use tracing::{debug, info};
 use crate::{
     context::BrokerContext,
     limits::{connections::Permit, log_sampler::Suppressed, pre_auth::PendingConnection},
-    metrics::Reason,
+    metrics::failures::Reason,
     net::{
         proxy_header::{self, Fault, MAX, Source},
         socket::{Socket, close},
@@ -80,7 +80,7 @@ pub(crate) async fn identify(
                 return true;
             };
             pending.end_without_session();
-            context.delivery.counters.rejected.add(1);
+            context.metrics.counters.rejected.add(1);
             context.admission.log_refusal(client.ip(), reason);
             if plain {
                 let (mut read, mut write) = socket.split();
@@ -103,7 +103,6 @@ pub(crate) async fn identify(
 }
 
 fn refuse(proxy: SocketAddr, cause: &ReadError, context: &BrokerContext) {
-    context.delivery.counters.handshake_failures.add(1);
     let reason = match cause {
         ReadError::Header(_) => Reason::Malformed,
         ReadError::Io(cause) if cause.kind() == io::ErrorKind::TimedOut => Reason::Timeout,

@@ -11,7 +11,7 @@ use foldhash::quality::RandomState;
 use hpfeeds::wire::FrameBatch;
 use indexmap::IndexSet;
 
-use crate::{metrics::ChannelSeries, routing::router::TopicHandle};
+use crate::{metrics::channels::ChannelSeries, routing::router::TopicHandle};
 
 /// How many are compared one after the other. More take the time of a hash.
 const FEW: usize = 8;

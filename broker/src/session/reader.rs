@@ -16,7 +16,7 @@ use crate::{
     context::BrokerContext,
     delivery::outbox::Outbox,
     identity::{KeyChange, Membership},
-    metrics::{Category, Sizes},
+    metrics::{category::Category, sizes::Sizes},
     net::{buffer_pool::Held, endpoint::Mode, socket::ReadHalf},
     routing::{patterns::prefixes, subscriptions::Subscriptions},
     session::{
@@ -313,8 +313,7 @@ impl SessionReader {
     /// Publishes the run that starts with the first frame, and those that follow. When somebody has no room yet, what is
     /// returned waits for that.
     fn publish(&mut self) -> Result<Option<Suspension>, String> {
-        let (limits, counters, pool) =
-            (self.context.config.limits, &self.context.delivery.counters, &self.context.pool);
+        let (limits, counters, pool) = (self.context.config.limits, &self.context.metrics.counters, &self.context.pool);
         let mut fanout = Fanout::default();
         while self.work <= WORK_BUDGET {
             let position = fanout.extent().len;

@@ -264,7 +264,7 @@ mod tests {
             context::{DeliveryContext, Rules},
             outbox::EnqueueOutcome,
         },
-        metrics::SessionMetrics,
+        metrics::session::SessionMetrics,
         net::socket::Socket,
     };
 
@@ -290,7 +290,7 @@ mod tests {
             deadline: Duration::ZERO,
             ..crate::config::Config::default().rules()
         };
-        let delivery = DeliveryContext::new(rules);
+        let delivery = DeliveryContext::new(rules, Arc::default());
         let outbox = Outbox::new(SessionMetrics::for_test("test"), ([127, 0, 0, 1], 1).into(), delivery);
         let mut run = FrameBatch::new([FRAME, FRAME].concat().into(), 2, 0);
         let mut writer = Writer::new(write, outbox.clone());
@@ -317,7 +317,7 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let mut socket = Socket::new(listener.accept().await.unwrap().0, None).unwrap();
         let (_read, write) = socket.split();
-        let delivery = DeliveryContext::new(crate::config::Config::default().rules());
+        let delivery = DeliveryContext::new(crate::config::Config::default().rules(), Arc::default());
         let outbox = Outbox::new(SessionMetrics::for_test("test"), ([127, 0, 0, 1], 1).into(), delivery.clone());
         let mut frame = BytesMut::new();
         let (ident, channel) = ("i".parse().unwrap(), "c".parse().unwrap());

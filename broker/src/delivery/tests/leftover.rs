@@ -64,7 +64,7 @@ fn a_stuck_subscriber_that_expires_is_gone_through_in_portions() {
     let expected = BATCHES * u64::from(MESSAGES);
     assert_eq!((f.stats().dropped, f.stats().delivered, f.buffered()), (expected, 0, 0));
     assert_eq!(f.outbox.dropped(), expected);
-    let drops: Vec<_> = f.delivery.counters.drops().iter().map(|drop| drop.messages).collect();
+    let drops: Vec<_> = f.delivery.counters.drops.entries().iter().map(|drop| drop.messages).collect();
     assert_eq!(drops, [expected / CHANNELS as u64; CHANNELS]);
 }
 

@@ -21,7 +21,7 @@ use crate::{
         queue::OVERHEAD,
         slow_consumer::*,
     },
-    metrics::connection::SessionMetrics,
+    metrics::{levels::Levels, session::SessionMetrics, stats::Stats},
 };
 
 mod leftover;
@@ -53,7 +53,7 @@ struct Fixture {
 }
 
 fn fixture(rules: Rules) -> Fixture {
-    let delivery = DeliveryContext::new(rules);
+    let delivery = DeliveryContext::new(rules, Arc::default());
     let outbox = Outbox::new(SessionMetrics::for_test("sub"), ([127, 0, 0, 1], 1).into(), delivery.clone());
     Fixture { outbox, delivery, taken: VecDeque::new(), now: Instant::now() }
 }
@@ -76,7 +76,7 @@ fn run(number: u8) -> FrameBatch<'static> {
 impl Outbox {
     /// An outbox that nobody writes.
     pub(crate) fn for_test() -> Arc<Self> {
-        let delivery = DeliveryContext::new(crate::config::Config::default().rules());
+        let delivery = DeliveryContext::new(crate::config::Config::default().rules(), Arc::default());
         Self::new(SessionMetrics::for_test("test"), ([127, 0, 0, 1], 1).into(), delivery)
     }
 }
@@ -139,8 +139,15 @@ impl Fixture {
         self.delivery.buffered.load(Relaxed)
     }
 
-    fn stats(&self) -> crate::metrics::stats::Stats {
-        self.delivery.counters.snapshot(0, self.buffered())
+    fn stats(&self) -> Stats {
+        self.delivery.stats()
+    }
+}
+
+impl DeliveryContext {
+    fn stats(&self) -> Stats {
+        let levels = Levels { queued_bytes: self.buffered.load(Relaxed), ..Levels::default() };
+        Stats::of(&self.counters.totals(), &levels)
     }
 }
 
@@ -351,7 +358,7 @@ fn drop_oldest_drops_whole_runs_that_nobody_has_begun_to_write() {
     // Of 1, three of `make_slow`, and 29.
     assert_eq!(f.stats().dropped + 2 * 10, 2 * (1 + 2 + 29));
     assert_eq!(f.outbox.lock().deadline, None);
-    let dropped = f.delivery.counters.drops();
+    let dropped = f.delivery.counters.drops.entries();
     assert_eq!((dropped.len(), &*dropped[0].ident, &*dropped[0].channel), (1, "sub", "c"));
 }
 
@@ -368,7 +375,7 @@ fn what_is_dropped_of_a_run_is_counted_by_channel() {
     let mut run = FrameBatch::received(&bytes, 210, 0);
     assert!(matches!(f.outbox.enqueue(&mut run, || f.now), EnqueueOutcome::Wait(_)));
     assert_eq!(f.outbox.enqueue(&mut run, || f.now + WINDOW), EnqueueOutcome::Refused);
-    let drops = f.delivery.counters.drops();
+    let drops = f.delivery.counters.drops.entries();
     let drops: BTreeSet<_> = drops.iter().map(|drop| (drop.channel.as_str(), drop.messages)).collect();
     let names: Vec<_> = (b'a'..=b't').map(|name| char::from(name).to_string()).collect();
     let expected = names.iter().map(String::as_str).zip((1..=20).rev()).collect();

@@ -13,7 +13,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use tokio::time::Instant;
 
 use super::*;
-use crate::{metrics::connection::SessionMetrics, util::property::cases};
+use crate::{metrics::session::SessionMetrics, util::property::cases};
 
 /// What the next thing that happens is.
 #[derive(Debug, Clone)]
@@ -168,7 +168,7 @@ proptest! {
 
     #[test]
     fn everything_is_accounted_for(rules in rules(), steps in vec(step(), 1..120)) {
-        let delivery = DeliveryContext::new(rules);
+        let delivery = DeliveryContext::new(rules, Arc::default());
         let mut readers = [Reader::new(&delivery, "one"), Reader::new(&delivery, "two")];
         let (mut now, mut number, mut offered) = (Instant::now(), 0, [0u64; 2]);
         let mut largest = 0;
@@ -217,7 +217,7 @@ proptest! {
                     (reader.written, reader.broken) = (0, true);
                 }
             }
-            let stats = delivery.counters.snapshot(0, delivery.buffered.load(Relaxed));
+            let stats = delivery.stats();
             let (mut buffered, mut delivered) = (0, 0);
             for reader in &readers {
                 let (bytes, runs) = reader.left();
@@ -239,7 +239,7 @@ proptest! {
             prop_assert_eq!(stats.buffered, buffered as u64);
             prop_assert_eq!(stats.delivered, delivered);
             prop_assert_eq!(stats.delivered + stats.dropped + stats.discarded, offered.iter().sum::<u64>());
-            let drops: u64 = delivery.counters.drops().iter().map(|entry| entry.messages).sum();
+            let drops: u64 = delivery.counters.drops.entries().iter().map(|entry| entry.messages).sum();
             prop_assert_eq!(drops, stats.dropped);
             prop_assert_eq!(readers.iter().map(|reader| reader.outbox.dropped()).sum::<u64>(), stats.dropped);
         }

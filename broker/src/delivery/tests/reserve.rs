@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 
 use super::*;
-use crate::{delivery::reserve::Lent, metrics::connection::SessionMetrics};
+use crate::{delivery::reserve::Lent, metrics::session::SessionMetrics};
 
 /// Room for two batches, and for two more in the reserve.
 const TIGHT: Rules = Rules { max_buffered: 2 * COST, reserve: 2 * COST, ..RULES };

@@ -1,7 +1,7 @@
 //! How long subscribers that do not read hold publishers up, all connections of one ident and address together.
 
 use super::*;
-use crate::metrics::connection::SessionMetrics;
+use crate::metrics::session::SessionMetrics;
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::Instant;
