@@ -131,7 +131,7 @@ impl Broker {
             #[cfg(feature = "exporter")]
             exporter: exporter
                 .pop()
-                .map(|(listener, _)| http::Exporter::start(listener, context.clone()))
+                .map(|(listener, _)| http::Exporter::start(listener, handlers(&context)))
                 .transpose()?,
             context,
             addrs,
@@ -225,7 +225,7 @@ impl Broker {
     /// Whether it accepts connections: until it begins to shut down.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.context.metrics.endpoints.all_listening() && !self.context.draining.is_cancelled()
+        self.context.readiness().is_ok()
     }
 
     /// Where the exporter listens, if there is one; the port is the one that the system picked.
@@ -320,13 +320,6 @@ impl BrokerBuilder {
     }
 }
 
-#[cfg(test)]
-impl Broker {
-    pub(crate) fn context(&self) -> &Arc<BrokerContext> {
-        &self.context
-    }
-}
-
 impl BrokerContext {
     /// See [`Broker::recheck_now`].
     pub(crate) fn recheck_now(&self) {
@@ -345,6 +338,16 @@ impl Drop for Broker {
 impl fmt::Debug for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Broker").field("addrs", &self.addrs).finish_non_exhaustive()
+    }
+}
+
+/// The exporter's view of a broker. It does not keep the broker's context alive.
+#[cfg(feature = "exporter")]
+fn handlers(context: &Arc<BrokerContext>) -> http::Handlers {
+    let (rendered, ready) = (Arc::downgrade(context), Arc::downgrade(context));
+    http::Handlers {
+        render: Box::new(move |exposition| Some(render(&rendered.upgrade()?.snapshot(), exposition))),
+        readiness: Box::new(move || ready.upgrade().map_or(Err("shutting down"), |context| context.readiness())),
     }
 }
 

@@ -68,6 +68,17 @@ impl BrokerContext {
         self.metrics.snapshot(self.levels(), Instant::now())
     }
 
+    /// Why the broker does not accept connections, if so.
+    pub(crate) fn readiness(&self) -> Result<(), &'static str> {
+        if self.draining.is_cancelled() {
+            return Err("shutting down");
+        }
+        if !self.metrics.endpoints.all_listening() {
+            return Err("not listening");
+        }
+        Ok(())
+    }
+
     fn levels(&self) -> Levels {
         Levels {
             connections: self.admission.open(),

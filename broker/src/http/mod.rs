@@ -1,15 +1,9 @@
-//! The exporter: a small HTTP server with a listener of its own.
+//! The HTTP server of the exporter, with a listener of its own.
 //!
-//! One request a connection. Whoever is slow is cut off, and at the limit of connections the oldest gives way to a new
-//! one, so nobody can keep a scraper out by holding connections open.
+//! A connection carries one request. Slow clients are cut off, and at the limit of connections the
+//! oldest gives way to a new one: a client that holds connections open keeps no scraper out.
 
-use std::{
-    collections::VecDeque,
-    convert::Infallible,
-    net::SocketAddr,
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{collections::VecDeque, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use http_body_util::Full;
 use hyper::{
@@ -29,29 +23,32 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-use crate::{
-    context::BrokerContext,
-    error::StartError,
-    metrics::{render::render, text::Exposition},
-    util::accept_backoff::AcceptBackoff,
-};
+use crate::{error::StartError, metrics::text::Exposition, util::accept_backoff::AcceptBackoff};
 
-/// How many connections are held. One that asks for metrics has them in memory as text: 1.5 kB for each channel that an
-/// ident publishes to, so at most 15 MB.
+/// The most open connections. An answer to `/metrics` is held in memory as text: 1.5 kB for each
+/// channel that an ident publishes to, so at most 15 MB.
 const MAX_CONNECTIONS: usize = 8;
 
-/// How many of them print at once. One that is cut off while it prints does so to its end, so that many that come and
-/// go would print ever more.
-const MAX_PRINTING: usize = 2;
+/// The most renderings at once. A rendering runs to its end although its connection is cut off:
+/// without this bound, clients that come and go would make ever more of them.
+const MAX_RENDERING: usize = 2;
 
-/// How long a request may take to arrive, and everything together.
+/// How long a request may take to arrive, and how long request and answer together.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest request head, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// The server. It stops when this is dropped.
+/// The functions that answer requests. They are called on any thread.
+pub(crate) struct Handlers {
+    /// Renders all metrics, which may take some 10 ms; `None` once the broker has stopped.
+    pub(crate) render: Box<dyn Fn(Exposition) -> Option<String> + Send + Sync>,
+    /// Says why the broker is not ready, if so.
+    pub(crate) readiness: Box<dyn Fn() -> Result<(), &'static str> + Send + Sync>,
+}
+
+/// A running server. It stops when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Exporter {
     addr: SocketAddr,
@@ -60,10 +57,10 @@ pub(crate) struct Exporter {
 }
 
 impl Exporter {
-    pub(crate) fn start(listener: TcpListener, context: Arc<BrokerContext>) -> Result<Self, StartError> {
+    pub(crate) fn start(listener: TcpListener, handlers: Handlers) -> Result<Self, StartError> {
         let addr = listener.local_addr().map_err(StartError::Listener)?;
         let exporter = Self { addr, stopped: CancellationToken::new(), task: TaskTracker::new() };
-        exporter.task.spawn(exporter.stopped.clone().run_until_cancelled_owned(serve(listener, context)));
+        exporter.task.spawn(exporter.stopped.clone().run_until_cancelled_owned(serve(listener, Arc::new(handlers))));
         Ok(exporter)
     }
 
@@ -71,7 +68,7 @@ impl Exporter {
         self.addr
     }
 
-    /// Cuts all connections, and returns once it no longer listens.
+    /// Cuts all connections, and returns once the listener is closed.
     pub(crate) async fn stop(&self) {
         self.stopped.cancel();
         self.task.close();
@@ -85,10 +82,10 @@ impl Drop for Exporter {
     }
 }
 
-/// Accepts connections. Nothing ends it but being dropped, and that ends them.
-async fn serve(listener: TcpListener, context: Arc<BrokerContext>) {
+/// Accepts connections for ever. When the future is dropped, its connections end.
+async fn serve(listener: TcpListener, handlers: Arc<Handlers>) {
     let mut connections = JoinSet::new();
-    let printing = Arc::new(Semaphore::new(MAX_PRINTING));
+    let rendering = Arc::new(Semaphore::new(MAX_RENDERING));
     let mut order = VecDeque::<AbortHandle>::new();
     let mut backoff = AcceptBackoff::default();
     loop {
@@ -102,7 +99,7 @@ async fn serve(listener: TcpListener, context: Arc<BrokerContext>) {
                     {
                         oldest.abort();
                     }
-                    order.push_back(connections.spawn(connection(stream, peer, context.clone(), printing.clone())));
+                    order.push_back(connections.spawn(connection(stream, peer, handlers.clone(), rendering.clone())));
                 }
                 Err(cause) => {
                     if backoff.should_log() {
@@ -116,8 +113,8 @@ async fn serve(listener: TcpListener, context: Arc<BrokerContext>) {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, context: Arc<BrokerContext>, printing: Arc<Semaphore>) {
-    let service = service_fn(|request| answer(request, &context, &printing));
+async fn connection(stream: TcpStream, peer: SocketAddr, handlers: Arc<Handlers>, rendering: Arc<Semaphore>) {
+    let service = service_fn(|request| answer(request, &handlers, &rendering));
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -135,8 +132,8 @@ type Answer = Response<Full<Bytes>>;
 
 async fn answer(
     request: Request<Incoming>,
-    context: &Arc<BrokerContext>,
-    printing: &Arc<Semaphore>,
+    handlers: &Arc<Handlers>,
+    rendering: &Arc<Semaphore>,
 ) -> Result<Answer, Infallible> {
     let path = request.uri().path();
     if !matches!(path, "/metrics" | "/healthz" | "/readyz") {
@@ -148,30 +145,31 @@ async fn answer(
         return Ok(answer);
     }
     Ok(match path {
-        "/metrics" => scrape(exposition(&request), context, printing).await,
+        "/metrics" => scrape(exposition(&request), handlers, rendering).await,
         "/healthz" => body(StatusCode::OK, "application/json; charset=utf-8", "{}"),
-        _ if context.draining.is_cancelled() => text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n"),
-        _ if !context.metrics.endpoints.all_listening() => text(StatusCode::SERVICE_UNAVAILABLE, "not listening\n"),
-        _ => text(StatusCode::OK, "ready\n"),
+        _ => match (handlers.readiness)() {
+            Ok(()) => text(StatusCode::OK, "ready\n"),
+            Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+        },
     })
 }
 
-async fn scrape(exposition: Exposition, context: &Arc<BrokerContext>, printing: &Arc<Semaphore>) -> Answer {
-    // It is never closed.
-    let permit = printing.clone().acquire_owned().await;
-    // Ten thousand channels take some time to print: messages do not wait for that.
-    let context = Arc::downgrade(context);
-    let rendering = move || {
+async fn scrape(exposition: Exposition, handlers: &Arc<Handlers>, rendering: &Arc<Semaphore>) -> Answer {
+    // The semaphore is never closed.
+    let permit = rendering.clone().acquire_owned().await;
+    let handlers = handlers.clone();
+    let render = move || {
         let _permit = permit;
-        Weak::upgrade(&context).map(|context| render(&context.snapshot(), exposition))
+        (handlers.render)(exposition)
     };
-    match tokio::task::spawn_blocking(rendering).await {
+    // Ten thousand channels take some 40 ms, which the runtime's tasks must not wait for.
+    match tokio::task::spawn_blocking(render).await {
         Ok(Some(metrics)) => body(StatusCode::OK, exposition.content_type(), metrics),
         _ => text(StatusCode::SERVICE_UNAVAILABLE, "stopped\n"),
     }
 }
 
-/// Prometheus asks for what it likes best; others get what everybody reads.
+/// The format that the request accepts: Prometheus asks for `OpenMetrics`, others for nothing.
 fn exposition(request: &Request<Incoming>) -> Exposition {
     let accepted = request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut kinds = accepted.flat_map(|value| value.split(','));
@@ -183,7 +181,7 @@ fn exposition(request: &Request<Incoming>) -> Exposition {
     if open { Exposition::OpenMetrics } else { Exposition::Prometheus }
 }
 
-fn text(status: StatusCode, content: &'static str) -> Answer {
+fn text(status: StatusCode, content: impl Into<Bytes>) -> Answer {
     body(status, "text/plain; charset=utf-8", content)
 }
 
@@ -197,43 +195,64 @@ fn body(status: StatusCode, content_type: &'static str, content: impl Into<Bytes
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
-    use std::sync::mpsc;
+    use std::sync::{
+        atomic::{AtomicUsize, Ordering::SeqCst},
+        mpsc,
+    };
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
-    use crate::{broker::Broker, net::endpoint::Endpoint};
 
-    /// Who asks again and again, and goes, does not make the broker print ever more at once.
     #[test]
-    fn few_answers_are_printed_at_once() {
+    fn clients_that_come_and_go_cause_few_renderings() {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
-        let _entered = runtime.enter();
         runtime.block_on(async {
-            let local = Endpoint::tcp("127.0.0.1", 0);
-            let broker = Broker::dev_builder().endpoint(local.clone()).exporter_endpoint(local).start().await.unwrap();
-            let addr = broker.exporter_addr().unwrap();
-            // Everything that is to be printed waits behind this.
+            let renderings = Arc::new(AtomicUsize::new(0));
+            let count = renderings.clone();
+            let render = move |_| {
+                count.fetch_add(1, SeqCst);
+                Some("metrics".to_owned())
+            };
+            let handlers = Handlers { render: Box::new(render), readiness: Box::new(|| Ok(())) };
+            let exporter = Exporter::start(TcpListener::bind("127.0.0.1:0").await.unwrap(), handlers).unwrap();
+            // All renderings wait behind this one task.
             let (done, wait) = mpsc::channel::<()>();
             tokio::task::spawn_blocking(move || wait.recv());
-            let before = Arc::weak_count(broker.context());
             let mut clients = VecDeque::new();
             for _ in 0..100 {
-                let mut client = TcpStream::connect(addr).await.unwrap();
+                let mut client = TcpStream::connect(exporter.addr()).await.unwrap();
                 client.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
                 clients.push_back(client);
                 if clients.len() > MAX_CONNECTIONS {
-                    // It gave way to this one.
+                    // The oldest connection has been cut in favour of the newest.
                     let _ = clients.pop_front().unwrap().read(&mut [0; 1]).await;
                 }
             }
-            let waiting = Arc::weak_count(broker.context()) - before;
-            assert!(waiting <= MAX_CONNECTIONS, "{waiting}");
             drop(done);
-            let mut text = String::new();
-            clients.pop_back().unwrap().read_to_string(&mut text).await.unwrap();
-            assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+            // The renderings of cut connections, and then those of the open ones.
+            for mut client in clients {
+                let mut text = String::new();
+                client.read_to_string(&mut text).await.unwrap();
+                assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("\r\n\r\nmetrics"), "{text}");
+            }
+            let renderings = renderings.load(SeqCst);
+            assert!((MAX_CONNECTIONS..=MAX_CONNECTIONS + MAX_RENDERING).contains(&renderings), "{renderings}");
         });
+    }
+
+    #[tokio::test]
+    async fn readiness_says_why_not() {
+        let handlers = Handlers { render: Box::new(|_| None), readiness: Box::new(|| Err("not listening")) };
+        let exporter = Exporter::start(TcpListener::bind("127.0.0.1:0").await.unwrap(), handlers).unwrap();
+        for (path, expected) in [("/readyz", "not listening\n"), ("/metrics", "stopped\n")] {
+            let mut client = TcpStream::connect(exporter.addr()).await.unwrap();
+            client.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+            let mut text = String::new();
+            client.read_to_string(&mut text).await.unwrap();
+            assert!(text.starts_with("HTTP/1.1 503") && text.ends_with(expected), "{text}");
+        }
+        exporter.stop().await;
     }
 }
