@@ -1,8 +1,8 @@
-//! How channels and patterns relate.
+//! Patterns: which channels they cover, and minimal sets of them.
 //!
-//! A text is `*`, `prefix.*` or a channel, see [`Pattern`](hpfeeds::wire::Pattern). What two of them stand for is
-//! either disjoint, or one covers the other: so an intersection is one of the two, and what a client may receive is a
-//! set of texts of which none covers another.
+//! A text is `*`, `prefix.*` or a channel, see [`Pattern`](hpfeeds::wire::Pattern). The channels that
+//! two texts stand for are disjoint, or one text covers the other: so an intersection is one of the
+//! two, and what a client may receive is a set of texts of which none covers another.
 
 use std::{collections::BTreeMap, iter, ops::Bound};
 
@@ -10,7 +10,7 @@ use hpfeeds::wire::{Channel, Pattern};
 
 use crate::auth::key::Key;
 
-/// What the channels begin with that a pattern stands for; `None` when the text is a channel.
+/// The beginning of all channels that a pattern stands for; `None` when the text is a channel.
 pub(crate) fn prefix(text: &str) -> Option<&str> {
     let prefix = text.strip_suffix('*')?;
     (prefix.is_empty() || prefix.ends_with('.')).then_some(prefix)
@@ -23,7 +23,7 @@ pub(crate) fn prefixes(text: &str) -> impl Iterator<Item = &str> {
     iter::once("").chain(dots.filter(move |prefix| prefix.len() < text.len()))
 }
 
-/// Whether everything that `text` stands for is also what `wider` stands for.
+/// Whether `wider` stands for every channel that `text` stands for.
 pub(crate) fn covers(wider: &str, text: &str) -> bool {
     match prefix(wider) {
         Some(prefix) => text.len() > prefix.len() && text.starts_with(prefix),
@@ -31,7 +31,7 @@ pub(crate) fn covers(wider: &str, text: &str) -> bool {
     }
 }
 
-/// What a key allows of what a client wants to subscribe to; nothing when that is denied.
+/// The parts of a subscription that a key allows; none when it is denied.
 pub(crate) fn allowed(key: &Key, wanted: &Channel) -> Vec<Channel> {
     // An entry that covers a pattern is one that matches its text.
     if key.may_subscribe(wanted) {
@@ -45,13 +45,14 @@ pub(crate) fn allowed(key: &Key, wanted: &Channel) -> Vec<Channel> {
     entries.filter(|entry| covers(wanted, entry)).filter_map(|entry| Channel::new(entry).ok()).collect()
 }
 
-/// Texts of which none covers another.
+/// A minimal set of texts: none covers another.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[allow(clippy::zero_sized_map_values, reason = "the functions below are for maps with values, too")]
 pub(crate) struct SubscriptionSet(BTreeMap<Channel, ()>);
 
 impl SubscriptionSet {
-    /// Adds a text unless it is covered. When it is added: what it covers, which is no longer there.
+    /// Adds a text unless it is covered. If it was added: the texts that it covers, which are no longer
+    /// there.
     pub(crate) fn insert(&mut self, text: Channel) -> Option<Vec<Channel>> {
         if is_covered(&self.0, &text) {
             return None;
@@ -69,17 +70,17 @@ impl SubscriptionSet {
         self.0.remove(text);
     }
 
-    /// Takes some of the texts out.
+    /// Removes at most `most` texts, and returns them.
     pub(crate) fn take(&mut self, most: usize) -> Vec<Channel> {
         iter::from_fn(|| self.0.pop_first()).take(most).map(|(text, ())| text).collect()
     }
 
-    /// What a text covers.
+    /// The texts of the set that a text covers.
     pub(crate) fn inside(&self, text: &str) -> Vec<Channel> {
         inside(&self.0, text).cloned().collect()
     }
 
-    /// What is here and not there.
+    /// The texts that are in this set and not in the other.
     pub(crate) fn without(&self, other: &Self) -> Vec<Channel> {
         self.iter().filter(|text| !other.0.contains_key(*text)).cloned().collect()
     }
@@ -91,11 +92,11 @@ impl SubscriptionSet {
 
 impl FromIterator<Channel> for SubscriptionSet {
     fn from_iter<I: IntoIterator<Item = Channel>>(texts: I) -> Self {
-        let mut cover = Self::default();
+        let mut set = Self::default();
         for text in texts {
-            let _ = cover.insert(text);
+            let _ = set.insert(text);
         }
-        cover
+        set
     }
 }
 
@@ -113,7 +114,7 @@ pub(crate) fn is_covered<V>(set: &BTreeMap<Channel, V>, text: &str) -> bool {
     })
 }
 
-/// What a text covers of the keys of a map.
+/// The keys of a map that a text covers.
 pub(crate) fn inside<'a, V>(set: &'a BTreeMap<Channel, V>, text: &'a str) -> impl Iterator<Item = &'a Channel> {
     let (start, most) = prefix(text).map_or((text, 1), |prefix| (prefix, usize::MAX));
     let range = (Bound::Included(start), Bound::Unbounded);
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_covers_the_channels_that_it_matches() {
+    fn pattern_covers_the_channels_that_it_matches() {
         for pattern in TEXTS {
             for text in TEXTS {
                 let matches = Pattern::new(pattern).unwrap().matches(text);
@@ -152,7 +153,7 @@ mod tests {
 
     #[test]
     fn covering_and_overlapping_are_exact() {
-        // Names of all the lengths that matter: whatever these do not tell apart is the same.
+        // Names of all the lengths that matter: texts that these do not tell apart are the same.
         let names: Vec<_> =
             TEXTS.iter().flat_map(|text| [(*text).to_owned(), format!("{text}.x"), format!("{text}x")]).collect();
         for a in TEXTS {
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_allows_the_part_that_its_list_names() {
+    fn key_allows_the_part_that_its_list_names() {
         let key = Key::new("i", "s").unwrap().subscribe(["a.b.*", "a.c", "x.*", "a.b.c"]).unwrap();
         let cases: [(&str, &[&str]); 9] = [
             ("*", &["a.b.*", "a.c", "x.*", "a.b.c"]),
@@ -186,28 +187,28 @@ mod tests {
     }
 
     #[test]
-    fn none_of_a_cover_covers_another() {
+    fn no_text_of_a_set_covers_another() {
         // Whatever order they come in.
         for first in TEXTS {
             for second in TEXTS {
                 let texts = [first, second].into_iter().chain(TEXTS.into_iter().filter(|text| *text != "*"));
-                let cover: SubscriptionSet = texts.map(channel).collect();
-                for one in cover.iter() {
-                    assert!(!cover.iter().any(|other| other != one && covers(other, one)), "{one} {cover:?}");
+                let set: SubscriptionSet = texts.map(channel).collect();
+                for one in set.iter() {
+                    assert!(!set.iter().any(|other| other != one && covers(other, one)), "{one} {set:?}");
                 }
                 let all = first == "*" || second == "*";
-                assert!(all == (cover.iter().count() == 1), "{cover:?}");
-                assert!(TEXTS[1..].iter().all(|text| cover.iter().any(|wider| covers(wider, text))), "{cover:?}");
+                assert!(all == (set.iter().count() == 1), "{set:?}");
+                assert!(TEXTS[1..].iter().all(|text| set.iter().any(|wider| covers(wider, text))), "{set:?}");
             }
         }
     }
 
     #[test]
-    fn a_wider_text_takes_the_place_of_what_it_covers() {
-        let mut cover: SubscriptionSet = ["a.b", "a", "a.c.d", "ab", "a."].into_iter().map(channel).collect();
-        assert_eq!(cover.insert(channel("a.b")), None);
-        assert_eq!(cover.insert(channel("a.*")).unwrap(), ["a.b", "a.c.d"]);
-        assert_eq!(cover.insert(channel("a.x.*")), None);
-        assert_eq!(cover.insert(channel("*")).unwrap(), ["a", "a.", "a.*", "ab"]);
+    fn wider_text_replaces_the_texts_that_it_covers() {
+        let mut set: SubscriptionSet = ["a.b", "a", "a.c.d", "ab", "a."].into_iter().map(channel).collect();
+        assert_eq!(set.insert(channel("a.b")), None);
+        assert_eq!(set.insert(channel("a.*")).unwrap(), ["a.b", "a.c.d"]);
+        assert_eq!(set.insert(channel("a.x.*")), None);
+        assert_eq!(set.insert(channel("*")).unwrap(), ["a", "a.", "a.*", "ab"]);
     }
 }

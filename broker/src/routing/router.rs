@@ -1,16 +1,16 @@
-//! Channel → subscribers.
+//! The router: from a channel to its subscribers.
 //!
-//! There is a list of subscribers for each channel and for each pattern. Who publishes to a channel reads its list and
-//! those of the patterns that match it: which these are is looked up again only after a pattern has appeared or gone.
-//! So a new channel costs nothing but itself, however many wait for it, and a pattern costs the same however many
-//! channels there are.
+//! There is a list of subscribers for each channel and for each pattern. A publisher reads the list
+//! of its channel and those of the patterns that match it: which these are is looked up again only
+//! after a pattern has appeared or gone. So a new channel costs nothing but itself, however many
+//! patterns match it, and a pattern costs the same however many channels there are.
 
 use std::{
     cell::Cell,
     collections::HashMap,
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{
             AtomicU64,
             Ordering::{AcqRel, Acquire, Release},
@@ -20,23 +20,24 @@ use std::{
 
 use arc_swap::ArcSwap;
 use hpfeeds::wire::Channel;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     delivery::outbox::Outbox,
     routing::{
         patterns::{prefix, prefixes},
-        subscriber_list::List,
-        topic::{Addresses, Matching, Subscribers, Topic},
+        subscriber_list::SubscriberList,
+        topic::{Fingerprint, Matching, Subscribers, Topic},
     },
     util::collections::shrink,
 };
 
-/// Knows the channels that somebody subscribes to or publishes to, and the patterns.
+/// The channels that have subscribers or publishers, and the patterns that have subscribers.
 #[derive(Default)]
 pub(crate) struct Router {
     state: Mutex<State>,
-    /// Odd while lists change. Who reads several of them and finds it even and the same before and after has seen them
-    /// as they were together.
+    /// Odd while lists change. A reader of several lists that finds it even, and the same before and
+    /// after, has seen them as they were together.
     version: AtomicU64,
     /// Grows when a pattern appears or goes.
     patterns_version: AtomicU64,
@@ -45,20 +46,22 @@ pub(crate) struct Router {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) topics: HashMap<Channel, Entry>,
-    /// By prefix. None is empty.
-    pub(super) patterns: HashMap<Box<str>, Arc<List>>,
-    /// What channels have in common that no pattern matches: nearly all, and so it is in the processor's cache.
+    /// By the prefix of the pattern. No list is empty.
+    pub(super) patterns: HashMap<Box<str>, Arc<SubscriberList>>,
+    /// Shared by all channels that no pattern matches: nearly all, and so it is in the processor's
+    /// cache.
     pub(super) nothing: Arc<Matching>,
 }
 
 pub(super) struct Entry {
     pub(super) topic: Arc<Topic>,
-    /// How many [`TopicHandle`]s there are: without one and without subscribers, the channel is forgotten.
+    /// How many [`TopicHandle`]s there are: without one and without subscribers, the channel is
+    /// forgotten.
     pub(super) handles: usize,
 }
 
 impl Router {
-    /// A handle for publishing to a channel, which exists as long as there is one.
+    /// A handle for publishing to a channel, which stays in the router as long as the handle lives.
     pub(crate) fn topic(self: &Arc<Self>, channel: &Channel) -> TopicHandle {
         let mut state = self.lock();
         let entry = state.entry(channel);
@@ -68,8 +71,8 @@ impl Router {
         TopicHandle { router: self.clone(), topic, seen: Cell::default() }
     }
 
-    /// Puts an outbox into the lists of some channels and patterns and takes it out of others. Publishers see all of
-    /// that at once, or nothing.
+    /// Adds an outbox to the lists of some channels and patterns and removes it from others.
+    /// Publishers see all of that at once, or nothing.
     pub(crate) fn change(&self, outbox: &Arc<Outbox>, add: &[Channel], remove: &[Channel]) {
         if add.is_empty() && remove.is_empty() {
             return;
@@ -95,7 +98,7 @@ impl Router {
         if let Some(list) = state.patterns.get(prefix) {
             return list.push(outbox);
         }
-        let list = Arc::new(List::default());
+        let list = Arc::new(SubscriberList::default());
         list.push(outbox);
         state.patterns.insert(prefix.into(), list);
         self.patterns_version.fetch_add(1, Release);
@@ -113,7 +116,7 @@ impl Router {
         }
     }
 
-    /// Looks the patterns up that match a channel, if they may have changed. Nobody else does meanwhile.
+    /// Looks the patterns up that match a channel, if they may have changed. The caller holds the lock.
     fn resolve(&self, state: &mut State, topic: &Topic) {
         let version = self.patterns_version.load(Acquire);
         if topic.matching.load().version == version {
@@ -121,11 +124,11 @@ impl Router {
         }
         let mut lists = Vec::new();
         let name = &*topic.channel;
-        // A name may hold very many dots.
+        // The shorter way: through all patterns, or through the name, which may hold very many dots.
         if state.patterns.len() < name.len() {
             let matching = |prefix: &str| name.len() > prefix.len() && name.starts_with(prefix);
             let mut found: Vec<_> = state.patterns.iter().filter(|(prefix, _)| matching(prefix)).collect();
-            // In an order that is the same each time, also for simulations.
+            // The same order each time, also for simulations.
             found.sort_unstable_by_key(|(prefix, _)| prefix.len());
             lists.extend(found.into_iter().map(|(_, list)| list.clone()));
         } else {
@@ -141,7 +144,7 @@ impl Router {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -155,14 +158,14 @@ impl State {
     fn entry(&mut self, channel: &Channel) -> &mut Entry {
         let nothing = &self.nothing;
         self.topics.entry(channel.clone()).or_insert_with(|| {
-            // Before there was any pattern that is how it is; later they have to be looked up.
+            // Before the first pattern, none matches; later, they have to be looked up.
             let matching = if nothing.version == 0 { nothing.clone() } else { Arc::default() };
-            let (subscribers, matching) = (List::default(), ArcSwap::new(matching));
+            let (subscribers, matching) = (SubscriberList::default(), ArcSwap::new(matching));
             Entry { topic: Arc::new(Topic { channel: channel.clone(), subscribers, matching }), handles: 0 }
         })
     }
 
-    /// Somebody needs a channel no longer, maybe the last.
+    /// Changes an entry, and forgets the channel if it has no handle and no subscribers then.
     fn release(&mut self, channel: &Channel, leave: impl FnOnce(&mut Entry)) {
         let Some(entry) = self.topics.get_mut(channel) else {
             return;
@@ -179,14 +182,15 @@ impl State {
 pub(crate) struct TopicHandle {
     router: Arc<Router>,
     pub(super) topic: Arc<Topic>,
-    /// Who was found last, at which version of the router.
-    seen: Cell<Option<(u64, Addresses)>>,
+    /// The fingerprint of the subscribers that were found last, and the router's version then.
+    seen: Cell<Option<(u64, Fingerprint)>>,
 }
 
 impl TopicHandle {
-    /// Everybody who subscribes now, once.
+    /// A snapshot of the subscribers; each is there once.
     pub(crate) fn subscribers(&self) -> Subscribers {
         let Self { router, topic, .. } = self;
+        // Without a lock, as nearly always: the lists as they were together, if no change came between.
         let before = router.version.load(Acquire);
         if before.is_multiple_of(2)
             && let Some(subscribers) = topic.subscribers(router.patterns_version.load(Acquire))
@@ -194,21 +198,22 @@ impl TopicHandle {
         {
             return self.remember(subscribers, before);
         }
-        // Nothing changes while this is locked.
+        // Otherwise with the lock, under which nothing changes.
         let mut state = router.lock();
         router.resolve(&mut state, topic);
         let subscribers = topic.subscribers(router.patterns_version.load(Acquire)).unwrap_or_default();
         self.remember(subscribers, router.version.load(Acquire))
     }
 
-    /// Whether it is known, without looking at any list, that `others` are who subscribes now.
+    /// Whether `others` are known, without a look at any list, to be the subscribers now. The hot
+    /// test: two loads and a comparison for each batch.
     pub(crate) fn is_known_to_have(&self, others: &Subscribers) -> bool {
         let current = |version| self.router.version.load(Acquire) == version;
-        self.seen.get().is_some_and(|(version, seen)| others.addresses == Some(seen) && current(version))
+        self.seen.get().is_some_and(|(version, seen)| others.fingerprint == Some(seen) && current(version))
     }
 
     fn remember(&self, subscribers: Subscribers, version: u64) -> Subscribers {
-        self.seen.set(subscribers.addresses.map(|addresses| (version, addresses)));
+        self.seen.set(subscribers.fingerprint.map(|fingerprint| (version, fingerprint)));
         subscribers
     }
 }

@@ -1,4 +1,4 @@
-//! The subscribers of one channel or pattern, in the order in which they came.
+//! The subscriber list of one channel or pattern, in the order in which the subscribers came.
 
 use std::{slice, sync::Arc};
 
@@ -7,17 +7,17 @@ use smallvec::SmallVec;
 
 use crate::delivery::outbox::Outbox;
 
-/// How many outboxes one chunk holds at most, and a list that has no chunks.
+/// The most outboxes in one chunk, and in a list without chunks.
 const CHUNK: usize = 64;
 
-/// A list that publishers read without a lock: a change makes another one, which shares all chunks with it but those
-/// that are different. What a change copies is a chunk or two and a pointer to each other one, not the list.
+/// A list that publishers read without a lock. A change makes another list, which shares all chunks
+/// that are the same: it copies at most three chunks and a pointer to each other one, not the list.
 ///
-/// Changes need a lock of somebody else.
+/// The caller sees to it that there is one change at a time: the router's lock.
 #[derive(Default)]
-pub(super) struct List(ArcSwap<Outboxes>);
+pub(super) struct SubscriberList(ArcSwap<Outboxes>);
 
-impl List {
+impl SubscriberList {
     pub(super) fn load(&self) -> Guard<Arc<Outboxes>> {
         self.0.load()
     }
@@ -44,15 +44,15 @@ impl List {
     }
 }
 
-/// What a list holds at one moment: `few`, or what is in `many`.
+/// A snapshot of a list: the outboxes in `few`, or those in `many`.
 #[derive(Default)]
 pub(super) struct Outboxes {
-    /// Those of most channels are where the list is.
+    /// In the snapshot itself for most channels, without another allocation.
     few: SmallVec<[Arc<Outbox>; 2]>,
     many: Option<Box<Chunks>>,
 }
 
-/// Two chunks that follow each other hold more than one could, so there are few of them.
+/// Two neighbouring chunks together hold more than [`CHUNK`] outboxes, so there are few chunks.
 #[derive(Default)]
 struct Chunks {
     chunks: Vec<Chunk>,
@@ -74,7 +74,7 @@ impl Outboxes {
         self.few().iter().chain(self.many())
     }
 
-    /// All of them, unless they are [`many`](Self::many).
+    /// All outboxes, unless there are [`many`](Self::many).
     pub(super) fn few(&self) -> &[Arc<Outbox>] {
         &self.few
     }
@@ -96,7 +96,7 @@ impl Outboxes {
         Chunks { chunks, len: self.few.len() + 1 }.into()
     }
 
-    /// `None` when it is not there.
+    /// `None` when the outbox is not there.
     fn without(&self, outbox: &Arc<Outbox>) -> Option<Self> {
         if let Some(many) = &self.many {
             return many.without(outbox).map(Self::from);
@@ -110,7 +110,7 @@ impl Outboxes {
 
 impl From<Chunks> for Outboxes {
     fn from(many: Chunks) -> Self {
-        // Not at once: a subscriber that comes and goes would change it all each time.
+        // Not at `CHUNK`: a subscriber that comes and goes would change the representation each time.
         if many.len > CHUNK / 2 {
             return Self { few: SmallVec::new(), many: Some(Box::new(many)) };
         }
@@ -137,7 +137,7 @@ impl Chunks {
         let [before, after] = [&self.chunks[at][..index], &self.chunks[at][index + 1..]];
         let left = before.len() + after.len();
         let fits = |other: &usize| self.chunks.get(*other).is_some_and(|other| left + other.len() <= CHUNK);
-        // What is left is one with a chunk beside it, if there is room for that.
+        // The rest is merged with the chunk before or behind it, if that has room for it.
         let (range, changed) = if let Some(last) = at.checked_sub(1).filter(fits) {
             (last..at + 1, chunk(&[&self.chunks[last], before, after]))
         } else if let Some(next) = Some(at + 1).filter(fits) {
@@ -150,7 +150,7 @@ impl Chunks {
     }
 }
 
-/// A chunk of these parts.
+/// One chunk of several parts.
 fn chunk(parts: &[&[Arc<Outbox>]]) -> Chunk {
     Arc::new(parts.concat())
 }
@@ -162,8 +162,8 @@ mod tests {
 
     /// Also while it shrinks to nothing, and when it is large and every second one goes.
     #[test]
-    fn a_list_is_in_the_order_in_which_they_came_whoever_goes() {
-        let (list, mut expected) = (List::default(), Vec::new());
+    fn list_keeps_the_order_of_arrival_when_any_subscriber_goes() {
+        let (list, mut expected) = (SubscriberList::default(), Vec::new());
         let mut random = 1_u64;
         let stranger = Outbox::for_test();
         for (steps, adds_of_eight) in [(100, 4), (1500, 7), (1500, 4), (3000, 1), (300, 4), (600, 0)] {
@@ -177,7 +177,7 @@ mod tests {
                 } else if !expected.is_empty() {
                     let outbox = expected.remove(choice / 8 % expected.len());
                     list.remove(&outbox);
-                    assert_eq!(Arc::strong_count(&outbox), 1, "nothing holds on to who has gone");
+                    assert_eq!(Arc::strong_count(&outbox), 1, "the list holds on to nothing that has gone");
                 }
                 list.remove(&stranger);
                 let now = list.load();

@@ -1,4 +1,4 @@
-//! What one connection subscribes to.
+//! The subscriptions of one connection.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,16 +14,18 @@ use crate::{
     },
 };
 
-/// How many lists of subscribers are changed at once when a connection ends: others get the lock in between.
+/// The most subscriber lists that are changed at once when a connection ends: other connections get
+/// the router's lock in between.
 const CHUNK: usize = 256;
 
 /// The channels and patterns that one connection subscribes to.
 pub(crate) struct Subscriptions {
     router: Arc<Router>,
     outbox: Arc<Outbox>,
-    /// As the client has asked for them; each is counted for the exporter.
+    /// The texts that the client has asked for; each is counted for the exporter.
     wanted: BTreeMap<Channel, Subscribed>,
-    /// What of that its key allows: the lists that the outbox is in. As none covers another, it gets nothing twice.
+    /// The parts of those that its key allows: the lists that the outbox is in. As none covers another,
+    /// it gets no message twice.
     held: SubscriptionSet,
 }
 
@@ -36,10 +38,10 @@ impl Subscriptions {
         &self.outbox
     }
 
-    /// Adds a channel or a pattern, once. Returns how many lists have changed for that, or `None` when the key allows
-    /// nothing of it.
+    /// Adds a channel or a pattern, once. Returns how many lists have changed, or `None` when the key
+    /// allows no part of it.
     pub(crate) fn add(&mut self, wanted: Channel, key: &Key) -> Option<usize> {
-        // What it has is allowed: another key is applied at once.
+        // It is allowed, as another key is applied at once.
         if self.wanted.contains_key(&wanted) {
             return Some(0);
         }
@@ -50,7 +52,7 @@ impl Subscriptions {
         let counted = self.outbox.session().subscribed(&wanted);
         self.wanted.insert(wanted, counted);
         let (mut add, mut remove) = (Vec::new(), Vec::new());
-        // The parts themselves may overlap, but what was there before does not overlap itself.
+        // The parts themselves may overlap; those that were there before do not.
         for part in allowed.into_iter().collect::<SubscriptionSet>().iter() {
             if let Some(covered) = self.held.insert(part.clone()) {
                 add.push(part.clone());
@@ -61,8 +63,8 @@ impl Subscriptions {
         Some(add.len() + remove.len())
     }
 
-    /// Takes a channel or a pattern out, if it is there; what the others cover stays. Returns how many lists have
-    /// changed, and how many subscriptions had to be looked at for that, together.
+    /// Removes a channel or a pattern, if it is there; the parts that others cover stay. Returns how many
+    /// lists have changed plus how many subscriptions had to be looked at.
     pub(crate) fn remove(&mut self, wanted: &str, key: &Key) -> usize {
         if self.wanted.remove(wanted).is_none() || is_covered(&self.wanted, wanted) {
             return 0;
@@ -75,7 +77,8 @@ impl Subscriptions {
         looked_at + self.replace(&before, &after)
     }
 
-    /// Applies another key. Returns how many lists have changed, or what is wanted and no longer allowed.
+    /// Applies another key. Returns how many lists have changed, or a subscription that the key no longer
+    /// allows any part of.
     pub(crate) fn rekey(&mut self, key: &Key) -> Result<usize, Channel> {
         let mut after = SubscriptionSet::default();
         for wanted in self.wanted.keys() {
@@ -99,7 +102,7 @@ impl Subscriptions {
         self.wanted.len()
     }
 
-    /// Changes the lists from a part of what is held to another.
+    /// Changes the lists that the outbox is in: from those of `before` to those of `after`.
     fn replace(&mut self, before: &SubscriptionSet, after: &SubscriptionSet) -> usize {
         let (add, remove) = (after.without(before), before.without(after));
         for text in &remove {
@@ -114,11 +117,11 @@ impl Subscriptions {
 }
 
 impl Subscriptions {
-    /// Takes the connection out of some of the lists, as it ends. Whether it is in others still: those who call this let
-    /// others run in between.
+    /// Removes the connection from at most [`CHUNK`] lists, as it ends. Whether it is in others still: the
+    /// caller lets other tasks run in between.
     pub(crate) fn leave(&mut self) -> bool {
         self.router.change(&self.outbox, &[], &self.held.take(CHUNK));
-        // Those that others cover are in no list.
+        // Texts that others cover are in no list.
         (0..CHUNK).for_each(|_| drop(self.wanted.pop_first()));
         !self.wanted.is_empty() || self.held.iter().next().is_some()
     }
@@ -136,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_that_ends_leaves_its_lists_in_portions() {
+    fn ending_connection_leaves_its_lists_in_portions() {
         const COUNT: usize = 10_000;
         let router = Arc::<Router>::default();
         let key = Key::new("test", "s").unwrap().subscribe(["*"]).unwrap();

@@ -1,4 +1,4 @@
-//! Who gets what: what it wants, as far as its key allows, and nothing twice.
+//! Access to channels: a connection gets what it wants as far as its key allows, and nothing twice.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -82,7 +82,7 @@ proptest! {
     #![proptest_config(cases(300))]
 
     #[test]
-    fn a_pattern_matches_what_its_documentation_says(text in text()) {
+    fn pattern_matches_what_its_documentation_says(text in text()) {
         let pattern = Pattern::new(&text).unwrap();
         for name in names(6) {
             prop_assert_eq!(pattern.matches(&name), stands_for(&text, &name), "{} on {}", text, name);
@@ -98,7 +98,7 @@ proptest! {
     }
 
     #[test]
-    fn a_cover_has_each_channel_of_its_texts_once(texts in texts(8), removed in text()) {
+    fn set_covers_each_channel_of_its_texts_once(texts in texts(8), removed in text()) {
         let mut cover: SubscriptionSet = texts.iter().map(|text| channel(text)).collect();
         for name in names(5) {
             let times = cover.iter().filter(|text| stands_for(text, &name)).count();
@@ -111,7 +111,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_inside_a_text_is_what_it_covers(texts in texts(8), wider in text()) {
+    fn texts_inside_a_text_are_those_that_it_covers(texts in texts(8), wider in text()) {
         let map = texts.iter().map(|text| (channel(text), ())).collect();
         let found: BTreeSet<_> = inside(&map, &wider).cloned().collect();
         let expected: BTreeSet<_> = texts.iter().filter(|text| covers(&wider, text)).map(|text| channel(text)).collect();
@@ -119,7 +119,7 @@ proptest! {
     }
 
     #[test]
-    fn a_key_allows_the_intersection(wanted in text(), list in texts(5)) {
+    fn key_allows_the_intersection(wanted in text(), list in texts(5)) {
         let parts: Vec<_> = allowed(&key(&list), &channel(&wanted)).iter().map(ToString::to_string).collect();
         for name in names(5) {
             let expected = stands_for(&wanted, &name) && any(&list, &name);
@@ -128,12 +128,12 @@ proptest! {
     }
 
     #[test]
-    fn who_subscribes_gets_what_it_wants_and_may_once(list in texts(5), steps in prop::collection::vec(step(), 1..20)) {
+    fn subscriber_gets_what_it_wants_and_may_once(list in texts(5), steps in prop::collection::vec(step(), 1..20)) {
         let router = Arc::new(Router::default());
         let outbox = Outbox::for_test();
         let mut subscriptions = Subscriptions::new(router.clone(), outbox.clone());
         let (mut list, mut wanted) = (list, BTreeSet::new());
-        // Somebody else, who may have everything and wants some of it.
+        // Another subscriber, which may have everything and wants some of it.
         let mut second = Subscriptions::new(router.clone(), Outbox::for_test());
         let (everything, mut found) = (key(&["*".to_owned()]), Vec::<Subscribers>::new());
         // Some have been published to before, and their patterns looked up.
@@ -168,7 +168,7 @@ proptest! {
                 }
             }
             prop_assert_eq!(subscriptions.len(), wanted.len());
-            // What was found after the step before, and what is found now.
+            // The subscribers found after the step before, and those found now.
             for again in [true, false] {
                 for subscribers in &found {
                     for topic in handles.iter().filter(|topic| topic.is_known_to_have(subscribers)) {

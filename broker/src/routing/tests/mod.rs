@@ -52,7 +52,7 @@ fn deliveries(router: &Arc<Router>, mine: &Subscriptions, channels: &[&str]) -> 
 }
 
 #[test]
-fn a_channel_lives_as_long_as_somebody_uses_it() {
+fn channel_lives_as_long_as_it_is_used() {
     let (router, all) = (Arc::new(Router::default()), key(&["*"]));
     let publisher = router.topic(&channel("a"));
     let mut subscriber = subscriptions(&router);
@@ -84,7 +84,7 @@ fn channels_have_the_same_subscribers_or_not() {
 }
 
 #[test]
-fn a_publisher_that_came_first_sees_later_subscribers() {
+fn earlier_publisher_sees_later_subscribers() {
     let (router, all) = (Arc::new(Router::default()), key(&["*"]));
     let publisher = router.topic(&channel("a.b"));
     let mut each = ["a.b", "a.*", "*", "b", "b.*"].map(|wanted| {
@@ -100,7 +100,7 @@ fn a_publisher_that_came_first_sees_later_subscribers() {
 }
 
 #[test]
-fn a_connection_subscribes_once_to_a_channel() {
+fn connection_subscribes_once_to_a_channel() {
     let (router, all) = (Arc::new(Router::default()), key(&["*"]));
     let topic = router.topic(&channel("a"));
     let mut mine = subscriptions(&router);
@@ -116,7 +116,7 @@ fn a_connection_subscribes_once_to_a_channel() {
 }
 
 #[test]
-fn what_overlaps_is_delivered_once_and_what_others_cover_stays() {
+fn overlapping_subscriptions_deliver_once_and_stay_while_covered() {
     const CHANNELS: [&str; 6] = ["a", "a.", "a.b", "a.b.c", "x", "a.*"];
     let (router, all) = (Arc::new(Router::default()), key(&["*"]));
     let mut mine = subscriptions(&router);
@@ -145,7 +145,7 @@ fn what_overlaps_is_delivered_once_and_what_others_cover_stays() {
 }
 
 #[test]
-fn a_pattern_brings_what_the_key_allows() {
+fn pattern_brings_what_the_key_allows() {
     const CHANNELS: [&str; 5] = ["a.b", "a.c", "a.b.c", "x.y", "z"];
     let router = Arc::new(Router::default());
     let mut mine = subscriptions(&router);
@@ -163,9 +163,9 @@ fn a_pattern_brings_what_the_key_allows() {
     assert_eq!(deliveries(&router, &mine, &CHANNELS), [1; 5]);
 }
 
-/// A client that does so again and again is to take turns with others.
+/// A client that unsubscribes again and again has to yield to others.
 #[test]
-fn what_is_looked_at_for_an_unsubscription_is_work_too() {
+fn subscriptions_looked_at_to_unsubscribe_are_work_too() {
     let router = Arc::new(Router::default());
     let mut mine = subscriptions(&router);
     let all = key(&["*"]);
@@ -225,7 +225,7 @@ fn a_hundred_thousand_channels_come_and_go() {
         mine.add(channel(&format!("channel-{n}")), &all);
     }
     assert_eq!(len(&router), 100_000);
-    // Somebody else's pattern costs the same as without them.
+    // A pattern of another connection costs the same as without them.
     let mut other = subscriptions(&router);
     assert_eq!((other.add(channel("*"), &all), other.remove("*", &all)), (Some(1), 1));
     drop(mine);
@@ -253,7 +253,7 @@ fn a_thousand_patterns_meet_ten_thousand_channels_without_a_list_for_each() {
 }
 
 #[test]
-fn a_name_of_dots_is_resolved_too() {
+fn name_of_dots_is_resolved_too() {
     let (router, all) = (Arc::new(Router::default()), key(&["*"]));
     let dots = ".".repeat(255);
     let mut mine = subscriptions(&router);
@@ -265,9 +265,10 @@ fn a_name_of_dots_is_resolved_too() {
     assert_eq!(deliveries(&router, &mine, &[&dots, "."]), [1, 0]);
 }
 
-/// Not times: how many outboxes are held once more than before, while a publisher still has the list as it was.
+/// Not a measurement of time: how many outboxes are held once more than before, while a publisher still
+/// has the list as it was.
 #[test]
-fn a_subscription_copies_as_little_with_thousands_there_as_with_a_hundred() {
+fn subscription_copies_as_little_with_thousands_there_as_with_a_hundred() {
     for (text, there) in [("crowded", 100), ("crowded", 5_000), ("crowded", 20_000), ("*", 5_000)] {
         let (router, all) = (Arc::new(Router::default()), key(&["*"]));
         let topic = router.topic(&channel("crowded"));
@@ -297,10 +298,10 @@ fn a_subscription_copies_as_little_with_thousands_there_as_with_a_hundred() {
 }
 
 #[test]
-fn who_subscribes_is_known_until_anything_changes() {
+fn subscribers_are_known_until_a_list_changes() {
     let (router, all) = (Arc::new(Router::default()), key(&["*"]));
     let topics = ["a", "b", "c"].map(|name| router.topic(&channel(name)));
-    // The first column: "b" is known to have who "a" has; the second, the same of "c".
+    // Whether "b", and whether "c", is known to have the subscribers of "a".
     let known = || {
         let [first, others @ ..] = &topics;
         let subscribers = first.subscribers();
@@ -313,9 +314,9 @@ fn who_subscribes_is_known_until_anything_changes() {
     let look = || topics.iter().for_each(|topic| drop(topic.subscribers()));
     let mut all_of_them = [(); 4].map(|()| subscriptions(&router));
     let [one, two, three, pattern] = &mut all_of_them;
-    assert_eq!(known(), [false, false], "nobody has looked");
+    assert_eq!(known(), [false, false], "no list has been read");
     look();
-    assert_eq!(known(), [true, true], "nobody subscribes");
+    assert_eq!(known(), [true, true], "there are no subscribers");
     one.add(channel("a"), &all);
     one.add(channel("b"), &all);
     assert_eq!(known(), [false, false]);
@@ -365,8 +366,8 @@ fn who_subscribes_is_known_until_anything_changes() {
     assert_eq!(known(), [true, true], "four of one pattern");
 }
 
-/// Threads make and forget channels while others change what they subscribe to, such that each always has one channel,
-/// through one text or another.
+/// Threads make and forget channels while others change their subscriptions, such that each is always
+/// subscribed to one channel, through one text or another.
 #[test]
 fn threads_see_each_subscriber_exactly_once() {
     const STEPS: usize = 20_000;
@@ -407,7 +408,7 @@ fn threads_see_each_subscriber_exactly_once() {
                             _ => _ = mine.remove("*", all),
                         }
                     }
-                    // Whatever it wanted last, all of them want this at the end.
+                    // All of them want this at the end, whatever they wanted before.
                     mine.add(channel("a.*"), all);
                     mine.remove("*", all);
                 })
@@ -429,7 +430,7 @@ fn threads_see_each_subscriber_exactly_once() {
     assert!(state.topics.is_empty() && state.patterns.is_empty());
 }
 
-/// At the end, every outbox is in the lists of what it subscribes to and in no other.
+/// At the end, every outbox is in the lists of its subscriptions and in no other.
 #[test]
 fn threads_that_come_and_go_leave_the_lists_as_they_should_be() {
     const TEXTS: [&str; 5] = ["*", "a.*", "a.b.*", "a.b", "a.b.c"];
