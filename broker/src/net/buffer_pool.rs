@@ -1,39 +1,45 @@
-//! The memory that connections read into.
+//! The buffer pool: the memory that connections read into.
 
 use std::{
     mem,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 
-/// How much is read at once: little at first, more while reads fill it. Powers of two.
+/// The bytes of one read: [`MIN_CHUNK`] at first, up to [`MAX_CHUNK`] while reads fill it. Powers of
+/// two.
 pub(crate) const MIN_CHUNK: usize = 8 * 1024;
 pub(crate) const MAX_CHUNK: usize = 256 * 1024;
 
-/// How much all publishers together hold at most while they wait, beside the message or the smallest read of each.
+/// The most bytes that all waiting publishers hold together, beside one message or the smallest read
+/// of each.
 pub(crate) const MAX_HELD: usize = 128 << 20;
 
-/// The sizes that are kept: each is twice the one before. Messages that are longer are rare, and get what they need.
+/// The sizes of pooled buffers: each is twice the one before. Longer messages are rare, and get a
+/// buffer of their own.
 const LARGEST: usize = MAX_CHUNK;
 const SIZES: usize = (LARGEST / MIN_CHUNK).ilog2() as usize + 1;
 
-/// Buffers that nobody uses. Whoever needs one gets the one that was used last: it is most likely still in the processor's
-/// cache, and getting memory from the allocator and giving it back costs a good part of what the read does.
+/// Free buffers, the one that was used last on top: it is most likely still in the processor's cache.
+/// Memory from the allocator instead costs a good part of what the read itself does.
 #[derive(Debug)]
 pub(crate) struct BufferPool {
-    /// By size.
+    /// One stack for each size.
     free: Mutex<[Vec<BytesMut>; SIZES]>,
-    /// How many publishers wait, and with how much together, of how much. See [`track_waiting`](Self::track_waiting).
+    /// The number of publishers that wait, see [`track_waiting`](Self::track_waiting).
     waiting: AtomicUsize,
+    /// The bytes that they hold together.
     held: AtomicUsize,
+    /// The bytes that they may hold together.
     max_held: usize,
 }
 
-/// Memory of a publisher that waits.
+/// The bytes that one waiting publisher holds; counted until dropped.
 #[derive(Debug)]
 pub(crate) struct Held {
     pool: Arc<BufferPool>,
@@ -47,7 +53,7 @@ impl Drop for Held {
     }
 }
 
-/// A buffer that is read from somewhere else, and comes back.
+/// A frozen buffer: returns to the pool when its last reader has gone.
 struct Lent {
     bytes: BytesMut,
     allocated: usize,
@@ -67,21 +73,23 @@ impl Drop for Lent {
 }
 
 impl BufferPool {
-    /// How much is kept of each size at most: with all of them, 12 MiB.
+    /// The most bytes that are kept of each size: 12 MiB for all of them.
     const MAX: usize = 2 << 20;
 
-    /// For a broker that queues so much for subscribers at most: no more waits to be queued.
+    /// The pool of a broker that queues at most `max_buffered` bytes for subscribers: no more than that
+    /// waits to be queued.
     pub(crate) fn new(max_buffered: usize) -> Self {
         let (free, waiting, held) = (Mutex::default(), AtomicUsize::new(0), AtomicUsize::new(0));
         Self { free, waiting, held, max_held: MAX_HELD.min(max_buffered) }
     }
 
-    /// How much publishers hold that wait.
+    /// The bytes that waiting publishers hold.
     pub(crate) fn held(&self) -> usize {
         self.held.load(Relaxed)
     }
 
-    /// Says that a publisher waits with so much, if with anything. The more of them there are, the less is read.
+    /// Counts a publisher that waits with so many bytes, unless it is none. The more of them there are,
+    /// the less is read.
     pub(crate) fn track_waiting(self: &Arc<Self>, bytes: usize) -> Option<Held> {
         (bytes > 0).then(|| {
             self.waiting.fetch_add(1, Relaxed);
@@ -90,19 +98,20 @@ impl BufferPool {
         })
     }
 
-    /// The most to be read at once: an equal share, unless others have not yet given back what they took before.
+    /// The most bytes to be read at once: an equal share for each publisher, less while others still
+    /// hold more than theirs.
     pub(crate) fn chunk(&self) -> usize {
         let left = self.max_held.saturating_sub(self.held());
         let share = self.max_held / (self.waiting.load(Relaxed) + 1);
         share.min(left).clamp(MIN_CHUNK, MAX_CHUNK)
     }
 
-    /// Whether a buffer for so much has one of the sizes that are kept.
+    /// Whether buffers of this capacity are pooled.
     fn keeps(capacity: usize) -> bool {
         capacity <= LARGEST
     }
 
-    /// How large a buffer for so much is.
+    /// The size of a buffer that has at least this capacity.
     pub(crate) fn size(capacity: usize) -> usize {
         if Self::keeps(capacity) { capacity.next_power_of_two().max(MIN_CHUNK) } else { capacity }
     }
@@ -110,33 +119,30 @@ impl BufferPool {
     /// An empty buffer with at least this capacity.
     pub(crate) fn take(&self, capacity: usize) -> BytesMut {
         let size = Self::size(capacity);
-        let kept = if Self::keeps(size) { self.lock()[index(size)].pop() } else { None };
+        let kept = if Self::keeps(size) { self.free.lock()[index(size)].pop() } else { None };
         kept.unwrap_or_else(|| BytesMut::with_capacity(size))
     }
 
-    /// Keeps a buffer for later. Some of its bytes may have been passed over, so it does not know its size itself.
+    /// Returns a buffer of `allocated` bytes to the pool. The buffer may be advanced, so that it does not
+    /// know its size itself.
     pub(crate) fn put(&self, mut buffer: BytesMut, allocated: usize) {
         buffer.clear();
         if !Self::keeps(allocated) || Self::size(allocated) != allocated || !buffer.try_reclaim(allocated) {
             return;
         }
-        let free = &mut self.lock()[index(allocated)];
+        let free = &mut self.free.lock()[index(allocated)];
         if free.len() < Self::MAX / allocated {
             free.push(buffer);
         }
     }
 
-    /// Has a buffer kept for later once nobody reads from it any more.
+    /// Freezes a buffer: it returns to the pool when the last reader of the bytes has gone.
     pub(crate) fn freeze_pooled(self: &Arc<Self>, bytes: BytesMut, allocated: usize) -> Bytes {
         Bytes::from_owner(Lent { bytes, allocated, pool: self.clone() })
     }
-
-    fn lock(&self) -> MutexGuard<'_, [Vec<BytesMut>; SIZES]> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-/// Where a size is.
+/// The index of the stack for a size.
 fn index(size: usize) -> usize {
     (size / MIN_CHUNK).ilog2() as usize
 }
@@ -148,13 +154,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_comes_back_whole_once_nobody_reads_from_it() {
+    fn frozen_buffer_comes_back_whole_after_its_last_reader() {
         let pool = Arc::new(BufferPool::new(usize::MAX));
         for size in [MIN_CHUNK, LARGEST] {
             let mut buffer = pool.take(size);
             let start = buffer.as_ptr();
             buffer.resize(size, 0);
-            // Some of it has been acted on.
+            // A part of it has been processed.
             buffer.advance(size / 4);
             let lent = pool.freeze_pooled(buffer, size);
             let part = lent.slice(10..);
@@ -167,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_keeps_is_bounded_for_each_size() {
+    fn free_buffers_are_bounded_for_each_size() {
         let pool = BufferPool::new(usize::MAX);
         for _ in 0..1000 {
             pool.put(BytesMut::with_capacity(MIN_CHUNK), MIN_CHUNK);
@@ -175,12 +181,13 @@ mod tests {
             pool.put(BytesMut::with_capacity(2 * LARGEST), 2 * LARGEST);
             pool.put(BytesMut::with_capacity(1000), 1000);
         }
-        let kept: Vec<usize> = pool.lock().iter().map(|buffers| buffers.iter().map(BytesMut::capacity).sum()).collect();
+        let kept: Vec<usize> =
+            pool.free.lock().iter().map(|buffers| buffers.iter().map(BytesMut::capacity).sum()).collect();
         assert_eq!(kept, [BufferPool::MAX, 0, 0, 0, 0, BufferPool::MAX]);
     }
 
     #[test]
-    fn the_one_that_was_used_last_is_used_first() {
+    fn buffer_that_was_used_last_is_used_first() {
         let pool = BufferPool::new(usize::MAX);
         let (first, last) = (pool.take(MIN_CHUNK), pool.take(MIN_CHUNK));
         let start = last.as_ptr();
@@ -190,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_more_publishers_wait_the_less_is_read() {
+    fn more_waiting_publishers_read_less_each() {
         let pool = Arc::new(BufferPool::new(usize::MAX));
         assert_eq!(pool.chunk(), MAX_CHUNK);
         assert_eq!(BufferPool::new(1 << 20).max_held, 1 << 20);
@@ -203,7 +210,7 @@ mod tests {
             assert!(held <= MAX_HELD + publishers * MIN_CHUNK, "{publishers} hold {held}");
         }
         assert_eq!(pool.chunk(), MIN_CHUNK);
-        // As they come again, everybody gets the same.
+        // As they come again, each gets the same share.
         waiting.truncate(1000);
         for turn in 0..2 * waiting.len() {
             let publisher = turn % waiting.len();

@@ -1,4 +1,4 @@
-//! Sockets, endpoints and TLS.
+//! Network: sockets, endpoints and TLS.
 
 pub(crate) mod buffer_pool;
 pub(crate) mod endpoint;

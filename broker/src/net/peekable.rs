@@ -1,4 +1,4 @@
-//! Streams that are no TCP connection: what a socket can tell without reading is found out by reading ahead.
+//! A peekable stream: what a TCP socket can tell without reading, another stream tells by reading ahead.
 
 use std::{
     io::{self, IoSlice},
@@ -15,22 +15,23 @@ use tokio::{
 };
 use tokio_util::io::poll_read_buf;
 
-/// How much is read ahead to find out whether there is anything.
+/// The bytes read ahead at once, to find out whether there are any.
 const PEEK: usize = 2 * 1024;
 
-/// How much is read ahead at most to find out whether the peer has said everything.
+/// The most bytes read ahead to find out whether the end of the stream has come.
 const LOOK: usize = 64 * 1024;
 
-/// Whatever bytes go through, both ways.
+/// A stream of bytes in both directions.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
+/// A stream that can be asked whether there is something to read.
 pub(crate) struct PeekableStream {
     stream: Box<dyn Stream>,
-    /// Read, and not yet asked for.
+    /// Bytes that were read ahead.
     ahead: BytesMut,
-    /// What comes after that, when the stream has said so: its end, or an error, which is told once.
+    /// The end of the stream behind those bytes, or the error, which is returned once.
     end: Option<io::Result<()>>,
 }
 
@@ -39,7 +40,7 @@ impl PeekableStream {
         Self { stream, ahead: BytesMut::new(), end: None }
     }
 
-    /// Ready when a read gives something, or the end, or an error.
+    /// Ready when a read returns bytes, the end, or an error.
     pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.ahead.is_empty() {
             return Poll::Ready(());
@@ -47,15 +48,15 @@ impl PeekableStream {
         self.poll_ahead(cx)
     }
 
-    /// Whether a read gives something now. Afterwards nobody is woken when something comes.
+    /// Whether a read returns bytes now. Afterwards, no task is woken when more bytes come.
     pub(crate) fn has_unread(&mut self) -> bool {
-        // As a system call would: whatever else this task has done in its turn.
+        // As a system call would: outside of the budget of the task.
         let peek = unconstrained(poll_fn(|cx| self.poll_readable(cx)));
         let _ = pin!(peek).poll(&mut Context::from_waker(Waker::noop()));
         !self.ahead.is_empty()
     }
 
-    /// Whether the end has come, as far as can be seen.
+    /// Whether the end of the stream is known to have come.
     pub(crate) fn is_finished(&mut self, cx: &mut Context<'_>) -> bool {
         while self.end.is_none() && self.ahead.len() < LOOK {
             if self.poll_ahead(cx).is_pending() {
@@ -65,7 +66,7 @@ impl PeekableStream {
         self.end.is_some()
     }
 
-    /// Appends what is there to the spare room of the buffer; 0 is the end.
+    /// Appends to the spare room of the buffer, and returns how many bytes; 0 is the end.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<io::Result<usize>> {
         if self.ahead.is_empty() {
             if let Some(end) = &mut self.end {
@@ -81,13 +82,13 @@ impl PeekableStream {
         buf.extend_from_slice(&self.ahead[..n]);
         self.ahead.advance(n);
         if self.ahead.is_empty() {
-            // An idle connection keeps nothing.
+            // An idle connection keeps no memory.
             self.ahead = BytesMut::new();
         }
         Poll::Ready(Ok(n))
     }
 
-    /// Reads a piece, or learns what the end is.
+    /// Reads at most [`PEEK`] bytes ahead, or the end.
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.end.is_some() {
             return Poll::Ready(());
@@ -102,8 +103,8 @@ impl PeekableStream {
         Poll::Ready(())
     }
 
-    /// Says how much was written once it has been flushed: until then it is `taken`, and the slices must start with the
-    /// same bytes.
+    /// Writes, and returns how many bytes once they have been flushed: until then they are `taken`, and
+    /// the slices must start with the same bytes.
     pub(crate) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -122,7 +123,7 @@ impl PeekableStream {
     }
 }
 
-/// Says something to a stream that is then closed, in one try: nobody waits for it.
+/// Writes a frame to a stream and closes it, as far as that takes no waiting.
 pub(crate) fn turn_away(mut stream: impl Stream, frame: &[u8]) {
     let cx = &mut Context::from_waker(Waker::noop());
     let mut stream = Pin::new(&mut stream);

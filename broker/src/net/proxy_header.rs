@@ -1,27 +1,28 @@
-//! The header of the PROXY protocol, versions 1 and 2. Bytes in, an address out.
+//! The parser of the PROXY protocol's header, versions 1 and 2: bytes in, an address out.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The longest that is taken, in bytes. Version 1 has at most 107; version 2 has what the proxy adds, such as names.
+/// The longest header that is taken, in bytes. One of version 1 has at most 107; to one of version 2 the
+/// proxy adds fields, such as names.
 pub(crate) const MAX: usize = 4096;
 
 const MAX_1: usize = 107;
 const START_1: &[u8] = b"PROXY ";
 const START_2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// Up to the length of what follows.
+/// The bytes of a header of version 2 up to its length, inclusive.
 const FIXED_2: usize = 16;
 
-/// Whose connection it is.
+/// The source of a proxied connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// A client's.
+    /// A client at this address.
     Client(SocketAddr),
-    /// The proxy's own, such as a check of whether we are there, or one whose client has no address of IP.
+    /// The proxy itself, such as its health check, or a client that has no IP address.
     Proxy,
 }
 
-/// What is wrong with a header.
+/// The fault of a header.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Fault {
     #[error("no header of the PROXY protocol: does the proxy send one (haproxy: send-proxy or send-proxy-v2)?")]
@@ -59,7 +60,7 @@ fn parse_1(bytes: &[u8]) -> Result<Option<(Source, usize)>, Fault> {
     let line = str::from_utf8(&head[START_1.len()..end]).map_err(|_| Fault::Addresses)?;
     let fields: Vec<_> = line.split(' ').collect();
     let source = match fields[..] {
-        // Whatever follows says nothing.
+        // The rest of the line says nothing.
         ["UNKNOWN", ..] => Source::Proxy,
         [family @ ("TCP4" | "TCP6"), from, to, from_port, to_port] => {
             let ip = |text: &str| -> Option<IpAddr> {
@@ -98,7 +99,7 @@ fn parse_2(bytes: &[u8]) -> Result<Option<(Source, usize)>, Fault> {
     };
     let source = match family {
         _ if is_local => Source::Proxy,
-        // TCP over IPv4 and IPv6: both addresses, then both ports. What follows is not for us.
+        // TCP over IPv4 and IPv6: both addresses, then both ports. The fields behind them are not used.
         0x11 => client::<4>(body)?,
         0x21 => client::<16>(body)?,
         _ => Source::Proxy,
@@ -134,7 +135,7 @@ mod tests {
         [START_2, &[command, family], &len, body].concat()
     }
 
-    /// Headers, and whose connections they are of.
+    /// Headers and their sources.
     fn good() -> Vec<(Vec<u8>, Source)> {
         let v4 = b"\xc0\0\x02\x01\xc0\0\x02\x02\xdc\x04\x4e\x20";
         let v6 =
@@ -148,7 +149,7 @@ mod tests {
             (longest.into(), Source::Proxy),
             (version_2(0x21, 0x11, v4), client("192.0.2.1:56324")),
             (version_2(0x21, 0x21, v6), client("[2001:db8::1]:56324")),
-            // What a proxy adds, here its unique id.
+            // A field that a proxy adds, here its unique id.
             (version_2(0x21, 0x11, &[&v4[..], b"\x05\0\x02ab"].concat()), client("192.0.2.1:56324")),
             (version_2(0x21, 0x11, &[&v4[..], &[0; MAX - 28]].concat()), client("192.0.2.1:56324")),
             (version_2(0x20, 0x00, b""), Source::Proxy),
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_is_refused_as_soon_as_that_is_known() {
+    fn other_bytes_are_refused_as_soon_as_they_are_no_header() {
         let endless = [&b"PROXY TCP4 "[..], &[b'1'; MAX_1 - 11]].concat();
         let mut long = version_2(0x21, 0x11, b"");
         long[14..].copy_from_slice(&4081u16.to_be_bytes());
@@ -205,7 +206,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_header_is_never_longer_than_what_is_there(
+        fn header_is_never_longer_than_the_bytes(
             start in prop_oneof![Just(START_1.to_vec()), Just(START_2.to_vec()), Just(b"PROXY TCP4 1.1.1.1 1.1.1.1 1 ".to_vec())],
             more in vec(any::<u8>(), 0..200),
         ) {

@@ -1,16 +1,17 @@
-//! The one place that touches a connection's socket: TCP with TLS or without, or another stream.
+//! The socket of a connection: TCP with TLS or without, or another stream.
 
 use std::{
     io::{self, IoSlice},
     mem::{self, MaybeUninit},
     pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::{BufMut as _, BytesMut};
 use futures::future::poll_fn;
+use parking_lot::Mutex;
 use rustls::ServerConfig;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -26,20 +27,21 @@ use crate::net::{
     tls::stream::{self, Tls},
 };
 
-/// How long after our own end of stream we wait for the peer's, and how much we read meanwhile.
+/// How long, after our own end of stream, that of the peer is waited for, and the most bytes that are
+/// read meanwhile.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 16 << 20;
 
-/// How much is read at once of what nobody wants.
+/// The bytes of one read that are thrown away.
 const DISCARD: usize = 16 * 1024;
 
-/// How much of what we wrote the system holds that it has not sent. Without this bound it says that a blocked socket
-/// takes more only once a third of its buffer is free, which is megabytes: a subscriber that reads steadily would look
-/// as if it did not read at all.
+/// The most bytes that were written and that the system has not sent (`TCP_NOTSENT_LOWAT`). Without this
+/// bound a blocked socket becomes writable only once a third of its buffer is free, which is megabytes:
+/// a subscriber that reads steadily would look as if it did not read at all.
 pub(crate) const UNSENT: u32 = 64 * 1024;
 
-/// What is rare is in a box, so that a plain TCP connection stays small. Both halves belong to one task: the locks are
-/// always free.
+/// A connection's socket. The rare parts are in boxes, so that a plain TCP connection stays small. Both
+/// halves belong to one task: the locks are always free.
 pub(crate) enum Socket {
     Tcp { tcp: TcpStream, tls: Option<Box<Mutex<Tls>>> },
     PeekableStream(Box<Mutex<PeekableStream>>),
@@ -60,24 +62,24 @@ impl Socket {
         Ok(Self::Tcp { tcp, tls: None })
     }
 
-    /// Any other stream.
+    /// The socket of another stream than TCP.
     pub(crate) fn piped(stream: Box<dyn Stream>) -> Self {
         Self::PeekableStream(Box::new(Mutex::new(PeekableStream::new(stream))))
     }
 
-    /// Greets the client with TLS, without which nothing more is said.
+    /// Completes the TLS handshake, before which nothing else is read or written.
     pub(crate) async fn secure(&mut self, config: Arc<ServerConfig>) -> io::Result<()> {
         match self {
             Self::Tcp { tcp, tls } => {
                 *tls = Some(Box::new(Mutex::new(stream::accept(tcp, config).await?)));
                 Ok(())
             }
-            // Who gives us a stream has seen to that.
+            // A stream comes from the program around the broker, which has seen to that.
             Self::PeekableStream(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
-    /// The connection itself, without TLS; `None` for another stream.
+    /// The TCP connection, under TLS if there is any; `None` for another stream.
     pub(crate) fn tcp(&mut self) -> Option<&mut TcpStream> {
         match self {
             Self::Tcp { tcp, .. } => Some(tcp),
@@ -106,15 +108,12 @@ impl Socket {
     }
 }
 
-/// From now on, whatever ends this connection without [`close`], be it the end of the process, resets it. Its peer
-/// has sent something that we may not have acted on, and would take an end of stream for our word that we have.
+/// From now on, the connection is reset when it ends without [`close`], even by the end of the process.
+/// Its peer has sent bytes that may not have been processed, and would take an end of stream for the
+/// confirmation that they have been.
 fn reset_on_close(tcp: &TcpStream) {
     // It fails when the connection is gone already.
     let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(crate) enum ReadHalf<'a> {
@@ -123,16 +122,16 @@ pub(crate) enum ReadHalf<'a> {
 }
 
 impl ReadHalf<'_> {
-    /// Ready when a read may find something, or the end, or an error.
+    /// Ready when a read may return bytes, the end, or an error.
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Tcp { tls: Some(tls), .. } if lock(tls).is_readable() => Poll::Ready(Ok(())),
+            Self::Tcp { tls: Some(tls), .. } if tls.lock().is_readable() => Poll::Ready(Ok(())),
             Self::Tcp { tcp, .. } => tcp.as_ref().poll_read_ready(cx),
-            Self::PeekableStream(pipe) => lock(pipe).poll_readable(cx).map(Ok),
+            Self::PeekableStream(pipe) => pipe.lock().poll_readable(cx).map(Ok),
         }
     }
 
-    /// How much there is to read, where the system can be asked.
+    /// The bytes that there are to read, where the system can be asked.
     #[cfg_attr(not(unix), allow(clippy::unused_self, reason = "it cannot be asked"))]
     pub(crate) fn available(&self) -> Option<usize> {
         #[cfg(unix)]
@@ -149,44 +148,44 @@ impl ReadHalf<'_> {
         }
     }
 
-    /// Undoes [`reset_on_close`](Self::reset_on_close): an end of stream is what the peer may have now.
+    /// Undoes [`reset_on_close`](Self::reset_on_close): the peer may have an end of stream now.
     pub(crate) fn finish_on_close(&self) {
         if let Self::Tcp { tcp, .. } = self {
             let _ = SockRef::from(tcp.as_ref()).set_linger(None);
         }
     }
 
-    /// Whether there is something that has not been read. Nobody waits for something to read meanwhile.
+    /// Whether there are bytes that have not been read. No task may wait to read meanwhile.
     pub(crate) fn has_unread(&self) -> bool {
         match self {
-            Self::Tcp { tls: Some(tls), .. } if lock(tls).has_unread() => true,
+            Self::Tcp { tls: Some(tls), .. } if tls.lock().has_unread() => true,
             Self::Tcp { tcp, .. } => {
                 matches!(SockRef::from(tcp.as_ref()).peek(&mut [MaybeUninit::uninit()]), Ok(n) if n > 0)
             }
-            Self::PeekableStream(pipe) => lock(pipe).has_unread(),
+            Self::PeekableStream(pipe) => pipe.lock().has_unread(),
         }
     }
 
-    /// Whether the peer's end of stream is known to have arrived; what came before it may still have to be read.
+    /// Whether the peer's end of stream is known to have arrived; bytes before it may still be unread.
     pub(crate) fn is_finished(&self, cx: &mut Context<'_>) -> bool {
         match self {
             Self::Tcp { tcp, .. } => {
                 let ready = pin!(tcp.ready(Interest::READABLE)).poll(cx);
                 matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
             }
-            Self::PeekableStream(pipe) => lock(pipe).is_finished(cx),
+            Self::PeekableStream(pipe) => pipe.lock().is_finished(cx),
         }
     }
 
-    /// Appends what is there to the spare room of the buffer; 0 is the peer's end of stream.
+    /// Appends to the spare room of the buffer, and returns how many bytes; 0 is the peer's end of stream.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp { tcp, tls: Some(tls) } => lock(tls).poll_read(tcp, cx, buf),
+            Self::Tcp { tcp, tls: Some(tls) } => tls.lock().poll_read(tcp, cx, buf),
             _ => self.poll_read_raw(cx, buf),
         }
     }
 
-    /// The same, and no more than a `limit` from a plain connection.
+    /// The same, and at most `limit` bytes from a plain connection.
     pub(crate) fn poll_read_up_to(
         &mut self,
         limit: usize,
@@ -203,17 +202,17 @@ impl ReadHalf<'_> {
     fn poll_read_raw(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp { tcp, .. } => poll_read_buf(Pin::new(tcp), cx, buf),
-            Self::PeekableStream(pipe) => lock(pipe).poll_read(cx, buf),
+            Self::PeekableStream(pipe) => pipe.lock().poll_read(cx, buf),
         }
     }
 
-    /// Cancel-safe: nothing has been read when it is dropped before it returns.
+    /// Cancel-safe: nothing has been read when the future is dropped before it returns.
     pub(crate) async fn read(&mut self, buf: &mut BytesMut) -> io::Result<usize> {
         poll_fn(|cx| self.poll_read(cx, buf)).await
     }
 
-    /// Reads until the peer has closed, an error or a deadline, and forgets it, without decrypting it. After `limit`
-    /// bytes it only waits, so that nobody keeps us busy.
+    /// Reads and throws away, without decrypting, until the peer has closed, an error or a deadline.
+    /// After `limit` bytes it only waits, so that a peer cannot keep the broker busy.
     pub(crate) async fn discard(&mut self, mut limit: usize, deadline: Instant) {
         let reading = async {
             let mut buf = BytesMut::with_capacity(DISCARD);
@@ -233,7 +232,7 @@ impl ReadHalf<'_> {
 
 pub(crate) struct WriteHalf<'a> {
     sink: Sink<'a>,
-    /// What TLS has encrypted, or another stream has taken, but not all of it has left.
+    /// The bytes that TLS has encrypted, or another stream has taken, and that have not all been sent.
     taken: usize,
 }
 
@@ -243,22 +242,23 @@ enum Sink<'a> {
 }
 
 impl WriteHalf<'_> {
-    /// Whoever was told to wait comes again with the same bytes, or asks how many of them are [committed](Self::committed).
+    /// After `Pending`, the caller comes again with the same bytes, or asks how many of them are
+    /// [committed](Self::committed).
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let n = ready!(match &mut self.sink {
-            // One by itself goes a shorter way through the system.
+            // A single slice goes a shorter way through the system.
             Sink::Tcp { tcp, tls: None } => match slices {
                 [slice] => Pin::new(tcp).poll_write(cx, slice),
                 _ => Pin::new(tcp).poll_write_vectored(cx, slices),
             },
-            Sink::Tcp { tcp, tls: Some(tls) } => lock(tls).poll_write(tcp, cx, slices, &mut self.taken),
-            Sink::PeekableStream(pipe) => lock(pipe).poll_write(cx, slices, &mut self.taken),
+            Sink::Tcp { tcp, tls: Some(tls) } => tls.lock().poll_write(tcp, cx, slices, &mut self.taken),
+            Sink::PeekableStream(pipe) => pipe.lock().poll_write(cx, slices, &mut self.taken),
         })?;
         Poll::Ready(if n == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(n) })
     }
 
-    /// Of what was to be written last, how many bytes will be, whatever comes next: they are encrypted already, or with
-    /// the stream.
+    /// How many bytes of the last write will be sent whatever comes next: TLS has encrypted them, or
+    /// the stream has taken them.
     pub(crate) fn committed(&mut self) -> usize {
         mem::take(&mut self.taken)
     }
@@ -274,20 +274,22 @@ impl WriteHalf<'_> {
     async fn shutdown(&mut self) -> io::Result<()> {
         poll_fn(|cx| match &mut self.sink {
             Sink::Tcp { tcp, tls: None } => Pin::new(tcp).poll_shutdown(cx),
-            Sink::Tcp { tcp, tls: Some(tls) } => lock(tls).poll_shutdown(tcp, cx),
-            Sink::PeekableStream(pipe) => lock(pipe).poll_shutdown(cx),
+            Sink::Tcp { tcp, tls: Some(tls) } => tls.lock().poll_shutdown(tcp, cx),
+            Sink::PeekableStream(pipe) => pipe.lock().poll_shutdown(cx),
         })
         .await
     }
 }
 
-/// Ends the connection so that the last thing we wrote arrives: an ERROR, or nothing after the peer's end of stream.
+/// Ends the connection so that the last write arrives: an ERROR, or nothing after the peer's end of
+/// stream.
 ///
-/// A socket that is closed while bytes of the peer are unread sends a reset, which may destroy an ERROR on its way.
-/// So: our end of stream first, then read what comes, for a short while. When the peer is not expected to send, this
-/// is only done if there is something to read already.
+/// A socket that is closed while bytes of the peer are unread sends a reset, which may destroy an ERROR
+/// on its way. So: our end of stream first, then read for at most [`LINGER`]. When the peer is not
+/// expected to send, this is only done if there is something to read already.
 ///
-/// TLS ends its stream with a few bytes, which may take as long as `patience`. Without them the end means nothing.
+/// TLS ends its stream with a record, which may take as long as `patience`. Without it, the end of the
+/// connection means nothing.
 pub(crate) async fn close(read: &mut ReadHalf<'_>, write: &mut WriteHalf<'_>, expect: bool, patience: Duration) {
     read.finish_on_close();
     if !matches!(timeout(patience, write.shutdown()).await, Ok(Ok(()))) {
@@ -320,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn other_streams_make_a_tcp_connection_no_larger() {
+    fn socket_of_a_tcp_connection_is_small() {
         assert!(size_of::<Socket>() <= size_of::<(TcpStream, Option<Box<Mutex<Tls>>>)>());
         assert!(size_of::<ReadHalf<'_>>() <= 2 * size_of::<usize>());
         assert!(size_of::<WriteHalf<'_>>() <= 3 * size_of::<usize>());
