@@ -321,7 +321,8 @@ mod tests {
         let mut first = join(&registry, &old);
         let ident = first.ident.clone();
         let began = ident.latest();
-        // The key changes; a client authenticates with the new one before the lookup returns the old.
+        // The key changes; a client authenticates with the new one before the lookup returns the
+        // old.
         let mut second = join(&registry, &new);
         ident.found(Some(old.clone()), began);
         assert_eq!((first.look(), second.look()), (KeyChange::Same, KeyChange::Same));

@@ -16,7 +16,7 @@ use crate::{
     util::collections::shrink,
 };
 
-/// What every account keeps to.
+/// The limits of every account.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct QuotaRules {
     pub(crate) max_connections: usize,
@@ -31,7 +31,7 @@ pub(super) enum Owner<'a> {
     Account(&'a str),
 }
 
-/// What all connections of one owner may take.
+/// The quota of all connections of one owner.
 #[derive(Debug)]
 pub(crate) struct Quota {
     name: Arc<str>,
@@ -39,9 +39,9 @@ pub(crate) struct Quota {
     shared: bool,
     /// Changes under the lock of the table only.
     connections: AtomicUsize,
-    /// What they publish, together.
+    /// Limits the messages that they publish.
     pub(crate) publish: Option<Limiter>,
-    /// What is delivered to them, together.
+    /// Limits the messages that are delivered to them.
     pub(crate) deliver: Option<Limiter>,
 }
 

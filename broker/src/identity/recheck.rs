@@ -22,13 +22,14 @@ const MIN_GAP: Duration = Duration::from_millis(2);
 /// After so many failures in a row, a store is left alone until the next round.
 const MAX_FAILURES: usize = CONCURRENT;
 
-/// Looks up all keys, for ever: when the store tells of changes, when [asked](IdentRegistry::recheck)
-/// to, and once an `interval` if the store would not tell. A lookup takes at most `limit`.
+/// Looks up all keys, for ever: when the store tells of changes, when
+/// [asked](IdentRegistry::recheck) to, and once an `interval` if the store would not tell. A lookup
+/// takes at most `limit`.
 ///
 /// A round that was asked for comes after a change: what was found before may be old. So a round in
-/// the background gives way to one that was asked for. That one is never cut short, or keys that are
-/// at its end would not be looked up as long as requests go on; however many there are meanwhile,
-/// one more round follows.
+/// the background gives way to one that was asked for. That one is never cut short, or keys that
+/// are at its end would not be looked up as long as requests go on; however many there are
+/// meanwhile, one more round follows.
 ///
 /// And then one in the background, whether or not there would be any: a client may just have
 /// authenticated with what was found before.

@@ -1,4 +1,5 @@
-//! Log sampling: strangers can make an event happen as often as they like, and the log has few of them.
+//! Log sampling: strangers can make an event happen as often as they like, and the log has few of
+//! them.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -29,7 +30,7 @@ struct State {
     elsewhere: u64,
 }
 
-/// What a line says besides the event itself.
+/// The events without a line that the next line tells of.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Suppressed {
     /// How many events of this source had no line since its last.

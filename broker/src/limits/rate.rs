@@ -1,17 +1,17 @@
-//! How much may pass in a second.
+//! The rate limit: how many messages and bytes may pass in a second.
 
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// What may pass at once after a pause, as a share of what may pass in a second: the whole of it.
+/// The burst that may pass at once after a pause: as much as in a second.
 const BURST: Duration = Duration::from_secs(1);
 
-/// A second's worth passes in so many portions: who waits for one does not wait long.
+/// The portions of a second's worth: the wait for one is short.
 const PORTIONS: u64 = 8;
 
-/// Ten years: that can be added to any time.
+/// Ten years: a time that can be added to any other.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// The most that may pass in a second; `u64::MAX` is no limit.
@@ -24,25 +24,25 @@ pub(crate) struct Rate {
 impl Rate {
     pub(crate) const UNLIMITED: Self = Self { messages: u64::MAX, bytes: u64::MAX };
 
-    /// What keeps to it, if there is something to keep to.
+    /// A limiter of this rate, unless there is no limit.
     pub(crate) fn limiter(self, now: Instant) -> Option<Limiter> {
         (self != Self::UNLIMITED).then(|| Limiter { rate: self, full: Mutex::new([now; 2]) })
     }
 
-    /// How many messages and bytes to reserve at once; one message at least, which may be longer than that.
+    /// The messages and bytes to reserve at once: at least one message, which may have more bytes.
     pub(crate) fn portion(self) -> (u64, u64) {
         let share = |rate: u64| rate.div_ceil(PORTIONS);
         (share(self.messages), share(self.bytes))
     }
 }
 
-/// Two buckets of tokens that hold as much as may pass in a second: one for messages and one for bytes.
+/// Two token buckets that hold as much as may pass in a second: one for messages and one for bytes.
 ///
-/// Whoever reserves is served in turn, also when that makes debts: so nobody is passed over who needs more than others.
+/// Reservations are served in turn, also when that makes debts: a large one is not passed over.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     rate: Rate,
-    /// When each bucket will be full, if nobody takes anything.
+    /// When each bucket will be full, without further reservations.
     full: Mutex<[Instant; 2]>,
 }
 
@@ -51,7 +51,8 @@ impl Limiter {
         self.rate
     }
 
-    /// Reserves what is going to pass. Returns when it may: more than a bucket holds waits for a full one.
+    /// Reserves messages and bytes. Returns when they may pass: more than a bucket holds waits for
+    /// a full bucket.
     pub(crate) fn reserve(&self, messages: u64, bytes: u64, now: Instant) -> Instant {
         let mut full = self.full.lock();
         let times = [(messages, self.rate.messages), (bytes, self.rate.bytes)].map(|(n, rate)| match rate {
@@ -65,7 +66,7 @@ impl Limiter {
             }
         }
         for (full, time) in full.iter_mut().zip(times) {
-            // It leaves the bucket when it passes: what comes in while the other bucket is waited for runs over.
+            // Tokens leave the bucket at that time: those that come in until then run over.
             if let Some(time) = time {
                 *full = ((*full).max(when) + time).min(now + NEVER);
             }
@@ -73,13 +74,13 @@ impl Limiter {
         when
     }
 
-    /// Whether it has been left alone for so long that it might as well be forgotten.
+    /// Whether both buckets are full: a new limiter would be the same.
     pub(crate) fn is_full(&self, now: Instant) -> bool {
         self.full.lock().iter().all(|full| *full <= now)
     }
 }
 
-/// How long it takes until so many tokens have come in.
+/// The time in which so many tokens come in.
 fn time(n: u64, rate: u64) -> Duration {
     let nanos = u128::from(n) * 1_000_000_000 / u128::from(rate.max(1));
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).min(NEVER)
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_passes_at_once_and_then_one_after_the_other() {
+    fn one_second_of_messages_passes_at_once_and_the_rest_in_turn() {
         let start = Instant::now() + BURST;
         let limiter = Rate { messages: 10, bytes: u64::MAX }.limiter(start).unwrap();
         for _ in 0..10 {
@@ -104,7 +105,7 @@ mod tests {
         for n in 1..=20 {
             assert_eq!(limiter.reserve(1, 0, start), start + seconds(f64::from(n) / 10.0));
         }
-        // After a pause it is as at first, and not more.
+        // After a pause the burst is as at first, and not larger.
         let later = start + seconds(100.0);
         assert!(limiter.is_full(later) && !limiter.is_full(start + seconds(2.9)));
         assert_eq!(limiter.reserve(10, 0, later), later);
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_message_waits_for_a_full_bucket_and_then_makes_debts() {
+    fn long_message_waits_for_a_full_bucket_and_then_makes_debts() {
         let start = Instant::now() + BURST;
         let limiter = Rate { messages: u64::MAX, bytes: 1000 }.limiter(start).unwrap();
         assert_eq!(limiter.reserve(1, 500, start), start);
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tighter_bound_counts() {
+    fn tighter_bound_counts() {
         let start = Instant::now() + BURST;
         let limiter = Rate { messages: 10, bytes: 1000 }.limiter(start).unwrap();
         assert_eq!(limiter.reserve(10, 0, start), start);
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_saves_nothing_up_while_the_other_is_waited_for() {
+    fn bucket_saves_nothing_up_while_the_other_is_waited_for() {
         let start = Instant::now() + BURST;
         let limiter = Rate { messages: 10, bytes: 1000 }.limiter(start).unwrap();
         assert_eq!(limiter.reserve(1, 61_000, start), start);
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_overflows() {
+    fn limiter_never_overflows() {
         let start = Instant::now() + BURST;
         let limiter = Rate { messages: 1, bytes: 1 }.limiter(start).unwrap();
         for _ in 0..3 {

@@ -1,4 +1,4 @@
-//! A limiter lets no more pass than it may, in turn, and holds nobody up without need.
+//! Properties of the rate limit: no more passes than may, in turn, and without needless waits.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ proptest! {
             let when = limiter.reserve(n, size, now);
             let costs = [times(n, messages), times(size, bytes)];
             prop_assert!(when >= now);
-            // Whoever came first goes first.
+            // Reservations are served in turn.
             prop_assert!(passed.last().is_none_or(|(before, _)| *before <= when));
             if full {
                 prop_assert_eq!(when, now, "after a pause even the longest passes at once");
@@ -46,7 +46,8 @@ proptest! {
             passed.push((when, costs));
             let (when, _) = passed[passed.len() - 1];
             for bucket in 0..2 {
-                // Between any two moments, what may pass in that time, and a second's worth that had been saved up.
+                // Between any two moments, what may pass in that time, and a second's worth that
+                // had been saved up.
                 let mut sum = Duration::ZERO;
                 for (earlier, costs) in passed[..passed.len() - 1].iter().rev() {
                     sum += costs[bucket];
@@ -54,7 +55,7 @@ proptest! {
                 }
             }
         }
-        // Nobody waits longer than it takes until all before it have been paid for.
+        // No reservation waits longer than those before it take to be paid for.
         let (last, _) = passed[passed.len() - 1];
         let owed: Duration = passed.iter().map(|(_, costs)| costs[0].max(costs[1])).sum();
         prop_assert!(last <= now + owed);

@@ -115,7 +115,8 @@ impl<V, K: Clone + Ord + Hash> SourceTable<V, K> {
 }
 
 /// A table of what sources hold now, such as connections. Entries neither expire nor give way: a
-/// count that is forgotten would never be right again. What is held bounds the table.
+/// count that is forgotten would never be right again. Each entry stands for something held, which
+/// bounds the table.
 #[derive(Debug)]
 pub(crate) struct HeldBySource<V>(HashMap<Source, V>);
 
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_is_forgotten_when_nothing_is_left() {
+    fn source_is_forgotten_when_it_holds_nothing() {
         let mut table = HeldBySource::default();
         let leave = |count: &mut u32| {
             *count -= 1;

@@ -11,13 +11,13 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
-/// The bytes of one read: [`MIN_CHUNK`] at first, up to [`MAX_CHUNK`] while reads fill it. Powers of
-/// two.
+/// The bytes of one read: [`MIN_CHUNK`] at first, up to [`MAX_CHUNK`] while reads fill it. Powers
+/// of two.
 pub(crate) const MIN_CHUNK: usize = 8 * 1024;
 pub(crate) const MAX_CHUNK: usize = 256 * 1024;
 
-/// The most bytes that all waiting publishers hold together, beside one message or the smallest read
-/// of each.
+/// The most bytes that all waiting publishers hold together, beside one message or the smallest
+/// read of each.
 pub(crate) const MAX_HELD: usize = 128 << 20;
 
 /// The sizes of pooled buffers: each is twice the one before. Longer messages are rare, and get a
@@ -25,8 +25,8 @@ pub(crate) const MAX_HELD: usize = 128 << 20;
 const LARGEST: usize = MAX_CHUNK;
 const SIZES: usize = (LARGEST / MIN_CHUNK).ilog2() as usize + 1;
 
-/// Free buffers, the one that was used last on top: it is most likely still in the processor's cache.
-/// Memory from the allocator instead costs a good part of what the read itself does.
+/// Free buffers, the one that was used last on top: it is most likely still in the processor's
+/// cache. Memory from the allocator instead costs a good part of what the read itself does.
 #[derive(Debug)]
 pub(crate) struct BufferPool {
     /// One stack for each size.
@@ -76,8 +76,8 @@ impl BufferPool {
     /// The most bytes that are kept of each size: 12 MiB for all of them.
     const MAX: usize = 2 << 20;
 
-    /// The pool of a broker that queues at most `max_buffered` bytes for subscribers: no more than that
-    /// waits to be queued.
+    /// The pool of a broker that queues at most `max_buffered` bytes for subscribers: no more than
+    /// that waits to be queued.
     pub(crate) fn new(max_buffered: usize) -> Self {
         let (free, waiting, held) = (Mutex::default(), AtomicUsize::new(0), AtomicUsize::new(0));
         Self { free, waiting, held, max_held: MAX_HELD.min(max_buffered) }
@@ -88,8 +88,8 @@ impl BufferPool {
         self.held.load(Relaxed)
     }
 
-    /// Counts a publisher that waits with so many bytes, unless it is none. The more of them there are,
-    /// the less is read.
+    /// Counts a publisher that waits with so many bytes, unless it is none. The more of them there
+    /// are, the less is read.
     pub(crate) fn track_waiting(self: &Arc<Self>, bytes: usize) -> Option<Held> {
         (bytes > 0).then(|| {
             self.waiting.fetch_add(1, Relaxed);
@@ -98,8 +98,8 @@ impl BufferPool {
         })
     }
 
-    /// The most bytes to be read at once: an equal share for each publisher, less while others still
-    /// hold more than theirs.
+    /// The most bytes to be read at once: an equal share for each publisher, less while others
+    /// still hold more than theirs.
     pub(crate) fn chunk(&self) -> usize {
         let left = self.max_held.saturating_sub(self.held());
         let share = self.max_held / (self.waiting.load(Relaxed) + 1);
@@ -123,8 +123,8 @@ impl BufferPool {
         kept.unwrap_or_else(|| BytesMut::with_capacity(size))
     }
 
-    /// Returns a buffer of `allocated` bytes to the pool. The buffer may be advanced, so that it does not
-    /// know its size itself.
+    /// Returns a buffer of `allocated` bytes to the pool. The buffer may be advanced, so that it
+    /// does not know its size itself.
     pub(crate) fn put(&self, mut buffer: BytesMut, allocated: usize) {
         buffer.clear();
         if !Self::keeps(allocated) || Self::size(allocated) != allocated || !buffer.try_reclaim(allocated) {

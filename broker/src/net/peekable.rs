@@ -1,4 +1,5 @@
-//! A peekable stream: what a TCP socket can tell without reading, another stream tells by reading ahead.
+//! A peekable stream: what a TCP socket can tell without reading, another stream tells by reading
+//! ahead.
 
 use std::{
     io::{self, IoSlice},
@@ -103,8 +104,8 @@ impl PeekableStream {
         Poll::Ready(())
     }
 
-    /// Writes, and returns how many bytes once they have been flushed: until then they are `taken`, and
-    /// the slices must start with the same bytes.
+    /// Writes, and returns how many bytes once they have been flushed: until then they are `taken`,
+    /// and the slices must start with the same bytes.
     pub(crate) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,

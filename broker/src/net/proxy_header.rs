@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The longest header that is taken, in bytes. One of version 1 has at most 107; to one of version 2 the
-/// proxy adds fields, such as names.
+/// The longest header that is taken, in bytes. One of version 1 has at most 107; to one of version
+/// 2 the proxy adds fields, such as names.
 pub(crate) const MAX: usize = 4096;
 
 const MAX_1: usize = 107;
@@ -37,8 +37,8 @@ pub(crate) enum Fault {
     Addresses,
 }
 
-/// The header at the start of what a proxy sends, and its length; `None` while it is not complete, and then there is
-/// nothing else in the bytes.
+/// The header at the start of what a proxy sends, and its length; `None` while it is not complete,
+/// and then there is nothing else in the bytes.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Source, usize)>, Fault> {
     if bytes.starts_with(START_1) {
         parse_1(bytes)
@@ -99,7 +99,8 @@ fn parse_2(bytes: &[u8]) -> Result<Option<(Source, usize)>, Fault> {
     };
     let source = match family {
         _ if is_local => Source::Proxy,
-        // TCP over IPv4 and IPv6: both addresses, then both ports. The fields behind them are not used.
+        // TCP over IPv4 and IPv6: both addresses, then both ports. The fields behind them are not
+        // used.
         0x11 => client::<4>(body)?,
         0x21 => client::<16>(body)?,
         _ => Source::Proxy,

@@ -27,21 +27,21 @@ use crate::net::{
     tls::stream::{self, Tls},
 };
 
-/// How long, after our own end of stream, that of the peer is waited for, and the most bytes that are
-/// read meanwhile.
+/// How long, after our own end of stream, that of the peer is waited for, and the most bytes that
+/// are read meanwhile.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 16 << 20;
 
 /// The bytes of one read that are thrown away.
 const DISCARD: usize = 16 * 1024;
 
-/// The most bytes that were written and that the system has not sent (`TCP_NOTSENT_LOWAT`). Without this
-/// bound a blocked socket becomes writable only once a third of its buffer is free, which is megabytes:
-/// a subscriber that reads steadily would look as if it did not read at all.
+/// The most bytes that were written and that the system has not sent (`TCP_NOTSENT_LOWAT`). Without
+/// this bound a blocked socket becomes writable only once a third of its buffer is free, which is
+/// megabytes: a subscriber that reads steadily would look as if it did not read at all.
 pub(crate) const UNSENT: u32 = 64 * 1024;
 
-/// A connection's socket. The rare parts are in boxes, so that a plain TCP connection stays small. Both
-/// halves belong to one task: the locks are always free.
+/// A connection's socket. The rare parts are in boxes, so that a plain TCP connection stays small.
+/// Both halves belong to one task: the locks are always free.
 pub(crate) enum Socket {
     Tcp { tcp: TcpStream, tls: Option<Box<Mutex<Tls>>> },
     PeekableStream(Box<Mutex<PeekableStream>>),
@@ -56,7 +56,8 @@ impl Socket {
             let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(probes);
             options.set_tcp_keepalive(&keepalive)?;
         }
-        // Elsewhere, and on a system that does not know it, what a subscriber drains is only seen in larger steps.
+        // Elsewhere, and on a system that does not know it, what a subscriber drains is only seen
+        // in larger steps.
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let _ = options.set_tcp_notsent_lowat(UNSENT);
         Ok(Self::Tcp { tcp, tls: None })
@@ -108,9 +109,9 @@ impl Socket {
     }
 }
 
-/// From now on, the connection is reset when it ends without [`close`], even by the end of the process.
-/// Its peer has sent bytes that may not have been processed, and would take an end of stream for the
-/// confirmation that they have been.
+/// From now on, the connection is reset when it ends without [`close`], even by the end of the
+/// process. Its peer has sent bytes that may not have been processed, and would take an end of
+/// stream for the confirmation that they have been.
 fn reset_on_close(tcp: &TcpStream) {
     // It fails when the connection is gone already.
     let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
@@ -141,7 +142,8 @@ impl ReadHalf<'_> {
         None
     }
 
-    /// See [`reset_on_close`]. Another stream is dropped without a shutdown, which is all that can be done.
+    /// See [`reset_on_close`]. Another stream is dropped without a shutdown, which is all that can
+    /// be done.
     pub(crate) fn reset_on_close(&self) {
         if let Self::Tcp { tcp, .. } = self {
             reset_on_close(tcp.as_ref());
@@ -166,7 +168,8 @@ impl ReadHalf<'_> {
         }
     }
 
-    /// Whether the peer's end of stream is known to have arrived; bytes before it may still be unread.
+    /// Whether the peer's end of stream is known to have arrived; bytes before it may still be
+    /// unread.
     pub(crate) fn is_finished(&self, cx: &mut Context<'_>) -> bool {
         match self {
             Self::Tcp { tcp, .. } => {
@@ -177,7 +180,8 @@ impl ReadHalf<'_> {
         }
     }
 
-    /// Appends to the spare room of the buffer, and returns how many bytes; 0 is the peer's end of stream.
+    /// Appends to the spare room of the buffer, and returns how many bytes; 0 is the peer's end of
+    /// stream.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp { tcp, tls: Some(tls) } => tls.lock().poll_read(tcp, cx, buf),
@@ -211,8 +215,8 @@ impl ReadHalf<'_> {
         poll_fn(|cx| self.poll_read(cx, buf)).await
     }
 
-    /// Reads and throws away, without decrypting, until the peer has closed, an error or a deadline.
-    /// After `limit` bytes it only waits, so that a peer cannot keep the broker busy.
+    /// Reads and throws away, without decrypting, until the peer has closed, an error or a
+    /// deadline. After `limit` bytes it only waits, so that a peer cannot keep the broker busy.
     pub(crate) async fn discard(&mut self, mut limit: usize, deadline: Instant) {
         let reading = async {
             let mut buf = BytesMut::with_capacity(DISCARD);
@@ -232,7 +236,8 @@ impl ReadHalf<'_> {
 
 pub(crate) struct WriteHalf<'a> {
     sink: Sink<'a>,
-    /// The bytes that TLS has encrypted, or another stream has taken, and that have not all been sent.
+    /// The bytes that TLS has encrypted, or another stream has taken, and that have not all been
+    /// sent.
     taken: usize,
 }
 
@@ -257,8 +262,8 @@ impl WriteHalf<'_> {
         Poll::Ready(if n == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(n) })
     }
 
-    /// How many bytes of the last write will be sent whatever comes next: TLS has encrypted them, or
-    /// the stream has taken them.
+    /// How many bytes of the last write will be sent whatever comes next: TLS has encrypted them,
+    /// or the stream has taken them.
     pub(crate) fn committed(&mut self) -> usize {
         mem::take(&mut self.taken)
     }
@@ -284,12 +289,12 @@ impl WriteHalf<'_> {
 /// Ends the connection so that the last write arrives: an ERROR, or nothing after the peer's end of
 /// stream.
 ///
-/// A socket that is closed while bytes of the peer are unread sends a reset, which may destroy an ERROR
-/// on its way. So: our end of stream first, then read for at most [`LINGER`]. When the peer is not
-/// expected to send, this is only done if there is something to read already.
+/// A socket that is closed while bytes of the peer are unread sends a reset, which may destroy an
+/// ERROR on its way. So: our end of stream first, then read for at most [`LINGER`]. When the peer
+/// is not expected to send, this is only done if there is something to read already.
 ///
-/// TLS ends its stream with a record, which may take as long as `patience`. Without it, the end of the
-/// connection means nothing.
+/// TLS ends its stream with a record, which may take as long as `patience`. Without it, the end of
+/// the connection means nothing.
 pub(crate) async fn close(read: &mut ReadHalf<'_>, write: &mut WriteHalf<'_>, expect: bool, patience: Duration) {
     read.finish_on_close();
     if !matches!(timeout(patience, write.shutdown()).await, Ok(Ok(()))) {

@@ -1,8 +1,8 @@
 //! Patterns: which channels they cover, and minimal sets of them.
 //!
-//! A text is `*`, `prefix.*` or a channel, see [`Pattern`](hpfeeds::wire::Pattern). The channels that
-//! two texts stand for are disjoint, or one text covers the other: so an intersection is one of the
-//! two, and what a client may receive is a set of texts of which none covers another.
+//! A text is `*`, `prefix.*` or a channel, see [`Pattern`](hpfeeds::wire::Pattern). The channels
+//! that two texts stand for are disjoint, or one text covers the other: so an intersection is one
+//! of the two, and what a client may receive is a set of texts of which none covers another.
 
 use std::{collections::BTreeMap, iter, ops::Bound};
 
@@ -51,8 +51,8 @@ pub(crate) fn allowed(key: &Key, wanted: &Channel) -> Vec<Channel> {
 pub(crate) struct SubscriptionSet(BTreeMap<Channel, ()>);
 
 impl SubscriptionSet {
-    /// Adds a text unless it is covered. If it was added: the texts that it covers, which are no longer
-    /// there.
+    /// Adds a text unless it is covered. If it was added: the texts that it covers, which are no
+    /// longer there.
     pub(crate) fn insert(&mut self, text: Channel) -> Option<Vec<Channel>> {
         if is_covered(&self.0, &text) {
             return None;

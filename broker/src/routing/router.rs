@@ -36,8 +36,8 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct Router {
     state: Mutex<State>,
-    /// Odd while lists change. A reader of several lists that finds it even, and the same before and
-    /// after, has seen them as they were together.
+    /// Odd while lists change. A reader of several lists that finds it even, and the same before
+    /// and after, has seen them as they were together.
     version: AtomicU64,
     /// Grows when a pattern appears or goes.
     patterns_version: AtomicU64,
@@ -116,7 +116,8 @@ impl Router {
         }
     }
 
-    /// Looks the patterns up that match a channel, if they may have changed. The caller holds the lock.
+    /// Looks the patterns up that match a channel, if they may have changed. The caller holds the
+    /// lock.
     fn resolve(&self, state: &mut State, topic: &Topic) {
         let version = self.patterns_version.load(Acquire);
         if topic.matching.load().version == version {
@@ -124,7 +125,8 @@ impl Router {
         }
         let mut lists = Vec::new();
         let name = &*topic.channel;
-        // The shorter way: through all patterns, or through the name, which may hold very many dots.
+        // The shorter way: through all patterns, or through the name, which may hold very many
+        // dots.
         if state.patterns.len() < name.len() {
             let matching = |prefix: &str| name.len() > prefix.len() && name.starts_with(prefix);
             let mut found: Vec<_> = state.patterns.iter().filter(|(prefix, _)| matching(prefix)).collect();
@@ -190,7 +192,8 @@ impl TopicHandle {
     /// A snapshot of the subscribers; each is there once.
     pub(crate) fn subscribers(&self) -> Subscribers {
         let Self { router, topic, .. } = self;
-        // Without a lock, as nearly always: the lists as they were together, if no change came between.
+        // Without a lock, as nearly always: the lists as they were together, if no change came
+        // between.
         let before = router.version.load(Acquire);
         if before.is_multiple_of(2)
             && let Some(subscribers) = topic.subscribers(router.patterns_version.load(Acquire))

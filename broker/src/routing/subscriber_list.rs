@@ -110,7 +110,8 @@ impl Outboxes {
 
 impl From<Chunks> for Outboxes {
     fn from(many: Chunks) -> Self {
-        // Not at `CHUNK`: a subscriber that comes and goes would change the representation each time.
+        // Not at `CHUNK`: a subscriber that comes and goes would change the representation each
+        // time.
         if many.len > CHUNK / 2 {
             return Self { few: SmallVec::new(), many: Some(Box::new(many)) };
         }

@@ -24,8 +24,8 @@ pub(crate) struct Subscriptions {
     outbox: Arc<Outbox>,
     /// The texts that the client has asked for; each is counted for the exporter.
     wanted: BTreeMap<Channel, Subscribed>,
-    /// The parts of those that its key allows: the lists that the outbox is in. As none covers another,
-    /// it gets no message twice.
+    /// The parts of those that its key allows: the lists that the outbox is in. As none covers
+    /// another, it gets no message twice.
     held: SubscriptionSet,
 }
 
@@ -38,8 +38,8 @@ impl Subscriptions {
         &self.outbox
     }
 
-    /// Adds a channel or a pattern, once. Returns how many lists have changed, or `None` when the key
-    /// allows no part of it.
+    /// Adds a channel or a pattern, once. Returns how many lists have changed, or `None` when the
+    /// key allows no part of it.
     pub(crate) fn add(&mut self, wanted: Channel, key: &Key) -> Option<usize> {
         // It is allowed, as another key is applied at once.
         if self.wanted.contains_key(&wanted) {
@@ -63,8 +63,8 @@ impl Subscriptions {
         Some(add.len() + remove.len())
     }
 
-    /// Removes a channel or a pattern, if it is there; the parts that others cover stay. Returns how many
-    /// lists have changed plus how many subscriptions had to be looked at.
+    /// Removes a channel or a pattern, if it is there; the parts that others cover stay. Returns
+    /// how many lists have changed plus how many subscriptions had to be looked at.
     pub(crate) fn remove(&mut self, wanted: &str, key: &Key) -> usize {
         if self.wanted.remove(wanted).is_none() || is_covered(&self.wanted, wanted) {
             return 0;
@@ -77,8 +77,8 @@ impl Subscriptions {
         looked_at + self.replace(&before, &after)
     }
 
-    /// Applies another key. Returns how many lists have changed, or a subscription that the key no longer
-    /// allows any part of.
+    /// Applies another key. Returns how many lists have changed, or a subscription that the key no
+    /// longer allows any part of.
     pub(crate) fn rekey(&mut self, key: &Key) -> Result<usize, Channel> {
         let mut after = SubscriptionSet::default();
         for wanted in self.wanted.keys() {
@@ -117,8 +117,8 @@ impl Subscriptions {
 }
 
 impl Subscriptions {
-    /// Removes the connection from at most [`CHUNK`] lists, as it ends. Whether it is in others still: the
-    /// caller lets other tasks run in between.
+    /// Removes the connection from at most [`CHUNK`] lists, as it ends. Whether it is in others
+    /// still: the caller lets other tasks run in between.
     pub(crate) fn leave(&mut self) -> bool {
         self.router.change(&self.outbox, &[], &self.held.take(CHUNK));
         // Texts that others cover are in no list.

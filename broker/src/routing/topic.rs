@@ -36,8 +36,8 @@ impl Topic {
     }
 }
 
-/// Fingerprint of a subscriber list, for a cheap equality test. Up to two subscribers: the addresses
-/// of their `Outbox`es. More: the list's address and the tag `1`, never a valid address.
+/// Fingerprint of a subscriber list, for a cheap equality test. Up to two subscribers: the
+/// addresses of their `Outbox`es. More: the list's address and the tag `1`, never a valid address.
 ///
 /// Equal fingerprints mean the same subscribers in the same order while one of the two snapshots
 /// lives: it keeps the addresses from being used again. An id of the list would not do: channels

@@ -26,8 +26,8 @@ const SETTLED: Duration = Duration::from_millis(200);
 /// How often to wait for that. A file that always changes is read too.
 const PATIENCE: u32 = 10;
 
-/// What tells whether files have changed, without reading them. A file that cannot be looked at is
-/// `None`; links are followed.
+/// The fingerprint of files: tells whether they have changed, without reading them. A file that
+/// cannot be looked at is `None`; links are followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fingerprint(Vec<Option<Stat>>);
 
@@ -77,7 +77,7 @@ enum State {
     Unread(PollBackoff),
 }
 
-/// What to do after a look.
+/// The outcome of a look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
     /// Look again later.
@@ -89,8 +89,8 @@ pub(crate) enum Look {
 }
 
 impl FileWatch {
-    /// Watches files that were read when they looked like this. Changed files are due once two looks
-    /// find the same, or after `patience` looks that do not.
+    /// Watches files that were read when they looked like this. Changed files are due once two
+    /// looks find the same, or after `patience` looks that do not.
     pub(crate) fn new(last: Fingerprint, patience: u32) -> Self {
         Self { last, patience, state: State::Read }
     }
@@ -140,10 +140,10 @@ impl FileWatch {
 /// Something else to do on the thread.
 pub(crate) type Errand = Box<dyn FnOnce() + Send>;
 
-/// What watches one file on a thread of its own.
+/// A file to watch on a thread of its own.
 pub(crate) struct Watcher<R, F> {
     pub(crate) path: PathBuf,
-    /// What the file looked like before it was read.
+    /// The fingerprint of the file before it was read.
     pub(crate) last: Fingerprint,
     /// Reads the file.
     pub(crate) read: R,
@@ -151,8 +151,9 @@ pub(crate) struct Watcher<R, F> {
     pub(crate) log: F,
 }
 
-/// Reads a file after each change, on a thread of its own that has this name; after a failure, reads
-/// it again now and then. The thread also does what it is sent, and ends when the sender is dropped.
+/// Reads a file after each change, on a thread of its own that has this name; after a failure,
+/// reads it again now and then. The thread also does what it is sent, and ends when the sender is
+/// dropped.
 ///
 /// A thread: a file system that hangs must stop nothing else. One thread for all: each that ever
 /// reads many keys keeps the memory that they took, as the system's allocator has a heap for each.

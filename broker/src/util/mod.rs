@@ -1,4 +1,4 @@
-//! Small tools that know nothing of the broker.
+//! Utilities that know nothing of the broker.
 
 pub(crate) mod accept_backoff;
 mod backoff;

@@ -1,5 +1,5 @@
-//! What holds for whatever comes, tried with cases that are made up: the same ones each time, so that nobody meets a
-//! failure that others do not see. `PROPTEST_CASES` and `PROPTEST_RNG_SEED` ask for more, or others.
+//! Configuration of property tests: the same cases each time, so that a failure is one for
+//! everybody. `PROPTEST_CASES` and `PROPTEST_RNG_SEED` ask for more, or for others.
 
 use std::env;
 
@@ -13,7 +13,7 @@ pub(crate) fn cases(number: u32) -> Config {
     if env::var_os("PROPTEST_RNG_SEED").is_none() {
         config.rng_seed = RngSeed::Fixed(0x0068_7066_6565_6473);
     }
-    // What fails is printed at its smallest, and becomes a test.
+    // A failing case is printed at its smallest, and becomes a test.
     config.failure_persistence = None;
     config
 }

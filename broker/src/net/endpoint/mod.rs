@@ -1,4 +1,4 @@
-//! Where a broker listens: the strings of the Python broker, and what they ask for.
+//! Endpoints: where a broker listens, in the strings of the Python broker.
 
 pub(crate) mod network;
 pub(crate) mod open;
@@ -11,7 +11,8 @@ use std::{path::PathBuf, time::Duration};
 
 use crate::net::endpoint::network::Network;
 
-/// Where a broker listens, as the Python broker writes it: `tcp:interface=0.0.0.0:port=20000:device=eth0` or
+/// An endpoint that a broker listens on, as the Python broker writes it:
+/// `tcp:interface=0.0.0.0:port=20000:device=eth0` or
 /// `tls:port=20001:key=key.pem:cert=cert.pem:chain=chain.pem`.
 ///
 /// The port is required; every other key has a default:
@@ -50,27 +51,30 @@ pub struct Endpoint {
     tls: Option<Box<TlsFiles>>,
 }
 
-/// What clients may do on an endpoint. The broker refuses the rest as if their key did not allow it.
+/// The mode of an endpoint: what clients may do there. The broker refuses the rest as if their key
+/// did not allow it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Mode {
-    /// Whatever their key allows.
+    /// Publish and subscribe, as far as their key allows.
     #[default]
     Both,
-    /// Only publish: a side for sensors.
+    /// Only publish: for sensors.
     Publish,
-    /// Only subscribe: a side for collectors.
+    /// Only subscribe: for collectors.
     Subscribe,
 }
 
-/// When the system asks a silent peer whether it is still there.
+/// The TCP keepalive of an endpoint: when the system asks a silent peer whether it is still there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keepalive {
-    /// After how long a silence it asks for the first time; whole seconds. Default: 10 s, as in the Python broker.
+    /// The silence before the first question; whole seconds. Default: 10 s, as in the Python
+    /// broker.
     pub idle: Duration,
-    /// And how long after each question without an answer again; whole seconds. Default: 5 s, as in the Python broker.
+    /// The time between two questions; whole seconds. Default: 5 s, as in the Python broker.
     pub interval: Duration,
-    /// After how many without an answer the connection is broken. Default: 3, as in the Python broker.
+    /// The questions without an answer after which the connection is broken. Default: 3, as in the
+    /// Python broker.
     pub probes: u32,
 }
 
@@ -80,14 +84,14 @@ impl Default for Keepalive {
     }
 }
 
-/// Whether clients have to prove with a certificate who they are, before they do so with their secret.
+/// Client authentication by certificate, before that by secret.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClientAuth {
-    /// Whoever has none is refused.
+    /// A client without a certificate is refused.
     #[default]
     Required,
-    /// One that is presented must be right.
+    /// A client may have none; one that is presented must be right.
     Optional,
 }
 
@@ -120,8 +124,8 @@ impl Endpoint {
         }
     }
 
-    /// A TLS endpoint (1.2 and 1.3) at an address or host name, with a certificate (and whatever of its chain follows
-    /// it) and its key: PKCS#8, PKCS#1 or SEC1. Both are PEM files.
+    /// A TLS endpoint (1.2 and 1.3) at an address or host name, with a certificate (which its chain
+    /// may follow in the file) and its key: PKCS#8, PKCS#1 or SEC1. Both are PEM files.
     ///
     /// The files are read when the broker starts, again within two seconds after they have changed,
     /// and at [`Broker::reload`](crate::broker::Broker::reload).
@@ -130,7 +134,8 @@ impl Endpoint {
         Self::tcp(interface, port).with_tls(cert, key)
     }
 
-    /// The same endpoint with TLS, as `--tlscert` and `--tlskey` make of `--bind`. See [`tls`](Self::tls).
+    /// The same endpoint with TLS, as `--tlscert` and `--tlskey` make of `--bind`. See
+    /// [`tls`](Self::tls).
     #[must_use]
     pub fn with_tls(mut self, cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         let (key, cert) = (key.into(), cert.into());
@@ -139,7 +144,8 @@ impl Endpoint {
         self
     }
 
-    /// Sends the certificates in this PEM file after the endpoint's own. Without TLS it does nothing.
+    /// Sends the certificates in this PEM file after the endpoint's own. Without TLS it does
+    /// nothing.
     #[must_use]
     pub fn chain(mut self, path: impl Into<PathBuf>) -> Self {
         if let Some(tls) = &mut self.tls {
@@ -159,7 +165,7 @@ impl Endpoint {
         self
     }
 
-    /// What clients may do here. Default: whatever their key allows.
+    /// The mode: what clients may do here. Default: [`Mode::Both`].
     #[must_use]
     pub fn mode(mut self, mode: Mode) -> Self {
         self.mode = mode;
@@ -173,53 +179,56 @@ impl Endpoint {
         self
     }
 
-    /// How many connections the system queues until they are accepted. Default: 1024. The system cuts it to its own
-    /// maximum.
+    /// The most connections that the system queues until they are accepted. Default: 1024. The
+    /// system has a maximum of its own.
     #[must_use]
     pub fn backlog(mut self, connections: u32) -> Self {
         self.backlog = Some(connections);
         self
     }
 
-    /// Whether several brokers of one user may listen on the same port; the system spreads connections over them.
-    /// Default: no. Only on Unix.
+    /// Whether several brokers of one user may listen on the same port; the system spreads
+    /// connections over them. Default: no. Only on Unix.
     #[must_use]
     pub fn reuse_port(mut self, reuse: bool) -> Self {
         self.reuse_port = reuse;
         self
     }
 
-    /// The system's receive buffer of each connection, in bytes. Default: the system's choice, which adapts itself.
+    /// The system's receive buffer of each connection, in bytes. Default: the system's choice,
+    /// which adapts.
     #[must_use]
     pub fn receive_buffer(mut self, bytes: usize) -> Self {
         self.receive_buffer = Some(bytes);
         self
     }
 
-    /// The system's send buffer of each connection, in bytes. Default: the system's choice, which adapts itself.
+    /// The system's send buffer of each connection, in bytes. Default: the system's choice, which
+    /// adapts.
     #[must_use]
     pub fn send_buffer(mut self, bytes: usize) -> Self {
         self.send_buffer = Some(bytes);
         self
     }
 
-    /// When the system asks a silent peer whether it is still there; `None` turns that off.
+    /// The TCP keepalive; `None` turns it off.
     #[must_use]
     pub fn keepalive(mut self, keepalive: impl Into<Option<Keepalive>>) -> Self {
         self.keepalive = keepalive.into();
         self
     }
 
-    /// Takes connections from proxies only: from this one, or those of this network, and of others when it is called
-    /// again. Each connection begins with a header of the PROXY protocol, version 1 or 2, before TLS if there is any,
-    /// and limits, delays and the log see the client that it names. One that names none is the proxy's own.
+    /// Takes connections from proxies only: from this one, or those of this network; further calls
+    /// add others. Each connection begins with a header of the PROXY protocol, version 1 or 2,
+    /// before TLS if there is any, and limits, delays and the log see the client that it names. A
+    /// connection whose header names none is the proxy's own.
     #[must_use]
     pub fn proxy(mut self, from: impl Into<Network>) -> Self {
         self.proxies.push(from.into());
         self
     }
 
-    /// The address or host name that it listens on, without brackets.
+    /// The address or host name that the broker listens on, without brackets.
     #[cfg(feature = "cli")]
     pub(crate) fn interface(&self) -> &str {
         &self.interface

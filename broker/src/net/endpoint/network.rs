@@ -1,4 +1,4 @@
-//! Addresses of proxies.
+//! Networks: the addresses of proxies.
 
 use std::{
     fmt,
@@ -6,7 +6,8 @@ use std::{
     str::FromStr,
 };
 
-/// An address, or all that begin with the same bits: `10.0.0.1`, `10.0.0.0/8`, `fd00::/8`.
+/// A network: one address, or all addresses that begin with the same bits: `10.0.0.1`,
+/// `10.0.0.0/8`, `fd00::/8`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
     /// The bits that are not fixed are 0.
@@ -29,7 +30,7 @@ impl Network {
         (prefix <= width(ip)).then(|| Self { first: mask(ip, prefix), prefix })
     }
 
-    /// Whether an address is one of these. IPv4 addresses as IPv6 writes them are IPv4 addresses.
+    /// Whether the network has an address. IPv4 addresses as IPv6 writes them are IPv4 addresses.
     #[must_use]
     pub fn contains(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
@@ -74,7 +75,7 @@ impl FromStr for Network {
     }
 }
 
-/// What can be read back.
+/// In the form that can be read back.
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.first)?;
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_has_the_addresses_with_its_first_bits() {
+    fn network_has_the_addresses_with_its_first_bits() {
         let cases = [
             ("10.0.0.1", "10.0.0.1", true),
             ("10.0.0.1", "::ffff:10.0.0.1", true),
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_refused() {
+    fn other_text_is_no_network() {
         for text in ["", "x", "10.0.0.1/33", "10.0.0.1/", "/8", "10.0.0.1/-1", "::1/129", "::ffff:10.0.0.0/8", "10.1/8"]
         {
             assert_eq!(text.parse::<Network>(), Err(NetworkError), "{text}");

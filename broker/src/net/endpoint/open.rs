@@ -1,4 +1,4 @@
-//! Opening what an endpoint describes.
+//! Opening endpoints: from a description to a listening socket.
 
 use std::{
     io,
@@ -16,15 +16,17 @@ use crate::{
     },
 };
 
-/// How many connections the system queues until they are accepted. It cuts this to its own maximum.
+/// The most connections that the system queues until they are accepted. It has a maximum of its
+/// own.
 const BACKLOG: u32 = 1024;
 
-/// What is the same for all connections of an endpoint.
+/// The service of an endpoint: what is the same for all of its connections.
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) mode: Mode,
     pub(crate) keepalive: Option<Keepalive>,
-    /// Who may say whose connections they are; then everybody has to. Empty without the PROXY protocol.
+    /// The proxies, whose connections all begin with a PROXY header. Empty without the PROXY
+    /// protocol.
     pub(crate) proxies: Vec<Network>,
     pub(crate) tls: Option<Arc<Certificate>>,
 }
@@ -35,14 +37,14 @@ impl Default for Service {
     }
 }
 
-/// A socket that listens, and what for.
+/// A listening socket and its service.
 pub(crate) struct Opened {
     pub(crate) listener: TcpListener,
     pub(crate) service: Service,
 }
 
 impl Endpoint {
-    /// Opens it. Blocks while files are read and a host name is resolved.
+    /// Opens the endpoint. Blocks while files are read and a host name is resolved.
     pub(crate) fn open(&self) -> Result<Opened, StartError> {
         let certificate = |files| Certificate::load(self.to_string(), files);
         let tls = self.tls.as_deref().cloned().map(certificate).transpose()?.map(Arc::new);
@@ -50,7 +52,8 @@ impl Endpoint {
         Ok(Opened { listener: self.listen()?, service: Service { mode, keepalive, proxies, tls } })
     }
 
-    /// Where it would listen: everything short of listening is tried. Blocks as [`open`](Self::open) does.
+    /// The address that it would listen on: everything short of listening is tried. Blocks as
+    /// [`open`](Self::open) does.
     #[cfg(feature = "cli")]
     pub(crate) fn check(&self) -> Result<SocketAddr, StartError> {
         if let Some(files) = self.tls.as_deref() {
@@ -78,7 +81,8 @@ impl Endpoint {
         if self.reuse_port {
             reuse_port(&socket).map_err(fail)?;
         }
-        // Connections inherit these; the window that a client is offered is settled before it is accepted.
+        // Connections inherit these; the window that a client is offered is settled before it is
+        // accepted.
         if let Some(bytes) = self.receive_buffer {
             socket.set_recv_buffer_size(bytes).map_err(fail)?;
         }

@@ -1,4 +1,4 @@
-//! Reading and writing endpoint strings.
+//! The parser of endpoint strings, and their display.
 
 use std::{fmt, ops::RangeInclusive, path::Path, str::FromStr, time::Duration};
 
@@ -6,15 +6,15 @@ use hpfeeds::units;
 
 use crate::net::endpoint::{ClientAuth, Endpoint, Keepalive, Mode, network::Network};
 
-/// What Linux accepts: seconds, and a number.
+/// The bounds of Linux: seconds, and a number.
 const KEEPALIVE_SECONDS: RangeInclusive<u32> = 1..=32767;
 const KEEPALIVE_PROBES: RangeInclusive<u32> = 1..=127;
 
-/// Where an endpoint listens that names no address.
+/// The interface of an endpoint that names no address.
 const EVERY_ADDRESS: &str = "0.0.0.0";
 
-/// Keys that may have no value, as an unset variable leaves them: the Python broker then takes every address, and no
-/// device.
+/// Keys that may have no value, as an unset variable leaves them: the Python broker then takes
+/// every address, and no device.
 const MAY_BE_EMPTY: [&str; 2] = ["interface", "device"];
 
 /// A string that is no [`Endpoint`]: one line that says which part is wrong.
@@ -58,13 +58,13 @@ enum Fault {
 }
 
 impl Endpoint {
-    /// Reads `ADDR:PORT`, such as `0.0.0.0:20000`, `[::]:20000` or `localhost:0`. Without an address, as in `:20000`, it
-    /// is every IPv4 address of the machine, as in the Python broker.
+    /// Parses `ADDR:PORT`, such as `0.0.0.0:20000`, `[::]:20000` or `localhost:0`. Without an
+    /// address, as in `:20000`, it is every IPv4 address of the machine, as in the Python broker.
     pub fn bind(addr: &str) -> Result<Self, EndpointError> {
         let fault = |fault| EndpointError { endpoint: addr.to_owned(), fault };
         let (interface, port) = addr.rsplit_once(':').ok_or_else(|| fault(Fault::NotAddrPort))?;
         let interface = interface.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(interface);
-        // No address and no name has brackets of its own, which are then without the other one, or a backslash.
+        // No address and no name has a backslash, or brackets of its own.
         if interface.contains(['[', ']', '\\']) || addr.starts_with("[]") {
             return Err(fault(Fault::NotAddrPort));
         }
@@ -95,7 +95,8 @@ fn parse(text: &str) -> Result<Endpoint, Fault> {
         if value.is_empty() && !MAY_BE_EMPTY.contains(&key) {
             return Err(Fault::EmptyValue(key.to_owned()));
         }
-        // At the very end of the string: anywhere else it has escaped a colon. Written elsewhere, it would.
+        // At the very end of the string: anywhere else it has escaped a colon, and would do so when
+        // written.
         if value.ends_with('\\') {
             return Err(Fault::Backslash(key.to_owned()));
         }
@@ -128,7 +129,7 @@ fn parse(text: &str) -> Result<Endpoint, Fault> {
     Ok(endpoint)
 }
 
-/// What is left of the keys and values.
+/// The keys and values that have not been taken.
 struct Pairs(Vec<(String, String)>);
 
 impl Pairs {
@@ -137,7 +138,7 @@ impl Pairs {
         Some(self.0.remove(index).1)
     }
 
-    /// The same for a key that may be there without a value.
+    /// The same for a key that may have no value.
     fn take_given(&mut self, key: &str) -> Option<String> {
         self.take(key).filter(|value| !value.is_empty())
     }
@@ -174,7 +175,7 @@ impl Pairs {
         }
     }
 
-    /// Nobody has taken the rest.
+    /// Fails if a key has not been taken.
     fn finish(self) -> Result<(), Fault> {
         let Some((key, _)) = self.0.into_iter().next() else {
             return Ok(());
@@ -184,7 +185,8 @@ impl Pairs {
     }
 }
 
-/// Splits at colons that are neither escaped nor inside the brackets of an IPv6 address, and takes both away.
+/// Splits at colons that are neither escaped nor inside the brackets of an IPv6 address, and
+/// removes backslashes and brackets.
 fn split(text: &str) -> Vec<String> {
     let mut tokens = vec![String::new()];
     let mut bracketed = false;
@@ -241,7 +243,7 @@ fn parse_client_auth(key: &'static str, value: &str) -> Result<ClientAuth, Fault
     }
 }
 
-/// The system's buffers are of less than 2 GiB.
+/// A size of a buffer of the system: less than 2 GiB.
 fn parse_size(key: &'static str, value: &str) -> Result<usize, Fault> {
     let size = units::size(value).ok().and_then(|size| usize::try_from(size).ok());
     let size = size.filter(|size| (1..i32::MAX as usize).contains(size));
@@ -273,7 +275,7 @@ fn wrong(key: &'static str, value: &str, expected: &'static str) -> Fault {
     Fault::Value { key, value: value.to_owned(), expected }
 }
 
-/// What can be read back. Only what differs from its default is written.
+/// In the form that can be read back, without what is as by default.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let escape = |value: &str| value.replace(':', "\\:");

@@ -135,7 +135,7 @@ fn every_fault_names_the_endpoint_and_the_part() {
     let cases = [
         ("20000", r#"endpoint "20000": not of the form ADDR:PORT"#),
         ("[]:20000", r#"endpoint "[]:20000": not of the form ADDR:PORT"#),
-        // What would be written could not be read back.
+        // Its display could not be read back.
         ("[::1:5", r#"endpoint "[::1:5": not of the form ADDR:PORT"#),
         (r"a\:5", r#"endpoint "a\\:5": not of the form ADDR:PORT"#),
         ("a:b", r#"endpoint "a:b": port "b" is not a number from 0 to 65535"#),
@@ -159,10 +159,10 @@ fn assert_backlog(endpoint: &str, made: usize) {
     assert_eq!(waiting.len(), made);
 }
 
-/// What the system says of the socket that listens, and of a connection that it has accepted.
+/// The options that the system reports of a listening socket and of an accepted connection.
 #[cfg(target_os = "linux")]
 #[test]
-fn the_system_has_been_told() {
+fn system_reports_the_options_of_an_endpoint() {
     use socket2::SockRef;
     let opened = parse("tcp:interface=127.0.0.1:port=0:reuseport=yes:recvbuf=70000:sendbuf=50000").open().unwrap();
     let listening = SockRef::from(&opened.listener);

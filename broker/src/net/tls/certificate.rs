@@ -21,7 +21,8 @@ use crate::{
     util::file_watch::Fingerprint,
 };
 
-/// Why the certificate of an endpoint, or its key, cannot be used: one line that names the endpoint and the file.
+/// A certificate or key of an endpoint that cannot be used: one line that names the endpoint and
+/// the file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("endpoint {endpoint:?}: {fault}")]
 pub struct TlsError {
@@ -29,13 +30,14 @@ pub struct TlsError {
     fault: String,
 }
 
-/// What a `tls:` endpoint proves with, and how it lets clients prove themselves.
+/// The certificate and key of a `tls:` endpoint, and the authorities of its clients.
 pub(crate) struct Certificate {
     endpoint: String,
     files: TlsFiles,
-    /// Replaced as a whole: a handshake sees either the old or the new pair, and connections keep what they have.
+    /// Replaced as a whole: a handshake sees either the old or the new pair, and connections keep
+    /// what they have.
     config: ArcSwap<ServerConfig>,
-    /// Of the files as they were when `config` was read from them.
+    /// The fingerprint of the files when `config` was read from them.
     read: Mutex<Fingerprint>,
 }
 
@@ -65,17 +67,17 @@ impl Certificate {
         &self.endpoint
     }
 
-    /// What the files looked like when they were read last.
+    /// The fingerprint of the files when they were read last.
     pub(super) fn read_from(&self) -> Fingerprint {
         self.read.lock().clone()
     }
 
-    /// What the files look like now.
+    /// The fingerprint of the files now.
     pub(super) fn fingerprint(&self) -> Fingerprint {
         fingerprint(&self.files)
     }
 
-    /// What a new connection uses.
+    /// The configuration of a new connection.
     pub(crate) fn config(&self) -> Arc<ServerConfig> {
         self.config.load_full()
     }
@@ -92,8 +94,8 @@ fn fingerprint(files: &TlsFiles) -> Fingerprint {
     Fingerprint::of([Some(key), Some(cert), chain.as_ref(), client_ca.as_ref()].into_iter().flatten())
 }
 
-/// Every part of it is new, also the store of sessions to resume: a client that the new files would not let in must
-/// not come in with an old session.
+/// A configuration of which every part is new, also the store of sessions to resume: a client that
+/// the new files would not let in must not come in with an old session.
 fn server_config(files: &TlsFiles) -> Result<ServerConfig, String> {
     let provider = Arc::new(ring::default_provider());
     let mut certs = certificates("cert", &files.cert)?;
@@ -120,11 +122,12 @@ fn server_config(files: &TlsFiles) -> Result<ServerConfig, String> {
             builder.with_client_cert_verifier(verifier.build().map_err(|cause| fail(&cause))?)
         }
     };
-    // Not `with_single_cert`, which reads certificates of version 3 only, and other peers take others, too.
+    // Not `with_single_cert`, which takes certificates of version 3 only: clients may take others,
+    // too.
     Ok(builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified_key(files, certs, &key)?))))
 }
 
-/// The key, and the certificates that it belongs to the first of.
+/// The key with its certificate, which is the first, and the rest of the chain.
 fn certified_key(
     files: &TlsFiles,
     certs: Vec<CertificateDer<'static>>,
@@ -162,7 +165,7 @@ fn certificates(name: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>,
     }
 }
 
-/// No error quotes the file: its words may be the key.
+/// Reads a private key. No error quotes the file, which may be the key.
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let text = read("key", path)?;
     PrivateKeyDer::from_pem_slice(&text).map_err(|cause| {

@@ -1,11 +1,11 @@
-//! Why a client has not come through its TLS handshake, in words that say what to change.
+//! Faults of TLS handshakes, in words that say what to change.
 
 use std::io;
 
 use hpfeeds::wire::OtherProtocol;
 use rustls::{AlertDescription as Alert, CertificateError, Error};
 
-/// The error of a handshake in which the client's first bytes were these.
+/// The error of a handshake that began with these bytes of the client.
 pub(super) fn of_handshake(cause: io::Error, first: &[u8]) -> io::Error {
     let words = match cause.get_ref().and_then(|cause| cause.downcast_ref()) {
         Some(Error::InvalidMessage(_)) => OtherProtocol::of(first).and_then(not_tls),
@@ -23,7 +23,8 @@ pub(super) fn of_handshake(cause: io::Error, first: &[u8]) -> io::Error {
 
 fn not_tls(other: OtherProtocol) -> Option<String> {
     Some(match other {
-        // Of an older version than any that is spoken here, or no more than its beginning.
+        // An older version than any that is spoken here, or the beginning of a handshake and no
+        // more.
         OtherProtocol::Tls => return None,
         OtherProtocol::Hpfeeds => {
             "the client speaks hpfeeds without TLS: it needs TLS (--tlscert FILE), or an endpoint tcp:".to_owned()
@@ -57,7 +58,7 @@ fn of(cause: &Error) -> Option<String> {
             | CertificateError::UnsupportedSignatureAlgorithmContext { .. }
             | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
         ) => "the client's certificate has a key or a signature of a kind that is not supported".to_owned(),
-        // webpki's own, whose type is not ours to name.
+        // An error of webpki, whose type cannot be named here.
         Error::InvalidCertificate(CertificateError::Other(cause)) => match cause.to_string().as_str() {
             "CaUsedAsEndEntity" => {
                 "the client's certificate is that of an authority (CA:TRUE): it needs one that it signs"

@@ -1,5 +1,5 @@
-//! The TLS of endpoints: certificates that can be replaced while the broker runs, and the connections
-//! that use them.
+//! TLS: the certificates of endpoints, which can be replaced while the broker runs, and the
+//! connections that use them.
 
 pub(crate) mod certificate;
 mod fault;

@@ -1,8 +1,9 @@
-//! TLS over the halves of a socket.
+//! The TLS stream over the halves of a socket: drives rustls.
 //!
-//! rustls is driven by hand, not by a stream around it, for three reasons: a connection that does nothing keeps no
-//! buffer that can be given back, the socket is read and written in large pieces, and it is known whether what was
-//! written has left the process.
+//! Not tokio-rustls, for three reasons: it reads from the socket in pieces of 4 KiB, not of up to
+//! 64 KiB; the socket stays visible under TLS here (its end of stream, the part of a record that has
+//! come, a reset instead of an end); and it is known whether the bytes written have left the process.
+//! The figures stand beside `rustls` in the manifest.
 
 use std::{
     cell::RefCell,
@@ -24,36 +25,37 @@ use tokio::{
 
 use crate::net::tls::fault;
 
-/// How much is encrypted at once, and so the most that a connection holds encrypted: four of the largest records, so
-/// that full ones are made of a long queue.
+/// The most bytes that are encrypted at once, and so the most that a connection holds encrypted:
+/// four of the largest records, so that a long queue makes full records.
 const BATCH: usize = 64 * 1024;
 
-/// How much is read from a socket at once.
+/// The bytes of one read from a socket.
 const MIN_READ: usize = 4 * 1024;
 const MAX_READ: usize = 64 * 1024;
 
 thread_local! {
-    /// What has been read from a socket, on its way to rustls: it never outlives a call.
+    /// The bytes of one read from a socket, on their way to rustls: they never outlive a call.
     static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_READ]);
 }
 
 /// The TLS of one connection, after its handshake.
 pub(crate) struct Tls {
     connection: ServerConnection,
-    /// Read from the socket, but not yet given to rustls: there was no room for what it decrypts to. Rarely anything.
+    /// Bytes read from the socket, but not yet given to rustls, as there was no room for their
+    /// plaintext. Rarely any.
     encrypted: Vec<u8>,
-    /// Why nothing more will be read, once what came before has been taken.
+    /// The error that ends reading, once the bytes before it have been taken.
     failed: Option<io::Error>,
     close_notify_sent: bool,
     records: Records,
 }
 
-/// Finds the ends of records. rustls keeps the part of one that has come, and does not tell.
+/// Finds the ends of records: rustls does not tell whether it keeps a part of one.
 #[derive(Default)]
 struct Records {
-    /// How much of the header has come.
+    /// The bytes of the header that have come.
     header: usize,
-    /// How much of the body is to come, as far as the header says.
+    /// The bytes of the body that are to come, as far as the header says.
     body: usize,
 }
 
@@ -80,13 +82,13 @@ impl Records {
         }
     }
 
-    /// Whether a part of a record has come, and not all of it.
+    /// Whether a part of a record has come, but not all of it.
     fn is_inside(&self) -> bool {
         self.header > 0
     }
 }
 
-/// Greets a client.
+/// Completes the handshake with a client.
 pub(crate) async fn accept(tcp: &mut TcpStream, config: Arc<ServerConfig>) -> io::Result<Tls> {
     let connection = ServerConnection::new(config).map_err(io::Error::other)?;
     let mut tls =
@@ -111,18 +113,19 @@ pub(crate) async fn accept(tcp: &mut TcpStream, config: Arc<ServerConfig>) -> io
 }
 
 impl Tls {
-    /// Whether a read gives something, or the end, without the socket.
+    /// Whether a read returns bytes, the end or an error without the socket.
     pub(crate) fn is_readable(&mut self) -> bool {
-        // Only when there is nothing is this an error of that kind.
+        // rustls blocks only when it has no plaintext.
         self.failed.is_some() || !self.encrypted.is_empty() || !is_blocked(&self.connection.reader().fill_buf())
     }
 
-    /// Whether something has come that has not been read, be it a part of a record.
+    /// Whether bytes have come that have not been read, be they a part of a record.
     pub(crate) fn has_unread(&mut self) -> bool {
         self.records.is_inside() || self.is_readable()
     }
 
-    /// Appends what is there to the spare room of the buffer; 0 is the end that the peer has announced.
+    /// Appends plaintext to the spare room of the buffer, and returns how many bytes; 0 is the end
+    /// that the peer has announced.
     pub(crate) fn poll_read(
         &mut self,
         tcp: &mut tcp::ReadHalf<'_>,
@@ -136,7 +139,8 @@ impl Tls {
         let filled = self.poll_fill(tcp, cx, buf);
         match filled {
             Poll::Ready(Err(cause)) => {
-                // The last word says why. If there is no room for it, the peer will not read it, either.
+                // The alert says why. If the socket has no room for it, the peer would not read it,
+                // either.
                 let _ = self.connection.write_tls(&mut Direct(tcp.as_ref()));
                 if buf.len() == before {
                     return Poll::Ready(Err(cause));
@@ -152,14 +156,16 @@ impl Tls {
             }
         }
         if self.connection.wants_write() {
-            // An answer to the peer's TLS. What there is no room for goes out before what is written next.
+            // An answer to the peer's TLS. Without room in the socket it leaves before the next
+            // write.
             let _ = self.connection.write_tls(&mut Direct(tcp.as_ref()));
         }
         Poll::Ready(Ok(buf.len() - before))
     }
 
-    /// Takes all of the slices, or as much as is encrypted at once, and says how much that is once it has all left.
-    /// `taken` is what has been taken and has not left: while it is not 0, the slices must start with the same bytes.
+    /// Encrypts the slices, at most [`BATCH`] bytes, and returns how many once all of them have
+    /// been sent. Until then they are `taken`: while that is not 0, the slices must start with the
+    /// same bytes.
     pub(crate) fn poll_write(
         &mut self,
         tcp: &mut tcp::WriteHalf<'_>,
@@ -175,7 +181,7 @@ impl Tls {
         Poll::Ready(Ok(mem::take(taken)))
     }
 
-    /// Tells the peer that nothing more will come, and ends our direction of the socket.
+    /// Announces the end to the peer (`close_notify`), and ends our direction of the socket.
     pub(crate) fn poll_shutdown(&mut self, tcp: &mut tcp::WriteHalf<'_>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !mem::replace(&mut self.close_notify_sent, true) {
             self.connection.send_close_notify();
@@ -196,7 +202,7 @@ impl Tls {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads until the buffer is full, the socket empty, or the stream at its end.
+    /// Reads until the buffer is full, the socket is empty, or the stream has ended.
     fn poll_fill(
         &mut self,
         tcp: &mut tcp::ReadHalf<'_>,
@@ -231,8 +237,8 @@ impl Tls {
         }
     }
 
-    /// Gives rustls what was read, and moves what it makes of it to the buffer. Whether the buffer is full, or the stream
-    /// at its end; otherwise nothing is left.
+    /// Moves bytes through rustls into the buffer. Whether the buffer is full or the stream has
+    /// ended; otherwise all bytes have been decrypted.
     fn decrypt(&mut self, encrypted: &mut &[u8], buf: &mut BytesMut) -> io::Result<bool> {
         loop {
             let mut reader = self.connection.reader();
@@ -257,7 +263,7 @@ impl Tls {
         }
     }
 
-    /// One step of the handshake. The first bytes that come are kept, to tell what they are if they are no TLS.
+    /// One step of the handshake. The first bytes are kept, to recognize another protocol than TLS.
     fn poll_handshake(
         &mut self,
         tcp: &mut tcp::ReadHalf<'_>,
@@ -278,14 +284,14 @@ impl Tls {
                     return Poll::Ready(Err(cause));
                 }
             }
-            // What came along with the end of the handshake.
+            // Bytes that came along with the end of the handshake.
             self.encrypted.extend_from_slice(rest);
             Poll::Ready(Ok(()))
         })
     }
 
     fn feed(&mut self, encrypted: &mut &[u8]) -> io::Result<()> {
-        // After the peer's last word it takes nothing more, and nothing more counts.
+        // After the peer's `close_notify`, rustls takes nothing more, and nothing more counts.
         let before = *encrypted;
         let n = self.connection.read_tls(encrypted)?;
         if n == 0 {
@@ -296,7 +302,7 @@ impl Tls {
         Ok(())
     }
 
-    /// Lets rustls shrink its buffer of received records: it only does so when it is about to read.
+    /// Lets rustls shrink its buffer of received records, which it does only before a read.
     fn release(&mut self) {
         let _ = self.connection.read_tls(&mut WouldBlockReader);
     }
@@ -306,12 +312,13 @@ fn is_blocked<T>(result: &io::Result<T>) -> bool {
     matches!(result, Err(cause) if cause.kind() == io::ErrorKind::WouldBlock)
 }
 
-/// Whoever can write to the network can end a connection like this, and make us believe that nothing more was sent.
+/// The error of a connection that ends without `close_notify`: an attacker on the network can end
+/// one like this, and hide that the peer sent more.
 fn truncated() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "closed without the end that TLS requires (close_notify)")
 }
 
-/// A reader that has nothing yet.
+/// A reader without bytes: each read would block.
 struct WouldBlockReader;
 
 impl Read for WouldBlockReader {
@@ -320,7 +327,7 @@ impl Read for WouldBlockReader {
     }
 }
 
-/// Writes to a socket, and wakes the task when more can be written.
+/// A writer to a socket that wakes the task when more can be written.
 struct Polled<'a, 'b, 'c>(&'a mut tcp::WriteHalf<'b>, &'a mut Context<'c>);
 
 impl Write for Polled<'_, '_, '_> {
@@ -340,7 +347,7 @@ impl Write for Polled<'_, '_, '_> {
     }
 }
 
-/// Writes to a socket if there is room now.
+/// A writer to a socket as far as it has room now.
 struct Direct<'a>(&'a TcpStream);
 
 impl Write for Direct<'_> {

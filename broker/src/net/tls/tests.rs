@@ -44,7 +44,7 @@ fn write_pair(folder: &Path) {
     fs::write(folder.join("key.pem"), key.serialize_pem()).unwrap();
 }
 
-/// Lets the watch look a few times, and says whether it has loaded something.
+/// Lets the watch look three times. Whether it has loaded another certificate.
 async fn reloaded(certificate: &Certificate, change: impl FnOnce()) -> bool {
     let before = certificate.config();
     change();
@@ -91,7 +91,8 @@ async fn unusable_pair_leaves_the_old_one_until_it_is_mended() {
     watching.abort();
 }
 
-/// As Kubernetes replaces secrets: `cert.pem` is a link into `..data`, which is a link to a folder, which is turned.
+/// As Kubernetes replaces secrets: `cert.pem` is a link into `..data`, which is a link to a folder,
+/// which is turned.
 #[cfg(unix)]
 #[tokio::test(start_paused = true)]
 async fn links_are_followed_and_may_be_turned_anywhere() {

@@ -25,7 +25,8 @@ fn text() -> impl Strategy<Value = String> {
     prop::collection::vec(select(&LETTERS[..]), 1..6).prop_map(String::from_iter)
 }
 
-/// Every name of up to so many of these letters, and so every channel that texts of fewer can tell apart.
+/// Every name of up to so many of these letters, and so every channel that texts of fewer can tell
+/// apart.
 fn names(longest: usize) -> Vec<String> {
     let mut names = vec![String::new()];
     let mut start = 0;
@@ -39,7 +40,8 @@ fn names(longest: usize) -> Vec<String> {
     names.split_off(1)
 }
 
-/// Whether a text stands for a channel, in the words of [`Pattern`](hpfeeds::wire::Pattern)'s documentation.
+/// Whether a text stands for a channel, in the words of [`Pattern`](hpfeeds::wire::Pattern)'s
+/// documentation.
 fn stands_for(text: &str, channel: &str) -> bool {
     let below = |prefix: &str| channel.starts_with(prefix) && channel != prefix;
     text == "*"

@@ -218,7 +218,7 @@ fn subscriptions_are_what_their_definition_says() {
 }
 
 #[test]
-fn a_hundred_thousand_channels_come_and_go() {
+fn channels_by_the_hundred_thousand_come_and_go() {
     let (router, all) = (Arc::new(Router::default()), key(&["*"]));
     let mut mine = subscriptions(&router);
     for n in 0..100_000 {
@@ -234,7 +234,7 @@ fn a_hundred_thousand_channels_come_and_go() {
 }
 
 #[test]
-fn a_thousand_patterns_meet_ten_thousand_channels_without_a_list_for_each() {
+fn patterns_by_the_thousand_need_no_list_for_each_channel() {
     let (router, all) = (Arc::new(Router::default()), key(&["*"]));
     let subscribers: Vec<_> = (0..1000)
         .map(|n| {
@@ -265,8 +265,8 @@ fn name_of_dots_is_resolved_too() {
     assert_eq!(deliveries(&router, &mine, &[&dots, "."]), [1, 0]);
 }
 
-/// Not a measurement of time: how many outboxes are held once more than before, while a publisher still
-/// has the list as it was.
+/// Not a measurement of time: how many outboxes are held once more than before, while a publisher
+/// still has the list as it was.
 #[test]
 fn subscription_copies_as_little_with_thousands_there_as_with_a_hundred() {
     for (text, there) in [("crowded", 100), ("crowded", 5_000), ("crowded", 20_000), ("*", 5_000)] {
@@ -366,8 +366,8 @@ fn subscribers_are_known_until_a_list_changes() {
     assert_eq!(known(), [true, true], "four of one pattern");
 }
 
-/// Threads make and forget channels while others change their subscriptions, such that each is always
-/// subscribed to one channel, through one text or another.
+/// Threads make and forget channels while others change their subscriptions, such that each is
+/// always subscribed to one channel, through one text or another.
 #[test]
 fn threads_see_each_subscriber_exactly_once() {
     const STEPS: usize = 20_000;
