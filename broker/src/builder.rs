@@ -19,10 +19,11 @@ use crate::{
     net::endpoint::{Endpoint, parse::EndpointError},
 };
 
-/// Options of a [`Broker`](crate::broker::Broker); [`start`](Self::start) runs it.
+/// Builder of a [`Broker`](crate::broker::Broker): its options; [`start`](Self::start) runs it.
 ///
-/// Sizes are in bytes. Every option has a default that suits a public broker; only an endpoint (or
-/// [`without_endpoint`](Self::without_endpoint)) and a key are required.
+/// Sizes are in bytes, rates are per second. Every option has a default that suits a public broker;
+/// only an endpoint (or [`without_endpoint`](Self::without_endpoint)) and a key are required. An
+/// option that makes no sense, alone or with another, is an error of `start`.
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `start`"]
 pub struct BrokerBuilder {
@@ -50,37 +51,39 @@ impl BrokerBuilder {
         }
     }
 
-    /// Listens on `ADDR:PORT` as well. Port 0 lets the system pick one, see [`Broker::local_addrs`](crate::broker::Broker::local_addrs).
+    /// Adds an endpoint at `ADDR:PORT`. Port 0 lets the system pick one, see
+    /// [`Broker::local_addrs`](crate::broker::Broker::local_addrs).
     pub fn listen(self, addr: impl fmt::Display) -> Result<Self, EndpointError> {
         Ok(self.endpoint(Endpoint::bind(&addr.to_string())?))
     }
 
-    /// Listens on an endpoint as well.
+    /// Adds an endpoint.
     pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
         self.endpoints.push(endpoint);
         self
     }
 
-    /// Accepts connections from a socket that listens already as well, such as one that a supervisor passed on.
+    /// Adds a socket that listens already, such as one that a supervisor passed on.
     pub fn listener(mut self, listener: TcpListener) -> Self {
         self.listeners.push(listener);
         self
     }
 
-    /// Starts also when it listens nowhere: clients come in through [`Broker::serve`](crate::broker::Broker::serve).
+    /// Allows a broker without an endpoint, whose clients come in through
+    /// [`Broker::serve`](crate::broker::Broker::serve).
     pub fn without_endpoint(mut self) -> Self {
         self.without_endpoint = true;
         self
     }
 
-    /// Lets somebody in. A later key with the same ident replaces the earlier one. These keys are looked at before
-    /// the stores.
+    /// Adds a key. A later key with the same ident replaces the earlier one. These keys are looked
+    /// up before the stores are.
     pub fn user(mut self, key: Key) -> Self {
         self.users.insert(key);
         self
     }
 
-    /// Adds a store of keys. The first that knows an ident decides.
+    /// Adds a key store. The first store that knows an ident decides.
     pub fn auth(mut self, store: impl AuthStore) -> Self {
         self.stores.push(store);
         self
@@ -92,27 +95,29 @@ impl BrokerBuilder {
         self
     }
 
-    /// How many random bytes each connection is greeted with, 4 to 20. Default: 4, as the Python broker sends.
+    /// Length of the random challenge in INFO, 4 to 20 bytes. Default: 4, as in the Python broker.
     ///
-    /// Whoever has seen a client authenticate without TLS can send the same answer again, on a connection that is
-    /// greeted with the same bytes, and may ask for connections until there is one: that takes four thousand million
-    /// of them with 4 bytes, and cannot be done with 16. The clients of this library and of the Python package take any
-    /// number of bytes; one that is written for 4 cannot connect then.
+    /// An eavesdropper on a connection without TLS can replay a captured authentication on another
+    /// connection with the same challenge, and can open connections until one has it: with 4 bytes,
+    /// some four thousand million; with 16 bytes, more than are possible. The clients of this
+    /// library and of the Python package take a challenge of any length; a client that is written
+    /// for 4 bytes cannot connect to a broker with more.
     pub fn nonce_len(mut self, bytes: usize) -> Self {
         self.config.nonce_len = bytes;
         self
     }
 
-    /// The longest body of PUBLISH (ident, channel and payload), in bytes. Default: 1 MiB, as in the Python broker.
-    /// Clients must be told the same.
+    /// The longest body of PUBLISH (ident, channel and payload), in bytes. Default: 1 MiB, as in
+    /// the Python broker. Clients need the same setting.
     pub fn max_message(mut self, bytes: u32) -> Self {
         self.config.limits = Limits::new(bytes);
         self
     }
 
-    /// How many connections are held at once, authenticated or not. Default: 10,000. When there is one more, the oldest
-    /// that has not authenticated gives way, with the ERROR `Too many connections` (or a reset, amid a TLS handshake); when
-    /// all have, the new one is told that. There may be 512 more for the moment that giving way takes.
+    /// The most connections at once, authenticated or not. Default: 10,000. For one more, the
+    /// oldest that has not authenticated is evicted, with the ERROR `Too many connections` (or a
+    /// reset, in the middle of a TLS handshake); when all have authenticated, the new one gets that
+    /// ERROR. At most 512 more are open for the moment that an eviction takes.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.config.max_connections = connections;
         self
@@ -141,9 +146,9 @@ impl BrokerBuilder {
     /// The most messages per second that one ident (or all of one [`account`](Key::account)) may
     /// publish, over all its connections. Default: `None`, no limit.
     ///
-    /// The limit delays and never drops: a connection over the limit is not read from until its turn
-    /// comes, and TCP slows its client down. After a pause, the messages of one second may pass at
-    /// once.
+    /// The limit delays and never drops: a connection over the limit is not read from until its
+    /// turn comes, and TCP slows its client down. After a pause, the messages of one second may
+    /// pass at once.
     pub fn publish_rate(mut self, messages_per_second: Option<NonZeroU64>) -> Self {
         self.config.publish_rate = messages_per_second;
         self
@@ -163,13 +168,13 @@ impl BrokerBuilder {
     /// The limit delays: more is queued for the subscriber. Publishers never wait for a subscriber
     /// that is held back by this limit, and it does not count as slow: it is not disconnected. Only
     /// messages that exceed its [`high_mark`](Self::high_mark) are dropped, as the
-    /// [`slow_policy`](Self::slow_policy) says: the new messages, or the oldest. When its connection
-    /// ends, the limit still counts: messages that have not been written after
+    /// [`slow_policy`](Self::slow_policy) says: the new messages, or the oldest. When its
+    /// connection ends, the limit still counts: messages that have not been written after
     /// [`write_timeout`](Self::write_timeout) are lost.
     ///
     /// A few such subscribers can fill [`max_buffered`](Self::max_buffered) and keep it full for as
-    /// long as more is published than the limit lets through, at the cost of all others: combine the
-    /// limit with a lower `high_mark`.
+    /// long as more is published than the limit lets through, at the cost of all others: combine
+    /// the limit with a lower `high_mark`.
     pub fn deliver_rate(mut self, messages_per_second: Option<NonZeroU64>) -> Self {
         self.config.deliver_rate = messages_per_second;
         self
@@ -182,101 +187,114 @@ impl BrokerBuilder {
         self
     }
 
-    /// How often the key of each connected ident is looked up again. Default: 5 s; with more than 2,500 idents it takes
-    /// longer, as there are at most 500 lookups per second. Zero leaves live connections alone. A store that
-    /// [tells](crate::auth::AuthStore::changes) of its changes, as a JSON file, is asked at once when it does, and not every now
-    /// and then; one whose answers [cannot change](crate::auth::AuthStore::may_change), as keys in memory, is not asked again.
+    /// Interval at which the key of each connected ident is looked up again. Default: 5 s; more
+    /// with over 2,500 idents, as there are at most 500 lookups per second. Zero: keys of live
+    /// connections are not looked up again. A store that [tells](crate::auth::AuthStore::changes)
+    /// of its changes, as a JSON file, is asked when it does, and not at the interval; a store
+    /// whose answers [cannot change](crate::auth::AuthStore::may_change), as keys in memory, is not
+    /// asked again.
     ///
-    /// When a key is gone or has another secret, its connections get the ERROR `Authentication failed for {ident}` and
-    /// nothing of what is queued for them. When its lists have changed, what is newly allowed works at once; a connection
-    /// that subscribes to something of which nothing is allowed any more gets the usual ERROR and is closed. When a
-    /// lookup fails, nothing changes.
+    /// When a key is gone or has another secret, its connections get the ERROR `Authentication
+    /// failed for {ident}`, and none of the messages that are queued for them. When its lists have
+    /// changed, newly allowed channels work at once; a connection with a subscription of which no
+    /// part is allowed any more gets the usual ERROR and is closed. When a lookup fails, nothing
+    /// changes.
     pub fn recheck_keys(mut self, interval: Duration) -> Self {
         self.config.recheck_keys = interval;
         self
     }
 
-    /// How many channels and patterns one connection may subscribe to at once. Default: 10,000. Each costs some hundred
-    /// bytes. Of as many channels that it publishes to it remembers what it found out about them, which costs as much.
+    /// The most channels and patterns that one connection may subscribe to at once. Default:
+    /// 10,000. Each takes some hundred bytes. The publish cache of a connection holds at most as
+    /// many channels, which take as much.
     pub fn max_subscriptions(mut self, channels: usize) -> Self {
         self.config.max_subscriptions = channels;
         self
     }
 
-    /// How long a client may take to send AUTH. Default: 10 s.
+    /// The longest time from the accepted connection to AUTH. Default: 10 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.config.handshake_timeout = timeout;
         self
     }
 
-    /// How long a key store may take to answer. Default: 10 s. After that the authentication has failed.
+    /// The longest time of a lookup in the key stores. Default: 10 s. After that the authentication
+    /// has failed.
     pub fn auth_timeout(mut self, timeout: Duration) -> Self {
         self.config.auth_timeout = timeout;
         self
     }
 
-    /// How long after a failed authentication the address that it came from (of IPv6: its /64 network) has to wait
-    /// until it is greeted again. Default: 1 s. Zero turns it off.
+    /// Delay after a failed authentication: so long after it, connections of its address (of IPv6:
+    /// its /64 network) get no INFO. Default: 1 s. Zero: no delay.
     ///
-    /// It slows down clients that come back at once. Others behind the same address wait as well, but never longer
-    /// than this.
+    /// The delay slows down clients that come back at once. Other clients behind the same address
+    /// wait as well, but never longer than this.
     ///
-    /// At most 64 connections of an address are between the start of TLS and their authentication; others wait for their
-    /// turn before anything is read from them, for at most [`handshake_timeout`](Self::handshake_timeout). One that does not
-    /// authenticate, for whatever reason, keeps its place for this delay: so many TLS handshakes an address can waste.
+    /// At most 64 connections of an address are between the start of TLS and their authentication;
+    /// others wait for their turn before anything is read from them, for at most
+    /// [`handshake_timeout`](Self::handshake_timeout). A connection that does not authenticate
+    /// keeps its place for this delay, which bounds the TLS handshakes that an address can waste.
     pub fn auth_failure_delay(mut self, delay: Duration) -> Self {
         self.config.auth_failure_delay = delay;
         self
     }
 
-    /// How long the last bytes for a peer, such as an ERROR and what was queued before it, may take. Default: 5 s.
+    /// The longest time that the last bytes for a peer may take, such as an ERROR and the messages
+    /// before it. Default: 5 s.
     pub fn write_timeout(mut self, timeout: Duration) -> Self {
         self.config.write_timeout = timeout;
         self
     }
 
-    /// How long [`Broker::shutdown`](crate::broker::Broker::shutdown) lets subscribers receive what is queued for them. Default: 5 s.
+    /// The longest time that [`Broker::shutdown`](crate::broker::Broker::shutdown) lets subscribers
+    /// receive the messages that are queued for them. Default: 5 s.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.config.drain_timeout = timeout;
         self
     }
 
-    /// Publishers wait while a healthy subscriber has more than this queued, in bytes. Default: 1 MiB.
+    /// Low mark of a subscriber's queue, in bytes: publishers wait while a subscriber that keeps up
+    /// has more queued. Default: 1 MiB.
     pub fn low_mark(mut self, bytes: usize) -> Self {
         self.config.low_mark = bytes;
         self
     }
 
-    /// The most that is queued for a slow subscriber, in bytes. Default: 50 messages of the maximal size.
+    /// High mark of a subscriber's queue, in bytes: the most that is queued for a slow subscriber.
+    /// Default: 50 messages of the maximal size.
     pub fn high_mark(mut self, bytes: usize) -> Self {
         self.config.high_mark = Some(bytes);
         self
     }
 
-    /// Who drains less than this, in bytes per second, is slow: no publisher waits for it. Default: 64 KiB/s. It is
-    /// measured over [`floor_window`](Self::floor_window), while more than the low mark is queued.
+    /// Floor rate in bytes per second: a subscriber that drains less is slow, and no publisher
+    /// waits for it. Default: 64 KiB/s. The rate is measured over
+    /// [`floor_window`](Self::floor_window), while more than the low mark is queued.
     pub fn floor_rate(mut self, bytes_per_second: usize) -> Self {
         self.config.floor_rate = bytes_per_second;
         self
     }
 
-    /// How long a subscriber has to stay below the floor rate to be slow, or above it to be healthy again. So long, a
-    /// stuck one may stop its publishers. Default: 3 s; the time that 192 KiB take at the floor rate when that is
-    /// another, but from 1 s to 10 s.
+    /// Window of the floor rate: the time that a subscriber has to stay below the floor rate to be
+    /// slow, or above it to keep up again, and the longest time that a stuck one stops its
+    /// publishers. Default: 3 s; with another floor rate, the time that 192 KiB take at it, from 1
+    /// s to 10 s.
     ///
-    /// What the system buffers makes the rate uneven when it is looked at for a shorter time.
+    /// Over a shorter window, the buffers of the system make the rate uneven.
     pub fn floor_window(mut self, window: Duration) -> Self {
         self.config.floor_window = Some(window);
         self
     }
 
-    /// What happens to a slow subscriber at its high mark. Default: [`SlowPolicy::Disconnect`].
+    /// Policy for a slow subscriber at its high mark. Default: [`SlowPolicy::Disconnect`].
     pub fn slow_policy(mut self, policy: SlowPolicy) -> Self {
         self.config.slow_policy = policy;
         self
     }
 
-    /// How long [`SlowPolicy::Disconnect`] waits for recovery. Default: 60 s, as in the Python broker.
+    /// The time that [`SlowPolicy::Disconnect`] waits for recovery. Default: 60 s, as in the Python
+    /// broker.
     pub fn slow_deadline(mut self, deadline: Duration) -> Self {
         self.config.slow_deadline = deadline;
         self
@@ -284,26 +302,29 @@ impl BrokerBuilder {
 
     /// The most that is queued for all subscribers together, in bytes. Default: 512 MiB.
     ///
-    /// At this bound the marks of every subscriber count as reached: publishers wait for the healthy ones, and slow
-    /// ones meet the policy. A subscriber with nothing queued still gets one batch of messages (what was read at once), from
-    /// a reserve: a quarter of this, at least four times the longest message and 256 KiB. When that is used up, too,
-    /// publishers wait, and a subscriber that takes its batch at less than [`floor_rate`](Self::floor_rate) for a window is
-    /// disconnected at once. What is queued may keep up to twice as much memory, as it lies in buffers that are not full
-    /// of it.
+    /// At this bound the marks of every subscriber count as reached: publishers wait for those that
+    /// keep up, and slow ones meet the policy. A subscriber with an empty queue still gets one
+    /// batch of messages (those of one read), from a reserve: a quarter of this, at least four
+    /// times the longest message and 256 KiB. When the reserve is used up, too, publishers wait,
+    /// and a subscriber that takes its batch at less than [`floor_rate`](Self::floor_rate) for a
+    /// window is disconnected at once. Queued messages may keep up to twice as much memory
+    /// resident, as they lie in buffers that hold other bytes, too.
     ///
-    /// Publishers that wait hold no more than this or 128 MiB together, and some 32 KiB, or a message and 256 KiB, each. So
-    /// does a connection in the middle of a message; an idle one costs about 2 KB and what it subscribes to, see
+    /// Publishers that wait hold at most this or 128 MiB together, whichever is less, and some 32
+    /// KiB, or a message and 256 KiB, each. So does a connection in the middle of a message; an
+    /// idle one takes about 2 KiB and its subscriptions, see
     /// [`max_subscriptions`](Self::max_subscriptions).
     pub fn max_buffered(mut self, bytes: usize) -> Self {
         self.config.max_buffered = bytes;
         self
     }
 
-    /// Answers HTTP requests at `ADDR:PORT`: `/metrics` for Prometheus, `/healthz`, and `/readyz`, which is 200
-    /// until the broker begins to shut down. Default: nowhere. Port 0 lets the system pick one, see
-    /// [`Broker::exporter_addr`](crate::broker::Broker::exporter_addr).
+    /// Adds the HTTP exporter at `ADDR:PORT`: `/metrics` for Prometheus, `/healthz`, and `/readyz`,
+    /// which is 200 until the broker begins to shut down. Default: no exporter. Port 0 lets the
+    /// system pick one, see [`Broker::exporter_addr`](crate::broker::Broker::exporter_addr).
     ///
-    /// Whoever can connect there learns idents, channels and how much they send: it belongs on a private address.
+    /// Its clients learn idents, channels and how much they send: the exporter belongs on a private
+    /// address.
     #[cfg(feature = "exporter")]
     pub fn exporter(self, addr: impl fmt::Display) -> Result<Self, EndpointError> {
         Ok(self.exporter_endpoint(Endpoint::bind(&addr.to_string())?))
@@ -316,10 +337,9 @@ impl BrokerBuilder {
         self
     }
 
-    /// The addresses where the broker would listen, if everything that
-    /// [`start`](Self::start) needs is there: its endpoints in their order, its listeners, and last
-    /// the exporter. Nothing is opened: an address that is taken shows at the start only, and port 0
-    /// stays 0.
+    /// The addresses where the broker would listen, if everything that [`start`](Self::start) needs
+    /// is there: its endpoints in their order, its listeners, and last the exporter. Nothing is
+    /// opened: an address that is taken shows at the start only, and port 0 stays 0.
     #[cfg(feature = "cli")]
     pub(crate) async fn check(&self) -> Result<Vec<SocketAddr>, StartError> {
         self.check_options()?;

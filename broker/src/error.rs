@@ -1,19 +1,24 @@
+//! Errors of starting and reloading a broker.
+
 use std::{io, net::SocketAddr};
 
 use crate::{auth::AuthError, net::tls::certificate::TlsError};
 
-/// Why a broker did not start. Nothing is left half started: what it had opened is closed again.
+/// Why a broker did not start. Nothing is left half started: everything that it had opened is
+/// closed again.
 ///
-/// Each is one line that names the place, fit to be printed to the person who has to act.
+/// `Display` is one line that names the place, to be printed to the person who has to act.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// Neither [`listen`](crate::builder::BrokerBuilder::listen) nor [`endpoint`](crate::builder::BrokerBuilder::endpoint) nor
-    /// [`listener`](crate::builder::BrokerBuilder::listener) nor [`without_endpoint`](crate::builder::BrokerBuilder::without_endpoint) was
-    /// called.
+    /// Neither [`listen`](crate::builder::BrokerBuilder::listen) nor
+    /// [`endpoint`](crate::builder::BrokerBuilder::endpoint) nor
+    /// [`listener`](crate::builder::BrokerBuilder::listener) nor
+    /// [`without_endpoint`](crate::builder::BrokerBuilder::without_endpoint) was called.
     #[error("no endpoint to listen on")]
     NoEndpoint,
-    /// Neither [`user`](crate::builder::BrokerBuilder::user) nor [`auth`](crate::builder::BrokerBuilder::auth) was called.
+    /// Neither [`user`](crate::builder::BrokerBuilder::user) nor
+    /// [`auth`](crate::builder::BrokerBuilder::auth) was called.
     #[error("no keys: nobody could authenticate")]
     NoKeys,
     /// An option makes no sense, alone or together with another.
@@ -27,7 +32,7 @@ pub enum StartError {
     Resolve {
         /// The name as it was given.
         interface: String,
-        /// What the resolver said.
+        /// The error of the resolver.
         cause: io::Error,
     },
     /// The network device of an endpoint cannot be used.
@@ -35,7 +40,7 @@ pub enum StartError {
     Device {
         /// The name as it was given.
         device: String,
-        /// What the system said.
+        /// The error of the system.
         cause: io::Error,
     },
     /// The address cannot be listened on.
@@ -43,7 +48,7 @@ pub enum StartError {
     Listen {
         /// The address and port.
         addr: SocketAddr,
-        /// What the system said.
+        /// The error of the system.
         cause: io::Error,
     },
     /// A listener that the caller opened cannot be used.
@@ -54,7 +59,8 @@ pub enum StartError {
     Auth(#[from] AuthError),
 }
 
-/// What [`Broker::reload`](crate::broker::Broker::reload) could not read again. The old stays in use.
+/// Failures of [`Broker::reload`](crate::broker::Broker::reload): the key stores and certificates
+/// that could not be read again. Their previous content stays in use.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", failures.join("; "))]
 pub struct ReloadError {
@@ -66,7 +72,7 @@ impl ReloadError {
         if failures.is_empty() { Ok(()) } else { Err(Self { failures }) }
     }
 
-    /// One line for each thing, which names it and says what is wrong.
+    /// One line for each store or certificate, which names it and the cause.
     #[must_use]
     pub fn failures(&self) -> &[String] {
         &self.failures

@@ -1,4 +1,4 @@
-//! What fuzz targets look at and programs must not.
+//! Internals for fuzz targets, which programs must not use.
 
 /// The strings and files that operators write.
 #[cfg(feature = "cli")]
@@ -8,7 +8,7 @@ pub mod operator {
 
     use crate::{auth, cli};
 
-    /// What the broker says to arguments: nothing, or one line.
+    /// The one-line error about arguments, if there is one.
     pub fn arguments(arguments: Vec<OsString>) -> Result<(), String> {
         cli::Cli::read_from(arguments).map(drop).map_err(|error| cli::one_line(&error))
     }

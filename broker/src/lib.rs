@@ -1,7 +1,7 @@
 //! An hpfeeds broker to embed in a program: a drop-in replacement for the Python broker.
 //!
-//! A broker for a test takes three lines; it listens on the loopback interface, at a port that the system picks, and
-//! lets the ident `dev` with the secret `dev` publish and subscribe everywhere:
+//! A broker for a test takes three lines. It listens on the loopback interface, at a port that the
+//! system picks, and the ident `dev` with the secret `dev` may publish and subscribe everywhere:
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -14,7 +14,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A real one names its endpoints and its keys, see [`BrokerBuilder`]:
+//! Any other broker names its endpoints and its keys, see [`BrokerBuilder`]:
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -31,11 +31,14 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # What it promises
-//! A subscriber that keeps up loses nothing: publishers are slowed down through TCP to the speed of the slowest
-//! subscriber that still drains a floor rate. A subscriber below that floor is buffered up to its high mark and then
-//! meets the [`SlowPolicy`]; it never slows anybody else down for longer than the few seconds that it takes to notice.
-//! Memory is bounded, see [`BrokerBuilder::max_buffered`].
+//! # Guarantees
+//! - A subscriber that keeps up loses nothing: publishers are slowed down through TCP to the speed of
+//!   the slowest subscriber that still drains the [floor rate](BrokerBuilder::floor_rate).
+//! - A subscriber below the floor rate is buffered up to its [high mark](BrokerBuilder::high_mark)
+//!   and
+//!   then meets the [`SlowPolicy`]. It slows down publishers for at most the
+//!   [floor window](BrokerBuilder::floor_window), 3 s by default.
+//! - Memory is bounded, see [`BrokerBuilder::max_buffered`].
 #![doc(test(attr(deny(warnings))))]
 
 mod accept;

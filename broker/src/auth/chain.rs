@@ -1,3 +1,5 @@
+//! A chain of key stores.
+
 use std::{fmt, sync::Arc};
 
 use futures::stream;
@@ -6,15 +8,15 @@ use super::{AuthStore, Changes, Lookup, Reload};
 
 /// Several stores: the first that knows the ident decides.
 ///
-/// A store that fails ends the search with its error. The stores after it are not asked: an ident must not get
-/// another key because a database is down.
+/// A store that fails ends the search with its error. The stores after it are not asked: an ident
+/// must not get another key because a database is down.
 #[derive(Clone, Default)]
 pub struct ChainStore {
     stores: Vec<Arc<dyn AuthStore>>,
 }
 
 impl ChainStore {
-    /// A chain without stores, which knows nobody.
+    /// A chain without stores, which knows no ident.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -119,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn it_may_change_if_a_store_in_it_may() {
+    fn chain_may_change_if_a_store_in_it_may() {
         let mut chain = ChainStore::new();
         chain.push(store(&["a"], "memory"));
         chain.push(crate::auth::env::EnvStore::new());

@@ -1,4 +1,4 @@
-//! A key as the stores that programs share hold it: not yet checked.
+//! An entry: a key as a store holds it, not yet checked.
 
 use std::{
     fmt,
@@ -10,15 +10,16 @@ use serde_json::{Map, Value};
 
 use super::{key::Key, remarks::Remarks};
 
-/// A key as it stands in a store, with its secret in clear text. It may hold names that no broker accepts.
+/// A key as it stands in a store, with its secret in clear text. It may hold names that no broker
+/// accepts.
 #[derive(Clone, Default, PartialEq, Eq)]
 #[cfg_attr(not(feature = "cli"), allow(unreachable_pub, reason = "public in `keys` only"))]
 pub struct Entry {
-    /// Who the key is for.
+    /// The ident that the key is for.
     pub ident: String,
     /// The person or project it belongs to.
     pub owner: String,
-    /// What its holder has to know.
+    /// The secret, in clear text.
     pub secret: String,
     /// Channels, or patterns of them, that it may publish to.
     pub publish: Vec<String>,
@@ -26,7 +27,7 @@ pub struct Entry {
     pub subscribe: Vec<String>,
     /// A disabled key: no secret authenticates with it.
     pub disabled: bool,
-    /// Secrets that it had before, and that count for a while.
+    /// Earlier secrets that still count for a while.
     pub old_secrets: Vec<OldSecret>,
 }
 
@@ -61,7 +62,8 @@ impl fmt::Debug for OldSecret {
 }
 
 impl Entry {
-    /// Checks the names. The error says which of `names` (those of the fields `publish` and `subscribe`) is wrong.
+    /// Checks the names. The error says which of `names` (those of the fields `publish` and
+    /// `subscribe`) is wrong.
     pub(crate) fn key(&self, names: [&str; 2]) -> Result<Key, String> {
         let key = Key::new(&self.ident, &self.secret).map_err(|cause| format!("the ident {cause}"))?.owner(&self.owner);
         let key = if self.disabled { key.disabled() } else { key };
@@ -102,7 +104,8 @@ impl Entry {
         })
     }
 
-    /// Remarks about a key: entries that are legal and probably not meant. `names` as for [`key`](Self::key).
+    /// Remarks about a key: entries that are legal and probably not meant. `names` as for
+    /// [`key`](Self::key).
     pub(crate) fn remark(&self, names: [&str; 2], remarks: &mut Remarks) {
         let ident = &self.ident;
         if self.secret.is_empty() {
@@ -134,7 +137,8 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// The entries of a list. Empty ones are passed over: they stand in real files and match no channel.
+/// The entries of a list. Empty ones are passed over: they stand in real files and match no
+/// channel.
 fn filled(list: &[String]) -> impl Iterator<Item = &String> {
     list.iter().filter(|channel| !channel.is_empty())
 }
@@ -200,9 +204,9 @@ pub(crate) fn list(value: &Value) -> Result<List, String> {
     Ok(list)
 }
 
-/// A list of channels where the Python broker takes one string for a list, too: all channels in which are parts of it.
-/// That is a list written as JSON twice, or channels with commas between them. Other parts, such as the first half
-/// of a name, allow nothing here.
+/// A list of channels where the Python broker takes one string for a list, too: all channels in
+/// which are parts of it. That is a list written as JSON twice, or channels with commas between
+/// them. Other parts, such as the first half of a name, allow nothing here.
 #[cfg(any(feature = "sql", feature = "mongodb"))]
 pub(crate) fn list_or_text(value: &Value) -> Result<List, String> {
     let Value::String(text) = value else {

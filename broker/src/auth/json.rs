@@ -1,3 +1,5 @@
+//! Keys in a JSON file, which is watched for changes.
+
 use std::{
     collections::BTreeMap,
     fmt, fs, future,
@@ -36,15 +38,18 @@ pub(crate) const LISTS: [&str; 2] = ["pubchans", "subchans"];
 /// {"ident": {"owner": "…", "secret": "…", "pubchans": ["…"], "subchans": ["…"]}}
 /// ```
 ///
-/// All four fields are required. `hpfeeds-broker keys` writes two more, which the Python broker ignores: `disabled`, with
-/// the secret of a key that lets nobody in (`secret` is a random text then; a plain `true` does as well), and
-/// `old_secrets`, `[{"secret": "…", "until": …}]` with a time in seconds since 1970. Others are ignored. The lists hold channels or patterns; what is no string in them is
-/// passed over, and an owner that is `null` is the ident, as there. An entry with an empty secret is no key: nobody can
-/// authenticate with it. The log names such entries when the file is read.
+/// All four fields are required. `hpfeeds-broker keys` writes two more, which the Python broker
+/// ignores: `disabled`, with the secret of a disabled key (`secret` is a random text then; a plain
+/// `true` does as well), and `old_secrets`, `[{"secret": "…", "until": …}]` with a time in seconds
+/// since 1970. Other fields are ignored. The lists hold channels or patterns; an entry of a list
+/// that is no string is passed over, and an owner that is `null` is the ident, as in the Python
+/// broker. No client can authenticate with an empty secret. The log names such entries when the
+/// file is read.
 ///
-/// A change of the file is seen within about a second and a half, also when another file takes its name, or that of a
-/// folder or link on its path, as the secrets of Kubernetes do. Then it counts for live connections, too. A file that cannot
-/// be read or is wrong changes nothing: the keys stay as they were, and the log says why.
+/// A change of the file is seen within about 1.5 s, also when another file takes its name, or that
+/// of a folder or link on its path, as the secrets of Kubernetes do. The change counts for live
+/// connections, too. A file that cannot be read or is faulty changes nothing: the keys stay as they
+/// were, and the cause is logged.
 #[derive(Debug)]
 pub struct JsonStore {
     file: Arc<File>,
@@ -62,7 +67,8 @@ struct File {
 }
 
 impl JsonStore {
-    /// Reads the file. The error names the file, and the line or the ident and field that is wrong.
+    /// Reads the file, and starts to watch it. The error names the file, and the line or the ident
+    /// and field at fault.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, AuthError> {
         let path = path.into();
         // Before it is read: a change meanwhile is seen as one.
@@ -84,7 +90,8 @@ impl JsonStore {
         Ok(Self { file, watched })
     }
 
-    /// Reads the file again, also for connections that have authenticated. On an error the old keys stay.
+    /// Reads the file again, also for connections that have authenticated. On an error the old keys
+    /// stay.
     pub fn reload(&self) -> Result<(), AuthError> {
         self.file.reload().map(drop)
     }
@@ -157,7 +164,8 @@ fn load(path: &Path) -> Result<MemoryStore, AuthError> {
 
 pub(crate) fn parse(text: &[u8], remarks: &mut Remarks) -> Result<MemoryStore, String> {
     let (mut keys, mut lists) = (MemoryStore::new(), Lists::default());
-    // Of two users with one ident the last counts, with its fault or without; the first fault is told.
+    // Of two users with one ident the last counts, with its fault or without; the first fault is
+    // told.
     let mut faults = BTreeMap::new();
     let users = Users(|ident: String, value: &Value| {
         let key = entry(&ident, value, remarks).and_then(|entry| {
@@ -179,7 +187,8 @@ pub(crate) fn parse(text: &[u8], remarks: &mut Remarks) -> Result<MemoryStore, S
     faults.into_values().next().map_or(Ok(keys), Err)
 }
 
-/// Is handed the users one after the other: all of them at once, as values, take several times the memory of their keys.
+/// Visitor that takes the users one after the other: all of them at once, as values, take several
+/// times the memory of their keys.
 struct Users<F>(F);
 
 impl<'de, F: FnMut(String, &Value)> Visitor<'de> for Users<F> {
@@ -197,14 +206,14 @@ impl<'de, F: FnMut(String, &Value)> Visitor<'de> for Users<F> {
     }
 }
 
-/// What a file in this format holds, in the order of the idents.
+/// The entries of a file in this format, in the order of the idents.
 #[cfg(feature = "cli")]
 pub(crate) fn entries(text: &[u8], remarks: &mut Remarks) -> Result<Vec<Entry>, String> {
     let root = object(text)?;
     root.iter().map(|(ident, value)| entry(ident, value, remarks)).collect()
 }
 
-/// One of them. The error names the ident and the field.
+/// One entry. The error names the ident and the field.
 pub(crate) fn entry(ident: &str, value: &Value, remarks: &mut Remarks) -> Result<Entry, String> {
     Entry::from_json(ident, value, remarks).map_err(|cause| format!("user {ident:?}: {cause}"))
 }

@@ -4,7 +4,8 @@ use std::{sync::Arc, time::SystemTime};
 
 use hpfeeds::wire::{Digest, Ident, NameError, Nonce, Pattern, Secret};
 
-/// An authkey: who somebody is and what they may do.
+/// An authkey: an ident, the secrets that it authenticates with, and the channels that it may
+/// publish to and subscribe to.
 #[derive(Debug, Clone)]
 pub struct Key {
     pub(crate) ident: Ident,
@@ -20,8 +21,8 @@ pub struct Key {
 }
 
 impl Key {
-    /// A key that may do nothing yet, owned by itself. The ident has 1 to 255 bytes. With an empty secret nobody can
-    /// authenticate: everybody would know it.
+    /// A key without channels, owned by itself. The ident has 1 to 255 bytes. With an empty secret
+    /// no client can authenticate.
     pub fn new(ident: impl AsRef<str>, secret: impl Into<Secret>) -> Result<Self, NameError> {
         let ident = Ident::new(ident)?;
         let owner = ident.to_string();
@@ -37,25 +38,30 @@ impl Key {
         })
     }
 
-    /// Names the person or project that the key belongs to; the default is the ident. It shows in logs and metrics.
+    /// Names the person or project that the key belongs to; the default is the ident. It shows in
+    /// logs and metrics.
     #[must_use]
     pub fn owner(mut self, owner: impl Into<String>) -> Self {
         self.owner = owner.into();
         self
     }
 
-    /// Shares its limits on connections and rates with all keys of the same account; the default is the ident. For stores
-    /// in which one secret has many idents. What a connected key shares its limits with changes when it connects again.
+    /// Shares its limits on connections and rates with all keys of the same account; the default is
+    /// the ident. For stores in which one secret has many idents. A change counts for connections
+    /// that come after it.
     #[must_use]
     pub fn account(mut self, account: impl Into<Box<str>>) -> Self {
         self.account = Some(account.into());
         self
     }
 
-    /// Accepts a secret that it had before, too, until a time of the system's clock: so a secret can be replaced while the
-    /// client still has the old one. A connection that has authenticated with it ends when the key is looked up again
-    /// after that time. [`MemoryStore`](crate::auth::memory::MemoryStore) and [`JsonStore`](crate::auth::json::JsonStore) tell of it at that time; another store's keys are looked up
-    /// again within [`recheck_keys`](crate::builder::BrokerBuilder::recheck_keys) if its answers [may change](crate::auth::AuthStore::may_change).
+    /// Accepts an earlier secret, too, until a time of the system's clock, so that a secret can be
+    /// replaced while the client still has the old one. A connection that has authenticated with
+    /// the old one ends when the key is looked up again after that time: at once with
+    /// [`MemoryStore`](crate::auth::memory::MemoryStore) and
+    /// [`JsonStore`](crate::auth::json::JsonStore), within
+    /// [`recheck_keys`](crate::builder::BrokerBuilder::recheck_keys) with another store whose
+    /// answers [may change](crate::auth::AuthStore::may_change).
     #[must_use]
     pub fn old_secret(mut self, secret: impl Into<Secret>, until: SystemTime) -> Self {
         let mut old = self.old_secrets.into_vec();
@@ -64,7 +70,8 @@ impl Key {
         self
     }
 
-    /// Lets nobody in, and ends the search for the ident: a store that is asked later is not.
+    /// Disables the key: no client can authenticate with it. Stores that are asked later are not
+    /// asked for its ident.
     #[must_use]
     pub fn disabled(mut self) -> Self {
         self.disabled = true;
@@ -83,7 +90,7 @@ impl Key {
         Ok(self)
     }
 
-    /// Why nobody can authenticate with it, for the log.
+    /// Why no client can authenticate with the key, for the log.
     pub(crate) fn unusable(&self) -> Option<&'static str> {
         if self.disabled {
             return Some("the key is disabled");
@@ -104,7 +111,8 @@ impl Key {
         Arc::new(Self { old_secrets: left, ..Self::clone(&self) })
     }
 
-    /// The secret that a client has answered with. Each is tried, whichever it was: the time tells nothing of that.
+    /// The secret that a client has answered with. All are tried, so that the time tells nothing
+    /// about which one it was.
     pub(crate) fn proved(&self, nonce: &Nonce, digest: &Digest) -> Option<&Secret> {
         let mut proved = None;
         for secret in self.secrets() {
@@ -115,13 +123,13 @@ impl Key {
         proved
     }
 
-    /// Whether a secret opens it. Secrets are only ever compared by what they sign.
+    /// Whether the key accepts a secret. Secrets are compared by their signatures alone.
     pub(crate) fn accepts(&self, secret: &Secret) -> bool {
         let nonce = Nonce::new([]);
         self.unusable().is_none() && self.proved(&nonce, &secret.sign(&nonce)).is_some()
     }
 
-    /// Whether the same secrets open both, for as long.
+    /// Whether both keys accept the same secrets, until the same times.
     pub(crate) fn has_secrets_of(&self, other: &Self) -> bool {
         let nonce = Nonce::new([]);
         let ends = |key: &Self| key.old_secrets.iter().map(|(_, until)| *until).collect::<Vec<_>>();

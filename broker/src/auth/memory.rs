@@ -1,3 +1,5 @@
+//! Keys in memory.
+
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -39,7 +41,7 @@ impl MemoryStore {
         self.keys.len()
     }
 
-    /// When old secrets end.
+    /// The times at which old secrets end.
     pub(crate) fn ends(&self) -> impl Iterator<Item = SystemTime> {
         self.keys.values().flat_map(|key| key.old_secrets.iter().map(|(_, until)| *until))
     }
@@ -60,7 +62,8 @@ impl FromIterator<Key> for MemoryStore {
     }
 }
 
-/// The different lists of many keys. A fleet of sensors has few of them, and each key's own would take most of its memory.
+/// The distinct lists of many keys. A fleet of sensors has few of them, and each key's own copy
+/// would take most of its memory.
 #[derive(Default)]
 pub(super) struct Lists(HashSet<Arc<[Pattern]>>);
 

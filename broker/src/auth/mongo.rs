@@ -18,27 +18,29 @@ use super::{
     key::Key,
 };
 
-/// How long a lookup may take: half of what the broker gives it by default.
+/// The longest time that a lookup takes: half of what the broker gives it by default.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// How long the driver looks for a server: it says why there is none before the deadline passes.
+/// The longest time that the driver looks for a server, so that its error comes before the
+/// deadline.
 const SELECTION: Duration = Duration::from_secs(4);
 
-/// How many connections one store opens to a server.
+/// The most connections that one store opens to a server.
 const CONNECTIONS: u32 = 4;
 
 const COLLECTION: &str = "auth_key";
 
 /// A database of MongoDB that holds keys, such as `mongodb://broker:secret@db.example.org/hpfeeds`.
 ///
-/// As in the Python broker, what follows the last slash is the database of the keys, and users are looked for in `admin`
-/// unless `?authSource=…` says otherwise. `Display` and `Debug` show neither user nor password.
+/// As in the Python broker, the text after the last slash is the database of the keys, and users
+/// are looked for in `admin` unless `?authSource=…` says otherwise. `Display` and `Debug` show
+/// neither user nor password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct MongoAddress {
     /// For the driver: without the database.
     url: String,
     database: String,
-    /// What it is called in errors.
+    /// The address without user and password, for errors.
     name: String,
 }
 
@@ -50,7 +52,7 @@ impl FromStr for MongoAddress {
         const FORM: &str = "not of the form mongodb://HOST/DATABASE";
         let (address, options) = text.split_once('?').map_or((text, ""), |(address, options)| (address, options));
         let escape = || "write the characters / ? # and @ of a password as %2F %3F %23 and %40".to_owned();
-        // What follows a ? or / may be the end of a password, which must not be shown.
+        // The text after a ? or / may be the end of a password, which must not be shown.
         if options.contains('@') {
             return Err(escape());
         }
@@ -83,11 +85,12 @@ impl fmt::Debug for MongoAddress {
     }
 }
 
-/// Keys in the collection `auth_key(identifier, secret, publish, subscribe)`, as the Python broker has them. Each lookup
-/// asks the database, so a change counts for whoever connects next.
+/// Keys in the collection `auth_key(identifier, secret, publish, subscribe)`, as the Python broker
+/// has them. Each lookup asks the database, so a change counts for the next connection, and for
+/// live connections at the next [recheck](crate::builder::BrokerBuilder::recheck_keys).
 ///
-/// It keeps up to four connections, and gives up on a lookup after 5 seconds. When the database is away, lookups fail
-/// and say so; when it is back, they work again.
+/// The store keeps at most 4 connections to a server, and gives up on a lookup after 5 s. While the
+/// database is away, lookups fail with the cause; when it is back, they work again.
 pub struct MongoStore {
     name: String,
     keys: Collection<Document>,
@@ -96,8 +99,8 @@ pub struct MongoStore {
 impl MongoStore {
     /// Connects and asks once.
     ///
-    /// A server that cannot be reached is no error: it is logged, and the first lookup tries again. A wrong option or
-    /// password is one.
+    /// A server that cannot be reached is no error: it is logged, and the first lookup tries again.
+    /// A wrong option or password is one.
     pub async fn open(address: MongoAddress) -> Result<Self, AuthError> {
         let MongoAddress { url, database, name } = address;
         let fail = |cause: &Error| AuthError::new(format_args!("{name}: {}", one_line(cause)));

@@ -1,17 +1,17 @@
-//! What is odd in a key store but no fault: it is said, and the key counts.
+//! Remarks: oddities of a key store that are no faults. They are logged, and the key counts.
 
 use std::fmt;
 
 use tracing::warn;
 
-/// How many lines are kept. A file of thousands of keys may have the same mistake in each.
+/// The most lines that are kept. A file of thousands of keys may have the same mistake in each.
 const SHOWN: usize = 20;
 
 /// Lines that each name an ident and a field, and never a secret.
 #[derive(Debug, Default)]
 pub(crate) struct Remarks {
     lines: Vec<String>,
-    /// How many there were beyond these.
+    /// The number of further remarks.
     more: usize,
 }
 
@@ -24,7 +24,7 @@ impl Remarks {
         }
     }
 
-    /// Logs them. `store`: where they were met.
+    /// Logs the remarks. `store`: the place that they are about.
     pub(crate) fn log(&self, store: &dyn fmt::Display) {
         for cause in &self.lines {
             warn!(store = %store, cause, "a key may not be what it was meant to be");
@@ -34,6 +34,7 @@ impl Remarks {
         }
     }
 
+    #[cfg(any(feature = "cli", test))]
     pub(crate) fn into_lines(self) -> Vec<String> {
         let more = (self.more > 0).then(|| format!("and {} more", self.more));
         self.lines.into_iter().chain(more).collect()

@@ -1,10 +1,11 @@
-//! Files that people have written, whatever their editor has put before the text.
+//! Text of files that people have written, with the byte-order mark of some editors.
 
-/// The text after the mark that some editors of Windows begin a file with. UTF-16, which others write, is an error that
-/// goes on after the name of the file.
+/// The text after the mark that some editors of Windows begin a file with. UTF-16, which others
+/// write, is an error that goes on after the name of the file.
 pub(crate) fn utf8(bytes: &[u8]) -> Result<&[u8], &'static str> {
     match bytes {
-        // A byte-order mark, or the zero in the first character, which is ASCII in every file that is read here.
+        // A byte-order mark, or the zero in the first character, which is ASCII in every file that
+        // is read here.
         [0xFE, 0xFF, ..] | [0xFF, 0xFE, ..] | [0, _, ..] | [_, 0, ..] => Err("is UTF-16: save it as UTF-8"),
         text => Ok(text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text)),
     }

@@ -25,9 +25,22 @@ use crate::{
 };
 
 const AFTER_HELP: &str = "\
+Memory:
+  Queues               --high-mark for each slow subscriber; --max-buffered and a quarter of it for
+                       all together, and up to twice as much resident, in buffers that are not full
+  Stalled publishers   128M for all together (--max-buffered, if that is less), and 32k for each
+  Partial messages     their size and 256k for each, from 1k on
+  Idle connection      2k, and some hundred bytes for each subscription (--max-subscriptions) and
+                       for each of as many channels that it publishes to
+  Before AUTH          4k; 100k in the middle of a TLS handshake
+  Keys in a JSON file  0.3k for each; up to 1.5k once the file has been read again
+  Log                  8M that wait to be written
+
 Signals:
-  SIGHUP           reads the keys and certificates again; what cannot be read stays as it was
-  SIGTERM, SIGINT  stop: subscribers get what is queued for them, for at most --write-timeout; again: end at once
+  SIGHUP           reads the keys and certificates again; of a file that cannot be read, the
+                   previous content stays in use
+  SIGTERM, SIGINT  stop: queued messages are delivered, for at most --write-timeout; a second one
+                   ends the broker at once
 
 Exit codes:
   0 stopped, or the configuration is valid; 1 it could not start; 2 wrong arguments or configuration file;
@@ -36,24 +49,17 @@ Exit codes:
 Examples:
   hpfeeds-broker --dev                                try it out
   hpfeeds-broker --bind 0.0.0.0:20000 --auth env      as the image of the Python broker runs
-  hpfeeds-broker --config broker.toml --check-config  what is wrong, or where it would listen";
+  hpfeeds-broker --config broker.toml --check-config  the first fault, or where it would listen";
 
 /// An hpfeeds broker: a drop-in replacement for the Python one.
 ///
-/// Sizes are in bytes and may end in k, M or G (1024 each); times are in seconds. Of a flag that is not repeatable and is
-/// given twice, the last counts.
-///
-/// Memory: what is queued for one slow subscriber is bounded by --high-mark, for all together by --max-buffered and
-/// a quarter of it; that may keep up to twice as much memory, as it lies in buffers that are not full of it. What publishers wait with is at most 128M (or
-/// --max-buffered, if that is less) for all together, and some 32k for each. A connection that waits with a longer message, or is in the middle of one of more than 1k, adds that
-/// and 256k; an idle one costs about 2k, and some hundred bytes for each of at most --max-subscriptions, and of as many channels that
-/// it publishes to; one that has not authenticated 4k, or 100k in the middle of a TLS handshake. Each key of
-/// a JSON file takes about 0.3k, and up to 1.5k once the file has been read again. What waits to be logged takes at most
-/// 8M.
+/// Sizes are in bytes and may end in k, M or G (1024 each); times are in seconds. A flag that is
+/// not repeatable counts as it is given last.
 #[derive(Debug, Parser)]
 #[command(name = "hpfeeds-broker", version, max_term_width = 100, after_long_help = AFTER_HELP)]
 #[command(args_conflicts_with_subcommands = true)]
-// An image's entry point gives a flag, and who runs it another value: the last counts, as in the Python broker.
+// An image's entry point may give a flag, and its user another value: the last counts, as in the
+// Python broker.
 #[command(args_override_self = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -62,11 +68,12 @@ pub(crate) struct Cli {
     #[command(flatten)]
     listen: Listen,
 
-    /// Where the keys are (repeatable; the first that knows an ident decides) [default: sqlite]
+    /// A key store (repeatable; the first that knows an ident decides) [default: sqlite]
     ///
-    /// env: the environment, as the Python broker reads it. A file that ends in .json. sqlite: the file sqlite.db in the
-    /// working directory, or a file that ends in .db, .sqlite or .sqlite3. database+postgresql://…, database+mysql://…
-    /// or database+sqlite:///…, and mongodb://…, if built in.
+    /// env: the environment, as the Python broker reads it. A file that ends in .json. sqlite: the
+    /// file sqlite.db in the working directory, or a file that ends in .db, .sqlite or .sqlite3.
+    /// database+postgresql://…, database+mysql://… or database+sqlite:///…, and mongodb://…, if
+    /// built in.
     #[arg(long, value_name = "STORE", value_parser = StoreParser, help_heading = "Keys")]
     pub(super) auth: Vec<Store>,
 
@@ -78,10 +85,10 @@ pub(crate) struct Cli {
     #[arg(long, default_value = "hpfeeds", help_heading = "General")]
     name: String,
 
-    /// How many threads serve connections
+    /// The number of threads that serve connections
     ///
-    /// One moves millions of messages a second, at the lowest cost for each; more help when it is busy all the time, say
-    /// because very many clients connect.
+    /// One thread moves millions of messages a second, at the lowest cost for each. More help when
+    /// it is busy all the time, such as with very many clients that connect.
     #[arg(long, value_name = "N", default_value = "1", value_parser = parse_threads, help_heading = "General")]
     threads: usize,
 
@@ -101,15 +108,15 @@ pub(crate) struct Cli {
     pub(crate) config: ConfigFile,
 }
 
-/// What it does instead of running a broker.
+/// A subcommand, which runs instead of a broker.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Keys(KeysCommand),
 }
 
 impl Cli {
-    /// The arguments of this process and of the file that they name. Otherwise what they ask for has been printed: help, or one line that says what
-    /// is wrong with them.
+    /// The arguments of this process and of the file that they name. `Err`: help, or one line about
+    /// a fault, has been printed, and the program ends with the exit code.
     pub(crate) fn read() -> Result<Self, ExitCode> {
         Self::read_from(env::args_os().collect()).map_err(|error| {
             if let ErrorKind::DisplayHelp | ErrorKind::DisplayVersion = error.kind() {
@@ -142,7 +149,8 @@ impl Cli {
         Ok(self)
     }
 
-    /// The broker that the arguments describe. Reads the files and connects to the databases that they name.
+    /// The builder of the broker that the arguments describe. Reads the files and connects to the
+    /// databases that they name.
     pub(crate) async fn builder(&self) -> Result<BrokerBuilder, AuthError> {
         let mut builder = if self.dev { Broker::dev_builder() } else { Broker::builder() };
         for store in &self.auth {
@@ -158,9 +166,10 @@ impl Cli {
         Ok(builder.name(&self.name))
     }
 
-    /// What the broker runs on.
+    /// The runtime of the broker.
     pub(crate) fn runtime(&self) -> io::Result<Runtime> {
-        // One thread has nobody to wake up, and what it has just read is in its cache when it writes it.
+        // One thread wakes no other up, and data that it has just read is in its cache when it
+        // writes it.
         let mut builder = match self.threads {
             1 => runtime::Builder::new_current_thread(),
             _ => runtime::Builder::new_multi_thread(),

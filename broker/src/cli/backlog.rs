@@ -1,24 +1,27 @@
-//! Between the log and stderr: nobody waits for who reads the log.
+//! The backlog of the log: at most 8 MiB of lines, which a thread of their own writes to stderr.
 //!
-//! Whoever reads it may stop, or be slower than events come: a terminal with Ctrl-S, a full disk behind a pipe. A broker
-//! that writes to it in the middle of its work would stop with it.
+//! The reader of stderr may stop, or be slower than events come: a terminal with Ctrl-S, a full
+//! disk behind a pipe. A broker that wrote to stderr in the middle of its work would stop with it.
 
 use std::{
     io::{self, Write as _},
     mem,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread,
     time::Duration,
 };
 
-/// The most that waits to be written, in bytes: some twenty thousand lines. As much again is being written.
+use parking_lot::{Condvar, Mutex};
+
+/// The most bytes that wait to be written: some twenty thousand lines. As much again is being
+/// written.
 const MAX: usize = 4 << 20;
 
-/// How long the thread rests after it has written. Waking it up for each line cost a fifth of what it costs to accept and
-/// authenticate a connection; when there is much to log, it is woken for many lines at once.
+/// How long the thread rests after it has written, so that in a busy log it is woken for many lines
+/// at once: a wake-up for each line is dear beside the work that is logged.
 const REST: Duration = Duration::from_millis(5);
 
-/// How long the end of the program waits until all is written.
+/// The longest time that the end of the program waits until all lines are written.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Lines that a thread of their own writes to stderr.
@@ -34,12 +37,12 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     lines: Vec<u8>,
-    /// How many had no room.
+    /// How many lines had no room.
     lost: u64,
     writing: bool,
-    /// The thread waits for lines, and does not just rest.
+    /// Whether the thread waits for lines, rather than rests.
     idle: bool,
-    /// Somebody waits until all is written.
+    /// Whether a caller of [`Backlog::flush`] waits.
     flushing: bool,
 }
 
@@ -50,7 +53,7 @@ impl Backlog {
         let shared = backlog.0.clone();
         thread::Builder::new().name("log".to_owned()).spawn(move || {
             shared.run(|lines| {
-                // Nobody may be there to read it.
+                // A stderr that is closed, or whose disk is full, must not stop the broker.
                 let _ = io::stderr().write_all(lines);
             });
         })?;
@@ -59,7 +62,7 @@ impl Backlog {
 
     /// Adds a line, if there is room.
     pub(crate) fn push(&self, line: &[u8]) {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         if state.lines.len() + line.len() > MAX {
             state.lost += 1;
             return;
@@ -71,31 +74,29 @@ impl Backlog {
         }
     }
 
-    /// Waits until everything has been written, or has taken too long.
+    /// Waits until everything has been written, for at most [`PATIENCE`].
     pub(crate) fn flush(&self) {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         state.flushing = true;
         self.0.changed.notify_all();
         let busy = |state: &mut State| state.writing || !state.lines.is_empty() || state.lost > 0;
-        drop(self.0.changed.wait_timeout_while(state, PATIENCE, busy));
+        self.0.changed.wait_while_for(&mut state, busy, PATIENCE);
     }
 }
 
 impl Shared {
     fn run(&self, write: impl Fn(&[u8])) {
         loop {
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             if mem::take(&mut state.writing) {
                 self.changed.notify_all();
-                let resting = |state: &mut State| !state.flushing;
-                let rested = self.changed.wait_timeout_while(state, REST, resting);
-                (state, _) = rested.unwrap_or_else(PoisonError::into_inner);
+                self.changed.wait_while_for(&mut state, |state| !state.flushing, REST);
             }
             let nothing = |state: &mut State| {
                 state.idle = state.lines.is_empty() && state.lost == 0;
                 state.idle
             };
-            state = self.changed.wait_while(state, nothing).unwrap_or_else(PoisonError::into_inner);
+            self.changed.wait_while(&mut state, nothing);
             state.writing = true;
             let (lines, lost) = (mem::take(&mut state.lines), mem::take(&mut state.lost));
             drop(state);
@@ -104,10 +105,6 @@ impl Shared {
                 tracing::warn!(lost, "the log was not read fast enough: lines are lost");
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -119,25 +116,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_waits_for_the_reader_and_what_is_lost_is_counted() {
+    fn push_never_waits_for_the_reader_and_lost_lines_are_counted() {
         let backlog = Backlog::default();
         let (reading, read) = mpsc::sync_channel::<Vec<u8>>(0);
         let shared = backlog.0.clone();
         thread::spawn(move || shared.run(|lines| reading.send(lines.to_vec()).unwrap_or_default()));
         backlog.push(b"first\n");
-        // It is being written from here on, and nobody reads it.
-        while !backlog.0.lock().writing {
+        // The line is being written from here on, and not read.
+        while !backlog.0.state.lock().writing {
             thread::yield_now();
         }
         let line = [b'x'; 1024];
         for _ in 0..MAX / line.len() + 3 {
             backlog.push(&line);
         }
-        assert_eq!(backlog.0.lock().lost, 3);
+        assert_eq!(backlog.0.state.lock().lost, 3);
         assert_eq!(read.recv().unwrap(), b"first\n");
         assert_eq!(read.recv().unwrap().len(), MAX);
         backlog.flush();
-        let state = backlog.0.lock();
+        let state = backlog.0.state.lock();
         assert_eq!((state.lost, state.lines.len()), (0, 0));
     }
 }

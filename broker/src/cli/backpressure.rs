@@ -1,11 +1,11 @@
-//! What happens when a subscriber is slow.
+//! Arguments about slow subscribers: marks, floor rate, policy.
 
 use std::time::Duration;
 
-use crate::{builder::BrokerBuilder, delivery::policy::SlowPolicy};
 use clap::{Args, ValueEnum};
 
 use super::values::{parse_seconds, parse_size};
+use crate::{builder::BrokerBuilder, delivery::policy::SlowPolicy};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Slow subscribers")]
@@ -18,7 +18,8 @@ pub(crate) struct Backpressure {
 
     /// A subscriber that drains less than this in a second is slow
     ///
-    /// That is measured while more than --low-mark is queued, for three seconds at 64k. After that nobody waits for it.
+    /// The rate is measured while more than --low-mark is queued, over three seconds at 64k. No
+    /// publisher waits for a slow subscriber.
     #[arg(long, value_name = "SIZE", default_value = "64k", value_parser = parse_size)]
     floor_rate: usize,
 
@@ -26,16 +27,17 @@ pub(crate) struct Backpressure {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     high_mark: Option<usize>,
 
-    /// What happens to a slow subscriber at --high-mark
+    /// The policy for a slow subscriber at --high-mark
     ///
-    /// disconnect drops its new messages and disconnects it after --slow-deadline, as the Python broker does;
-    /// drop-oldest drops the oldest and keeps it connected.
+    /// disconnect: its new messages are dropped, and it is disconnected after --slow-deadline, as
+    /// by the Python broker. drop-oldest: its oldest messages are dropped, and it stays connected.
     #[arg(long, value_name = "POLICY", default_value = "disconnect")]
     slow_policy: Policy,
 
-    /// How long a slow subscriber may take to recover
+    /// The time that a slow subscriber has to recover
     ///
-    /// It has recovered when it has fallen below --low-mark, or drains --floor-rate again.
+    /// A subscriber has recovered when less than --low-mark is queued for it, or it drains
+    /// --floor-rate again.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
     slow_deadline: Duration,
 

@@ -1,7 +1,7 @@
 //! `--config`: a TOML file whose keys are the long flags.
 //!
-//! There is no second list of them: each entry of the file becomes an argument that clap parses, before those of the
-//! command line. A flag that is added anywhere is a key of the file as well.
+//! There is no second list of them: each entry of the file becomes an argument that clap parses,
+//! before those of the command line. A flag that is added anywhere is a key of the file as well.
 
 use std::{
     ffi::OsString,
@@ -21,7 +21,7 @@ use toml::{
 
 use crate::cli::output::{one_line, suggestion};
 
-/// What makes sense on the command line only.
+/// Flags that belong on the command line only.
 const NOT_IN_A_FILE: [&str; 4] = ["config", "check-config", "help", "version"];
 
 #[derive(Debug, Args)]
@@ -29,26 +29,25 @@ const NOT_IN_A_FILE: [&str; 4] = ["config", "check-config", "help", "version"];
 pub(crate) struct ConfigFile {
     /// A TOML file with flags: max-connections = 100
     ///
-    /// Its keys are the long flags, without the dashes in front. A flag without a value is true or false; one that is
-    /// repeatable takes a list. The command line wins: a flag there replaces that of the file, with all its values, and
-    /// those that it excludes.
+    /// The keys of the file are the long flags, without the dashes in front. A flag without a value
+    /// is true or false; one that is repeatable takes a list. The command line wins: a flag there
+    /// replaces that of the file, with all its values, and the flags that it excludes.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
     /// Check the configuration and end
     ///
-    /// Reads the configuration, opens the key stores and certificates, resolves the endpoints, and prints where the
-    /// broker would listen; exit code 0, or one line that says what is wrong. Nothing is started or listened on, so it
-    /// works beside a running broker.
+    /// Reads the configuration, opens the key stores and certificates, resolves the endpoints, and
+    /// prints where the broker would listen; exit code 0, or one line about the fault. Nothing is
+    /// started or listened on: a broker may be running meanwhile.
     #[arg(long)]
     pub(crate) check_config: bool,
 }
 
-/// The arguments with those of the file that they name before them. `arguments` begin with the program's name.
-///
-/// What is wrong with `arguments` themselves is left to whoever parses them.
+/// The arguments, after those of the file that they name. `arguments` begin with the program's
+/// name; faults in them are left to the parser of the result.
 pub(crate) fn expand(command: &Command, mut arguments: Vec<OsString>) -> Result<Vec<OsString>, clap::Error> {
-    // Enough to see what is there; conflicts and the like do not matter yet.
+    // Finds the flags that are given; conflicts and the like do not matter yet.
     let Ok(given) = command.clone().ignore_errors(true).try_get_matches_from(&arguments) else {
         return Ok(arguments);
     };
@@ -133,7 +132,7 @@ impl File<'_> {
         Ok(Entry { arg, long, at, arguments })
     }
 
-    /// What clap says to one argument alone.
+    /// Checks one argument alone.
     fn check(&self, at: usize, argument: &OsString) -> Result<(), clap::Error> {
         match self.parse([argument]) {
             Err(error) if is_about_a_value(error.kind()) => Err(self.fault(Some(at), &one_line(&error))),
@@ -141,7 +140,7 @@ impl File<'_> {
         }
     }
 
-    /// What clap says to all of them. The line is that of the first that it names.
+    /// Checks all arguments together. The error names the line of the first argument at fault.
     fn check_together(&self, entries: &[Entry<'_>]) -> Result<(), clap::Error> {
         match self.parse(entries.iter().flat_map(|entry| &entry.arguments)) {
             Err(error) if error.kind() == ErrorKind::ArgumentConflict => {
@@ -153,7 +152,7 @@ impl File<'_> {
                     entries.iter().find(|entry| named.and_then(|named| named.strip_prefix("--")) == Some(entry.long));
                 Err(self.fault(entry.map(|entry| entry.at), &one_line(&error)))
             }
-            // What lacks another flag may find it on the command line.
+            // A flag that is required by another one may be on the command line.
             _ => Ok(()),
         }
     }

@@ -1,15 +1,15 @@
-//! What the broker tells about itself over HTTP.
+//! Arguments about the HTTP exporter of metrics.
 
-use crate::builder::BrokerBuilder;
 use clap::Args;
 
 use super::values::{Address, parse_address};
+use crate::builder::BrokerBuilder;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Monitoring")]
 pub(crate) struct Exporter {
-    /// Answer HTTP at this address and port: /metrics for Prometheus, /healthz, and /readyz (503 while it shuts
-    /// down). It names idents and channels: use a private address
+    /// Answer HTTP at this address and port: /metrics for Prometheus, /healthz, and /readyz (503
+    /// while the broker shuts down). Metrics name idents and channels: use a private address
     #[arg(long, value_name = "ADDR:PORT", value_parser = parse_address)]
     exporter: Option<Address>,
 }

@@ -7,19 +7,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::auth::admin::{Change, Entry, Fields, Keys, Listing, from_json, remarks, to_json};
 use clap::{Args, Subcommand};
 
 use super::store::{Store, StoreParser};
+use crate::auth::admin::{Change, Entry, Fields, Keys, Listing, from_json, remarks, to_json};
 
 /// Add, list, change and remove keys, in SQLite files, databases and JSON files
 ///
-/// A running broker sees a change by itself, for live connections within --recheck-keys.
+/// A running broker sees a change by itself, and for live connections within --recheck-keys.
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = false)]
 pub(crate) struct KeysCommand {
-    /// Where the keys are, as for the broker: sqlite (the file sqlite.db here), a file that ends in .json, .db, .sqlite
-    /// or .sqlite3, or database+postgresql://…, database+mysql://…, database+sqlite:///…
+    /// Where the keys are, as for the broker: sqlite (the file sqlite.db here), a file that ends in
+    /// .json, .db, .sqlite or .sqlite3, or database+postgresql://…, database+mysql://…,
+    /// database+sqlite:///…
     #[arg(long, global = true, value_name = "STORE", default_value = "sqlite", value_parser = StoreParser)]
     auth: Store,
 
@@ -29,30 +30,31 @@ pub(crate) struct KeysCommand {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Add a key. Without a secret one is made up, and printed this once
+    /// Add a key. Without a secret, a random one is made, and printed this once
     Add {
-        /// Who it is for
+        /// The ident that it is for
         ident: String,
         #[command(flatten)]
         fields: Given,
     },
-    /// Change what is given of a key; the rest stays
+    /// Change the given fields of a key; the others stay
     Set {
-        /// Whose key
+        /// The ident of the key
         ident: String,
         #[command(flatten)]
         fields: Given,
         #[command(flatten)]
         changes: Changes,
     },
-    /// Let nobody in with a key, and keep it. The broker ends its connections (see --recheck-keys)
+    /// Refuse all clients with a key, and keep it. The broker ends its connections (see
+    /// --recheck-keys)
     Disable {
-        /// Whose key
+        /// The ident of the key
         ident: String,
     },
-    /// Let its holder in again, with the secret that it had
+    /// Enable a disabled key, with the secret that it had
     Enable {
-        /// Whose key
+        /// The ident of the key
         ident: String,
     },
     /// List all keys, without their secrets
@@ -63,7 +65,7 @@ enum Action {
     },
     /// Show one key
     Show {
-        /// Whose key
+        /// The ident of the key
         ident: String,
         /// With its secret
         #[arg(long)]
@@ -71,7 +73,7 @@ enum Action {
     },
     /// Remove a key. The broker ends the connections that it has (see --recheck-keys)
     Remove {
-        /// Whose key
+        /// The ident of the key
         ident: String,
     },
     /// Write all keys, with their secrets, in the format of JSON files
@@ -109,7 +111,7 @@ struct Given {
     subscribe: Vec<String>,
 }
 
-/// What only a key that is there can have.
+/// Arguments about a key that exists.
 #[derive(Debug, Args)]
 struct Changes {
     /// It may publish nowhere
@@ -130,11 +132,11 @@ struct Changes {
     /// Take one out of the list (repeatable)
     #[arg(long, value_name = "CHANNEL", conflicts_with_all = ["subscribe", "no_subscribe"])]
     drop_subscribe: Vec<String>,
-    /// Make up a new secret and print it
+    /// Make a new random secret and print it
     #[arg(long, conflicts_with_all = ["secret", "secret_stdin"])]
     new_secret: bool,
-    /// For so long the old secret still counts beside the new one, in seconds or as 30m, 12h or 7d; without it, no old
-    /// one does. 0 alone ends those that do
+    /// How long the old secret still counts beside the new one, in seconds or as 30m, 12h or 7d;
+    /// without this flag, no old one does. 0 without a new secret ends the old ones that count
     #[arg(long, value_name = "TIME", value_parser = parse_grace)]
     grace: Option<Duration>,
 }
@@ -159,7 +161,7 @@ impl std::fmt::Debug for Given {
     }
 }
 
-/// What is said on failure, on one line.
+/// An error whose text is one line.
 type Failure = Box<dyn std::error::Error>;
 
 impl KeysCommand {
@@ -196,14 +198,15 @@ impl KeysCommand {
     }
 }
 
-/// Notes beside what was asked for, on stderr.
+/// Prints remarks on stderr.
 fn say(remarks: &[String]) {
     for remark in remarks {
         eprintln!("note: {}", plain(remark));
     }
 }
 
-/// What could not be read is named after the rest, a line each; and it is no success.
+/// Names the keys that could not be read, a line each, after the rest; if there are any, the
+/// command has failed.
 fn complete(listing: &Listing) -> Result<(), Failure> {
     let Listing { entries, faults, .. } = listing;
     for fault in faults {
@@ -233,7 +236,7 @@ async fn set(keys: &Keys, ident: &str, given: &Given, changes: &Changes) -> Resu
     if fields.is_empty() {
         return Err("nothing to change: give --owner, --secret, --publish or --subscribe".into());
     }
-    // Those that are new.
+    // About the new entries alone.
     let notes = remarks([&Entry {
         ident: ident.to_owned(),
         secret: "not looked at".to_owned(),
@@ -348,7 +351,8 @@ fn as_json(entries: &[Entry]) -> String {
     format!("{:#}\n", list.collect::<serde_json::Value>())
 }
 
-/// Columns with a heading. Control characters are written as escapes: a name in a store must not move the cursor.
+/// Columns with a heading. Control characters are written as escapes: a name in a store must not
+/// move the cursor.
 fn as_table(entries: &[Entry]) -> String {
     let heading = ["IDENT", "OWNER", "PUBLISH", "SUBSCRIBE", "STATE"].map(str::to_owned);
     let rows = entries.iter().map(|entry| {
@@ -429,7 +433,7 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Whoever reads it has seen enough.
+        // The reader, such as `head`, has closed the pipe.
         Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         printed => Ok(printed.map_err(|cause| format!("cannot write to stdout: {cause}"))?),
     }

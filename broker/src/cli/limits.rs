@@ -1,14 +1,14 @@
-//! What one client may ask for.
+//! Arguments about limits: sizes, connections, rates, timeouts.
 
 use std::{
     num::{NonZeroU64, NonZeroUsize},
     time::Duration,
 };
 
-use crate::builder::BrokerBuilder;
 use clap::Args;
 
 use super::values::{parse_connections, parse_message, parse_rate, parse_rate_in_bytes, parse_seconds};
+use crate::builder::BrokerBuilder;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
@@ -17,26 +17,27 @@ pub(crate) struct Limits {
     #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = parse_message)]
     max_message: u32,
 
-    /// Random bytes that each connection is greeted with, 4 to 20: more keep those who listen in from using an old
-    /// answer of a client again; a client that is written for 4 cannot connect then
+    /// Length of the random challenge in bytes, 4 to 20: a longer one keeps an eavesdropper from
+    /// replaying a captured authentication; clients written for 4 bytes cannot connect then
     #[arg(long, value_name = "N", default_value_t = 4)]
     nonce_bytes: usize,
 
-    /// How many connections are held at once; one more takes the place of the oldest that has not authenticated
+    /// The most connections at once; one more takes the place of the oldest that has not
+    /// authenticated
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     max_connections: usize,
 
-    /// How many connections one address (of IPv6: one /64 network) may hold [default: no limit, as a site of sensors may
-    /// share one]
+    /// The most connections of one address (of IPv6: one /64 network) [default: no limit, as a site
+    /// of sensors may share one]
     #[arg(long, value_name = "N", value_parser = parse_connections)]
     max_connections_per_address: Option<NonZeroUsize>,
 
-    /// How many connections one ident may hold [default: no limit, as a fleet may share a key]
+    /// The most connections of one ident [default: no limit, as a fleet may share a key]
     #[arg(long, value_name = "N", value_parser = parse_connections)]
     max_connections_per_ident: Option<NonZeroUsize>,
 
-    /// The most messages per second that one ident may publish, over all its connections: more are delayed [default: no
-    /// limit]
+    /// The most messages per second that one ident may publish, over all its connections: more are
+    /// delayed [default: no limit]
     #[arg(long, value_name = "N", value_parser = parse_rate)]
     publish_rate: Option<NonZeroU64>,
 
@@ -44,11 +45,11 @@ pub(crate) struct Limits {
     #[arg(long, value_name = "SIZE", value_parser = parse_rate_in_bytes)]
     publish_bytes: Option<NonZeroU64>,
 
-    /// The most messages per second that are delivered to one ident: more are queued up to --high-mark, and nobody
-    /// waits for it [default: no limit]
+    /// The most messages per second that are delivered to one ident: more are queued up to
+    /// --high-mark, and no publisher waits [default: no limit]
     ///
-    /// Some such subscribers can keep --max-buffered full for long, at the cost of all others: a lower --high-mark goes
-    /// well with it.
+    /// A few such subscribers can keep --max-buffered full for long, at the cost of all others:
+    /// combine it with a lower --high-mark.
     #[arg(long, value_name = "N", value_parser = parse_rate)]
     deliver_rate: Option<NonZeroU64>,
 
@@ -56,20 +57,21 @@ pub(crate) struct Limits {
     #[arg(long, value_name = "SIZE", value_parser = parse_rate_in_bytes)]
     deliver_bytes: Option<NonZeroU64>,
 
-    /// How often the keys of connected clients are looked up again, so that a key that is removed or changed in a database
-    /// has an effect on them (in a JSON file, it has at once); 0 leaves live connections alone
+    /// The interval at which the keys of connected clients are looked up again, so that a key that
+    /// is removed or changed in a database counts for them (in a JSON file, it does at once); 0:
+    /// never
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = parse_seconds)]
     recheck_keys: Duration,
 
-    /// How many channels and patterns one connection may subscribe to at once
+    /// The most channels and patterns that one connection may subscribe to at once
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     max_subscriptions: usize,
 
-    /// How long a client may take to authenticate
+    /// The longest time that a client may take to authenticate
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
     handshake_timeout: Duration,
 
-    /// How long the last bytes for a client may take, at its end and at shutdown
+    /// The longest time that the last bytes for a client may take, at its end and at shutdown
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = parse_seconds)]
     write_timeout: Duration,
 }

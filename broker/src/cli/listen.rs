@@ -1,14 +1,14 @@
-//! Where the broker listens.
+//! Arguments about endpoints: where the broker listens, and its certificates.
 
 use std::{ffi::OsString, path::PathBuf};
 
-use crate::net::endpoint::{Endpoint, parse::EndpointError};
 use clap::{
     Args,
     builder::{OsStringValueParser, TypedValueParser as _, ValueParser},
 };
 
 use super::values::{Address, parse_address};
+use crate::net::endpoint::{Endpoint, parse::EndpointError};
 
 /// The port that hpfeeds clients try by default.
 const PORT: u16 = 20000;
@@ -16,7 +16,8 @@ const PORT: u16 = 20000;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Listening")]
 pub(crate) struct Listen {
-    /// Listen on this address and port; :PORT is on every address [default: 0.0.0.0:20000 unless --endpoint is given]
+    /// Listen on this address and port; :PORT is on every address [default: 0.0.0.0:20000 unless
+    /// --endpoint is given]
     #[arg(long, value_name = "ADDR:PORT", value_parser = parse_address)]
     bind: Option<Address>,
 
@@ -27,19 +28,21 @@ pub(crate) struct Listen {
     /// Listen on an endpoint (repeatable): tcp or tls, and keys with values, such as
     /// tcp:interface=0.0.0.0:port=20000:device=eth0 or tls:port=20001:key=key.pem:cert=cert.pem
     ///
-    /// Keys: port (required); interface (an address; the colons of IPv6 as \:); device (one network interface, Linux);
-    /// mode=publish or subscribe (the other is refused there); backlog=N; reuseport=yes (several brokers share the
-    /// port); recvbuf=SIZE and sendbuf=SIZE (the system's buffers of each connection);
-    /// keepalive=IDLE[,INTERVAL,PROBES] in seconds, or off [default: 10,5,3]; proxy=yes (connections come through
-    /// proxies and begin with a header of the PROXY protocol, 1 or 2) with proxyfrom=ADDRESS[/BITS],... of the proxies.
+    /// Keys: port (required); interface (an address; the colons of IPv6 as \:); device (one network
+    /// interface, Linux); mode=publish or subscribe (the other is refused there); backlog=N;
+    /// reuseport=yes (several brokers share the port); recvbuf=SIZE and sendbuf=SIZE (the system's
+    /// buffers of each connection); keepalive=IDLE[,INTERVAL,PROBES] in seconds, or off [default:
+    /// 10,5,3]; proxy=yes (connections come through proxies and begin with a header of the PROXY
+    /// protocol, 1 or 2) with proxyfrom=ADDRESS[/BITS],... of the proxies.
     ///
-    /// Of tls also: key and cert (PEM files) [default: key.pem, cert.pem]; chain (certificates sent after cert);
-    /// clientca (clients need a certificate that one of these signed); clientauth=optional (or none at all).
-    /// Certificates are read again when they change.
+    /// Of tls also: key and cert (PEM files) [default: key.pem, cert.pem]; chain (certificates sent
+    /// after cert); clientca (clients need a certificate that one of these signed);
+    /// clientauth=optional (or none at all). Certificates are read again when they change.
     #[arg(short, long, value_name = "ENDPOINT", value_parser = parse_endpoint)]
     endpoint: Vec<Endpoint>,
 
-    /// Speak TLS on --bind (or the default address) with this certificate, a PEM file; see --endpoint for more
+    /// Speak TLS on --bind (or the default address) with this certificate, a PEM file; see
+    /// --endpoint for more
     #[arg(long, value_name = "FILE", requires = "tlskey", value_parser = file())]
     tlscert: Option<PathBuf>,
 
@@ -49,7 +52,7 @@ pub(crate) struct Listen {
 }
 
 impl Listen {
-    /// Where to listen; `dev` when nothing says so for everybody.
+    /// The endpoints; the default one is on the loopback interface with `dev`.
     pub(crate) fn endpoints(&self, dev: bool) -> Vec<Endpoint> {
         let mut legacy = self.bind().cloned();
         if legacy.is_none() && self.endpoint.is_empty() {
@@ -62,7 +65,7 @@ impl Listen {
         legacy.into_iter().chain(self.endpoint.iter().cloned()).collect()
     }
 
-    /// What clap cannot say about single arguments.
+    /// Checks that clap cannot make: an empty value counts as none.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         let tls = [given(self.tlscert.as_ref()), given(self.tlskey.as_ref())];
         match tls.map(|file| file.is_some()) {

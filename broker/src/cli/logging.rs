@@ -1,4 +1,4 @@
-//! What is logged, and how.
+//! Arguments about the log, and the writer of its lines.
 
 use std::{
     fmt::Write as _,
@@ -15,15 +15,16 @@ use super::backlog::Backlog;
 pub(crate) struct Logging {
     /// How a line on stderr looks: text, or one JSON object
     ///
-    /// Either way each event is one line with its time in UTC as RFC 3339 has it. Control characters in names that
-    /// clients send are escaped, and secrets are never logged.
+    /// In both formats an event is one line with its time in UTC, as of RFC 3339. Control
+    /// characters in names that clients send are escaped, and secrets are never logged.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(crate) log_format: Format,
 
     /// The least serious events that are logged
     ///
-    /// warn has what needs somebody's attention; info adds who connected, who was denied what and why, and who left;
-    /// debug adds connections that ended before they had authenticated.
+    /// warn: events that need an operator's attention. info: also authentications, denials with
+    /// their reason, and ends of connections. debug: also connections that ended before they had
+    /// authenticated.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: Level,
 
@@ -47,7 +48,7 @@ enum Level {
 }
 
 impl Logging {
-    /// Logs everything that happens from here on to stderr, as long as what is returned is there.
+    /// Logs events to stderr from here on. The last lines are written when [`Log`] is dropped.
     pub(crate) fn start(&self) -> io::Result<Log> {
         let (format, ansi) = (self.log_format, io::stderr().is_terminal());
         let backlog = Backlog::start()?;
@@ -56,7 +57,7 @@ impl Logging {
         let builder = tracing_subscriber::fmt().with_writer(writer).with_max_level(self.level()).with_target(false);
         match format {
             Format::Text => builder.with_ansi(ansi).init(),
-            // One level: nobody has to know what a span is to find the ident.
+            // Flat: the ident is found without a look into spans.
             Format::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
         }
         Ok(log)
@@ -73,19 +74,19 @@ impl Logging {
     }
 }
 
-/// The log while it is written. Its end waits until stderr has taken all of it, but not for long.
+/// The running log. Its drop waits until stderr has taken all lines, for at most 1 s.
 pub(crate) struct Log {
     format: Format,
     backlog: Backlog,
 }
 
 impl Log {
-    /// Says why the broker does not run. A log that is read by machines has no line that they cannot read.
+    /// Tells why the broker does not run, as a line of the log in JSON, where a machine reads it.
     pub(crate) fn fatal(&self, cause: &dyn std::error::Error) {
         match self.format {
             Format::Text => {
                 self.backlog.flush();
-                // Nobody may be there to read it.
+                // A stderr that is closed, or whose disk is full, is no reason to panic.
                 let _ = writeln!(io::stderr(), "hpfeeds-broker: {cause}");
             }
             Format::Json => tracing::error!("{cause}"),
@@ -99,10 +100,11 @@ impl Drop for Log {
     }
 }
 
-/// Writes lines to stderr. Whatever got into one, it stays one, and does nothing to the terminal that shows it.
+/// The writer of one event. Its text stays one line, and has no effect on the terminal that shows
+/// it.
 struct Line {
     format: Format,
-    /// It has colours; names and the like are escaped already.
+    /// Whether the line has colours; names and the like are escaped already.
     ansi: bool,
     backlog: Backlog,
 }
@@ -132,7 +134,7 @@ impl Line {
 }
 
 impl io::Write for Line {
-    /// Takes whole lines, as the log hands them over.
+    /// Takes one whole line, as the log hands it over.
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(buf);
         let mut line = self.escape(text.trim_end());

@@ -1,4 +1,4 @@
-//! Words for a person at a terminal: hints, and errors on one line.
+//! Output for a person at a terminal: hints, and errors on one line.
 
 use std::{
     fmt,
@@ -8,7 +8,7 @@ use std::{
 
 use clap::error::{ContextKind, ContextValue};
 
-/// What somebody with a new `--dev` broker types next.
+/// The next commands for the user of a new `--dev` broker.
 pub(crate) fn hints(addr: SocketAddr) -> String {
     let usual = addr.ip() == Ipv4Addr::LOCALHOST || addr.ip() == Ipv6Addr::LOCALHOST;
     let host = if usual { "localhost".to_owned() } else { addr.ip().to_string() };
@@ -16,12 +16,12 @@ pub(crate) fn hints(addr: SocketAddr) -> String {
     format!("subscribe with: {command} subscribe\npublish with:   {command} publish 'hello'\n")
 }
 
-/// Says on stderr why the program ends. A stderr that takes nothing, because its disk is full, is no reason to panic.
+/// Prints on stderr why the program ends. A stderr whose disk is full is no reason to panic.
 pub(crate) fn complain(what: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "hpfeeds-broker: {what}");
 }
 
-/// What clap takes an unknown flag, subcommand or value for.
+/// The flag, subcommand or value that clap suggests for an unknown one.
 pub(super) fn suggestion(error: &clap::Error) -> Option<&str> {
     let kinds = [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand, ContextKind::SuggestedValue];
     kinds.into_iter().find_map(|kind| match error.get(kind)? {
@@ -31,7 +31,8 @@ pub(super) fn suggestion(error: &clap::Error) -> Option<&str> {
     })
 }
 
-/// clap's message with its suggestion, but without its usage. It shows what was given: control characters are escaped.
+/// clap's message with its suggestion, but without its usage. Control characters of the arguments
+/// in the message are escaped.
 pub(crate) fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
@@ -44,8 +45,8 @@ pub(crate) fn one_line(error: &clap::Error) -> String {
     line.chars().map(escaped).collect()
 }
 
-/// Takes out what stands between the ident and the host of a database's address. A slash in a password should be written as
-/// `%2F`, but it is a password all the same.
+/// Takes the passwords out of addresses of databases: the text between the user and the host. A
+/// slash in a password should be written as `%2F`, but is taken out all the same.
 pub(super) fn without_passwords(text: &str) -> String {
     let mut parts = text.split("://");
     let mut clean = parts.next().unwrap_or_default().to_owned();

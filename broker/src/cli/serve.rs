@@ -1,4 +1,4 @@
-//! The broker as a program: runs a [`Broker`] until a signal ends it.
+//! The broker as a program: runs a [`Broker`] until a signal ends it, and reloads at SIGHUP.
 
 use std::{
     hint::black_box,
@@ -18,7 +18,7 @@ use crate::{
     error::StartError,
 };
 
-/// As large as what passes through the broker at once: the default low mark.
+/// The size of the largest short-lived blocks, in bytes: the default low mark.
 const LARGEST_FLEETING: usize = 1 << 20;
 
 /// Runs the program: reads the arguments, then runs a broker until a signal ends it.
@@ -61,7 +61,8 @@ fn serve(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let done = if cli.config.check_config {
         runtime.block_on(check(cli))
     } else {
-        // As many connections as the system allows; when that is too few, accepting waits and says so.
+        // As many connections as the system allows; when that is too few, accepting waits and says
+        // so.
         let _ = rlimit::increase_nofile_limit(u64::MAX);
         runtime.block_on(run(cli))
     };
@@ -70,9 +71,9 @@ fn serve(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
     done
 }
 
-/// glibc gives the end of its heap back to the system when more than 128 KiB of it are free, and gets it again, page by
-/// page, for the next read. It learns from the largest block that it has ever mapped and freed that such blocks come and
-/// go: from then on it keeps twice as much. Other allocators do not mind.
+/// Keeps glibc from returning the end of its heap to the system, and getting it again page by page
+/// for the next read, whenever more than 128 KiB of it are free: glibc keeps twice the size of the
+/// largest block that has ever been mapped and freed. No effect on other allocators.
 fn keep_freed_memory() {
     drop(black_box(Vec::<u8>::with_capacity(LARGEST_FLEETING)));
 }
@@ -88,18 +89,18 @@ async fn check(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         // Of the exporter, if there is one.
         addrs.try_for_each(|addr| writeln!(out, "metrics would be at http://{addr}/metrics"))
     });
-    // It is all that this is for.
+    // Without its output, the check has no use.
     printed.map_err(|cause| format!("the configuration is valid, but cannot print to stdout: {cause}"))?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    // Before anything is printed: whoever reads that may signal at once.
+    // Before anything is printed: a reader of that may signal at once.
     let mut stop = Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
     let mut hangup = signal(SignalKind::hangup())?;
     let broker = cli.builder().await?.start().await?;
     if let Err(cause) = print(|out| announce(out, cli, &broker)) {
-        // The log has the same. A disk that is full must not keep the sensors out.
+        // The log has the same. A full disk must not keep the sensors out.
         tracing::warn!(%cause, "cannot print to stdout");
     }
     notify(NotifyState::Ready);
@@ -141,7 +142,7 @@ async fn reload(broker: &Broker, hangup: &mut Signal) {
             Ok(()) => tracing::info!("reloaded"),
             Err(failed) => {
                 for cause in failed.failures() {
-                    tracing::error!(cause, "cannot reload: the old stays in use");
+                    tracing::error!(cause, "reload failed, keeping the previous configuration");
                 }
             }
         }
@@ -173,7 +174,7 @@ fn announce(out: &mut dyn io::Write, cli: &Cli, broker: &Broker) -> io::Result<(
 fn print(text: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match text(&mut out).and_then(|()| out.flush()) {
-        // Nobody reads it, which is no reason to stop.
+        // The reader has closed the pipe, which is no reason to stop.
         Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         printed => printed,
     }

@@ -1,4 +1,4 @@
-//! Where the keys are.
+//! Arguments about key stores: `--auth`, and the stores that it names.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -7,6 +7,9 @@ use std::{
     path::{Path, PathBuf},
     str::FromStr,
 };
+
+use clap::{Arg, Command, builder::TypedValueParser, error::ErrorKind};
+use tracing::warn;
 
 use crate::{
     auth::{
@@ -19,8 +22,6 @@ use crate::{
     },
     builder::BrokerBuilder,
 };
-use clap::{Arg, Command, builder::TypedValueParser, error::ErrorKind};
-use tracing::warn;
 
 /// How many faulty keys a check names.
 const SHOWN: usize = 20;
@@ -36,12 +37,12 @@ pub(crate) enum Store {
 }
 
 impl Store {
-    /// The one that the Python broker takes when it is told none.
+    /// The default store, as of the Python broker.
     pub(crate) fn usual() -> Self {
         Self::Sql(DatabaseAddress::usual())
     }
 
-    /// Opens it, and reads what it needs to read at once. Only to check it, nothing is created.
+    /// Opens the store and adds it to the builder. With `check`, nothing is created.
     pub(crate) async fn add_to(&self, builder: BrokerBuilder, check: bool) -> Result<BrokerBuilder, AuthError> {
         Ok(match self {
             Self::Env => {
@@ -66,7 +67,8 @@ impl Store {
         })
     }
 
-    /// Warns when everybody on this machine can read the secrets. That may be meant: in a folder that is closed, say.
+    /// Warns when every user of this machine can read the file with the secrets. That may be meant,
+    /// in a closed folder.
     pub(crate) fn warn_if_exposed(&self) {
         let file = match self {
             Self::Json(path) => Some(&**path),
@@ -81,7 +83,7 @@ impl Store {
         }
     }
 
-    /// To change it.
+    /// The same store, for changes.
     pub(crate) fn keys(&self) -> Result<Keys, String> {
         match self {
             Self::Env => Err("keys in the environment are changed where it is set".to_owned()),
@@ -93,8 +95,8 @@ impl Store {
     }
 }
 
-/// Warns of keys that cannot be read, and of such that may not be meant. Each harms nobody else: the broker would start. A
-/// database that is not there has been named already.
+/// Warns of keys that cannot be read, and of such that are probably not meant as they are: the
+/// broker would start with them. A database that is absent has been named already.
 async fn warn_of_rows(address: &DatabaseAddress) {
     let Ok(listing) = Keys::sql(address.clone()).listing().await else {
         return;
@@ -108,7 +110,7 @@ async fn warn_of_rows(address: &DatabaseAddress) {
     }
 }
 
-/// Creates a file without a name beside where it would be, of which nothing is left.
+/// Checks that a file could be created, by a temporary one without a name in its folder.
 fn could_be_created(file: &Path) -> Result<(), AuthError> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let fault =
@@ -143,7 +145,8 @@ impl FromStr for Store {
     }
 }
 
-/// Reads a [`Store`] from the command line. The usual one would show the value in its errors, with a password in it.
+/// Parser of a [`Store`] on the command line, whose errors do not show the value: it may hold a
+/// password.
 #[derive(Clone)]
 pub(crate) struct StoreParser;
 

@@ -18,11 +18,11 @@ fn parse(arguments: &[&str]) -> Cli {
 }
 
 #[test]
-fn the_definition_is_sound() {
+fn definition_of_the_arguments_is_sound() {
     Cli::command().debug_assert();
 }
 
-/// What the file makes of one line.
+/// The arguments that come of a file of one line.
 fn from_file(line: &str) -> Result<Cli, String> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(&file, line).unwrap();
@@ -33,13 +33,13 @@ fn from_file(line: &str) -> Result<Cli, String> {
 }
 
 #[test]
-fn what_is_given_reaches_no_terminal_as_it_is() {
+fn control_characters_of_arguments_are_escaped_in_errors() {
     let error = |argument: &str| one_line(&Cli::read_from(vec!["broker".into(), argument.into()]).unwrap_err());
     assert_eq!(error("--na\u{9b}me"), r"unexpected argument '--na\u{9b}me' found: did you mean --name?");
     assert!(!error("\u{7}\u{9c}x").contains(char::is_control));
 }
 
-/// Values of which each flag takes one, whoever adds it.
+/// Values of which each flag takes one.
 const VALUES: [&str; 8] = ["1", "1M", "127.0.0.1:1", "tcp:port=1", "env", "drop-oldest", "json", "warn"];
 
 #[test]
@@ -55,7 +55,7 @@ fn every_flag_is_a_key_of_the_file() {
             assert_eq!(without_config(from_file(&format!("{long} = false")).unwrap()), without_config(parse(&[])));
             continue;
         }
-        // What lacks another flag is as good as any: the file must lack it in the same way.
+        // A flag that requires another one will do: the file must require it in the same way.
         let is_value = |error: &clap::Error| error.kind() != ErrorKind::MissingRequiredArgument;
         let outcome = |value: &str| Cli::try_parse_from(["hpfeeds-broker", &format!("--{long}={value}")]);
         let value = VALUES.into_iter().find(|value| !outcome(value).is_err_and(|error| is_value(&error)));
@@ -202,7 +202,7 @@ fn tls_files_are_for_the_address_that_is_not_an_endpoint() {
 }
 
 #[test]
-fn dev_is_for_the_loopback_interface() {
+fn dev_broker_listens_on_the_loopback_interface_only() {
     for bind in ["127.0.0.1:1", "127.0.0.2:1", "[::1]:1", "localhost:1"] {
         assert!(parse(&["--dev", "--bind", bind]).checked().is_ok(), "{bind}");
     }

@@ -1,4 +1,4 @@
-//! Values of arguments.
+//! Parsers of the values of arguments: sizes, times, limits, addresses.
 
 use std::num::{NonZeroU64, NonZeroUsize};
 
@@ -7,8 +7,8 @@ pub(super) use hpfeeds::units::{message_size as parse_message, seconds as parse_
 
 use crate::net::endpoint::{Endpoint, parse::EndpointError};
 
-/// Where to listen. Nothing when the value was empty, as an unset variable of a compose file leaves it, which counts as
-/// not given, as in the Python broker.
+/// An address to listen on. `None` for an empty value, as an unset variable of a compose file
+/// leaves it: it counts as not given, as in the Python broker.
 #[derive(Debug, Clone)]
 pub(super) struct Address(pub(super) Option<Endpoint>);
 
@@ -23,7 +23,7 @@ pub(super) fn parse_size(text: &str) -> Result<usize, &'static str> {
     usize::try_from(units::size(text)?).map_err(|_| "too large")
 }
 
-/// Why a limit is refused that nothing could keep to.
+/// The fault of a limit of zero, which would stop everything.
 const ZERO: &str = "must be at least 1";
 
 /// A number of connections.

@@ -45,8 +45,9 @@ pub struct Fields {
     pub drop_publish: Vec<String>,
     pub drop_subscribe: Vec<String>,
     pub disabled: Option<bool>,
-    /// For how long the secret that is replaced still counts, to the second; by default it no longer
-    /// does, nor does any before it. Zero without a new secret ends the old ones that still count.
+    /// For how long the secret that is replaced still counts, to the second; by default it no
+    /// longer does, nor does any before it. Zero without a new secret ends the old ones that still
+    /// count.
     pub grace: Option<Duration>,
 }
 

@@ -1,4 +1,4 @@
-//! Keys in a JSON file. Fields that no broker knows stay as they are.
+//! Changes of keys in a JSON file. Fields that no broker knows stay as they are.
 
 use std::{
     fmt, fs,
@@ -23,10 +23,10 @@ use crate::auth::{
     remarks::Remarks,
 };
 
-/// How long to wait for another program that changes the file.
+/// The longest wait for another program that changes the file.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How often to look whether it has ended.
+/// The interval of attempts to lock the folder.
 const STEP: Duration = Duration::from_millis(20);
 
 pub(super) fn all(path: &Path) -> Result<Listing, AuthError> {
@@ -71,7 +71,7 @@ pub(super) async fn apply(path: &Path, changes: &[Change]) -> Result<(), AuthErr
         edit(&mut root, change).map_err(|cause| fault(&path, &cause))?;
     }
     let text = print(root);
-    // Whatever else is wrong with the file: it must not get the broker to refuse what has just been changed.
+    // Another fault of the file must not make the broker refuse the change.
     entries(text.as_bytes(), &mut Remarks::default()).map_err(|cause| fault(&path, &cause))?;
     replace(&path, folder, &text).map_err(|cause| fault(&path, &cause))
 }
@@ -97,7 +97,7 @@ fn edit(root: &mut Map<String, Value>, change: &Change) -> Result<(), String> {
             let Some(Value::Object(map)) = root.get_mut(ident) else {
                 return Err(format!("user {ident:?}: must be an object"));
             };
-            // What is replaced need not be right.
+            // A field that is replaced may be faulty.
             let new = [
                 ("owner", fields.owner.clone().map(Value::from)),
                 ("pubchans", fields.publish.clone().map(Value::from)),

@@ -9,8 +9,8 @@ pub fn from_json(text: &[u8]) -> Result<Vec<Entry>, AuthError> {
     entries(text, &mut Remarks::default()).map_err(AuthError::new)
 }
 
-/// Keys in the format of JSON files, with their secrets. An error means that the system has no randomness, of which
-/// disabled keys need some.
+/// Keys in the format of JSON files, with their secrets. An error means that the system has no
+/// randomness, of which disabled keys need some.
 pub fn to_json(entries: &[Entry]) -> Result<String, AuthError> {
     let root = entries.iter().map(|entry| Ok((entry.ident.clone(), value(entry)?.into())));
     root.collect::<Result<_, String>>().map(print).map_err(AuthError::new)

@@ -10,8 +10,8 @@ pub struct Listing {
     pub entries: Vec<Entry>,
     /// An error for each key that cannot be read: the store, the ident and the fault.
     pub faults: Vec<AuthError>,
-    /// Entries that are probably not meant as they are written, such as `cowrie*` or an empty secret:
-    /// at most 21 lines.
+    /// Entries that are probably not meant as they are written, such as `cowrie*` or an empty
+    /// secret: at most 21 lines.
     pub remarks: Vec<String>,
 }
 

@@ -76,7 +76,8 @@ impl Keys {
         }
     }
 
-    /// Every key, in the order of the idents. One that cannot be read is an error: see [`listing`](Self::listing).
+    /// Every key, in the order of the idents. One that cannot be read is an error: see
+    /// [`listing`](Self::listing).
     pub async fn all(&self) -> Result<Vec<Entry>, AuthError> {
         let Listing { entries, faults, .. } = self.listing().await?;
         faults.into_iter().next().map_or(Ok(entries), Err)

@@ -1,4 +1,4 @@
-//! Keys in a database.
+//! Changes of keys in a database, in one transaction.
 
 use std::{
     collections::HashMap,
@@ -27,16 +27,16 @@ use crate::auth::{
     },
 };
 
-/// How long connecting, and each statement, may take.
+/// The longest time that connecting takes, and each statement.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// How long to wait for another program that changes keys, in seconds: less than [`DEADLINE`].
+/// The longest wait for another program that changes keys, in seconds: less than [`DEADLINE`].
 const LOCK_SECONDS: u32 = 8;
 
-/// How many keys one INSERT adds: a round trip for each would take minutes over a long line.
+/// The most keys that one INSERT adds: a round trip for each would take minutes over a long line.
 const CHUNK: usize = 200;
 
-/// A connection that gives up, with errors that name the database.
+/// A connection with a deadline for each statement, and errors that name the database.
 struct Session<'a> {
     database: &'a Database,
     connection: Connection,
@@ -77,7 +77,8 @@ pub(super) async fn get(database: &Database, ident: &str) -> Result<Option<Entry
     found.map(|(row, kept)| database.entry(row, &kept, &mut Remarks::default())).transpose()
 }
 
-/// When it is dropped, or fails, the connection is cut and nothing has changed; of a new file, nothing is left.
+/// Makes all of the changes or none: when the future is dropped, or fails, the connection is cut
+/// and nothing has changed; a new file is removed.
 ///
 /// `adds`: some change adds a key, for which the table is created, and a file.
 pub(super) async fn apply(address: &DatabaseAddress, changes: &[Change], adds: bool) -> Result<(), AuthError> {
@@ -97,7 +98,8 @@ pub(super) async fn apply(address: &DatabaseAddress, changes: &[Change], adds: b
 async fn change(database: &Database, changes: &[Change], adds: bool) -> Result<(), AuthError> {
     let mut session = Session::open(database).await?;
     let outcome = session.apply(changes, adds).await;
-    // SQLite takes back what has failed in a thread of its own: a program that ended now would leave its journal behind.
+    // SQLite takes back what has failed in a thread of its own: a program that ended now would
+    // leave its journal behind.
     if outcome.is_ok() || session.dialect() == Dialect::Sqlite {
         session.close().await;
     }
@@ -113,7 +115,8 @@ impl<'a> Session<'a> {
     async fn apply(&mut self, changes: &[Change], adds: bool) -> Result<(), AuthError> {
         let database = self.database;
         let (table, dialect) = (database.table(), self.dialect());
-        // SQLite takes it back with the rest; PostgreSQL can lock only a table that is there, MySQL takes nothing back.
+        // SQLite takes it back with the rest; PostgreSQL can lock only a table that is there, MySQL
+        // takes nothing back.
         let in_transaction = dialect == Dialect::Sqlite;
         let keeps = changes.iter().any(keeps);
         if !in_transaction {
@@ -167,7 +170,8 @@ impl<'a> Session<'a> {
         let _ = timeout(DEADLINE, self.connection.close()).await;
     }
 
-    /// Nobody else changes keys until the end of the transaction; brokers still read them.
+    /// Begins a transaction and locks out other programs that change keys until its end; brokers
+    /// still read them.
     async fn begin(&mut self, table: &Table) -> Result<(), AuthError> {
         match self.dialect() {
             Dialect::Sqlite => self.batch("BEGIN IMMEDIATE").await,
@@ -239,7 +243,7 @@ impl<'a> Session<'a> {
                 let Some((mut row, kept)) = self.find(ident).await? else {
                     return Ok(());
                 };
-                // What is replaced need not be right.
+                // A field that is replaced may be faulty.
                 let [_, _, secret, publish, subscribe, _] = &mut row;
                 *publish = fields.publish.as_deref().map(text).or(publish.take());
                 *subscribe = fields.subscribe.as_deref().map(text).or(subscribe.take());
@@ -276,7 +280,7 @@ impl<'a> Session<'a> {
         Ok(Some((row, kept)))
     }
 
-    /// What stands in the column that every broker reads.
+    /// The secret for the column that every broker reads.
     fn stored_secret(&self, entry: &Entry) -> Result<String, AuthError> {
         if entry.disabled {
             return nobodys_secret().map_err(|cause| self.database.place(&cause));
@@ -400,7 +404,7 @@ fn update(table: &Table, dialect: Dialect, columns: &[&str]) -> String {
     format!("UPDATE {} SET {}{}", table.name, values.join(", "), table.of_ident(dialect, columns.len() + 1))
 }
 
-/// What is bound as the value of a column.
+/// The placeholder of a column's value.
 fn value(table: &Table, dialect: Dialect, column: &str, number: usize) -> String {
     match dialect {
         Dialect::Sqlite => format!("?{number}"),

@@ -35,9 +35,10 @@ enum Source {
 }
 
 impl EnvStore {
-    /// Reads the variables of this process, at each lookup. Only the process itself can change them:
-    /// a program that does so calls [`Broker::recheck_now`](crate::broker::Broker::recheck_now).
-    /// Unless a secret is in a file, live connections are not looked up again without that.
+    /// Reads the variables of this process, at each lookup. Only the process itself can change
+    /// them: a program that does so calls
+    /// [`Broker::recheck_now`](crate::broker::Broker::recheck_now). Unless a secret is in a file,
+    /// live connections are not looked up again without that.
     #[must_use]
     pub fn new() -> Self {
         let in_files = env::vars_os().any(|(name, _)| is_file(&name));
@@ -51,8 +52,8 @@ impl EnvStore {
 
     /// Remarks about the variables of this process that are probably not meant as they are: quotes,
     /// blanks and line breaks around a value, an ident that is not in upper case, a list without a
-    /// secret, a file that cannot be read, and that there is no key at all. Each is a line that names
-    /// the variable and never its value. Reads the files.
+    /// secret, a file that cannot be read, and that there is no key at all. Each is a line that
+    /// names the variable and never its value. Reads the files.
     #[cfg(feature = "cli")]
     pub(crate) fn remarks() -> Vec<String> {
         remarks::on(env::vars_os())

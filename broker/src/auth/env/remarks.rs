@@ -1,4 +1,5 @@
-//! Remarks about environment variables, where a mistake is no error: the key is another one, or none.
+//! Remarks about environment variables, where a mistake is no error: the key is another one, or
+//! none.
 
 use std::{collections::BTreeMap, ffi::OsString, fmt, path::Path};
 

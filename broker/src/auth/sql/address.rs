@@ -1,4 +1,4 @@
-//! Where a database is, out of what users of the Python broker write.
+//! Addresses of databases, as users of the Python broker write them.
 
 use std::{
     fmt,
@@ -15,11 +15,14 @@ use super::table::Table;
 /// How long SQLite waits for another program that writes.
 const BUSY: Duration = Duration::from_secs(4);
 
-/// A database that holds keys, such as `database+postgresql://broker:secret@db.example.org/hpfeeds`.
+/// A database that holds keys, such as
+/// `database+postgresql://broker:secret@db.example.org/hpfeeds`.
 ///
-/// - `sqlite` is the file `sqlite.db` in the working directory, and anything else that ends in `.db`, `.sqlite` or
+/// - `sqlite` is the file `sqlite.db` in the working directory, and anything else that ends in
+///   `.db`, `.sqlite` or
 ///   `.sqlite3` a file; its table is `authkeys(id, owner, ident, secret, pubchans, subchans)`.
-/// - `database+postgresql://…` (or `postgres`), `database+mysql://…` (or `mariadb`) and `database+sqlite:///FILE` (four
+/// - `database+postgresql://…` (or `postgres`), `database+mysql://…` (or `mariadb`) and
+///   `database+sqlite:///FILE` (four
 ///   slashes for an absolute path) have the table `auth_keys(id, identifier, secret, publish, subscribe)`. The driver of
 ///   `postgresql+asyncpg` and the like is passed over, and so are options of its pool.
 ///
@@ -30,7 +33,7 @@ const BUSY: Duration = Duration::from_secs(4);
 pub struct DatabaseAddress {
     pub(super) server: Server,
     pub(crate) table: &'static Table,
-    /// What it is called in errors.
+    /// The address without user and password, for errors.
     name: String,
 }
 
@@ -177,7 +180,7 @@ impl PartialEq for DatabaseAddress {
 
 impl Eq for DatabaseAddress {}
 
-/// What is said about each parameter of an address.
+/// Translation of a parameter of an address: its name and value for the driver.
 type Options = fn(name: &str, value: &str) -> Option<(&'static str, String)>;
 
 /// Parameters under the names that the driver here knows.
@@ -226,7 +229,7 @@ fn is_passed_over(name: &str) -> bool {
 fn server(text: &str, options: Options) -> Result<Url, String> {
     const ESCAPE: &str = "write the characters / ? # and @ of a password as %2F %3F %23 and %40";
     let mut url = Url::parse(text).map_err(|cause| format!("{cause} in the address of the database ({ESCAPE})"))?;
-    // What follows the host may be the end of a password, which must not be shown.
+    // The text after the host may be the end of a password, which must not be shown.
     let rest = [url.path(), url.query().unwrap_or_default(), url.fragment().unwrap_or_default()];
     if rest.iter().any(|part| part.contains('@')) || url.fragment().is_some() {
         return Err(format!("cannot tell the password from the rest of the address: {ESCAPE}"));

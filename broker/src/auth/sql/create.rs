@@ -1,4 +1,5 @@
-//! A new SQLite file: it gets its name when it is complete, so that a full disk leaves no half of one behind.
+//! Creation of an SQLite file, which gets its name when it is complete: a full disk leaves no half
+//! of a file behind.
 
 use std::{
     ffi::OsString,
@@ -7,7 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// An empty file, which is an empty database, beside the place where it belongs. It is removed when this is dropped.
+/// An empty file, which is an empty database, beside the place where it belongs. It is removed when
+/// this is dropped.
 #[derive(Debug)]
 pub(crate) struct NewFile {
     place: PathBuf,
@@ -15,7 +17,7 @@ pub(crate) struct NewFile {
 }
 
 impl NewFile {
-    /// Only its owner can read it: it will hold secrets.
+    /// A file that only its owner can read: it will hold secrets.
     pub(crate) fn beside(place: &Path) -> io::Result<Self> {
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
@@ -32,12 +34,13 @@ impl NewFile {
         &self.path
     }
 
-    /// Gives it its name, once nobody has it open; `false` when another program was faster.
+    /// Gives the file its name, once it is no longer open; `false` when another program was faster.
     pub(crate) fn put_in_place(self) -> io::Result<bool> {
         match fs::hard_link(&self.path, &self.place) {
             Ok(()) => {}
             Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
-            // Some file systems have no links. Then the two who create it at once must not meet at this very moment.
+            // Some file systems have no links. Then the two who create it at once must not meet at
+            // this very moment.
             Err(_) if self.place.exists() => return Ok(false),
             Err(_) => fs::rename(&self.path, &self.place)?,
         }
@@ -51,7 +54,7 @@ impl Drop for NewFile {
     fn drop(&mut self) {
         let mut journal = OsString::from(&self.path);
         journal.push("-journal");
-        // What is not there need not be removed.
+        // The files may be gone already.
         let _ = fs::remove_file(journal);
         let _ = fs::remove_file(&self.path);
     }
@@ -67,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_comes_second_overwrites_nothing() {
+    fn second_file_overwrites_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().join("keys.db");
         let (first, second) = (NewFile::beside(&place).unwrap(), NewFile::beside(&place).unwrap());

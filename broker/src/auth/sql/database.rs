@@ -77,7 +77,7 @@ impl Database {
         self.first(self.inspect()).await.map(drop)
     }
 
-    /// The first connection; `None` when there may be one later.
+    /// The first connection; `None` when the server is away and may come back.
     async fn first(
         &self,
         connecting: impl Future<Output = Result<Connection, sqlx::Error>>,
@@ -94,7 +94,8 @@ impl Database {
         Ok(None)
     }
 
-    /// Connects; creates the table of an SQLite file as the Python broker does; looks whether it has its columns.
+    /// Connects; creates the table of an SQLite file as the Python broker does; looks whether it
+    /// has its columns.
     async fn prepare(&self) -> Result<Connection, sqlx::Error> {
         let mut connection = self.connect().await?;
         let table = self.table();
@@ -161,8 +162,8 @@ impl Database {
         Ok(row)
     }
 
-    /// The row of an ident and what is kept beside it. Where that cannot be read, for want of a permission, say, no
-    /// old secret counts: a table of ours must not keep everybody out.
+    /// The row of an ident and what is kept beside it. Where that cannot be read, for want of a
+    /// permission, say, no old secret counts: a table of ours must not keep everybody out.
     async fn select(&self, connection: &mut Connection, ident: &str) -> Result<Option<(Row, Vec<Kept>)>, sqlx::Error> {
         let dialect = connection.dialect();
         let values = vec![ident; Table::ident_binds(dialect)];
@@ -190,7 +191,7 @@ impl Database {
         !matches!(self.address.server, Server::Sqlite { .. })
     }
 
-    /// What a row says. The error names the ident and the column.
+    /// The entry of a row. The error names the ident and the column.
     pub(crate) fn entry(&self, row: Row, kept: &[Kept], remarks: &mut Remarks) -> Result<Entry, AuthError> {
         let table = self.table();
         let [ident, owner, secret, publish, subscribe, _] = row;

@@ -1,6 +1,6 @@
-//! The two tables that brokers share, and what is said to a database about them.
+//! The two tables of keys, and the SQL about them in three dialects.
 
-/// How a database wants things said.
+/// The SQL dialect of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dialect {
     Sqlite,
@@ -67,7 +67,8 @@ impl Table {
         format!("SELECT {}, {} FROM {}", columns.join(", "), kept::is_there(dialect), self.name)
     }
 
-    /// To be put after a statement: the rows of the ident that is bound at `number`, the first being 1.
+    /// To be put after a statement: the rows of the ident that is bound at `number`, the first
+    /// being 1.
     pub(crate) fn of_ident(&self, dialect: Dialect, number: usize) -> String {
         of_ident(self.ident, dialect, number)
     }
@@ -80,7 +81,8 @@ impl Table {
     /// Creates it when it is absent.
     pub(crate) fn create(&self, dialect: Dialect) -> String {
         if self.owner.is_some() {
-            // With the other tables of the Python broker, which creates all of them when one is absent, and fails then.
+            // With the other tables of the Python broker, which creates all of them when one is
+            // absent, and fails then.
             return "CREATE TABLE IF NOT EXISTS logs (id integer primary key autoincrement, data TEXT);
                 CREATE TABLE IF NOT EXISTS stats (id integer primary key autoincrement, ak TEXT, uid TEXT, data TEXT);
                 CREATE TABLE IF NOT EXISTS authkeys (id integer primary key autoincrement, owner TEXT, ident TEXT,
@@ -109,26 +111,29 @@ fn of_ident(ident: &str, dialect: Dialect, number: usize) -> String {
     match dialect {
         Dialect::Sqlite => format!(" WHERE {ident} = ?{number}"),
         Dialect::Postgres => format!(" WHERE {ident} = ${number}"),
-        // Its usual collations take `bob`, `BOB` and `bób ` for the same. The first half finds the index.
+        // Its usual collations take `bob`, `BOB` and `bób ` for the same. The first half finds the
+        // index.
         Dialect::MySql => {
             format!(" WHERE {ident} = ? AND CAST(CONVERT({ident} USING utf8mb4) AS BINARY) = CAST(? AS BINARY)")
         }
     }
 }
 
-/// The table of this broker's own, beside that of the keys: secrets that have been replaced and count for a while, and
-/// those of keys that are disabled. The Python broker never looks at it; a column more in the table of the keys would end
-/// its lookups.
+/// The table of this broker's own, beside that of the keys: secrets that have been replaced and
+/// count for a while, and those of keys that are disabled. The Python broker never looks at it; a
+/// column more in the table of the keys would end its lookups.
 ///
-/// A row counts only while the key has the secret that stands in `beside`: a secret that is changed by hand, because the
-/// old one has leaked, say, has no old one beside it. `ends` is in seconds since 1970, or empty for a disabled key, in
-/// whose row of the other table there is a random text instead of a secret.
+/// A row counts only while the key has the secret that stands in `beside`: a secret that is changed
+/// by hand, because the old one has leaked, say, has no old one beside it. `ends` is in seconds
+/// since 1970, or empty for a disabled key, in whose row of the other table there is a random text
+/// instead of a secret.
 pub(crate) mod kept {
     use super::Dialect;
 
     pub(crate) const NAME: &str = "hpfeeds_secrets";
 
-    /// An expression: `1` or `true` when the table is there. So the usual lookup needs no second statement.
+    /// An expression: `1` or `true` when the table is there. So the usual lookup needs no second
+    /// statement.
     pub(super) fn is_there(dialect: Dialect) -> String {
         match dialect {
             Dialect::Sqlite => {
