@@ -22,8 +22,10 @@ use crate::auth::{
         connection::Connection,
         create::NewFile,
         database::Database,
+        dialect::Dialect,
+        kept,
         row::{Kept, Row, has_kept},
-        table::{Dialect, Table, kept},
+        table::Table,
     },
 };
 

@@ -10,7 +10,7 @@ use sqlx::{
     Connection as _, Executor as _, Row as _, mysql::MySqlConnection, postgres::PgConnection, sqlite::SqliteConnection,
 };
 
-use super::{address::Server, row::Row, table::Dialect};
+use super::{address::Server, dialect::Dialect, row::Row};
 
 pub(crate) enum Connection {
     Sqlite(SqliteConnection),

@@ -16,9 +16,10 @@ use tracing::warn;
 use super::{
     address::{DatabaseAddress, Server},
     connection::Connection,
+    kept,
     pool::ConnectionPool,
     row::{Kept, Row, has_kept},
-    table::{Table, kept},
+    table::Table,
 };
 use crate::auth::{
     AuthError,

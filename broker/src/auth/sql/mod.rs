@@ -4,6 +4,8 @@ pub(crate) mod address;
 pub(crate) mod connection;
 pub(crate) mod create;
 pub(crate) mod database;
+pub(crate) mod dialect;
+pub(crate) mod kept;
 mod pool;
 pub(crate) mod row;
 pub(crate) mod table;

@@ -4,7 +4,7 @@
 /// whether there is a table of [`Kept`].
 pub(crate) type Row = [Option<String>; 6];
 
-/// A row of the table [`kept`](super::table::kept).
+/// A row of the table [`kept`](super::kept).
 #[derive(Clone)]
 pub(crate) struct Kept {
     pub(crate) ident: String,
