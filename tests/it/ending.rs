@@ -6,9 +6,9 @@ use futures::{FutureExt as _, StreamExt as _};
 use hpfeeds::{ClientSession, Keepalive, SessionBuilder, SessionEvent};
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
     net::{TcpListener, TcpStream},
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 /// INFO of a broker named `odd`, with the nonce `1234`.
@@ -48,8 +48,13 @@ async fn an_end_that_crosses_unacknowledged_messages_is_not_a_confirmation() {
         session.publish("x", vec![7; 200]).await.unwrap();
     }
     let (closed, ()) = tokio::join!(session.close(), async {
-        // By then all of it, and the end, is with the session's system.
-        sleep(Duration::from_secs(1)).await;
+        // Once the end has come, so has all that was sent before it. Nothing of it is read.
+        let ended = async {
+            while !stream.ready(Interest::READABLE).await.unwrap().is_read_closed() {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), ended).await.expect("the session ends its stream");
         stream.shutdown().await.unwrap();
     });
     let error = closed.expect_err("close() says that the broker has read everything");

@@ -115,7 +115,7 @@ async fn json_is_an_object_on_each_line() {
 
 /// Who is slow, how much it has lost, and that it was disconnected for that; and that others do not wait for it again.
 #[tokio::test]
-async fn who_is_slow_is_said() {
+async fn a_slow_consumer_is_logged() {
     let arguments = ["--dev", "--bind=127.0.0.1:0", "--log-format=json", "--low-mark=64k", "--high-mark=1M"];
     let more = ["--slow-deadline=0.5", "--floor-rate=64M"];
     let mut running = Running::start(command(&[&arguments[..], &more].concat())).await;
@@ -206,7 +206,7 @@ async fn stray(from: u8, to: SocketAddr, said: &[u8]) {
 }
 
 #[tokio::test]
-async fn what_strays_to_a_port_is_named_with_what_to_do() {
+async fn clients_of_other_protocols_are_logged_with_a_hint() {
     let (pki, other) = (Pki::new(), Pki::new());
     let keys = file(".json", "{}");
     let secure = pki.endpoint().to_string();
@@ -253,7 +253,7 @@ async fn what_strays_to_a_port_is_named_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_at_an_endpoint_for_proxies_is_said() {
+async fn faults_at_an_endpoint_for_proxies_are_logged() {
     let keys = file(".json", r#"{"a": {"owner": "o", "secret": "s", "pubchans": [], "subchans": []}}"#);
     let endpoint = "tcp:interface=127.0.0.1:port=0:proxy=yes:proxyfrom=127.0.3.0/28,127.0.0.1";
     let running = Running::start(command(&["--auth", keys.to_str().unwrap(), "-e", endpoint])).await;

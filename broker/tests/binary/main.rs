@@ -164,7 +164,7 @@ async fn wrong_arguments_are_one_line_and_exit_2() {
 }
 
 #[tokio::test]
-async fn what_cannot_start_is_one_line_and_exit_1() {
+async fn a_failed_start_is_one_line_and_exit_1() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     let bad = tempfile::Builder::new().suffix(".json").tempfile().unwrap();
@@ -214,7 +214,7 @@ async fn the_exporter_says_where_it_is() {
 }
 
 #[tokio::test]
-async fn nobody_needs_to_read_what_it_prints() {
+async fn the_broker_serves_while_its_stdout_is_closed() {
     // A port that was free a moment ago.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut child = command(&["--dev", "--port", &port.to_string(), "--slow-deadline", "1e19"]).spawn().unwrap();

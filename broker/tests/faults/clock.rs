@@ -20,7 +20,7 @@ fn faketime() -> Option<PathBuf> {
 }
 
 #[tokio::test]
-async fn nobody_notices_that_the_clock_jumps() {
+async fn clients_are_served_while_the_clock_jumps() {
     let Some(library) = faketime() else { return };
     let folder = tempfile::tempdir().unwrap();
     let (keys, clock) = (folder.path().join("users.json"), folder.path().join("clock"));

@@ -1,7 +1,7 @@
 //! Who reads the log stops doing so: the broker goes on.
 
 use std::{
-    io::Read as _,
+    io::{BufRead as _, Read as _},
     net::SocketAddr,
     process::Stdio,
     time::{Duration, Instant},
@@ -42,7 +42,7 @@ async fn end(mut child: Child) {
 async fn a_log_that_nobody_reads() {
     // A pipe holds 64 KiB, and the broker 4 MiB more: each of these has two lines of 300 bytes and more.
     const CONNECTIONS: usize = 7500;
-    let (child, addr, mut reader) = start().await;
+    let (child, addr, reader) = start().await;
     let (mut sensor, mut collector) = pair(addr).await;
     let channel = "x".repeat(255);
     let mut attackers = tokio::task::JoinSet::new();
@@ -65,10 +65,14 @@ async fn a_log_that_nobody_reads() {
     assert_eq!(collector.next().await, Some(message));
     // What was lost is said as soon as somebody reads again.
     let reading = tokio::task::spawn_blocking(move || {
-        let mut log = String::new();
-        reader.read_to_string(&mut log).map(|_| log)
+        let (mut reader, mut log) = (std::io::BufReader::new(reader), String::new());
+        while !log.contains("lines are lost") {
+            assert_ne!(reader.read_line(&mut log).unwrap(), 0, "the log ends: {log}");
+        }
+        (reader, log)
     });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let (mut reader, mut log) = within(reading).await.unwrap();
+    let reading = tokio::task::spawn_blocking(move || reader.read_to_string(&mut log).map(|_| log));
     end(child).await;
     let log = within(reading).await.unwrap().unwrap();
     let lost = log.lines().find(|line| line.contains("lines are lost")).expect("what was lost");

@@ -92,7 +92,7 @@ async fn the_manual_names_all_and_nothing_else() {
 
 /// What somebody has in a dashboard or alert who has used the Python broker so far, without the functions around it.
 #[tokio::test]
-async fn what_was_asked_of_the_python_broker_has_an_answer() {
+async fn queries_for_the_python_broker_have_an_answer() {
     let (broker, _subscriber) = lively().await;
     let mut alice = Peer::login(broker.local_addr(), "alice", "s3cret").await;
     alice.send(publish("alice", "forbidden", "x")).await;

@@ -105,7 +105,7 @@ async fn many_publishers_of_one_subscriber_lose_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_publishers_wait_with_has_a_bound_for_all_together() {
+async fn bytes_held_by_stalled_publishers_are_bounded_in_total() {
     const MESSAGES: u64 = 1500;
     const PUBLISHERS: usize = 32;
     const MAX: usize = 1 << 20;
@@ -203,7 +203,7 @@ async fn a_slow_subscriber_is_told_and_disconnected() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_waits_for_a_stuck_subscriber_that_comes_back() {
+async fn publishers_do_not_wait_for_a_stuck_subscriber_that_comes_back() {
     // The other one has never that much queued, so only the stuck one could hold the publisher up.
     const BATCH: u64 = 64;
     let builder = stuck_builder().low_mark(2 << 20).high_mark(4 << 20).slow_deadline(Duration::ZERO);

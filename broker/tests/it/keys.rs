@@ -394,7 +394,7 @@ fn a_new_store_is_for_its_owner_alone() {
 }
 
 #[test]
-fn what_is_wrong_is_one_line() {
+fn an_error_is_one_line() {
     let place = Place::new("users.json");
     let long = "x".repeat(256);
     let cases: [(i32, &[&str], &str); 8] = [
@@ -420,7 +420,7 @@ fn what_is_wrong_is_one_line() {
 
 /// MySQL says that somebody else has the lock by an answer, not by an error.
 #[test]
-fn who_cannot_get_the_lock_changes_nothing() {
+fn keys_without_the_lock_changes_nothing() {
     use sqlx::{Connection as _, Executor as _, MySqlConnection};
     let Some(place) = places().into_iter().find(|place| place.auth.contains("mysql")) else {
         return;

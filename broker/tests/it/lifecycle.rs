@@ -38,7 +38,7 @@ async fn several_endpoints_are_one_broker() {
 }
 
 #[tokio::test]
-async fn what_cannot_start_says_why() {
+async fn a_failed_start_says_why() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap();
     let error = builder().listen(addr).unwrap().start().await.unwrap_err();

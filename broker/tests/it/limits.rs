@@ -59,7 +59,7 @@ async fn first_frame(broker: &Broker, from: [u8; 4]) -> (Option<Frame>, Framed<T
 }
 
 #[tokio::test]
-async fn who_has_not_authenticated_gives_way() {
+async fn a_pending_connection_is_evicted() {
     let broker = start(builder().max_connections(3)).await;
     let mut member = Peer::dev(&broker).await;
     member.settle().await;
@@ -91,7 +91,7 @@ async fn who_has_not_authenticated_gives_way() {
 }
 
 #[tokio::test]
-async fn who_has_been_refused_already_gives_way_in_silence() {
+async fn evicted_after_refusal_gets_no_second_error() {
     let broker = start(builder().max_connections(1)).await;
     let refused = Peer::login(broker.local_addr(), "dev", "wrong").await;
     // It does not close, and for a while nor does the broker.
@@ -122,7 +122,7 @@ impl AuthStore for Slow {
 }
 
 #[tokio::test]
-async fn whose_key_is_being_looked_up_does_not_give_way() {
+async fn a_connection_is_not_evicted_during_its_lookup() {
     let store = Slow::default();
     let broker = start(builder().auth(store.clone()).max_connections(1)).await;
     let mut eve = Peer::login(broker.local_addr(), "eve", "s").await;
@@ -133,7 +133,7 @@ async fn whose_key_is_being_looked_up_does_not_give_way() {
 }
 
 #[tokio::test]
-async fn who_gives_way_before_tls_hears_nothing_and_after_it_why() {
+async fn evicted_before_tls_hears_nothing_and_after_it_why() {
     let pki = Pki::new();
     let broker = start(Broker::dev_builder().endpoint(pki.endpoint()).max_connections(1)).await;
     let (addr, config) = (broker.local_addr(), pki.client(None));
@@ -153,7 +153,7 @@ async fn who_gives_way_before_tls_hears_nothing_and_after_it_why() {
 }
 
 #[tokio::test]
-async fn who_may_have_no_more_connections_makes_nobody_give_way() {
+async fn an_address_at_its_limit_evicts_no_other() {
     let broker = start(builder().max_connections(2).max_connections_per_address(NonZero::new(1))).await;
     let (_, mut here) = first_frame(&broker, [127, 0, 0, 2]).await;
     let (_, _there) = first_frame(&broker, [127, 0, 0, 3]).await;

@@ -176,7 +176,7 @@ async fn a_slow_subscriber_is_told() {
 }
 
 #[tokio::test]
-async fn what_is_published_while_nobody_subscribes_is_told_by_channel() {
+async fn unrouted_messages_are_counted_by_channel() {
     let broker = start(exporting(builder())).await;
     let send = async |ident, secret, frames: Vec<Frame>| {
         let mut peer = Peer::login(broker.local_addr(), ident, secret).await;
@@ -205,7 +205,7 @@ async fn what_is_published_while_nobody_subscribes_is_told_by_channel() {
 }
 
 #[tokio::test]
-async fn what_a_publisher_waits_with_is_told_as_not_acted_on() {
+async fn bytes_held_by_a_stalled_publisher_are_counted_as_received() {
     // Nobody is slow for an hour, so publishers wait.
     let broker = start(exporting(builder().low_mark(0).floor_window(Duration::from_secs(3600)))).await;
     let _stuck = Peer::narrow_subscriber(&broker, &["a"]).await;
@@ -302,7 +302,7 @@ async fn other_paths_and_methods_are_refused() {
 }
 
 #[tokio::test]
-async fn whoever_holds_connections_keeps_nobody_out() {
+async fn held_connections_do_not_block_the_exporter() {
     let broker = start(exporting(builder())).await;
     let addr = broker.exporter_addr().unwrap();
     let mut held = Vec::new();

@@ -217,7 +217,7 @@ async fn denials_are_those_of_the_python_broker() {
 }
 
 #[tokio::test]
-async fn what_comes_before_a_denial_counts() {
+async fn messages_before_a_denial_count() {
     let broker = start(builder()).await;
     let mut reader = Peer::subscriber(&broker, &["a"]).await;
     let mut alice = Peer::login(broker.local_addr(), "alice", "s3cret").await;

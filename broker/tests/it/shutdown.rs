@@ -68,7 +68,7 @@ async fn a_session_is_not_closed_without_an_error_when_something_was_not_read() 
 }
 
 #[tokio::test]
-async fn who_has_published_is_told_and_who_has_not_sees_the_end() {
+async fn publishers_are_told_and_silent_clients_see_the_end() {
     let broker = start(builder()).await;
     let greeted = Peer::connect(broker.local_addr()).await;
     let mut published = Peer::dev(&broker).await;
@@ -92,7 +92,7 @@ impl AuthStore for Pending {
 }
 
 #[tokio::test]
-async fn what_comes_with_auth_is_not_confirmed_when_the_lookup_is_cut_off() {
+async fn a_publish_behind_auth_is_not_confirmed_when_the_lookup_is_cut_off() {
     let broker = start(builder().auth(Pending)).await;
     let mut peer = Peer::connect(broker.local_addr()).await;
     let auth = peer.auth("bob", "x");
@@ -135,7 +135,7 @@ async fn listener_with_too_much(broker: &Broker) -> Peer {
 }
 
 #[tokio::test]
-async fn who_publishes_for_the_first_time_while_the_rest_is_written_gets_no_confirmation() {
+async fn a_first_publish_during_the_drain_gets_no_confirmation() {
     let broker = start(builder().low_mark(100 << 20).high_mark(100 << 20)).await;
     let mut listener = listener_with_too_much(&broker).await;
     assert!(broker.stats().buffered > 1 << 20);

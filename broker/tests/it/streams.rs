@@ -97,7 +97,7 @@ async fn messages_pass_through_a_pipe_of_any_size_in_order() {
 }
 
 #[tokio::test]
-async fn what_a_stream_buffers_is_flushed() {
+async fn a_buffered_stream_is_flushed() {
     let broker = start(Broker::dev_builder()).await;
     let (ours, theirs) = duplex(64);
     broker.serve(BufStream::new(theirs), peer_addr());

@@ -24,21 +24,21 @@ async fn wrong(scratch: Scratch, password: &str, database: &str) {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_postgresql_is_said_at_the_start() {
+async fn postgresql_faults_are_said_at_the_start() {
     if let Some(scratch) = Scratch::postgres().await {
         wrong(scratch, "password authentication failed for user \"hpfeeds\"", "does not exist").await;
     }
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_mysql_is_said_at_the_start() {
+async fn mysql_faults_are_said_at_the_start() {
     if let Some(scratch) = Scratch::mysql().await {
         wrong(scratch, "access denied for user 'hpfeeds'", "unknown database").await;
     }
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_sqlite_is_said_at_the_start() {
+async fn sqlite_faults_are_said_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.db");
     let path = path.to_str().unwrap();

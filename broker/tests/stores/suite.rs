@@ -1,6 +1,13 @@
 //! What every store must do.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use futures::{FutureExt as _, future::join_all};
 use hpfeeds::wire::Frame;
@@ -11,7 +18,7 @@ use hpfeeds_broker::{
 
 use crate::{
     databases::Scratch,
-    support::{Peer, publish, subscribe, within},
+    support::{Peer, publish, subscribe, until, within},
 };
 
 /// A store that holds [`entries`], and the means to change it.
@@ -74,10 +81,12 @@ pub(crate) async fn reads(store: Arc<dyn AuthStore>) {
     concurrent(store).await;
 }
 
-struct Shared(Arc<dyn AuthStore>);
+/// A store that others have, too, and that counts what it is asked.
+struct Shared(Arc<dyn AuthStore>, Arc<AtomicUsize>);
 
 impl AuthStore for Shared {
     fn lookup<'a>(&'a self, ident: &'a str) -> Lookup<'a> {
+        self.1.fetch_add(1, Relaxed);
         self.0.lookup(ident)
     }
 
@@ -91,7 +100,12 @@ impl AuthStore for Shared {
 }
 
 async fn broker(store: Arc<dyn AuthStore>) -> Broker {
-    let builder = Broker::builder().auth(Shared(store)).auth_failure_delay(Duration::ZERO);
+    counted(store, Arc::default()).await
+}
+
+/// A broker that counts its lookups.
+async fn counted(store: Arc<dyn AuthStore>, lookups: Arc<AtomicUsize>) -> Broker {
+    let builder = Broker::builder().auth(Shared(store, lookups)).auth_failure_delay(Duration::ZERO);
     let builder = builder.recheck_keys(Duration::from_millis(50));
     builder.endpoint(Endpoint::tcp("127.0.0.1", 0)).start().await.unwrap()
 }
@@ -219,12 +233,7 @@ async fn revokes(test: &UnderTest) {
     let broker = broker(test.store.clone()).await;
     let mut writer = Peer::login(broker.local_addr(), "live", "s").await;
     writer.send(publish("live", "c", "x")).await;
-    within(async {
-        while broker.stats().received_messages == 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    })
-    .await;
+    until(|| broker.stats().received_messages > 0).await;
     let fields = Fields { publish: Some(vec!["d".to_owned()]), ..Fields::default() };
     test.keys.apply(&[Change::Set { ident: "live".to_owned(), fields }]).await.unwrap();
     test.store.reload().await.unwrap();
@@ -241,12 +250,7 @@ async fn revokes(test: &UnderTest) {
     let Some(Frame::Error { message }) = denied.await else { panic!("no ERROR") };
     assert_eq!(message, "Authkey not allowed to pub here. ident=live, chan=c");
     let idle = Peer::login(broker.local_addr(), "live", "s").await;
-    within(async {
-        while broker.stats().authenticated < 2 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    })
-    .await;
+    until(|| broker.stats().authenticated >= 2).await;
     test.keys.apply(&[Change::Remove("live".to_owned())]).await.unwrap();
     test.store.reload().await.unwrap();
     idle.expect_error("Authentication failed for live").await;
@@ -274,7 +278,8 @@ async fn rotates(test: &UnderTest) {
     let entry = Entry { owner: ident.clone(), ident, secret: "one".to_owned(), publish, subscribe, ..Entry::default() };
     keys.apply(&[Change::Add(entry)]).await.unwrap();
     store.reload().await.unwrap();
-    let broker = broker(store.clone()).await;
+    let lookups = Arc::new(AtomicUsize::new(0));
+    let broker = counted(store.clone(), lookups.clone()).await;
     let addr = broker.local_addr();
     let mut old = Peer::login(addr, "turn", "one").await;
     old.settle().await;
@@ -283,8 +288,12 @@ async fn rotates(test: &UnderTest) {
     new.settle().await;
     Peer::login(addr, "turn", "one").await.settle().await;
     ends(Peer::login(addr, "turn", "three").await, "turn").await;
-    // Longer than a look at all keys takes.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // Two rounds, each with one lookup: the second begins when the first has ended.
+    for _ in 0..2 {
+        let before = lookups.load(Relaxed);
+        broker.recheck_now();
+        until(|| lookups.load(Relaxed) > before).await;
+    }
     old.settle().await;
     set(Fields { grace: Some(Duration::ZERO), ..Fields::default() }).await;
     ends(old, "turn").await;

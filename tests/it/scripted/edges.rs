@@ -125,7 +125,8 @@ async fn a_reset_right_after_auth_is_a_rejection_too() {
     // AUTH is 5 + 3 + 20 bytes; SUBSCRIBE came with it and is not read: closing now resets the connection.
     let mut auth = [0; 28];
     io.read_exact(&mut auth).await.unwrap();
-    sleep(Duration::from_millis(20)).await;
+    let subscribe = timeout(Duration::from_secs(20), io.peek(&mut [0])).await;
+    assert_eq!(subscribe.expect("a SUBSCRIBE").unwrap(), 1);
     drop(io);
     let mut events = session.events();
     while let Some(event) = events.next().await {
