@@ -23,7 +23,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut session = ClientSession::connect(addr, ident, secret).await?;
     session.subscribe("sensor.heartbeat")?;
 
-    // Publishes until the stream ends. When the send queue is full it waits for room, and the generator waits with it.
+    // Publishes until the stream ends. When the send queue is full it waits for room, and the
+    // generator waits with it.
     session.publish_stream("sensor.heartbeat", heartbeats().take(5)).await?;
 
     // Our own messages come back, because we subscribed to the channel.
@@ -39,8 +40,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Says every tenth of a second that this sensor is alive; never ends. Inside of `stream!`, `.await` works as
-/// anywhere else, and `yield` is what comes out.
+/// A stream of heartbeats of this sensor, ten a second, without an end. Inside of `stream!`,
+/// `.await` works as anywhere else, and `yield` hands out an item.
 fn heartbeats() -> impl Stream<Item = String> {
     stream! {
         let started = Instant::now();

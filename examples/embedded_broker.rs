@@ -1,4 +1,4 @@
-//! Runs a broker inside a program, with a key that may not do everything.
+//! A broker inside a program, with a key that may not do everything.
 //!
 //! ```text
 //! cargo run --example embedded_broker
@@ -17,7 +17,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let broker = Broker::builder().listen("127.0.0.1:0")?.user(sensor).start().await?;
     println!("the broker listens on {}", broker.local_addr());
 
-    // A wrong secret: `connect` says so.
+    // A wrong secret is an error of `connect`.
     let Err(rejected) = ClientSession::connect(broker.local_addr(), "sensor", "guess").await else {
         return Err("the broker accepted a wrong secret".into());
     };
@@ -32,8 +32,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (ident, channel, payload) = session.read().await.ok_or("the session ended early")?;
     println!("allowed:        {ident} on {channel}: {payload:?}");
 
-    // A channel that the key does not cover. The message is queued and sent, so this call succeeds. The broker's
-    // refusal comes later, as an event; then it closes the connection, and the session makes another one.
+    // A channel that the key does not cover. The message is queued and sent, so this call succeeds.
+    // The broker's refusal comes later, as an event; then the broker closes the connection, and the
+    // session makes another one.
     session.publish("dionaea.capture", "malware").await?;
     let mut denied = false;
     while let Some(event) = events.next().await {
@@ -47,7 +48,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     }
 
-    // For a minute the session refuses the channel itself, so that it does not lose the connection each time.
+    // For 60 seconds the session refuses the channel itself, so that it does not lose the
+    // connection each time.
     let Err(denied) = session.publish("dionaea.capture", "more malware").await else {
         return Err("the session took a message for a denied channel".into());
     };
@@ -58,7 +60,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (ident, channel, payload) = session.read().await.ok_or("the session ended early")?;
     println!("still allowed:  {ident} on {channel}: {payload:?}");
 
-    // `close` has the last word: one message did not get through.
+    // `close` reports the message that did not get through.
     match session.close().await {
         Err(refused) if refused.is_denied() => println!("close:          {refused}"),
         outcome => return Err(format!("close should name the refused message, not say {outcome:?}").into()),

@@ -5,16 +5,17 @@
 //! cargo run --example file_drop -- HOST:PORT IDENT SECRET
 //! ```
 //!
-//! A message on `files` is a line of JSON, a newline, and the bytes of the file; all in one message, so at most 1 MiB.
-//! The answer on `files.replies` is JSON. It repeats who asked and the number that the asker gave to the file:
+//! A message on `files` is a line of JSON, a newline, and the bytes of the file; all in one
+//! message, so at most 1 MiB. The answer on `files.replies` is JSON. It repeats the ident of the
+//! sender and the number that the sender gave to the file:
 //!
 //! ```text
 //! {"id":7,"name":"x.sh","sha256":"9f86…"}⏎#!/bin/sh…
 //! {"to":"sensor-17","id":7,"error":null}
 //! ```
 //!
-//! A broker keeps nothing for a subscriber that is not there, so the sender repeats what nobody answered. That is
-//! harmless, because the same bytes are stored in the same place.
+//! A broker keeps nothing for a subscriber that is not there, so the sender repeats files without
+//! an answer. That is harmless, because the same bytes are stored in the same place.
 
 mod support;
 
@@ -51,7 +52,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut worker = ClientSession::connect(addr, ident, secret).await?;
     let mut sender = ClientSession::connect(addr, ident, secret).await?;
 
-    // The names are what attackers called the files. The last two are the same file; the third is damaged.
+    // The names are what attackers called the files. The last two are the same file; the third is
+    // damaged.
     let files = [
         message(1, "dropper.sh", b"#!/bin/sh\necho harmless\n")?,
         message(2, "../../etc/cron.d/evil", b"* * * * * root true\n")?,
@@ -77,7 +79,7 @@ fn message(id: u64, name: &str, content: &[u8]) -> serde_json::Result<Vec<u8>> {
     Ok([&serde_json::to_vec(&description)?, &b"\n"[..], content].concat())
 }
 
-/// Publishes the messages until each is answered, and says how many answers there were.
+/// Publishes the messages until each is answered, and returns the number of answers.
 async fn send(
     session: &mut ClientSession,
     ident: &str,
@@ -104,7 +106,7 @@ async fn send(
     Err(format!("nobody answered for {} files", pending.len()).into())
 }
 
-/// Stores what arrives, several files at a time, until the session ends.
+/// Stores the files that arrive, several at a time, until the session ends.
 async fn work(session: &mut ClientSession, store: &Path) -> Result<(), Box<dyn Error>> {
     session.subscribe("files")?;
     let publisher = session.publisher();
@@ -123,7 +125,7 @@ async fn work(session: &mut ClientSession, store: &Path) -> Result<(), Box<dyn E
         .await
 }
 
-/// Fails when the message does not even say what to answer to.
+/// Stores one file, and returns the answer. Fails when the message has no number to answer to.
 fn handle(store: &Path, ident: &Ident, message: &[u8]) -> Result<Reply, String> {
     let end = message.iter().position(|byte| *byte == b'\n').ok_or("there is no description")?;
     let description: Description = serde_json::from_slice(&message[..end]).map_err(|error| error.to_string())?;
@@ -131,15 +133,15 @@ fn handle(store: &Path, ident: &Ident, message: &[u8]) -> Result<Reply, String> 
     Ok(Reply { to: ident.to_string(), id: description.id, error: outcome.err().map(|error| error.to_string()) })
 }
 
-/// Nothing from the network becomes part of a path: the file is called by the hash that we compute, and the name that
-/// came with it is only text in the description beside it.
+/// Nothing from the network becomes part of a path: the file is called by the hash that we compute,
+/// and the name that came with it is only text in the description beside it.
 fn save(store: &Path, description: &Description, content: &[u8]) -> Result<(), Box<dyn Error>> {
     let sha256 = hash(content);
     if sha256 != description.sha256 {
         return Err("the content does not have the hash that the description says".into());
     }
     for (name, bytes) in [(format!("{sha256}.json"), &*serde_json::to_vec(description)?), (sha256, content)] {
-        // Written beside and then renamed: nobody ever sees half a file.
+        // Written beside and then renamed: no program ever sees half a file.
         let mut file = tempfile::NamedTempFile::new_in(store)?;
         file.write_all(bytes)?;
         file.persist(store.join(name))?;

@@ -1,4 +1,4 @@
-//! Dispatches messages to one function per channel, waits for a particular one, and filters by who sent it.
+//! Handlers: one function per channel, a wait for a particular message, and a filter on senders.
 //!
 //! ```text
 //! cargo run --example handlers
@@ -32,8 +32,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         collector.subscribe(channel)?;
     }
 
-    // A broker does not confirm a subscription, but it reads a connection in order: when a message that we send
-    // after it comes back, the subscriptions are in place.
+    // A broker does not confirm a subscription, but it reads a connection in order: when a message
+    // that we send after it comes back, the subscriptions are in place.
     collector.subscribe("collector.ready")?;
     collector.publish("collector.ready", "").await?;
     wait_for(&mut collector, |(_, channel, _)| channel == "collector.ready").await?;
@@ -46,7 +46,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         sensor.close().await?;
     }
 
-    // An ident can be trusted: the broker lets nobody publish under the ident of another.
+    // An ident can be trusted: the broker lets no client publish under the ident of another.
     let wanted = Pattern::new("europe.*")?;
     let (mut good, mut bad) = (0, 0);
     while good + bad < 6 {
@@ -76,7 +76,8 @@ fn on_request(ident: &Ident, event: &Value) {
     println!("{ident}: {} asked for {}", event["source"][0], event["request_url"]);
 }
 
-/// The next message that satisfies `wanted`; those before it are passed over. Gives up after five seconds.
+/// The next message that satisfies `wanted`; messages before it are skipped. Gives up after five
+/// seconds.
 async fn wait_for<S>(messages: &mut S, wanted: impl Fn(&Message) -> bool) -> Result<Message, Box<dyn Error>>
 where
     S: Stream<Item = Message> + Unpin,

@@ -4,8 +4,8 @@
 //! cargo run --example merge_brokers
 //! ```
 //!
-//! It starts the four brokers itself. Three belong to honeypots and receive the sessions that attackers had; the
-//! fourth gets the logins that succeeded, with the name of the honeypot.
+//! It starts the four brokers itself. Three belong to honeypots and receive the sessions that
+//! attackers had; the fourth gets the logins that succeeded, with the name of the honeypot.
 
 use std::{error::Error, future::ready};
 
@@ -15,7 +15,7 @@ use hpfeeds::{ClientSession, Message};
 use hpfeeds_broker::{Broker, Key};
 use serde::{Deserialize, Serialize};
 
-/// The fields that we need of an event on `cowrie.sessions`; serde passes over the others.
+/// The fields that are needed of an event on `cowrie.sessions`; serde skips the others.
 #[derive(Deserialize)]
 struct CowrieSession {
     #[serde(rename = "peerIP")]
@@ -24,7 +24,7 @@ struct CowrieSession {
     commands: Vec<String>,
 }
 
-/// What we make of it.
+/// The event that is published to the fourth broker.
 #[derive(Serialize, Deserialize)]
 struct Login {
     honeypot: String,
@@ -55,8 +55,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut collector = ClientSession::connect(central.local_addr(), "collector", "secret").await?;
     collector.subscribe("logins")?;
 
-    // The pipeline. `forward` wants a stream of `Result`s whose error is that of the sink, hence the last line; it
-    // ends with the stream, or with the first error.
+    // The pipeline. `forward` wants a stream of `Result`s whose error is that of the sink, hence
+    // the last line; it ends with the stream, or with the first error.
     let sink = collector.sink("logins")?.sink_err_into::<Box<dyn Error>>();
     select_all(sources)
         .filter_map(|message| ready(login(&message)))
@@ -64,7 +64,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .forward(sink)
         .await?;
 
-    // What a subscriber of the fourth broker sees.
+    // A subscriber of the fourth broker prints the logins.
     let expected = events.iter().filter(|event| event.contains(r#""loggedin": ["#)).count();
     for _ in 0..expected {
         let (_, _, payload) = collector.read().await.ok_or("the session ended early")?;
@@ -75,8 +75,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The successful login in a message. Anything else, also what is no JSON at all, is `None`: bytes from a network of
-/// honeypots are no reason to stop.
+/// The successful login in a message. Anything else, also what is no JSON at all, is `None`: bytes
+/// from a network of honeypots are no reason to stop.
 fn login((ident, _channel, payload): &Message) -> Option<Login> {
     let CowrieSession { peer_ip, loggedin, commands } = serde_json::from_slice(payload).ok()?;
     let (user, password) = loggedin?;

@@ -16,7 +16,7 @@ use tokio_stream::StreamMap;
 /// How many events this example publishes on each channel.
 const EVENTS: usize = 4;
 
-/// What is merged: a name of our own, the channel, and events for it.
+/// The feeds to merge: a name of our own, the channel, and events for it.
 const FEEDS: [(&str, &str, &str); 3] = [
     ("logins", "cowrie.sessions", include_str!("data/cowrie.sessions.ndjson")),
     ("malware", "dionaea.capture", include_str!("data/dionaea.capture.ndjson")),
@@ -28,8 +28,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let broker = support::broker().await?;
     let (addr, ident, secret) = broker.access();
 
-    // One session a feed: each could as well be with another broker. A single session may subscribe to many channels;
-    // several keep a flood on one from delaying the others.
+    // One session a feed: each could as well be with another broker. A single session may subscribe
+    // to many channels; several keep a flood on one from delaying the others.
     let mut feeds = StreamMap::new();
     for (name, channel, events) in FEEDS {
         let session = ClientSession::connect(addr, ident, secret).await?;
@@ -37,12 +37,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
         for event in events.lines().take(EVENTS) {
             session.publish(channel, event).await?;
         }
-        // A session is a stream, so it can be shortened like one: this feed ends after the last of its events.
+        // A session is a stream, so it can be shortened like one: this feed ends after the last of
+        // its events.
         feeds.insert(name, session.take(EVENTS));
     }
 
-    // The map polls its streams in turn, hands out what is there together with the key, and drops a stream that has
-    // ended. `feeds.remove(name)` would drop one earlier.
+    // The map polls its streams in turn, hands out what is there together with the key, and drops a
+    // stream that has ended. `feeds.remove(name)` would drop one earlier.
     let mut received = BTreeMap::<&str, usize>::new();
     while let Some((name, (_ident, channel, payload))) = feeds.next().await {
         println!("{name:8} {channel:16} {:5} bytes", payload.len());

@@ -1,4 +1,4 @@
-//! Shows how a session survives a restart of its broker.
+//! A session that survives a restart of its broker.
 //!
 //! ```text
 //! cargo run --example reconnect
@@ -28,8 +28,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("the broker goes down");
     broker.shutdown().await;
 
-    // The state says what holds now; it is a `tokio::sync::watch`, and can be waited on. Here that matters: what is
-    // written to a connection that nobody reads any more is lost. Once the session knows, messages stay in its queue.
+    // The state is a `tokio::sync::watch`, and can be waited on. Here that matters: messages that
+    // are written to a connection without a reader are lost. Once the session knows, messages stay
+    // in its queue.
     state.wait_for(|state| *state != SessionState::Connected).await?;
     for payload in ["first", "second", "third"] {
         session.publish("demo", payload).await?;
@@ -40,22 +41,24 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let broker = Broker::dev_builder().listen(addr)?.start().await?;
     connected(&mut events).await?;
 
-    // The session subscribed again before it sent the queue, so the messages come back to us, in order.
+    // The session subscribed again before it sent the queue, so the messages come back to us, in
+    // order.
     for payload in ["first", "second", "third"] {
         expect(&mut session, payload).await?;
     }
 
-    // `close` confirms what was written to this connection. A broker of this project confirms it when it shuts down,
-    // too; with others, the message from before the restart is unconfirmed for ever.
+    // `close` confirms what was written to this connection. A broker of this project confirms it
+    // when it shuts down, too; with others, the message from before the restart is unconfirmed for
+    // ever.
     session.close().await?;
     println!("closed; unconfirmed over the life of the session: {}", session.unconfirmed());
     broker.shutdown().await;
     Ok(())
 }
 
-/// Prints what happens to the session, until it is connected. A program that runs for long does this in a task of its
-/// own, for its log: events say why nothing arrives. In `Disconnected`, `unconfirmed` is how many messages were
-/// written to that connection, and so may be lost.
+/// Prints what happens to the session, until it is connected. A program that runs for long does
+/// this in a task of its own, for its log: events tell why nothing arrives. In `Disconnected`,
+/// `unconfirmed` is how many messages were written to that connection, and so may be lost.
 async fn connected(events: &mut Events) -> Result<(), Box<dyn Error>> {
     while let Some(event) = events.next().await {
         println!("event: {event}");

@@ -5,7 +5,8 @@
 //! cargo run --example subscribe -- HOST:PORT IDENT SECRET
 //! ```
 //!
-//! It publishes what it waits for itself, so that there is something to see, and ends after that many messages.
+//! It publishes the messages that it waits for, so that there is something to see, and ends after
+//! them.
 
 mod support;
 
@@ -22,13 +23,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let broker = support::broker().await?;
     let (addr, ident, secret) = broker.access();
 
-    // Subscribing does not wait for the broker: the protocol has no answer to it. The session remembers the channels
-    // and asks for them again after every reconnect.
+    // Subscribing does not wait for the broker: the protocol has no answer to it. The session
+    // remembers the channels and asks for them again after every reconnect.
     let mut session = ClientSession::connect(addr, ident, secret).await?;
     session.subscribe("cowrie.sessions")?;
     session.subscribe("glastopf.events")?;
 
-    // When nothing arrives, the events say why: a denied channel, a wrong key, a broker that is away. Log them.
+    // When nothing arrives, the events say why: a denied channel, a wrong key, a broker that is
+    // away. Log them.
     let mut events = session.events();
     tokio::spawn(async move {
         while let Some(event) = events.next().await {
@@ -36,14 +38,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     });
 
-    // A broker forwards a message to all subscribers of its channel, the publisher included. It reads a connection
-    // in order, so the subscriptions above are in place when these messages come.
+    // A broker forwards a message to all subscribers of its channel, the publisher included. It
+    // reads a connection in order, so the subscriptions above are in place when these messages
+    // come.
     for (cowrie, glastopf) in COWRIE.lines().zip(GLASTOPF.lines()).take(3) {
         session.publish("cowrie.sessions", cowrie).await?;
         session.publish("glastopf.events", glastopf).await?;
     }
 
-    // The stream goes on across reconnects, until somebody closes the session.
+    // The stream goes on across reconnects, until the session is closed.
     let mut received = 0;
     while let Some((ident, channel, payload)) = session.next().await {
         println!("{ident} on {channel}: {} bytes", payload.len());

@@ -1,4 +1,4 @@
-//! What the examples share: a broker to talk to.
+//! The broker that an example talks to: yours, or one inside the program.
 
 use std::{env, error::Error};
 
@@ -20,7 +20,8 @@ impl Target {
     }
 }
 
-/// Takes `HOST:PORT IDENT SECRET` from the command line; without them, starts a broker inside this program.
+/// Takes `HOST:PORT IDENT SECRET` from the command line; without them, starts a broker inside this
+/// program.
 pub(crate) async fn broker() -> Result<Target, Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     match <[String; 3]>::try_from(arguments) {
