@@ -8,7 +8,7 @@ use std::{
 use hpfeeds::wire::{Limits, MAX_NAME_LEN};
 
 use crate::{
-    delivery::{context::Rules, policy::SlowPolicy},
+    delivery::policy::{Rules, SlowPolicy},
     error::StartError,
     identity::quota::QuotaRules,
     limits::rate::Rate,

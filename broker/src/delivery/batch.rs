@@ -1,15 +1,17 @@
-//! What is offered to outboxes.
+//! The batch of frames that is offered to outboxes.
 
 use std::{num::NonZeroU32, ops::Deref};
 
 use bytes::Bytes;
 use hpfeeds::wire;
 
-/// Runs up to this length are copied for each outbox that has others queued, into one piece of memory with these: what a run
-/// costs by itself (an allocation, and a slice of a vectored write, of which there are only so many) is more than that.
+/// Batches of up to so many bytes are copied for each outbox that has others queued, into one
+/// allocation with these: a batch by itself costs more than that, an allocation and one of the slices
+/// of a vectored write, of which there are only so many.
 pub(super) const SHORT: usize = 2 * 1024;
 
-/// Whole PUBLISH frames of one ident, on channels with the same subscribers, as they were received.
+/// A batch of whole PUBLISH frames of one ident, on channels with the same subscribers, as they were
+/// received.
 #[derive(Debug)]
 pub(crate) struct FrameBatch<'a> {
     frames: Frames<'a>,
@@ -22,7 +24,7 @@ pub(crate) struct FrameBatch<'a> {
 
 #[derive(Debug)]
 enum Frames<'a> {
-    /// In somebody's buffer, and short: copied by the first outbox that needs them to stay.
+    /// In a read buffer, and short: copied by the first outbox that needs them to stay.
     Received(&'a [u8]),
     Own(Bytes),
 }
@@ -40,17 +42,17 @@ impl<'a> FrameBatch<'a> {
         Self { frames: Frames::Own(frames), messages, payload, one_channel: false }
     }
 
-    /// How many messages there are, if all are known to be on one channel.
+    /// The number of messages, if all are known to be on one channel.
     pub(super) fn on_one_channel(&self) -> Option<NonZeroU32> {
         NonZeroU32::new(self.messages).filter(|_| self.one_channel)
     }
 
-    /// Channels and how many messages on each come one after the other.
-    pub(super) fn contents(&self) -> impl Iterator<Item = (&str, u64)> {
-        contents(self, self.on_one_channel())
+    /// Channels, and how many messages come one after the other on each.
+    pub(super) fn channel_runs(&self) -> impl Iterator<Item = (&str, u64)> {
+        channel_runs(self, self.on_one_channel())
     }
 
-    /// To stay: copied if need be, once for all that share it.
+    /// The frames, to stay: copied if need be, once for all outboxes that share them.
     pub(crate) fn share(&mut self) -> Bytes {
         match &self.frames {
             Frames::Own(frames) => frames.clone(),
@@ -67,14 +69,15 @@ impl<'a> FrameBatch<'a> {
     }
 }
 
-/// Channels and how many messages on each come one after the other. If it is known that there are so many on one channel,
-/// the messages are not looked at: for those that were queued long ago that is a read of memory for each.
-pub(super) fn contents(frames: &[u8], on_one_channel: Option<NonZeroU32>) -> impl Iterator<Item = (&str, u64)> {
+/// Channels, and how many messages come one after the other on each. If it is known that there are so
+/// many on one channel, the messages are not looked at: for a batch that was queued long ago that is a
+/// read of memory for each.
+pub(super) fn channel_runs(frames: &[u8], on_one_channel: Option<NonZeroU32>) -> impl Iterator<Item = (&str, u64)> {
     let known = on_one_channel
         .and_then(|messages| Some((wire::FrameBatch::checked(frames).first_channel()?, messages.get().into())));
     debug_assert!(
         known.is_none_or(|known| wire::FrameBatch::checked(frames).channel_runs().eq([known])),
-        "it is what is there"
+        "the number and the channel are those of the frames"
     );
     let others = if known.is_some() { &[] } else { frames };
     known.into_iter().chain(wire::FrameBatch::checked(others).channel_runs())

@@ -1,35 +1,22 @@
-//! What all outboxes of a broker share: the marks, the policy, and the sums over all queues.
+//! The context that all outboxes of a broker share: marks, policy, and the sums over all queues.
 
-use std::{
-    sync::{Arc, atomic::AtomicUsize},
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
+use tokio::time::Instant;
+
 use crate::{
-    delivery::{policy::SlowPolicy, reserve::Borrowers, slow_history::SlowConsumerHistory},
+    delivery::{policy::Rules, reserve::Borrowers, slow_history::SlowConsumerHistory},
     metrics::counters::Counters,
 };
 
-/// The marks and policy of every outbox. See [`BrokerBuilder`](crate::builder::BrokerBuilder).
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Rules {
-    pub(crate) low_mark: usize,
-    pub(crate) high_mark: usize,
-    pub(crate) floor_rate: usize,
-    /// Over which time the rate of a subscriber is measured.
-    pub(crate) window: Duration,
-    pub(crate) policy: SlowPolicy,
-    pub(crate) deadline: Duration,
-    pub(crate) max_buffered: usize,
-    /// What may be queued beyond that, see `reserve`.
-    pub(crate) reserve: usize,
-}
-
-/// What all outboxes of a broker have in common.
+/// The context of all outboxes of a broker.
 #[derive(Debug)]
 pub(crate) struct DeliveryContext {
     pub(crate) rules: Rules,
-    /// What is queued in all of them, with overhead.
+    /// The cost of all queues together, in bytes with overhead.
     pub(crate) buffered: AtomicUsize,
     pub(crate) counters: Arc<Counters>,
     /// For how long subscribers have held publishers up lately.
@@ -41,5 +28,17 @@ impl DeliveryContext {
     pub(crate) fn new(rules: Rules, counters: Arc<Counters>) -> Arc<Self> {
         let (buffered, slow_history) = (AtomicUsize::new(0), SlowConsumerHistory::default());
         Arc::new(Self { rules, buffered, counters, slow_history, borrowers: Borrowers::default() })
+    }
+
+    /// By how many bytes a batch would exceed the bound for all queues together.
+    #[inline]
+    pub(super) fn excess(&self, cost: usize) -> usize {
+        self.buffered.load(Relaxed).saturating_add(cost).saturating_sub(self.rules.max_buffered)
+    }
+
+    /// A publisher has found no room in the reserve: calls loans in that are not paid back, and says
+    /// when to look again.
+    pub(super) fn call_in(&self, now: Instant) -> Instant {
+        self.borrowers.call_in(&self.rules, now)
     }
 }

@@ -1,40 +1,37 @@
-//! The bounded queue of one subscriber, and what happens when it is full.
+//! The outbox of one subscriber: a queue bounded in bytes, filled by publishers and emptied by a writer.
 //!
-//! ```text
-//!            above the low mark               under the floor rate
-//!            for a publisher                  for a window
-//!  flowing ────────────────────▶ pressed ─────────────────────▶ slow ──▶ high mark: policy
-//!     ▲     publishers wait       │   ▲      nobody waits       │ │
-//!     └──────── empty ────────────┘   └─ the floor rate for a ──┘ │
-//!     │                                  window, or more          │
-//!     └──────────────────────── at or below the low mark ─────────┘
-//! ```
+//! A publisher that finds more than the low mark queued waits, unless the subscriber is slow: see
+//! [`slow_consumer`](super::slow_consumer) for the states. While the writer waits because of a rate
+//! limit of the broker ([`pause_for_rate_limit`](Outbox::pause_for_rate_limit)), publishers do not
+//! wait, and the subscriber is not slow: at its high mark it loses messages as a slow one does, but it
+//! has no deadline.
 //!
-//! While its writer waits because of our own limit ([`pause_for_rate_limit`](Outbox::pause_for_rate_limit)), it is none of these: nobody waits for it,
-//! and it is not slow. At its high mark it loses messages as a slow one does, but it has no deadline.
+//! All connections of one ident and network together may hold publishers up for one window in ten
+//! minutes (see [`SlowConsumerHistory`](super::slow_history::SlowConsumerHistory)): the time in which
+//! publishers wait and the subscriber takes less than the floor rate. After that, a new connection, or
+//! one that took too little itself, is slow as soon as publishers would have to wait for it, until it
+//! has drained the floor rate for [two windows](super::policy::Rules::proof) while they had more. For
+//! other connections publishers wait, but only for a quarter of a window
+//! ([`slice`](super::policy::Rules::slice)) when these stop; and after half a window of that, not at
+//! all.
 //!
-//! All connections of one ident and address together may hold publishers up for one window in ten minutes (see
-//! [`SlowConsumerHistory`](super::slow_history::SlowConsumerHistory)): the time in which publishers wait and the subscriber takes less than the floor rate. After that, a new
-//! connection, or one that took too little itself, is slow as soon as publishers would have to wait for it, until it has
-//! drained the floor rate for [two windows](super::context::Rules::proof) while they had more. Others are waited for, but only for a quarter
-//! of a window ([`slice`](super::context::Rules::slice)) when they stop; and after half a window of that, nobody waits.
-//!
-//! The price is paid by a healthy consumer that has ident and address in common with one that does not read: it loses
-//! messages if its publishers outrun it by more than the high mark before it has shown that it reads.
+//! The price is paid by a healthy consumer that has ident and network in common with one that does not
+//! read: it loses messages if its publishers outrun it by more than the high mark before it has proved
+//! that it reads.
 
 use std::{
     collections::VecDeque,
     fmt, mem,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
 use futures::task::AtomicWaker;
 use hpfeeds::wire::Ident;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::Notify,
     time::{Instant, Sleep, sleep_until, timeout_at},
@@ -45,53 +42,54 @@ use crate::{
     delivery::{
         batch::FrameBatch,
         context::DeliveryContext,
-        policy::Room,
         queue::OVERHEAD,
-        reserve::Lent,
-        slow_consumer::{ConsumerState, State},
+        slow_consumer::{ConsumerState, SlowConsumerDetector},
+        state::{OutboxState, Pressure, Room},
         tally::Tally,
     },
     metrics::session::SessionMetrics,
 };
 
-/// How much the writer takes at once. What it has taken can no longer be dropped as the oldest.
-pub(super) const TAKE_PIECES: usize = 64;
+/// How many batches and bytes the writer takes at once, and at most one batch more. A batch that it
+/// has taken can no longer be dropped as the oldest.
+pub(super) const TAKE_BATCHES: usize = 64;
 pub(super) const TAKE_BYTES: usize = 256 * 1024;
 
-/// What became of a run that was offered to an outbox.
+/// The outcome for a batch that was offered to an outbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum EnqueueOutcome {
     /// It is queued; `more` says whether there is room for another.
     Queued { more: bool },
-    /// The subscriber keeps up, but has enough: offer it again when there is room, at the latest at this time.
+    /// The subscriber keeps up, but has enough: offer it again when there is room, at the latest at
+    /// this time.
     Wait(Instant),
     /// It is not queued and never will be: the subscriber is slow, which has been counted, or gone.
     Refused,
 }
 
-/// The queue of one subscriber. Publishers put runs in, its connection's writer takes
-/// them out.
+/// The queue of one subscriber. Publishers put batches in, the writer of its connection takes them
+/// out.
 pub(crate) struct Outbox {
     pub(super) session: SessionMetrics,
     pub(super) peer: SocketAddr,
     pub(super) delivery: Arc<DeliveryContext>,
-    pub(super) state: Mutex<State>,
+    state: Mutex<OutboxState>,
     /// The connection's task, when it waits for something to write or for the deadline.
     pub(super) writer: AtomicWaker,
     /// Publishers that wait for room, first come, first served.
-    pub(super) room: Notify,
+    room: Notify,
 }
 
 impl Outbox {
     pub(crate) fn new(session: SessionMetrics, peer: SocketAddr, delivery: Arc<DeliveryContext>) -> Arc<Self> {
+        let mut state = OutboxState::default();
         let rules = &delivery.rules;
-        let is_known = delivery.slow_history.used(session.ident(), peer.ip(), Instant::now()) >= rules.window;
-        if is_known {
-            info!(ident = session.ident().as_str(), %peer, "was slow before: nobody waits for it until it has read for a while");
+        if delivery.slow_history.used(session.ident(), peer.ip(), Instant::now()) >= rules.window {
+            state.pressure().detector = SlowConsumerDetector::unproven(rules);
+            info!(ident = session.ident().as_str(), %peer,
+                "reconnecting slow consumer: publishers do not wait for it (probation)");
         }
-        let proof = if is_known { Duration::ZERO } else { rules.proof() };
-        let state = State { proof, ..State::default() };
         let (state, writer, room) = (Mutex::new(state), AtomicWaker::new(), Notify::const_new());
         Arc::new(Self { session, peer, delivery, state, writer, room })
     }
@@ -100,7 +98,7 @@ impl Outbox {
         self.session.ident()
     }
 
-    /// What is counted for the exporter.
+    /// The counters of the connection for the exporter.
     pub(crate) fn session(&self) -> &SessionMetrics {
         &self.session
     }
@@ -109,56 +107,53 @@ impl Outbox {
         self.peer
     }
 
-    /// Queues a run, or says what else to do with it. The time is asked for only when it matters.
+    /// Queues a batch, or says what else to do with it. The clock is read only at a mark.
     pub(crate) fn enqueue(
         self: &Arc<Self>,
-        run: &mut FrameBatch<'_>,
+        batch: &mut FrameBatch<'_>,
         clock: impl FnOnce() -> Instant,
     ) -> EnqueueOutcome {
         let mut state = self.lock();
+        // The connection is about to end.
         if state.closed {
-            self.discard(run);
+            self.discard(batch);
             return EnqueueOutcome::Refused;
         }
-        let rules = &self.delivery.rules;
-        // At the most.
-        let cost = run.len() + OVERHEAD;
+        // The marks: of this queue, and of all queues together. The cost is at most this.
+        let cost = batch.len() + OVERHEAD;
         let excess = self.delivery.excess(cost);
-        let low = if excess > 0 { 0 } else { rules.low_mark };
+        let low = if excess > 0 { 0 } else { self.delivery.rules.low_mark };
         let mut unlisted = false;
         if state.queued > low || excess > 0 {
+            // The rare case: wait, drop or borrow.
             let now = clock();
-            let pressed = state.queued > low && state.consumer != ConsumerState::RateLimited;
-            if pressed && let Some(until) = self.on_backlog(&mut state, now) {
-                return EnqueueOutcome::Wait(until);
-            }
-            let lent = match self.make_room(&mut state, cost, excess, now) {
-                Room::Enough => Lent::Yes { unlisted: false },
-                Room::None => Lent::No,
-                Room::Empty => self.lend(&mut state, cost, now),
-            };
-            match lent {
-                Lent::Yes { unlisted: not } => unlisted = not,
-                Lent::Wait => {
+            match self.find_room(&mut state, cost, excess, low, now) {
+                Room::Free => {}
+                Room::Lent { unlisted: not } => unlisted = not,
+                Room::AfterWait(until) => return EnqueueOutcome::Wait(until),
+                Room::AfterCallIn => {
                     drop(state);
                     return EnqueueOutcome::Wait(self.delivery.call_in(now));
                 }
-                refused @ (Lent::Full | Lent::No) => {
-                    self.drop_messages(&mut state, &Tally::of(run.contents()), false, now);
+                refused @ (Room::Exhausted | Room::None) => {
+                    self.drop_messages(&mut state, &Tally::of(batch.channel_runs()), false, now);
                     drop(state);
-                    if refused == Lent::Full {
+                    if refused == Room::Exhausted {
                         self.delivery.call_in(now);
                     }
                     return EnqueueOutcome::Refused;
                 }
             }
         }
-        let cost = state.queue.push(run);
+        // Shared by reference if it is long, copied behind other short batches otherwise.
+        let cost = state.queue.push(batch);
+        // Its bytes and messages, in each of the books.
         state.queued += cost;
-        self.session.queued(run.len(), run.payload);
+        self.session.queued(batch.len(), batch.payload);
         self.delivery.buffered.fetch_add(cost, Relaxed);
-        self.delivery.counters.queued.add(run.messages.into());
-        let more = state.queued <= low || state.consumer == ConsumerState::RateLimited;
+        self.delivery.counters.queued.add(batch.messages.into());
+        let more = state.queued <= low || state.consumer() == ConsumerState::RateLimited;
+        // A writer that has more to write looks here again by itself.
         let wake = mem::take(&mut state.idle);
         drop(state);
         if wake {
@@ -170,18 +165,19 @@ impl Outbox {
         EnqueueOutcome::Queued { more }
     }
 
-    /// Queues a run as soon as there is room, after [`enqueue`](Self::enqueue) has said to wait. It takes no longer than
-    /// the subscriber drains at the floor rate: once that is no longer so, nobody waits.
+    /// Queues a batch as soon as there is room, after [`enqueue`](Self::enqueue) has said to wait. It
+    /// takes no longer than the subscriber drains at the floor rate: publishers do not wait for one
+    /// that drains less.
     ///
-    /// When it is dropped before it returns, the run has been neither queued nor counted.
-    pub(crate) async fn enqueue_waiting(self: &Arc<Self>, run: &mut FrameBatch<'_>, mut until: Instant) {
+    /// When it is dropped before it returns, the batch has been neither queued nor counted.
+    pub(crate) async fn enqueue_waiting(self: &Arc<Self>, batch: &mut FrameBatch<'_>, mut until: Instant) {
         let mut room = pin!(self.room.notified());
         loop {
             // Either there is room, or it is time to measure again: then its turn stays.
             if timeout_at(until, room.as_mut()).await.is_ok() {
                 room.set(self.room.notified());
             }
-            match self.enqueue(run, Instant::now) {
+            match self.enqueue(batch, Instant::now) {
                 EnqueueOutcome::Wait(later) => until = later,
                 // The next one has no reason to wait, either.
                 EnqueueOutcome::Queued { more: true } | EnqueueOutcome::Refused => return self.room.notify_one(),
@@ -190,30 +186,28 @@ impl Outbox {
         }
     }
 
-    /// The writer waits because of a limit of ours, so the subscriber takes all that it is given: whatever it has been
-    /// before, it is not slow, and publishers that wait for it wait no longer.
+    /// The writer waits because of a limit of the broker, so the subscriber takes all that it is
+    /// given: whatever it has been before, it is not slow, and publishers that wait for it wait no
+    /// longer.
     pub(crate) fn pause_for_rate_limit(&self) {
         let mut state = self.lock();
-        if state.window.is_some() {
-            state.end_window(&self.delivery.rules, Instant::now());
-            self.settle(&mut state);
-        }
-        state.consumer = ConsumerState::RateLimited;
-        let recovered = state.deadline.take().is_some();
+        let pressure = state.pressure();
+        pressure.detector.end_window(&self.delivery.rules, Instant::now());
+        self.charge_wait(pressure);
+        pressure.detector.state = ConsumerState::RateLimited;
+        let recovered = pressure.deadline.take().is_some();
         drop(state);
         if recovered {
             self.log_recovery();
         }
-        self.room.notify_waiters();
-        // And whoever has been told to wait, but does not yet.
-        self.room.notify_one();
+        self.release_publishers();
     }
 
     /// The writer waits for the subscriber again.
     pub(crate) fn resume(&self) {
         let mut state = self.lock();
-        if state.consumer == ConsumerState::RateLimited {
-            state.consumer = ConsumerState::KeepingUp;
+        if state.consumer() == ConsumerState::RateLimited {
+            state.pressure().detector.state = ConsumerState::KeepingUp;
         }
     }
 
@@ -227,65 +221,75 @@ impl Outbox {
         self.writer.wake();
     }
 
-    /// Counts a run that will not be queued because a connection ends.
-    pub(crate) fn discard(&self, run: &FrameBatch<'_>) {
-        self.delivery.counters.discarded.add(run.messages.into());
+    /// Counts a batch that will not be queued because a connection ends.
+    pub(crate) fn discard(&self, batch: &FrameBatch<'_>) {
+        self.delivery.counters.discarded.add(batch.messages.into());
     }
 
-    /// Moves what is queued, up to a limit, to the end of `batch`; `false` when the outbox is closed and empty.
-    pub(crate) fn poll_take(&self, cx: &mut Context<'_>, batch: &mut VecDeque<Bytes>) -> Poll<bool> {
+    /// Moves queued batches, up to a limit, to the end of `taken`; `false` when the outbox is closed
+    /// and empty.
+    pub(crate) fn poll_take(&self, cx: &mut Context<'_>, taken: &mut VecDeque<Bytes>) -> Poll<bool> {
         let mut state = self.lock();
         if state.queue.is_empty() {
             if state.closed {
                 return Poll::Ready(false);
             }
+            // An idle connection keeps little memory, and is woken by the next batch.
             state.queue.shrink();
             state.idle = true;
             self.writer.register(cx.waker());
             return Poll::Pending;
         }
+        // As much as one system call may write.
         let mut bytes = 0;
         while bytes < TAKE_BYTES
-            && batch.len() < TAKE_PIECES
-            && let Some(piece) = state.queue.pop()
+            && taken.len() < TAKE_BATCHES
+            && let Some(batch) = state.queue.pop()
         {
-            bytes += piece.frames.len();
-            batch.push_back(piece.frames);
+            bytes += batch.frames.len();
+            taken.push_back(batch.frames);
         }
         Poll::Ready(true)
     }
 
-    /// Accounts for what the writer has written: bytes, and pieces of which the last byte was among them. The time is
-    /// asked for only when it matters.
-    pub(crate) fn sent(&self, bytes: usize, pieces: usize, clock: impl FnOnce() -> Instant) {
-        let rules = &self.delivery.rules;
-        self.delivery.counters.sent_bytes.add(bytes as u64);
-        let buffered = self.delivery.buffered.fetch_sub(bytes + pieces * OVERHEAD, Relaxed);
-        let low = if buffered > rules.max_buffered { 0 } else { rules.low_mark };
+    /// Accounts for what the writer has written: bytes, and batches of which the last byte was among
+    /// them. The clock is read only when a measurement may end.
+    pub(crate) fn sent(&self, bytes: usize, batches: usize, clock: impl FnOnce() -> Instant) {
+        let DeliveryContext { rules, counters, buffered, .. } = &*self.delivery;
+        let cost = bytes + batches * OVERHEAD;
+        // The books of all connections together, before the lock is taken.
+        counters.sent_bytes.add(bytes as u64);
+        let all = buffered.fetch_sub(cost, Relaxed);
+        let low = if all > rules.max_buffered { 0 } else { rules.low_mark };
         let mut state = self.lock();
         self.session.sent(bytes);
-        let last = state.window.is_some() && state.queued == bytes + pieces * OVERHEAD;
-        let now = (last || state.consumer == ConsumerState::Slow).then(clock);
-        let recovered = state.sent(bytes, pieces, rules, now);
-        self.settle(&mut state);
-        let room = state.queued <= low;
+        state.queued -= cost;
+        let queued = state.queued;
+        // As long as no publisher has found a backlog there is nothing to judge, and none waits.
+        let Some(pressure) = &mut state.pressure else {
+            return;
+        };
+        let recovered = pressure.on_sent(bytes, queued, rules, clock);
+        self.charge_wait(pressure);
         drop(state);
         if recovered {
             self.log_recovery();
         }
-        if room {
+        if queued <= low {
             self.room.notify_one();
         }
     }
 
-    /// Ready when the subscriber has been slow for too long, or is called in. Otherwise the task is woken when there is a
-    /// deadline to wait for, or when it has passed.
+    /// Ready when the subscriber has been slow for too long, or its loan is called in. Otherwise the
+    /// task is woken when there is a deadline to wait for, or when it has passed.
     pub(crate) fn poll_deadline(&self, cx: &mut Context<'_>, timer: &mut Option<Pin<Box<Sleep>>>) -> Poll<()> {
         self.writer.register(cx.waker());
-        if self.is_called_in() {
-            return Poll::Ready(());
-        }
-        let Some(deadline) = self.lock().deadline else {
+        let deadline = match &self.lock().pressure {
+            Some(pressure) if pressure.is_called_in() => return Poll::Ready(()),
+            Some(pressure) => pressure.deadline,
+            None => None,
+        };
+        let Some(deadline) = deadline else {
             *timer = None;
             return Poll::Pending;
         };
@@ -296,7 +300,7 @@ impl Outbox {
         timer.as_mut().poll(cx)
     }
 
-    /// Queues a frame of the broker itself behind what is there.
+    /// Queues a frame of the broker itself behind the queue.
     pub(crate) fn say(&self, frame: Bytes) {
         let mut state = self.lock();
         if !state.closed {
@@ -306,73 +310,72 @@ impl Outbox {
         }
     }
 
-    fn push_own(&self, state: &mut State, frame: Bytes) {
+    fn push_own(&self, state: &mut OutboxState, frame: Bytes) {
         self.session.queued(frame.len(), 0);
         let cost = state.queue.push_alone(frame.into());
         state.queued += cost;
         self.delivery.buffered.fetch_add(cost, Relaxed);
     }
 
-    /// Takes nothing more from publishers. What is queued can still be written, and then, if given, one last frame.
+    /// Takes nothing more from publishers. The queue can still be written, and then, if given, one
+    /// last frame.
     pub(crate) fn close(&self, last: Option<Bytes>) {
         let now = Instant::now();
         let mut state = self.lock();
-        if !mem::replace(&mut state.closed, true) {
-            if state.consumer == ConsumerState::Slow && state.queued > self.delivery.rules.low_mark {
-                self.exhaust(now);
+        let was_closed = mem::replace(&mut state.closed, true);
+        let queued = state.queued;
+        if let Some(pressure) = &mut state.pressure {
+            if !was_closed {
+                if pressure.detector.state == ConsumerState::Slow && queued > self.delivery.rules.low_mark {
+                    self.exhaust(now);
+                }
+                pressure.detector.end_window(&self.delivery.rules, now);
+                self.charge_wait(pressure);
             }
-            state.end_window(&self.delivery.rules, now);
-            self.settle(&mut state);
+            pressure.deadline = None;
         }
-        state.deadline = None;
         if let Some(last) = last {
             self.push_own(&mut state, last);
         }
         drop(state);
         self.writer.wake();
+        self.release_publishers();
+    }
+
+    /// Publishers that wait for room look at the outbox again, each of them.
+    fn release_publishers(&self) {
         self.room.notify_waiters();
-        // And whoever has been told to wait, but does not yet.
+        // Also one that has been told to wait, but does not yet.
         self.room.notify_one();
     }
 
     /// How many messages it has dropped so far.
     pub(crate) fn dropped(&self) -> u64 {
-        self.lock().drops.total
+        self.lock().pressure.as_ref().map_or(0, |pressure| pressure.drops.total)
     }
 
-    /// A publisher finds more than the low mark queued: until when it has to wait, or `None` when the subscriber is
-    /// slow.
-    fn on_backlog(&self, state: &mut State, now: Instant) -> Option<Instant> {
-        let rules = &self.delivery.rules;
-        if state.measure(rules, now) {
-            self.log_recovery();
-        }
-        let until = state.on_backlog(rules, now, || self.delivery.slow_history.used(self.ident(), self.peer.ip(), now));
-        self.settle(state);
-        until
-    }
-
-    /// Charges it with the time in which publishers have waited for it in vain.
-    pub(super) fn settle(&self, state: &mut State) {
-        if let Some(time) = state.in_vain.take() {
+    /// Charges the subscriber with the time in which publishers have waited for it in vain.
+    pub(super) fn charge_wait(&self, pressure: &mut Pressure) {
+        if let Some(time) = pressure.detector.take_uncharged() {
             self.delivery.slow_history.charge(self.ident(), self.peer.ip(), time);
         }
     }
 
-    /// It was slow to the end: nobody waits for the next ones for a while.
+    /// The subscriber was slow to the end: publishers do not wait for its next connections for a
+    /// while.
     pub(super) fn exhaust(&self, now: Instant) {
         self.delivery.slow_history.exhaust(self.ident(), self.peer.ip(), self.delivery.rules.window, now);
     }
 
-    pub(super) fn unqueue(&self, state: &mut State, bytes: usize, pieces: usize) {
-        let cost = bytes + pieces * OVERHEAD;
+    pub(super) fn unqueue(&self, state: &mut OutboxState, bytes: usize, batches: usize) {
+        let cost = bytes + batches * OVERHEAD;
         self.session.unqueued(bytes);
         state.queued -= cost;
         self.delivery.buffered.fetch_sub(cost, Relaxed);
     }
 
     /// Counts messages that a slow subscriber does not get, and logs that now and then.
-    pub(super) fn drop_messages(&self, state: &mut State, tally: &Tally<'_>, was_queued: bool, now: Instant) {
+    pub(super) fn drop_messages(&self, state: &mut OutboxState, tally: &Tally<'_>, was_queued: bool, now: Instant) {
         let Some(channel) = tally.last else {
             return;
         };
@@ -382,26 +385,28 @@ impl Outbox {
         if was_queued {
             self.delivery.counters.unqueued.add(messages);
         }
-        if let Some(dropped) = state.drops.count(messages, now) {
-            warn!(ident = self.ident().as_str(), peer = %self.peer, channel, dropped, total = state.drops.total,
-                consumer = ?state.consumer, "messages dropped for a slow subscriber");
+        let Pressure { drops, detector, .. } = state.pressure();
+        if let Some(dropped) = drops.count(messages, now) {
+            warn!(ident = self.ident().as_str(), peer = %self.peer, channel, dropped, total = drops.total,
+                consumer = ?detector.state, "messages dropped for a slow subscriber");
         }
     }
 
-    fn log_recovery(&self) {
+    pub(super) fn log_recovery(&self) {
         self.session.recovered();
         info!(ident = self.ident().as_str(), peer = %self.peer, "slow subscriber has recovered");
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    #[inline]
+    pub(super) fn lock(&self) -> MutexGuard<'_, OutboxState> {
+        self.state.lock()
     }
 }
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        // What a task that was aborted has left behind.
-        let left = self.lock().queued;
+        // The queue that an aborted task has left behind.
+        let left = self.state.get_mut().queued;
         self.delivery.buffered.fetch_sub(left, Relaxed);
     }
 }

@@ -1,4 +1,4 @@
-//! Remembers for how long subscribers that did not read have held publishers up, so that this ends.
+//! The slow-consumer history: for how long subscribers that did not read have held publishers up lately.
 
 use std::{net::IpAddr, ops::Range, time::Duration};
 
@@ -8,23 +8,23 @@ use tokio::time::Instant;
 
 use crate::limits::source::{Source, SourceTable};
 
-/// How many are remembered.
+/// How many idents and sources are remembered.
 const MAX: usize = 1024;
 
-/// For how long, after they held somebody up last.
+/// For how long they are remembered, after they held publishers up last.
 const KEEP: Duration = Duration::from_secs(10 * 60);
 
-/// The time in which publishers have waited in vain lately, by ident and source: that of all its
-/// connections together.
+/// The time in which publishers have waited in vain lately, by ident and source, of all connections
+/// together.
 #[derive(Debug)]
 pub(crate) struct SlowConsumerHistory(Mutex<SourceTable<Past, (Ident, Source)>>);
 
-/// What the connections of one ident and source did lately.
+/// The history of one ident and source.
 #[derive(Debug)]
 struct Past {
     /// For how long they held publishers up.
     used: Duration,
-    /// When they did so last. What two connections do at the same time counts once.
+    /// The time that was charged last: time that two connections are charged with counts once.
     charged: Range<Instant>,
 }
 
@@ -35,7 +35,7 @@ impl Default for SlowConsumerHistory {
 }
 
 impl SlowConsumerHistory {
-    /// Adds a time that ends now, in which publishers have waited in vain.
+    /// Charges a time that ends now, in which publishers have waited in vain.
     pub(crate) fn charge(&self, ident: &Ident, ip: IpAddr, time: Range<Instant>) {
         self.change(ident, ip, time.end, |past| {
             let charged = &mut past.charged;
@@ -52,7 +52,8 @@ impl SlowConsumerHistory {
         });
     }
 
-    /// Somebody does not read, although nobody waits for that: it has used up its allowance, from now on again.
+    /// The allowance is used up, from now on again: a connection does not read, although publishers do
+    /// not wait for it.
     pub(crate) fn exhaust(&self, ident: &Ident, ip: IpAddr, allowance: Duration, now: Instant) {
         self.change(ident, ip, now, |past| past.used = past.used.max(allowance));
     }
@@ -62,7 +63,7 @@ impl SlowConsumerHistory {
         change(self.0.lock().refresh(key, now, || Past { used: Duration::ZERO, charged: now..now }));
     }
 
-    /// For how long its connections have held publishers up lately.
+    /// For how long the connections of an ident and source have held publishers up lately.
     pub(crate) fn used(&self, ident: &Ident, ip: IpAddr, now: Instant) -> Duration {
         let mut pasts = self.0.lock();
         pasts.expire(now).for_each(drop);
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_are_remembered() {
+    fn the_latest_entries_are_remembered() {
         let (slow_history, start) = (SlowConsumerHistory::default(), Instant::now());
         let name = |n: usize| ident(&n.to_string());
         let at = |n: usize| start + Duration::from_millis(u64::try_from(n).unwrap());
@@ -115,13 +116,13 @@ mod tests {
         assert_eq!(slow_history.0.lock().len(), MAX);
         assert_eq!(slow_history.used(&name(9), ip("1.2.3.4"), at(MAX)), Duration::ZERO);
         assert_eq!(slow_history.used(&name(10), ip("1.2.3.4"), at(MAX)), LONG);
-        // Whose time is over makes room first.
+        // Entries that are over make room first.
         slow_history.exhaust(&name(0), ip("1.2.3.4"), LONG, at(MAX + 9) + KEEP);
         assert_eq!(slow_history.0.lock().len(), 1);
     }
 
     #[test]
-    fn what_several_connections_do_at_the_same_time_counts_once() {
+    fn time_charged_to_several_connections_counts_once() {
         // From when to when publishers waited, in seconds, and how long that has been in all.
         for times in [
             &[(0, 2, 2), (0, 2, 2), (1, 3, 3), (5, 6, 4)][..],

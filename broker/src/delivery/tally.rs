@@ -1,11 +1,11 @@
-//! Messages by channel, counted before any table that others share is locked.
+//! The tally of messages by channel, counted before any shared table is locked.
 
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
-/// How many messages there are on each channel.
+/// The number of messages on each channel.
 #[derive(Default)]
 pub(super) struct Tally<'a> {
     /// Most often all of them.

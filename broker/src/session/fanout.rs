@@ -1,4 +1,5 @@
-//! Runs that the same subscribers get, gathered: on channels by turns a message costs little more than on one.
+//! The fan-out of received batches to subscribers: consecutive batches with the same subscribers are
+//! coalesced, so that alternating channels cost one enqueue a read, not one a message.
 
 use std::{mem, sync::Arc};
 
@@ -16,15 +17,18 @@ use crate::{
     session::read_buffer::ReadBuffer,
 };
 
-/// Whole PUBLISH frames at the start of a read buffer, and who subscribes to the channels of all of them.
+/// Coalesced batches at the start of a read buffer, and the subscribers that the channels of all of them
+/// have.
 #[derive(Default)]
 pub(crate) struct Fanout {
     /// `None` while it is empty.
     subscribers: Option<Subscribers>,
-    /// How far it reaches.
+    /// How far the frames reach.
     extent: BatchExtent,
+    /// Their bytes without headers and names.
     payload: usize,
-    runs: usize,
+    /// How many batches were coalesced, each of one channel.
+    batches: usize,
 }
 
 impl Fanout {
@@ -32,42 +36,43 @@ impl Fanout {
         self.extent
     }
 
-    /// Whether what is published to a channel may be added, as far as that is known without looking at its lists.
+    /// Whether a batch of this channel may be added, as far as that is known without looking at its
+    /// subscribers.
     pub(crate) fn is_known_to_take(&self, topic: &TopicHandle) -> bool {
         self.subscribers.as_ref().is_some_and(|own| topic.is_known_to_have(own))
     }
 
-    /// Whether what they get may be added.
+    /// Whether a batch for these subscribers may be added.
     pub(crate) fn takes(&self, subscribers: &Subscribers) -> bool {
         self.subscribers.as_ref().is_none_or(|own| own.are(subscribers))
     }
 
-    /// If it is empty, these are who gets what is added.
+    /// Sets the subscribers, if it is empty.
     pub(crate) fn begin(&mut self, subscribers: Subscribers) {
         self.subscribers.get_or_insert(subscribers);
     }
 
-    /// Whether what is added goes nowhere.
+    /// Whether the batches have no subscribers.
     pub(crate) fn is_unrouted(&self) -> bool {
         self.subscribers.as_ref().is_none_or(Subscribers::is_empty)
     }
 
-    /// How many they are.
+    /// The number of subscribers.
     pub(crate) fn subscribers(&self) -> usize {
         self.subscribers.as_ref().map_or(0, Subscribers::len)
     }
 
-    /// Adds the run that follows.
-    pub(crate) fn add(&mut self, run: BatchExtent, payload: usize) {
-        debug_assert!(self.subscribers.is_some(), "somebody gets it, or it is known that nobody does");
-        self.extent.len += run.len;
-        self.extent.messages += run.messages;
+    /// Adds the batch that follows.
+    pub(crate) fn add(&mut self, batch: BatchExtent, payload: usize) {
+        debug_assert!(self.subscribers.is_some(), "the subscribers are known, if there are any");
+        self.extent.len += batch.len;
+        self.extent.messages += batch.messages;
         self.payload += payload;
-        self.runs += 1;
+        self.batches += 1;
     }
 
-    /// Takes it out of the buffer, counts and queues it, and adds to `work` how often. Returns what is left to do when
-    /// somebody has no room for it yet. Then it is empty.
+    /// Takes the batches out of the buffer, counts and queues them, and adds to `work` how often. Returns
+    /// what is left to do when a subscriber has no room yet. Then it is empty.
     pub(crate) fn queue(
         &mut self,
         counters: &Counters,
@@ -75,7 +80,8 @@ impl Fanout {
         pool: &Arc<BufferPool>,
         work: &mut usize,
     ) -> Option<PendingFanout> {
-        let Self { subscribers, extent, payload, runs } = mem::take(self);
+        let Self { subscribers, extent, payload, batches } = mem::take(self);
+        // Received, whatever becomes of them.
         counters.received_messages.add(extent.messages.into());
         counters.received_bytes.add(extent.len as u64);
         let Some(subscribers) = subscribers.filter(|subscribers| !subscribers.is_empty()) else {
@@ -83,17 +89,19 @@ impl Fanout {
             buffer.skip(extent.len);
             return None;
         };
-        let (mut run, taken) = match buffer.take(extent.len, pool) {
+        // Taken out of the read buffer if they are long, else copied when an outbox keeps them.
+        let (mut batch, taken) = match buffer.take(extent.len, pool) {
             Some((frames, allocated)) => (FrameBatch::new(frames, extent.messages, payload), Some(allocated)),
             None => (FrameBatch::received(&buffer.bytes[..extent.len], extent.messages, payload), None),
         };
-        run.one_channel = runs == 1;
+        batch.one_channel = batches == 1;
+        // To each subscriber; publishers wait for those that keep up and have no room.
         let mut waiting = Vec::new();
         for outbox in subscribers.iter() {
-            *work += match outbox.enqueue(&mut run, Instant::now) {
+            *work += match outbox.enqueue(&mut batch, Instant::now) {
                 EnqueueOutcome::Queued { .. } => 1,
-                // What is dropped is counted for each channel.
-                EnqueueOutcome::Refused => runs,
+                // Drops are counted for each channel.
+                EnqueueOutcome::Refused => batches,
                 EnqueueOutcome::Wait(until) => {
                     waiting.push((outbox.clone(), until));
                     1
@@ -102,8 +110,9 @@ impl Fanout {
         }
         let pending = (!waiting.is_empty()).then(|| {
             let holds = mem::size_of_val(&*waiting) + taken.unwrap_or(extent.len);
-            PendingFanout { run: run.into_own(), holds, waiting }
+            PendingFanout { batch: batch.into_own(), holds, waiting }
         });
+        // Only now, as they were still in the read buffer.
         if taken.is_none() {
             buffer.skip(extent.len);
         }
@@ -111,30 +120,30 @@ impl Fanout {
     }
 }
 
-/// A run that somebody who keeps up has no room for yet.
+/// A batch that a subscriber which keeps up has no room for yet.
 pub(crate) struct PendingFanout {
-    run: FrameBatch<'static>,
-    /// How many bytes it holds on to.
+    batch: FrameBatch<'static>,
+    /// The memory that it holds on to, in bytes.
     holds: usize,
-    /// Whose outbox it has still to go to, and when to try again at the latest.
+    /// The outboxes that it has still to go to, and when to try again at the latest.
     waiting: Vec<(Arc<Outbox>, Instant)>,
 }
 
 impl PendingFanout {
-    /// How many bytes it holds on to.
+    /// The memory that it holds on to, in bytes.
     pub(crate) fn holds(&self) -> usize {
         self.holds
     }
 
-    /// How long the run is.
+    /// The length of the batch, in bytes.
     pub(crate) fn len(&self) -> usize {
-        self.run.len()
+        self.batch.len()
     }
 
-    /// Waits until everybody has it.
+    /// Waits until each of the outboxes has it.
     pub(crate) async fn deliver(mut self, _stall: Stall) {
         while let Some((outbox, until)) = self.waiting.last() {
-            outbox.enqueue_waiting(&mut self.run, *until).await;
+            outbox.enqueue_waiting(&mut self.batch, *until).await;
             self.waiting.pop();
         }
     }
@@ -142,9 +151,9 @@ impl PendingFanout {
 
 impl Drop for PendingFanout {
     fn drop(&mut self) {
-        // Nobody waits any more, as the broker stops.
+        // The broker stops, and does not wait any more.
         for (outbox, _) in &self.waiting {
-            outbox.discard(&self.run);
+            outbox.discard(&self.batch);
         }
     }
 }
@@ -161,7 +170,7 @@ mod tests {
     };
 
     #[test]
-    fn what_is_dropped_costs_a_step_for_each_run() {
+    fn a_refused_fanout_costs_a_step_for_each_batch() {
         for (closed, steps) in [(false, 2), (true, 6)] {
             let (router, all) = (Arc::<Router>::default(), Key::new("test", "s").unwrap().subscribe(["*"]).unwrap());
             let topic = router.topic(&"c".parse().unwrap());

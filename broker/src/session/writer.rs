@@ -1,4 +1,4 @@
-//! Writes an outbox to a socket, no faster than its account may receive.
+//! The writer of a connection: writes an outbox to a socket, no faster than its account may receive.
 
 use std::{
     collections::VecDeque,
@@ -16,34 +16,36 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{delivery::outbox::Outbox, identity::quota::Quota, limits::rate::Limiter, net::socket::WriteHalf};
 
-/// How many pieces one system call writes.
+/// How many batches one system call writes.
 const SLICES: usize = 64;
 
-/// The only one who takes out of an outbox.
+/// The writer of one connection, which alone takes batches out of its outbox.
 pub(crate) struct Writer<'a> {
     half: WriteHalf<'a>,
     outbox: Arc<Outbox>,
-    /// Taken from the outbox and not yet written, but for so many bytes of the first.
+    /// The batches that were taken from the outbox and are not yet written as a whole.
     taken: VecDeque<Bytes>,
+    /// How many bytes of the first are written.
     written: usize,
     timer: Option<Pin<Box<Sleep>>>,
-    /// Whose limit on what is delivered it keeps to, if there is one.
+    /// The quota of the account, if that limits deliveries.
     quota: Option<Arc<Quota>>,
-    /// How much of what was taken may be written. Without a limit, everything.
+    /// How many bytes of `taken` may be written. Without a limit, all.
     granted: usize,
-    /// The timer is for that, and not for the deadline.
+    /// The timer is for the limit, and not for the deadline.
     pacing: bool,
-    /// The outbox knows that we wait because of the limit.
+    /// The outbox knows that the writer waits because of the limit.
     held: bool,
 }
 
+/// Why the writer has stopped.
 #[derive(Debug)]
 pub(crate) enum WriteEnd {
     /// The outbox was closed, and everything in it has been written.
     Drained,
     /// The subscriber was slow for too long. Only the rest of a frame that was begun is left to write.
     Slow,
-    /// The subscriber read nothing of what all together had no more room for. Nothing is left.
+    /// The subscriber did not read, and its memory was needed for others. Nothing is left.
     Evicted,
     /// The connection is broken. Nothing is left.
     Failed,
@@ -67,6 +69,7 @@ impl<'a> Writer<'a> {
     /// Writes until one of the ends above. It may be called again after [`WriteEnd::Slow`].
     pub(crate) fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<WriteEnd> {
         loop {
+            // The next batches, or a registration for them.
             if self.taken.is_empty() {
                 match self.outbox.poll_take(cx, &mut self.taken) {
                     Poll::Ready(true) => {}
@@ -81,6 +84,7 @@ impl<'a> Writer<'a> {
             if self.quota.is_some() {
                 ready!(self.poll_grant(cx));
             }
+            // One system call, until the socket takes no more.
             match self.poll_write(cx) {
                 Poll::Ready(Ok(n)) => self.advance(n),
                 Poll::Ready(Err(_)) => {
@@ -88,6 +92,7 @@ impl<'a> Writer<'a> {
                     return Poll::Ready(WriteEnd::Failed);
                 }
                 Poll::Pending => {
+                    // Now the subscriber is waited for, and may be slow for too long.
                     if mem::take(&mut self.held) {
                         self.outbox.resume();
                     }
@@ -99,7 +104,7 @@ impl<'a> Writer<'a> {
                     let called_in = self.outbox.is_called_in();
                     self.outbox.expire(&mut self.taken, self.written, Instant::now());
                     self.lift_limit();
-                    // What is left of the first run may be written already.
+                    // The rest of the first batch may be written already.
                     self.advance(0);
                     if called_in {
                         self.abandon();
@@ -120,18 +125,19 @@ impl<'a> Writer<'a> {
         &mut self.half
     }
 
-    /// Gives up what has not been written.
+    /// Gives up all that has not been written.
     pub(crate) fn abandon(&mut self) {
         self.outbox.abandon(&mut self.taken, self.written);
         self.written = 0;
     }
 
-    /// Gives up what has not been written, but for the rest of a frame that was begun: the connection must not get it.
+    /// Gives up all that has not been written, but for the rest of a frame that was begun: the connection
+    /// must not get it.
     pub(crate) fn revoke(&mut self) {
         self.commit();
         self.outbox.revoke(&mut self.taken, self.written);
         self.lift_limit();
-        // What is left of the first run may be written already.
+        // The rest of the first batch may be written already.
         self.advance(0);
     }
 
@@ -139,19 +145,19 @@ impl<'a> Writer<'a> {
         self.quota.is_some()
     }
 
-    /// What is encrypted already is as good as written: it cannot be taken back.
+    /// Counts encrypted bytes as written: they cannot be taken back.
     fn commit(&mut self) {
         let committed = self.half.committed();
         self.advance(committed);
     }
 
-    /// What is left is to end the connection, which no limit puts off.
+    /// Ends the limit: the rest ends the connection, which no limit puts off.
     fn lift_limit(&mut self) {
         (self.quota, self.granted) = (None, usize::MAX);
         (self.timer, self.pacing) = (None, false);
     }
 
-    /// Waits until something may be delivered.
+    /// Waits until bytes may be delivered.
     fn poll_grant(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.granted == 0
             && let Some(limiter) = self.quota.as_ref().and_then(|quota| quota.deliver.as_ref())
@@ -178,13 +184,13 @@ impl<'a> Writer<'a> {
         Poll::Ready(())
     }
 
-    /// Reserves a portion of what was taken. Returns its length, and when it may be written.
+    /// Reserves a portion of `taken`. Returns its length in bytes, and when it may be written.
     fn reserve(&self, limiter: &Limiter, now: Instant) -> (usize, Instant) {
         let (messages, bytes) = limiter.rate().portion();
         let (mut all_messages, mut all_bytes) = (0, 0);
         let mut skip = self.written;
-        for run in &self.taken {
-            let rest = run.get(skip..).unwrap_or_default();
+        for batch in &self.taken {
+            let rest = batch.get(skip..).unwrap_or_default();
             skip = 0;
             let (messages_left, bytes_left) = (messages - all_messages, bytes.saturating_sub(all_bytes as u64));
             let more = FrameBatch::checked(rest).portion(messages_left, bytes_left);
@@ -200,13 +206,15 @@ impl<'a> Writer<'a> {
         (all_bytes, limiter.reserve(all_messages, all_bytes as u64, now))
     }
 
+    /// Writes as much of `taken` as is granted with one system call.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        // Most often there is one.
+        // A slice for each batch: most often there is one.
         let mut slices: SmallVec<[IoSlice<'_>; SLICES]> = SmallVec::new();
         let mut skip = self.written;
         let mut granted = self.granted;
-        for run in self.taken.iter().take(SLICES) {
-            let rest = run.get(skip..).unwrap_or_default();
+        for batch in self.taken.iter().take(SLICES) {
+            // Without the part of the first that is written, and no more than is granted.
+            let rest = batch.get(skip..).unwrap_or_default();
             let slice = rest.get(..granted).unwrap_or(rest);
             slices.push(IoSlice::new(slice));
             granted -= slice.len();
@@ -218,27 +226,28 @@ impl<'a> Writer<'a> {
         self.half.poll_write(cx, &slices)
     }
 
+    /// So many bytes have been written.
     fn advance(&mut self, n: usize) {
-        let mut pieces = 0;
+        let mut batches = 0;
         self.written += n;
         if self.quota.is_some() {
             self.granted -= n;
         }
-        while let Some(piece) = self.taken.front()
-            && piece.len() <= self.written
+        while let Some(batch) = self.taken.front()
+            && batch.len() <= self.written
         {
-            self.written -= piece.len();
-            pieces += 1;
+            self.written -= batch.len();
+            batches += 1;
             self.taken.pop_front();
         }
-        self.outbox.sent(n, pieces, Instant::now);
+        self.outbox.sent(n, batches, Instant::now);
     }
 }
 
 impl Drop for Writer<'_> {
     fn drop(&mut self) {
-        // Also when the task is aborted: what is left is counted, and publishers do not wait for it. A task that has come to
-        // its end has left nothing.
+        // Also when the task is aborted: the rest is counted, and publishers do not wait for it. A task
+        // that has come to its end has left nothing.
         self.abandon();
         while self.outbox.clear_portion() {}
     }
@@ -259,11 +268,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        delivery::{
-            batch::FrameBatch,
-            context::{DeliveryContext, Rules},
-            outbox::EnqueueOutcome,
-        },
+        delivery::{batch::FrameBatch, context::DeliveryContext, outbox::EnqueueOutcome, policy::Rules},
         metrics::session::SessionMetrics,
         net::socket::Socket,
     };
@@ -292,15 +297,15 @@ mod tests {
         };
         let delivery = DeliveryContext::new(rules, Arc::default());
         let outbox = Outbox::new(SessionMetrics::for_test("test"), ([127, 0, 0, 1], 1).into(), delivery);
-        let mut run = FrameBatch::new([FRAME, FRAME].concat().into(), 2, 0);
+        let mut batch = FrameBatch::new([FRAME, FRAME].concat().into(), 2, 0);
         let mut writer = Writer::new(write, outbox.clone());
         let now = Instant::now();
-        assert!(matches!(outbox.enqueue(&mut run, || now), EnqueueOutcome::Queued { .. }));
+        assert!(matches!(outbox.enqueue(&mut batch, || now), EnqueueOutcome::Queued { .. }));
         assert!(poll_fn(|cx| Poll::Ready(writer.poll_run(cx))).await.is_pending());
         // It took exactly the first frame.
         writer.advance(FRAME.len());
-        assert!(matches!(outbox.enqueue(&mut run, || now), EnqueueOutcome::Wait(_)));
-        assert_eq!(outbox.enqueue(&mut run, || now + TICK), EnqueueOutcome::Refused);
+        assert!(matches!(outbox.enqueue(&mut batch, || now), EnqueueOutcome::Wait(_)));
+        assert_eq!(outbox.enqueue(&mut batch, || now + TICK), EnqueueOutcome::Refused);
         assert!(matches!(poll_fn(|cx| writer.poll_run(cx)).await, WriteEnd::Slow));
         outbox.close(Some(Bytes::from_static(ERROR)));
         let mut got = vec![0; filled + ERROR.len()];
@@ -323,8 +328,8 @@ mod tests {
         let (ident, channel) = ("i".parse().unwrap(), "c".parse().unwrap());
         let publish = Frame::Publish { ident, channel, payload: vec![0; 16 << 20].into() };
         publish.encode(&mut frame, Limits::new(u32::MAX)).unwrap();
-        let mut run = FrameBatch::new(frame.freeze(), 1, 16 << 20);
-        assert!(matches!(outbox.enqueue(&mut run, Instant::now), EnqueueOutcome::Queued { .. }));
+        let mut batch = FrameBatch::new(frame.freeze(), 1, 16 << 20);
+        assert!(matches!(outbox.enqueue(&mut batch, Instant::now), EnqueueOutcome::Queued { .. }));
         let mut writer = Writer::new(write, outbox.clone());
         assert!(poll_fn(|cx| Poll::Ready(writer.poll_run(cx))).await.is_pending());
         assert!(writer.written > ERROR.len());

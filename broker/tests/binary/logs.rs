@@ -147,7 +147,7 @@ async fn a_slow_consumer_is_logged() {
     running.stop("-TERM").await;
     let line = lines.iter().find(|line| line["message"] == "messages dropped for a slow subscriber").expect("a line");
     assert!(line["channel"] == "c" && line["dropped"].as_u64() > Some(0), "{line:?}");
-    let again = "was slow before: nobody waits for it until it has read for a while";
+    let again = "reconnecting slow consumer: publishers do not wait for it (probation)";
     // The subscriber, and the publisher that has ident and address in common with it.
     assert_eq!(lines.iter().filter(|line| line["message"] == again).count(), 2);
 }

@@ -1,7 +1,7 @@
 //! However much is queued, a connection that ends goes through it a portion at a time.
 
 use super::*;
-use crate::delivery::leftover::{PORTION_BYTES, PORTION_PIECES};
+use crate::delivery::leftover::{PORTION_BATCHES, PORTION_BYTES};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -31,11 +31,11 @@ fn alternating() -> FrameBatch<'static> {
 fn stuck() -> Fixture {
     let rules = Rules { low_mark: usize::MAX, high_mark: usize::MAX, max_buffered: usize::MAX, ..RULES };
     let mut f = fixture(rules);
-    let run = alternating();
-    let frames = Bytes::copy_from_slice(&run);
+    let batch = alternating();
+    let frames = Bytes::copy_from_slice(&batch);
     for _ in 0..BATCHES {
-        let mut run = FrameBatch::new(frames.clone(), run.messages, run.payload);
-        assert_eq!(f.outbox.enqueue(&mut run, || f.now), EnqueueOutcome::Queued { more: true });
+        let mut batch = FrameBatch::new(frames.clone(), batch.messages, batch.payload);
+        assert_eq!(f.outbox.enqueue(&mut batch, || f.now), EnqueueOutcome::Queued { more: true });
     }
     assert_eq!(f.take(), Poll::Ready(true));
     f
@@ -46,7 +46,7 @@ fn clear(f: &Fixture) -> usize {
     let (mut portions, mut left) = (0, f.buffered());
     while f.outbox.clear_portion() {
         let taken = left - f.buffered();
-        let most = PORTION_BYTES + MESSAGE * MESSAGES as usize + PORTION_PIECES * OVERHEAD;
+        let most = PORTION_BYTES + MESSAGE * MESSAGES as usize + PORTION_BATCHES * OVERHEAD;
         assert!(0 < taken && taken <= most, "{taken} in one portion");
         (portions, left) = (portions + 1, f.buffered());
     }
@@ -108,7 +108,7 @@ async fn other_tasks_run_between_two_portions() {
 }
 
 #[test]
-fn what_an_aborted_task_leaves_is_counted_when_its_writer_goes() {
+fn a_queue_left_by_an_aborted_task_is_counted_when_its_writer_goes() {
     let mut f = stuck();
     f.outbox.abandon(&mut f.taken, 0);
     let (outbox, delivery) = (Arc::downgrade(&f.outbox), f.delivery.clone());

@@ -1,4 +1,4 @@
-//! Time is passed in: nothing here waits.
+//! Tests of the outbox. Time is passed in: nothing here waits.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -15,11 +15,13 @@ use tokio::{task::JoinHandle, time::Instant};
 use crate::{
     delivery::{
         batch::FrameBatch,
-        context::{DeliveryContext, Rules},
-        outbox::{EnqueueOutcome, Outbox, TAKE_BYTES, TAKE_PIECES},
-        policy::SlowPolicy,
+        context::DeliveryContext,
+        outbox::{EnqueueOutcome, Outbox, TAKE_BATCHES, TAKE_BYTES},
+        policy::{Rules, SlowPolicy},
         queue::OVERHEAD,
-        slow_consumer::*,
+        reserve::Loan,
+        slow_consumer::ConsumerState,
+        state::{Drops, OutboxState, REPORT},
     },
     metrics::{levels::Levels, session::SessionMetrics, stats::Stats},
 };
@@ -27,6 +29,7 @@ use crate::{
 mod leftover;
 mod properties;
 mod reserve;
+mod slow_consumer;
 mod slow_history;
 
 const WINDOW: Duration = Duration::from_secs(1);
@@ -42,7 +45,7 @@ const RULES: Rules = Rules {
     reserve: 1_000_000,
 };
 
-/// The cost of a run of [`run`]: too long to be put into one piece of memory with others.
+/// The cost of a [`batch`]: too long to be put into one allocation with others.
 const COST: usize = 5000;
 
 struct Fixture {
@@ -58,8 +61,8 @@ fn fixture(rules: Rules) -> Fixture {
     Fixture { outbox, delivery, taken: VecDeque::new(), now: Instant::now() }
 }
 
-/// Two messages. Of every other run it is known that they are on one channel.
-fn run(number: u8) -> FrameBatch<'static> {
+/// A batch of two messages. Of every other batch it is known that they are on one channel.
+fn batch(number: u8) -> FrameBatch<'static> {
     let mut bytes = BytesMut::new();
     for _ in 0..2 {
         let payload = vec![number; (COST - OVERHEAD) / 2 - 9].into();
@@ -68,29 +71,39 @@ fn run(number: u8) -> FrameBatch<'static> {
     }
     assert_eq!(bytes.len() + OVERHEAD, COST);
     let payload = bytes.len() - 2 * 9;
-    let mut run = FrameBatch::new(bytes.freeze(), 2, payload);
-    run.one_channel = number % 2 == 1;
-    run
+    let mut batch = FrameBatch::new(bytes.freeze(), 2, payload);
+    batch.one_channel = number % 2 == 1;
+    batch
 }
 
 impl Outbox {
-    /// An outbox that nobody writes.
+    /// An outbox without a writer.
     pub(crate) fn for_test() -> Arc<Self> {
         let delivery = DeliveryContext::new(crate::config::Config::default().rules(), Arc::default());
         Self::new(SessionMetrics::for_test("test"), ([127, 0, 0, 1], 1).into(), delivery)
     }
 }
 
-impl Fixture {
-    fn enqueue(&self, number: u8) -> EnqueueOutcome {
-        self.outbox.enqueue(&mut run(number), || self.now)
+impl OutboxState {
+    fn deadline(&self) -> Option<Instant> {
+        self.pressure.as_ref().and_then(|pressure| pressure.deadline)
     }
 
-    /// Three publishers that wait with a run each.
+    fn loan(&self) -> Option<&Loan> {
+        self.pressure.as_ref().and_then(|pressure| pressure.loan.as_deref())
+    }
+}
+
+impl Fixture {
+    fn enqueue(&self, number: u8) -> EnqueueOutcome {
+        self.outbox.enqueue(&mut batch(number), || self.now)
+    }
+
+    /// Three publishers that wait with a batch each.
     async fn three_wait(&self, until: Instant) -> [JoinHandle<()>; 3] {
         let waiting = [1, 2, 3].map(|number| {
             let outbox = self.outbox.clone();
-            tokio::spawn(async move { outbox.enqueue_waiting(&mut run(number), until).await })
+            tokio::spawn(async move { outbox.enqueue_waiting(&mut batch(number), until).await })
         });
         tokio::task::yield_now().await;
         waiting
@@ -111,14 +124,14 @@ impl Fixture {
         self.outbox.poll_take(&mut Context::from_waker(&waker), &mut self.taken)
     }
 
-    /// Writes one run.
+    /// Writes one batch.
     fn write(&mut self) -> u8 {
         if self.taken.is_empty() {
             assert_eq!(self.take(), Poll::Ready(true));
         }
-        let run = self.taken.pop_front().unwrap();
-        self.outbox.sent(run.len(), 1, || self.now);
-        *run.last().unwrap()
+        let batch = self.taken.pop_front().unwrap();
+        self.outbox.sent(batch.len(), 1, || self.now);
+        *batch.last().unwrap()
     }
 
     /// Goes through what was queued when the outbox was cleared.
@@ -152,7 +165,7 @@ impl DeliveryContext {
 }
 
 #[test]
-fn runs_come_out_in_order() {
+fn batches_come_out_in_order() {
     let mut f = fixture(RULES);
     assert_eq!(f.take(), Poll::Pending);
     assert_eq!(f.enqueue(1), EnqueueOutcome::Queued { more: true });
@@ -175,134 +188,6 @@ fn publishers_wait_above_the_low_mark() {
     assert_eq!(f.enqueue(0), EnqueueOutcome::Wait(f.now + RULES.slice() / 2));
     f.write();
     assert_eq!(f.enqueue(0), EnqueueOutcome::Queued { more: false });
-}
-
-#[test]
-fn one_that_drains_the_floor_rate_is_waited_for() {
-    let mut f = fixture(RULES);
-    for _ in 0..10 {
-        assert!(matches!(f.fill(), EnqueueOutcome::Wait(_)));
-        // 4,872 bytes in 3 seconds are more than 1,000 in one, measured when somebody waits.
-        f.write();
-        f.pass(WINDOW);
-        assert_ne!(f.enqueue(0), EnqueueOutcome::Refused);
-    }
-    assert_eq!(f.stats().dropped, 0);
-    assert!(f.buffered() <= RULES.low_mark + COST);
-}
-
-#[test]
-fn nobody_waits_for_one_below_the_floor_rate() {
-    let mut f = fixture(RULES);
-    f.make_slow();
-    for _ in 4..=10 {
-        assert_eq!(f.enqueue(0), EnqueueOutcome::Queued { more: false });
-    }
-    assert_eq!(f.buffered(), RULES.high_mark);
-    assert_eq!(f.enqueue(0), EnqueueOutcome::Refused);
-    assert_eq!((f.stats().dropped, f.stats().delivered), (2, 20));
-    // It is slow until it is at the low mark again.
-    for _ in 0..7 {
-        f.write();
-        assert_eq!(f.outbox.lock().consumer, ConsumerState::Slow);
-    }
-    f.write();
-    assert_eq!(f.outbox.lock().consumer, ConsumerState::KeepingUp);
-    // Publishers have waited for it long enough.
-    assert_eq!(f.fill(), EnqueueOutcome::Refused);
-}
-
-#[test]
-fn a_slow_one_that_drains_the_floor_rate_again_is_waited_for_again() {
-    let mut f = fixture(RULES);
-    f.make_slow();
-    let _ = f.fill();
-    assert!(f.outbox.lock().deadline.is_some());
-    // 20 runs in a window are far above the floor. It never gets to the low mark, as publishers always have more.
-    let mut before = None;
-    for round in 1..=100 {
-        for _ in 0..20 {
-            f.write();
-            f.pass(WINDOW / 20);
-            let _ = f.fill();
-        }
-        // The first window is what the system may take for one that does not read.
-        if round == 1 {
-            continue;
-        }
-        let now = f.stats().dropped;
-        assert_eq!(*before.get_or_insert(now), now);
-        let state = f.outbox.lock();
-        assert_eq!((state.consumer, state.deadline), (ConsumerState::KeepingUp, None));
-    }
-    // And it is slow again when it stops: sooner, as publishers have waited for it in vain before.
-    f.pass(RULES.slice());
-    let _ = f.fill();
-    assert_eq!(f.outbox.lock().consumer, ConsumerState::Slow);
-}
-
-#[test]
-fn a_slow_one_recovers_without_publishers_as_well() {
-    let mut f = fixture(RULES);
-    f.make_slow();
-    let _ = f.fill();
-    for _ in 0..2 {
-        assert_eq!(f.outbox.lock().consumer, ConsumerState::Slow);
-        f.pass(WINDOW);
-        f.write();
-    }
-    assert_eq!(f.outbox.lock().consumer, ConsumerState::KeepingUp);
-    assert_eq!(f.outbox.lock().deadline, None);
-    assert!(f.buffered() > RULES.low_mark);
-}
-
-#[test]
-fn a_slow_one_below_the_floor_rate_stays_slow() {
-    let mut f = fixture(RULES);
-    f.make_slow();
-    let _ = f.fill();
-    let deadline = f.outbox.lock().deadline;
-    for _ in 0..4 {
-        f.pass(5 * WINDOW);
-        f.write();
-        assert_eq!(f.outbox.lock().consumer, ConsumerState::Slow);
-        let _ = f.fill();
-    }
-    assert!(deadline.is_some());
-    assert_eq!(f.outbox.lock().deadline, deadline);
-}
-
-#[test]
-fn a_window_that_nobody_waited_in_judges_nobody() {
-    let mut f = fixture(RULES);
-    assert!(matches!(f.fill(), EnqueueOutcome::Wait(_)));
-    f.write();
-    f.pass(100 * WINDOW);
-    assert_eq!(f.fill(), EnqueueOutcome::Wait(f.now + RULES.slice()));
-    // An empty queue starts afresh, too.
-    for _ in 0..3 {
-        f.write();
-    }
-    f.pass(WINDOW);
-    assert_eq!(f.fill(), EnqueueOutcome::Wait(f.now + RULES.slice()));
-}
-
-#[test]
-fn at_the_high_mark_a_deadline_starts_and_recovery_ends_it() {
-    let mut f = fixture(RULES);
-    f.make_slow();
-    let _ = f.fill();
-    let deadline = f.now + RULES.deadline;
-    assert_eq!(f.outbox.lock().deadline, Some(deadline));
-    // It is not put off.
-    f.pass(WINDOW);
-    assert_eq!(f.enqueue(0), EnqueueOutcome::Refused);
-    assert_eq!(f.outbox.lock().deadline, Some(deadline));
-    for _ in 0..8 {
-        f.write();
-    }
-    assert_eq!(f.outbox.lock().deadline, None);
-    assert!(matches!(f.enqueue(0), EnqueueOutcome::Queued { .. }));
 }
 
 #[test]
@@ -338,7 +223,7 @@ fn expiry_leaves_the_rest_of_a_frame_that_was_begun() {
 }
 
 #[test]
-fn drop_oldest_drops_whole_runs_that_nobody_has_begun_to_write() {
+fn drop_oldest_drops_whole_batches_that_are_not_begun() {
     let mut f = fixture(Rules { policy: SlowPolicy::DropOldest, ..RULES });
     let _ = f.enqueue(1);
     assert_eq!(f.take(), Poll::Ready(true));
@@ -352,18 +237,18 @@ fn drop_oldest_drops_whole_runs_that_nobody_has_begun_to_write() {
     f.outbox.sent(COST - OVERHEAD - 100, 1, || f.now);
     let mut last = Vec::new();
     while f.take() == Poll::Ready(true) {
-        last.extend(f.taken.drain(..).map(|run| *run.last().unwrap()));
+        last.extend(f.taken.drain(..).map(|batch| *batch.last().unwrap()));
     }
     assert_eq!(last, (22..=30).collect::<Vec<_>>());
     // Of 1, three of `make_slow`, and 29.
     assert_eq!(f.stats().dropped + 2 * 10, 2 * (1 + 2 + 29));
-    assert_eq!(f.outbox.lock().deadline, None);
+    assert_eq!(f.outbox.lock().deadline(), None);
     let dropped = f.delivery.counters.drops.entries();
     assert_eq!((dropped.len(), &*dropped[0].ident, &*dropped[0].channel), (1, "sub", "c"));
 }
 
 #[test]
-fn what_is_dropped_of_a_run_is_counted_by_channel() {
+fn drops_of_a_batch_are_counted_by_channel() {
     let f = fixture(Rules { high_mark: 0, low_mark: 0, ..RULES });
     let _ = f.enqueue(0);
     let mut bytes = BytesMut::new();
@@ -372,9 +257,9 @@ fn what_is_dropped_of_a_run_is_counted_by_channel() {
         let (ident, channel) = ("i".parse().unwrap(), char::from(b'a' + n).to_string().parse().unwrap());
         Frame::Publish { ident, channel, payload: Bytes::new() }.encode(&mut bytes, Limits::default()).unwrap();
     }
-    let mut run = FrameBatch::received(&bytes, 210, 0);
-    assert!(matches!(f.outbox.enqueue(&mut run, || f.now), EnqueueOutcome::Wait(_)));
-    assert_eq!(f.outbox.enqueue(&mut run, || f.now + WINDOW), EnqueueOutcome::Refused);
+    let mut batch = FrameBatch::received(&bytes, 210, 0);
+    assert!(matches!(f.outbox.enqueue(&mut batch, || f.now), EnqueueOutcome::Wait(_)));
+    assert_eq!(f.outbox.enqueue(&mut batch, || f.now + WINDOW), EnqueueOutcome::Refused);
     let drops = f.delivery.counters.drops.entries();
     let drops: BTreeSet<_> = drops.iter().map(|drop| (drop.channel.as_str(), drop.messages)).collect();
     let names: Vec<_> = (b'a'..=b't').map(|name| char::from(name).to_string()).collect();
@@ -390,7 +275,7 @@ fn drop_oldest_keeps_the_newest_when_all_together_are_at_their_bound() {
     f.pass(WINDOW);
     for number in [3, 4] {
         assert_eq!(f.enqueue(number), EnqueueOutcome::Queued { more: false });
-        let left = f.outbox.lock().queue.iter().map(|run| *run.last().unwrap()).collect::<Vec<_>>();
+        let left = f.outbox.lock().queue.iter().map(|batch| *batch.last().unwrap()).collect::<Vec<_>>();
         assert_eq!(left, [number]);
     }
 }
@@ -404,16 +289,16 @@ fn all_outboxes_together_have_a_bound() {
     f.pass(WINDOW);
     // ... and what is slow meets the policy.
     assert_eq!(f.enqueue(0), EnqueueOutcome::Refused);
-    // Who has nothing queued gets one run all the same.
+    // A subscriber with nothing queued gets one batch all the same.
     let other = Outbox::new(SessionMetrics::for_test("other"), ([127, 0, 0, 1], 2).into(), f.delivery.clone());
-    assert!(matches!(other.enqueue(&mut run(0), || f.now), EnqueueOutcome::Queued { .. }));
+    assert!(matches!(other.enqueue(&mut batch(0), || f.now), EnqueueOutcome::Queued { .. }));
     assert_eq!(f.buffered(), 2 * COST);
     drop(other);
     assert_eq!(f.buffered(), COST);
 }
 
 #[test]
-fn what_is_left_when_the_connection_breaks_is_counted() {
+fn a_queue_left_by_a_broken_connection_is_counted() {
     let mut f = fixture(RULES);
     let _ = f.enqueue(1);
     let _ = f.enqueue(2);
@@ -426,19 +311,19 @@ fn what_is_left_when_the_connection_breaks_is_counted() {
     assert_eq!((f.stats().delivered, f.stats().discarded, f.buffered()), (1, 5, 0));
     assert_eq!(f.enqueue(4), EnqueueOutcome::Refused);
     assert_eq!(f.take(), Poll::Ready(false));
-    // What comes too late is counted as well.
+    // A batch that comes too late is counted as well.
     assert_eq!((f.stats().delivered, f.stats().discarded, f.stats().dropped), (1, 7, 0));
 }
 
 #[test]
 fn the_writer_takes_a_bounded_amount() {
-    for (len, runs) in [(3000, TAKE_PIECES), (TAKE_BYTES / 4, 4), (TAKE_BYTES / 4 - 1, 5), (10 * TAKE_BYTES, 1)] {
+    for (len, batches) in [(3000, TAKE_BATCHES), (TAKE_BYTES / 4, 4), (TAKE_BYTES / 4 - 1, 5), (10 * TAKE_BYTES, 1)] {
         let mut f = fixture(Rules { low_mark: usize::MAX, max_buffered: usize::MAX, ..RULES });
-        for _ in 0..=TAKE_PIECES {
+        for _ in 0..=TAKE_BATCHES {
             let _ = f.outbox.enqueue(&mut FrameBatch::new(vec![0; len].into(), 1, 0), || f.now);
         }
         assert_eq!(f.take(), Poll::Ready(true));
-        assert_eq!(f.taken.len(), runs, "{len}");
+        assert_eq!(f.taken.len(), batches, "{len}");
     }
 }
 
@@ -451,7 +336,7 @@ async fn waiting_publishers_are_served_in_turn() {
     let mut written = Vec::new();
     for _ in 0..6 {
         written.push(f.write());
-        // Whoever is woken has its turn.
+        // The publisher that is woken has its turn.
         for _ in 0..5 {
             tokio::task::yield_now().await;
         }
@@ -463,11 +348,11 @@ async fn waiting_publishers_are_served_in_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiting_ends_when_the_subscriber_is_slow_or_gone() {
+async fn publishers_stop_waiting_for_a_subscriber_that_is_slow_or_gone() {
     let mut f = fixture(RULES);
     f.now = Instant::now();
     let EnqueueOutcome::Wait(until) = f.fill() else { panic!("no wait") };
-    f.outbox.enqueue_waiting(&mut run(1), until).await;
+    f.outbox.enqueue_waiting(&mut batch(1), until).await;
     assert_eq!(Instant::now(), f.now + WINDOW);
     assert_eq!(f.buffered(), 4 * COST);
 
@@ -475,7 +360,7 @@ async fn waiting_ends_when_the_subscriber_is_slow_or_gone() {
     f.now = Instant::now();
     let EnqueueOutcome::Wait(until) = f.fill() else { panic!("no wait") };
     let outbox = f.outbox.clone();
-    let waiting = tokio::spawn(async move { outbox.enqueue_waiting(&mut run(1), until).await });
+    let waiting = tokio::spawn(async move { outbox.enqueue_waiting(&mut batch(1), until).await });
     tokio::task::yield_now().await;
     f.outbox.close(None);
     waiting.await.unwrap();
@@ -483,13 +368,13 @@ async fn waiting_ends_when_the_subscriber_is_slow_or_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_about_to_wait_learns_that_the_subscriber_is_gone() {
+async fn a_publisher_about_to_wait_learns_that_the_subscriber_is_gone() {
     let mut f = fixture(RULES);
     f.now = Instant::now();
     let EnqueueOutcome::Wait(until) = f.fill() else { panic!("no wait") };
     f.outbox.close(None);
     for number in 1..=3 {
-        f.outbox.enqueue_waiting(&mut run(number), until).await;
+        f.outbox.enqueue_waiting(&mut batch(number), until).await;
     }
     assert_eq!(Instant::now(), f.now);
     assert_eq!(f.stats().discarded, 6);
@@ -505,29 +390,8 @@ fn drops_are_logged_now_and_then_with_totals() {
     assert_eq!(drops.total, 9);
 }
 
-#[test]
-fn nobody_waits_for_one_that_is_held_back_and_it_has_no_deadline() {
-    let mut f = fixture(RULES);
-    f.make_slow();
-    while f.enqueue(0) != EnqueueOutcome::Refused {}
-    assert!(f.outbox.lock().deadline.is_some());
-    f.outbox.pause_for_rate_limit();
-    f.pass(RULES.deadline);
-    // At its high mark it loses messages, but is not slow.
-    assert_eq!((f.enqueue(0), f.outbox.lock().deadline), (EnqueueOutcome::Refused, None));
-    f.write();
-    assert_eq!(f.enqueue(0), EnqueueOutcome::Queued { more: true });
-    // When the writer waits for it again, it is measured from then on, and what it was before is long ago.
-    f.pass(Duration::from_secs(600));
-    f.outbox.resume();
-    assert_eq!(f.enqueue(0), EnqueueOutcome::Wait(f.now + RULES.slice()));
-    f.pass(WINDOW);
-    assert_eq!(f.enqueue(0), EnqueueOutcome::Refused);
-    assert!(f.outbox.lock().deadline.is_some());
-}
-
 #[tokio::test(start_paused = true)]
-async fn those_who_wait_go_on_when_it_is_held_back() {
+async fn waiting_publishers_go_on_when_the_subscriber_is_rate_limited() {
     let mut f = fixture(RULES);
     f.now = Instant::now();
     let EnqueueOutcome::Wait(until) = f.fill() else { panic!("no wait") };

@@ -18,8 +18,8 @@ use crate::{metrics::session::SessionMetrics, util::property::cases};
 /// What the next thing that happens is.
 #[derive(Debug, Clone)]
 enum Step {
-    /// A run of so many messages of so many bytes for one of the subscribers.
-    EnqueueOutcome {
+    /// A batch of so many messages of so many bytes for one of the subscribers.
+    Enqueue {
         to: usize,
         messages: u8,
         payload: usize,
@@ -30,8 +30,8 @@ enum Step {
         bytes: usize,
     },
     Pass(u64),
-    Hold(usize),
-    LetGo(usize),
+    Pause(usize),
+    Resume(usize),
     Close {
         of: usize,
         last: bool,
@@ -44,13 +44,13 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let of = || 0..2usize;
     prop_oneof![
-        40 => (of(), 1..5u8, 4..400usize).prop_map(|(to, messages, payload)| Step::EnqueueOutcome { to, messages, payload }),
-        // Too long to be put into one piece of memory with others.
-        5 => (of(), 1..3u8, 2100..2400usize).prop_map(|(to, messages, payload)| Step::EnqueueOutcome { to, messages, payload }),
+        40 => (of(), 1..5u8, 4..400usize).prop_map(|(to, messages, payload)| Step::Enqueue { to, messages, payload }),
+        // Too long to be put into one allocation with others.
+        5 => (of(), 1..3u8, 2100..2400usize).prop_map(|(to, messages, payload)| Step::Enqueue { to, messages, payload }),
         25 => (of(), 0..1500usize).prop_map(|(of, bytes)| Step::Write { of, bytes }),
         15 => select(&[1u64, 300, 1000, 2500][..]).prop_map(Step::Pass),
-        3 => of().prop_map(Step::Hold),
-        3 => of().prop_map(Step::LetGo),
+        3 => of().prop_map(Step::Pause),
+        3 => of().prop_map(Step::Resume),
         1 => (of(), any::<bool>()).prop_map(|(of, last)| Step::Close { of, last }),
         1 => of().prop_map(Step::Expire),
         1 => of().prop_map(Step::Revoke),
@@ -112,36 +112,36 @@ impl Reader {
             let waker = noop_waker();
             let _ = self.outbox.poll_take(&mut Context::from_waker(&waker), &mut self.taken);
         }
-        let (mut sent, mut runs) = (0, 0);
-        while let Some(run) = self.taken.front() {
-            let part = bytes.min(run.len() - self.written);
-            self.stream.extend_from_slice(&run[self.written..][..part]);
+        let (mut sent, mut batches) = (0, 0);
+        while let Some(batch) = self.taken.front() {
+            let part = bytes.min(batch.len() - self.written);
+            self.stream.extend_from_slice(&batch[self.written..][..part]);
             (sent, bytes, self.written) = (sent + part, bytes - part, self.written + part);
-            if self.written < run.len() {
+            if self.written < batch.len() {
                 break;
             }
             self.taken.pop_front();
-            (self.written, runs) = (0, runs + 1);
+            (self.written, batches) = (0, batches + 1);
         }
-        self.outbox.sent(sent, runs, || now);
+        self.outbox.sent(sent, batches, || now);
     }
 
-    /// Bytes that are queued or taken and not written, and runs of these.
+    /// Bytes that are queued or taken and not written, and batches of these.
     fn left(&self) -> (usize, usize) {
         let state = self.outbox.lock();
-        let runs = || self.taken.iter().map(|run| &run[..]).chain(state.queue.iter());
-        (runs().map(<[u8]>::len).sum::<usize>() - self.written, runs().count())
+        let batches = || self.taken.iter().map(|batch| &batch[..]).chain(state.queue.iter());
+        (batches().map(<[u8]>::len).sum::<usize>() - self.written, batches().count())
     }
 
     /// Messages that it has got, or may still get.
     fn messages(&self) -> Vec<u32> {
         let mut all = self.stream.clone();
         let state = self.outbox.lock();
-        let mut rest = self.taken.iter().map(|run| &run[..]).chain(state.queue.iter());
+        let mut rest = self.taken.iter().map(|batch| &batch[..]).chain(state.queue.iter());
         if let Some(first) = rest.next() {
             all.extend_from_slice(&first[self.written..]);
         }
-        rest.for_each(|run| all.extend_from_slice(run));
+        rest.for_each(|batch| all.extend_from_slice(batch));
         let (numbers, rest) = numbers(&all);
         // Of a connection that broke inside a frame, that does not count.
         assert!(rest.is_empty() || self.broken, "half a frame: {rest:?}");
@@ -167,23 +167,23 @@ proptest! {
     #![proptest_config(cases(400))]
 
     #[test]
-    fn everything_is_accounted_for(rules in rules(), steps in vec(step(), 1..120)) {
+    fn messages_and_bytes_are_all_accounted_for(rules in rules(), steps in vec(step(), 1..120)) {
         let delivery = DeliveryContext::new(rules, Arc::default());
         let mut readers = [Reader::new(&delivery, "one"), Reader::new(&delivery, "two")];
         let (mut now, mut number, mut offered) = (Instant::now(), 0, [0u64; 2]);
         let mut largest = 0;
         for step in steps {
             match step {
-                Step::EnqueueOutcome { to, messages, payload } => {
-                    let mut run = numbered(number, messages, payload);
+                Step::Enqueue { to, messages, payload } => {
+                    let mut batch = numbered(number, messages, payload);
                     number += u32::from(messages);
-                    largest = largest.max(run.len() + OVERHEAD);
+                    largest = largest.max(batch.len() + OVERHEAD);
                     let before = readers[to].outbox.lock().queued;
-                    match readers[to].outbox.enqueue(&mut run, || now) {
+                    match readers[to].outbox.enqueue(&mut batch, || now) {
                         // It is offered again when there is room, or never.
                         EnqueueOutcome::Wait(until) => {
                             prop_assert!(until > now, "waiting until now would be a loop");
-                            let all = delivery.buffered.load(Relaxed) + run.len() + OVERHEAD;
+                            let all = delivery.buffered.load(Relaxed) + batch.len() + OVERHEAD;
                             let full = all > rules.max_buffered + rules.reserve;
                             prop_assert!(before > 0 || full, "nobody waits for one that has nothing queued");
                         }
@@ -192,8 +192,8 @@ proptest! {
                 }
                 Step::Write { of, bytes } => readers[of].write(bytes, now),
                 Step::Pass(millis) => now += Duration::from_millis(millis),
-                Step::Hold(of) => readers[of].outbox.pause_for_rate_limit(),
-                Step::LetGo(of) => readers[of].outbox.resume(),
+                Step::Pause(of) => readers[of].outbox.pause_for_rate_limit(),
+                Step::Resume(of) => readers[of].outbox.resume(),
                 Step::Close { of, last } => {
                     let last = last.then_some(Bytes::from_static(b"\0\0\0\x05\0"));
                     readers[of].outbox.close(last.filter(|_| !readers[of].broken));
@@ -220,9 +220,9 @@ proptest! {
             let stats = delivery.stats();
             let (mut buffered, mut delivered) = (0, 0);
             for reader in &readers {
-                let (bytes, runs) = reader.left();
+                let (bytes, batches) = reader.left();
                 let queued = reader.outbox.lock().queued;
-                prop_assert_eq!(queued, bytes + runs * OVERHEAD);
+                prop_assert_eq!(queued, bytes + batches * OVERHEAD);
                 prop_assert_eq!(reader.outbox.session().queued_bytes(), bytes as u64);
                 // What was queued before does not count, nor the last word.
                 let most = rules.high_mark.max(rules.low_mark + largest).max(largest);

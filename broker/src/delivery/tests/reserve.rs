@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 
 use super::*;
-use crate::{delivery::reserve::Lent, metrics::session::SessionMetrics};
+use crate::{delivery::state::Room, metrics::session::SessionMetrics};
 
 /// Room for two batches, and for two more in the reserve.
 const TIGHT: Rules = Rules { max_buffered: 2 * COST, reserve: 2 * COST, ..RULES };
@@ -65,12 +65,12 @@ fn a_stuck_loan_is_called_in_after_a_window_and_a_healthy_subscriber_gets_its_ba
     // Nobody waits for others of its ident and address, those that were open before: what has no room in half of the
     // reserve is dropped.
     let open = another(&f, 2);
-    open.outbox.lock().consumer = ConsumerState::KeepingUp;
+    open.outbox.lock().pressure().detector.state = ConsumerState::KeepingUp;
     assert_eq!(open.enqueue(1), EnqueueOutcome::Refused);
     assert_eq!(f.stats().dropped, 6);
     assert_eq!(f.write(), 1);
     assert_eq!(open.enqueue(1), EnqueueOutcome::Queued { more: false });
-    assert_eq!(open.outbox.lend(&mut open.outbox.lock(), COST, f.now), Lent::Full);
+    assert_eq!(open.outbox.lend(&mut open.outbox.lock(), COST, f.now), Room::Exhausted);
 }
 
 #[test]
@@ -80,10 +80,10 @@ fn a_loan_that_is_paid_back_can_be_taken_again() {
     stuck.truncate(2);
     for number in 0..100 {
         assert_eq!(f.enqueue(number), EnqueueOutcome::Queued { more: false });
-        assert!(f.outbox.lock().loan.is_some());
+        assert!(f.outbox.lock().loan().is_some());
         f.pass(2 * WINDOW);
         assert_eq!(f.write(), number);
-        assert!(f.outbox.lock().loan.is_none());
+        assert!(f.outbox.lock().loan().is_none());
     }
     // It is on the list once, whatever it has had; the others have gone.
     assert_eq!(f.delivery.borrowers.len(), 1);
@@ -128,12 +128,12 @@ fn a_batch_longer_than_all_together_may_have_goes_alone() {
 }
 
 #[test]
-fn nothing_is_lent_to_a_slow_subscriber() {
+fn a_slow_subscriber_gets_no_loan() {
     let f = fixture(TIGHT);
     let _stuck = stuck_within_bound(&f);
     let slow = another(&f, 9);
-    slow.outbox.lock().consumer = ConsumerState::Slow;
-    assert_eq!(slow.outbox.lend(&mut slow.outbox.lock(), COST, f.now), Lent::No);
+    slow.outbox.lock().pressure().detector.state = ConsumerState::Slow;
+    assert_eq!(slow.outbox.lend(&mut slow.outbox.lock(), COST, f.now), Room::None);
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn drop_oldest_drops_no_more_than_the_new_batch_needs() {
     f.pass(WINDOW);
     // Others take what is left, and much more.
     f.delivery.buffered.fetch_add(6 * COST, Relaxed);
-    let left = |f: &Fixture| f.outbox.lock().queue.iter().map(|run| *run.last().unwrap()).collect::<Vec<_>>();
+    let left = |f: &Fixture| f.outbox.lock().queue.iter().map(|batch| *batch.last().unwrap()).collect::<Vec<_>>();
     let before = left(&f);
     assert!(before.len() >= 3, "{before:?}");
     assert_eq!(f.enqueue(9), EnqueueOutcome::Queued { more: false });
@@ -224,7 +224,7 @@ fn a_loan_that_was_dropped_is_not_called_in() {
     f.outbox.pause_for_rate_limit();
     assert_eq!(f.enqueue(1), EnqueueOutcome::Queued { more: true });
     // One that is longer than what is dropped for it, and than what is left of the reserve.
-    let long = Bytes::from([run(2), run(2), run(2)].map(|run| run.to_vec()).concat());
+    let long = Bytes::from([batch(2), batch(2), batch(2)].map(|batch| batch.to_vec()).concat());
     let offer = f.outbox.enqueue(&mut FrameBatch::new(long, 6, 0), || f.now);
     assert!(matches!(offer, EnqueueOutcome::Wait(_)));
     f.outbox.resume();
@@ -243,15 +243,15 @@ fn drop_oldest_drops_nothing_for_a_batch_that_has_no_room_all_the_same() {
             let _ = f.enqueue(number);
         }
         assert_eq!(f.take().is_ready(), is_begun);
-        f.outbox.lock().consumer = ConsumerState::Slow;
+        f.outbox.lock().pressure().detector.state = ConsumerState::Slow;
         assert!(matches!(f.enqueue(7), EnqueueOutcome::Queued { .. }));
         f.delivery.buffered.fetch_add((3 - usize::from(taken)) * COST, Relaxed);
-        let long = Bytes::from([run(2), run(2)].map(|run| run.to_vec()).concat());
+        let long = Bytes::from([batch(2), batch(2)].map(|batch| batch.to_vec()).concat());
         assert_eq!(f.outbox.enqueue(&mut FrameBatch::new(long, 4, 0), || f.now), EnqueueOutcome::Refused);
         assert_eq!(f.stats().dropped, 4, "the new ones");
         // One that is not longer than what there is takes its place.
         assert_eq!(f.enqueue(8), EnqueueOutcome::Queued { more: false });
         assert_eq!(f.stats().dropped, 6);
-        assert_eq!(f.outbox.lock().queue.iter().map(|run| *run.last().unwrap()).collect::<Vec<_>>(), [8]);
+        assert_eq!(f.outbox.lock().queue.iter().map(|batch| *batch.last().unwrap()).collect::<Vec<_>>(), [8]);
     }
 }

@@ -6,10 +6,10 @@ use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// As long as they are remembered.
+/// For how long slow subscribers are remembered.
 const KEEP: Duration = Duration::from_secs(600);
 
-/// Somebody who was slow when its connection ended, and is back.
+/// A subscriber that was slow when its connection ended, and is back.
 fn suspect(rules: Rules) -> Fixture {
     let mut f = fixture(rules);
     f.make_slow();
@@ -31,12 +31,12 @@ impl Fixture {
         Self { outbox, delivery: self.delivery.clone(), taken: VecDeque::new(), now: self.now }
     }
 
-    /// A window in which publishers always have more and the subscriber takes so many runs, evenly.
-    fn window(&mut self, runs: u32) {
-        for _ in 0..runs {
+    /// A window in which publishers always have more and the subscriber takes so many batches, evenly.
+    fn window(&mut self, batches: u32) {
+        for _ in 0..batches {
             let _ = self.fill();
             self.write();
-            self.pass(WINDOW / runs);
+            self.pass(WINDOW / batches);
         }
         self.pass(WINDOW / 10);
         let _ = self.fill();
@@ -72,19 +72,19 @@ impl Fixture {
 }
 
 #[test]
-fn nobody_waits_for_one_that_was_slow_before() {
+fn publishers_do_not_wait_for_a_reconnecting_slow_subscriber() {
     let f = suspect(RULES);
     assert_eq!(f.fill(), EnqueueOutcome::Refused);
     assert_eq!(f.outbox.lock().queued, RULES.high_mark);
-    assert!(f.outbox.lock().deadline.is_some());
+    assert!(f.outbox.lock().deadline().is_some());
     // Others are waited for, also those of one network.
     let other = Outbox::new(SessionMetrics::for_test("other"), ([127, 0, 0, 1], 2).into(), f.delivery.clone());
-    while let EnqueueOutcome::Queued { .. } = other.enqueue(&mut run(0), || f.now) {}
-    assert!(matches!(other.enqueue(&mut run(0), || f.now), EnqueueOutcome::Wait(_)));
+    while let EnqueueOutcome::Queued { .. } = other.enqueue(&mut batch(0), || f.now) {}
+    assert!(matches!(other.enqueue(&mut batch(0), || f.now), EnqueueOutcome::Wait(_)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_reads_much_and_stops_again_and_again_holds_publishers_up_once() {
+async fn a_subscriber_that_reads_much_and_stops_again_and_again_holds_publishers_up_once() {
     let mut f = fixture(RULES);
     let start = f.now;
     let mut waited = Duration::ZERO;
@@ -105,7 +105,7 @@ async fn one_that_reads_much_and_stops_again_and_again_holds_publishers_up_once(
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_stops_and_reads_on_without_reconnecting_holds_publishers_up_once() {
+async fn a_subscriber_that_stops_and_reads_on_without_reconnecting_holds_publishers_up_once() {
     let mut f = fixture(RULES);
     let mut waited = Duration::ZERO;
     for _ in 0..30 {
@@ -130,7 +130,7 @@ async fn connections_that_were_open_before_hold_publishers_up_for_a_window_and_a
                 f.outbox.close(None);
             }
         }
-        // Those that have done nothing yet get half a window together.
+        // Connections that have done nothing yet get half a window together.
         assert_eq!(waited, WINDOW * 3 / 2, "{time:?}");
     }
 }
@@ -157,7 +157,7 @@ fn connections_that_stop_nearly_at_the_same_time_hold_publishers_up_together_onc
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_shows_that_it_reads_and_stops_is_found_slow_at_once_and_then_not_waited_for() {
+async fn a_proven_subscriber_that_stops_is_found_slow_at_once_and_then_not_waited_for() {
     let mut f = fixture(RULES);
     let mut waited = f.stop(2 * WINDOW).await;
     assert_eq!(waited, WINDOW);
@@ -184,7 +184,7 @@ async fn one_that_shows_that_it_reads_and_stops_is_found_slow_at_once_and_then_n
 async fn a_healthy_consumer_with_bursts_is_waited_for_beside_one_that_does_not_read() {
     let mut healthy = fixture(RULES);
     let mut stuck = healthy.beside();
-    // It has as many as publishers have in a burst, 20 runs in a window, and then nothing for a while.
+    // It has as many as publishers have in a burst, 20 batches in a window, and then nothing for a while.
     let burst = async |healthy: &mut Fixture, windows: u32| {
         let mut waits = 0;
         for _ in 0..20 * windows {
@@ -224,7 +224,7 @@ async fn a_healthy_consumer_with_bursts_is_waited_for_beside_one_that_does_not_r
 }
 
 #[test]
-fn what_the_system_takes_at_once_does_not_count() {
+fn bytes_in_socket_buffers_are_no_proof() {
     for pause in [WINDOW, 5 * WINDOW] {
         let mut f = suspect(RULES);
         for _ in 0..100 {
@@ -240,13 +240,13 @@ fn what_the_system_takes_at_once_does_not_count() {
 }
 
 #[test]
-fn one_that_reads_on_is_waited_for_again() {
+fn publishers_wait_again_for_a_subscriber_that_reads_on() {
     let mut f = suspect(RULES);
     f.window(20);
-    assert_eq!(f.outbox.lock().consumer, ConsumerState::Slow);
+    assert_eq!(f.outbox.lock().consumer(), ConsumerState::Slow);
     f.window(20);
-    assert_eq!(f.outbox.lock().consumer, ConsumerState::KeepingUp);
-    assert_eq!(f.outbox.lock().deadline, None);
+    assert_eq!(f.outbox.lock().consumer(), ConsumerState::KeepingUp);
+    assert_eq!(f.outbox.lock().deadline(), None);
     let before = f.stats().dropped;
     f.write_to_the_low_mark();
     assert!(matches!(f.fill(), EnqueueOutcome::Wait(_)));
@@ -254,26 +254,26 @@ fn one_that_reads_on_is_waited_for_again() {
 }
 
 #[test]
-fn one_that_reads_less_than_the_floor_rate_is_not_waited_for() {
+fn publishers_do_not_wait_for_a_subscriber_that_reads_less_than_the_floor_rate() {
     // 4,872 bytes each.
     let mut f = suspect(Rules { floor_rate: 10_000, ..RULES });
     for _ in 0..10 {
         f.window(2);
     }
-    assert_eq!(f.outbox.lock().consumer, ConsumerState::Slow);
+    assert_eq!(f.outbox.lock().consumer(), ConsumerState::Slow);
 }
 
 #[test]
-fn one_that_reads_on_gets_more_time_at_its_high_mark() {
+fn a_subscriber_that_reads_on_gets_more_time_at_its_high_mark() {
     let mut f = suspect(RULES);
     assert_eq!(f.fill(), EnqueueOutcome::Refused);
-    let before = f.outbox.lock().deadline.unwrap();
+    let before = f.outbox.lock().deadline().unwrap();
     f.window(20);
-    assert!(f.outbox.lock().deadline.unwrap() > before);
+    assert!(f.outbox.lock().deadline().unwrap() > before);
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_read_to_the_end_begins_again() {
+async fn a_subscriber_that_does_not_read_to_the_end_begins_again() {
     const NEARLY_OVER: Duration = Duration::from_secs(9 * 60);
     for queued in [4, 2] {
         let f = suspect(RULES);
@@ -290,31 +290,31 @@ async fn who_does_not_read_to_the_end_begins_again() {
 }
 
 #[test]
-fn being_held_back_is_no_proof() {
+fn a_rate_limit_is_no_proof() {
     let mut f = suspect(RULES);
     f.outbox.pause_for_rate_limit();
     let _ = f.fill();
     f.pass(WINDOW);
     f.outbox.resume();
     assert_eq!(f.fill(), EnqueueOutcome::Refused);
-    assert_eq!(f.outbox.lock().consumer, ConsumerState::Slow);
+    assert_eq!(f.outbox.lock().consumer(), ConsumerState::Slow);
 }
 
 #[test]
-fn one_that_was_disconnected_for_it_is_remembered() {
+fn a_subscriber_disconnected_for_being_slow_is_remembered() {
     let mut f = fixture(RULES);
     f.make_slow();
     assert_eq!(f.fill(), EnqueueOutcome::Refused);
     f.outbox.expire(&mut VecDeque::new(), 0, f.now);
     assert_eq!(f.back().fill(), EnqueueOutcome::Refused);
-    // Who only had much to read when it went is not.
+    // A subscriber that only had much to read when it went is not.
     let f = fixture(RULES);
     assert!(matches!(f.fill(), EnqueueOutcome::Wait(_)));
     assert!(matches!(f.back().fill(), EnqueueOutcome::Wait(_)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_leaves_before_it_is_found_slow_is_charged() {
+async fn a_subscriber_that_leaves_before_it_is_found_slow_is_charged() {
     let third = WINDOW / 3 + Duration::from_millis(1);
     // The floor rate, how long publishers wait each time, how much it takes meanwhile; and what that costs.
     for (floor_rate, waited, taken, cost) in [
@@ -325,7 +325,7 @@ async fn one_that_leaves_before_it_is_found_slow_is_charged() {
         // Down to the low mark.
         (1000, 5 * third / 2, 1, Duration::ZERO),
         (14_700, 5 * third / 2, 1, 5 * third / 2),
-        // Nobody can have waited so long.
+        // No publisher can have waited so long.
         (1000, 2 * WINDOW, 0, Duration::ZERO),
     ] {
         let mut f = fixture(Rules { floor_rate, ..RULES });
