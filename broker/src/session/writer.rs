@@ -19,6 +19,9 @@ use crate::{delivery::outbox::Outbox, identity::quota::Quota, limits::rate::Limi
 /// How many batches one system call writes.
 const SLICES: usize = 64;
 
+/// An idle connection keeps room for so many batches: one message at a time needs no allocation.
+const KEEP_CAPACITY: usize = 4;
+
 /// The writer of one connection, which alone takes batches out of its outbox.
 pub(crate) struct Writer<'a> {
     half: WriteHalf<'a>,
@@ -75,8 +78,9 @@ impl<'a> Writer<'a> {
                     Poll::Ready(true) => {}
                     Poll::Ready(false) => return Poll::Ready(WriteEnd::Drained),
                     Poll::Pending => {
-                        // An idle connection keeps nothing.
-                        self.taken = VecDeque::new();
+                        if self.taken.capacity() > KEEP_CAPACITY {
+                            self.taken = VecDeque::new();
+                        }
                         return Poll::Pending;
                     }
                 }
