@@ -84,11 +84,14 @@ pub use metrics::drops::Dropped;
 pub use metrics::stats::Stats;
 pub use metrics::text::Exposition;
 pub use net::endpoint::{
-    ClientAuth, Endpoint, Keepalive, Mode,
+    ClientAuth, Endpoint, Mode,
     network::{Network, NetworkError},
     parse::EndpointError,
 };
 pub use net::tls::certificate::TlsError;
 
 #[doc(no_inline)]
-pub use hpfeeds::wire::{Pattern, Secret};
+pub use hpfeeds::{
+    Keepalive,
+    wire::{Pattern, Secret},
+};

@@ -46,6 +46,7 @@ pub struct SessionBuilder {
     backoff: Backoff,
     max_retries: Option<u32>,
     keepalive: Keepalive,
+    unacknowledged_timeout: Duration,
     handshake_timeout: Duration,
     auth_grace: Duration,
     close_timeout: Duration,
@@ -71,6 +72,7 @@ impl SessionBuilder {
             backoff: Backoff::default(),
             max_retries: None,
             keepalive: Keepalive::default(),
+            unacknowledged_timeout: Duration::from_secs(120),
             handshake_timeout: Duration::from_secs(10),
             auth_grace: Duration::from_millis(250),
             close_timeout: Duration::from_secs(5),
@@ -121,11 +123,22 @@ impl SessionBuilder {
         self
     }
 
-    /// TCP keepalive. Default: 10 s idle, 5 s interval, 3 probes, 2 minutes unacknowledged. Has no
-    /// effect with a [`connector`](Self::connector) of your own, but for
-    /// [`unacknowledged`](Keepalive::unacknowledged).
+    /// TCP keepalive. Default: 10 s idle, 5 s interval, 3 probes. Has no effect with a
+    /// [`connector`](Self::connector) of your own.
     pub fn keepalive(mut self, keepalive: Keepalive) -> Self {
         self.keepalive = keepalive;
+        self
+    }
+
+    /// The longest time that the peer's system may answer nothing while sent bytes are
+    /// unacknowledged, when no keepalive probes are sent. Default: 2 minutes. A peer that reads nothing
+    /// answers all the same, for as long as it likes. When the peer had closed its window before it
+    /// died, three unanswered window probes count, which come at least every two minutes.
+    ///
+    /// Only on Linux and Android, and where the session may ask the system (`sock_diag`); elsewhere,
+    /// and when this is zero, the system's own limit counts, which is a quarter of an hour on many.
+    pub fn unacknowledged_timeout(mut self, timeout: Duration) -> Self {
+        self.unacknowledged_timeout = timeout;
         self
     }
 
@@ -222,7 +235,7 @@ impl SessionBuilder {
             auth_grace: self.auth_grace.min(FOREVER),
             close_timeout: self.close_timeout.min(FOREVER),
             close_stall_timeout: self.close_stall_timeout,
-            unacknowledged: self.keepalive.unacknowledged,
+            unacknowledged: self.unacknowledged_timeout,
             connector,
         })
     }

@@ -3,7 +3,7 @@
 use std::{net::Shutdown, time::Duration};
 
 use futures::{FutureExt as _, StreamExt as _};
-use hpfeeds::{ClientSession, Keepalive, SessionBuilder, SessionEvent};
+use hpfeeds::{ClientSession, SessionBuilder, SessionEvent};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
@@ -80,8 +80,7 @@ async fn an_end_that_was_there_before_ours_is_not_a_confirmation() {
 async fn a_broker_that_reads_nothing_for_long_keeps_its_connection() {
     let (peer, builder) = Peer::new().await;
     let second = Duration::from_secs(1);
-    let keepalive = Keepalive { unacknowledged: second, ..Keepalive::default() };
-    let builder = builder.keepalive(keepalive).close_timeout(60 * second);
+    let builder = builder.unacknowledged_timeout(second).close_timeout(60 * second);
     let (session, mut stream) = tokio::join!(builder.connect(), peer.login());
     let mut session = session.unwrap();
     let mut events = session.events();

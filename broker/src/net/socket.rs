@@ -11,6 +11,7 @@ use std::{
 
 use bytes::{BufMut as _, BytesMut};
 use futures::future::poll_fn;
+use hpfeeds::Keepalive;
 use parking_lot::Mutex;
 use rustls::ServerConfig;
 use socket2::{SockRef, TcpKeepalive};
@@ -22,7 +23,6 @@ use tokio::{
 use tokio_util::io::poll_read_buf;
 
 use crate::net::{
-    endpoint::Keepalive,
     peekable::{PeekableStream, Stream},
     tls::stream::{self, Tls},
 };
@@ -52,8 +52,8 @@ impl Socket {
     pub(crate) fn new(tcp: TcpStream, keepalive: Option<Keepalive>) -> io::Result<Self> {
         tcp.set_nodelay(true)?;
         let options = SockRef::from(&tcp);
-        if let Some(Keepalive { idle, interval, probes }) = keepalive {
-            let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(probes);
+        if let Some(Keepalive { idle, interval, retries }) = keepalive {
+            let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries);
             options.set_tcp_keepalive(&keepalive)?;
         }
         // Elsewhere, and on a system that does not know it, what a subscriber drains is only seen
@@ -348,7 +348,7 @@ mod tests {
 
     #[tokio::test]
     async fn keepalive_is_what_the_endpoint_says() {
-        let keepalive = Keepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(7), probes: 9 };
+        let keepalive = Keepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(7), retries: 9 };
         let (socket, _client) = accepted(Some(keepalive)).await;
         let options = SockRef::from(tcp(&socket));
         assert_eq!(options.tcp_keepalive_time().unwrap(), Duration::from_secs(60));

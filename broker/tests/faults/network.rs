@@ -113,12 +113,12 @@ async fn a_client() {
     let Ok(orders) = env::var(CLIENT) else { return };
     let (port, role) = orders.split_once(' ').unwrap();
     let seconds = Duration::from_secs;
-    let unacknowledged = if role == "idle" { Keepalive::default().unacknowledged } else { seconds(3) };
-    let keepalive = Keepalive { idle: seconds(1), interval: seconds(1), retries: 2, unacknowledged };
+    let keepalive = Keepalive { idle: seconds(1), interval: seconds(1), retries: 2 };
     let builder = ClientSession::builder(("10.213.0.2", port.parse::<u16>().unwrap()), "me", "x")
         .backoff(Backoff::new(Duration::from_millis(50), Duration::from_millis(500)))
         .handshake_timeout(seconds(2))
         .keepalive(keepalive);
+    let builder = if role == "idle" { builder } else { builder.unacknowledged_timeout(seconds(3)) };
     let mut session = builder.start().unwrap();
     let mut events = session.events();
     session.subscribe(role).unwrap();

@@ -80,44 +80,30 @@ fn happened(stream: &TcpStream) -> PollFlags {
     }
 }
 
-/// TCP keepalive: how a side that only waits learns that the other one is gone.
+/// TCP keepalive: probes of a silent peer, by which a side that only waits learns that the other one
+/// is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keepalive {
-    /// Silence before the first probe.
+    /// Silence before the first probe, in whole seconds.
     pub idle: Duration,
-    /// Time between probes.
+    /// Time between probes, in whole seconds.
     pub interval: Duration,
-    /// Probes without an answer until the connection is given up.
+    /// Number of probes without an answer after which the connection is broken.
     pub retries: u32,
-    /// For how long the peer's system may answer nothing while something that was sent is
-    /// unacknowledged; no probes are sent meanwhile. A peer that reads nothing answers all the
-    /// same, for as long as it likes. Only on Linux and Android, and where the session may ask the
-    /// system (`sock_diag`); elsewhere, and when this is zero, the system's own limit counts, which
-    /// is a quarter of an hour on many.
-    pub unacknowledged: Duration,
 }
 
 impl Default for Keepalive {
     /// 10 s, 5 s, 3 probes, as the Python client and broker have them: on an idle connection, a
-    /// dead peer is noticed after 25 s. While something is unacknowledged: after two minutes, or,
-    /// when the peer had closed its window before it died, after three unanswered window probes,
-    /// which come at least every two minutes.
+    /// dead peer is noticed after 25 s.
     fn default() -> Self {
-        Self {
-            idle: Duration::from_secs(10),
-            interval: Duration::from_secs(5),
-            retries: 3,
-            unacknowledged: Duration::from_secs(120),
-        }
+        Self { idle: Duration::from_secs(10), interval: Duration::from_secs(5), retries: 3 }
     }
 }
 
 /// Connects over TCP, without delay for small writes and with keepalive.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TcpConnector {
-    /// The keepalive of each connection. [`unacknowledged`](Keepalive::unacknowledged) is the
-    /// session's: it counts as given to
-    /// [`SessionBuilder::keepalive`](crate::SessionBuilder::keepalive).
+    /// The keepalive of each connection.
     pub keepalive: Keepalive,
 }
 

@@ -1,7 +1,6 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use hpfeeds::Keepalive;
 use tokio::{
     io::AsyncReadExt as _,
     time::{Instant, sleep, timeout},
@@ -245,8 +244,7 @@ async fn silence_before_closing_is_not_held_against_the_broker() {
 #[tokio::test(start_paused = true)]
 async fn no_limit_of_its_own_leaves_silence_to_the_system() {
     let (mut script, builder) = Script::new();
-    let keepalive = Keepalive { unacknowledged: Duration::ZERO, ..Keepalive::default() };
-    let session = builder.keepalive(keepalive).start().unwrap();
+    let session = builder.unacknowledged_timeout(Duration::ZERO).start().unwrap();
     session.publish("x", "1").await.unwrap();
     let mut peer = script.login().await;
     peer.expect_publish("1").await;

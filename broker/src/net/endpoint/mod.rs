@@ -7,7 +7,9 @@ pub(crate) mod parse;
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests;
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
+
+use hpfeeds::Keepalive;
 
 use crate::net::endpoint::network::Network;
 
@@ -63,25 +65,6 @@ pub enum Mode {
     Publish,
     /// Only subscribe: for collectors.
     Subscribe,
-}
-
-/// The TCP keepalive of an endpoint: when the system asks a silent peer whether it is still there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keepalive {
-    /// The silence before the first question; whole seconds. Default: 10 s, as in the Python
-    /// broker.
-    pub idle: Duration,
-    /// The time between two questions; whole seconds. Default: 5 s, as in the Python broker.
-    pub interval: Duration,
-    /// The questions without an answer after which the connection is broken. Default: 3, as in the
-    /// Python broker.
-    pub probes: u32,
-}
-
-impl Default for Keepalive {
-    fn default() -> Self {
-        Self { idle: Duration::from_secs(10), interval: Duration::from_secs(5), probes: 3 }
-    }
 }
 
 /// Client authentication by certificate, before that by secret.
@@ -211,7 +194,8 @@ impl Endpoint {
         self
     }
 
-    /// The TCP keepalive; `None` turns it off.
+    /// TCP keepalive of each connection; `None` turns it off. Default: 10 s, 5 s, 3 probes, as in the
+    /// Python broker.
     #[must_use]
     pub fn keepalive(mut self, keepalive: impl Into<Option<Keepalive>>) -> Self {
         self.keepalive = keepalive.into();

@@ -6,12 +6,13 @@ use std::{
     sync::Arc,
 };
 
+use hpfeeds::Keepalive;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
     error::StartError,
     net::{
-        endpoint::{Endpoint, Keepalive, Mode, network::Network},
+        endpoint::{Endpoint, Mode, network::Network},
         tls::certificate::Certificate,
     },
 };

@@ -2,9 +2,9 @@
 
 use std::{fmt, ops::RangeInclusive, path::Path, str::FromStr, time::Duration};
 
-use hpfeeds::units;
+use hpfeeds::{Keepalive, units};
 
-use crate::net::endpoint::{ClientAuth, Endpoint, Keepalive, Mode, network::Network};
+use crate::net::endpoint::{ClientAuth, Endpoint, Mode, network::Network};
 
 /// The bounds of Linux: seconds, and a number.
 const KEEPALIVE_SECONDS: RangeInclusive<u32> = 1..=32767;
@@ -265,7 +265,7 @@ fn parse_keepalive(key: &'static str, value: &str) -> Result<Option<Keepalive>, 
                 && KEEPALIVE_SECONDS.contains(interval)
                 && KEEPALIVE_PROBES.contains(probes) =>
         {
-            Ok(Some(Keepalive { idle: seconds(*idle), interval: seconds(*interval), probes: *probes }))
+            Ok(Some(Keepalive { idle: seconds(*idle), interval: seconds(*interval), retries: *probes }))
         }
         _ => Err(wrong(key, value, "IDLE or IDLE,INTERVAL,PROBES (1 to 32767 s, the same, 1 to 127) or off")),
     }
@@ -315,8 +315,8 @@ impl fmt::Display for Endpoint {
         }
         match self.keepalive {
             Some(keepalive) if keepalive == Keepalive::default() => {}
-            Some(Keepalive { idle, interval, probes }) => {
-                write!(f, ":keepalive={},{},{probes}", idle.as_secs(), interval.as_secs())?;
+            Some(Keepalive { idle, interval, retries }) => {
+                write!(f, ":keepalive={},{},{retries}", idle.as_secs(), interval.as_secs())?;
             }
             None => f.write_str(":keepalive=off")?,
         }

@@ -1,6 +1,8 @@
 use std::time::Duration;
 
-use crate::net::endpoint::{ClientAuth, Endpoint, Keepalive, Mode, network::Network};
+use hpfeeds::Keepalive;
+
+use crate::net::endpoint::{ClientAuth, Endpoint, Mode, network::Network};
 
 fn parse(text: &str) -> Endpoint {
     text.parse().unwrap()
@@ -27,7 +29,7 @@ fn reads_what_the_python_broker_does_not_know() {
     assert_eq!(parse("tcp:port=1:mode=subscribe:keepalive=off").keepalive, None);
     assert_eq!(parse("tcp:port=1:mode=both:reuseport=no"), Endpoint::tcp("0.0.0.0", 1));
     let (idle, interval) = (Duration::from_secs(60), Duration::from_secs(7));
-    let keepalive = Keepalive { idle, interval, probes: 9 };
+    let keepalive = Keepalive { idle, interval, retries: 9 };
     assert_eq!(parse("tcp:port=1:keepalive=60,7,9").keepalive, Some(keepalive));
     assert_eq!(parse("tcp:port=1:keepalive=60").keepalive, Some(Keepalive { idle, ..Keepalive::default() }));
     let proxied = parse("tcp:port=1:proxy=yes:proxyfrom=10.0.0.1,[fd00::1]/8");
