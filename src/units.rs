@@ -44,6 +44,20 @@ pub fn seconds(text: &str) -> Result<Duration, &'static str> {
     Duration::try_from_secs_f64(number).map_err(|_| "too long: at most 1e19 seconds")
 }
 
+/// Reads a whole number of seconds, or of minutes, hours or days with a letter: `3600`, `30m`, `12h`,
+/// `7d`. Zero is a time.
+pub fn period(text: &str) -> Result<Duration, &'static str> {
+    let (digits, seconds) = match text.char_indices().next_back() {
+        Some((at, 's')) => (&text[..at], 1),
+        Some((at, 'm')) => (&text[..at], 60),
+        Some((at, 'h')) => (&text[..at], 3600),
+        Some((at, 'd')) => (&text[..at], 24 * 3600),
+        _ => (text, 1),
+    };
+    let number: u64 = digits.parse().map_err(|_| "not a time such as 3600, 30m, 12h or 7d")?;
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or("too long")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +94,17 @@ mod tests {
         assert_eq!(message_size("4294967295"), Ok(u32::MAX));
         assert_eq!(message_size("4G"), Err("too large: a frame holds less than 4G"));
         assert_eq!(message_size("ten"), size("ten").map(|_| 0));
+    }
+
+    #[test]
+    fn periods_end_in_a_letter_or_are_seconds() {
+        for (text, seconds) in [("0", 0), ("17", 17), ("17s", 17), ("30m", 1800), ("12h", 43_200), ("7d", 604_800)] {
+            assert_eq!(period(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "m", "1.5h", "-1", "1w", "1é"] {
+            assert_eq!(period(text), Err("not a time such as 3600, 30m, 12h or 7d"), "{text}");
+        }
+        assert_eq!(period("99999999999999999d"), Err("too long"));
     }
 
     #[test]

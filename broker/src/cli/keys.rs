@@ -8,6 +8,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
+use hpfeeds::units::period;
 
 use super::store::{Store, StoreParser};
 use crate::auth::admin::{Change, Entry, Fields, Keys, Listing, from_json, remarks, to_json};
@@ -137,21 +138,8 @@ struct Changes {
     new_secret: bool,
     /// How long the old secret still counts beside the new one, in seconds or as 30m, 12h or 7d;
     /// without this flag, no old one does. 0 without a new secret ends the old ones that count
-    #[arg(long, value_name = "TIME", value_parser = parse_grace)]
+    #[arg(long, value_name = "TIME", value_parser = period)]
     grace: Option<Duration>,
-}
-
-/// Seconds, or minutes, hours or days with a letter.
-fn parse_grace(text: &str) -> Result<Duration, String> {
-    let (digits, seconds) = match text.char_indices().last() {
-        Some((at, 's')) => (&text[..at], 1),
-        Some((at, 'm')) => (&text[..at], 60),
-        Some((at, 'h')) => (&text[..at], 3600),
-        Some((at, 'd')) => (&text[..at], 24 * 3600),
-        _ => (text, 1),
-    };
-    let number: u64 = digits.parse().map_err(|_| "not a time such as 3600, 30m, 12h or 7d".to_owned())?;
-    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(|| "too long".to_owned())
 }
 
 /// Without the secret.

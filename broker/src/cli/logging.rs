@@ -156,7 +156,7 @@ mod tests {
     const TEXT: &str = "é \"\\ \n\x1b[2J\x7f\u{9b}\u{202e}\u{e0001}";
 
     #[test]
-    fn what_cannot_be_seen_is_escaped() {
+    fn invisible_characters_are_escaped() {
         let text = |ansi| Line { format: Format::Text, ansi, backlog: Backlog::default() }.escape(TEXT);
         assert_eq!(text(false), "é \"\\ \\n\\u{1b}[2J\\u{7f}\\u{9b}\\u{202e}\\u{e0001}");
         assert_eq!(text(true), "é \"\\ \\n\x1b[2J\\u{7f}\\u{9b}\\u{202e}\\u{e0001}");

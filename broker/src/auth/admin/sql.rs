@@ -422,7 +422,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_bound_is_numbered_through() {
+    fn bound_values_are_numbered_through() {
         assert_eq!(
             insert(&Table::AUTH_KEYS, Dialect::Postgres, 2),
             "INSERT INTO auth_keys (identifier, secret, publish, subscribe) VALUES \

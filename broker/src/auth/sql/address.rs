@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_python_users_write_is_understood() {
+    fn addresses_of_python_users_are_understood() {
         for scheme in ["postgresql", "postgres", "postgresql+psycopg2", "postgresql+asyncpg", "postgresql+aiopg"] {
             let address = parse(&format!("database+{scheme}://u:p%40%2F@h:5433/d?ssl=true&min_size=1&max_size=5"));
             let Server::Postgres(options) = &address.server else { panic!("{address}") };
