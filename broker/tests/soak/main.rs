@@ -13,6 +13,8 @@ mod process;
 #[path = "../support/scrape.rs"]
 #[allow(clippy::duplicate_mod, reason = "each test binary has its own")]
 mod scrape;
+#[path = "../../../tests/support/skip.rs"]
+mod skip;
 #[path = "../support/mod.rs"]
 mod support;
 mod vanish;
@@ -37,6 +39,7 @@ use self::{
     growth::Growth,
     ledger::{Counted, Ledger},
     process::Process,
+    skip::skip,
     witness::Witness,
 };
 
@@ -90,8 +93,7 @@ fn main() {
         return vanish::child(&orders);
     }
     let Some(length) = setting("HPFEEDS_SOAK_SECONDS") else {
-        println!("skipped: scripts/soak MINUTES runs it");
-        return;
+        return skip("HPFEEDS_SOAK_SECONDS is not set (scripts/soak MINUTES sets it)");
     };
     let rate = setting("HPFEEDS_SOAK_RATE").unwrap_or(2000.0);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
