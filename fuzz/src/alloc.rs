@@ -10,7 +10,8 @@ pub(crate) struct Counting;
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
-/// What is returned, and how many bytes more than before were allocated at once meanwhile. One thread at a time.
+/// The result of `work`, and how many bytes more than before were allocated at once meanwhile. For
+/// one thread at a time.
 pub(crate) fn measured<T>(work: impl FnOnce() -> T) -> (T, usize) {
     let before = LIVE.load(Relaxed);
     PEAK.store(before, Relaxed);

@@ -16,7 +16,7 @@ use crate::{
 /// Small ones, so that both sides of the limit are found.
 const MAX: [u32; 5] = [512, 16, 0, 1 << 20, u32::MAX];
 
-/// What may be reserved for a header whose body has not come: the codec's bound is 64 KiB.
+/// Bytes that may be reserved for a header whose body has not come: the codec's bound is 64 KiB.
 const SPARE: usize = 256 * 1024;
 
 pub fn run(bytes: &[u8]) {

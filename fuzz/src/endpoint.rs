@@ -29,7 +29,7 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// What somebody reads in a log or terminal: one line, whatever they gave.
+/// An error as it stands in a log or terminal: one line, whatever the input was.
 pub(crate) fn one_line(error: &str) {
     assert!(!error.is_empty());
     assert!(!error.contains(|char: char| char.is_control()), "{error:?} is not one line");

@@ -1,4 +1,4 @@
-//! What operators write: key files, lists in databases, environment variables, patterns, addresses of databases, the
+//! Text that operators write: key files, lists in databases, environment variables, patterns, addresses of databases, the
 //! configuration file. Nothing makes us panic, whatever is wrong is said on one line that names the place, and no line
 //! shows a password.
 //!
@@ -120,7 +120,7 @@ fn config(text: &str) {
     fs::write(file, text).expect("the temporary folder can be written to");
     if let Err(error) = operator::arguments(vec!["broker".into(), "--config".into(), file.into()]) {
         one_line(&error);
-        // What the whole of it lacks has no line.
+        // A fault of the whole file has no line.
         let name = file.to_str().expect("a plain name");
         if let Some(rest) = error.strip_prefix(name) {
             let line =

@@ -1,4 +1,4 @@
-//! What the fuzz targets do with their bytes, one module for each; `fuzz_targets/` only calls it.
+//! The fuzz targets, one module for each; `fuzz_targets/` only calls them with its bytes.
 //!
 //! An input is read from the front, byte by byte, and what it lacks is zero: so seeds can be written by a script
 //! (`scripts/fuzz-seeds`), and any bytes are an input.

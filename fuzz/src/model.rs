@@ -5,13 +5,13 @@ use hpfeeds::wire::{DecodeError, Field, Frame, NameError};
 /// Why bytes are no frame, in the words of `tests/vectors/README.md`.
 pub(crate) type Fault = String;
 
-/// What some bytes hold.
+/// The frames in some bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Decoded {
     pub(crate) frames: Vec<Frame>,
     /// Where each of them ends.
     pub(crate) ends: Vec<usize>,
-    /// What is wrong with the next one.
+    /// The fault of the next one.
     pub(crate) fault: Option<Fault>,
 }
 

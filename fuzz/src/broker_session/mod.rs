@@ -128,7 +128,7 @@ struct Play {
     counts: Counts,
 }
 
-/// What the broker has to count.
+/// The counters that the broker has to reach.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Counts {
     accepted: u64,
@@ -282,7 +282,7 @@ impl Play {
                 return;
             };
             let Ok(Ok(n)) = timeout(Duration::from_millis(1), io.write(rest)).await else {
-                // Nobody reads it: the connection is over, or has to wait.
+                // The broker does not read: the connection is over, or has to wait.
                 assert!(!self.strict || matches!(peer.state, State::Over), "the broker does not read");
                 return;
             };
@@ -301,7 +301,7 @@ impl Play {
         let peer = &mut self.peers[at];
         if how & 1 == 0 {
             if let Some(mut io) = peer.io.take() {
-                // It reads nothing more. What it said before counts.
+                // It reads nothing more. Its frames from before count.
                 let _ = io.shutdown().now_or_never();
             }
             peer.loose = true;
@@ -396,7 +396,7 @@ impl Play {
             self.settle().await;
         }
         self.check();
-        // Whoever was slow has caught up, or is given up.
+        // A slow peer has caught up, or is given up.
         sleep(Duration::from_secs(60)).await;
         self.settle().await;
         let strict = self.strict;

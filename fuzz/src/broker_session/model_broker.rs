@@ -1,4 +1,4 @@
-//! What a broker has to make of what its peers send, as plainly as it can be said.
+//! The model of a broker: what it has to make of what its peers send, as plainly as it can be said.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use super::{
 use crate::model;
 
 impl Play {
-    /// What the broker has to make of what a peer sends.
+    /// Acts on the bytes of a peer, as the broker has to.
     pub(super) fn hear(&mut self, at: usize, bytes: &[u8]) {
         self.peers[at].begun.extend_from_slice(bytes);
         loop {

@@ -18,16 +18,16 @@ pub(super) struct Peer {
     pub(super) got: Vec<u8>,
     pub(super) eof: bool,
     pub(super) state: State,
-    /// What it has sent of a frame that is not whole.
+    /// The bytes that it has sent of a frame that is not whole.
     pub(super) begun: Vec<u8>,
-    /// What it will send before anything else.
+    /// The bytes that it will send before anything else.
     pub(super) unsent: Vec<u8>,
-    /// What it has to get after the greeting: messages, and at the end an ERROR.
+    /// The bytes that it has to get after the greeting: messages, and at the end an ERROR.
     pub(super) expected: Vec<u8>,
     pub(super) last: Vec<u8>,
     /// It ended while it did not read: then what is queued may be lost.
     pub(super) loose: bool,
-    /// What it has ever been allowed to receive and asked for.
+    /// The channels that it has ever been allowed to receive and asked for.
     pub(super) ever: BTreeSet<&'static str>,
 }
 

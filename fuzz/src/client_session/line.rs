@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 
 use super::Peer;
 
-/// What the dialler and the play have in common.
+/// The state that the dialler and the play share.
 #[derive(Default)]
 pub(super) struct Dials {
     pub(super) new: Vec<Peer>,

@@ -42,7 +42,7 @@ const CHANNELS: [&str; 6] = ["a", "b", "a.b", "*", "a, chan=b", "\u{8702}\n"];
 const MAX: [u32; 3] = [512, 64, 1 << 20];
 const CLOSE: Duration = Duration::from_secs(5);
 
-/// What takes longer than this does not stop by itself.
+/// At most so many operations of one input are played.
 const OPERATIONS: usize = 200;
 
 pub fn run(bytes: &[u8]) {
@@ -119,7 +119,7 @@ struct Peer {
     /// It said that nothing more comes, or the session did.
     finished: bool,
     eof: bool,
-    /// What has gone into the pipe, and what has come out of it.
+    /// The bytes that have gone into the pipe, and those that have come out of it.
     sent: Vec<u8>,
     got: Vec<u8>,
     script: Script,
@@ -246,7 +246,7 @@ impl Play {
                         rest = &rest[n..];
                     }
                     Ok(Err(_)) => return,
-                    // Nobody reads.
+                    // The session does not read.
                     Err(_) if !self.reading => return,
                     Err(_) => {}
                 }
@@ -310,7 +310,8 @@ impl Play {
         assert!(!self.at.is_empty(), "{message:?} is not what comes next after one of {before:?}");
     }
 
-    /// What may come next: also the first of a later connection, once an earlier one has given all that it must.
+    /// The messages that may come next: also the first of a later connection, once an earlier one has
+    /// given all that it must.
     fn reachable(&self, from: &BTreeSet<(usize, usize)>) -> BTreeSet<(usize, usize)> {
         let mut reachable = BTreeSet::new();
         for &(connection, index) in from {

@@ -1,11 +1,11 @@
-//! What a session has to make of what a broker sends.
+//! The model of a session: what it has to make of what a broker sends.
 
 use bytes::Bytes;
 use hpfeeds::wire::{Channel, Frame, Ident, Nonce};
 
 use crate::model;
 
-/// What the session has to make of what the broker sent.
+/// The messages that a session has to deliver of what its broker sent, and how that ends.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Script {
     pub(super) messages: Vec<(Ident, Channel, Bytes)>,
