@@ -1,4 +1,4 @@
-//! Accepts connections, and takes streams that somebody else has accepted.
+//! The accept loop of an endpoint, and streams that the program hands over.
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -20,7 +20,7 @@ use crate::{
 
 const NOT_A_PROXY: &str = "Not from a proxy that proxyfrom= of the endpoint names";
 
-/// Accepts connections until the broker shuts down. No error ends it.
+/// Accepts connections until the broker shuts down. No error ends the loop.
 pub(crate) async fn run(
     listener: TcpListener,
     service: Arc<Service>,
@@ -35,7 +35,9 @@ pub(crate) async fn run(
                     backoff.reset();
                     admit(tcp, peer, &service, &listening, &context);
                 }
-                Err(cause) if is_about_one_connection(&cause) => debug!(%cause, "a connection was gone already"),
+                Err(cause) if is_about_one_connection(&cause) => {
+                    debug!(%cause, "a connection was closed before it was accepted");
+                }
                 Err(cause) => {
                     if backoff.should_log() {
                         warn!(%cause, "cannot accept connections");
@@ -65,7 +67,7 @@ fn admit(
     } else if service.proxies.iter().any(|network| network.contains(peer.ip())) {
         context.admission.admit_proxied(peer, listening)
     } else {
-        // It would not begin with what a client expects.
+        // Made without a proxy, the connection would not begin with a PROXY header.
         return refused(peer, NOT_A_PROXY, context);
     };
     match permit {
@@ -73,14 +75,14 @@ fn admit(
             context.metrics.counters.accepted.add(1);
             match Socket::new(tcp, service.keepalive) {
                 Ok(socket) => begin(socket, service.clone(), permit, context),
-                Err(cause) => debug!(%peer, %cause, "gone before it was greeted"),
+                Err(cause) => debug!(%peer, %cause, "closed before the handshake"),
             }
         }
         Err(reason) => turn_away(&tcp, peer, reason, service, context),
     }
 }
 
-/// The same for a stream of any kind, on the runtime that this is called on.
+/// Admits a stream of any kind. Its task runs on the current runtime.
 pub(crate) fn admit_stream(stream: impl Stream + 'static, peer: SocketAddr, context: &Arc<BrokerContext>) {
     match context.admission.admit(peer, &context.metrics.endpoints.streams()) {
         Ok(permit) => {
@@ -110,16 +112,17 @@ fn refused(peer: SocketAddr, reason: &str, context: &BrokerContext) {
     context.admission.log_refusal(peer.ip(), reason);
 }
 
-/// Says why in one try: there is no room for a task that would wait.
+/// Sends the ERROR for a connection that is turned away, if it can be at once: there is no room for
+/// a task that waits.
 fn turn_away(tcp: &TcpStream, peer: SocketAddr, reason: &str, service: &Service, context: &BrokerContext) {
     refused(peer, reason, context);
     if service.tls.is_some() || !service.proxies.is_empty() {
-        // Saying it would take a handshake, which is what there is no room for.
+        // The ERROR would need a handshake first.
         return;
     }
     let frame = error_frame(reason, context.config.limits);
     let socket = socket2::SockRef::from(tcp);
-    // The send buffer of a new connection has room, and if not, it is told nothing.
+    // The send buffer of a new connection has room; if it has not, there is no ERROR.
     let _ = socket.send(&frame);
     let _ = socket.shutdown(std::net::Shutdown::Write);
 }

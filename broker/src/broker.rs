@@ -1,3 +1,5 @@
+//! The running broker: start, reload, shutdown, and the streams that a program hands over.
+
 use std::{
     fmt, io,
     net::{SocketAddr, TcpListener},
@@ -35,14 +37,15 @@ use crate::{
     },
 };
 
-/// How long publishers are read after they have been asked to end their streams: some round trips.
-const PARTING: Duration = Duration::from_millis(500);
+/// How long publishers are read after a shutdown has asked them to end their streams: some round
+/// trips.
+const STREAM_END_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A running broker.
 ///
-/// It runs on tasks of the runtime that it was started on. Dropping it stops all of them at once and cuts every
-/// connection (those of publishers are reset); [`shutdown`](Self::shutdown) lets subscribers receive first what is
-/// queued for them.
+/// The broker runs on tasks of the runtime that started it. Dropping it stops all of them at once
+/// and cuts every connection (those of publishers are reset); [`shutdown`](Self::shutdown) writes
+/// the queues of subscribers first.
 #[must_use = "a broker that is dropped stops"]
 pub struct Broker {
     context: Arc<BrokerContext>,
@@ -52,20 +55,20 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Options, and then [`start`](BrokerBuilder::start).
+    /// A builder with the default options; [`start`](BrokerBuilder::start) starts the broker.
     pub fn builder() -> BrokerBuilder {
         BrokerBuilder::new()
     }
 
-    /// Options for tests: the ident `dev` with the secret `dev` may publish and subscribe everywhere. Only the
-    /// endpoint is missing.
+    /// A builder for tests: the ident `dev` with the secret `dev` may publish and subscribe to
+    /// every channel. Only the endpoint is missing.
     #[must_use = "a builder does nothing until `start`"]
     pub fn dev_builder() -> BrokerBuilder {
         Self::builder().user(dev_key())
     }
 
-    /// A broker for tests: [`dev_builder`](Self::dev_builder) on the loopback interface, at a port that the system
-    /// picks.
+    /// A broker for tests: [`dev_builder`](Self::dev_builder) on the loopback interface, at a port
+    /// that the system picks.
     pub async fn dev() -> Result<Self, StartError> {
         Self::dev_builder().endpoint(Endpoint::tcp("127.0.0.1", 0)).start().await
     }
@@ -102,7 +105,7 @@ impl Broker {
             identities,
             draining: CancellationToken::new(),
             closing: CancellationToken::new(),
-            parting: TaskTracker::new(),
+            publishing: TaskTracker::new(),
             aborted: CancellationToken::new(),
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
@@ -138,19 +141,22 @@ impl Broker {
         })
     }
 
-    /// Serves a client over any stream of bytes, beside those that connect to the endpoints: a pipe in memory, a Unix
-    /// socket, TLS that somebody else has unwrapped, a simulated network. Returns at once; a task of the runtime that
-    /// this is called on does the work, and [`shutdown`](Self::shutdown) waits for it.
+    /// Serves a client over any stream of bytes, beside the clients of the endpoints: a pipe in
+    /// memory, a Unix socket, TLS that is unwrapped already, a simulated network. Returns at once:
+    /// a task of the current runtime serves the client, and [`shutdown`](Self::shutdown) waits for
+    /// that task.
     ///
-    /// It is a connection like any other: the same greeting, limits, throttling and metrics (where its endpoint is called
-    /// `stream`), and it is told so if there is no room for it. `peer` is whom limits for an address are about, and what the
-    /// log says; for a stream that has no address, one that is made up will do.
+    /// The stream is a connection like any other, with the same handshake, limits and metrics
+    /// (under the endpoint `stream`), and gets an ERROR if there is no room for it. `peer` is the
+    /// address that limits apply to and that the log names; a stream without an address may have
+    /// any.
     ///
-    /// The end of a client's stream is `Ok(0)`, as always. Of what TCP can, a stream has no reset: where that would say
-    /// that messages may be lost, as when this broker is dropped, the stream is dropped without
-    /// [`poll_shutdown`](tokio::io::AsyncWrite::poll_shutdown). A client that takes the end of the stream for a
-    /// confirmation, as [`ClientSession::close`](hpfeeds::ClientSession::close) does, must be able to tell: it cannot with
-    /// [`tokio::io::duplex`], where both look the same, unless the broker always ends by `shutdown`.
+    /// The end of a client's stream is `Ok(0)`, as always. A stream has no reset, as TCP has: where
+    /// a reset would say that messages may be lost, as when this broker is dropped, the stream is
+    /// dropped without [`poll_shutdown`](tokio::io::AsyncWrite::poll_shutdown). A client that takes
+    /// the end of the stream for a confirmation, as
+    /// [`ClientSession::close`](hpfeeds::ClientSession::close) does, must be able to tell these two
+    /// apart. With [`tokio::io::duplex`] it cannot, unless the broker always ends by `shutdown`.
     ///
     /// ```
     /// use std::{io, sync::{Arc, Weak}};
@@ -193,7 +199,8 @@ impl Broker {
         accept::admit_stream(stream, peer, &self.context);
     }
 
-    /// Where it listens, in the order of the endpoints; the ports are those that the system picked.
+    /// The addresses that the broker listens on, in the order of the endpoints, with the ports that
+    /// the system picked.
     #[must_use]
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addrs
@@ -208,27 +215,28 @@ impl Broker {
         *self.addrs.first().expect("a broker without an endpoint has no address")
     }
 
-    /// What it has done so far.
+    /// Totals of the counters since the start.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.context.stats()
     }
 
-    /// What the exporter answers at `/metrics`, for a program that has a server of its own. Takes about 4 ms for each
-    /// thousand pairs of ident and channel, of which there are 10,000 at most: an asynchronous program may want to
-    /// call it where that holds nobody up.
+    /// The metrics as the exporter has them at `/metrics`, for a program with an HTTP server of its
+    /// own. Takes about 4 ms for each thousand pairs of ident and channel, of which there are at
+    /// most 10,000: an asynchronous program may want to call it in a blocking task.
     #[must_use]
     pub fn metrics(&self, exposition: Exposition) -> String {
         render(&self.context.snapshot(), exposition)
     }
 
-    /// Whether it accepts connections: until it begins to shut down.
+    /// Whether the broker accepts connections: until its shutdown begins.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.context.readiness().is_ok()
     }
 
-    /// Where the exporter listens, if there is one; the port is the one that the system picked.
+    /// The address that the exporter listens on, if there is one, with the port that the system
+    /// picked.
     #[cfg(feature = "exporter")]
     #[must_use]
     pub fn exporter_addr(&self) -> Option<SocketAddr> {
@@ -236,25 +244,26 @@ impl Broker {
     }
 
     /// Looks up the keys of all connections now, without waiting for
-    /// [`recheck_keys`](BrokerBuilder::recheck_keys): for a program that has just changed its store. It returns at
-    /// once; what has changed takes effect as the store answers. It does nothing when rechecking is turned off.
+    /// [`recheck_keys`](BrokerBuilder::recheck_keys): for a program that has just changed its
+    /// store. Returns at once; changes take effect as the store answers. Does nothing when
+    /// rechecking is turned off.
     pub fn recheck_now(&self) {
         self.context.recheck_now();
     }
 
-    /// Which messages slow subscribers did not get. At most 10,000 entries: drops that come after that many are in
+    /// Messages that slow subscribers did not get, in at most 10,000 entries: later drops are in
     /// [`Stats::dropped`] only.
     #[must_use]
     pub fn dropped(&self) -> Vec<Dropped> {
         self.context.metrics.counters.drops.entries()
     }
 
-    /// Reads again what the key stores keep, and the certificates. What cannot be read stays as it was, and is named in
-    /// the error; the rest is replaced. Then the keys of live connections are looked up, see
-    /// [`recheck_now`](Self::recheck_now).
+    /// Reloads the key stores and the certificates. A store or certificate that cannot be read
+    /// stays as it was, and is named in the error; the rest is replaced. Then the keys of live
+    /// connections are looked up, see [`recheck_now`](Self::recheck_now).
     ///
-    /// A store that does not answer within [`auth_timeout`](BrokerBuilder::auth_timeout) has failed. When this is dropped
-    /// before it returns, some stores may not have been read again.
+    /// A store that does not answer within [`auth_timeout`](BrokerBuilder::auth_timeout) has
+    /// failed. When this is dropped before it returns, some stores may not have been read again.
     pub async fn reload(&self) -> Result<(), ReloadError> {
         let BrokerContext { config, store, .. } = &*self.context;
         let mut failures = Vec::new();
@@ -274,27 +283,31 @@ impl Broker {
         ReloadError::unless_empty(failures)
     }
 
-    /// Stops accepting, asks publishers to end their streams (the ERROR `The broker is shutting down; end your stream`),
-    /// and reads what they send for half a second, or until all have ended theirs. Then it stops reading, writes what is
-    /// queued and, to publishers that have not, the ERROR `The broker is shutting down`, and closes every connection.
-    /// What has not been written after [`drain_timeout`](BrokerBuilder::drain_timeout) is lost; a second
-    /// later everything has ended.
+    /// Shuts the broker down. It stops accepting connections, asks publishers to end their streams
+    /// (the ERROR `The broker is shutting down; end your stream`), and reads them for half a
+    /// second, or until all have ended theirs. Then it stops reading, writes the queues and, to
+    /// publishers that have not ended their streams, the ERROR `The broker is shutting down`, and
+    /// closes every connection. Messages that are not written within
+    /// [`drain_timeout`](BrokerBuilder::drain_timeout) are lost; a second later every task has
+    /// ended.
     ///
-    /// An end of stream without that ERROR confirms that everything a client sent has been acted on. So a client that
-    /// has ended its own stream already is read to that end, and gets no ERROR.
+    /// An end of stream without that ERROR confirms that everything a client sent has been
+    /// processed. So a client that has ended its own stream already is read to that end, and gets
+    /// no ERROR.
     ///
-    /// The exporter answers until then. When this is dropped before it returns, everything stops at once.
+    /// The exporter answers until the last connection is closed. When this future is dropped before
+    /// it returns, everything stops at once.
     ///
-    /// Returns what it has done in all.
+    /// Returns the totals of the counters.
     pub async fn shutdown(self) -> Stats {
-        let BrokerContext { config, draining, closing, parting, aborted, tasks, .. } = &*self.context;
+        let BrokerContext { config, draining, closing, publishing, aborted, tasks, .. } = &*self.context;
         draining.cancel();
         tasks.close();
-        parting.close();
-        // Subscribers stay meanwhile: what publishers say last is for them.
-        let _parted = timeout(PARTING.min(config.drain_timeout), parting.wait()).await;
+        publishing.close();
+        // Subscribers stay meanwhile: the last messages of the publishers are for them.
+        let _ended = timeout(STREAM_END_TIMEOUT.min(config.drain_timeout), publishing.wait()).await;
         closing.cancel();
-        // A moment more than the connections themselves take, so that they can say goodbye.
+        // A second more than the connections take themselves, so that they can send their ERROR.
         if timeout(config.drain_timeout + Duration::from_secs(1), tasks.wait()).await.is_err() {
             aborted.cancel();
             tasks.wait().await;
@@ -356,7 +369,7 @@ fn dev_key() -> Key {
     key.expect("these names are legal")
 }
 
-/// Opens all endpoints, or none.
+/// Opens the listeners of all endpoints, or of none.
 async fn open(
     endpoints: Vec<Endpoint>,
     listeners: Vec<TcpListener>,

@@ -40,8 +40,8 @@ pub(crate) struct BrokerContext {
     pub(crate) draining: CancellationToken,
     /// Publishers have had their time to end their streams: every connection is closed.
     pub(crate) closing: CancellationToken,
-    /// Connections that may still have something to say.
-    pub(crate) parting: TaskTracker,
+    /// Connections that may still publish.
+    pub(crate) publishing: TaskTracker,
     /// Everything ends.
     pub(crate) aborted: CancellationToken,
     pub(crate) tasks: TaskTracker,

@@ -1,9 +1,9 @@
 //! Connection limits: how many connections may be open, in all and from one address.
 //!
 //! When there is no room for another connection, the oldest of those that have not authenticated is
-//! [evicted](PreAuth::evict_oldest): clients that hold connections open without authenticating keep no other client out. A
-//! handshake is faster than new connections can evict it, unless as many of them come in the time of one handshake as there
-//! is room for beside the authenticated ones.
+//! [evicted](PreAuth::evict_oldest): clients that hold connections open without authenticating keep
+//! no other client out. A handshake is faster than new connections can evict it, unless as many of
+//! them come in the time of one handshake as there is room for beside the authenticated ones.
 
 use std::{
     mem,
@@ -133,7 +133,8 @@ impl Admission {
         }
     }
 
-    /// Logs a refused connection: at most one line each [`LOG_PERIOD`], with the number of them since the last line.
+    /// Logs a refused connection: at most one line each [`LOG_PERIOD`], with the number of them
+    /// since the last line.
     pub(crate) fn log_refusal(&self, ip: IpAddr, reason: &str) {
         let mut refusals = self.refusals.lock();
         refusals.count += 1;
@@ -157,7 +158,8 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
-    /// A proxy has named its client. An error is the ERROR text for a client that has too many connections.
+    /// A proxy has named its client. An error is the ERROR text for a client that has too many
+    /// connections.
     pub(crate) fn identify(&mut self, client: SocketAddr) -> Result<(), &'static str> {
         self.admission.enter_address(client.ip())?;
         (self.peer, self.counted) = (client, true);

@@ -1,12 +1,14 @@
-//! Connections before AUTH, and the eviction of the oldest one when a new connection needs its place.
+//! Connections before AUTH, and the eviction of the oldest one when a new connection needs its
+//! place.
 
 use std::{collections::BTreeMap, mem, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// Number of evicted connections that may still be open, beyond the limit on connections. They are open for no longer than
-/// the runtime needs to poll their tasks; until then it accepts 128 connections at each endpoint.
+/// Number of evicted connections that may still be open, beyond the limit on connections. They are
+/// open for no longer than the runtime needs to poll their tasks; until then it accepts 128
+/// connections at each endpoint.
 const MAX_EVICTED_OPEN: usize = 512;
 
 /// Registry of the connections that have not authenticated.
@@ -59,8 +61,8 @@ impl PreAuth {
 ///    └──────▶ Ending ◀──┘
 /// ```
 ///
-/// A connection can be evicted while it waits or ends. It cannot while its key is looked up: the lookup would have been in
-/// vain, and may use a database connection that others need.
+/// A connection can be evicted while it waits or ends. It cannot while its key is looked up: the
+/// lookup would have been in vain, and may use a database connection that others need.
 pub(crate) struct PendingConnection {
     registry: Arc<PreAuth>,
     number: u64,
@@ -84,7 +86,8 @@ impl PendingConnection {
         async move { evict.notified().await }
     }
 
-    /// Exempts the connection from eviction while its key is looked up; `false` when it has been evicted already.
+    /// Exempts the connection from eviction while its key is looked up; `false` when it has been
+    /// evicted already.
     pub(crate) fn begin_lookup(&mut self) -> bool {
         let waited = self.registry.0.lock().evictable.remove(&self.number).is_some();
         if waited {

@@ -41,12 +41,12 @@ pub(crate) struct BufferPool {
 
 /// The bytes that one waiting publisher holds; counted until dropped.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct WaitingBytes {
     pool: Arc<BufferPool>,
     bytes: usize,
 }
 
-impl Drop for Held {
+impl Drop for WaitingBytes {
     fn drop(&mut self) {
         self.pool.waiting.fetch_sub(1, Relaxed);
         self.pool.held.fetch_sub(self.bytes, Relaxed);
@@ -54,19 +54,19 @@ impl Drop for Held {
 }
 
 /// A frozen buffer: returns to the pool when its last reader has gone.
-struct Lent {
+struct PooledBytes {
     bytes: BytesMut,
     allocated: usize,
     pool: Arc<BufferPool>,
 }
 
-impl AsRef<[u8]> for Lent {
+impl AsRef<[u8]> for PooledBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Drop for Lent {
+impl Drop for PooledBytes {
     fn drop(&mut self) {
         self.pool.put(mem::take(&mut self.bytes), self.allocated);
     }
@@ -90,11 +90,11 @@ impl BufferPool {
 
     /// Counts a publisher that waits with so many bytes, unless it is none. The more of them there
     /// are, the less is read.
-    pub(crate) fn track_waiting(self: &Arc<Self>, bytes: usize) -> Option<Held> {
+    pub(crate) fn track_waiting(self: &Arc<Self>, bytes: usize) -> Option<WaitingBytes> {
         (bytes > 0).then(|| {
             self.waiting.fetch_add(1, Relaxed);
             self.held.fetch_add(bytes, Relaxed);
-            Held { pool: self.clone(), bytes }
+            WaitingBytes { pool: self.clone(), bytes }
         })
     }
 
@@ -138,7 +138,7 @@ impl BufferPool {
 
     /// Freezes a buffer: it returns to the pool when the last reader of the bytes has gone.
     pub(crate) fn freeze_pooled(self: &Arc<Self>, bytes: BytesMut, allocated: usize) -> Bytes {
-        Bytes::from_owner(Lent { bytes, allocated, pool: self.clone() })
+        Bytes::from_owner(PooledBytes { bytes, allocated, pool: self.clone() })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The ERROR frame: the broker's own texts, and how one is written to a client.
+//! ERROR frames: their texts at a shutdown, their encoding, and how one is sent.
 
 use bytes::BytesMut;
 use hpfeeds::wire::{Frame, Limits};
@@ -6,20 +6,22 @@ use tokio::time::timeout;
 
 use crate::{context::BrokerContext, net::socket::WriteHalf};
 
-/// What everybody hears at the end. An end of stream without it confirms what a client has sent.
+/// ERROR text at the end of a shutdown. An end of stream without it confirms the messages that a
+/// client has sent.
 pub(crate) const SHUTTING_DOWN: &str = "The broker is shutting down";
 
-/// Told to a publisher when a shutdown begins: what it sends is acted on up to its end of stream, if that comes soon.
+/// ERROR text for publishers at the beginning of a shutdown. Their messages are processed up to the
+/// end of their stream, if that comes soon.
 pub(crate) const END_YOUR_STREAM: &str = "The broker is shutting down; end your stream";
 
-/// Sends an ERROR, if the client takes it in time.
-pub(crate) async fn say(write: &mut WriteHalf<'_>, text: &str, context: &BrokerContext) {
+/// Sends an ERROR, if the client takes it within the write timeout.
+pub(crate) async fn send_error(write: &mut WriteHalf<'_>, text: &str, context: &BrokerContext) {
     let frame = error_frame(text, context.config.limits);
-    // It is on its way out either way.
+    // The connection ends in any case.
     let _ = timeout(context.config.write_timeout, write.write_all(&frame)).await;
 }
 
-/// An ERROR frame, with as much of the text as fits.
+/// Encodes an ERROR frame, with as much of the text as the limits allow.
 pub(crate) fn error_frame(text: &str, limits: Limits) -> BytesMut {
     let mut len = text.len().min(limits.max_message() as usize);
     while !text.is_char_boundary(len) {
@@ -38,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_text_is_cut_to_the_limit_between_characters() {
+    fn error_text_is_cut_to_the_limit_between_characters() {
         assert_eq!(error_frame("abc", Limits::new(3)), &b"\0\0\0\x08\0abc"[..]);
         assert_eq!(error_frame("abc", Limits::new(2)), &b"\0\0\0\x07\0ab"[..]);
         assert_eq!(error_frame("aé", Limits::new(2)), &b"\0\0\0\x06\0a"[..]);

@@ -14,7 +14,7 @@ use crate::{
     metrics::{counters::Counters, stall::Stall},
     net::buffer_pool::BufferPool,
     routing::{router::TopicHandle, topic::Subscribers},
-    session::read_buffer::ReadBuffer,
+    session::{read_buffer::ReadBuffer, work_budget::WorkBudget},
 };
 
 /// Coalesced batches at the start of a read buffer, and the subscribers that the channels of all of them
@@ -71,14 +71,14 @@ impl Fanout {
         self.batches += 1;
     }
 
-    /// Takes the batches out of the buffer, counts and queues them, and adds to `work` how often. Returns
-    /// what is left to do when a subscriber has no room yet. Then it is empty.
+    /// Takes the batches out of the buffer, counts and queues them, and charges each time to the budget.
+    /// Returns what is left to do when a subscriber has no room yet. Then it is empty.
     pub(crate) fn queue(
         &mut self,
         counters: &Counters,
         buffer: &mut ReadBuffer,
         pool: &Arc<BufferPool>,
-        work: &mut usize,
+        budget: &mut WorkBudget,
     ) -> Option<PendingFanout> {
         let Self { subscribers, extent, payload, batches } = mem::take(self);
         // Received, whatever becomes of them.
@@ -98,7 +98,7 @@ impl Fanout {
         // To each subscriber; publishers wait for those that keep up and have no room.
         let mut waiting = Vec::new();
         for outbox in subscribers.iter() {
-            *work += match outbox.enqueue(&mut batch, Instant::now) {
+            budget.charge(match outbox.enqueue(&mut batch, Instant::now) {
                 EnqueueOutcome::Queued { .. } => 1,
                 // Drops are counted for each channel.
                 EnqueueOutcome::Refused => batches,
@@ -106,7 +106,7 @@ impl Fanout {
                     waiting.push((outbox.clone(), until));
                     1
                 }
-            };
+            });
         }
         let pending = (!waiting.is_empty()).then(|| {
             let holds = mem::size_of_val(&*waiting) + taken.unwrap_or(extent.len);
@@ -184,13 +184,13 @@ mod tests {
             }
             let mut buffer = ReadBuffer::new(BytesMut::from(&[0; 100][..]));
             let pool = Arc::new(BufferPool::new(usize::MAX));
-            let (mut fanout, mut work) = (Fanout::default(), 0);
+            let (mut fanout, mut budget) = (Fanout::default(), WorkBudget::default());
             fanout.begin(topic.subscribers());
             for _ in 0..3 {
                 fanout.add(BatchExtent { len: 30, messages: 1 }, 10);
             }
-            assert!(fanout.queue(&Counters::default(), &mut buffer, &pool, &mut work).is_none());
-            assert_eq!((work, buffer.bytes.len(), fanout.extent().len), (steps, 10, 0));
+            assert!(fanout.queue(&Counters::default(), &mut buffer, &pool, &mut budget).is_none());
+            assert_eq!((budget.units(), buffer.bytes.len(), fanout.extent().len), (steps, 10, 0));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! From INFO to an authenticated client.
+//! Handshake of a connection: TLS, INFO and AUTH, and how each fails.
 
 use std::{io, net::SocketAddr, task::Poll, time::Duration};
 
@@ -20,49 +20,50 @@ use crate::{
         socket::{ReadHalf, Socket, WriteHalf, close},
         tls::certificate::Certificate,
     },
-    session::error_frame::{SHUTTING_DOWN, error_frame, say},
+    session::error_frame::{SHUTTING_DOWN, error_frame, send_error},
 };
 
-/// Room for AUTH, which has at most 281 bytes, and for a little that a client sends along with it.
+/// Size of the buffer in bytes: AUTH has at most 281, and a client may send a little along with it.
 const BUFFER: usize = 512;
 
-/// A connection that ends sooner, before TLS has come about, is a probe of whether the port is open, or has lost its way.
-const PROBE: Duration = Duration::from_secs(1);
+/// A connection that ends within this time, before TLS, is a probe of whether the port is open.
+const PROBE_TIME: Duration = Duration::from_secs(1);
 
-/// A client that has proved who it is.
-pub(crate) struct Admitted {
+/// A client that has proved its ident.
+pub(crate) struct Authenticated {
     pub(crate) membership: Membership,
-    /// What it sent after AUTH.
+    /// Bytes that it sent behind AUTH.
     pub(crate) received: BytesMut,
 }
 
 /// Why there is no session.
 enum Failure {
-    /// It sent something else than AUTH, or nothing in time: the ERROR text, and what its bytes are if that is known.
+    /// It sent something else than AUTH, or nothing in time: the ERROR text, and the protocol of
+    /// its bytes if that is known.
     Refused(Reason, String, Option<OtherProtocol>),
-    /// Wrong ident or secret, or nobody could tell.
+    /// Its ident or secret is wrong, or could not be checked.
     Rejected(Ident, Cause),
     /// Its ident has as many connections as it may have.
-    Full(Ident),
-    /// It is gone.
-    Gone(Option<io::Error>),
+    TooMany(Ident),
+    /// The client closed the connection, or it broke.
+    Closed(Option<io::Error>),
 }
 
-/// Why a client is refused, and the ERROR text.
+/// Why a client is refused: for the metrics, and the ERROR text.
 type Refusal = (Reason, String);
 
-/// Why an authentication failed: for the log, as the client is not told.
+/// Why an authentication failed: for the log, and not for the client.
 enum Cause {
     UnknownIdent,
     WrongSecret,
-    /// No secret opens it: why.
+    /// The key has no secret that can be used: why.
     Unusable(&'static str),
     Lookup(AuthError),
     LookupTimeout,
 }
 
 impl Cause {
-    /// What it is for the exporter.
+    /// The cause in the metrics.
     fn kind(&self) -> (Reason, Category) {
         match self {
             Self::UnknownIdent => (Reason::UnknownIdent, Category::InvalidIdent),
@@ -89,9 +90,14 @@ impl Cause {
     }
 }
 
-/// Waits until a client of TLS has its turn; `None` when that takes too long, or the client has not waited.
-pub(crate) async fn turn(socket: &mut Socket, peer: SocketAddr, context: &BrokerContext) -> Option<HandshakePermit> {
-    let Ok(turn) = timeout(context.config.handshake_timeout, context.tls_handshakes.acquire(peer.ip())).await else {
+/// Waits for a permit for the TLS handshake; `None` when that takes too long, or the client has not
+/// waited.
+pub(crate) async fn acquire_permit(
+    socket: &mut Socket,
+    peer: SocketAddr,
+    context: &BrokerContext,
+) -> Option<HandshakePermit> {
+    let Ok(permit) = timeout(context.config.handshake_timeout, context.tls_handshakes.acquire(peer.ip())).await else {
         context.metrics.counters.rejected.add(1);
         context.admission.log_refusal(peer.ip(), "Too many TLS handshakes from your address");
         return None;
@@ -99,13 +105,13 @@ pub(crate) async fn turn(socket: &mut Socket, peer: SocketAddr, context: &Broker
     let (read, _) = socket.split();
     if poll_fn(|cx| Poll::Ready(read.is_finished(cx))).await {
         context.metrics.failed(Reason::Closed);
-        debug!(%peer, "gone before TLS");
+        debug!(%peer, "closed before TLS");
         return None;
     }
-    Some(turn)
+    Some(permit)
 }
 
-/// Speaks TLS with a client whose turn it is. `false` when that has failed, which has been logged.
+/// Performs the TLS handshake. `false` when it has failed, which has been logged.
 pub(crate) async fn secure(
     socket: &mut Socket,
     certificate: &Certificate,
@@ -129,30 +135,30 @@ pub(crate) async fn secure(
     };
     pending.end_without_session();
     context.metrics.failed(Reason::Tls);
-    if cause.kind() == io::ErrorKind::UnexpectedEof && begun.elapsed() < PROBE {
+    if cause.kind() == io::ErrorKind::UnexpectedEof && begun.elapsed() < PROBE_TIME {
         debug!(%peer, %cause, "TLS handshake failed");
     } else if let Some(Suppressed { here: unlogged, elsewhere }) = context.log.refused.sample(peer.ip(), Instant::now())
     {
         info!(%peer, %cause, unlogged, elsewhere, "TLS handshake failed");
     }
-    // Not with TLS: the alert that says why is on its way.
+    // Not over TLS, which has not come about: its alert that says why is on its way.
     let (mut read, mut write) = socket.split();
     close(&mut read, &mut write, true, context.config.write_timeout).await;
     false
 }
 
-/// Greets a client and finds out who it is. `None` when it may not stay: that has been said to it, and logged.
-/// What it had to say before, such as TLS, it began at `begun`.
-pub(crate) async fn run(
+/// Authenticates a client. `None` when that fails: the client has got an ERROR then, and the log a
+/// line. The handshake timeout counts from `begun`.
+pub(crate) async fn authenticate(
     socket: &mut Socket,
     peer: SocketAddr,
     begun: Instant,
     pending: &mut PendingConnection,
     context: &BrokerContext,
-) -> Option<Admitted> {
+) -> Option<Authenticated> {
     let (mut read, mut write) = socket.split();
-    let failure = match authenticate(&mut read, &mut write, peer, begun, pending, context).await {
-        Ok(admitted) => return Some(admitted),
+    let failure = match exchange(&mut read, &mut write, peer, begun, pending, context).await {
+        Ok(authenticated) => return Some(authenticated),
         Err(failure) => failure,
     };
     pending.end_without_session();
@@ -165,7 +171,7 @@ pub(crate) async fn run(
                 let hint = other.map(hint);
                 info!(%peer, reason = text, hint, unlogged, elsewhere, "handshake failed");
             }
-            say(&mut write, &text, context).await;
+            send_error(&mut write, &text, context).await;
             close(&mut read, &mut write, true, context.config.write_timeout).await;
         }
         Failure::Rejected(ident, cause) => {
@@ -177,42 +183,43 @@ pub(crate) async fn run(
             if let Some(unlogged) = context.log.rejected.sample(peer.ip(), now) {
                 cause.log(&ident, peer, &unlogged);
             }
-            say(&mut write, &format!("Authentication failed for {ident}"), context).await;
+            send_error(&mut write, &format!("Authentication failed for {ident}"), context).await;
             close(&mut read, &mut write, true, context.config.write_timeout).await;
         }
-        Failure::Full(ident) => {
+        Failure::TooMany(ident) => {
             context.metrics.counters.rejected.add(1);
             let reason = format!("Too many connections for {ident}");
             context.admission.log_refusal(peer.ip(), &reason);
-            // Clients come back at once.
+            // A client that connects again at once has to wait.
             context.auth_failures.failed(peer.ip(), Instant::now());
-            say(&mut write, &reason, context).await;
+            send_error(&mut write, &reason, context).await;
             close(&mut read, &mut write, true, context.config.write_timeout).await;
         }
-        Failure::Gone(cause) => {
+        Failure::Closed(cause) => {
             context.metrics.failed(Reason::Closed);
-            debug!(%peer, cause = cause.map(tracing::field::display), "gone before authentication");
+            debug!(%peer, cause = cause.map(tracing::field::display), "closed before authentication");
         }
     }
     None
 }
 
-/// The broker shuts down before a client has authenticated.
-pub(crate) async fn cut(socket: &mut Socket, context: &BrokerContext) {
+/// Ends a handshake because the broker shuts down.
+pub(crate) async fn end_for_shutdown(socket: &mut Socket, context: &BrokerContext) {
     let (mut read, mut write) = socket.split();
-    say(&mut write, SHUTTING_DOWN, context).await;
+    send_error(&mut write, SHUTTING_DOWN, context).await;
     close(&mut read, &mut write, false, context.config.write_timeout).await;
 }
 
-/// Another client takes the place of this one. It is told so if that takes no time, as its place is gone already.
+/// Evicts the connection, whose place another one has taken already. The ERROR is sent if it can be
+/// at once.
 pub(crate) fn evict(socket: &mut Socket, peer: SocketAddr, pending: &PendingConnection, context: &BrokerContext) {
-    // It has been counted, and told what is wrong.
+    // Its failure has been counted, and it has got an ERROR.
     if pending.is_ending() {
         return;
     }
     context.metrics.counters.rejected.add(1);
     context.admission.log_refusal(peer.ip(), TOO_MANY);
-    // An end of stream without an ERROR would confirm what it may have sent.
+    // An end of stream without an ERROR would confirm messages that the client may have sent.
     socket.reset_on_close();
     let (mut read, mut write) = socket.split();
     let frame = error_frame(TOO_MANY, context.config.limits);
@@ -221,28 +228,29 @@ pub(crate) fn evict(socket: &mut Socket, peer: SocketAddr, pending: &PendingConn
     }
 }
 
-async fn authenticate(
+/// INFO, AUTH, and the check of the key.
+async fn exchange(
     read: &mut ReadHalf<'_>,
     write: &mut WriteHalf<'_>,
     peer: SocketAddr,
     begun: Instant,
     pending: &mut PendingConnection,
     context: &BrokerContext,
-) -> Result<Admitted, Failure> {
+) -> Result<Authenticated, Failure> {
     let wait = context.config.handshake_timeout;
     let left = wait.saturating_sub(begun.elapsed());
     let mut received = BytesMut::with_capacity(BUFFER);
     if let Some(until) = context.auth_failures.until(peer.ip(), Instant::now()) {
         context.metrics.counters.throttled.add(1);
-        if timeout_at(until, gone(read, &mut received)).await.is_ok() {
-            return Err(Failure::Gone(None));
+        if timeout_at(until, closed_early(read, &mut received)).await.is_ok() {
+            return Err(Failure::Closed(None));
         }
     }
-    let greeting = timeout(left, greet(read, write, received, pending, context)).await;
+    let hello = timeout(left, exchange_hello(read, write, received, pending, context)).await;
     let late = |_| Failure::Refused(Reason::Timeout, format!("No AUTH within {} s", wait.as_secs_f32()), None);
-    let (nonce, ident, digest, received) = greeting.map_err(late)??;
+    let (nonce, ident, digest, received) = hello.map_err(late)??;
     if !pending.begin_lookup() {
-        // It is being told so.
+        // It has been evicted, which ends this future.
         return std::future::pending().await;
     }
     let _timing = context.metrics.time_authentication();
@@ -258,12 +266,12 @@ async fn authenticate(
     let Some(secret) = key.proved(&nonce, &digest).cloned() else {
         return Err(Failure::Rejected(ident, Cause::WrongSecret));
     };
-    let membership = context.identities.join(ident.clone(), key, secret).ok_or(Failure::Full(ident))?;
-    Ok(Admitted { membership, received })
+    let membership = context.identities.join(ident.clone(), key, secret).ok_or(Failure::TooMany(ident))?;
+    Ok(Authenticated { membership, received })
 }
 
-/// Returns when a client has not waited for INFO.
-async fn gone(read: &mut ReadHalf<'_>, buf: &mut BytesMut) {
+/// Completes when the client closes the connection before it has got INFO.
+async fn closed_early(read: &mut ReadHalf<'_>, buf: &mut BytesMut) {
     while buf.len() < buf.capacity() {
         if let Ok(0) | Err(_) = read.read(buf).await {
             return;
@@ -272,23 +280,23 @@ async fn gone(read: &mut ReadHalf<'_>, buf: &mut BytesMut) {
     std::future::pending::<()>().await;
 }
 
-/// Sends INFO and waits for AUTH.
-async fn greet(
+/// Sends INFO and receives AUTH.
+async fn exchange_hello(
     read: &mut ReadHalf<'_>,
     write: &mut WriteHalf<'_>,
     mut buf: BytesMut,
     pending: &mut PendingConnection,
     context: &BrokerContext,
 ) -> Result<(Nonce, Ident, Digest, BytesMut), Failure> {
-    let gone = |cause| Failure::Gone(Some(cause));
+    let closed = |cause| Failure::Closed(Some(cause));
     let mut nonce = vec![0; context.config.nonce_len];
-    getrandom::fill(&mut nonce).map_err(|cause| gone(io::Error::other(cause)))?;
+    getrandom::fill(&mut nonce).map_err(|cause| closed(io::Error::other(cause)))?;
     let nonce = Nonce::new(nonce);
-    let mut greeting = BytesMut::new();
+    let mut frame = BytesMut::new();
     let info = Frame::Info { name: context.config.name.clone(), nonce: nonce.clone() };
-    info.encode(&mut greeting, Limits::default()).map_err(|cause| gone(io::Error::other(cause)))?;
+    info.encode(&mut frame, Limits::default()).map_err(|cause| closed(io::Error::other(cause)))?;
     pending.silent = true;
-    write.write_all(&greeting).await.map_err(gone)?;
+    write.write_all(&frame).await.map_err(closed)?;
     pending.silent = false;
     loop {
         match first_frame(&buf, context.config.limits) {
@@ -299,20 +307,21 @@ async fn greet(
             Ok(None) => {}
             Err((reason, text)) => return Err(Failure::Refused(reason, text, OtherProtocol::of(&buf))),
         }
-        // AUTH is shorter than the buffer, so there is room until it is complete.
+        // AUTH is shorter than the buffer, so there is room until all of it is there.
         match read.read(&mut buf).await {
-            Ok(0) if buf.is_empty() => return Err(Failure::Gone(None)),
+            Ok(0) if buf.is_empty() => return Err(Failure::Closed(None)),
             Ok(0) => {
                 let text = "the connection ended inside AUTH".to_owned();
                 return Err(Failure::Refused(Reason::Closed, text, None));
             }
             Ok(_) => {}
-            Err(cause) => return Err(gone(cause)),
+            Err(cause) => return Err(closed(cause)),
         }
     }
 }
 
-/// The ident, digest and length of AUTH when it is all there, or what to say about something else.
+/// The ident, digest and length of AUTH; `None` while a part of it is missing, an error for
+/// anything else.
 fn first_frame(bytes: &[u8], limits: Limits) -> Result<Option<(Ident, Digest, usize)>, Refusal> {
     let fault = |cause: DecodeError| (Reason::Malformed, cause.to_string());
     let other = || (Reason::InvalidFirstMessage, "First message was not AUTH".to_owned());
@@ -334,7 +343,7 @@ fn first_frame(bytes: &[u8], limits: Limits) -> Result<Option<(Ident, Digest, us
     }
 }
 
-/// What to do about a client that speaks something else at an endpoint without TLS.
+/// Log hint for a client that speaks another protocol at an endpoint without TLS.
 fn hint(other: OtherProtocol) -> String {
     match other {
         OtherProtocol::Tls => "the client speaks TLS: it needs an endpoint tls:, or has to do without".to_owned(),
@@ -351,7 +360,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_auth_is_refused_at_its_header() {
+    fn first_frame_other_than_auth_is_refused_at_its_header() {
         let refusal = |bytes: &[u8]| first_frame(bytes, Limits::default()).unwrap_err().1;
         assert_eq!(refusal(&[0, 0, 1, 0, 4]), "First message was not AUTH");
         assert_eq!(refusal(&[0, 0, 0, 4, 2]), "frame length 4 is too short: a frame has at least 5 bytes");

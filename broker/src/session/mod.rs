@@ -1,12 +1,15 @@
-//! One peer, one task: handshake, session, farewell.
+//! One connection, one task: the handshake, then the session, then the close.
 
+mod end;
 pub(crate) mod error_frame;
 mod fanout;
 mod handshake;
 mod proxy;
 mod publish_cache;
 mod read_buffer;
+mod read_sizer;
 mod reader;
+mod work_budget;
 mod writer;
 
 use std::{net::SocketAddr, pin::pin, sync::Arc, task::Poll};
@@ -26,29 +29,30 @@ use crate::{
         socket::{ReadHalf, Socket, close},
     },
     session::{
+        end::End,
         error_frame::{END_YOUR_STREAM, SHUTTING_DOWN, error_frame},
-        handshake::Admitted,
-        reader::{End, SessionReader},
+        handshake::Authenticated,
+        reader::SessionReader,
         writer::{WriteEnd, Writer},
     },
 };
 
-/// A connection that was accepted. The permit is given back when the socket is closed.
+/// An accepted connection. The permit is given back after the socket is closed.
 pub(crate) struct Connection {
     pub(crate) context: Arc<BrokerContext>,
     pub(crate) socket: Socket,
     pub(crate) service: Arc<Service>,
-    /// Until it has authenticated. It goes before the permit.
+    /// Present until the client has authenticated. Dropped before the permit.
     pub(crate) pending: Option<Box<PendingConnection>>,
     pub(crate) permit: Permit,
 }
 
 /// Serves one connection until it ends.
 ///
-/// Its parts, and rare or short states, live in boxes of their own: a future holds what is passed to it twice, and
-/// this one is what an idle connection costs.
+/// This future is the memory that an idle connection takes. A future holds its arguments twice, so
+/// the parts of the connection, and states that are rare or short, live in boxes of their own.
 pub(crate) async fn serve(connection: Box<Connection>) {
-    let Some((mut connection, mut reader)) = Box::pin(admit(connection)).await else {
+    let Some((mut connection, mut reader)) = Box::pin(establish(connection)).await else {
         return;
     };
     connection.permit.enter(Phase::Session);
@@ -58,45 +62,48 @@ pub(crate) async fn serve(connection: Box<Connection>) {
     if let End::Shutdown { unread } = &mut end {
         *unread = reader.has_published() || read.has_unread();
     }
-    // Nothing more is queued for it from here on.
-    reader.leave().await;
+    // Nothing more is queued for the client from here on.
+    reader.unsubscribe_all().await;
     drop(reader);
     connection.permit.enter(Phase::Closing);
     Box::pin(close_session(end, connection.permit.peer, &mut read, &mut writer, &connection.context)).await;
 }
 
-/// The handshake, unless the client has to give way to another.
-async fn admit(mut connection: Box<Connection>) -> Option<(Box<Connection>, Box<SessionReader>)> {
+/// Performs the handshake, unless the connection is evicted meanwhile. `None` when there is no
+/// session.
+async fn establish(mut connection: Box<Connection>) -> Option<(Box<Connection>, Box<SessionReader>)> {
     let mut pending = connection.pending.take()?;
-    let mut turn = None;
-    let told = pending.evicted();
+    let mut tls_permit = None;
+    let evicted = pending.evicted();
     let reader = tokio::select! {
         biased;
-        reader = establish(&mut connection, &mut turn, &mut pending) => reader,
-        () = told => {
+        reader = shake_hands(&mut connection, &mut tls_permit, &mut pending) => reader,
+        () = evicted => {
             let Connection { context, socket, permit, .. } = &mut *connection;
             handshake::evict(socket, permit.peer, &pending, context);
             None
         }
     };
-    // Before its place is free: nobody is told to give way who has gone.
+    // Before its place is free, so that no connection is evicted that has ended.
     drop(pending);
     if let Some(reader) = reader {
         return Some((connection, reader));
     }
     let context = connection.context.clone();
     drop(connection);
-    if turn.is_some() {
-        // Only its turn is kept, so that the next one from there waits.
+    if tls_permit.is_some() {
+        // The permit outlives the connection, which bounds the rate of failed handshakes from one
+        // address.
         context.draining.run_until_cancelled(sleep(context.config.auth_failure_delay)).await;
     }
     None
 }
 
-/// The handshake, unless the broker shuts down meanwhile. With TLS it takes a turn.
-async fn establish(
+/// Performs the handshake, unless the broker shuts down meanwhile: the PROXY header, TLS, AUTH.
+/// With TLS it takes a permit.
+async fn shake_hands(
     connection: &mut Connection,
-    turn: &mut Option<HandshakePermit>,
+    tls_permit: &mut Option<HandshakePermit>,
     pending: &mut PendingConnection,
 ) -> Option<Box<SessionReader>> {
     let Connection { context, socket, service, permit, .. } = connection;
@@ -110,8 +117,9 @@ async fn establish(
     let peer = permit.peer;
     if service.tls.is_some() {
         pending.silent = true;
-        *turn = context.draining.run_until_cancelled(pin!(handshake::turn(socket, peer, context))).await.flatten();
-        if turn.is_none() {
+        let acquiring = pin!(handshake::acquire_permit(socket, peer, context));
+        *tls_permit = context.draining.run_until_cancelled(acquiring).await.flatten();
+        if tls_permit.is_none() {
             return None;
         }
         begun = Instant::now();
@@ -122,17 +130,19 @@ async fn establish(
             return None;
         }
     }
-    // `run_until_cancelled` would hold it twice.
-    let admitted =
-        context.draining.run_until_cancelled(pin!(handshake::run(socket, peer, begun, pending, context))).await;
-    let Some(admitted) = admitted else {
+    // Pinned here, as `run_until_cancelled` would hold the future twice.
+    let authenticated = context
+        .draining
+        .run_until_cancelled(pin!(handshake::authenticate(socket, peer, begun, pending, context)))
+        .await;
+    let Some(authenticated) = authenticated else {
         pending.end_without_session();
-        if context.aborted.run_until_cancelled(pin!(handshake::cut(socket, context))).await.is_none() {
+        if context.aborted.run_until_cancelled(pin!(handshake::end_for_shutdown(socket, context))).await.is_none() {
             socket.reset_on_close();
         }
         return None;
     };
-    let Admitted { membership, received } = admitted?;
+    let Authenticated { membership, received } = authenticated?;
     info!(ident = membership.ident().as_str(), owner = membership.key().owner, %peer, "connected");
     let session = context.metrics.session(membership.ident(), &membership.key().owner);
     let outbox = Outbox::new(session, peer, context.delivery.clone());
@@ -140,7 +150,8 @@ async fn establish(
     Some(Box::new(SessionReader::new(context.clone(), service.mode, membership, outbox, received)))
 }
 
-/// Reads and writes at the same time, until there is no more to read or no sense in it.
+/// Drives the session: reads and writes at the same time, until the client ends its stream or there
+/// is a reason to stop.
 async fn drive(
     reader: &mut SessionReader,
     read: &mut ReadHalf<'_>,
@@ -148,16 +159,17 @@ async fn drive(
     context: &BrokerContext,
 ) -> End {
     let mut stop = None;
-    // The beginning of a shutdown, and then its second part.
+    // `draining` at first, and then `closing`.
     let mut shutdown = pin!(context.draining.cancelled());
-    let mut parting = Some(context.parting.token());
+    // Held while the client may still publish: a shutdown waits for it.
+    let mut publishing = Some(context.publishing.token());
     let mut draining = false;
-    let mut cut = None;
+    let mut last_read = None;
     let mut writing = true;
     let ended = poll_fn(|cx| {
         if writing && let Poll::Ready(end) = writer.poll_run(cx) {
             writing = false;
-            // On a broken connection there may still be something to read.
+            // Of a broken connection, frames that have arrived are still read.
             match end {
                 WriteEnd::Slow => _ = stop.get_or_insert(End::Slow),
                 WriteEnd::Evicted => _ = stop.get_or_insert(End::Evicted),
@@ -165,39 +177,41 @@ async fn drive(
             }
         }
         if !writing {
-            // The writer does so no longer.
+            // In the place of the writer, which has ended. The outbox wakes the task while there is
+            // more to clear.
             reader.outbox().register(cx);
-            // It wakes the task while there is more.
             let _ = reader.outbox().poll_clear(cx);
         }
         if !draining && shutdown.as_mut().poll(cx).is_ready() {
             draining = true;
             shutdown.set(context.closing.cancelled());
             if stop.is_some() || (!reader.has_published() && !read.has_unread()) {
-                parting = None;
+                publishing = None;
             } else if !read.is_finished(cx) {
                 reader.outbox().say(error_frame(END_YOUR_STREAM, context.config.limits).freeze());
             }
         }
         if draining && stop.is_none() && shutdown.as_mut().poll(cx).is_ready() {
-            parting = None;
+            publishing = None;
             stop = Some(End::Shutdown { unread: true });
         }
         if let Some(End::Shutdown { .. }) = stop {
-            // A peer that has said everything is read to its end, if that does not take too long.
-            let cut =
-                cut.get_or_insert_with(|| Box::pin(timeout(context.config.drain_timeout, context.aborted.cancelled())));
-            if cut.as_mut().poll(cx).is_ready() {
+            // A client that has ended its stream is read to that end, for as long as the drain
+            // timeout lasts.
+            let last_read = last_read
+                .get_or_insert_with(|| Box::pin(timeout(context.config.drain_timeout, context.aborted.cancelled())));
+            if last_read.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
         }
-        reader.poll_run(read, stop.as_ref(), cx)
+        reader.poll_end(read, stop.as_ref(), cx)
     })
     .await;
     ended.or(stop).unwrap_or(End::Eof)
 }
 
-/// Writes what is left and says goodbye, unless there is no time for it.
+/// Closes the session: writes the rest of the outbox and the ERROR, unless the broker aborts, then
+/// counts and logs the end.
 async fn close_session(
     end: End,
     peer: SocketAddr,
@@ -205,7 +219,7 @@ async fn close_session(
     writer: &mut Writer<'_>,
     context: &BrokerContext,
 ) {
-    // The memory of a slow subscriber is needed by others: it does not wait for the ERROR to be written.
+    // First, as other subscribers need the memory: a slow one may take the ERROR late.
     poll_fn(|cx| writer.outbox().poll_clear(cx)).await;
     context.aborted.run_until_cancelled(pin!(finish(&end, read, writer, &context.config))).await;
     poll_fn(|cx| writer.outbox().poll_clear(cx)).await;
@@ -221,30 +235,32 @@ async fn close_session(
     info!(ident = outbox.ident().as_str(), %peer, reason = %end, dropped = outbox.dropped(), "disconnected");
 }
 
-/// Writes what is left, says what was wrong, and closes.
+/// Writes the rest of the outbox and the ERROR that `end` calls for, and closes the socket.
 async fn finish(end: &End, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, config: &Config) {
     let revoked = format!("Authentication failed for {}", writer.outbox().ident());
     let (text, deadline) = match end {
         End::Eof => {
-            // Whatever happens now: everything that it sent has been acted on.
+            // All that the client sent has been processed: whatever fails from here on, the close
+            // must confirm it.
             read.finish_on_close();
             (None, config.write_timeout)
         }
         End::Refused(text) => {
-            // What is queued could keep the ERROR back for long.
+            // At its rate limit, the queue could keep the ERROR back for long.
             if writer.is_limited() {
                 revoke(writer).await;
             }
             (Some(text.as_str()), config.write_timeout)
         }
-        // It must not get anything any more.
+        // Without a key, the client must not receive anything more.
         End::Revoked => {
             revoke(writer).await;
             (Some(revoked.as_str()), config.write_timeout)
         }
         End::Slow => (Some("Backpressure deadline timer expired"), config.write_timeout),
-        // A mere end of stream would confirm what has not been read. Who has only listened hears no ERROR, as from the
-        // Python broker: its command line would end instead of connecting again.
+        // A mere end of stream would confirm messages that were not read. A client that has only
+        // subscribed gets no ERROR, as from the Python broker: that one's command line would end
+        // instead of connecting again.
         End::Shutdown { unread } => (unread.then_some(SHUTTING_DOWN), config.drain_timeout),
         End::Evicted | End::Failed(_) => return writer.abandon(),
     };
@@ -254,20 +270,20 @@ async fn finish(end: &End, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, con
         if !matches!((&written, end), (WriteEnd::Drained, End::Shutdown { unread: false })) || !read.has_unread() {
             return written;
         }
-        // It has begun to send meanwhile.
+        // The client has begun to send meanwhile.
         writer.outbox().close(Some(error_frame(SHUTTING_DOWN, config.limits).freeze()));
         poll_fn(|cx| writer.poll_run(cx)).await
     };
     match timeout(deadline, writing).await {
         Ok(WriteEnd::Drained) => {
-            let expect = matches!(end, End::Refused(_) | End::Revoked | End::Slow);
-            close(read, writer.half(), expect, deadline).await;
+            let client_may_send = matches!(end, End::Refused(_) | End::Revoked | End::Slow);
+            close(read, writer.half(), client_may_send, deadline).await;
         }
         Ok(WriteEnd::Slow | WriteEnd::Evicted | WriteEnd::Failed) | Err(_) => writer.abandon(),
     }
 }
 
-/// Takes back what is queued, but for the rest of a frame that was begun.
+/// Discards the queue, but for the rest of a frame that is written in part.
 async fn revoke(writer: &mut Writer<'_>) {
     writer.revoke();
     poll_fn(|cx| writer.outbox().poll_clear(cx)).await;

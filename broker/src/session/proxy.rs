@@ -1,4 +1,4 @@
-//! Connections that come through a proxy, which says in a header whose they are.
+//! Connections through a proxy: its PROXY header, which names the client, and how that fails.
 
 use std::{io, net::SocketAddr};
 
@@ -17,13 +17,14 @@ use crate::{
         proxy_header::{self, Fault, MAX, Source},
         socket::{Socket, close},
     },
-    session::error_frame::say,
+    session::error_frame::send_error,
 };
 
-/// How much room a header has at first, in bytes, and each time that it needs more.
+/// Number of bytes by which the buffer for a header grows. Few headers are longer, so a waiting
+/// connection holds little.
 const CHUNK: usize = 256;
 
-/// Why it is not known whose a connection is.
+/// Why the client of a connection is not known.
 #[derive(Debug, thiserror::Error)]
 enum ReadError {
     #[error(transparent)]
@@ -32,20 +33,20 @@ enum ReadError {
     Io(#[from] io::Error),
 }
 
-/// Reads the header and nothing of what follows it.
+/// Reads the header, and nothing behind it.
 async fn read_header(tcp: &mut TcpStream) -> Result<Source, ReadError> {
     let (mut bytes, mut end) = (Vec::new(), 0);
     loop {
-        // Few are longer than this: what waits holds little. A header that is no longer than MAX has its end by then.
+        // A header has at most MAX bytes, so its end is in the buffer by then.
         bytes.resize((end + CHUNK).min(MAX), 0);
-        // Looked at first: where the header ends is found in it.
+        // The bytes stay in the socket until it is known where the header ends.
         let seen = tcp.peek(&mut bytes[end..]).await?;
         if seen == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
         let parsed = proxy_header::parse(&bytes[..end + seen])?;
         let header = parsed.map_or(end + seen, |(_, len)| len);
-        // They are there.
+        // These bytes are there, so this does not wait.
         tcp.read_exact(&mut bytes[end..header]).await?;
         end = header;
         if let Some((source, _)) = parsed {
@@ -54,8 +55,9 @@ async fn read_header(tcp: &mut TcpStream) -> Result<Source, ReadError> {
     }
 }
 
-/// Finds out whose a connection is, which its permit has from then on. `false` when it may not stay, which has been
-/// logged; `plain` is whether it can be told so.
+/// Reads the PROXY header and counts the connection for its client, whose address the permit has
+/// from then on. `false` when that fails, which has been logged. `plain` is whether an ERROR can be
+/// sent, which it cannot before TLS.
 pub(crate) async fn identify(
     socket: &mut Socket,
     permit: &mut Permit,
@@ -65,7 +67,7 @@ pub(crate) async fn identify(
 ) -> bool {
     let (proxy, wait) = (permit.peer, context.config.handshake_timeout);
     let Some(tcp) = socket.tcp() else {
-        // Whoever gives us a stream has said whose it is.
+        // The program that handed the stream over has named the client.
         return true;
     };
     pending.silent = true;
@@ -84,7 +86,7 @@ pub(crate) async fn identify(
             context.admission.log_refusal(client.ip(), reason);
             if plain {
                 let (mut read, mut write) = socket.split();
-                say(&mut write, reason, context).await;
+                send_error(&mut write, reason, context).await;
                 close(&mut read, &mut write, true, context.config.write_timeout).await;
             }
             return false;
@@ -97,7 +99,7 @@ pub(crate) async fn identify(
     };
     pending.end_without_session();
     refuse(proxy, &cause, context);
-    // It may have sent what nobody will read, and would take an end of stream for our word.
+    // An end of stream would confirm messages that the client may have sent.
     socket.reset_on_close();
     false
 }
@@ -110,7 +112,7 @@ fn refuse(proxy: SocketAddr, cause: &ReadError, context: &BrokerContext) {
     };
     context.metrics.failed(reason);
     if let Reason::Closed = reason {
-        debug!(%proxy, %cause, "gone before its PROXY header");
+        debug!(%proxy, %cause, "closed before the PROXY header");
     } else if let Some(Suppressed { here: unlogged, elsewhere }) =
         context.log.refused.sample(proxy.ip(), Instant::now())
     {

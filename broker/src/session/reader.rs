@@ -1,7 +1,6 @@
-//! The receiving side of an authenticated connection: acts on frames.
+//! Session reader: receives and processes the frames of one authenticated client.
 
 use std::{
-    fmt, io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -17,109 +16,58 @@ use crate::{
     delivery::outbox::Outbox,
     identity::{KeyChange, Membership},
     metrics::{category::Category, sizes::Sizes},
-    net::{buffer_pool::Held, endpoint::Mode, socket::ReadHalf},
+    net::{buffer_pool::WaitingBytes, endpoint::Mode, socket::ReadHalf},
     routing::{patterns::prefixes, subscriptions::Subscriptions},
     session::{
+        end::End,
         fanout::{Fanout, PendingFanout},
         publish_cache::{PublishCache, PublishTarget},
         read_buffer::ReadBuffer,
+        work_budget::WorkBudget,
     },
 };
 
-/// How much one connection handles before others get their turn.
-const READ_BUDGET: usize = 1 << 20;
-
-/// How often a run is queued for somebody, or gathered with others, before others get their turn.
-const WORK_BUDGET: usize = 2048;
-
-/// How many subscribers are compared in the time of one such step, to find out whether two channels have the same.
-const COMPARES_PER_UNIT: usize = 32;
-
-/// What it costs to change the list of a channel's or pattern's subscribers, in the same measure: a part of it is copied.
-const SUBSCRIPTION_WORK: usize = 16;
-
-/// What it costs to look a channel up that a client has not published to just before.
-const ROUTE_WORK: usize = 16;
-
-/// Why a connection is no longer read from.
-#[derive(Debug)]
-pub(crate) enum End {
-    /// The peer has nothing more to say.
-    Eof,
-    /// It sent something that it may not: the ERROR text.
-    Refused(String),
-    /// The connection is broken.
-    Failed(io::Error),
-    /// It was slow for too long.
-    Slow,
-    /// It did not read while the memory for all subscribers was full.
-    Evicted,
-    /// Its key does not exist any more, or has another secret.
-    Revoked,
-    /// The broker is shutting down.
-    Shutdown {
-        /// It may have sent messages that were not read: it must not take the end of the stream for a confirmation.
-        unread: bool,
-    },
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Eof => f.write_str("closed by the client"),
-            // It holds names from the network: control characters are escaped.
-            Self::Refused(text) => write!(f, "refused: {text:?}"),
-            Self::Failed(cause) => write!(f, "{cause}"),
-            Self::Slow => f.write_str("slow for too long"),
-            Self::Evicted => f.write_str("it read too little while the memory for all subscribers was full"),
-            Self::Revoked => f.write_str("its key was removed or has another secret"),
-            Self::Shutdown { .. } => f.write_str("shutdown"),
-        }
-    }
-}
-
-/// Reads and acts on the frames of one authenticated client.
+/// Reads and processes the frames of one authenticated client.
 pub(crate) struct SessionReader {
     context: Arc<BrokerContext>,
     mode: Mode,
     membership: Membership,
     subscriptions: Subscriptions,
     cache: PublishCache,
-    /// Whether it has ever published, or begun to.
+    /// The client has published, or begun to.
     published: bool,
     buffer: ReadBuffer,
-    /// What it has made us do in this turn, and how much it has made us read.
-    work: usize,
-    read_since_yield: usize,
-    /// Before the next frame is acted on.
-    waiting: Option<Suspension>,
+    budget: WorkBudget,
+    /// Completes before the next frame is processed.
+    suspension: Option<Suspension>,
 }
 
-/// Something to wait for.
+/// A wait between two frames.
 struct Suspension {
-    /// In a box, as idle connections do not have it.
+    /// In a box, as idle connections have none.
     future: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// Not any more when the connection is to end.
+    /// A reason to end the connection ends the wait.
     until_stopped: bool,
-    /// Bytes that it holds on to, and how many of them are messages. Then: with what it waits.
-    own: usize,
+    /// Memory that the future keeps, and the length of the messages in it, in bytes.
+    kept: usize,
     messages: usize,
-    held: Option<Held>,
+    /// Accounts for the memory of the future and the read buffer.
+    tracked: Option<WaitingBytes>,
 }
 
 impl Suspension {
     fn new(future: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self { future: Box::pin(future), until_stopped: false, own: 0, messages: 0, held: None }
+        Self { future: Box::pin(future), until_stopped: false, kept: 0, messages: 0, tracked: None }
     }
 
-    /// Others get their turn.
+    /// Lets other tasks run.
     fn yield_now() -> Self {
         Self::new(tokio::task::yield_now())
     }
 }
 
 impl SessionReader {
-    /// `received` is what came after AUTH.
+    /// `received` is what the client sent behind AUTH.
     pub(crate) fn new(
         context: Arc<BrokerContext>,
         mode: Mode,
@@ -137,9 +85,8 @@ impl SessionReader {
             cache: PublishCache::default(),
             published: false,
             buffer: ReadBuffer::new(received),
-            work: 0,
-            read_since_yield: 0,
-            waiting: None,
+            budget: WorkBudget::default(),
+            suspension: None,
         }
     }
 
@@ -151,18 +98,25 @@ impl SessionReader {
         self.subscriptions.outbox()
     }
 
-    /// Has nothing more queued for the connection. The work is proportional to its subscriptions, and others run in between.
-    pub(crate) async fn leave(&mut self) {
+    /// Whether the client has published, or begun to.
+    pub(crate) fn has_published(&self) -> bool {
+        self.published || !self.buffer.bytes.is_empty()
+    }
+
+    /// Cancels all subscriptions, so that nothing more is queued for the connection. The work is
+    /// proportional to their number, and other tasks run in between.
+    pub(crate) async fn unsubscribe_all(&mut self) {
         while self.subscriptions.leave() {
             tokio::task::yield_now().await;
         }
     }
 
-    /// Runs until the peer is done or wrong, or until there is a reason to `stop`: what has been read by then is acted on
-    /// first.
+    /// Reads until the client ends its stream or is refused, or until there is a reason to `stop`:
+    /// frames that have been read by then are processed first. `None` stands for that reason.
     ///
-    /// No future, as that would make every idle connection larger: what it waits for is in `waiting`.
-    pub(crate) fn poll_run(
+    /// Not a future, which would make every idle connection larger: `suspension` holds what it
+    /// waits for.
+    pub(crate) fn poll_end(
         &mut self,
         half: &mut ReadHalf<'_>,
         stop: Option<&End>,
@@ -175,47 +129,53 @@ impl SessionReader {
         }
     }
 
-    /// Waits, acts on what has been read, and reads more. An error is the end, without a reason when it was told to stop.
+    /// Waits for the suspension, processes the frames that have been read, and reads more. An error
+    /// is the end, `None` when there was a reason to `stop`.
     fn poll_step(
         &mut self,
         half: &mut ReadHalf<'_>,
         stop: Option<&End>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Option<End>>> {
+        // Also while suspended: a revoked key ends the wait for a slow subscriber.
         self.follow_key()?;
-        if let Some(waiting) = &mut self.waiting {
-            if waiting.until_stopped && is_stopped(stop, half, cx) {
+        // A suspension comes before the next frame.
+        if let Some(suspension) = &mut self.suspension {
+            if suspension.until_stopped && is_stopped(stop, half, cx) {
                 return Poll::Ready(Err(None));
             }
-            ready!(waiting.future.as_mut().poll(cx));
-            self.waiting = None;
+            ready!(suspension.future.as_mut().poll(cx));
+            self.suspension = None;
         }
-        let mut waiting = self.process_frames(half)?;
-        if waiting.is_none() && self.read_since_yield > READ_BUDGET {
-            self.read_since_yield = 0;
-            waiting = Some(Suspension::yield_now());
+        // All whole frames are processed, before any more is read.
+        let mut suspension = self.process_frames(half)?;
+        // A stream that never pauses yields to the other connections.
+        if suspension.is_none() && self.budget.must_yield_reading() {
+            suspension = Some(Suspension::yield_now());
         }
-        if let Some(mut waiting) = waiting {
+        // Memory that a suspended connection keeps counts among that of all publishers that wait.
+        if let Some(mut suspension) = suspension {
             let pool = &self.context.pool;
-            waiting.held = pool.track_waiting(waiting.own + self.buffer.release_if_idle(pool));
-            self.outbox().session().unparsed(waiting.messages + self.buffer.bytes.len());
-            self.waiting = Some(waiting);
+            suspension.tracked = pool.track_waiting(suspension.kept + self.buffer.release_if_idle(pool));
+            self.outbox().session().unparsed(suspension.messages + self.buffer.bytes.len());
+            self.suspension = Some(suspension);
             return Poll::Ready(Ok(()));
         }
         if is_stopped(stop, half, cx) {
             return Poll::Ready(Err(None));
         }
-        // More than passes at once would only lie here.
-        let most = self.membership.quota().publish.as_ref().map(|limiter| limiter.rate().portion().1);
-        let most = most.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX);
-        let read = self.buffer.poll_read(half, &self.context.pool, most, cx);
+        // Not more than the rate limit lets pass at once: the rest would only take memory.
+        let max = self.membership.quota().publish.as_ref().map(|limiter| limiter.rate().portion().1);
+        let max = max.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX);
+        let read = self.buffer.poll_read(half, &self.context.pool, max, cx);
+        // An idle connection keeps no buffer.
         if read.is_pending() {
             self.buffer.release(&self.context.pool);
         }
         Poll::Ready(match ready!(read) {
             Ok(0) => Err(Some(self.eof())),
             Ok(n) => {
-                self.read_since_yield += n;
+                self.budget.charge_read(n);
                 self.outbox().session().received(n);
                 Ok(())
             }
@@ -223,24 +183,27 @@ impl SessionReader {
         })
     }
 
-    /// Acts on every whole frame in the buffer, or on those before one that has to wait. An error is why the connection
-    /// ends.
+    /// Processes every whole frame in the buffer, up to one that has to wait. An error is why the
+    /// session ends.
     fn process_frames(&mut self, half: &ReadHalf<'_>) -> Result<Option<Suspension>, Option<End>> {
         loop {
+            // Each frame is judged by the key as it is now.
             self.follow_key()?;
-            if self.work > WORK_BUDGET {
-                self.work = 0;
+            if self.budget.must_yield() {
                 return Ok(Some(Suspension::yield_now()));
             }
+            // The header alone tells a frame that is too long or not allowed.
             let bytes = &self.buffer.bytes;
             let refused = |text: String| Some(End::Refused(text));
             let header =
                 Header::parse(bytes, self.context.config.limits).map_err(|cause| refused(cause.to_string()))?;
             let Some(header) = header else {
-                return Ok(self.need_more(0));
+                self.buffer.need_header();
+                return Ok(self.need_more());
             };
             match header.opcode {
-                // From here on a mere end would confirm it, also while it waits, or is refused.
+                // From here on, a mere end of the stream would confirm it, even if it is refused
+                // later.
                 Opcode::Publish if !self.published => {
                     self.published = true;
                     half.reset_on_close();
@@ -249,12 +212,13 @@ impl SessionReader {
                 Opcode::Auth => return Err(refused("AUTH is only allowed as the first message".to_owned())),
                 other => return Err(refused(format!("{other} is not allowed from a client"))),
             }
-            let missing = header.length.saturating_sub(bytes.len());
-            if missing > 0 {
-                self.buffer.frame = header.length;
-                return Ok(self.need_more(missing));
+            if header.length > bytes.len() {
+                self.buffer.need_frame(header.length);
+                return Ok(self.need_more());
             }
-            let waiting = if header.opcode != Opcode::Publish {
+            // A subscription is one frame; messages are taken in batches, as far as the rate limit
+            // lets them pass.
+            let suspension = if header.opcode != Opcode::Publish {
                 self.subscription(header).map_err(refused)?;
                 None
             } else if self.buffer.granted == 0 && self.membership.quota().publish.is_some() {
@@ -262,20 +226,19 @@ impl SessionReader {
             } else {
                 self.publish().map_err(refused)?
             };
-            if waiting.is_some() {
-                return Ok(waiting);
+            if suspension.is_some() {
+                return Ok(suspension);
             }
         }
     }
 
-    /// There is no whole frame left. It lacks so many bytes, when that is known.
-    fn need_more(&mut self, missing: usize) -> Option<Suspension> {
-        self.buffer.missing = missing;
+    /// No whole frame is left: reports the rest as not processed.
+    fn need_more(&self) -> Option<Suspension> {
         self.outbox().session().unparsed(self.buffer.bytes.len());
         None
     }
 
-    /// Looks at what has become of the key: a comparison, unless there is something to look at.
+    /// Applies a change of the key: a comparison, unless there is one.
     fn follow_key(&mut self) -> Result<(), Option<End>> {
         if !self.membership.has_news() {
             return Ok(());
@@ -285,16 +248,18 @@ impl SessionReader {
             KeyChange::Revoked => return Err(Some(End::Revoked)),
             KeyChange::Changed => {
                 info!(ident = self.membership.ident().as_str(), peer = %self.outbox().peer(), "its key has changed");
-                // Each is checked again when it is used.
+                // Each channel is checked again when it is used.
                 self.cache = PublishCache::default();
                 let changed = self.subscriptions.rekey(self.membership.key());
-                self.work += SUBSCRIPTION_WORK * changed.map_err(|channel| End::Refused(self.denial(&channel)))?;
+                let changed = changed.map_err(|channel| End::Refused(self.denial(&channel)))?;
+                self.budget.charge_subscriptions(changed);
             }
         }
         Ok(())
     }
 
-    /// Reserves what comes next of what the limit on what is published lets pass. Returns what to wait for before it passes.
+    /// Reserves the next messages at the rate limit of the ident. Returns the wait until they may
+    /// pass.
     fn reserve(&mut self) -> Option<Suspension> {
         let limiter = self.membership.quota().publish.as_ref()?;
         let (messages, bytes) = limiter.rate().portion();
@@ -305,71 +270,73 @@ impl SessionReader {
         (until > now).then(|| Suspension { until_stopped: true, ..Suspension::new(sleep_until(until)) })
     }
 
-    /// Whether it has published anything, or begun to.
-    pub(crate) fn has_published(&self) -> bool {
-        self.published || !self.buffer.bytes.is_empty()
-    }
-
-    /// Publishes the run that starts with the first frame, and those that follow. When somebody has no room yet, what is
-    /// returned waits for that.
+    /// Publishes the PUBLISH frames at the start of the buffer, of which the first is whole. When a
+    /// subscriber has no room yet, returns the wait for it.
     fn publish(&mut self) -> Result<Option<Suspension>, String> {
         let (limits, counters, pool) = (self.context.config.limits, &self.context.metrics.counters, &self.context.pool);
         let mut fanout = Fanout::default();
-        while self.work <= WORK_BUDGET {
+        while !self.budget.is_exceeded() {
+            // The fanout stands at the start of the buffer; the next message is the one behind it.
             let position = fanout.extent().len;
-            let Some((first, body)) = FrameBatch::new(self.buffer.passing(), limits).publish_at(position) else {
+            let passing = FrameBatch::new(self.buffer.passing(), limits);
+            let Some((first, body)) = passing.publish_at(position) else {
                 debug_assert!(position > 0, "what passes is whole frames, and the first is there");
                 break;
             };
-            let Some(PublishTarget { names, topic, series }) = self.cache.find(body) else {
+            // The channel is checked and looked up once, and then found in the cache.
+            let Some((PublishTarget { topic, series }, names)) = self.cache.find(body) else {
+                // The fanout goes first: an error must not take it along.
                 if position > 0 {
                     break;
                 }
-                let target = self.target(body)?;
-                // Each dot may end what begins a pattern.
-                self.work += ROUTE_WORK + target.names.split(|byte| *byte == b'.').count();
-                self.cache.add(target, self.context.config.max_subscriptions);
+                let (target, prefixes) = self.target(body)?;
+                self.budget.charge_lookup(prefixes);
+                self.cache.add(body, target, self.context.config.max_subscriptions);
                 continue;
             };
+            // Channels with the same subscribers go to them together; otherwise the fanout is
+            // queued, and another begins.
             if fanout.is_known_to_take(topic) {
-                self.work += 1 + fanout.subscribers() / COMPARES_PER_UNIT;
+                self.budget.charge_comparison(fanout.subscribers());
             } else {
                 let subscribers = topic.subscribers();
                 if position > 0 {
-                    self.work += 1 + subscribers.len() / COMPARES_PER_UNIT;
+                    self.budget.charge_comparison(subscribers.len());
                 }
                 if !fanout.takes(&subscribers)
-                    && let Some(pending) = fanout.queue(counters, &mut self.buffer, pool, &mut self.work)
+                    && let Some(pending) = fanout.queue(counters, &mut self.buffer, pool, &mut self.budget)
                 {
                     return Ok(Some(self.wait(pending)));
                 }
                 fanout.begin(subscribers);
             }
+            // All messages on the same channel that follow are one step, whatever their number.
             let position = fanout.extent().len;
-            let overhead = HEADER_LEN + names.len();
+            let overhead = HEADER_LEN + names;
             let mut sizes = Sizes::new(overhead);
             let rest = self.buffer.passing().get(position..).unwrap_or_default();
-            let run =
-                FrameBatch::new(rest, limits).same_names(first, names.len(), |length, count| sizes.add(length, count));
-            let payload = run.len - run.messages as usize * overhead;
+            let batch =
+                FrameBatch::new(rest, limits).same_names(first, names, |length, count| sizes.add(length, count));
+            let payload = batch.len - batch.messages as usize * overhead;
             series.published(&sizes, payload);
             if fanout.is_unrouted() {
-                series.unrouted(run.messages);
+                series.unrouted(batch.messages);
             }
-            fanout.add(run, payload);
+            fanout.add(batch, payload);
         }
-        let pending = fanout.queue(counters, &mut self.buffer, pool, &mut self.work);
+        let pending = fanout.queue(counters, &mut self.buffer, pool, &mut self.budget);
         Ok(pending.map(|pending| self.wait(pending)))
     }
 
-    /// Waits until everybody has a run.
+    /// The wait until all subscribers have a batch.
     fn wait(&self, pending: PendingFanout) -> Suspension {
-        let (own, messages) = (pending.holds(), pending.len());
-        Suspension { own, messages, ..Suspension::new(pending.deliver(self.context.metrics.stall())) }
+        let (kept, messages) = (pending.holds(), pending.len());
+        Suspension { kept, messages, ..Suspension::new(pending.deliver(self.context.metrics.stall())) }
     }
 
-    /// Checks what a client publishes for the first time, or again after other channels.
-    fn target(&self, body: &[u8]) -> Result<PublishTarget, String> {
+    /// Checks whether the client may publish this PUBLISH body, and looks the channel up. Also
+    /// returns how many of its beginnings may be a pattern's.
+    fn target(&self, body: &[u8]) -> Result<(PublishTarget, usize), String> {
         let (ident, channel) = match FrameRef::parse(Opcode::Publish, body) {
             Ok(FrameRef::Publish { ident, channel, .. }) => (ident, channel),
             Ok(_) => unreachable!("the opcode is PUBLISH"),
@@ -382,16 +349,17 @@ impl SessionReader {
             info!(ident = own.as_str(), %peer, channel, claimed = ident, "denied: publish in another's name");
             return Err(format!("Invalid authkey in message, ident={ident}"));
         }
-        // The same words: clients know them, and the endpoint is as much "here" as the broker.
+        // The endpoint refuses with the words for a key: clients know them, and it is as much
+        // "here" as the broker.
         if self.mode == Mode::Subscribe || !self.membership.key().may_publish(channel) {
             session.error(Category::NoPubPermission);
             info!(ident, %peer, channel, "denied: publish");
             return Err(format!("Authkey not allowed to pub here. ident={ident}, chan={channel}"));
         }
-        let names = FrameBatch::names(body).unwrap_or(body).into();
+        let prefixes = prefixes(channel).count();
         let channel = owned(channel, Opcode::Publish)?;
         let topic = self.context.router.topic(&channel);
-        Ok(PublishTarget { names, topic, series: session.channel(&channel) })
+        Ok((PublishTarget { topic, series: session.channel(&channel) }, prefixes))
     }
 
     fn subscription(&mut self, header: Header) -> Result<(), String> {
@@ -405,7 +373,7 @@ impl SessionReader {
                 else {
                     return Err(self.denial(channel));
                 };
-                // What is too much goes with the connection.
+                // The one too many goes with the connection.
                 if full {
                     return Err(format!("Too many subscriptions: the limit is {limit}"));
                 }
@@ -416,12 +384,13 @@ impl SessionReader {
             }
             _ => unreachable!("the opcode is SUBSCRIBE or UNSUBSCRIBE"),
         };
-        self.work += SUBSCRIPTION_WORK * changed.max(1) + prefixes(channel).count();
+        self.budget.charge_subscriptions(changed.max(1));
+        self.budget.charge(prefixes(channel).count());
         self.buffer.skip(header.length);
         Ok(())
     }
 
-    /// Counts, logs and words that a subscription is not allowed.
+    /// Counts and logs a subscription that is not allowed, and returns the ERROR text.
     fn denial(&self, channel: &str) -> String {
         let (session, peer) = (self.outbox().session(), self.outbox().peer());
         session.error(Category::NoSubPermission);
@@ -429,9 +398,9 @@ impl SessionReader {
         format!("Authkey not allowed to sub here. ident={}, chan={channel}", self.membership.ident())
     }
 
-    /// The peer has said everything: did it say the last frame to its end?
+    /// The client has ended its stream: an error when that is inside of a frame.
     fn eof(&self) -> End {
-        let missing = match (self.buffer.bytes.len(), self.buffer.missing) {
+        let missing = match (self.buffer.bytes.len(), self.buffer.missing()) {
             (0, _) => return End::Eof,
             (received, 0) => HEADER_LEN - received,
             (_, missing) => missing,
@@ -440,11 +409,11 @@ impl SessionReader {
     }
 }
 
-/// Whether the connection is to end now.
+/// Whether the session is to end now.
 fn is_stopped(stop: Option<&End>, half: &ReadHalf<'_>, cx: &mut Context<'_>) -> bool {
     match stop {
         None => false,
-        // It has said everything, and gets its confirmation.
+        // A client that has ended its stream is read to that end, which confirms all of it.
         Some(End::Shutdown { .. }) => !half.is_finished(cx),
         Some(_) => true,
     }

@@ -181,7 +181,7 @@ async fn the_level_decides_what_is_logged() {
             .settle()
             .await;
         let (_, stderr) = running.stop("-TERM").await;
-        assert_eq!(stderr.contains("gone before authentication"), is_logged, "{stderr}");
+        assert_eq!(stderr.contains("closed before authentication"), is_logged, "{stderr}");
     }
 }
 

@@ -1,0 +1,41 @@
+//! Why a session ends.
+
+use std::{fmt, io};
+
+/// Reason for which a connection is no longer read from.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The client has ended its stream.
+    Eof,
+    /// It sent something that is not allowed: the ERROR text.
+    Refused(String),
+    /// The connection is broken.
+    Failed(io::Error),
+    /// The subscriber was slow for too long.
+    Slow,
+    /// The subscriber did not read while the memory for all subscribers was full.
+    Evicted,
+    /// The key no longer exists, or has another secret.
+    Revoked,
+    /// The broker is shutting down.
+    Shutdown {
+        /// The client may have sent messages that were not read: the end of the stream must not
+        /// confirm them.
+        unread: bool,
+    },
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Eof => f.write_str("closed by the client"),
+            // It holds names from the network: control characters are escaped.
+            Self::Refused(text) => write!(f, "refused: {text:?}"),
+            Self::Failed(cause) => write!(f, "{cause}"),
+            Self::Slow => f.write_str("slow for too long"),
+            Self::Evicted => f.write_str("it read too little while the memory for all subscribers was full"),
+            Self::Revoked => f.write_str("its key was removed or has another secret"),
+            Self::Shutdown { .. } => f.write_str("shutdown"),
+        }
+    }
+}
