@@ -235,11 +235,11 @@ fn text_len(rest: &str, before: Option<char>) -> usize {
     }
 }
 
-const TEST: &str = "#[cfg(test)]";
+const TEST: [&str; 2] = ["#[cfg(test)]", "#[cfg(all(test,"];
 
 /// What follows the attributes of an item that is compiled for tests alone, and where it starts.
 fn test_items(code: &str) -> impl Iterator<Item = (usize, &str)> {
-    code.match_indices(TEST).map(|(at, _)| {
+    TEST.into_iter().flat_map(|test| code.match_indices(test)).map(|(at, _)| {
         let mut item = code[at..].trim_start();
         while item.starts_with("#[") {
             let mut depth = 0;
