@@ -71,7 +71,7 @@ pub enum SessionEvent {
     },
     /// The broker did not accept the ident and secret. The session tries again with growing delays.
     AuthRejected {
-        /// The refused message, and the broker's text.
+        /// The refused ident, and the broker's text if it sent one.
         cause: Error,
     },
     /// The broker refused a message. The channel is quarantined:

@@ -34,7 +34,7 @@ const READ_MIN: usize = 8 * 1024;
 /// brokers in use let through. One that claims more is taken for noise.
 pub(super) const MAX_SKIPPED: u32 = 64 << 20;
 
-/// Segments in one vectored write.
+/// The most slices in one vectored write.
 const SLICES: usize = 32;
 
 /// One connection: its socket and what has been read from it and not handed on.
