@@ -162,6 +162,24 @@ fn received() -> impl Strategy<Value = (Vec<Frame>, Vec<usize>, Vec<u8>)> {
     })
 }
 
+/// Frames with lengths that are right or a little wrong, repeated, and bytes between them. Random
+/// bytes alone would hardly ever begin with a header.
+fn hostile() -> impl Strategy<Value = Vec<u8>> {
+    let frame = (frame(), -2..3i8, 1..4usize).prop_map(|(frame, lie, times)| {
+        let mut bytes = BytesMut::new();
+        frame.encode(&mut bytes, LIMITS).unwrap();
+        bytes[3] = bytes[3].saturating_add_signed(lie);
+        bytes.repeat(times)
+    });
+    let header = (0..30u8, 0..7u8).prop_map(|(length, opcode)| vec![0, 0, 0, length, opcode]);
+    let piece = prop_oneof![4 => frame, 1 => header, 1 => vec(0..6u8, 0..12), 1 => vec(any::<u8>(), 0..8)];
+    (vec(piece, 0..8), 0..8usize).prop_map(|(pieces, cut)| {
+        let mut bytes = pieces.concat();
+        bytes.truncate(bytes.len().saturating_sub(cut));
+        bytes
+    })
+}
+
 fn names(frame: &Frame) -> Option<(&str, &str)> {
     match frame {
         Frame::Publish { ident, channel, .. } => Some((ident, channel)),
@@ -255,17 +273,40 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_at_all_are_walked_without_a_panic(bytes in vec(any::<u8>(), 0..80), at in 0..90usize) {
-        let batch = FrameBatch::new(&bytes, LIMITS);
-        let whole = batch.frames().map(<[u8]>::len).sum::<usize>();
-        prop_assert!(whole <= bytes.len() && batch.publishes().0 <= whole);
-        prop_assert!(batch.ended_by(at).len <= whole && batch.begun_by(at).len <= whole);
-        prop_assert!(batch.portion(at as u64, at as u64).len <= whole);
-        let first = Header { opcode: Opcode::Publish, length: at };
-        prop_assert!(batch.same_names(first, at, |_, _| ()) == BatchExtent::default());
-        prop_assert!(batch.publish_at(at).is_none_or(|(header, body)| body.len() + 5 == header.length));
-        let counted = batch.channel_runs().map(|(_, messages)| messages).sum::<u64>();
-        prop_assert!(counted <= batch.frames().count() as u64);
+    fn hostile_bytes_are_walked_without_a_panic(
+        bytes in hostile(),
+        at in 0..90usize,
+        length in prop_oneof![0..40usize, Just(usize::MAX)],
+        names in prop_oneof![0..12usize, Just(usize::MAX)],
+    ) {
+        for batch in [FrameBatch::new(&bytes, LIMITS), FrameBatch::checked(&bytes)] {
+            // Where a frame ends, by the number of frames up to there.
+            let mut ends = vec![0];
+            ends.extend(batch.frames().scan(0, |end, frame| { *end += frame.len(); Some(*end) }));
+            let whole = ends[ends.len() - 1];
+            prop_assert!(whole <= bytes.len());
+            for position in [at, usize::MAX] {
+                for extent in [batch.ended_by(position), batch.begun_by(position)] {
+                    prop_assert_eq!(extent.len, ends[extent.messages as usize]);
+                }
+            }
+            for portion in [batch.portion(at as u64, at as u64), batch.portion(u64::MAX, u64::MAX)] {
+                prop_assert_eq!(portion.len, ends[portion.messages as usize]);
+            }
+            prop_assert!(ends.contains(&batch.publishes().0));
+            prop_assert!(batch.publish_at(at).is_none_or(|(header, body)| body.len() + 5 == header.length));
+            prop_assert!(batch.publish_at(usize::MAX).is_none());
+            let counted = batch.channel_runs().map(|(_, messages)| messages).sum::<u64>();
+            prop_assert!(counted < ends.len() as u64);
+            // The header may be that of other bytes.
+            let mut told = BatchExtent::default();
+            let first = Header { opcode: Opcode::Publish, length };
+            let extent = batch.same_names(first, names, |length, count| {
+                told.len += length * count as usize;
+                told.messages += count;
+            });
+            prop_assert!(extent == told && extent.len <= bytes.len());
+        }
         prop_assert!(FrameBatch::names(&bytes).is_none_or(|names| bytes.starts_with(names)));
     }
 }
