@@ -1,4 +1,4 @@
-//! What holds for whatever frames and names there are, and however a broker behaves, tried with cases that are made up:
+//! Properties of frames, names and sessions, whatever a broker does, tried with cases that are made up:
 //! the same ones each time, so that nobody meets a failure that others do not see. `PROPTEST_CASES` and
 //! `PROPTEST_RNG_SEED` ask for more, or others.
 
@@ -28,7 +28,7 @@ pub(super) fn cases(number: u32) -> Config {
     if env::var_os("PROPTEST_RNG_SEED").is_none() {
         config.rng_seed = RngSeed::Fixed(0x0068_7066_6565_6473);
     }
-    // What fails is printed at its smallest, and becomes a vector or a test.
+    // A failing case is printed at its smallest, and becomes a vector or a test.
     config.failure_persistence = None;
     config
 }
@@ -187,7 +187,7 @@ proptest! {
     }
 }
 
-/// What becomes of one attempt to connect.
+/// The outcome of one attempt to connect.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fate {
     Refused,

@@ -182,7 +182,7 @@ pub(crate) fn text(frame: &Frame) -> String {
     }
 }
 
-/// What the session has told since it was made.
+/// The events of the session since it was made.
 pub(crate) fn events_so_far(session: &ClientSession) -> Vec<SessionEvent> {
     let mut events = session.events();
     std::iter::from_fn(|| events.next().now_or_never().flatten()).collect()

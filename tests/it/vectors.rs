@@ -100,7 +100,7 @@ fn an_end_inside_a_frame_says_how_much_is_missing() {
         assert!(matches!(error, DecodeError::Incomplete { missing: m } if m == missing), "{error}");
     }
     assert!(Codec::default().decode_eof(&mut BytesMut::new()).unwrap().is_none());
-    // What came whole before it counts.
+    // Frames that came whole before it count.
     let mut whole = BytesMut::from(&[0u8, 0, 0, 5, 0][..]);
     assert!(Codec::default().decode_eof(&mut whole).unwrap().is_some());
 }

@@ -1,4 +1,4 @@
-//! What a test says that cannot be run on this machine.
+//! Skipping of a test that cannot be run on this machine.
 
 use std::{
     env,

@@ -1,4 +1,4 @@
-//! What stderr says, in both formats.
+//! The log on stderr, in both formats.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -113,7 +113,8 @@ async fn json_is_an_object_on_each_line() {
     }
 }
 
-/// Who is slow, how much it has lost, and that it was disconnected for that; and that others do not wait for it again.
+/// A slow consumer, how much it has lost, its disconnection; and that publishers do not wait for it
+/// again.
 #[tokio::test]
 async fn a_slow_consumer_is_logged() {
     let arguments = ["--dev", "--bind=127.0.0.1:0", "--log-format=json", "--low-mark=64k", "--high-mark=1M"];

@@ -263,7 +263,7 @@ async fn a_full_disk_behind_stdout_and_stderr_keeps_nobody_out() {
     };
     assert_eq!(ended(&["--frobnicate"]).await, Some(2));
     assert_eq!(ended(&["keys", "list", "--auth=/nonexistent.json"]).await, Some(1));
-    // What it was asked to say is not said.
+    // The output that was asked for is missing.
     assert_eq!(ended(&["--dev", "--check-config"]).await, Some(1));
 }
 
@@ -323,7 +323,7 @@ async fn it_waits_when_there_are_no_file_descriptors() {
         let line = within(stderr.next_line()).await.unwrap().expect("the broker goes on");
         waits += usize::from(line.contains("cannot accept connections cause=Too many open files"));
     }
-    // Those that came too late are served as soon as others are gone.
+    // Connections that came too late are served as soon as others are gone.
     let mut last = streams.pop().unwrap();
     drop(streams);
     let mut info = [0; 5];

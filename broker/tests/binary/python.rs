@@ -11,7 +11,7 @@ async fn listens(arguments: &[&str]) -> Vec<String> {
     stdout.lines().skip(1).map(str::to_owned).collect()
 }
 
-/// What it prints for an endpoint on every address.
+/// The lines that it prints for an endpoint on every address.
 fn everywhere(port: u16) -> String {
     format!("would listen on 0.0.0.0:{port} (tcp:interface=0.0.0.0:port={port})")
 }

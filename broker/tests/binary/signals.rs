@@ -1,4 +1,4 @@
-//! What signals do.
+//! Signals: stopping, reloading, and stopping at once.
 
 use std::{fs, os::unix::net::UnixDatagram};
 
@@ -94,7 +94,7 @@ async fn stuck(running: &Running) -> Peer {
 #[tokio::test]
 async fn a_second_signal_ends_at_once() {
     for (signal, name, code) in [("-TERM", "SIGTERM", 143), ("-INT", "SIGINT", 130)] {
-        // Whoever waited for the draining would wait longer than this test does.
+        // A stop that waited for the draining would last longer than this test does.
         let arguments = ["--dev", "--port=0", "--low-mark=100M", "--high-mark=100M", "--write-timeout=600"];
         let mut running = Running::start(command(&arguments)).await;
         let mut log = log(&mut running);

@@ -46,13 +46,13 @@ async fn clients_are_served_while_the_clock_jumps() {
     for (sent, (jump, years)) in [("+7300d", 20), ("-7300d", -20), ("+0", 0)].into_iter().enumerate() {
         let greeted = Peer::connect(running.addr).await;
         fs::write(&clock, jump).unwrap();
-        // Who was there is served, and who had begun to authenticate still can.
+        // Clients that were there are served, and one that had begun to authenticate still can.
         publisher.send(publish("bob", "c", numbered(sent as u64, 100))).await;
         assert_eq!(number(&subscriber.next().await.unwrap()), sent as u64);
         greeted.authenticate("bob", "s").await.settle().await;
         let line = running.logged(" connected").await;
         assert!(year(&line).abs_diff(now.saturating_add_signed(years)) <= 1, "no jump {jump}: {line}");
-        // Who fails is told, and is not locked out until the clock is there again.
+        // A client that fails is told, and is not locked out until the clock is there again.
         Peer::connect(running.addr)
             .await
             .authenticate("bob", "wrong")

@@ -62,7 +62,7 @@ impl Scene {
     }
 
     async fn exhaust(&self) {
-        // Those that are open already stay.
+        // Descriptors that are open already stay.
         self.limit(unused(self.running.pid())).await;
     }
 }
@@ -122,14 +122,14 @@ async fn a_database_that_cannot_be_opened_is_said_and_tried_again() {
     let add = broker(&["keys", "add", "bob", "--secret", "s", "--publish=*", "--subscribe=*", "--auth", auth]).output();
     assert!(within(add).await.unwrap().status.success());
     let mut running = Running::start(broker(&["--bind=127.0.0.1:0", "--auth", auth])).await;
-    // Those of connections that are there, and one more, which is the last.
+    // Descriptors of connections that are there, and one more, which is the last.
     let mut peers = Vec::new();
     for _ in 0..8 {
         peers.push(Peer::connect(running.addr).await);
     }
     let limit = format!("--nofile={}:", unused(running.pid()));
     run("prlimit", &[&format!("--pid={}", running.pid()), &limit]).await;
-    // Whoever asks first uses the file that is open, and waits for this: the others have to open another.
+    // The first lookup uses the file that is open, and waits for this: the others have to open another.
     let mut locked = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(&path)).await.unwrap();
     sqlx::raw_sql("BEGIN EXCLUSIVE").execute(&mut locked).await.unwrap();
     let (mut admitted, mut failed) = (0, 0);

@@ -44,7 +44,7 @@ impl Disk {
         filler.set_len(len - 4096 * pages).unwrap();
     }
 
-    /// What is there besides that.
+    /// Other files in the folder.
     fn files(&self) -> Vec<String> {
         let names = fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
         let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).filter(|name| name != "filler").collect();
@@ -194,7 +194,7 @@ async fn a_disk_that_cannot_be_written_is_still_read() {
     assert_eq!(disk.files(), ["address", "keys.db", "users.json"]);
 }
 
-/// Whoever copies keys onto a full disk leaves half a file.
+/// A copy of keys onto a full disk leaves half a file.
 #[tokio::test]
 async fn half_a_file_of_keys_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();

@@ -45,7 +45,7 @@ fn parse(payload: &[u8]) -> u64 {
     std::str::from_utf8(payload).unwrap().trim_matches(['<', '>']).parse().unwrap()
 }
 
-/// What one session has seen.
+/// Counts of one session.
 #[derive(Default)]
 struct Seen {
     received: AtomicU64,
@@ -103,7 +103,7 @@ async fn everybody_comes_back_and_what_is_lost_was_reported() {
     for (number, seen) in (0..).zip(&seen) {
         sessions.spawn(echo(port, number, seen.clone(), stopped.clone()));
     }
-    // Whoever only listens, by a pattern; and the tool.
+    // A subscriber that only listens, by a pattern; and the tool.
     let listener = session(port);
     listener.subscribe("load.*").unwrap();
     let mut listener = listener.map(|(_, channel, payload)| (channel, parse(&payload)));

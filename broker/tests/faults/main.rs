@@ -1,4 +1,4 @@
-//! What the system does to a broker: it is killed, stopped, short of disk and descriptors, its network
+//! Faults of the system under a broker: it is killed, stopped, short of disk and descriptors, its network
 //! fails. Real processes; what needs root, a package or a feature of the kernel says so and is skipped without it; with
 //! `HPFEEDS_TEST_REQUIRE=1` that is a failure.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]

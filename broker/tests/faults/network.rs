@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{Running, can, skip::skip, support::within};
 
-/// What a process that is a client in its namespace is told: port and role.
+/// Orders of a client process in its namespace: port and role.
 const CLIENT: &str = "HPFEEDS_FAULTS_CLIENT";
 
 /// With the keepalive used here, both ends notice within 3 seconds that the other is gone, and the client tries again at

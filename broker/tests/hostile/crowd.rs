@@ -46,7 +46,7 @@ async fn ten_thousand_connections_that_never_authenticate() {
     let begun = Instant::now();
     let (mut streams, refused) = crowd(&target, 10, 1000, limit - 2 + BEYOND).await;
     let took = begun.elapsed();
-    // Those who came first have given way to those who came last.
+    // The oldest connections were evicted for the latest.
     assert_eq!((streams.len(), refused.len()), (limit - 2 + BEYOND, 0));
     for mut stream in streams.drain(..BEYOND) {
         let said = String::from_utf8_lossy(&rest(&mut stream).await).into_owned();
@@ -97,7 +97,7 @@ async fn strangers_who_always_come_again() {
     target.reaches("hpfeeds_broker_rejected_connections_total", 1000).await;
     let (before, mut tries) = (turned_away(&target).await, 0);
     for _ in 0..ROUNDS {
-        // Whoever is unlucky comes again, as every client does.
+        // A client that is evicted comes again, as every client does.
         while within(tokio::task::spawn(async move { drop(pair(plain).await) })).await.is_err() {
             tries += 1;
             assert!(tries <= 4, "only now and then");
@@ -125,7 +125,7 @@ async fn more_connections_than_an_address_may_have() {
     reset_all(streams);
     let bound = Bound { idle: 2 * ADDRESSES * EACH, ..Bound::default() };
     target.survives("more connections than an address may have", bound).await;
-    // What was counted has been given back.
+    // Every permit has been given back.
     let (streams, refused) = crowd(&target, 11, ADDRESSES, ADDRESSES * EACH).await;
     assert_eq!((streams.len(), refused.len()), (ADDRESSES * EACH, 0));
     target.stops().await;

@@ -1,4 +1,4 @@
-//! What is not a frame, or not one that a client may send.
+//! Bytes that are no frame, and frames that a client may not send.
 
 use std::time::Instant;
 
@@ -28,10 +28,10 @@ fn frame(opcode: u8, body: &[u8]) -> Vec<u8> {
     [&header(5 + u32::try_from(body.len()).unwrap(), opcode), body].concat()
 }
 
-/// What is sent, and what the broker has to say about it, where that matters.
+/// The bytes sent, and the ERROR of the broker, where that matters.
 type Fault = (Vec<u8>, Option<String>);
 
-/// Headers that no peer may send at any time. Nobody waits for the rest of such a frame.
+/// Headers that no peer may send at any time. The broker does not wait for the rest of such a frame.
 fn malformed() -> Vec<Fault> {
     let mut all = Vec::new();
     for opcode in 0..=u8::MAX {
@@ -53,12 +53,12 @@ fn malformed() -> Vec<Fault> {
     all
 }
 
-/// What only a broker says.
+/// Frames that only a broker sends.
 fn from_a_broker() -> [(&'static str, Vec<u8>); 2] {
     [("ERROR", frame(0, b"no")), ("INFO", frame(1, b"\x01xnonce"))]
 }
 
-/// Those about which anything may be said.
+/// Frames whose ERROR may be any.
 fn somehow(sent: Vec<Vec<u8>>) -> impl Iterator<Item = Fault> {
     sent.into_iter().map(|sent| (sent, None))
 }

@@ -1,4 +1,4 @@
-//! Who reads the log stops doing so: the broker goes on.
+//! A log whose reader stops reading: the broker goes on.
 
 use std::{
     io::{BufRead as _, Read as _},
@@ -63,7 +63,7 @@ async fn a_log_that_nobody_reads() {
     let message = publish("honest", "honest", "alive");
     sensor.send(message.clone()).await;
     assert_eq!(collector.next().await, Some(message));
-    // What was lost is said as soon as somebody reads again.
+    // The number of lost lines is logged as soon as the pipe is read again.
     let reading = tokio::task::spawn_blocking(move || {
         let (mut reader, mut log) = (std::io::BufReader::new(reader), String::new());
         let mut line = 0;

@@ -1,6 +1,6 @@
 //! Attacks on the program itself, from another process: after each, it serves honest clients as if nothing had happened.
 //!
-//! Attackers come from addresses of their own on the loopback interface. What is measured is printed in lines that begin
+//! Attackers come from addresses of their own on the loopback interface. Measurements are printed in lines that begin
 //! with `figures:`; `cargo test -p hpfeeds-broker --test hostile -- --nocapture` shows them.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]

@@ -8,7 +8,8 @@ use crate::{
     target::{Bound, Target, dial, login, whole},
 };
 
-/// What forges lines, clears terminals, turns text around, breaks out of quotes, or is as long as can be.
+/// Names that forge lines, clear terminals, turn text around, break out of quotes, or are as long as
+/// can be.
 fn evil() -> Vec<String> {
     let mut names: Vec<String> = [
         "\n",
@@ -87,7 +88,7 @@ async fn attack(target: &Target) -> usize {
     names.len() * 7
 }
 
-/// What is exposed can be read, and holds what it should.
+/// The exposition can be parsed, and holds the names as they are.
 async fn check_metrics(target: &Target) {
     for accept in ["", "Accept: application/openmetrics-text\r\n"] {
         let answer = scrape::request(target.exporter, "GET", "/metrics", accept).await;

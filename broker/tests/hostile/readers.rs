@@ -1,4 +1,4 @@
-//! Who does not read what it has asked for.
+//! Subscribers that do not read.
 //!
 //! A subscriber is slow after a second, not three, when the floor rate is 192k: nothing else changes.
 

@@ -134,7 +134,7 @@ async fn patterns_that_come_and_go_and_names_of_dots() {
             let (count, batch) = (frames.len(), bytes(frames));
             for _ in 0..ROUNDS {
                 within(peer.send_raw(&batch)).await;
-                // What is outstanding is bounded, however slow the machine is. On a channel of its own.
+                // The outstanding messages are bounded, however slow the machine is. On a channel of its own.
                 peer.settle_on(&format!("settled-{n}")).await;
             }
             count * ROUNDS
@@ -172,7 +172,7 @@ async fn a_crowded_channel_that_changes_all_the_time() {
         let batch = bytes((0..500).flat_map(|_| [subscribe("mallory", "crowded"), unsubscribe("mallory", "crowded")]));
         for _ in 0..ROUNDS {
             peer.send_raw(&batch).await;
-            // What is outstanding is bounded, however slow the machine is.
+            // The outstanding messages are bounded, however slow the machine is.
             peer.settle().await;
         }
         1000 * ROUNDS

@@ -65,7 +65,7 @@ async fn wrong_secrets_as_fast_as_possible() {
     assert!(guesses <= CONNECTIONS * (SECONDS + 3), "{guesses}");
     let held = same.iter().filter(|time| **time >= Duration::from_millis(900)).min();
     let held = held.unwrap_or_else(|| panic!("the address is throttled: {same:?}"));
-    // Who shares it waits for a second at most, and nobody else does. The machine may be busy now and then.
+    // Clients that share it wait for a second at most, and no others do. The machine may be busy now and then.
     assert!(*held < Duration::from_secs(3), "{same:?}");
     assert!(*other.iter().min().unwrap() < Duration::from_secs(1), "{other:?}");
     target.survives("wrong secrets as fast as possible", Bound { idle: CONNECTIONS, ..Bound::default() }).await;

@@ -22,7 +22,7 @@ use crate::{
 
 pub(crate) const MIB: usize = 1 << 20;
 
-/// Who knows the secret of `mallory` may do everything; `weak` publishes to `a` and reads `b`.
+/// `mallory` may do everything; `weak` publishes to `a` and reads `b`.
 const KEYS: &str = r#"{
     "honest": {"owner": "honest", "secret": "s3cret", "pubchans": ["honest"], "subchans": ["honest"]},
     "dev": {"owner": "dev", "secret": "dev", "pubchans": ["*"], "subchans": ["*"]},
@@ -34,22 +34,22 @@ const KEYS: &str = r#"{
 const HONEST: [u8; 4] = [127, 99, 0, 1];
 pub(crate) const ATTACKER: [u8; 4] = [127, 1, 0, 1];
 
-/// What the process takes before it does anything, as a debug build: some 20 MiB.
+/// Memory of the process before it does anything, as a debug build: some 20 MiB.
 const BASE: usize = 48 * MIB;
 
-/// What the documentation allows the broker to take, see `Memory` in `--help`.
+/// Memory that the documentation allows the broker, see `Memory` in `--help`.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Bound {
     /// Connections that do nothing, or have not authenticated.
     pub(crate) idle: usize,
-    /// Those that are in the middle of a TLS handshake.
+    /// Connections in the middle of a TLS handshake.
     pub(crate) handshakes: usize,
-    /// Those that are in the middle of a message of 1 MiB, or wait with it: that, and 256 KiB.
+    /// Connections in the middle of a message of 1 MiB, or that wait with it: 1 MiB and 256 KiB each.
     pub(crate) active: usize,
-    /// What is queued for subscribers, in bytes.
+    /// Messages queued for subscribers, in bytes.
     pub(crate) queued: usize,
     pub(crate) subscriptions: usize,
-    /// What metrics take, in bytes.
+    /// Metrics, in bytes.
     pub(crate) metrics: usize,
 }
 
@@ -64,7 +64,7 @@ impl Bound {
     }
 }
 
-/// What is left of an attack when it is over.
+/// The state that an attack leaves when it is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Resources {
     descriptors: usize,
@@ -155,7 +155,7 @@ impl Target {
         target
     }
 
-    /// What is true while an attack lasts: honest clients that were there before exchange messages. Returns how long that
+    /// Checks while an attack lasts: honest clients that were there before exchange messages. Returns how long that
     /// took, at best: others may keep the machine busy.
     pub(crate) async fn exchange(&mut self) -> Duration {
         let mut best = Duration::MAX;
@@ -171,7 +171,7 @@ impl Target {
         panic!("an honest pair needs {best:?} for a message");
     }
 
-    /// Those that come now, with TLS or without, have no disadvantage.
+    /// Clients that come now, with TLS or without, have no disadvantage.
     pub(crate) async fn admits(&self) {
         let (mut sensor, mut collector) = pair(self.plain).await;
         exchange(&mut sensor, &mut collector, 0).await;
@@ -179,7 +179,7 @@ impl Target {
         TlsPeer::dev(self.tls, &self.pki.client(None)).await.settle().await;
     }
 
-    /// What is true after an attack: prints what it has cost.
+    /// Checks after an attack, and prints its cost.
     pub(crate) async fn survives(&mut self, attack: &str, bound: Bound) {
         let exchanged = self.exchange().await;
         self.admits().await;
@@ -222,7 +222,7 @@ impl Target {
         self.ended().await
     }
 
-    /// What it has logged until it has ended as it should.
+    /// The log of a broker that has ended as it should.
     pub(crate) async fn ended(mut self) -> Vec<String> {
         assert_eq!(within(self.child.wait()).await.unwrap().code(), Some(0));
         until(|| self.log().last().is_some_and(|line| line.contains("stopped"))).await;
@@ -318,7 +318,7 @@ pub(crate) async fn rest(stream: &mut TcpStream) -> Vec<u8> {
     bytes
 }
 
-/// What was counted.
+/// A count as an integer.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is a count")]
 pub(crate) fn whole(value: f64) -> usize {
     value as usize
@@ -342,7 +342,7 @@ pub(crate) fn reset(stream: TcpStream) {
 
 /// How many connections a test may hold: fewer than it wants where the system allows fewer, which is said.
 pub(crate) fn held(wanted: usize) -> usize {
-    // What the test itself needs, and what other tests of this process hold.
+    // Descriptors of the test itself, and of other tests of this process.
     const RESERVE: u64 = 1500;
     let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap();
     let allowed = usize::try_from(limit - RESERVE.min(limit / 2)).unwrap();

@@ -1,4 +1,4 @@
-//! What comes to a TLS port and is not TLS, or more of it than anybody needs.
+//! A TLS port under bytes that are not TLS, and under handshakes at will.
 
 use std::{
     sync::{
@@ -17,7 +17,7 @@ use crate::{
     target::{ATTACKER, Bound, Target, count, dial, held, rest},
 };
 
-/// What a client of TLS says first. Whoever has it can send it as often as he likes.
+/// The first flight of a TLS client. An attacker can send it as often as he likes.
 pub(crate) fn client_hello(pki: &Pki) -> Vec<u8> {
     let name = ServerName::try_from("localhost").unwrap();
     let mut client = ClientConnection::new(pki.client(None), name).unwrap();
@@ -105,7 +105,7 @@ async fn replay(target: &Target, addresses: u8, connections: usize, time: Durati
     begun.load(Relaxed)
 }
 
-/// Who repeats a few hundred bytes costs the broker a signature each time. See `gate.rs`.
+/// A few hundred bytes, repeated, cost the broker a signature each time. See `HandshakeLimiter`.
 #[tokio::test]
 async fn tls_handshakes_at_will() {
     const SECONDS: usize = 3;

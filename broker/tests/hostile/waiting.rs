@@ -1,4 +1,4 @@
-//! Who begins something and does not end it.
+//! Clients that begin something and do not end it.
 
 use std::time::{Duration, Instant};
 
@@ -97,7 +97,7 @@ async fn byte_after_byte_in_the_handshake() {
 }
 
 /// Nothing but TCP keepalive bounds the time that a message takes, as some sensors stream files into one: see
-/// `docs/operating.md`. What it may take is memory, and that has a bound.
+/// `docs/operating.md`. It may take memory, which has a bound.
 #[tokio::test]
 async fn byte_after_byte_in_the_middle_of_a_message() {
     const CONNECTIONS: usize = 100;
@@ -111,7 +111,7 @@ async fn byte_after_byte_in_the_middle_of_a_message() {
     }
     let unparsed = "hpfeeds_broker_connection_receive_buffer_size{ident=\"mallory\"}";
     target.reaches(unparsed, CONNECTIONS * LONG.len()).await;
-    // What a header claims is not believed.
+    // The length that a header claims is not believed.
     let claimed = target.memory("VmRSS:");
     assert!(claimed < 48 * MIB, "{} MiB for {CONNECTIONS} headers", claimed / MIB);
     for n in 0..20 {

@@ -32,7 +32,7 @@ async fn the_dashboard_asks_for_what_there_is() {
     let queries = queries(&dashboard["panels"]);
     assert!(queries.len() > 30, "{}", queries.len());
     let asked: BTreeSet<_> = queries.iter().copied().flat_map(names).collect();
-    // What tells that something is wrong, and which broker it is: a dashboard without one of them hides that.
+    // Metrics that tell a fault, and the broker: a dashboard without one of them hides that.
     let needed = [
         "hpfeeds_broker_dropped_messages_total",
         "hpfeeds_broker_unrouted_messages_total",
@@ -90,7 +90,7 @@ async fn the_manual_names_all_and_nothing_else() {
     broker.shutdown().await;
 }
 
-/// What somebody has in a dashboard or alert who has used the Python broker so far, without the functions around it.
+/// Selectors of dashboards and alerts for the Python broker, without the functions around them.
 #[tokio::test]
 async fn queries_for_the_python_broker_have_an_answer() {
     let (broker, _subscriber) = lively().await;

@@ -1,4 +1,4 @@
-//! What endpoints ask for besides an address.
+//! Modes and kinds of endpoints: sides for sensors and collectors, many endpoints of one broker, a shared port.
 
 use futures::StreamExt as _;
 use hpfeeds::{ClientSession, SessionEvent};

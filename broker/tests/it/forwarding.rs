@@ -17,7 +17,7 @@ use crate::support::{Peer, builder, bytes, number, numbered, publish, start, unt
 
 const PAYLOAD: usize = 4096;
 
-/// Nobody is slow, no matter what else this machine does.
+/// No subscriber is slow, no matter what else this machine does.
 const LONG: Duration = Duration::from_secs(3600);
 
 /// Publishes numbered messages to channel `c` as fast as the broker takes them, and waits for its confirmation.
@@ -125,7 +125,7 @@ async fn bytes_held_by_stalled_publishers_are_bounded_in_total() {
     }
     until(|| gauge("hpfeeds_broker_stalled_publishers ") == PUBLISHERS).await;
     let held = gauge("hpfeeds_broker_waiting_bytes ");
-    // What there is to share is used, and not much more.
+    // The shared bytes are used, and not much more.
     assert!((MAX / 2..=MAX + PUBLISHERS * 32 * 1024).contains(&held), "{held}");
     for _ in 0..half {
         reader.next().await.unwrap();
@@ -178,7 +178,7 @@ async fn a_slow_subscriber_is_told_and_disconnected() {
     let broker = start(stuck_builder().high_mark(HIGH_MARK).slow_deadline(deadline)).await;
     let mut stuck = with_a_stuck_subscriber(&broker, MANY).await;
     until(|| broker.stats().slow_disconnects == 1).await;
-    // What had been sent is whole and in order, then comes the ERROR.
+    // Messages that had been sent are whole and in order, then comes the ERROR.
     let mut received = 0;
     let mut last = None;
     loop {

@@ -36,7 +36,7 @@ impl Place {
         child.wait_with_output().unwrap()
     }
 
-    /// What it prints when it succeeds.
+    /// The stdout of a command that succeeds.
     fn ok(&self, arguments: &[&str]) -> String {
         let output = self.output(arguments, "");
         let stderr = String::from_utf8(output.stderr).unwrap();
@@ -118,7 +118,7 @@ fn keys_are_added_changed_listed_and_removed() {
         assert!(!table.contains("hunter2") && !json.to_string().contains("hunter2"));
         assert!(!place.ok(&["show", "eve"]).contains("hunter2"));
         assert!(place.ok(&["show", "eve", "--secret"]).contains("secret:    hunter2\n"));
-        // What is not given stays.
+        // Fields that are not given stay.
         place.ok(&["set", "bob", "--publish", "c", "--no-subscribe"]);
         let shown = place.ok(&["show", "bob", "--secret"]);
         let expected = format!("ident:     bob\nowner:     bob\nsecret:    {secret}\npublish:   c\nsubscribe: -\n");
@@ -342,7 +342,7 @@ fn half_an_export_is_not_left_behind() {
     let script = format!("trap '' XFSZ; ulimit -f 1; exec {:?} \"$@\"", env!("CARGO_BIN_EXE_hpfeeds-broker"));
     let mut command = Command::new("/bin/sh");
     command.args(["-c", &script, "sh", "keys", "export", "--auth", "users.json", "-o", "out"]);
-    // What `scripts/coverage` counts would not fit into a block either.
+    // The counters of `scripts/coverage` would not fit into a block either.
     command.env("LLVM_PROFILE_FILE", "/dev/null");
     let output = command.current_dir(place.folder.path()).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();

@@ -66,7 +66,7 @@ async fn a_pending_connection_is_evicted() {
     let mut strangers = Vec::new();
     for _ in 0..10 {
         strangers.push(Peer::connect(broker.local_addr()).await);
-        // Those who came last stay.
+        // The latest connections stay.
         if strangers.len() > 2 {
             strangers.remove(0).expect_error("Too many connections").await;
         }
@@ -218,7 +218,7 @@ async fn send_and_confirm(mut peer: Peer, sent: Vec<u8>) {
     peer.confirm().await;
 }
 
-/// What took so long took that long, but for what one portion and the clock's steps make.
+/// Asserts that so long has passed, give or take one portion and the steps of the clock.
 fn assert_took(start: Instant, seconds: f64) {
     let elapsed = start.elapsed().as_secs_f64();
     assert!(elapsed >= seconds - 0.001 && elapsed < seconds + 0.2, "{elapsed} s, not {seconds} s");
@@ -324,7 +324,7 @@ async fn delivering_is_delayed_for_the_one_who_is_limited() {
         let broker = start(builder).await;
         let mut reader = reader(&broker).await;
         let start = Instant::now();
-        // Nobody else waits for that.
+        // No other client waits for that.
         send_and_confirm(Peer::dev(&broker).await, messages("dev", 40, 100)).await;
         assert_took(start, 0.0);
         for n in 0..40 {

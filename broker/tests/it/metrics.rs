@@ -206,7 +206,7 @@ async fn unrouted_messages_are_counted_by_channel() {
 
 #[tokio::test]
 async fn bytes_held_by_a_stalled_publisher_are_counted_as_received() {
-    // Nobody is slow for an hour, so publishers wait.
+    // No subscriber is slow for an hour, so publishers wait.
     let broker = start(exporting(builder().low_mark(0).floor_window(Duration::from_secs(3600)))).await;
     let _stuck = Peer::narrow_subscriber(&broker, &["a"]).await;
     let mut publisher = Peer::login(broker.local_addr(), "alice", "s3cret").await;

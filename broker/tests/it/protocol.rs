@@ -43,7 +43,7 @@ async fn a_nonce_may_be_longer() {
     }
 }
 
-/// Who has listened in has the answer to a nonce that nobody is asked for again.
+/// An eavesdropper has the answer to a nonce that is never asked for again.
 #[tokio::test]
 async fn an_old_answer_is_no_answer() {
     let broker = start(builder()).await;
@@ -75,7 +75,7 @@ async fn a_rejected_client_hears_it_at_once_and_waits_when_it_comes_back() {
     until(|| broker.stats().connections == 1).await;
     let info = tokio::time::timeout(Duration::from_millis(50), stream.read_u8()).await;
     assert!(info.is_err(), "{info:?}");
-    // Nobody keeps a connection that the client has closed.
+    // A connection that the client has closed is not kept.
     drop(stream);
     until(|| broker.stats().connections == 0).await;
 }
@@ -125,7 +125,7 @@ async fn a_key_store_that_fails_or_hangs_lets_nobody_in() {
     ] {
         assert!(metrics.lines().any(|line| line == sample), "{sample} is missing in {metrics}");
     }
-    // Whoever waits for an answer keeps nobody waiting.
+    // A client that waits for its lookup keeps no other waiting.
     let broker = start(builder().auth(Broken).auth_timeout(Duration::from_secs(3600))).await;
     let mut waiting = Peer::login(broker.local_addr(), "slow", "x").await;
     for _ in 0..3 {

@@ -47,7 +47,7 @@ async fn through(broker: &Broker, client: &str) -> TcpStream {
     stream
 }
 
-/// What is said to it until the end; a reset is an end, too.
+/// Reads to the end of the stream; a reset is an end, too.
 async fn rest(stream: &mut TcpStream) -> Vec<u8> {
     let mut said = Vec::new();
     let _ = within(stream.read_to_end(&mut said)).await;

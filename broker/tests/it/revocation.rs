@@ -210,7 +210,7 @@ async fn patterns_follow_the_lists_and_new_channels_work() {
     ] {
         store.set("s", &["private"], subchans);
         recheck(&broker, &store).await;
-        // What was looked up has been seen once this has come through.
+        // The answer of the lookup has been acted on once this has come through.
         peer.send(publish("bob", "private", "now")).await;
         assert_eq!(peer.next().await, Some(publish("bob", "private", "now")));
         dev.send_raw(&bytes(["a.x", "a.y", "b", "c"].map(|channel| publish("dev", channel, "")))).await;

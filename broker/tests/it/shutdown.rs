@@ -111,7 +111,7 @@ async fn a_publisher_that_has_said_everything_is_read_to_its_end() {
     writer.send_raw(&bytes((0..MESSAGES).map(|n| publish("dev", "c", numbered(n, 1000))))).await;
     writer.finish().await;
     until(|| broker.stats().buffered > 10_000).await;
-    // What arrived before this has been seen.
+    // Everything that arrived before this has been seen.
     Peer::dev(&broker).await.settle().await;
     let stopping = tokio::spawn(broker.shutdown());
     // The end and nothing else.
@@ -124,7 +124,7 @@ async fn a_publisher_that_has_said_everything_is_read_to_its_end() {
 async fn listener_with_too_much(broker: &Broker) -> Peer {
     let mut listener = Peer::narrow(broker).await;
     listener.send(subscribe("dev", "c")).await;
-    // What arrived before this has been acted on.
+    // Everything that arrived before this has been acted on.
     Peer::dev(broker).await.settle().await;
     let mut writer = Peer::dev(broker).await;
     for n in 0..2000 {
@@ -173,7 +173,7 @@ async fn a_first_message_that_waits_for_its_limit_is_not_confirmed_when_the_brok
     let mut second = Peer::dev(&broker).await;
     second.send(publish("dev", "c", "precious")).await;
     second.finish().await;
-    // What arrived before this has been read.
+    // Everything that arrived before this has been read.
     drop(Peer::connect(broker.local_addr()).await);
     assert_eq!(broker.stats().received_messages, 8);
     drop(broker);

@@ -297,7 +297,7 @@ async fn stuck_subscribers_on_channels_of_their_own_keep_to_the_bound_and_a_heal
 #[tokio::test(start_paused = true)]
 async fn the_end_of_a_stuck_subscriber_takes_no_long_step() {
     const MESSAGES: u64 = 400_000;
-    /// What is counted between two turns of another task: a portion is 64 KiB and a piece more, and there is the piece that
+    /// Messages between two turns of another task: a portion is 64 KiB and a piece more, and there is the piece that
     /// was being written; a piece is as long as a read, and a message is 13 bytes long.
     const PORTION: u64 = ((64 << 10) + 2 * (256 << 10)) / 13;
     let broker = start(Broker::dev_builder().low_mark(64 << 20).high_mark(64 << 20)).await;

@@ -43,7 +43,7 @@ async fn works(addr: SocketAddr, config: &Arc<ClientConfig>) {
     assert_eq!(reader.next().await, Some(publish("dev", "c", "x")));
 }
 
-/// What was sent arrives in order and without a gap, until an ERROR ends it.
+/// Messages arrive in order and without a gap, until an ERROR ends it.
 async fn reads_up_to_error(peer: &mut TlsPeer, error: &str) {
     let mut received = 0;
     let message = loop {
@@ -225,7 +225,7 @@ async fn nothing_is_lost_or_mixed_up_when_it_gets_crowded() {
     }
 }
 
-/// What was encrypted when its time was over arrives as it is, whole frames, and then the ERROR.
+/// Bytes that were encrypted when the time was over arrive as it is, whole frames, and then the ERROR.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_subscriber_is_told_and_disconnected() {
     let pki = Pki::new();
@@ -278,7 +278,7 @@ async fn an_end_without_close_notify_is_not_confirmed() {
     let mut peer = TlsPeer::dev(broker.local_addr(), &config).await;
     peer.send(publish("dev", "c", "last")).await;
     within(peer.framed.get_mut().get_mut().0.shutdown()).await.unwrap();
-    // What came before counts.
+    // Messages before it count.
     assert_eq!(reader.next().await, Some(publish("dev", "c", "last")));
     assert!(within(peer.framed.next()).await.unwrap().is_err());
 }
@@ -307,7 +307,7 @@ impl AuthStore for Forgetful {
     }
 }
 
-/// What was encrypted already arrives as it is, whole frames, and then the ERROR.
+/// Bytes that were encrypted already arrive as it is, whole frames, and then the ERROR.
 #[tokio::test]
 async fn a_stuck_subscriber_whose_key_is_removed_is_told() {
     let pki = Pki::new();
@@ -336,7 +336,7 @@ async fn a_stuck_subscriber_whose_key_is_removed_is_told() {
     }
 }
 
-/// What has come of it cannot be decrypted yet, but it was on its way.
+/// The part that has come cannot be decrypted yet, but it was on its way.
 #[tokio::test]
 async fn shutdown_confirms_nothing_to_a_client_of_whom_half_a_record_has_come() {
     let pki = Pki::new();
@@ -353,7 +353,7 @@ async fn shutdown_confirms_nothing_to_a_client_of_whom_half_a_record_has_come() 
             let mut record = Vec::new();
             connection.write_tls(&mut record).unwrap();
             within(tcp.write_all(&record[..cut])).await.unwrap();
-            // What arrived before this has been read.
+            // Everything that arrived before this has been read.
             other.settle().await;
             within(broker.shutdown()).await;
             let goodbye = Frame::Error { message: "The broker is shutting down; end your stream".into() };

@@ -1,4 +1,4 @@
-//! Who takes part: the real broker and real sessions.
+//! The actors: the real broker and real sessions.
 
 use std::{
     cell::RefCell,
@@ -74,7 +74,7 @@ pub(crate) struct Site {
     pub(crate) log: Log,
     pub(crate) keys: Keys,
     pub(crate) broker: Rc<RefCell<Option<Arc<Broker>>>>,
-    /// What the last one had done when it had shut down.
+    /// The stats of the last one after its shutdown.
     pub(crate) last: Rc<RefCell<Option<Stats>>>,
     /// It is told to shut down.
     pub(crate) stop: Rc<Notify>,
@@ -109,7 +109,7 @@ impl Site {
                 broker.serve(Stream::accepted(tcp, peer, &self.log, rules.chunk), peer);
             }
         };
-        // What was meant for the life before.
+        // Orders for the life before.
         let _ = self.stop.notified().now_or_never();
         select! {
             biased;
@@ -138,7 +138,7 @@ pub(crate) struct Machine {
     pub(crate) scenario: Rc<Scenario>,
     pub(crate) log: Log,
     pub(crate) phase: watch::Receiver<Phase>,
-    /// What the sessions are doing that this machine has now.
+    /// State of the sessions that this machine has now.
     pub(crate) states: Rc<RefCell<States>>,
     /// How often it was started.
     pub(crate) starts: Rc<RefCell<u64>>,
@@ -271,7 +271,7 @@ impl Machine {
             select! {
                 biased;
                 _ = phase.changed() => {}
-                // What was refused while its key lacked it may hear of that long after the key has it back.
+                // A channel that was refused while its key lacked it may hear of that long after the key has it back.
                 Some(event) = events.next(), if again => {
                     if let SessionEvent::SubscribeDenied { channel: Some(channel), .. } = event
                         && *channel != *FORBIDDEN

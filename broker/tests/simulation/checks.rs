@@ -1,4 +1,4 @@
-//! What must be true, whatever happens.
+//! Invariants of a simulation.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use crate::{
     scenario::{FORBIDDEN, Scenario, covers},
 };
 
-/// What a run and a queued frame take at most beside the messages: names, headers, the queue's overhead.
+/// Bytes of a batch and a queued frame at most, beside the messages: names, headers, the queue's overhead.
 const OVERHEAD: usize = 1024;
 
 /// How long the broker may take to act on a changed key, in steps.
@@ -20,7 +20,7 @@ fn run(scenario: &Scenario) -> u64 {
     (scenario.chunk + scenario.largest + OVERHEAD) as u64
 }
 
-/// What is queued keeps to its bound: beyond it, there is one run for each connection.
+/// Queues keep to their bound: beyond it, there is one batch for each connection.
 pub(crate) fn memory(record: &mut Record, scenario: &Scenario, stats: &Stats) {
     let bound = scenario.max_buffered as u64 + stats.connections * run(scenario);
     if stats.buffered > bound {
@@ -95,7 +95,7 @@ pub(crate) fn life(record: &mut Record, stats: Option<&Stats>) {
     }
 }
 
-/// What is wrong with the messages that a connection got.
+/// Faults in the messages that a connection got.
 fn delivered(record: &Record, connection: &Accepted) -> Option<String> {
     let ident = connection.ident.as_deref().unwrap_or_default();
     let mut seen = BTreeSet::new();
@@ -206,7 +206,7 @@ fn wanted(record: &Record, connection: &Accepted) -> u64 {
     read(record, connection.life).filter(|(_, message)| is_wanted(connection, message)).count() as u64
 }
 
-/// What the sessions of clients were told.
+/// Events that the sessions of clients got.
 pub(crate) fn sessions(record: &mut Record) {
     let mut faults = Vec::new();
     let mut written: BTreeMap<_, &[_]> = BTreeMap::new();
@@ -223,7 +223,7 @@ pub(crate) fn sessions(record: &mut Record) {
             faults.push(format!("{name} has sent a message that was not written whole"));
         }
         if let Some(closed) = &session.closed {
-            // Those that the broker refuses are told by name.
+            // Channels that the broker refuses are told by name.
             let told = ids.filter(|message| message.taken && !refused(record, &session.ident, &message.channel));
             let (mut unsent, mut lost) = (0, 0);
             for message in told {

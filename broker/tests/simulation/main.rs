@@ -65,7 +65,7 @@ fn nothing_is_lost_and_no_one_let_in() {
     let work = || {
         loop {
             let seed = next.fetch_add(1, Relaxed);
-            // Those that fail later will fail again.
+            // Seeds that fail later will fail again.
             if seed >= seeds || failed.lock().unwrap().len() >= 10 {
                 return;
             }

@@ -192,7 +192,7 @@ impl Corpse {
     }
 }
 
-/// What a machine's main program holds. When a machine crashes, tokio drops its tasks in an order that is different each
+/// Handles of a machine's main program. When a machine crashes, tokio drops its tasks in an order that is different each
 /// time: their streams wait here, and go in an order of their own.
 pub(crate) struct Undertaker(pub(crate) Log);
 

@@ -1,4 +1,4 @@
-//! What happened, as seen from both ends of the network: the checks work on this alone.
+//! The record: what happened, as seen from both ends of the network: the checks work on this alone.
 
 use std::{
     collections::BTreeMap,
@@ -34,7 +34,7 @@ pub(crate) struct Record {
     hash: u64,
     pub(crate) faults: Vec<String>,
     pub(crate) messages: BTreeMap<u64, Message>,
-    /// What the broker accepted, all its lives together.
+    /// Connections that the broker accepted, all its lives together.
     pub(crate) accepted: Vec<Accepted>,
     pub(crate) sessions: Vec<Session>,
     /// Both ends of a connection find each other by the client's address.
@@ -46,7 +46,7 @@ pub(crate) struct Record {
     pub(crate) corpses: Vec<Corpse>,
     /// Which life of the broker it is.
     pub(crate) life: u32,
-    /// What each ident might do from which step on.
+    /// Rights of each ident, and from which step on.
     pub(crate) rights: BTreeMap<String, Vec<(u64, Vec<String>)>>,
 }
 
@@ -76,7 +76,7 @@ pub(crate) struct Session {
     pub(crate) closed: Option<Closed>,
 }
 
-/// What `close` said, and the session of all its connections, for faults to quote.
+/// The answer of `close`, and the session of all its connections, for faults to quote.
 #[derive(Debug)]
 #[allow(dead_code, reason = "quoting is all that the text is for")]
 pub(crate) struct Closed {

@@ -1,24 +1,24 @@
-//! What happens in a simulation: all of it follows from the seed.
+//! The scenario of a simulation: all of it follows from the seed.
 
 use std::time::Duration;
 
 use hpfeeds_broker::SlowPolicy;
 
-/// What time is cut into: the network delivers at its ends.
+/// The step of virtual time: the network delivers at its ends.
 pub(crate) const STEP: Duration = Duration::from_millis(20);
 
 const CHANNELS: [&str; 6] = ["a.1", "a.2", "a.x.1", "b", "c.1", "c"];
 const PATTERNS: [&str; 8] = ["*", "a.*", "a.x.*", "c.*", "a.1", "b", "c", "a.2"];
 
-/// Nobody may publish to it, or subscribe.
+/// A channel that no key may publish or subscribe to.
 pub(crate) const FORBIDDEN: &str = "secret";
 
 #[derive(Debug, Clone)]
 pub(crate) struct Scenario {
     pub(crate) seed: u64,
-    /// Who runs on which machine.
+    /// The actor of each machine.
     pub(crate) hosts: Vec<Vec<Actor>>,
-    /// What happens when, in steps.
+    /// Faults and changes, with their steps.
     pub(crate) events: Vec<(u64, Event)>,
     /// When the faults end.
     pub(crate) calm: u64,
@@ -83,7 +83,7 @@ pub(crate) enum Event {
         way: Way,
     },
     Repair(usize),
-    /// What is sent waits.
+    /// Segments wait.
     Hold(usize),
     Release(usize),
     /// A key allows something else from now on, or nobody has it any more.
@@ -218,7 +218,7 @@ fn events(rng: &mut fastrand::Rng, hosts: &[Vec<Actor>], calm: u64) -> Vec<(u64,
         let end = rng.u64(at + 1..=calm.max(at + 1));
         events.push((end, Event::Rekey { ident: actor.ident.clone(), rights: Some(actor.rights.clone()) }));
     }
-    // What was there first stays first.
+    // The earlier entry stays first.
     events.sort_by_key(|(at, _)| *at);
     events
 }

@@ -22,7 +22,7 @@ use crate::{
 /// How long everything may take in the end: longer than the longest delay and deadline together.
 const PATIENCE: u64 = 3000;
 
-/// What one simulation came to.
+/// The summary of one simulation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Summary {
     /// How much has happened, and a fingerprint of it.
@@ -59,7 +59,7 @@ struct World {
 
 /// Runs it, and says what is wrong.
 pub(crate) fn run(seed: u64) -> Result<Summary, String> {
-    // What the sessions draw their delays from.
+    // The source of the sessions' delays.
     fastrand::seed(seed);
     PANICS.set(0);
     let mut world = World::new(Rc::new(Scenario::new(seed)));
@@ -150,7 +150,7 @@ impl World {
         }
         self.phase.send_replace(Phase::Calm);
         self.settle()?;
-        // What is subscribed to again takes a moment to be heard of, or to be refused.
+        // A subscription made again takes a moment to be heard of, or to be refused.
         for _ in 0..100 {
             self.step()?;
         }
@@ -223,7 +223,7 @@ impl World {
         Err(format!("it never happens that {what}"))
     }
 
-    /// Waits until everybody is connected, and nobody to a broker that is gone without a word. What was let go of in a
+    /// Waits until every client is connected, and none to a broker that is gone without a word. What was let go of in a
     /// step is known after it, and the client hears of it in the next.
     fn settle(&mut self) -> Result<(), String> {
         let mut quiet = 0;
@@ -237,7 +237,7 @@ impl World {
         match event {
             Event::KillBroker { silently } => {
                 if *silently {
-                    // Nobody hears of it.
+                    // Neither side hears of it.
                     (0..self.machines.len()).for_each(|host| self.lose(host));
                     let hosts: Vec<_> = (0..self.machines.len()).map(name).collect();
                     for host in &hosts {
@@ -363,7 +363,7 @@ impl World {
         drops
     }
 
-    /// Who has to get what was just published: sessions, and for each a message.
+    /// Recipients of what was just published: sessions, and for each a message.
     fn last_messages(&self, before: &[usize]) -> Vec<(usize, u64)> {
         let record = self.log.lock();
         let mut due = Vec::new();
@@ -378,7 +378,7 @@ impl World {
                     actor.rights.iter().any(|right| covers(right, channel))
                         && channels.iter().any(|pattern| covers(pattern, channel))
                 };
-                // What follows a message that is refused goes with it: those who try are not asked for.
+                // Messages after one that is refused go with it: those who try are not asked for.
                 let honest = |ident: &str| {
                     let rogue = |actor: &Actor| matches!(actor.role, Role::Publisher { rogue: true });
                     !self.scenario.actors().any(|actor| actor.ident == ident && rogue(actor))

@@ -165,7 +165,7 @@ pub(crate) async fn stuck(context: Arc<Context>) {
         let before = Instant::now();
         publish(&context, &mut publisher, "stuck", run, HARMLESS..count, LONG).await;
         confirm(&context, publisher, run, count).await;
-        // What comes after its deadline is for nobody: then the sums have bounds.
+        // A message after its deadline has no subscriber: then the sums have bounds.
         let surely = if before.elapsed() < DEADLINE { count } else { 0 };
         sleep(DEADLINE + Duration::from_secs(1)).await;
         let mut got = 0;

@@ -1,4 +1,4 @@
-//! What the process holds when it is silent, from round to round.
+//! Growth: memory, descriptors and tasks of the silent process, from round to round.
 //!
 //! The rounds are all alike, so after the first quarter, the warm-up, nothing has a reason to grow:
 //!

@@ -1,4 +1,4 @@
-//! What clients know about messages, and what the broker says about them.
+//! The ledger: messages as clients know them, and as the broker counts them.
 //!
 //! A message is published once and goes to everybody who is subscribed. A publisher whose end of stream the broker has
 //! answered knows that all it sent was taken; the witness, who is subscribed to everything all the time, knows what was
@@ -19,7 +19,7 @@ use hpfeeds::wire::Frame;
 
 use crate::{scrape::Exposed, support::publish};
 
-/// What the exporter has counted since the start.
+/// The counters of the exporter since the start.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Counted {
     pub(crate) received: u64,
@@ -75,11 +75,11 @@ pub(crate) struct Bounds(pub(crate) u64, pub(crate) u64);
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     next: AtomicU64,
-    /// What each run of messages had.
+    /// The counts of each run of messages.
     runs: Mutex<HashMap<u64, Bounds>>,
-    /// What subscribers were to get.
+    /// Deliveries that were due to subscribers.
     due: Mutex<Bounds>,
-    /// What they have got.
+    /// Deliveries that subscribers have got.
     got: AtomicU64,
 }
 
@@ -134,7 +134,7 @@ impl Ledger {
     }
 }
 
-/// What a round had.
+/// The counts of one round.
 #[derive(Debug)]
 pub(crate) struct Round {
     published: u64,

@@ -50,11 +50,11 @@ const LAST_CLIENTS: Duration = Duration::from_secs(90);
 /// How long the broker may take to notice that everybody has gone.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// Every so many rounds, subscribers vanish while they are published to. Nobody but the broker knows what they were to
+/// Every so many rounds, subscribers vanish while they are published to. Only the broker knows what they were to
 /// get, so in such a round the sums have bounds; in all others they are exact.
 const RACING: usize = 3;
 
-/// What all clients know.
+/// The ledger that all clients share.
 struct Context {
     process: Process,
     ledger: Ledger,

@@ -13,7 +13,7 @@ use crate::{
     support::{Peer, subscribe, within},
 };
 
-/// Who should not be here: wrong secrets, unknown idents, garbage, silence, resets.
+/// Unwelcome clients: wrong secrets, unknown idents, garbage, silence, resets.
 pub(crate) async fn strangers(context: Arc<Context>) {
     for turn in 0.. {
         if context.is_over().await {

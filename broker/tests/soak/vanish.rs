@@ -25,7 +25,7 @@ use crate::{
     support::{Peer, subscribe, within},
 };
 
-/// What a process that will be killed is told: address, run of its messages.
+/// Orders of a process that will be killed: address, run of its messages.
 pub(crate) const CHILD: &str = "HPFEEDS_SOAK_CHILD";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +101,7 @@ pub(crate) async fn publisher(context: Arc<Context>, way: Way) {
         // Half of a message is none.
         peer.send_raw(&[0, 0, 1, 0, 3, 9]).await;
         way.go(peer).await;
-        // What was sent before an end of stream is taken, also when nobody waits for the answer.
+        // Bytes that were sent before an end of stream are taken, also when the sender is gone.
         context.ledger.published(run, if way == Way::Reset { 0 } else { count }, count);
     }
 }
@@ -147,7 +147,7 @@ pub(crate) fn child(orders: &str) {
         println!("ready");
         let start = Instant::now();
         for number in 0.. {
-            // Whoever was to kill it is gone.
+            // The parent that was to kill it is gone.
             if start.elapsed() > Duration::from_secs(60) {
                 return;
             }

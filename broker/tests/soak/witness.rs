@@ -1,4 +1,4 @@
-//! Who hears everything.
+//! The witness: a subscriber of every channel.
 
 use std::{
     collections::HashMap,

@@ -137,7 +137,7 @@ async fn said(log: &mut Lines<BufReader<ChildStderr>>, text: &str) -> String {
 #[tokio::test]
 async fn an_sqlite_file_of_the_python_broker_is_read_as_it_is() {
     let scratch = Scratch::sqlite("");
-    // What version 3.1.0 creates, and what it tells its users to type.
+    // The tables that version 3.1.0 creates, and the statements that it tells its users to type.
     scratch
         .raw(
             r#"create table logs (id integer primary key autoincrement, data TEXT);
@@ -165,7 +165,7 @@ async fn a_new_sqlite_file_has_the_tables_of_the_python_broker_and_is_private() 
     let store = SqlStore::open(DatabaseAddress::sqlite(&path)).await.unwrap();
     assert!(store.lookup("bob").await.unwrap().is_none());
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    // What the Python broker asks when it opens one.
+    // The queries of the Python broker when it opens a database.
     let scratch = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
     let mut connection = <sqlx::SqliteConnection as sqlx::Connection>::connect_with(&scratch).await.unwrap();
     sqlx::raw_sql("select * from logs, authkeys, stats where 1=0").execute(&mut connection).await.unwrap();

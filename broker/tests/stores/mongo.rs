@@ -1,5 +1,5 @@
 //! MongoDB. Debian has no packages of its server, so the driver talks to a stand-in here that knows as much of the wire
-//! protocol (`OP_MSG` with `hello` and `find`) as a lookup needs. What only a real server does, such as authentication
+//! protocol (`OP_MSG` with `hello` and `find`) as a lookup needs. Things that only a real server does, such as authentication
 //! and fail-over, is left to the driver.
 
 use std::{collections::HashMap, sync::Arc};

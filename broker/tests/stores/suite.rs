@@ -1,4 +1,4 @@
-//! What every store must do.
+//! The suite that every key store must pass.
 
 use std::{
     collections::HashSet,
@@ -159,7 +159,7 @@ pub(crate) async fn concurrent(store: Arc<dyn AuthStore>) {
     }
 }
 
-/// What is read back is what was written.
+/// Keys are read back as they were written.
 async fn keys(keys: &Keys) {
     let mut expected = entries();
     expected.sort_by(|a, b| a.ident.cmp(&b.ident));
@@ -355,7 +355,7 @@ async fn malformed(store: &dyn AuthStore, keys: &Keys, raw: &Scratch) {
     }
 }
 
-/// What works with the Python broker, whatever it looks like: a list with other things in it, and one string.
+/// Odd lists that work with the Python broker: a list with other things in it, and one string.
 async fn odd(store: &dyn AuthStore, keys: &Keys, raw: &Scratch) {
     let [table, ident, publish, _] = raw.columns();
     for (list, channels) in [

@@ -46,7 +46,7 @@ pub(crate) struct Peer {
     pub(crate) framed: Framed<TcpStream, Codec>,
     pub(crate) nonce: Nonce,
     pub(crate) ident: String,
-    /// What the broker calls itself.
+    /// The name in the broker's INFO.
     pub(crate) name: String,
 }
 
@@ -168,13 +168,13 @@ impl Peer {
         assert_eq!(self.next().await, None);
     }
 
-    /// An ERROR, and then the end.
-    /// What a publisher hears when a shutdown begins.
+    /// The ERROR that a publisher gets when a shutdown begins.
     pub(crate) async fn asked_to_end(&mut self) {
         let message = "The broker is shutting down; end your stream".into();
         assert_eq!(self.next().await, Some(Frame::Error { message }));
     }
 
+    /// An ERROR, and then the end.
     pub(crate) async fn expect_error(mut self, expected: impl AsRef<str> + Debug) {
         let Some(Frame::Error { message }) = self.next().await else {
             panic!("no ERROR where {expected:?} should be");

@@ -95,7 +95,7 @@ impl Pki {
     }
 }
 
-/// What an authority's certificate has that others have not.
+/// Parameters of an authority's certificate.
 pub(crate) fn authority() -> CertificateParams {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -70,7 +70,7 @@ pub(crate) struct Sample {
     pub(crate) value: f64,
 }
 
-/// What an exporter exposes.
+/// The metrics that an exporter exposes.
 #[derive(Debug, Default)]
 pub(crate) struct Exposed {
     pub(crate) samples: Vec<Sample>,

@@ -60,7 +60,7 @@ async fn faulty_names_and_full_queues_convert_to_the_error_of_the_library() {
     let error = offer(&session, "", vec![]).unwrap_err();
     assert!(error.is_usage() && !error.is_full(), "{error}");
     assert_eq!(error.to_string(), "the name is empty");
-    // What the session itself refuses stays what it was.
+    // An error of the session itself stays as it is.
     let error = offer(&session, "x", vec![0; 96]).unwrap_err();
     assert!(error.is_usage() && error.to_string().contains("the limit is 105"), "{error}");
     offer(&session, "x", vec![0; 60]).unwrap();

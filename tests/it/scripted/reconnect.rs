@@ -232,7 +232,7 @@ async fn a_frame_cut_in_two_is_sent_again_whole_and_nothing_else_is() {
         }
         let from = payloads.iter().position(|payload| *payload == got[0]).unwrap();
         assert_eq!(got, payloads[from..], "cut at {cut}");
-        // What the broken pipe had taken in whole (100 bytes beyond what was read) is gone with it; no more than that.
+        // The bytes that the broken pipe had taken (100 beyond those that were read) are gone with it; no more than that.
         assert!((whole..=whole + 1 + 100 / 27).contains(&from), "cut at {cut}: went on with {from}");
     }
 }

@@ -8,7 +8,7 @@ use crate::script::{Script, events_so_far};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What the session has told of messages that it passed over: how many, and why the last.
+/// The events about messages that the session passed over: how many, and why the last.
 fn told(session: &ClientSession) -> Vec<(u64, String)> {
     let skipped = |event| match event {
         SessionEvent::Skipped { messages, cause } => Some((messages, cause.to_string())),
