@@ -1,4 +1,4 @@
-//! What decoding and encoding a PUBLISH costs, by size and by how the bytes arrive.
+//! The cost of decoding and encoding a PUBLISH, by size and by how the bytes arrive.
 //!
 //! `cargo bench --bench codec`, or a part of it: `cargo bench --bench codec -- decode`
 

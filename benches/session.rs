@@ -1,4 +1,4 @@
-//! What a session costs above the socket: receiving and publishing messages of 256 bytes, and receiving from eight
+//! The cost of a session above the socket: receiving and publishing messages of 256 bytes, and receiving from eight
 //! sessions at once. `cargo bench --bench session`, and `-- publish` for the rows with this in their name and a colon. With `--once`
 //! each row's session does its work once and nothing is measured: for tools that count, such as valgrind.
 //!
@@ -94,7 +94,7 @@ fn is_once() -> bool {
     env::args().any(|arg| arg == "--once")
 }
 
-/// What is measured, each beside its bare socket in the same round, and what it may cost above.
+/// The rows: each is measured beside its bare socket in the same round, and has a goal for its cost above that.
 const ROWS: [(&str, Work, &str); 7] = [
     ("receive: next()", Work::Receive(1, How::Next), "goal 60"),
     ("publish: publish()", Work::Publish, "goal 80"),
@@ -110,8 +110,8 @@ enum Work {
     /// From so many sessions.
     Receive(usize, How),
     Publish,
-    /// What `select_all` itself costs for each item of the size of a message: of streams that always have one, and nothing
-    /// to do for it.
+    /// The cost of `select_all` itself for each item of the size of a message: of streams that always have one, and
+    /// nothing to do for it.
     Nothing,
 }
 

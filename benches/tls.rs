@@ -1,4 +1,4 @@
-//! What TLS costs in the broker: processor time per delivered message beside a relay that decrypts
+//! The cost of TLS in the broker: processor time per delivered message beside a relay that decrypts
 //! and encrypts the same bytes and does not look at them, and the memory of an idle connection.
 //!
 //! `cargo build --release -p hpfeeds-broker && cargo bench --features tls --bench tls`, on a quiet

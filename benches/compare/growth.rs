@@ -330,11 +330,11 @@ fn many(program: &Path, publishers: usize, subscribers: usize, routing: Routing,
     Ok(Bench::new(server, receiver, sender, 1))
 }
 
-/// What the first subscription to a channel takes, and what the next, in bytes.
+/// The memory of the first subscription to a channel, and of each further one, in bytes.
 fn memory(program: &Path, channels: u64) -> io::Result<(u64, u64)> {
     let mut server = Server::start(Kind::Ours, program, Clients { publishers: 0, subscribers: 0, size: 0 }, &limits())?;
     let mut sockets = [server.connect(Role::Idle)?, server.connect(Role::Idle)?];
-    // What is allocated once.
+    // Leaves out allocations that happen once.
     for socket in &mut sockets {
         subscribe(socket, 0..1)?;
     }

@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-/// What is wrong with the imports of the crate in the folder `src`, each with its file and line.
+/// The faults of the imports of the crate in the folder `src`, each with its file and line.
 ///
 /// `floors` are lists of files and folders, without `.rs`, from the top floor down; the longest that a
 /// file begins with counts. A file may import from its own floor and those below it.
@@ -237,7 +237,7 @@ fn text_len(rest: &str, before: Option<char>) -> usize {
 
 const TEST: [&str; 2] = ["#[cfg(test)]", "#[cfg(all(test,"];
 
-/// What follows the attributes of an item that is compiled for tests alone, and where it starts.
+/// The items that are compiled for tests alone, without their attributes, and where those start.
 fn test_items(code: &str) -> impl Iterator<Item = (usize, &str)> {
     TEST.into_iter().flat_map(|test| code.match_indices(test)).map(|(at, _)| {
         let mut item = code[at..].trim_start();
