@@ -88,7 +88,7 @@ pub(crate) fn admit_stream(stream: impl Stream + 'static, peer: SocketAddr, cont
         Ok(permit) => {
             context.metrics.counters.accepted.add(1);
             begin(
-                Socket::piped(Box::new(stream)),
+                Socket::from_stream(Box::new(stream)),
                 Arc::new(Service { keepalive: None, ..Service::default() }),
                 permit,
                 context,

@@ -44,7 +44,7 @@ pub(crate) const UNSENT: u32 = 64 * 1024;
 /// Both halves belong to one task: the locks are always free.
 pub(crate) enum Socket {
     Tcp { tcp: TcpStream, tls: Option<Box<Mutex<Tls>>> },
-    PeekableStream(Box<Mutex<PeekableStream>>),
+    Stream(Box<Mutex<PeekableStream>>),
 }
 
 impl Socket {
@@ -64,8 +64,8 @@ impl Socket {
     }
 
     /// The socket of another stream than TCP.
-    pub(crate) fn piped(stream: Box<dyn Stream>) -> Self {
-        Self::PeekableStream(Box::new(Mutex::new(PeekableStream::new(stream))))
+    pub(crate) fn from_stream(stream: Box<dyn Stream>) -> Self {
+        Self::Stream(Box::new(Mutex::new(PeekableStream::new(stream))))
     }
 
     /// Completes the TLS handshake, before which nothing else is read or written.
@@ -76,7 +76,7 @@ impl Socket {
                 Ok(())
             }
             // A stream comes from the program around the broker, which has seen to that.
-            Self::PeekableStream(_) => Err(io::ErrorKind::Unsupported.into()),
+            Self::Stream(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -84,7 +84,7 @@ impl Socket {
     pub(crate) fn tcp(&mut self) -> Option<&mut TcpStream> {
         match self {
             Self::Tcp { tcp, .. } => Some(tcp),
-            Self::PeekableStream(_) => None,
+            Self::Stream(_) => None,
         }
     }
 
@@ -103,7 +103,7 @@ impl Socket {
                 let tls = tls.as_deref();
                 (ReadHalf::Tcp { tcp: read, tls }, Sink::Tcp { tcp: write, tls })
             }
-            Self::PeekableStream(pipe) => (ReadHalf::PeekableStream(pipe), Sink::PeekableStream(pipe)),
+            Self::Stream(stream) => (ReadHalf::Stream(stream), Sink::Stream(stream)),
         };
         (read, WriteHalf { sink: write, taken: 0 })
     }
@@ -119,7 +119,7 @@ fn reset_on_close(tcp: &TcpStream) {
 
 pub(crate) enum ReadHalf<'a> {
     Tcp { tcp: tcp::ReadHalf<'a>, tls: Option<&'a Mutex<Tls>> },
-    PeekableStream(&'a Mutex<PeekableStream>),
+    Stream(&'a Mutex<PeekableStream>),
 }
 
 impl ReadHalf<'_> {
@@ -128,7 +128,7 @@ impl ReadHalf<'_> {
         match self {
             Self::Tcp { tls: Some(tls), .. } if tls.lock().is_readable() => Poll::Ready(Ok(())),
             Self::Tcp { tcp, .. } => tcp.as_ref().poll_read_ready(cx),
-            Self::PeekableStream(pipe) => pipe.lock().poll_readable(cx).map(Ok),
+            Self::Stream(stream) => stream.lock().poll_readable(cx).map(Ok),
         }
     }
 
@@ -164,7 +164,7 @@ impl ReadHalf<'_> {
             Self::Tcp { tcp, .. } => {
                 matches!(SockRef::from(tcp.as_ref()).peek(&mut [MaybeUninit::uninit()]), Ok(n) if n > 0)
             }
-            Self::PeekableStream(pipe) => pipe.lock().has_unread(),
+            Self::Stream(stream) => stream.lock().has_unread(),
         }
     }
 
@@ -176,7 +176,7 @@ impl ReadHalf<'_> {
                 let ready = pin!(tcp.ready(Interest::READABLE)).poll(cx);
                 matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
             }
-            Self::PeekableStream(pipe) => pipe.lock().is_finished(cx),
+            Self::Stream(stream) => stream.lock().is_finished(cx),
         }
     }
 
@@ -206,7 +206,7 @@ impl ReadHalf<'_> {
     fn poll_read_raw(&mut self, cx: &mut Context<'_>, buf: &mut BytesMut) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp { tcp, .. } => poll_read_buf(Pin::new(tcp), cx, buf),
-            Self::PeekableStream(pipe) => pipe.lock().poll_read(cx, buf),
+            Self::Stream(stream) => stream.lock().poll_read(cx, buf),
         }
     }
 
@@ -243,7 +243,7 @@ pub(crate) struct WriteHalf<'a> {
 
 enum Sink<'a> {
     Tcp { tcp: tcp::WriteHalf<'a>, tls: Option<&'a Mutex<Tls>> },
-    PeekableStream(&'a Mutex<PeekableStream>),
+    Stream(&'a Mutex<PeekableStream>),
 }
 
 impl WriteHalf<'_> {
@@ -257,7 +257,7 @@ impl WriteHalf<'_> {
                 _ => Pin::new(tcp).poll_write_vectored(cx, slices),
             },
             Sink::Tcp { tcp, tls: Some(tls) } => tls.lock().poll_write(tcp, cx, slices, &mut self.taken),
-            Sink::PeekableStream(pipe) => pipe.lock().poll_write(cx, slices, &mut self.taken),
+            Sink::Stream(stream) => stream.lock().poll_write(cx, slices, &mut self.taken),
         })?;
         Poll::Ready(if n == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(n) })
     }
@@ -280,7 +280,7 @@ impl WriteHalf<'_> {
         poll_fn(|cx| match &mut self.sink {
             Sink::Tcp { tcp, tls: None } => Pin::new(tcp).poll_shutdown(cx),
             Sink::Tcp { tcp, tls: Some(tls) } => tls.lock().poll_shutdown(tcp, cx),
-            Sink::PeekableStream(pipe) => pipe.lock().poll_shutdown(cx),
+            Sink::Stream(stream) => stream.lock().poll_shutdown(cx),
         })
         .await
     }
@@ -322,7 +322,7 @@ mod tests {
     fn tcp(socket: &Socket) -> &TcpStream {
         match socket {
             Socket::Tcp { tcp, .. } => tcp,
-            Socket::PeekableStream(_) => unreachable!("it was accepted"),
+            Socket::Stream(_) => unreachable!("it was accepted"),
         }
     }
 

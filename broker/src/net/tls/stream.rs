@@ -209,6 +209,7 @@ impl Tls {
         cx: &mut Context<'_>,
         buf: &mut BytesMut,
     ) -> Poll<io::Result<()>> {
+        // What the call before had no room for comes first, and then what rustls still holds.
         let mut held = mem::take(&mut self.encrypted);
         let mut rest = held.as_slice();
         loop {
@@ -218,12 +219,14 @@ impl Tls {
                 self.encrypted = held;
                 return Poll::Ready(Ok(()));
             }
+            // One read of about as much as the buffer has room for, through the space of this thread.
             let room = buf.capacity() - buf.len();
             let full = READ.with_borrow_mut(|space| {
                 let mut read = ReadBuf::new(&mut space[..room.clamp(MIN_READ, MAX_READ)]);
                 ready!(Pin::new(&mut *tcp).poll_read(cx, &mut read))?;
                 let mut rest = read.filled();
                 if rest.is_empty() {
+                    // Tells rustls that the connection has ended.
                     self.connection.read_tls(&mut io::empty())?;
                 }
                 let full = self.decrypt(&mut rest, buf)?;
@@ -253,6 +256,7 @@ impl Tls {
                     reader.consume(n);
                 }
                 Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {
+                    // No plaintext is left: rustls needs more records.
                     if encrypted.is_empty() {
                         return Ok(false);
                     }
@@ -290,6 +294,7 @@ impl Tls {
         })
     }
 
+    /// Gives rustls some of the bytes, and decrypts the records that are complete with them.
     fn feed(&mut self, encrypted: &mut &[u8]) -> io::Result<()> {
         // After the peer's `close_notify`, rustls takes nothing more, and nothing more counts.
         let before = *encrypted;
