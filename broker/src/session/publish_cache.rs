@@ -1,5 +1,4 @@
-//! Publish cache of a connection: the channels that it may publish to, with their topic and
-//! metrics.
+//! Publish cache of a connection: the channels that it may publish to, with their topic and metrics.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,32 +9,56 @@ use crate::{metrics::channels::ChannelSeries, routing::router::TopicHandle};
 
 /// A channel that the client may publish to.
 pub(crate) struct PublishTarget {
+    /// Ident and channel, in bytes as they stand at the start of a PUBLISH body.
+    pub(crate) names: Arc<[u8]>,
     pub(crate) topic: TopicHandle,
     pub(crate) series: Arc<ChannelSeries>,
 }
 
-/// Publish targets by the ident and channel of a PUBLISH body, in bytes as they stand there. A
-/// target that is found needs no check of the key, and neither the router nor the metrics.
+/// Publish targets by their names. A target that is found needs no check of the key, and neither
+/// the router nor the metrics.
+///
+/// In a box: a connection that has not published takes no memory for targets.
 #[derive(Default)]
-pub(crate) struct PublishCache {
-    targets: HashMap<Box<[u8]>, PublishTarget, RandomState>,
+pub(crate) struct PublishCache(Option<Box<Targets>>);
+
+#[derive(Default)]
+struct Targets {
+    /// In the order in which the connection first published to them.
+    list: Vec<PublishTarget>,
+    /// Indices of `list`.
+    by_names: HashMap<Arc<[u8]>, usize, RandomState>,
+    /// The index behind the target that was found last.
+    next: usize,
 }
 
 impl PublishCache {
-    /// The target of a PUBLISH body, and the length of the names at its start.
-    pub(crate) fn find(&self, body: &[u8]) -> Option<(&PublishTarget, usize)> {
-        let names = FrameBatch::names(body)?;
-        Some((self.targets.get(names)?, names.len()))
+    /// Finds the target of a PUBLISH body.
+    pub(crate) fn find(&mut self, body: &[u8]) -> Option<&PublishTarget> {
+        let Targets { list, by_names, next } = self.0.as_deref_mut()?;
+        // Most clients go through their channels in the same order each time: the names of the next
+        // one are compared before any hash is computed.
+        let index = match list.get(*next) {
+            Some(target) if body.starts_with(&target.names) => *next,
+            _ => *by_names.get(FrameBatch::names(body)?)?,
+        };
+        // Behind the last target comes the first.
+        *next = if index + 1 < list.len() { index + 1 } else { 0 };
+        list.get(index)
     }
 
-    /// Adds the target of a PUBLISH body. When there are `max` targets, all are forgotten first.
-    pub(crate) fn add(&mut self, body: &[u8], target: PublishTarget, max: usize) {
-        // A client that goes through still more channels by turns finds none, whichever is
-        // forgotten.
-        if self.targets.len() >= max {
-            self.targets.clear();
+    /// Adds a target that is not in the cache. When there are `max` targets, all are forgotten first.
+    pub(crate) fn add(&mut self, target: PublishTarget, max: usize) {
+        let Targets { list, by_names, next } = self.0.get_or_insert_default().as_mut();
+        // A client that goes through still more channels by turns finds none, whichever is forgotten.
+        if list.len() >= max {
+            list.clear();
+            by_names.clear();
         }
-        self.targets.insert(FrameBatch::names(body).unwrap_or(body).into(), target);
+        // The target is looked for next.
+        *next = list.len();
+        by_names.insert(target.names.clone(), list.len());
+        list.push(target);
     }
 }
 
@@ -52,32 +75,46 @@ mod tests {
         [&[1, b'i', len], channel.as_bytes(), b"payload"].concat()
     }
 
+    fn is_found(cache: &mut PublishCache, channel: &str, series: &Arc<ChannelSeries>) -> bool {
+        let body = body(channel);
+        let found = cache.find(&body);
+        if let Some(target) = found {
+            assert!(Arc::ptr_eq(&target.series, series) && body.starts_with(&target.names), "{channel}");
+        }
+        found.is_some()
+    }
+
     #[test]
     fn targets_are_found_until_there_are_too_many() {
         let (router, mut cache) = (Arc::<Router>::default(), PublishCache::default());
         // Each name begins as the shorter ones do.
         let channels: Vec<_> = (1..=MAX + 1).map(|len| ("c".repeat(len), Arc::<ChannelSeries>::default())).collect();
-        let is_found = |cache: &PublishCache, channel: &str, series| {
-            let body = body(channel);
-            let found = cache.find(&body);
-            if let Some((target, names)) = found {
-                assert!(Arc::ptr_eq(&target.series, series) && names == channel.len() + 3, "{channel}");
-            }
-            found.is_some()
-        };
         for (index, (channel, series)) in channels.iter().enumerate() {
-            assert!(!is_found(&cache, channel, series), "{channel} is not there yet");
+            assert!(!is_found(&mut cache, channel, series), "{channel} is not there yet");
+            let names = FrameBatch::names(&body(channel)).unwrap().into();
             let topic = router.topic(&channel.parse().unwrap());
-            cache.add(&body(channel), PublishTarget { topic, series: series.clone() }, MAX);
-            let found = channels.iter().filter(|(channel, series)| is_found(&cache, channel, series)).count();
-            assert_eq!(found, if index < MAX { index + 1 } else { 1 });
-            assert!(is_found(&cache, channel, series));
+            cache.add(PublishTarget { names, topic, series: series.clone() }, MAX);
+            // In order, around the end, and backwards: the guess is right or wrong.
+            for (rotated, reversed) in [(0, false), (7, false), (7, true)] {
+                let mut channels = channels.clone();
+                channels.rotate_left(rotated);
+                if reversed {
+                    channels.reverse();
+                }
+                let found = channels.iter().filter(|(channel, series)| is_found(&mut cache, channel, series)).count();
+                assert_eq!(found, if index < MAX { index + 1 } else { 1 });
+            }
+            assert!(is_found(&mut cache, channel, series));
         }
     }
 
     #[test]
     fn body_without_whole_names_has_no_target() {
-        let cache = PublishCache::default();
+        let (router, mut cache) = (Arc::<Router>::default(), PublishCache::default());
+        assert!(cache.find(&body("c")).is_none());
+        let (names, topic) = (body("c")[..4].into(), router.topic(&"c".parse().unwrap()));
+        cache.add(PublishTarget { names, topic, series: Arc::default() }, MAX);
+        assert!(cache.find(&body("c")).is_some());
         assert!(cache.find(b"").is_none());
         assert!(cache.find(b"\x01i\x09c").is_none());
     }

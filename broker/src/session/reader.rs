@@ -284,14 +284,14 @@ impl SessionReader {
                 break;
             };
             // The channel is checked and looked up once, and then found in the cache.
-            let Some((PublishTarget { topic, series }, names)) = self.cache.find(body) else {
+            let Some(PublishTarget { names, topic, series }) = self.cache.find(body) else {
                 // The fanout goes first: an error must not take it along.
                 if position > 0 {
                     break;
                 }
                 let (target, prefixes) = self.target(body)?;
                 self.budget.charge_lookup(prefixes);
-                self.cache.add(body, target, self.context.config.max_subscriptions);
+                self.cache.add(target, self.context.config.max_subscriptions);
                 continue;
             };
             // Channels with the same subscribers go to them together; otherwise the fanout is
@@ -312,11 +312,11 @@ impl SessionReader {
             }
             // All messages on the same channel that follow are one step, whatever their number.
             let position = fanout.extent().len;
-            let overhead = HEADER_LEN + names;
+            let overhead = HEADER_LEN + names.len();
             let mut sizes = Sizes::new(overhead);
             let rest = self.buffer.passing().get(position..).unwrap_or_default();
             let batch =
-                FrameBatch::new(rest, limits).same_names(first, names, |length, count| sizes.add(length, count));
+                FrameBatch::new(rest, limits).same_names(first, names.len(), |length, count| sizes.add(length, count));
             let payload = batch.len - batch.messages as usize * overhead;
             series.published(&sizes, payload);
             if fanout.is_unrouted() {
@@ -357,9 +357,10 @@ impl SessionReader {
             return Err(format!("Authkey not allowed to pub here. ident={ident}, chan={channel}"));
         }
         let prefixes = prefixes(channel).count();
+        let names = FrameBatch::names(body).unwrap_or(body).into();
         let channel = owned(channel, Opcode::Publish)?;
         let topic = self.context.router.topic(&channel);
-        Ok((PublishTarget { topic, series: session.channel(&channel) }, prefixes))
+        Ok((PublishTarget { names, topic, series: session.channel(&channel) }, prefixes))
     }
 
     fn subscription(&mut self, header: Header) -> Result<(), String> {
