@@ -1,4 +1,4 @@
-//! The broker's context: what its tasks and connections share.
+//! Broker context: the state and services that all tasks and connections share.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -22,43 +22,52 @@ use crate::{
     routing::router::Router,
 };
 
-/// What every task of a broker knows.
+/// State and services that the tasks and connections of one broker share.
 pub(crate) struct BrokerContext {
     pub(crate) config: Config,
+    pub(crate) metrics: Arc<Metrics>,
+
+    // For handshakes.
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) tls_handshakes: Arc<HandshakeLimiter>,
+    pub(crate) certificates: Reloader,
     pub(crate) store: Arc<dyn AuthStore>,
+    pub(crate) auth_failures: AuthFailureDelay,
+    pub(crate) log: Samplers,
+    pub(crate) identities: Arc<IdentRegistry>,
+
+    // For sessions.
     pub(crate) router: Arc<Router>,
     pub(crate) delivery: Arc<DeliveryContext>,
     pub(crate) pool: Arc<BufferPool>,
-    pub(crate) auth_failures: AuthFailureDelay,
-    pub(crate) tls_handshakes: Arc<HandshakeLimiter>,
-    pub(crate) log: Samplers,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) certificates: Reloader,
-    pub(crate) admission: Arc<Admission>,
-    pub(crate) identities: Arc<IdentRegistry>,
-    /// Nothing more is read; what is queued is still written.
+
+    // For the shutdown, in the order of its steps.
+    /// The broker accepts nothing more, and publishers are asked to end their streams.
     pub(crate) draining: CancellationToken,
-    /// Publishers have had their time to end their streams: every connection is closed.
-    pub(crate) closing: CancellationToken,
     /// Connections that may still publish.
     pub(crate) publishing: TaskTracker,
-    /// Everything ends.
+    /// Connections are read no more: they write their queues, and close.
+    pub(crate) closing: CancellationToken,
+    /// Connections are cut.
     pub(crate) aborted: CancellationToken,
+    /// All tasks of the broker.
     pub(crate) tasks: TaskTracker,
-    /// What all of it runs on.
+
+    /// The runtime that started the broker.
     pub(crate) runtime: Handle,
 }
 
-/// What strangers do and is not logged each time.
+/// Samplers for log lines that clients without a key could cause without end.
 #[derive(Debug, Default)]
 pub(crate) struct Samplers {
-    /// They claim to be somebody, and cannot prove it.
+    /// Failed authentications.
     pub(crate) rejected: LogSampler,
-    /// They do not even say who they are.
+    /// Handshakes that failed before.
     pub(crate) refused: LogSampler,
 }
 
 impl BrokerContext {
+    /// Totals of the counters now.
     pub(crate) fn stats(&self) -> Stats {
         Stats::of(&self.metrics.counters.totals(), &self.levels())
     }
