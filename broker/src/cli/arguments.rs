@@ -34,7 +34,7 @@ Memory:
                        for each of as many channels that it publishes to
   Before AUTH          4k; 100k in the middle of a TLS handshake
   Keys in a JSON file  0.3k for each; up to 1.5k once the file has been read again
-  Log                  8M that wait to be written
+  Log                  8M of lines that wait to be written
 
 Signals:
   SIGHUP           reads the keys and certificates again; of a file that cannot be read, the

@@ -151,6 +151,10 @@ async fn wrong_arguments_are_one_line_and_exit_2() {
         (&["--dev", "--bind", "0.0.0.0:0"], "--dev lets everybody in: it listens on the loopback interface only"),
         (&["--dev", "--floor-rate", "0"], "the floor rate is 0"),
         (&["--dev", "--max-message", "0"], "the maximum message is 0 bytes"),
+        (
+            &["--dev", "--publish-rate", "0"],
+            "invalid value '0' for '--publish-rate <N>': must be at least 1 (try --help)",
+        ),
         (&["--dev", "--high-mark", "1"], "the high mark (1 bytes) is below the low mark"),
         (&["--dev", "--frobnicate"], "unexpected argument '--frobnicate'"),
     ];
