@@ -6,12 +6,12 @@ use bytes::Bytes;
 use hpfeeds::wire;
 
 /// Batches of up to so many bytes are copied for each outbox that has others queued, into one
-/// allocation with these: a batch by itself costs more than that, an allocation and one of the slices
-/// of a vectored write, of which there are only so many.
+/// allocation with these: a batch by itself costs more than that, an allocation and one of the
+/// slices of a vectored write, of which there are only so many.
 pub(super) const SHORT: usize = 2 * 1024;
 
-/// A batch of whole PUBLISH frames of one ident, on channels with the same subscribers, as they were
-/// received.
+/// A batch of whole PUBLISH frames of one ident, on channels with the same subscribers, as they
+/// were received.
 #[derive(Debug)]
 pub(crate) struct FrameBatch<'a> {
     frames: Frames<'a>,
@@ -69,9 +69,9 @@ impl<'a> FrameBatch<'a> {
     }
 }
 
-/// Channels, and how many messages come one after the other on each. If it is known that there are so
-/// many on one channel, the messages are not looked at: for a batch that was queued long ago that is a
-/// read of memory for each.
+/// Channels, and how many messages come one after the other on each. If it is known that there are
+/// so many on one channel, the messages are not looked at: for a batch that was queued long ago
+/// that is a read of memory for each.
 pub(super) fn channel_runs(frames: &[u8], on_one_channel: Option<NonZeroU32>) -> impl Iterator<Item = (&str, u64)> {
     let known = on_one_channel
         .and_then(|messages| Some((wire::FrameBatch::checked(frames).first_channel()?, messages.get().into())));

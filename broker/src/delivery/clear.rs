@@ -1,7 +1,7 @@
 //! Clearing an outbox whose connection ends: batches that are not written are counted and freed.
 //!
-//! A queue may hold millions of messages. Its owner, the connection's task, goes through it a portion
-//! at a time, and lets other tasks run between two portions: see [`Outbox::poll_clear`].
+//! A queue may hold millions of messages. Its owner, the connection's task, goes through it a
+//! portion at a time, and lets other tasks run between two portions: see [`Outbox::poll_clear`].
 
 use std::{
     collections::VecDeque,
@@ -26,8 +26,8 @@ use crate::{
 
 impl Outbox {
     /// Closes the outbox and drops the queue, because the subscriber was slow for too long. `taken`
-    /// are the batches that the writer holds, and `written` the bytes of the first that are written:
-    /// of that, the rest of a frame that was begun stays.
+    /// are the batches that the writer holds, and `written` the bytes of the first that are
+    /// written: of that, the rest of a frame that was begun stays.
     ///
     /// The queue is counted and freed by [`poll_clear`](Self::poll_clear).
     pub(crate) fn expire(&self, taken: &mut VecDeque<Bytes>, written: usize, now: Instant) {
@@ -75,9 +75,9 @@ impl Outbox {
         state.leave(taken, Fate::Discarded);
     }
 
-    /// Charges a subscriber with a loan that its connection has not paid back: others may have waited
-    /// for the room. Otherwise a subscriber that comes again and again, and always goes in time, would
-    /// never be known.
+    /// Charges a subscriber with a loan that its connection has not paid back: others may have
+    /// waited for the room. Otherwise a subscriber that comes again and again, and always goes in
+    /// time, would never be known.
     fn charge_loan(&self, state: &mut OutboxState, now: Instant) {
         let loan = state.pressure.as_mut().and_then(|pressure| pressure.loan.take());
         if let Some(time) = loan.and_then(|loan| loan.held_in_vain(&self.delivery.rules, now)) {
@@ -85,9 +85,9 @@ impl Outbox {
         }
     }
 
-    /// Counts and frees a portion of the batches that were queued when the outbox was cleared. Ready
-    /// when none is left; otherwise the task is woken after others have run, also those that wait for
-    /// a socket.
+    /// Counts and frees a portion of the batches that were queued when the outbox was cleared.
+    /// Ready when none is left; otherwise the task is woken after others have run, also those that
+    /// wait for a socket.
     pub(crate) fn poll_clear(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.clear_portion() {
             return pin!(yield_now()).poll(cx);

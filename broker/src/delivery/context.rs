@@ -36,8 +36,8 @@ impl DeliveryContext {
         self.buffered.load(Relaxed).saturating_add(cost).saturating_sub(self.rules.max_buffered)
     }
 
-    /// A publisher has found no room in the reserve: calls loans in that are not paid back, and says
-    /// when to look again.
+    /// A publisher has found no room in the reserve: calls loans in that are not paid back, and
+    /// says when to look again.
     pub(super) fn call_in(&self, now: Instant) -> Instant {
         self.borrowers.call_in(&self.rules, now)
     }

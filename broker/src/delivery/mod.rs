@@ -1,7 +1,7 @@
 //! Delivery: the bounded queue of each subscriber, and the policy for slow consumers.
 //!
-//! [`outbox`] is the queue behind its lock. Two parts of its work stand above it: [`room`] decides at a
-//! mark, and [`clear`] ends an outbox. The types that these share are below it, in [`state`].
+//! [`outbox`] is the queue behind its lock. Two parts of its work stand above it: [`room`] decides
+//! at a mark, and [`clear`] ends an outbox. The types that these share are below it, in [`state`].
 
 pub(crate) mod batch;
 mod clear;

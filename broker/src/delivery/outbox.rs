@@ -1,23 +1,24 @@
-//! The outbox of one subscriber: a queue bounded in bytes, filled by publishers and emptied by a writer.
+//! The outbox of one subscriber: a queue bounded in bytes, filled by publishers and emptied by a
+//! writer.
 //!
 //! A publisher that finds more than the low mark queued waits, unless the subscriber is slow: see
 //! [`slow_consumer`](super::slow_consumer) for the states. While the writer waits because of a rate
 //! limit of the broker ([`pause_for_rate_limit`](Outbox::pause_for_rate_limit)), publishers do not
-//! wait, and the subscriber is not slow: at its high mark it loses messages as a slow one does, but it
-//! has no deadline.
+//! wait, and the subscriber is not slow: at its high mark it loses messages as a slow one does, but
+//! it has no deadline.
 //!
 //! All connections of one ident and network together may hold publishers up for one window in ten
-//! minutes (see [`SlowConsumerHistory`](super::slow_history::SlowConsumerHistory)): the time in which
-//! publishers wait and the subscriber takes less than the floor rate. After that, a new connection, or
-//! one that took too little itself, is slow as soon as publishers would have to wait for it, until it
-//! has drained the floor rate for [two windows](super::policy::Rules::proof) while they had more. For
-//! other connections publishers wait, but only for a quarter of a window
-//! ([`slice`](super::policy::Rules::slice)) when these stop; and after half a window of that, not at
-//! all.
+//! minutes (see [`SlowConsumerHistory`](super::slow_history::SlowConsumerHistory)): the time in
+//! which publishers wait and the subscriber takes less than the floor rate. After that, a new
+//! connection, or one that took too little itself, is slow as soon as publishers would have to wait
+//! for it, until it has drained the floor rate for [two windows](super::policy::Rules::proof) while
+//! they had more. For other connections publishers wait, but only for a quarter of a window
+//! ([`slice`](super::policy::Rules::slice)) when these stop; and after half a window of that, not
+//! at all.
 //!
-//! The price is paid by a healthy consumer that has ident and network in common with one that does not
-//! read: it loses messages if its publishers outrun it by more than the high mark before it has proved
-//! that it reads.
+//! The price is paid by a healthy consumer that has ident and network in common with one that does
+//! not read: it loses messages if its publishers outrun it by more than the high mark before it has
+//! proved that it reads.
 
 use std::{
     collections::VecDeque,
@@ -165,9 +166,9 @@ impl Outbox {
         EnqueueOutcome::Queued { more }
     }
 
-    /// Queues a batch as soon as there is room, after [`enqueue`](Self::enqueue) has said to wait. It
-    /// takes no longer than the subscriber drains at the floor rate: publishers do not wait for one
-    /// that drains less.
+    /// Queues a batch as soon as there is room, after [`enqueue`](Self::enqueue) has said to wait.
+    /// It takes no longer than the subscriber drains at the floor rate: publishers do not wait for
+    /// one that drains less.
     ///
     /// When it is dropped before it returns, the batch has been neither queued nor counted.
     pub(crate) async fn enqueue_waiting(self: &Arc<Self>, batch: &mut FrameBatch<'_>, mut until: Instant) {
@@ -226,8 +227,8 @@ impl Outbox {
         self.delivery.counters.discarded.add(batch.messages.into());
     }
 
-    /// Moves queued batches, up to a limit, to the end of `taken`; `false` when the outbox is closed
-    /// and empty.
+    /// Moves queued batches, up to a limit, to the end of `taken`; `false` when the outbox is
+    /// closed and empty.
     pub(crate) fn poll_take(&self, cx: &mut Context<'_>, taken: &mut VecDeque<Bytes>) -> Poll<bool> {
         let mut state = self.lock();
         if state.queue.is_empty() {
@@ -252,8 +253,8 @@ impl Outbox {
         Poll::Ready(true)
     }
 
-    /// Accounts for what the writer has written: bytes, and batches of which the last byte was among
-    /// them. The clock is read only when a measurement may end.
+    /// Accounts for what the writer has written: bytes, and batches of which the last byte was
+    /// among them. The clock is read only when a measurement may end.
     pub(crate) fn sent(&self, bytes: usize, batches: usize, clock: impl FnOnce() -> Instant) {
         let DeliveryContext { rules, counters, buffered, .. } = &*self.delivery;
         let cost = bytes + batches * OVERHEAD;
@@ -280,8 +281,8 @@ impl Outbox {
         }
     }
 
-    /// Ready when the subscriber has been slow for too long, or its loan is called in. Otherwise the
-    /// task is woken when there is a deadline to wait for, or when it has passed.
+    /// Ready when the subscriber has been slow for too long, or its loan is called in. Otherwise
+    /// the task is woken when there is a deadline to wait for, or when it has passed.
     pub(crate) fn poll_deadline(&self, cx: &mut Context<'_>, timer: &mut Option<Pin<Box<Sleep>>>) -> Poll<()> {
         self.writer.register(cx.waker());
         let deadline = match &self.lock().pressure {

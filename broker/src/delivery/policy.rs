@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
-/// What happens to a subscriber that drains less than the floor rate once its outbox has reached the high mark.
+/// The policy for a subscriber that drains less than the floor rate, once its outbox has reached
+/// the high mark.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SlowPolicy {
-    /// New messages for it are dropped. When it has neither fallen below the low mark nor drained
-    /// the floor rate again after
+    /// New messages for the subscriber are dropped. When it has neither fallen below the low mark
+    /// nor drained the floor rate again after
     /// [`slow_deadline`](crate::builder::BrokerBuilder::slow_deadline), it gets the ERROR
     /// `Backpressure deadline timer expired` and is disconnected, as the Python broker does.
     #[default]
     Disconnect,
-    /// The oldest messages make room for new ones. It is never disconnected for being slow.
+    /// The oldest messages make room for new ones. The subscriber is never disconnected for being
+    /// slow.
     DropOldest,
 }
 
@@ -32,7 +34,8 @@ pub(crate) struct Rules {
     pub(crate) deadline: Duration,
     /// The bound of all queues together, in bytes with overhead.
     pub(crate) max_buffered: usize,
-    /// The bound of what may be queued beyond `max_buffered`, in bytes: see [`reserve`](super::reserve).
+    /// The bound of what may be queued beyond `max_buffered`, in bytes: see
+    /// [`reserve`](super::reserve).
     pub(crate) reserve: usize,
 }
 

@@ -6,7 +6,8 @@ use bytes::{Bytes, BytesMut};
 
 use crate::delivery::batch::{self, FrameBatch, SHORT};
 
-/// The bytes that a queued batch costs besides its frames: its place in the queue and its allocation.
+/// The bytes that a queued batch costs besides its frames: its place in the queue and its
+/// allocation.
 pub(crate) const OVERHEAD: usize = 128;
 
 /// The longest allocation that short batches are put into, one after the other, in bytes.
@@ -61,10 +62,10 @@ impl Queue {
         }
         self.seal();
         match self.batches.back() {
-            // A subscriber with more than one short batch queued does not keep up: the next ones will
-            // be put beside this one. An allocation is as large as the one before it and the batch
-            // together: so all of them take at most twice the bytes in them, and one that was filled
-            // is followed by a larger one.
+            // A subscriber with more than one short batch queued does not keep up: the next ones
+            // will be put beside this one. An allocation is as large as the one before it and the
+            // batch together: so all of them take at most twice the bytes in them, and one that was
+            // filled is followed by a larger one.
             Some(last) if used > 0 || last.frames.len() <= SHORT => {
                 self.open = BytesMut::with_capacity((last.frames.len() + len).min(SHARED));
                 self.open.extend_from_slice(batch);

@@ -9,10 +9,11 @@
 //!
 //! An outbox with an empty queue may take one batch from the reserve, a loan. It is paid back when
 //! all of it has been written. When the reserve is used up, publishers wait, and a subscriber that
-//! has drained its loan at less than the floor rate for a window is called in: disconnected at once.
-//! After that, its ident at its network gets no more than half of the reserve for ten minutes, and
-//! publishers do not wait for it: a batch that has no room there is dropped. A subscriber that leaves
-//! with a loan is charged with the time for which it had the loan, as if publishers had waited.
+//! has drained its loan at less than the floor rate for a window is called in: disconnected at
+//! once. After that, its ident at its network gets no more than half of the reserve for ten
+//! minutes, and publishers do not wait for it: a batch that has no room there is dropped. A
+//! subscriber that leaves with a loan is charged with the time for which it had the loan, as if
+//! publishers had waited.
 
 use std::{collections::VecDeque, fmt, ops::Range, sync::Weak, time::Duration};
 
@@ -95,8 +96,8 @@ struct List {
 }
 
 impl Borrowers {
-    /// A publisher has found no room in the reserve: calls loans in that are not paid back, and says
-    /// when to look again.
+    /// A publisher has found no room in the reserve: calls loans in that are not paid back, and
+    /// says when to look again.
     pub(super) fn call_in(&self, rules: &Rules, now: Instant) -> Instant {
         let looked_at = if self.is_due(now) { LOOKED_AT } else { 0 };
         for _ in 0..looked_at {

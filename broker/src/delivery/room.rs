@@ -19,9 +19,10 @@ use crate::delivery::{
 };
 
 impl Outbox {
-    /// Looks for room for a batch of this cost, which would exceed the bound for all queues together
-    /// by `excess`. More than `low` is queued, or there is an excess. For a subscriber that publishers
-    /// do not wait for, as much is dropped as the policy allows and the batch needs.
+    /// Looks for room for a batch of this cost, which would exceed the bound for all queues
+    /// together by `excess`. More than `low` is queued, or there is an excess. For a subscriber
+    /// that publishers do not wait for, as much is dropped as the policy allows and the batch
+    /// needs.
     pub(super) fn find_room(
         &self,
         state: &mut OutboxState,
@@ -38,7 +39,7 @@ impl Outbox {
             return self.lend(state, cost, now);
         }
         let over = (state.queued + cost).saturating_sub(self.delivery.rules.high_mark);
-        // What others have too much is not taken from this one: it gives as much as it gets.
+        // An excess of others is not taken from this queue: it gives as much as it gets.
         let needed = over.max(excess.min(cost));
         if needed == 0 {
             return Room::Free;

@@ -37,9 +37,9 @@ pub(super) struct SlowConsumerDetector {
     pub(super) state: ConsumerState,
     /// The measurement under way, since a publisher found a backlog.
     window: Option<Window>,
-    /// For how long the subscriber has still to drain the floor rate, while publishers have more, to
-    /// prove that it reads. It begins with zero unless its allowance is used up then, and is at most
-    /// [`Rules::proof`].
+    /// For how long the subscriber has still to drain the floor rate, while publishers have more,
+    /// to prove that it reads. It begins with zero unless its allowance is used up then, and is at
+    /// most [`Rules::proof`].
     unproven: Duration,
     /// The time in which publishers have waited in vain, not charged to the subscriber yet.
     uncharged: Option<Range<Instant>>,
@@ -143,7 +143,8 @@ impl SlowConsumerDetector {
         Some(Judgement::KeepingUp)
     }
 
-    /// Ends the window, if there is one: whether the subscriber took less than the floor rate in it.
+    /// Ends the window, if there is one: whether the subscriber took less than the floor rate in
+    /// it.
     pub(super) fn end_window(&mut self, rules: &Rules, now: Instant) -> bool {
         let Some(window) = self.window.take() else {
             return false;

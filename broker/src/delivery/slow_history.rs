@@ -1,4 +1,5 @@
-//! The slow-consumer history: for how long subscribers that did not read have held publishers up lately.
+//! The slow-consumer history: for how long subscribers that did not read have held publishers up
+//! lately.
 
 use std::{net::IpAddr, ops::Range, time::Duration};
 
@@ -52,8 +53,8 @@ impl SlowConsumerHistory {
         });
     }
 
-    /// The allowance is used up, from now on again: a connection does not read, although publishers do
-    /// not wait for it.
+    /// The allowance is used up, from now on again: a connection does not read, although publishers
+    /// do not wait for it.
     pub(crate) fn exhaust(&self, ident: &Ident, ip: IpAddr, allowance: Duration, now: Instant) {
         self.change(ident, ip, now, |past| past.used = past.used.max(allowance));
     }

@@ -25,12 +25,13 @@ pub(super) struct OutboxState {
     pub(super) closed: bool,
     /// The writer waits for something to write.
     pub(super) idle: bool,
-    /// `None` until a publisher has found no room here, or the writer was held back by a rate limit:
-    /// most outboxes never have it.
+    /// `None` until a publisher has found no room here, or the writer was held back by a rate
+    /// limit: most outboxes never have it.
     pub(super) pressure: Option<Box<Pressure>>,
 }
 
-/// The part of the state that only an outbox needs whose subscriber does not take everything at once.
+/// The part of the state that only an outbox needs whose subscriber does not take everything at
+/// once.
 #[derive(Default)]
 pub(super) struct Pressure {
     pub(super) detector: SlowConsumerDetector,
@@ -119,7 +120,8 @@ impl Pressure {
         }
     }
 
-    /// Whether the connection has to end at once, as others need the room that it does not give back.
+    /// Whether the connection has to end at once, as others need the room that it does not give
+    /// back.
     pub(super) fn is_called_in(&self) -> bool {
         self.loan.as_ref().is_some_and(|loan| loan.is_called_in())
     }

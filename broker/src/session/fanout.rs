@@ -1,5 +1,5 @@
-//! The fan-out of received batches to subscribers: consecutive batches with the same subscribers are
-//! coalesced, so that alternating channels cost one enqueue a read, not one a message.
+//! The fan-out of received batches to subscribers: consecutive batches with the same subscribers
+//! are coalesced, so that alternating channels cost one enqueue a read, not one a message.
 
 use std::{mem, sync::Arc};
 
@@ -17,8 +17,8 @@ use crate::{
     session::{read_buffer::ReadBuffer, work_budget::WorkBudget},
 };
 
-/// Coalesced batches at the start of a read buffer, and the subscribers that the channels of all of them
-/// have.
+/// Coalesced batches at the start of a read buffer, and the subscribers that the channels of all of
+/// them have.
 #[derive(Default)]
 pub(crate) struct Fanout {
     /// `None` while it is empty.

@@ -1,4 +1,5 @@
-//! The writer of a connection: writes an outbox to a socket, no faster than its account may receive.
+//! The writer of a connection: writes an outbox to a socket, no faster than its account may
+//! receive.
 
 use std::{
     collections::VecDeque,
@@ -46,7 +47,8 @@ pub(crate) struct Writer<'a> {
 pub(crate) enum WriteEnd {
     /// The outbox was closed, and everything in it has been written.
     Drained,
-    /// The subscriber was slow for too long. Only the rest of a frame that was begun is left to write.
+    /// The subscriber was slow for too long. Only the rest of a frame that was begun is left to
+    /// write.
     Slow,
     /// The subscriber did not read, and its memory was needed for others. Nothing is left.
     Evicted,
@@ -135,8 +137,8 @@ impl<'a> Writer<'a> {
         self.written = 0;
     }
 
-    /// Gives up all that has not been written, but for the rest of a frame that was begun: the connection
-    /// must not get it.
+    /// Gives up all that has not been written, but for the rest of a frame that was begun: the
+    /// connection must not get it.
     pub(crate) fn revoke(&mut self) {
         self.commit();
         self.outbox.revoke(&mut self.taken, self.written);
@@ -250,8 +252,8 @@ impl<'a> Writer<'a> {
 
 impl Drop for Writer<'_> {
     fn drop(&mut self) {
-        // Also when the task is aborted: the rest is counted, and publishers do not wait for it. A task
-        // that has come to its end has left nothing.
+        // Also when the task is aborted: the rest is counted, and publishers do not wait for it. A
+        // task that has come to its end has left nothing.
         self.abandon();
         while self.outbox.clear_portion() {}
     }

@@ -252,7 +252,8 @@ fn drops_of_a_batch_are_counted_by_channel() {
     let f = fixture(Rules { high_mark: 0, low_mark: 0, ..RULES });
     let _ = f.enqueue(0);
     let mut bytes = BytesMut::new();
-    // By turns, on more channels than are counted together: `a` twenty times, the next nineteen times, and so on.
+    // By turns, on more channels than are counted together: `a` twenty times, the next nineteen
+    // times, and so on.
     for n in (0..20).flat_map(|last| 0..=last) {
         let (ident, channel) = ("i".parse().unwrap(), char::from(b'a' + n).to_string().parse().unwrap());
         Frame::Publish { ident, channel, payload: Bytes::new() }.encode(&mut bytes, Limits::default()).unwrap();

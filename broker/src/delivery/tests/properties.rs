@@ -1,4 +1,5 @@
-//! Whatever publishers, the writer and the connection do: every message is accounted for, and so is every byte.
+//! Whatever publishers, the writer and the connection do: every message is accounted for, and so is
+//! every byte.
 
 use std::{
     collections::VecDeque,
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::{metrics::session::SessionMetrics, util::property::cases};
 
-/// What the next thing that happens is.
+/// The next thing that happens.
 #[derive(Debug, Clone)]
 enum Step {
     /// A batch of so many messages of so many bytes for one of the subscribers.
@@ -224,7 +225,7 @@ proptest! {
                 let queued = reader.outbox.lock().queued;
                 prop_assert_eq!(queued, bytes + batches * OVERHEAD);
                 prop_assert_eq!(reader.outbox.session().queued_bytes(), bytes as u64);
-                // What was queued before does not count, nor the last word.
+                // Batches that were queued before do not count, nor the last word.
                 let most = rules.high_mark.max(rules.low_mark + largest).max(largest);
                 prop_assert!(queued <= most + 8 * (5 + OVERHEAD), "{} of {}", queued, most);
                 let messages = reader.messages();
@@ -232,7 +233,8 @@ proptest! {
                 buffered += queued;
                 delivered += messages.len() as u64;
             }
-            // One that is alone is longer than all together may be, and the last words do not count.
+            // One that is alone is longer than all together may be, and the last words do not
+            // count.
             let most = (rules.max_buffered + rules.reserve).max(largest) + 16 * (5 + OVERHEAD);
             prop_assert!(buffered <= most, "{} of {}", buffered, most);
             prop_assert_eq!(stats.sent_bytes, readers.iter().map(|reader| reader.stream.len() as u64).sum::<u64>());

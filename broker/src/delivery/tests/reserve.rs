@@ -51,7 +51,7 @@ fn a_stuck_loan_is_called_in_after_a_window_and_a_healthy_subscriber_gets_its_ba
     assert!(stuck.iter().all(|one| !one.outbox.is_called_in()), "a window is not over");
     f.pass(WINDOW / 2);
     assert!(matches!(f.enqueue(1), EnqueueOutcome::Wait(_)));
-    // Those within the bound owe nothing.
+    // Subscribers within the bound owe nothing.
     assert_eq!(stuck.iter().map(|one| one.outbox.is_called_in()).collect::<Vec<_>>(), [false, false, true, true]);
     let waker = noop_waker();
     let deadline = |one: &Fixture| one.outbox.poll_deadline(&mut Context::from_waker(&waker), &mut None);
@@ -62,8 +62,8 @@ fn a_stuck_loan_is_called_in_after_a_window_and_a_healthy_subscriber_gets_its_ba
     }
     assert_eq!(f.enqueue(1), EnqueueOutcome::Queued { more: false });
     assert_eq!((f.buffered(), f.stats().dropped), (3 * COST, 4));
-    // Nobody waits for others of its ident and address, those that were open before: what has no room in half of the
-    // reserve is dropped.
+    // Publishers do not wait for other connections of its ident and address, also if these were
+    // open before: a batch that has no room in half of the reserve is dropped.
     let open = another(&f, 2);
     open.outbox.lock().pressure().detector.state = ConsumerState::KeepingUp;
     assert_eq!(open.enqueue(1), EnqueueOutcome::Refused);

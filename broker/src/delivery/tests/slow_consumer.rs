@@ -45,7 +45,8 @@ fn publishers_wait_again_for_a_slow_subscriber_that_drains_the_floor_rate_again(
     f.make_slow();
     let _ = f.fill();
     assert!(f.outbox.lock().deadline().is_some());
-    // 20 batches in a window are far above the floor. It never gets to the low mark, as publishers always have more.
+    // 20 batches in a window are far above the floor. It never gets to the low mark, as publishers
+    // always have more.
     let mut before = None;
     for round in 1..=100 {
         for _ in 0..20 {
@@ -144,7 +145,8 @@ fn a_rate_limited_subscriber_is_not_waited_for_and_has_no_deadline() {
     assert_eq!((f.enqueue(0), f.outbox.lock().deadline()), (EnqueueOutcome::Refused, None));
     f.write();
     assert_eq!(f.enqueue(0), EnqueueOutcome::Queued { more: true });
-    // When the writer waits for it again, it is measured from then on, and what it was before is long ago.
+    // When the writer waits for it again, it is measured from then on, and what it was before is
+    // long ago.
     f.pass(Duration::from_secs(600));
     f.outbox.resume();
     assert_eq!(f.enqueue(0), EnqueueOutcome::Wait(f.now + RULES.slice()));

@@ -1,4 +1,5 @@
-//! How long subscribers that do not read hold publishers up, all connections of one ident and address together.
+//! How long subscribers that do not read hold publishers up, all connections of one ident and
+//! address together.
 
 use super::*;
 use crate::metrics::session::SessionMetrics;
@@ -31,7 +32,8 @@ impl Fixture {
         Self { outbox, delivery: self.delivery.clone(), taken: VecDeque::new(), now: self.now }
     }
 
-    /// A window in which publishers always have more and the subscriber takes so many batches, evenly.
+    /// A window in which publishers always have more and the subscriber takes so many batches,
+    /// evenly.
     fn window(&mut self, batches: u32) {
         for _ in 0..batches {
             let _ = self.fill();
@@ -48,8 +50,8 @@ impl Fixture {
         }
     }
 
-    /// Publishers have more for this time, and it takes nothing: for how long they wait. The clock that stands still goes
-    /// on with it.
+    /// Publishers have more for this time, and it takes nothing: for how long they wait. The clock
+    /// that stands still goes on with it.
     async fn stop(&mut self, time: Duration) -> Duration {
         self.now = Instant::now();
         let (start, end) = (self.now, self.now + time);
@@ -184,7 +186,8 @@ async fn a_proven_subscriber_that_stops_is_found_slow_at_once_and_then_not_waite
 async fn a_healthy_consumer_with_bursts_is_waited_for_beside_one_that_does_not_read() {
     let mut healthy = fixture(RULES);
     let mut stuck = healthy.beside();
-    // It has as many as publishers have in a burst, 20 batches in a window, and then nothing for a while.
+    // It has as many as publishers have in a burst, 20 batches in a window, and then nothing for a
+    // while.
     let burst = async |healthy: &mut Fixture, windows: u32| {
         let mut waits = 0;
         for _ in 0..20 * windows {
@@ -316,7 +319,8 @@ fn a_subscriber_disconnected_for_being_slow_is_remembered() {
 #[tokio::test(start_paused = true)]
 async fn a_subscriber_that_leaves_before_it_is_found_slow_is_charged() {
     let third = WINDOW / 3 + Duration::from_millis(1);
-    // The floor rate, how long publishers wait each time, how much it takes meanwhile; and what that costs.
+    // The floor rate, how long publishers wait each time, how much it takes meanwhile; and what
+    // that costs.
     for (floor_rate, waited, taken, cost) in [
         (1000, third, 0, third),
         // It takes 14,572 bytes a second.
