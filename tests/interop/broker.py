@@ -25,12 +25,12 @@ def binary(name):
 
 
 def pick_port():
-    """A free port below the range that the kernel hands out. A client that dials a port of that range while nothing
-    listens there may be given the same port as its own and connect to itself, which would also keep the restarted
-    broker from binding it.
+    """A free port below the range that the kernel hands out, and above those of README.md, whose blocks may run at the
+    same time. A client that dials a port of the kernel's range while nothing listens there may be given the same port as
+    its own and connect to itself, which would also keep the restarted broker from binding it.
     """
     while True:
-        port = random.randrange(15000, 32000)
+        port = random.randrange(21000, 32000)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
