@@ -10,7 +10,7 @@ pub mod operator {
 
     /// The one-line error about arguments, if there is one.
     pub fn arguments(arguments: Vec<OsString>) -> Result<(), String> {
-        cli::Cli::read_from(arguments).map(drop).map_err(|error| cli::one_line(&error))
+        cli::arguments::Cli::read_from(arguments).map(drop).map_err(|error| cli::output::one_line(&error))
     }
 
     /// A file of keys: the idents that it lets in.

@@ -1,6 +1,6 @@
 //! The command line of the program `hpfeeds-broker`: one group of arguments a file.
 
-mod arguments;
+pub(crate) mod arguments;
 mod backlog;
 mod backpressure;
 mod config_file;
@@ -9,7 +9,7 @@ mod keys;
 mod limits;
 mod listen;
 mod logging;
-mod output;
+pub(crate) mod output;
 mod serve;
 mod store;
 #[cfg(test)]
