@@ -20,6 +20,8 @@ pub(crate) struct FrameBatch<'a> {
     pub(crate) payload: usize,
     /// All of them are known to be on one channel.
     pub(crate) one_channel: bool,
+    /// The next outbox is the last that needs the frames: its copy is not kept for others.
+    pub(crate) is_last: bool,
 }
 
 #[derive(Debug)]
@@ -35,11 +37,11 @@ impl<'a> FrameBatch<'a> {
         // Long ones at once, before an outbox is locked.
         let long = frames.len() > SHORT;
         let frames = if long { Frames::Own(Bytes::copy_from_slice(frames)) } else { Frames::Received(frames) };
-        Self { frames, messages, payload, one_channel: false }
+        Self { frames, messages, payload, one_channel: false, is_last: false }
     }
 
     pub(crate) fn new(frames: Bytes, messages: u32, payload: usize) -> Self {
-        Self { frames: Frames::Own(frames), messages, payload, one_channel: false }
+        Self { frames: Frames::Own(frames), messages, payload, one_channel: false, is_last: false }
     }
 
     /// The number of messages, if all are known to be on one channel.
@@ -56,6 +58,8 @@ impl<'a> FrameBatch<'a> {
     pub(crate) fn share(&mut self) -> Bytes {
         match &self.frames {
             Frames::Own(frames) => frames.clone(),
+            // To share it would take another allocation.
+            Frames::Received(frames) if self.is_last => Bytes::copy_from_slice(frames),
             Frames::Received(frames) => {
                 let own = Bytes::copy_from_slice(frames);
                 self.frames = Frames::Own(own.clone());

@@ -213,6 +213,17 @@ mod tests {
     }
 
     #[test]
+    fn the_last_subscriber_gets_a_copy_of_its_own() {
+        let (mut one, mut other) = (Queue::default(), Queue::default());
+        let mut batch = FrameBatch::received(b"run", 1, 0);
+        batch.is_last = true;
+        assert_eq!((one.push(&mut batch), other.push(&mut batch)), (3 + OVERHEAD, 3 + OVERHEAD));
+        let (one, other) = (one.pop().unwrap().frames, other.pop().unwrap().frames);
+        assert!(one.is_unique() && other.is_unique());
+        assert_eq!((&one[..], &other[..]), (&b"run"[..], &b"run"[..]));
+    }
+
+    #[test]
     fn a_batch_that_stays_alone_ends_a_shared_allocation() {
         let mut queue = Queue::default();
         for number in 0..3 {

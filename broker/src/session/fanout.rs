@@ -96,8 +96,10 @@ impl Fanout {
         };
         batch.one_channel = batches == 1;
         // To each subscriber; publishers wait for those that keep up and have no room.
-        let mut waiting = Vec::new();
+        let (mut waiting, mut left) = (Vec::new(), subscribers.len());
         for outbox in subscribers.iter() {
+            left = left.saturating_sub(1);
+            batch.is_last = left == 0 && waiting.is_empty();
             budget.charge(match outbox.enqueue(&mut batch, Instant::now) {
                 EnqueueOutcome::Queued { .. } => 1,
                 // Drops are counted for each channel.
