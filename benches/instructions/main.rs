@@ -1,6 +1,10 @@
-//! Runs one operation of the codec so many times: `instructions OPERATION COUNT`. See `scripts/instructions`.
+//! Runs one operation of the codec, or of a broker, so many times: `instructions OPERATION COUNT`. See
+//! `scripts/instructions`.
 
 #![allow(clippy::unwrap_used, reason = "a measurement that fails must stop")]
+
+#[cfg(feature = "broker")]
+mod broker;
 
 use std::{env, hint::black_box};
 
@@ -26,6 +30,8 @@ fn main() {
         "frames-256" => frames(count),
         "parse-256" => parse(count),
         "encode-256" => encode(count),
+        #[cfg(feature = "broker")]
+        other if other.starts_with("broker-") => broker::run(&other["broker-".len()..], count),
         other => panic!("no operation {other:?}"),
     }
 }
