@@ -11,6 +11,7 @@ mod forwarding;
 mod keys;
 mod lifecycle;
 mod limits;
+mod manual;
 #[cfg(feature = "exporter")]
 mod metrics;
 mod patterns;
