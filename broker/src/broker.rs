@@ -88,7 +88,7 @@ impl Broker {
         let rules = config.rules();
         let auth_failures = AuthFailureDelay::new(config.auth_failure_delay);
         let admission = Arc::new(Admission::new(config.max_connections, config.max_connections_per_address));
-        let identities = Arc::new(IdentRegistry::new(config.account_rules()));
+        let identities = Arc::new(IdentRegistry::new(config.quota_rules()));
         let metrics = Arc::new(Metrics::new(&addrs));
         let context = Arc::new(BrokerContext {
             config,

@@ -111,7 +111,7 @@ impl Config {
         }
     }
 
-    pub(crate) fn account_rules(&self) -> QuotaRules {
+    pub(crate) fn quota_rules(&self) -> QuotaRules {
         QuotaRules {
             max_connections: self.max_connections_per_ident.map_or(usize::MAX, NonZeroUsize::get),
             publish: rate(self.publish_rate, self.publish_bytes),

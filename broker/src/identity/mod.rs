@@ -77,10 +77,10 @@ impl IdentRegistry {
         let mut registry = self.state.lock();
         let owner = key.account.as_deref().map_or(Owner::Ident(&ident), Owner::Account);
         let quota = registry.quotas.connect(owner, Instant::now())?;
-        let account = registry.idents.entry(ident).or_insert_with_key(|ident| {
+        let ident_state = registry.idents.entry(ident).or_insert_with_key(|ident| {
             Arc::new(IdentState { ident: ident.clone(), generation: AtomicU64::new(0), state: Mutex::default() })
         });
-        let mut live = account.state.lock();
+        let mut live = ident_state.state.lock();
         let mut key = key;
         if live.connections == 0 {
             (live.found, live.uneven) = (Some(key.clone()), false);
@@ -93,9 +93,9 @@ impl IdentRegistry {
         }
         live.connections += 1;
         live.joined += 1;
-        let (number, seen) = (live.joined, account.generation.load(Acquire));
+        let (number, seen) = (live.joined, ident_state.generation.load(Acquire));
         drop(live);
-        Some(Membership { registry: self.clone(), ident: account.clone(), quota, key, secret, number, seen })
+        Some(Membership { registry: self.clone(), ident: ident_state.clone(), quota, key, secret, number, seen })
     }
 
     /// All idents in order, so that simulations look them up in the same order each time.
