@@ -35,8 +35,7 @@
 //! - A subscriber that keeps up loses nothing: publishers are slowed down through TCP to the speed of
 //!   the slowest subscriber that still drains the [floor rate](BrokerBuilder::floor_rate).
 //! - A subscriber below the floor rate is buffered up to its [high mark](BrokerBuilder::high_mark)
-//!   and
-//!   then meets the [`SlowPolicy`]. It slows down publishers for at most the
+//!   and then meets the [`SlowPolicy`]. It slows down publishers for at most the
 //!   [floor window](BrokerBuilder::floor_window), 3 s by default.
 //! - Memory is bounded, see [`BrokerBuilder::max_buffered`].
 #![doc(test(attr(deny(warnings))))]

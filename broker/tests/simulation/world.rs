@@ -223,8 +223,8 @@ impl World {
         Err(format!("it never happens that {what}"))
     }
 
-    /// Waits until every client is connected, and none to a broker that is gone without a word. What was let go of in a
-    /// step is known after it, and the client hears of it in the next.
+    /// Waits until every client is connected, and none to a broker that is gone without a word. A connection that was
+    /// let go of in a step is known after it, and the client hears of it in the next.
     fn settle(&mut self) -> Result<(), String> {
         let mut quiet = 0;
         self.until("everybody is connected again", |world| {

@@ -19,12 +19,12 @@ const BUSY: Duration = Duration::from_secs(4);
 /// `database+postgresql://broker:secret@db.example.org/hpfeeds`.
 ///
 /// - `sqlite` is the file `sqlite.db` in the working directory, and anything else that ends in
-///   `.db`, `.sqlite` or
-///   `.sqlite3` a file; its table is `authkeys(id, owner, ident, secret, pubchans, subchans)`.
+///   `.db`, `.sqlite` or `.sqlite3` a file; its table is
+///   `authkeys(id, owner, ident, secret, pubchans, subchans)`.
 /// - `database+postgresql://…` (or `postgres`), `database+mysql://…` (or `mariadb`) and
-///   `database+sqlite:///FILE` (four
-///   slashes for an absolute path) have the table `auth_keys(id, identifier, secret, publish, subscribe)`. The driver of
-///   `postgresql+asyncpg` and the like is passed over, and so are options of its pool.
+///   `database+sqlite:///FILE` (four slashes for an absolute path) have the table
+///   `auth_keys(id, identifier, secret, publish, subscribe)`. The driver of `postgresql+asyncpg` and
+///   the like is passed over, and so are options of its pool.
 ///
 /// Lists of channels are JSON: text, or a column of such a type.
 ///

@@ -19,10 +19,10 @@ use super::{AuthError, AuthStore, Lookup};
 /// for the next connection, and for live connections at the next
 /// [recheck](crate::builder::BrokerBuilder::recheck_keys).
 ///
-/// The store keeps at most 4 connections, each for at most 60 s without use, and gives up on a
-/// lookup after 5 s. While the database is away, each lookup fails at once with the cause; when the
-/// database is back, the next lookup connects. A lookup that is dropped cuts its connection; the
-/// next one is not affected.
+/// The store keeps at most 4 connections, and gives up on a lookup after 5 s. A connection that was
+/// not used for 60 s is closed by the next lookup; without lookups it stays open. While the database
+/// is away, each lookup fails at once with the cause; when the database is back, the next lookup
+/// connects. A lookup that is dropped cuts its connection; the next one is not affected.
 #[derive(Debug)]
 pub struct SqlStore {
     database: Database,

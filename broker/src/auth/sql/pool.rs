@@ -15,8 +15,8 @@ use super::connection::Connection;
 /// others.
 const CONNECTIONS: usize = 4;
 
-/// How long a connection stays open unused. Shorter than what firewalls and servers wait before
-/// they cut one without a word.
+/// How long a connection may be unused: the next lookup closes an older one. Shorter than what
+/// firewalls and servers wait before they cut one without a word.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// The permits to use a connection, and the connections that are not in use.

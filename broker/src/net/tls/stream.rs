@@ -209,7 +209,7 @@ impl Tls {
         cx: &mut Context<'_>,
         buf: &mut BytesMut,
     ) -> Poll<io::Result<()>> {
-        // What the call before had no room for comes first, and then what rustls still holds.
+        // Bytes that the call before had no room for come first, and then those that rustls still holds.
         let mut held = mem::take(&mut self.encrypted);
         let mut rest = held.as_slice();
         loop {
