@@ -329,7 +329,7 @@ pub(crate) fn count(log: &[String], part: &str) -> usize {
     log.iter().filter(|line| line.contains(part)).count()
 }
 
-/// How many lines of one kind and address there may have been since then: see `reports.rs`.
+/// How many lines of one kind and address there may have been since then: see `limits/log_sampler.rs`.
 pub(crate) fn periods(begun: Instant) -> usize {
     usize::try_from(begun.elapsed().as_secs()).unwrap() / 10 + 1
 }
