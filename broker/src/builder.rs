@@ -206,7 +206,7 @@ impl BrokerBuilder {
 
     /// The most channels and patterns that one connection may subscribe to at once. Default:
     /// 10,000. Each takes some hundred bytes. The publish cache of a connection holds at most as
-    /// many channels, which take as much.
+    /// many channels, and never fewer than 8; they take as much.
     pub fn max_subscriptions(mut self, channels: usize) -> Self {
         self.config.max_subscriptions = channels;
         self

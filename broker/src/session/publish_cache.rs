@@ -7,6 +7,10 @@ use hpfeeds::wire::FrameBatch;
 
 use crate::{metrics::channels::ChannelSeries, routing::router::TopicHandle};
 
+/// A publish cache holds so many targets, however low the limit on subscriptions is: sensors publish
+/// to some channels by turns.
+const FEW: usize = 8;
+
 /// A channel that the client may publish to.
 pub(crate) struct PublishTarget {
     /// Ident and channel, in bytes as they stand at the start of a PUBLISH body.
@@ -47,11 +51,12 @@ impl PublishCache {
         list.get(index)
     }
 
-    /// Adds a target that is not in the cache. When there are `max` targets, all are forgotten first.
+    /// Adds a target that is not in the cache. When there are `max` targets, and at least [`FEW`],
+    /// all are forgotten first.
     pub(crate) fn add(&mut self, target: PublishTarget, max: usize) {
         let Targets { list, by_names, next } = self.0.get_or_insert_default().as_mut();
         // A client that goes through still more channels by turns finds none, whichever is forgotten.
-        if list.len() >= max {
+        if list.len() >= max.max(FEW) {
             list.clear();
             by_names.clear();
         }
@@ -106,6 +111,18 @@ mod tests {
             }
             assert!(is_found(&mut cache, channel, series));
         }
+    }
+
+    #[test]
+    fn few_targets_are_found_however_low_the_limit_is() {
+        let (router, mut cache, series) = (Arc::<Router>::default(), PublishCache::default(), Arc::default());
+        let channels: Vec<_> = (0..FEW).map(|n| format!("c{n}")).collect();
+        for channel in &channels {
+            let names = FrameBatch::names(&body(channel)).unwrap().into();
+            let topic = router.topic(&channel.parse().unwrap());
+            cache.add(PublishTarget { names, topic, series: Arc::clone(&series) }, 1);
+        }
+        assert!(channels.iter().rev().all(|channel| is_found(&mut cache, channel, &series)));
     }
 
     #[test]
