@@ -381,6 +381,20 @@ async fn a_publisher_about_to_wait_learns_that_the_subscriber_is_gone() {
     assert_eq!(f.stats().discarded, 6);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_publisher_about_to_wait_learns_that_there_is_room() {
+    let mut f = fixture(RULES);
+    f.now = Instant::now();
+    let EnqueueOutcome::Wait(until) = f.fill() else { panic!("no wait") };
+    // The first write that makes room may be the last one.
+    assert_eq!(f.write(), 0);
+    for number in 1..=3 {
+        f.outbox.enqueue_waiting(&mut batch(number), until).await;
+        assert_eq!(f.write(), if number < 3 { 0 } else { 1 });
+    }
+    assert_eq!(Instant::now(), f.now);
+}
+
 #[test]
 fn drops_are_logged_now_and_then_with_totals() {
     let mut drops = Drops::default();
