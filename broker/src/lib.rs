@@ -44,7 +44,8 @@ mod accept;
 mod auth;
 mod broker;
 mod builder;
-#[cfg(feature = "cli")]
+// The program uses signals of Unix.
+#[cfg(all(feature = "cli", unix))]
 #[doc(hidden)]
 pub mod cli;
 mod config;
