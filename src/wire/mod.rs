@@ -8,6 +8,7 @@ mod auth;
 mod batch;
 mod codec;
 mod error;
+pub mod extension;
 mod frame;
 mod header;
 mod name_cache;
