@@ -2,7 +2,11 @@
 
 use std::{fmt, io};
 
-use super::{names::NameError, opcode::Opcode};
+use super::{
+    extension::{ExtensionOpcode, MAX_FRAME},
+    names::NameError,
+    opcode::Opcode,
+};
 
 /// The part of a frame that an error is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,6 +20,56 @@ pub enum Field {
     Name,
     /// The 20 bytes that prove the secret in AUTH.
     Digest,
+    /// The version of the extension in HELLO.
+    Version,
+    /// The flags in HELLO.
+    Flags,
+    /// The interval of heartbeats in HELLO.
+    HeartbeatInterval,
+    /// The identifier of a stream.
+    StreamId,
+    /// The number of the next message in HELLO.
+    NextNumber,
+    /// The identifier of the broker in HELLO.
+    NodeId,
+    /// The number up to which everything is decided, in HELLO.
+    Decided,
+    /// The level that is granted in HELLO.
+    Level,
+    /// The name of the program in HELLO.
+    Software,
+    /// The type, length or value of a TLV of HELLO, whatever it is.
+    Tlv,
+    /// The window in bytes in HELLO.
+    Window,
+    /// The length of the largest message in HELLO.
+    LargestMessage,
+    /// The identifiers of nodes upwards in HELLO.
+    Path,
+    /// The refused ranges in HELLO.
+    RefusedRanges,
+    /// The number of a message in its stream.
+    StreamNumber,
+    /// The epoch of a position in the journal.
+    Epoch,
+    /// The number of a position in the journal.
+    Number,
+    /// How many messages.
+    Count,
+    /// The code of an answer.
+    Code,
+    /// The reason of a gap.
+    Reason,
+    /// The mode of a subscription.
+    Mode,
+    /// How many bytes were taken.
+    Bytes,
+    /// The name of a mailbox.
+    Mailbox,
+    /// Text for a person.
+    Text,
+    /// A byte that is 0.
+    Reserved,
 }
 
 impl fmt::Display for Field {
@@ -25,8 +79,48 @@ impl fmt::Display for Field {
             Self::Channel => "channel",
             Self::Name => "broker name",
             Self::Digest => "digest",
+            Self::Version => "version",
+            Self::Flags => "flags",
+            Self::HeartbeatInterval => "heartbeat interval",
+            Self::StreamId => "stream id",
+            Self::NextNumber => "next number",
+            Self::NodeId => "node id",
+            Self::Decided => "decided number",
+            Self::Level => "level",
+            Self::Software => "software name",
+            Self::Tlv => "TLV",
+            Self::Window => "window",
+            Self::LargestMessage => "largest message",
+            Self::Path => "path",
+            Self::RefusedRanges => "refused ranges",
+            Self::StreamNumber => "stream number",
+            Self::Epoch => "epoch",
+            Self::Number => "number",
+            Self::Count => "count",
+            Self::Code => "code",
+            Self::Reason => "reason",
+            Self::Mode => "mode",
+            Self::Bytes => "bytes",
+            Self::Mailbox => "mailbox",
+            Self::Text => "text",
+            Self::Reserved => "reserved byte",
         })
     }
+}
+
+/// Why a field of a frame of the [extension](super::extension) is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FieldFault {
+    /// The frame ends before or inside the field.
+    #[error("is cut short")]
+    Truncated,
+    /// The value of a known TLV has a length that its type does not have.
+    #[error("has a wrong length of {0} bytes")]
+    Length(u16),
+    /// A name has no bytes or too many, or a name or text is not UTF-8.
+    #[error(transparent)]
+    Name(NameError),
 }
 
 /// The peer sent bytes that are not hpfeeds. Nothing after them can be understood: close the
@@ -77,6 +171,27 @@ pub enum DecodeError {
         /// Its length in bytes.
         found: usize,
     },
+    /// The total length of a frame of the [extension](super::extension) is above its limit.
+    #[error("{opcode} frame of {length} bytes is too long: the limit is {MAX_FRAME} bytes")]
+    ExtensionTooLong {
+        /// The kind of the frame.
+        opcode: ExtensionOpcode,
+        /// The length that the header claims, in bytes.
+        length: u32,
+    },
+    /// A frame of the [extension](super::extension) that only the other side sends.
+    #[error("{0} frame came from the side that never sends it")]
+    ExtensionDirection(ExtensionOpcode),
+    /// A field of a frame of the [extension](super::extension) is wrong.
+    #[error("{field} in {opcode} frame {cause}")]
+    ExtensionField {
+        /// The kind of the frame.
+        opcode: ExtensionOpcode,
+        /// Which field.
+        field: Field,
+        /// What is wrong with it.
+        cause: FieldFault,
+    },
     /// The connection ended in the middle of a frame.
     #[error("the connection ended inside a frame (bytes missing: {missing})")]
     Incomplete {
@@ -105,6 +220,25 @@ pub enum EncodeError {
     /// A broker name of more than 255 bytes.
     #[error("broker name {0}")]
     Name(NameError),
+    /// The frame of the [extension](super::extension) would be above its limit: a list in HELLO has
+    /// too many entries.
+    #[error("{opcode} frame of {length} bytes is too long: the limit is {MAX_FRAME} bytes")]
+    ExtensionTooLong {
+        /// The kind of the frame.
+        opcode: ExtensionOpcode,
+        /// The length the frame would have, in bytes, header included.
+        length: usize,
+    },
+    /// A name in a frame of the [extension](super::extension) has no bytes or too many.
+    #[error("{field} in {opcode} frame {cause}")]
+    ExtensionName {
+        /// The kind of the frame.
+        opcode: ExtensionOpcode,
+        /// Which name.
+        field: Field,
+        /// Why the name is not legal.
+        cause: NameError,
+    },
     /// The connection itself failed; only [`Codec`](super::Codec) returns it.
     #[error(transparent)]
     Io(#[from] io::Error),

@@ -2,7 +2,8 @@
 //!
 //! Every message is `u32 total length (big endian, counts itself) | u8 opcode | body`. Use
 //! [`Codec`] with [`tokio_util::codec::Framed`] to speak it over a socket, [`Frames`] to read it in
-//! place, or [`FrameBatch`] to pass on frames that nobody takes apart.
+//! place, or [`FrameBatch`] to pass on frames that nobody takes apart. The frames of the extension
+//! `hpx/1` are in [`extension`]; everything else here refuses them.
 
 mod auth;
 mod batch;
@@ -21,7 +22,7 @@ mod reader;
 pub use auth::{Digest, Nonce, Secret};
 pub use batch::{BatchEnd, BatchExtent, FrameBatch};
 pub use codec::Codec;
-pub use error::{DecodeError, EncodeError, Field};
+pub use error::{DecodeError, EncodeError, Field, FieldFault};
 pub use frame::{Frame, FrameRef, encode_publish, publish_len};
 pub(crate) use frame::{encode_publish_head, publish_head_len};
 pub use header::{HEADER_LEN, Header, Limits};

@@ -1,4 +1,4 @@
-//! The parser of frame bodies: the only place that takes a peer's fields apart.
+//! The parser of frame bodies: the only place that takes the base protocol's fields apart.
 
 use std::str;
 

@@ -303,7 +303,8 @@ fn vectors() -> Vec<Vector> {
     vectors
 }
 
-fn read(text: &str, vectors: &mut Vec<Vector>) {
+/// The lines of a file, without comments; those that are indented continue the one above them.
+pub(super) fn logical_lines(text: &str) -> Vec<String> {
     let mut logical: Vec<String> = Vec::new();
     for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         match logical.last_mut() {
@@ -314,7 +315,11 @@ fn read(text: &str, vectors: &mut Vec<Vector>) {
             _ => logical.push(line.to_owned()),
         }
     }
-    for line in logical {
+    logical
+}
+
+fn read(text: &str, vectors: &mut Vec<Vector>) {
+    for line in logical_lines(text) {
         if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             let (bytes, expected) = (Vec::new(), Vec::new());
             vectors.push(Vector { name: name.to_owned(), limits: Limits::default(), bytes, expected });
@@ -351,10 +356,10 @@ fn expectation(text: &str) -> Outcome {
 }
 
 /// `00 ff 70*60 "text" |`, read from the front.
-struct Tokens<'a>(&'a str);
+pub(super) struct Tokens<'a>(pub(super) &'a str);
 
 impl Tokens<'_> {
-    fn bytes(&mut self) -> Vec<u8> {
+    pub(super) fn bytes(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         loop {
             self.0 = self.0.trim_start_matches([' ', '|']);
@@ -374,14 +379,14 @@ impl Tokens<'_> {
         }
     }
 
-    fn group(&mut self) -> Vec<u8> {
+    pub(super) fn group(&mut self) -> Vec<u8> {
         self.0 = self.0.strip_prefix('(').unwrap();
         let bytes = self.bytes();
         self.0 = self.0.strip_prefix(')').unwrap();
         bytes
     }
 
-    fn string(&mut self) -> Vec<u8> {
+    pub(super) fn string(&mut self) -> Vec<u8> {
         let mut text = String::new();
         let mut chars = self.0.strip_prefix('"').unwrap().chars();
         loop {
