@@ -8,6 +8,7 @@ pub mod broker_session;
 pub mod client_session;
 pub mod decode;
 pub mod endpoint;
+pub mod extension;
 mod input;
 #[cfg(feature = "keys")]
 pub mod keys;
