@@ -41,6 +41,9 @@
 #![doc(test(attr(deny(warnings))))]
 
 mod client;
+#[cfg(feature = "spool")]
+#[doc(hidden)]
+pub mod log;
 #[doc(hidden)]
 pub mod units;
 pub mod wire;
