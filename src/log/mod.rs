@@ -1,12 +1,57 @@
 //! The log: an append-only file format for batches of frames, and the engine that writes and reads it, for spool and
 //! journal. Not part of the library's interface yet; it may change at any time.
 //!
-//! [`Disk`] is all that it does to a file system; every call blocks.
+//! [`Log`] appends records, makes them durable in groups and keeps the cursor; [`Reader`] reads them; [`verify`] checks a
+//! folder. [`Disk`] is all that they do to a file system, and every call blocks. The format, its rules, and what a crash
+//! leaves stand in the repository's `docs/architecture.md`.
+//!
+//! ```
+//! # #[cfg(unix)] fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?; let path = folder.path().join("spool");
+//! use std::sync::Arc;
+//! use hpfeeds::log::{Append, Extent, FRAMES, Item, Log, LogOptions, Position, RealDisk};
+//!
+//! let disk = Arc::new(RealDisk::open(path)?);
+//! let (mut log, _report) = Log::open(disk, &LogOptions::default())?;
+//! let body = b"\0\0\0\x0d\x03\x02me\x02chhi\0\0\0\x0d\x03\x02me\x02chho";
+//! let last = log.append(&Append { kind: FRAMES, unix_ms: 0, messages: 2, stream: None, channels: &[], body })?;
+//! assert_eq!(last, Position::new(1, 2));
+//! assert_eq!(log.sync()?, last);
+//!
+//! let mut reader = log.reader(log.cursor(), Extent::Durable);
+//! let Item::Record(record) = &reader.read()?[0] else { panic!("nothing is lost") };
+//! assert_eq!(&record.body[..], body);
+//! log.consume(record.last())?;
+//! # Ok(()) }
+//! # #[cfg(unix)] run().unwrap();
+//! ```
 
+mod cursor;
 mod disk;
+mod error;
+mod layout;
+mod open;
+mod position;
+mod reader;
 #[cfg(unix)]
 mod real_disk;
+mod recovery;
+mod room;
+mod rotation;
+mod segment;
+mod verify;
+mod walker;
+mod writer;
 
-pub use self::disk::{Disk, Entry, File, Guard, LockError, Space};
 #[cfg(unix)]
 pub use self::real_disk::RealDisk;
+pub use self::{
+    disk::{Disk, Entry, File, Guard, LockError, Space},
+    error::LogError,
+    layout::record::StreamEnd,
+    open::OpenReport,
+    position::Position,
+    reader::{Extent, Item, Lost, Reader, Record},
+    verify::{Damage, Verified, verify},
+    writer::{Append, FRAMES, Log, LogOptions, WhenFull},
+};
