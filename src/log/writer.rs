@@ -170,8 +170,11 @@ impl Log {
         } else if self.kept.len() - self.written >= WRITE {
             self.write()?;
         }
-        if self.current.is_none() {
-            self.begin(self.next, record.unix_ms)?;
+        match self.current {
+            Some(_) => {}
+            None if self.kept.is_empty() => self.begin(self.next, record.unix_ms)?,
+            // What is kept comes first: no segment could be begun for it yet.
+            None => self.begin_again()?,
         }
         let Some(current) = &mut self.current else { return Err(LogError::Failed) };
         let offset = current.offset + self.kept.len() as u64;

@@ -143,6 +143,31 @@ fn a_full_disk_is_an_error_for_a_log_that_drops_nothing_and_passes() {
 }
 
 #[test]
+fn a_disk_that_is_full_after_a_failed_sync_keeps_the_order() {
+    let disk = SimDisk::new(1);
+    let (mut log, _) = open(&disk, &small().when_full(WhenFull::Refuse)).unwrap();
+    append(&mut log, 2, 1000).unwrap();
+    log.sync().unwrap();
+    append(&mut log, 2, 1000).unwrap();
+    log.write().unwrap();
+    let next = disk.syncs() + 1;
+    let used: usize = disk.files().values().map(Vec::len).sum();
+    disk.faults(|faults| {
+        faults.fail_syncs.push(next);
+        faults.capacity = Some(used as u64);
+    });
+    assert!(matches!(log.sync(), Err(LogError::NoSpace)));
+    assert!(matches!(append(&mut log, 1, 10), Err(LogError::NoSpace)));
+    disk.faults(|faults| faults.capacity = None);
+    append(&mut log, 1, 10).unwrap();
+    assert_eq!(log.sync().unwrap(), Position::new(1, 5));
+    for seed in 0..50 {
+        let (log, _) = open(&disk.crash(seed), &small()).unwrap();
+        assert_eq!(shape(&read(&log, Position::START, Extent::Durable)), [Ok(1), Ok(3), Ok(5)], "seed {seed}");
+    }
+}
+
+#[test]
 fn the_limit_is_half_of_the_file_system() {
     let disk = SimDisk::new(1);
     disk.faults(|faults| faults.capacity = Some(100_000));
