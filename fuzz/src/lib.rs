@@ -12,8 +12,12 @@ pub mod extension;
 mod input;
 #[cfg(feature = "keys")]
 pub mod keys;
+pub mod log_open;
 mod model;
 pub mod roundtrip;
+#[allow(dead_code, reason = "the tests of the log use more of it")]
+#[path = "../../tests/support/sim_disk.rs"]
+mod sim_disk;
 
 #[global_allocator]
 static ALLOCATOR: alloc::Counting = alloc::Counting;
