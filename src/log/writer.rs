@@ -234,13 +234,21 @@ impl Log {
             current.offset += self.kept.len() as u64;
             self.failures = 0;
             self.written = 0;
-            self.kept.clear();
-            // One large burst does not keep its memory for ever.
-            self.kept.shrink_to(2 * WRITE);
+            self.clear_kept();
             self.publish(true);
         }
         self.check()?;
         Ok(self.last())
+    }
+
+    /// Memory that half as much would have done for is given back by halves: a burst does not keep it for ever, and a
+    /// log that goes on as before does not ask for it again each time.
+    fn clear_kept(&mut self) {
+        let (used, capacity) = (self.kept.len(), self.kept.capacity());
+        self.kept.clear();
+        if used < capacity / 2 {
+            self.kept.shrink_to((capacity / 2).max(2 * WRITE));
+        }
     }
 
     /// Data first, then the name: a name without data is an empty segment, data without a name is nothing.
