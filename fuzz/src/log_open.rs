@@ -1,8 +1,9 @@
-//! The folder of a log, with anything in its files: opening it fails for a newer version alone, reading it has an end and
-//! goes forward, and what is appended then is there at the next opening.
+//! The folder of a log, with anything in its files: opening it fails for a newer version alone,
+//! reading it has an end and goes forward, and what is appended then is there at the next opening.
 //!
-//! Input: changes to the files of a log of three segments, each a byte that says which change, and its values. Some are
-//! given the checksum that makes them fit, so that what stands behind it is reached.
+//! Input: changes to the files of a log of three segments, each a byte that says which change, and
+//! its values. Some are given the checksum that makes them fit, so that what stands behind it is
+//! reached.
 
 use std::{
     collections::BTreeMap,
@@ -40,8 +41,8 @@ pub fn run(bytes: &[u8]) {
     assert!(again.is_none_or(|again| again > last), "numbers go on: {last}, {again:?}, {report:?}");
 }
 
-/// Opens, reads, appends and reads that again. Returns the position of what was appended, unless numbers or epochs are
-/// used up.
+/// Opens, reads, appends and reads that again. Returns the position of what was appended, unless
+/// numbers or epochs are used up.
 fn look(disk: &SimDisk) -> Result<(Option<Position>, String), LogError> {
     let options = LogOptions::default().segment_bytes(10_000).max_bytes(4 << 20);
     let (mut log, report) = match Log::open(Arc::new(disk.clone()) as Arc<dyn Disk>, &options) {

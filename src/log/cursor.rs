@@ -1,5 +1,5 @@
-//! The cursor of a log: the position up to which everything is consumed, in a file with two slots that are written in
-//! turn.
+//! The cursor of a log: the position up to which everything is consumed, in a file with two slots
+//! that are written in turn.
 
 use std::io;
 
@@ -22,7 +22,8 @@ pub(super) struct Cursor {
     slot: Slot,
     /// As it was last stored.
     stored: Slot,
-    /// `None`: there is none, or its last write or sync has failed, after which nothing is known about it.
+    /// `None`: there is none, or its last write or sync has failed, after which nothing is known
+    /// about it.
     file: Option<Box<dyn File>>,
 }
 
@@ -64,7 +65,8 @@ impl Cursor {
     pub(super) fn new(disk: &dyn Disk, found: Stored) -> Self {
         match found {
             Stored::Slot(slot) => Self { slot, stored: slot, file: disk.open(CURSOR).ok() },
-            // A turn that is higher than any of a file that cannot be read does not matter: the file is made anew.
+            // A turn that is higher than any of a file that cannot be read does not matter: the
+            // file is made anew.
             Stored::None | Stored::Lost | Stored::Newer(_) => {
                 Self { slot: Slot::default(), stored: Slot::default(), file: None }
             }

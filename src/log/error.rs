@@ -24,7 +24,8 @@ pub enum LogError {
         /// The effective limit in bytes.
         limit: u64,
     },
-    /// The file system is full. What was appended is kept in memory; [`sync`](super::Log::sync) tries again.
+    /// The file system is full. What was appended is kept in memory; [`sync`](super::Log::sync)
+    /// tries again.
     #[error("no space is left for the log: make room on its file system")]
     NoSpace,
     /// Two syncs or writes in a row have failed: nothing more becomes durable. Open the log anew.

@@ -1,9 +1,10 @@
-//! The log: an append-only file format for batches of frames, and the engine that writes and reads it, for spool and
-//! journal. Not part of the library's interface yet; it may change at any time.
+//! The log: an append-only file format for batches of frames, and the engine that writes and reads
+//! it, for spool and journal. Not part of the library's interface yet; it may change at any time.
 //!
-//! [`Log`] appends records, makes them durable in groups and keeps the cursor; [`Reader`] reads them; [`verify`] checks a
-//! folder. [`Disk`] is all that they do to a file system, and every call blocks. The format, its rules, and what a crash
-//! leaves stand in the repository's `docs/architecture.md`.
+//! [`Log`] appends records, makes them durable in groups and keeps the cursor; [`Reader`] reads
+//! them; [`verify`] checks a folder. [`Disk`] is all that they do to a file system, and every call
+//! blocks. The format, its rules, and what a crash leaves stand in the repository's
+//! `docs/architecture.md`.
 //!
 //! ```
 //! # #[cfg(unix)] fn run() -> Result<(), Box<dyn std::error::Error>> {

@@ -28,8 +28,8 @@ pub struct OpenReport {
     pub scanned: usize,
     /// Those whose data could not be made durable now: the disk has failed.
     pub unsynced: usize,
-    /// Files that were set aside, by the name that they have now: no copy of their header can be read, or another file
-    /// has the same one.
+    /// Files that were set aside, by the name that they have now: no copy of their header can be
+    /// read, or another file has the same one.
     pub bad: Vec<String>,
     /// The cursor's file cannot be read: everything that is there will be read again.
     pub cursor_lost: bool,
@@ -112,11 +112,12 @@ pub(super) fn look(disk: &dyn Disk) -> Result<Folder, LogError> {
 }
 
 impl Log {
-    /// Opens the log of a folder, and begins a new epoch: one more than the highest that the folder has. Nothing of it
-    /// is on disk before the first record.
+    /// Opens the log of a folder, and begins a new epoch: one more than the highest that the folder
+    /// has. Nothing of it is on disk before the first record.
     ///
-    /// Damage is no error: it is skipped, and counted by the reader that comes to it. Errors are a folder that is used
-    /// by another process, one that a newer program has written, and a disk that fails.
+    /// Damage is no error: it is skipped, and counted by the reader that comes to it. Errors are a
+    /// folder that is used by another process, one that a newer program has written, and a disk
+    /// that fails.
     pub fn open(disk: Arc<dyn Disk>, options: &LogOptions) -> Result<(Self, OpenReport), LogError> {
         let guard = disk.lock()?;
         let found = look(&*disk)?;
@@ -201,8 +202,8 @@ impl Log {
     }
 }
 
-/// After a failed sync the same messages may stand at the end of a segment and at the beginning of the next one, where
-/// they are durable: they are the next one's.
+/// After a failed sync the same messages may stand at the end of a segment and at the beginning of
+/// the next one, where they are durable: they are the next one's.
 fn clamp(list: &mut VecDeque<Segment>) {
     for at in 1..list.len() {
         let next = list[at].header;

@@ -4,9 +4,10 @@ use std::fmt;
 
 /// The place of a message in a log. Ordered by epoch, then by number.
 ///
-/// Every opening of a log that appends begins a new epoch, so a position never comes back with other contents, also
-/// when messages that were read before they were durable have vanished in a power cut. Numbers count messages and grow
-/// over all epochs: the difference of two is how many messages lie between.
+/// Every opening of a log that appends begins a new epoch, so a position never comes back with
+/// other contents, also when messages that were read before they were durable have vanished in a
+/// power cut. Numbers count messages and grow over all epochs: the difference of two is how many
+/// messages lie between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Position {
     /// The epoch, from 1.

@@ -1,4 +1,5 @@
-//! The reader of a log: from a position on, records as they are, and how many messages are lost between them.
+//! The reader of a log: from a position on, records as they are, and how many messages are lost
+//! between them.
 
 use std::{io, sync::Arc};
 
@@ -19,7 +20,8 @@ use super::{
 pub enum Extent {
     /// To what is durable: a power cut takes nothing back that was read.
     Durable,
-    /// To what is written: it may vanish in a power cut, and comes back under no position with other contents.
+    /// To what is written: it may vanish in a power cut, and comes back under no position with
+    /// other contents.
     Written,
 }
 
@@ -39,7 +41,8 @@ pub struct Record {
     pub first: Position,
     /// Its messages.
     pub messages: u32,
-    /// How many of them, at its front, are not wanted: the reader was set into the middle of the record.
+    /// How many of them, at its front, are not wanted: the reader was set into the middle of the
+    /// record.
     pub skip: u32,
     /// The time, in milliseconds since 1970.
     pub unix_ms: i64,
@@ -78,8 +81,8 @@ impl Lost {
     }
 }
 
-/// A reading half of a log. There may be any number, on other threads, too; each holds at most one open file and 256 KiB,
-/// or one longer record.
+/// A reading half of a log. There may be any number, on other threads, too; each holds at most one
+/// open file and 256 KiB, or one longer record.
 #[derive(Debug)]
 pub struct Reader {
     disk: Arc<dyn Disk>,
@@ -95,8 +98,9 @@ pub struct Reader {
 }
 
 impl Log {
-    /// A reader of what comes after a position, which is clamped into what exists. From [`Position::START`] it begins
-    /// with the oldest; from any other one, what is not there any more is told as lost.
+    /// A reader of what comes after a position, which is clamped into what exists. From
+    /// [`Position::START`] it begins with the oldest; from any other one, what is not there any
+    /// more is told as lost.
     #[must_use]
     pub fn reader(&self, after: Position, extent: Extent) -> Reader {
         Reader {
@@ -212,7 +216,8 @@ impl Reader {
         Ok(true)
     }
 
-    /// Reads until the window is full, or the segment ends. Returns whether another segment follows.
+    /// Reads until the window is full, or the segment ends. Returns whether another segment
+    /// follows.
     fn walk(&mut self, view: &View, items: &mut Vec<Item>, bytes: &mut u64) -> io::Result<bool> {
         while *bytes < WINDOW {
             let Some(walker) = &mut self.walker else { return Ok(true) };
@@ -242,7 +247,8 @@ impl Reader {
         Ok(true)
     }
 
-    /// At the end of a segment: what is missing there is counted when it is known. Returns whether another follows.
+    /// At the end of a segment: what is missing there is counted when it is known. Returns whether
+    /// another follows.
     fn leave(&mut self, view: &View, items: &mut Vec<Item>) -> bool {
         if view.is_open {
             return false;

@@ -1,4 +1,5 @@
-//! The real disk: a folder of the file system, with blocking calls of the standard library and rustix.
+//! The real disk: a folder of the file system, with blocking calls of the standard library and
+//! rustix.
 
 use std::{
     fmt::Write as _,
@@ -15,8 +16,8 @@ use rustix::{
 
 use super::disk::{Disk, Entry, File, Guard, LOCK, LockError, Space};
 
-/// A folder of a real file system. The folder gets mode 0700 and its files 0600: they hold captured credentials and
-/// malware.
+/// A folder of a real file system. The folder gets mode 0700 and its files 0600: they hold captured
+/// credentials and malware.
 #[derive(Debug)]
 pub struct RealDisk {
     path: PathBuf,
@@ -27,7 +28,8 @@ pub struct RealDisk {
 impl RealDisk {
     /// Opens a folder, and makes it, with those above it, where it is missing.
     ///
-    /// A network file system is an error ([`io::ErrorKind::Unsupported`]): locks and syncs mean less there.
+    /// A network file system is an error ([`io::ErrorKind::Unsupported`]): locks and syncs mean
+    /// less there.
     pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
         let disk = Self::open_anywhere(path)?;
         match network_file_system(&disk.folder) {
@@ -150,7 +152,8 @@ impl Disk for RealDisk {
     }
 
     fn random(&self) -> u64 {
-        // Seeded for each thread by the system's randomness, as the standard library's hash maps are.
+        // Seeded for each thread by the system's randomness, as the standard library's hash maps
+        // are.
         fastrand::u64(..)
     }
 }
@@ -198,8 +201,8 @@ fn holder(text: &str, own: &Identity) -> String {
 /// The name of the network file system that holds the folder, if it is one.
 #[cfg(target_os = "linux")]
 fn network_file_system(folder: &fs::File) -> Option<&'static str> {
-    // From the kernel's `linux/magic.h`. FUSE may be anything, and is not among them. The type has 32 bits, in a field
-    // that is wider, and signed, on some architectures.
+    // From the kernel's `linux/magic.h`. FUSE may be anything, and is not among them. The type has
+    // 32 bits, in a field that is wider, and signed, on some architectures.
     let kind = rustix::fs::fstatfs(folder).ok()?.f_type;
     #[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "the kernel's value has 32 bits")]
     #[allow(clippy::unnecessary_cast, reason = "the field's type depends on the architecture")]

@@ -1,4 +1,5 @@
-//! The recovery of one segment at an opening: its header from three places, its footer, or a scan that makes a new one.
+//! The recovery of one segment at an opening: its header from three places, its footer, or a scan
+//! that makes a new one.
 
 use std::{io, sync::Arc};
 
@@ -75,8 +76,8 @@ pub(super) struct Recovered {
     pub(super) is_unsynced: bool,
 }
 
-/// Opens a segment. What has no footer is scanned, made durable (a process that was killed may have written it and not
-/// synced it), and sealed: a torn tail is never appended to.
+/// Opens a segment. What has no footer is scanned, made durable (a process that was killed may have
+/// written it and not synced it), and sealed: a torn tail is never appended to.
 pub(super) fn recover(name: String, file: &Arc<dyn File>, header: Header, length: u64) -> Recovered {
     if let Some((footer, start)) = footer(&**file, &header, length) {
         return Recovered { segment: segment(name, &footer, start, length), was_open: false, is_unsynced: false };

@@ -10,8 +10,9 @@ use super::{
 };
 
 impl Log {
-    /// Everything up to here is consumed. Whole segments before it are removed, after the cursor is durable, unless the
-    /// log keeps them. Without such a segment nothing is written: see [`store_cursor`](Self::store_cursor).
+    /// Everything up to here is consumed. Whole segments before it are removed, after the cursor is
+    /// durable, unless the log keeps them. Without such a segment nothing is written: see
+    /// [`store_cursor`](Self::store_cursor).
     pub fn consume(&mut self, to: Position) -> Result<(), LogError> {
         let to = Position::new(to.epoch, to.number.min(self.next - 1));
         self.cursor.advance(to.min(self.last()));
@@ -29,8 +30,8 @@ impl Log {
         self.cursor.position()
     }
 
-    /// The messages that were dropped at the limit and had not been consumed, at most, since the log exists; durable
-    /// with the cursor.
+    /// The messages that were dropped at the limit and had not been consumed, at most, since the
+    /// log exists; durable with the cursor.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.cursor.lost()
@@ -43,8 +44,8 @@ impl Log {
         self.shared.lock().size() + bad + (self.kept.len() - self.written) as u64
     }
 
-    /// Removes the segment that is appended to as well, when everything is consumed and durable: so a log that is
-    /// drained is empty.
+    /// Removes the segment that is appended to as well, when everything is consumed and durable: so
+    /// a log that is drained is empty.
     pub fn trim(&mut self) -> Result<(), LogError> {
         let is_drained = self.kept.is_empty() && self.cursor() >= self.last() && !self.options.keep_consumed;
         if is_drained && self.current.as_ref().is_some_and(|current| current.offset > DATA) {
@@ -53,8 +54,8 @@ impl Log {
         self.release()
     }
 
-    /// Drops the segments whose newest record is older than this time in milliseconds since 1970, and counts what of
-    /// them was not consumed. The segment that is appended to stays.
+    /// Drops the segments whose newest record is older than this time in milliseconds since 1970,
+    /// and counts what of them was not consumed. The segment that is appended to stays.
     pub fn drop_before(&mut self, unix_ms: i64) -> Result<(), LogError> {
         loop {
             let shared = self.shared.lock();
@@ -122,7 +123,8 @@ impl Log {
         Ok(())
     }
 
-    /// Drops the oldest sealed segment, with the cursor durable before. Returns whether there was one.
+    /// Drops the oldest sealed segment, with the cursor durable before. Returns whether there was
+    /// one.
     fn drop_oldest(&mut self) -> Result<bool, LogError> {
         if !self.lose_front() {
             return Ok(false);
@@ -132,8 +134,8 @@ impl Log {
         Ok(true)
     }
 
-    /// Makes room on a full file system, where the cursor can only be written afterwards. Until it is, a crash makes
-    /// the count of what was lost higher than it is: "at most".
+    /// Makes room on a full file system, where the cursor can only be written afterwards. Until it
+    /// is, a crash makes the count of what was lost higher than it is: "at most".
     pub(super) fn drop_for_space(&mut self) -> bool {
         if self.drop_bad() {
             return true;

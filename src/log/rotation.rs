@@ -1,4 +1,5 @@
-//! The beginning and the end of segments: a new one is durable before what is in it counts, a sealed one has a footer.
+//! The beginning and the end of segments: a new one is durable before what is in it counts, a
+//! sealed one has a footer.
 
 use std::{io, sync::Arc};
 
@@ -55,8 +56,9 @@ impl Log {
         Ok(())
     }
 
-    /// The file with its headers. The first of an epoch is made durable at once: what is read before it is durable
-    /// must not come back with other contents, so the epoch must not come back.
+    /// The file with its headers. The first of an epoch is made durable at once: what is read
+    /// before it is durable must not come back with other contents, so the epoch must not come
+    /// back.
     fn create(&self, name: &str, header: &Header) -> io::Result<(Arc<dyn File>, bool)> {
         let file: Arc<dyn File> = self.disk.create(name)?.into();
         // Where it cannot be had, writing says so.
@@ -83,7 +85,8 @@ impl Log {
         Ok(())
     }
 
-    /// Leaves a segment whose disk has failed. What is durable in it stays; the rest is kept in memory.
+    /// Leaves a segment whose disk has failed. What is durable in it stays; the rest is kept in
+    /// memory.
     pub(super) fn give_up(&mut self, error: io::Error) -> Result<(), LogError> {
         self.failures += 1;
         self.written = 0;
@@ -110,8 +113,8 @@ impl Log {
         self.check()
     }
 
-    /// Ends the current segment: everything durable, then the footer. A footer that cannot be written is built again
-    /// at the next opening.
+    /// Ends the current segment: everything durable, then the footer. A footer that cannot be
+    /// written is built again at the next opening.
     pub(super) fn seal(&mut self) -> Result<(), LogError> {
         self.sync()?;
         let Some(current) = self.current.take() else { return Ok(()) };

@@ -1,4 +1,5 @@
-//! The segments of a log as writer and readers share them, and the sums of one that is being written or scanned.
+//! The segments of a log as writer and readers share them, and the sums of one that is being
+//! written or scanned.
 
 use std::collections::VecDeque;
 
@@ -23,7 +24,8 @@ pub(super) struct Segment {
     pub(super) end: u64,
     /// The length of the file.
     pub(super) size: u64,
-    /// The highest number that was given to a message of it, one below the first when there is none.
+    /// The highest number that was given to a message of it, one below the first when there is
+    /// none.
     pub(super) last: u64,
     /// The newest time of a record, `i64::MIN` without one.
     pub(super) newest: i64,
@@ -37,7 +39,8 @@ impl Segment {
         Position::new(self.header.epoch, self.last)
     }
 
-    /// Where to look for the message with a number: an offset, and a number that the record there has at least.
+    /// Where to look for the message with a number: an offset, and a number that the record there
+    /// has at least.
     pub(super) fn seek(&self, number: u64) -> (u64, u64) {
         let after = self.index.partition_point(|&(_, first)| first <= number);
         after.checked_sub(1).map_or((DATA, self.header.first), |at| self.index[at])
@@ -53,7 +56,8 @@ pub(super) struct Shared {
     pub(super) is_open: bool,
     /// The epoch of what is appended.
     pub(super) epoch: u64,
-    /// The number of the last message of this epoch that is durable, and of the last that is written.
+    /// The number of the last message of this epoch that is durable, and of the last that is
+    /// written.
     pub(super) durable: u64,
     pub(super) written: u64,
 }

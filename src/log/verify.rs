@@ -1,4 +1,5 @@
-//! The check of a log: reads every record of a folder, changes nothing, and says what is damaged and what is missing.
+//! The check of a log: reads every record of a folder, changes nothing, and says what is damaged
+//! and what is missing.
 
 use super::{
     cursor::Stored,
@@ -19,7 +20,8 @@ const NAMED: usize = 1000;
 pub struct Verified {
     /// Segments with a header.
     pub segments: u64,
-    /// Of these, those without a footer that fits: one that is written to, or was when its process was killed.
+    /// Of these, those without a footer that fits: one that is written to, or was when its process
+    /// was killed.
     pub unsealed: u64,
     /// Records that can be read.
     pub records: u64,
@@ -48,7 +50,8 @@ pub struct Damage {
     pub length: u64,
 }
 
-/// Checks the log of a folder. It takes no lock: of a log that is in use, the end may be half written.
+/// Checks the log of a folder. It takes no lock: of a log that is in use, the end may be half
+/// written.
 pub fn verify(disk: &dyn Disk) -> Result<Verified, LogError> {
     let folder = look(disk)?;
     let mut verified = Verified::default();

@@ -1,4 +1,5 @@
-//! The walker over the records of a segment: it reads them in windows, skips what is damaged, and advances at each step.
+//! The walker over the records of a segment: it reads them in windows, skips what is damaged, and
+//! advances at each step.
 
 use std::{io, sync::Arc};
 
@@ -49,7 +50,8 @@ pub(super) struct Walker {
 }
 
 impl Walker {
-    /// Reads from `offset`, where a record with the number `first` or a higher one stands, to `end`.
+    /// Reads from `offset`, where a record with the number `first` or a higher one stands, to
+    /// `end`.
     pub(super) fn new(file: Arc<dyn File>, header: Header, offset: u64, first: u64, end: u64) -> Self {
         let window = Bytes::new();
         Self { file, header, offset, end, expected: first, bound: u64::MAX, window, window_at: 0 }
@@ -60,7 +62,8 @@ impl Walker {
         &self.header
     }
 
-    /// The next step. After an error of the disk the same step can be tried again, or [`pass`](Self::pass)ed.
+    /// The next step. After an error of the disk the same step can be tried again, or
+    /// [`pass`](Self::pass)ed.
     pub(super) fn step(&mut self) -> io::Result<Step> {
         let start = self.offset;
         loop {

@@ -1,4 +1,5 @@
-//! The writer of a log: appends records, makes them durable in groups, and survives a sync that fails.
+//! The writer of a log: appends records, makes them durable in groups, and survives a sync that
+//! fails.
 
 use std::sync::Arc;
 
@@ -41,7 +42,8 @@ pub struct LogOptions {
 }
 
 impl Default for LogOptions {
-    /// Segments of 16 MiB, 256 MiB in all, of which the oldest go; at most 8 MiB that are not durable.
+    /// Segments of 16 MiB, 256 MiB in all, of which the oldest go; at most 8 MiB that are not
+    /// durable.
     fn default() -> Self {
         Self {
             segment: 16 << 20,
@@ -64,7 +66,8 @@ impl LogOptions {
         Self { limit, ..self }
     }
 
-    /// What is kept in memory because it is not durable, in bytes: when there is more, appending syncs.
+    /// What is kept in memory because it is not durable, in bytes: when there is more, appending
+    /// syncs.
     pub fn max_unsynced(self, unsynced: usize) -> Self {
         Self { unsynced, ..self }
     }
@@ -102,8 +105,9 @@ pub const FRAMES: u16 = 0;
 
 /// The writing half of a log, of which there is one; it holds the lock of the folder.
 ///
-/// All calls block. What is appended stands in memory until 256 KiB are there or [`write`](Self::write) or
-/// [`sync`](Self::sync) is called, and is kept there until it is durable. Dropping it writes nothing.
+/// All calls block. What is appended stands in memory until 256 KiB are there or
+/// [`write`](Self::write) or [`sync`](Self::sync) is called, and is kept there until it is durable.
+/// Dropping it writes nothing.
 #[derive(Debug)]
 pub struct Log {
     pub(super) disk: Arc<dyn Disk>,
@@ -144,10 +148,11 @@ impl Current {
 }
 
 impl Log {
-    /// Appends a record and returns the position of its last message, which is not durable before [`sync`](Self::sync)
-    /// says so.
+    /// Appends a record and returns the position of its last message, which is not durable before
+    /// [`sync`](Self::sync) says so.
     ///
-    /// After an error the record is not appended; calling again may work, unless it is [`LogError::Failed`].
+    /// After an error the record is not appended; calling again may work, unless it is
+    /// [`LogError::Failed`].
     pub fn append(&mut self, record: &Append<'_>) -> Result<Position, LogError> {
         let last = self.next.checked_add(u64::from(record.messages)).filter(|&next| next < LIMIT);
         let (Some(next), Ok(length)) = (last, u32::try_from(record.body.len())) else { return Err(LogError::Unfit) };
@@ -184,7 +189,8 @@ impl Log {
         Ok(self.last())
     }
 
-    /// The position of the last message that was appended, or of the last one before this epoch began.
+    /// The position of the last message that was appended, or of the last one before this epoch
+    /// began.
     #[must_use]
     pub fn last(&self) -> Position {
         Position::new(self.epoch, self.next - 1)
@@ -196,7 +202,8 @@ impl Log {
         Position::new(self.epoch, self.shared.lock().durable)
     }
 
-    /// Writes to the file what stands in memory, so that it survives this process, and can be read. Returns up to where.
+    /// Writes to the file what stands in memory, so that it survives this process, and can be read.
+    /// Returns up to where.
     pub fn write(&mut self) -> Result<Position, LogError> {
         self.check()?;
         while self.written < self.kept.len() {
@@ -219,10 +226,12 @@ impl Log {
         Ok(self.last())
     }
 
-    /// Makes everything durable that was appended, and returns up to where: the group commit of all appends before.
+    /// Makes everything durable that was appended, and returns up to where: the group commit of all
+    /// appends before.
     ///
-    /// A failed sync is not tried again on the same file, as the system may have thrown away what it could not write:
-    /// what is not durable is written to a new segment, once. After [`LogError::NoSpace`] calling it again tries again.
+    /// A failed sync is not tried again on the same file, as the system may have thrown away what
+    /// it could not write: what is not durable is written to a new segment, once. After
+    /// [`LogError::NoSpace`] calling it again tries again.
     pub fn sync(&mut self) -> Result<Position, LogError> {
         while !self.kept.is_empty() {
             self.write()?;
@@ -241,8 +250,8 @@ impl Log {
         Ok(self.last())
     }
 
-    /// Memory that half as much would have done for is given back by halves: a burst does not keep it for ever, and a
-    /// log that goes on as before does not ask for it again each time.
+    /// Memory that half as much would have done for is given back by halves: a burst does not keep
+    /// it for ever, and a log that goes on as before does not ask for it again each time.
     fn clear_kept(&mut self) {
         let (used, capacity) = (self.kept.len(), self.kept.capacity());
         self.kept.clear();
@@ -251,7 +260,8 @@ impl Log {
         }
     }
 
-    /// Data first, then the name: a name without data is an empty segment, data without a name is nothing.
+    /// Data first, then the name: a name without data is an empty segment, data without a name is
+    /// nothing.
     fn sync_current(&mut self) -> std::io::Result<()> {
         let Some(current) = &mut self.current else { return Ok(()) };
         current.file.sync()?;
@@ -280,7 +290,8 @@ impl Log {
         current.sums.update(segment);
     }
 
-    /// Rewrites the records that are kept for a segment that they are moved to, and returns its sums.
+    /// Rewrites the records that are kept for a segment that they are moved to, and returns its
+    /// sums.
     pub(super) fn rebind(kept: &mut [u8], header: &Header) -> Sums {
         let (mut sums, mut at) = (Sums::new(header.first), 0);
         while let Some(record) = RecordHeader::parse_unbound(&kept[at..]) {

@@ -229,8 +229,8 @@ fn one_script_is_cut_at_each_of_its_operations() {
     }
 }
 
-/// The checks above notice a log that is built wrong: here the disk below it answers before it has done its work, which
-/// is the same as a log that does not wait for it.
+/// The checks above notice a log that is built wrong: here the disk below it answers before it has
+/// done its work, which is the same as a log that does not wait for it.
 #[test]
 fn faults_that_are_built_in_are_noticed() {
     let noticed =

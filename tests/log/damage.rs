@@ -1,4 +1,5 @@
-//! Files that were damaged by others: flips and cuts of each byte, copies, payloads that look like a log.
+//! Files that were damaged by others: flips and cuts of each byte, copies, payloads that look like
+//! a log.
 
 use std::collections::BTreeMap;
 
@@ -31,8 +32,8 @@ fn segment(first: u64) -> String {
     format!("{:020}-{first:020}.seg", 1)
 }
 
-/// Opens a log of these files and checks that each record is an original one, that numbers grow, and that what is lost
-/// fills what is missing. Returns the shape.
+/// Opens a log of these files and checks that each record is an original one, that numbers grow,
+/// and that what is lost fills what is missing. Returns the shape.
 fn check(files: &BTreeMap<String, Vec<u8>>, what: &str) -> Vec<Result<u64, (u64, u64)>> {
     let disk = SimDisk::with(3, files.clone());
     let (mut log, _) = open(&disk, &small()).unwrap_or_else(|error| panic!("{what}: {error}"));

@@ -1,4 +1,5 @@
-//! The log on a simulated disk: what it promises at every crash, at every fault, and whatever stands in its files.
+//! The log on a simulated disk: what it promises at every crash, at every fault, and whatever
+//! stands in its files.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
 mod crash;

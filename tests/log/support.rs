@@ -1,4 +1,5 @@
-//! What the tests of the log share: records whose contents follow from their position, and all that a log holds.
+//! What the tests of the log share: records whose contents follow from their position, and all that
+//! a log holds.
 
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
-//! The simulated disk: a folder in memory that knows what is synced and what is not, and can fail, fill up, stall and
-//! crash. Everything that it does follows from its seed.
+//! The simulated disk: a folder in memory that knows what is synced and what is not, and can fail,
+//! fill up, stall and crash. Everything that it does follows from its seed.
 //!
-//! A crash keeps what was synced, and of everything else any part: each 512 bytes of each write on their own, old, new,
-//! zeros or garbage (what was synced is never garbage: a sector is written whole), each name that was made, changed or
-//! removed since the folder was synced, or not.
+//! A crash keeps what was synced, and of everything else any part: each 512 bytes of each write on
+//! their own, old, new, zeros or garbage (what was synced is never garbage: a sector is written
+//! whole), each name that was made, changed or removed since the folder was synced, or not.
 
 use std::{
     collections::BTreeMap,
@@ -22,9 +22,11 @@ pub(crate) struct SimDisk(Arc<Mutex<State>>);
 /// What the disk does wrong, each for as long as it is set.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Faults {
-    /// So many operations that change something are done, and the next ones are errors: the power is gone.
+    /// So many operations that change something are done, and the next ones are errors: the power
+    /// is gone.
     pub(crate) halt_after: Option<u64>,
-    /// The sync of a file with this number, counted from 1, fails, and what it should have written is lost for good.
+    /// The sync of a file with this number, counted from 1, fails, and what it should have written
+    /// is lost for good.
     pub(crate) fail_syncs: Vec<u64>,
     /// The sync of the folder with this number fails.
     pub(crate) fail_dir_syncs: Vec<u64>,

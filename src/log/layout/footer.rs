@@ -1,9 +1,11 @@
-//! The footer of a sealed segment: its header once more, what it holds, and an index by the MiB, so that opening and
-//! seeking read no records. A footer that is missing or bad is built again by a scan.
+//! The footer of a sealed segment: its header once more, what it holds, and an index by the MiB, so
+//! that opening and seeking read no records. A footer that is missing or bad is built again by a
+//! scan.
 //!
-//! `header 64 B | u64 last number | u64 messages | u64 offset of the last record | i64 newest unix ms | u32 entries |
-//! each: u64 offset, u64 first number, u64 messages of other channels, u16 channels, each: u8 length, name, u64 messages |
-//! u32 CRC`, and behind it, as the last 16 bytes of the file, `u32 length of the footer | magic "hpfd-end" | u32 CRC`
+//! `header 64 B | u64 last number | u64 messages | u64 offset of the last record | i64 newest unix
+//! ms | u32 entries | each: u64 offset, u64 first number, u64 messages of other channels, u16
+//! channels, each: u8 length, name, u64 messages | u32 CRC`, and behind it, as the last 16 bytes of
+//! the file, `u32 length of the footer | magic "hpfd-end" | u32 CRC`
 
 use super::{
     Found, LIMIT, crc,
@@ -25,7 +27,8 @@ const FIXED: usize = HEADER + 36;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::log) struct Footer {
     pub(in crate::log) header: Header,
-    /// The highest number that was given to a message of the segment, one below the first when there is none.
+    /// The highest number that was given to a message of the segment, one below the first when
+    /// there is none.
     pub(in crate::log) last: u64,
     /// Messages that can be read.
     pub(in crate::log) messages: u64,

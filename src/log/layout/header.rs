@@ -1,7 +1,8 @@
-//! The header of a segment: 64 bytes that bind its records to it, at offset 0, at 4096 and in the footer.
+//! The header of a segment: 64 bytes that bind its records to it, at offset 0, at 4096 and in the
+//! footer.
 //!
-//! `magic "hpfd-seg" | u16 version | u16 length | u32 zero | 16 B file id | u64 epoch | u64 first number | i64 unix ms |
-//! u32 zero | u32 CRC`
+//! `magic "hpfd-seg" | u16 version | u16 length | u32 zero | 16 B file id | u64 epoch | u64 first
+//! number | i64 unix ms | u32 zero | u32 CRC`
 
 use super::{Found, LIMIT, VERSION, crc, take, versioned};
 

@@ -1,5 +1,5 @@
-//! The layout of a log's bytes on disk: headers, records, footers and cursor slots, as pure functions of bytes. All
-//! numbers are big endian.
+//! The layout of a log's bytes on disk: headers, records, footers and cursor slots, as pure
+//! functions of bytes. All numbers are big endian.
 
 pub(super) mod footer;
 pub(super) mod header;
@@ -40,8 +40,8 @@ pub(super) enum Found<T> {
     Bad,
 }
 
-/// Checks `magic 8 B | u16 version | u16 length, with the checksum | … | u32 CRC`, which every version begins and ends
-/// with, so that an older program knows a newer one's from a damaged one.
+/// Checks `magic 8 B | u16 version | u16 length, with the checksum | … | u32 CRC`, which every
+/// version begins and ends with, so that an older program knows a newer one's from a damaged one.
 pub(super) fn versioned(bytes: &[u8], magic: [u8; 8], length: usize) -> Found<&[u8]> {
     if bytes.len() < 12 || bytes[..8] != magic {
         return Found::Bad;

@@ -1,5 +1,5 @@
-//! The name of a segment: epoch and number of its first message, in twenty decimal digits each, so that names sort as
-//! positions do.
+//! The name of a segment: epoch and number of its first message, in twenty decimal digits each, so
+//! that names sort as positions do.
 
 use super::LIMIT;
 

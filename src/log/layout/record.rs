@@ -1,8 +1,9 @@
-//! A record: the header that is bound to its place in its file, an optional stream, the body, and their checksum.
+//! A record: the header that is bound to its place in its file, an optional stream, the body, and
+//! their checksum.
 //!
-//! `u32 sync word | u32 body length | u64 first number | u32 messages | i64 unix ms | u16 kind | u16 flags |
-//! u32 CRC(these 32 bytes, file id, epoch, offset) | with flag 1: 16 B stream id, u64 its last number | body |
-//! u32 CRC(stream, body)`
+//! `u32 sync word | u32 body length | u64 first number | u32 messages | i64 unix ms | u16 kind |
+//! u16 flags | u32 CRC(these 32 bytes, file id, epoch, offset) | with flag 1: 16 B stream id, u64
+//! its last number | body | u32 CRC(stream, body)`
 
 use super::{LIMIT, crc, take};
 
@@ -25,7 +26,8 @@ pub(in crate::log) struct Place {
     pub(in crate::log) offset: u64,
 }
 
-/// The stream of a publisher that a record's messages belong to, and the number of the last of them in it.
+/// The stream of a publisher that a record's messages belong to, and the number of the last of them
+/// in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamEnd {
     /// Its id.
@@ -69,8 +71,8 @@ impl RecordHeader {
         bytes
     }
 
-    /// Reads a header at the front of `bytes`, if one of this place is there. `flags` that this version does not know
-    /// are left alone: they are about the meaning of the body.
+    /// Reads a header at the front of `bytes`, if one of this place is there. `flags` that this
+    /// version does not know are left alone: they are about the meaning of the body.
     pub(in crate::log) fn parse(bytes: &[u8], place: &Place) -> Option<Self> {
         let header = Self::parse_unbound(bytes)?;
         let checksum = u32::from_be_bytes(take(bytes, RECORD - CHECKSUM));
@@ -133,8 +135,8 @@ impl Place {
     }
 }
 
-/// Appends a record to `into`, as it stands at this place. The body is at most [`MAX_BODY`] long and the length in its
-/// header.
+/// Appends a record to `into`, as it stands at this place. The body is at most [`MAX_BODY`] long
+/// and the length in its header.
 pub(in crate::log) fn encode(
     into: &mut Vec<u8>,
     header: &RecordHeader,

@@ -1,7 +1,7 @@
 //! A slot of the cursor file: 64 bytes, of which two stand 4 KiB apart and are written in turn.
 //!
-//! `magic "hpfd-cur" | u16 version | u16 length | u32 zero | u64 turn | u64 epoch | u64 number | u64 lost | 12 B zero |
-//! u32 CRC`
+//! `magic "hpfd-cur" | u16 version | u16 length | u32 zero | u64 turn | u64 epoch | u64 number |
+//! u64 lost | 12 B zero | u32 CRC`
 
 use super::{Found, LIMIT, VERSION, crc, take, versioned};
 
