@@ -2,7 +2,7 @@
 //! it, for spool and journal. Not part of the library's interface yet; it may change at any time.
 //!
 //! [`Log`] appends records, makes them durable in groups and keeps the cursor; [`Reader`] reads
-//! them; [`verify`] checks a folder. [`Disk`] is all that they do to a file system, and every call
+//! them; [`verify`](verify::verify) checks a folder. [`Disk`] is all that they do to a file system, and every call
 //! blocks. The format, its rules, and what a crash leaves stand in the repository's
 //! `docs/architecture.md`.
 //!
