@@ -67,7 +67,7 @@ pub trait File: fmt::Debug + Send + Sync {
     fn trim(&self) -> io::Result<()>;
 }
 
-/// What holds the lock of a folder; dropped, it is free.
+/// The guard of a folder's lock; dropped, the folder is free.
 pub type Guard = Box<dyn Any + Send + Sync>;
 
 /// A file in the folder.
@@ -84,7 +84,7 @@ pub struct Entry {
 pub struct Space {
     /// All of it.
     pub total: u64,
-    /// What this process may still use.
+    /// The part that this process may still use.
     pub available: u64,
 }
 

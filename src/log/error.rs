@@ -4,7 +4,7 @@ use std::io;
 
 use super::disk::LockError;
 
-/// What can go wrong with a log. Damage is none: it is skipped and counted.
+/// The error of a log. Damage is none: it is skipped and counted.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The folder is locked by another process, or cannot be locked.
@@ -24,7 +24,7 @@ pub enum LogError {
         /// The effective limit in bytes.
         limit: u64,
     },
-    /// The file system is full. What was appended is kept in memory; [`sync`](super::Log::sync)
+    /// The file system is full. Appended records are kept in memory; [`sync`](super::Log::sync)
     /// tries again.
     #[error("no space is left for the log: make room on its file system")]
     NoSpace,

@@ -19,14 +19,14 @@ use super::{
     writer::{Log, LogOptions},
 };
 
-/// What an opening has found.
+/// The result of an opening.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OpenReport {
     /// Segments that can be read.
     pub segments: usize,
-    /// Those that had not been sealed, and were scanned: one after a crash.
+    /// Segments that had not been sealed, and were scanned: one after a crash.
     pub scanned: usize,
-    /// Those whose data could not be made durable now: the disk has failed.
+    /// Segments whose data could not be made durable now: the disk has failed.
     pub unsynced: usize,
     /// Files that were set aside, by the name that they have now: no copy of their header can be
     /// read, or another file has the same one.
@@ -182,7 +182,7 @@ impl Log {
             written: 0,
             failures: 0,
         };
-        // What is consumed goes now, or with the next that is.
+        // Consumed segments go now, or with the next that is.
         let _ = log.release();
         Ok((log, report))
     }

@@ -25,7 +25,7 @@ pub enum Extent {
     Written,
 }
 
-/// What a reader finds.
+/// An item that a reader finds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {
     /// A record.
@@ -46,7 +46,7 @@ pub struct Record {
     pub skip: u32,
     /// The time, in milliseconds since 1970.
     pub unix_ms: i64,
-    /// What the body is; 0: PUBLISH frames.
+    /// The kind of the body; 0: PUBLISH frames.
     pub kind: u16,
     /// The stream that its messages belong to.
     pub stream: Option<StreamEnd>,
@@ -133,7 +133,7 @@ impl Reader {
         self.at
     }
 
-    /// What comes next, about 256 KiB of it; nothing when there is nothing at the moment.
+    /// The next items, about 256 KiB of them; none when there are none at the moment.
     ///
     /// An error is one of the disk: the same can be read again, or [`pass`](Self::pass)ed over.
     pub fn read(&mut self) -> io::Result<Vec<Item>> {
@@ -146,7 +146,7 @@ impl Reader {
             match self.walk(&view, &mut items, &mut bytes) {
                 Ok(true) => {}
                 Err(error) if items.is_empty() => return Err(error),
-                // What was read before an error is not read again.
+                // Items that were read before an error are not read again.
                 Ok(false) | Err(_) => break,
             }
         }
@@ -195,7 +195,7 @@ impl Reader {
             return Ok(true);
         }
         if !self.is_set || (self.at.epoch < header.epoch && self.at.number >= header.first) {
-            // What an older epoch had beyond vanished with it.
+            // The rest of an older epoch vanished with it.
             self.at = Position::new(header.epoch, header.first - 1);
         }
         self.is_set = true;

@@ -158,7 +158,7 @@ impl Disk for RealDisk {
     }
 }
 
-/// Who may hold a lock: as much as `/proc` tells, nothing where there is none.
+/// The process that may hold a lock: as much as `/proc` tells, nothing where there is none.
 struct Identity {
     host: String,
     boot: String,
@@ -171,7 +171,7 @@ impl Identity {
     }
 }
 
-/// What this process writes into the file that it has locked.
+/// The text that this process writes into the file that it has locked.
 fn text() -> String {
     let own = Identity::own();
     let mut text = format!("host={}\nboot={}\npid={}\n", own.host, own.boot, std::process::id());

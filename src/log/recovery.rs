@@ -76,7 +76,7 @@ pub(super) struct Recovered {
     pub(super) is_unsynced: bool,
 }
 
-/// Opens a segment. What has no footer is scanned, made durable (a process that was killed may have
+/// Opens a segment. One without a footer is scanned, made durable (a process that was killed may have
 /// written it and not synced it), and sealed: a torn tail is never appended to.
 pub(super) fn recover(name: String, file: &Arc<dyn File>, header: Header, length: u64) -> Recovered {
     if let Some((footer, start)) = footer(&**file, &header, length) {
@@ -96,7 +96,7 @@ pub(super) fn recover(name: String, file: &Arc<dyn File>, header: Header, length
     Recovered { segment: segment(name, &footer, length.max(DATA), size), was_open: true, is_unsynced }
 }
 
-/// What a segment holds, by reading all of it.
+/// The index of a segment, by reading all of it.
 fn scan(file: &Arc<dyn File>, header: Header, length: u64) -> Footer {
     let mut walker = Walker::new(Arc::clone(file), header, DATA, header.first, length);
     let mut sums = Sums::new(header.first);

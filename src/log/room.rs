@@ -167,7 +167,7 @@ impl Log {
     /// Files that cannot be read go before those that can.
     fn drop_bad(&mut self) -> bool {
         let Some(bad) = self.bad.pop() else { return false };
-        // What cannot be removed does not count any more.
+        // A file that cannot be removed does not count any more.
         let _ = self.disk.unlink(&bad.name);
         true
     }

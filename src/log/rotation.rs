@@ -28,7 +28,7 @@ impl Log {
             match self.create(&name, &header) {
                 Ok(created) => break created,
                 Err(error) => {
-                    // What is left of it has nothing in it; another attempt needs the name.
+                    // Its remains have nothing in them; another attempt needs the name.
                     let _ = self.disk.unlink(&name);
                     if !is_full(&error) {
                         self.failures += 1;
@@ -85,7 +85,7 @@ impl Log {
         Ok(())
     }
 
-    /// Leaves a segment whose disk has failed. What is durable in it stays; the rest is kept in
+    /// Leaves a segment whose disk has failed. Its durable records stay; the rest is kept in
     /// memory.
     pub(super) fn give_up(&mut self, error: io::Error) -> Result<(), LogError> {
         self.failures += 1;

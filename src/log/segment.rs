@@ -47,7 +47,7 @@ impl Segment {
     }
 }
 
-/// What writer and readers share.
+/// The state that writer and readers share.
 #[derive(Debug)]
 pub(super) struct Shared {
     /// In the order of their positions.

@@ -15,7 +15,7 @@ use super::{
 /// Damaged places that are named; those beyond are counted.
 const NAMED: usize = 1000;
 
-/// What a check has found.
+/// The result of a check.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verified {
     /// Segments with a header.

@@ -15,10 +15,10 @@ use super::{
 
 /// So much is read at once, and more for a longer record.
 pub(super) const WINDOW: u64 = 256 << 10;
-/// What is passed over at once where the disk cannot read.
+/// The bytes that are passed over at once where the disk cannot read.
 const BLOCK: u64 = 4096;
 
-/// What stands next in a segment.
+/// The next thing in a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
     /// A whole record: its header and all its bytes.
@@ -69,7 +69,7 @@ impl Walker {
         loop {
             match self.header_at(self.offset)? {
                 Some(header) if header.first >= self.bound && self.offset == start => return Ok(Step::End),
-                // What was skipped is told first; the header is found again.
+                // The skipped part is told first; the header is found again.
                 Some(_) if self.offset > start => {
                     return Ok(Step::Skipped { offset: start, length: self.offset - start });
                 }

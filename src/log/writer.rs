@@ -21,7 +21,7 @@ use super::{
 /// So much is appended in memory before it is written.
 const WRITE: usize = 256 << 10;
 
-/// What a log does when it holds as much as it may.
+/// The policy of a log that holds as much as it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenFull {
     /// The oldest segments go, consumed or not; what was not is counted.
@@ -66,13 +66,13 @@ impl LogOptions {
         Self { limit, ..self }
     }
 
-    /// What is kept in memory because it is not durable, in bytes: when there is more, appending
+    /// The records that are kept in memory as they are not durable, in bytes: when there is more, appending
     /// syncs.
     pub fn max_unsynced(self, unsynced: usize) -> Self {
         Self { unsynced, ..self }
     }
 
-    /// What happens at the limit.
+    /// The policy at the limit.
     pub fn when_full(self, when_full: WhenFull) -> Self {
         Self { when_full, ..self }
     }
@@ -86,7 +86,7 @@ impl LogOptions {
 /// A record to append.
 #[derive(Debug, Clone, Copy)]
 pub struct Append<'a> {
-    /// What the body is; 0: PUBLISH frames.
+    /// The kind of the body; 0: PUBLISH frames.
     pub kind: u16,
     /// The time, in milliseconds since 1970.
     pub unix_ms: i64,
@@ -105,7 +105,7 @@ pub const FRAMES: u16 = 0;
 
 /// The writing half of a log, of which there is one; it holds the lock of the folder.
 ///
-/// All calls block. What is appended stands in memory until 256 KiB are there or
+/// All calls block. Appended records stand in memory until 256 KiB are there or
 /// [`write`](Self::write) or [`sync`](Self::sync) is called, and is kept there until it is durable.
 /// Dropping it writes nothing.
 #[derive(Debug)]
@@ -178,7 +178,7 @@ impl Log {
         match self.current {
             Some(_) => {}
             None if self.kept.is_empty() => self.begin(self.next, record.unix_ms)?,
-            // What is kept comes first: no segment could be begun for it yet.
+            // The kept records come first: no segment could be begun for it yet.
             None => self.begin_again()?,
         }
         let Some(current) = &mut self.current else { return Err(LogError::Failed) };

@@ -189,7 +189,7 @@ pub enum DecodeError {
         opcode: ExtensionOpcode,
         /// Which field.
         field: Field,
-        /// What is wrong with it.
+        /// The fault of the field.
         cause: FieldFault,
     },
     /// The connection ended in the middle of a frame.

@@ -11,7 +11,7 @@ use crate::{
     support::{append, body, open, read, records, small},
 };
 
-/// What a program knows of its log, over all its lives.
+/// The knowledge of a program about its log, over all its lives.
 #[derive(Debug, Default, Clone)]
 struct Model {
     /// Messages and length of the body of each record that may still be there, by its position.
@@ -35,7 +35,7 @@ fn live(disk: &SimDisk, options: &LogOptions, model: &mut Model, random: &mut Ra
         return Err("a crash has cost the cursor".to_owned());
     }
     check(&log, model)?;
-    // What vanished was never promised; only what is there can be there again.
+    // Vanished records were never promised; only those that are there can be there again.
     let left = records(&read(&log, Position::START, Extent::Durable));
     let left: Vec<_> = left.iter().map(|record| record.first).collect();
     model.appended.retain(|position, _| left.contains(position));
@@ -44,7 +44,7 @@ fn live(disk: &SimDisk, options: &LogOptions, model: &mut Model, random: &mut Ra
     }
     for _ in 0..random.below(30) {
         let goes_on = act(&mut log, model, random);
-        // What the limit has taken is known to the program.
+        // The program knows the records that the limit has taken.
         model.consumed = model.consumed.max(log.cursor());
         if !goes_on {
             break;
@@ -94,7 +94,7 @@ fn act(log: &mut Log, model: &mut Model, random: &mut Random) -> bool {
     }
 }
 
-/// What must hold of a log after any crash.
+/// The conditions that hold of a log after any crash.
 fn check(log: &Log, model: &Model) -> Result<(), String> {
     let cursor = log.cursor();
     // With an empty segment the cursor goes on to its epoch, and passes over no message.

@@ -1,4 +1,4 @@
-//! What the tests of the log share: records whose contents follow from their position, and all that
+//! The shared parts of the tests of the log: records whose contents follow from their position, and all that
 //! a log holds.
 
 use std::sync::Arc;

@@ -19,7 +19,7 @@ const SECTOR: u64 = 512;
 #[derive(Debug, Clone)]
 pub(crate) struct SimDisk(Arc<Mutex<State>>);
 
-/// What the disk does wrong, each for as long as it is set.
+/// The faults of the disk, each for as long as it is set.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Faults {
     /// So many operations that change something are done, and the next ones are errors: the power
@@ -129,7 +129,7 @@ impl SimDisk {
         state.names.iter().map(|(name, &inode)| (name.clone(), state.inodes[inode].current.clone())).collect()
     }
 
-    /// What a killed process leaves: everything that was written.
+    /// The image that a killed process leaves: everything that was written.
     pub(crate) fn kill(&self) -> Self {
         let mut state = self.state();
         let seed = state.next();
@@ -141,7 +141,7 @@ impl SimDisk {
         image
     }
 
-    /// What a power cut leaves.
+    /// The image that a power cut leaves.
     pub(crate) fn crash(&self, seed: u64) -> Self {
         let state = self.state();
         let mut random = Random(seed);

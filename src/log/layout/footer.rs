@@ -23,7 +23,7 @@ pub(in crate::log) const MAX_CHANNELS: usize = 256;
 const MAGIC: &[u8; 8] = b"hpfd-end";
 const FIXED: usize = HEADER + 36;
 
-/// What a segment holds.
+/// The index of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::log) struct Footer {
     pub(in crate::log) header: Header,
@@ -144,7 +144,7 @@ impl Footer {
     }
 }
 
-/// What is not parsed yet.
+/// The bytes that are not parsed yet.
 struct Rest<'a>(&'a [u8]);
 
 impl Rest<'_> {

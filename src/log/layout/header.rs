@@ -15,7 +15,7 @@ pub(in crate::log) const DATA: u64 = 8192;
 
 const MAGIC: [u8; 8] = *b"hpfd-seg";
 
-/// What a segment says of itself.
+/// The header of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::log) struct Header {
     /// Random, so that records of another file, or of a copy in a payload, do not fit.

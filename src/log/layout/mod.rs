@@ -29,7 +29,7 @@ pub(super) fn take<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     taken
 }
 
-/// What stands where something with a magic and a version is expected.
+/// The content of a place where something with a magic and a version is expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found<T> {
     /// As this program writes it.

@@ -5,7 +5,7 @@ use super::LIMIT;
 
 /// The cursor's file.
 pub(in crate::log) const CURSOR: &str = "cursor";
-/// What a file is called whose content cannot be told any more: the name that it had, and this.
+/// The suffix of a file whose content cannot be told any more, behind the name that it had.
 pub(in crate::log) const BAD: &str = ".bad";
 
 const SEGMENT: &str = ".seg";

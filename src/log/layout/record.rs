@@ -18,7 +18,7 @@ const STREAM: u16 = 1;
 const STREAM_LEN: usize = 24;
 const CHECKSUM: usize = 4;
 
-/// What a record's checksum binds it to.
+/// The place that a record's checksum binds it to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::log) struct Place {
     pub(in crate::log) file: [u8; 16],

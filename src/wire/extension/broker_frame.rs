@@ -81,7 +81,7 @@ pub enum BrokerFrame<'a> {
 pub struct BrokerHello<'a> {
     /// The newest version that the broker speaks: [`VERSION`](super::VERSION).
     pub version: u8,
-    /// What the broker grants, and whether it knows the stream.
+    /// The flags that the broker grants, and whether it knows the stream.
     pub flags: Flags,
     /// In how many seconds at the latest the broker wants to hear something; 0 for never.
     pub heartbeat: u16,

@@ -52,7 +52,7 @@ pub enum ClientFrame<'a> {
 pub struct ClientHello<'a> {
     /// The newest version that the client speaks: [`VERSION`](super::VERSION).
     pub version: u8,
-    /// What the client asks for. [`Flags::KNOWN`] is neither read nor written.
+    /// The flags that the client asks for. [`Flags::KNOWN`] is neither read nor written.
     pub flags: Flags,
     /// In how many seconds at the latest the client wants to hear something; 0 for never.
     pub heartbeat: u16,

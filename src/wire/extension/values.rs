@@ -21,7 +21,7 @@ impl Flags {
     pub const HEARTBEAT: Self = Self(4);
     /// The broker sends no more than a window beyond CONSUMED.
     pub const WINDOW: Self = Self(8);
-    /// What is published is stored whether a mailbox wants it or not.
+    /// Published messages are stored whether a mailbox wants them or not.
     pub const STORE: Self = Self(16);
     /// ORIGIN stands before messages from the journal.
     pub const ORIGIN: Self = Self(32);
