@@ -11,16 +11,14 @@ use tokio::{
 };
 use tokio_util::codec::Framed;
 
-use crate::PAYLOAD;
-
 /// The room of each stream, in bytes: more than a batch.
 const ROOM: usize = 1 << 20;
 
 /// The messages that are written at once, but for `lone`.
 const BATCH: usize = 200;
 
-/// Publishes so many batches of messages of 256 bytes, each after the one before has arrived.
-pub(crate) fn run(operation: &str, count: usize) {
+/// Publishes so many batches of messages with this payload, each after the one before has arrived.
+pub(crate) fn run(operation: &str, count: usize, payload: &[u8]) {
     let (batch, subscribers, channels) = match operation {
         "lone" => (1, 1, 1),
         "batch" => (BATCH, 1, 1),
@@ -40,7 +38,7 @@ pub(crate) fn run(operation: &str, count: usize) {
         let mut publisher = client(&broker, &ident, &[]).await;
         let mut input = BytesMut::new();
         for n in 0..batch {
-            encode_publish(&mut input, Limits::default(), &ident, &names[n % channels], &PAYLOAD).unwrap();
+            encode_publish(&mut input, Limits::default(), &ident, &names[n % channels], payload).unwrap();
         }
         let mut received = vec![0; input.len()];
         for _ in 0..count {

@@ -31,7 +31,7 @@ fn main() {
         "parse-256" => parse(count),
         "encode-256" => encode(count),
         #[cfg(feature = "broker")]
-        other if other.starts_with("broker-") => broker::run(&other["broker-".len()..], count),
+        other if other.starts_with("broker-") => broker::run(&other["broker-".len()..], count, &PAYLOAD),
         other => panic!("no operation {other:?}"),
     }
 }

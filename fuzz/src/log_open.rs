@@ -10,7 +10,8 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use hpfeeds::log::{Append, Disk, Extent, FRAMES, Item, Log, LogError, LogOptions, Position, verify};
+use hpfeeds::log::{Append, Disk, Extent, FRAMES, Item, Log, LogError, LogOptions, verify};
+use hpfeeds::wire::extension::Position;
 
 use crate::{alloc, input::Input, sim_disk::SimDisk};
 
@@ -50,7 +51,7 @@ fn look(disk: &SimDisk) -> Result<(Option<Position>, String), LogError> {
         Err(error @ LogError::Newer { .. }) => return Err(error),
         Err(error) => panic!("{error}"),
     };
-    read(&log, Position::START);
+    read(&log, Position::NONE);
     read(&log, log.cursor());
     let record = Append { kind: FRAMES, unix_ms: 1, messages: 2, stream: None, channels: &[], body: b"new" };
     let last = match log.append(&record) {
@@ -59,7 +60,7 @@ fn look(disk: &SimDisk) -> Result<(Option<Position>, String), LogError> {
         Err(error) => panic!("{error}"),
     };
     log.sync().expect("the disk is good");
-    assert_eq!(read(&log, Position::START), Some(last), "{report:?}");
+    assert_eq!(read(&log, Position::NONE), Some(last), "{report:?}");
     drop(log);
     Ok((Some(last), format!("{report:?}")))
 }

@@ -290,7 +290,7 @@ mod tests {
     use futures::{FutureExt as _, SinkExt, future::poll_fn};
 
     use super::*;
-    use crate::ClientSession;
+    use crate::client::session::ClientSession;
 
     #[tokio::test]
     async fn a_sink_lets_others_run_as_publish_does() {

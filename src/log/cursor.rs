@@ -10,8 +10,8 @@ use super::{
         name::CURSOR,
         slot::{APART, SLOT, Slot},
     },
-    position::Position,
 };
+use crate::wire::extension::Position;
 
 /// The file while it is made anew.
 pub(super) const NEW: &str = "cursor.new";

@@ -10,7 +10,8 @@
 //! # #[cfg(unix)] fn run() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = tempfile::tempdir()?; let path = folder.path().join("spool");
 //! use std::sync::Arc;
-//! use hpfeeds::log::{Append, Extent, FRAMES, Item, Log, LogOptions, Position, RealDisk};
+//! use hpfeeds::log::{Append, Extent, FRAMES, Item, Log, LogOptions, RealDisk};
+//! use hpfeeds::wire::extension::Position;
 //!
 //! let disk = Arc::new(RealDisk::open(path)?);
 //! let (mut log, _report) = Log::open(disk, &LogOptions::default())?;
@@ -32,7 +33,6 @@ mod disk;
 mod error;
 mod layout;
 mod open;
-mod position;
 mod reader;
 #[cfg(unix)]
 mod real_disk;
@@ -51,7 +51,6 @@ pub use self::{
     error::LogError,
     layout::record::StreamEnd,
     open::OpenReport,
-    position::Position,
     reader::{Extent, Item, Lost, Reader, Record},
     verify::{Damage, Verified, verify},
     writer::{Append, FRAMES, Log, LogOptions, WhenFull},

@@ -13,11 +13,11 @@ use super::{
         header::{DATA, Header},
         name::{self, BAD, CURSOR},
     },
-    position::Position,
     recovery,
     segment::{Segment, Shared},
     writer::{Log, LogOptions},
 };
+use crate::wire::extension::Position;
 
 /// The result of an opening.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

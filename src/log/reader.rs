@@ -9,11 +9,11 @@ use parking_lot::Mutex;
 use super::{
     disk::Disk,
     layout::{header::Header, record::StreamEnd},
-    position::Position,
     segment::{Segment, Shared},
     walker::{Step, WINDOW, Walker},
     writer::Log,
 };
+use crate::wire::extension::Position;
 
 /// How far a reader goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +99,7 @@ pub struct Reader {
 
 impl Log {
     /// A reader of what comes after a position, which is clamped into what exists. From
-    /// [`Position::START`] it begins with the oldest; from any other one, what is not there any
+    /// [`Position::NONE`] it begins with the oldest; from any other one, what is not there any
     /// more is told as lost.
     #[must_use]
     pub fn reader(&self, after: Position, extent: Extent) -> Reader {
@@ -108,7 +108,7 @@ impl Log {
             shared: Arc::clone(&self.shared),
             extent,
             at: after.min(self.last()),
-            is_set: after != Position::START,
+            is_set: after != Position::NONE,
             walker: None,
             gone: None,
         }

@@ -4,10 +4,10 @@ use super::{
     disk::Entry,
     error::LogError,
     layout::header::DATA,
-    position::Position,
     segment::Segment,
     writer::{Log, WhenFull},
 };
+use crate::wire::extension::Position;
 
 impl Log {
     /// Everything up to here is consumed. Whole segments before it are removed, after the cursor is

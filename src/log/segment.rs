@@ -3,14 +3,12 @@
 
 use std::collections::VecDeque;
 
-use super::{
-    layout::{
-        footer::{Footer, IndexEntry},
-        header::{DATA, Header},
-        record::RecordHeader,
-    },
-    position::Position,
+use super::layout::{
+    footer::{Footer, IndexEntry},
+    header::{DATA, Header},
+    record::RecordHeader,
 };
+use crate::wire::extension::Position;
 
 /// The index has an entry for each MiB.
 const STRIDE: u64 = 1 << 20;

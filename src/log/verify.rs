@@ -7,10 +7,10 @@ use super::{
     error::LogError,
     layout::header::{DATA, Header},
     open::{Candidate, look},
-    position::Position,
     recovery,
     walker::{Step, Walker},
 };
+use crate::wire::extension::Position;
 
 /// Damaged places that are named; those beyond are counted.
 const NAMED: usize = 1000;

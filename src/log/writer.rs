@@ -14,9 +14,9 @@ use super::{
         header::{DATA, Header},
         record::{MAX_BODY, Place, RECORD, RecordHeader, StreamEnd, encode},
     },
-    position::Position,
     segment::{Shared, Sums},
 };
+use crate::wire::extension::Position;
 
 /// So much is appended in memory before it is written.
 const WRITE: usize = 256 << 10;

@@ -4,7 +4,8 @@
 
 use std::{collections::BTreeMap, env};
 
-use hpfeeds::log::{Extent, Item, Log, LogOptions, Position};
+use hpfeeds::log::{Extent, Item, Log, LogOptions};
+use hpfeeds::wire::extension::Position;
 
 use crate::{
     sim_disk::{Faults, Random, SimDisk},
@@ -36,7 +37,7 @@ fn live(disk: &SimDisk, options: &LogOptions, model: &mut Model, random: &mut Ra
     }
     check(&log, model)?;
     // Vanished records were never promised; only those that are there can be there again.
-    let left = records(&read(&log, Position::START, Extent::Durable));
+    let left = records(&read(&log, Position::NONE, Extent::Durable));
     let left: Vec<_> = left.iter().map(|record| record.first).collect();
     model.appended.retain(|position, _| left.contains(position));
     if report.unsynced == 0 {

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use hpfeeds::log::{Append, Extent, Item, LogError, LogOptions, Position, verify};
+use hpfeeds::log::{Append, Extent, Item, LogError, LogOptions, verify};
+use hpfeeds::wire::extension::Position;
 
 use crate::{
     sim_disk::SimDisk,
@@ -37,7 +38,7 @@ fn segment(first: u64) -> String {
 fn check(files: &BTreeMap<String, Vec<u8>>, what: &str) -> Vec<Result<u64, (u64, u64)>> {
     let disk = SimDisk::with(3, files.clone());
     let (mut log, _) = open(&disk, &small()).unwrap_or_else(|error| panic!("{what}: {error}"));
-    let items = read(&log, Position::START, Extent::Durable);
+    let items = read(&log, Position::NONE, Extent::Durable);
     let mut next = None;
     for item in &items {
         let (first, last) = match item {
@@ -58,7 +59,7 @@ fn check(files: &BTreeMap<String, Vec<u8>>, what: &str) -> Vec<Result<u64, (u64,
     drop(log);
     let (log, report) = open(&disk, &small()).unwrap();
     assert_eq!(report.bad.len(), 0, "{what}: what is bad is set aside once");
-    assert_eq!(records(&read(&log, Position::START, Extent::Durable)).last().unwrap().last(), last, "{what}");
+    assert_eq!(records(&read(&log, Position::NONE, Extent::Durable)).last().unwrap().last(), last, "{what}");
     shape(&items)
 }
 
@@ -146,7 +147,7 @@ fn a_segment_without_a_header_is_set_aside_and_counted() {
     let disk = SimDisk::with(3, files.clone());
     let (log, report) = open(&disk, &small()).unwrap();
     assert_eq!(report.bad, [format!("{}.bad", segment(7))]);
-    let shape = shape(&read(&log, Position::START, Extent::Durable));
+    let shape = shape(&read(&log, Position::NONE, Extent::Durable));
     assert_eq!(shape, [Ok(1), Ok(3), Ok(5), Err((6, 12)), Ok(13), Ok(15), Ok(17)]);
     drop(log);
     assert_eq!(open(&disk, &small()).unwrap().1.bad, [""; 0]);
@@ -162,7 +163,7 @@ fn a_copy_of_a_segment_under_another_name_is_read_once() {
     let disk = SimDisk::with(3, files);
     let (log, report) = open(&disk, &small()).unwrap();
     assert_eq!((report.bad, report.foreign), (vec![format!("{}.bad", segment(700))], 1));
-    assert_eq!(found(&shape(&read(&log, Position::START, Extent::Durable))), [1, 3, 5, 7, 9, 11, 13, 15, 17]);
+    assert_eq!(found(&shape(&read(&log, Position::NONE, Extent::Durable))), [1, 3, 5, 7, 9, 11, 13, 15, 17]);
 }
 
 #[test]
@@ -229,7 +230,7 @@ fn payloads_that_hold_a_copy_of_our_own_segment_are_payloads() {
     let expected = [1, 3, 4, 5, 6, 7];
     let found_in = |files: &BTreeMap<String, Vec<u8>>| {
         let (log, _) = open(&SimDisk::with(3, files.clone()), &options).unwrap();
-        shape(&read(&log, Position::START, Extent::Durable))
+        shape(&read(&log, Position::NONE, Extent::Durable))
     };
     assert_eq!(found(&found_in(&whole)), expected);
     // With the header of each record destroyed, its payload is searched for records.

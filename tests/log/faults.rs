@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use hpfeeds::log::{Extent, LogError, Position, WhenFull};
+use hpfeeds::log::{Extent, LogError, WhenFull};
+use hpfeeds::wire::extension::Position;
 
 use crate::{
     sim_disk::SimDisk,
@@ -17,7 +18,7 @@ fn a_failed_sync_is_never_tried_again_on_its_file() {
     log.sync().unwrap();
     append(&mut log, 2, 100).unwrap();
     append(&mut log, 1, 100).unwrap();
-    let mut bold = log.reader(Position::START, Extent::Written);
+    let mut bold = log.reader(Position::NONE, Extent::Written);
     log.write().unwrap();
     assert_eq!(shape(&bold.read().unwrap()), [Ok(1), Ok(3), Ok(5)]);
     let next = disk.syncs() + 1;
@@ -26,11 +27,11 @@ fn a_failed_sync_is_never_tried_again_on_its_file() {
     assert_eq!(disk.files().len(), 2, "a new segment has what was not durable");
     append(&mut log, 1, 100).unwrap();
     log.sync().unwrap();
-    assert_eq!(shape(&read(&log, Position::START, Extent::Durable)), [Ok(1), Ok(3), Ok(5), Ok(6)]);
+    assert_eq!(shape(&read(&log, Position::NONE, Extent::Durable)), [Ok(1), Ok(3), Ok(5), Ok(6)]);
     assert_eq!(shape(&bold.read().unwrap()), [Ok(6)], "what was read is not read again");
     for seed in 0..200 {
         let (log, _) = open(&disk.crash(seed), &small()).unwrap();
-        assert_eq!(shape(&read(&log, Position::START, Extent::Durable)), [Ok(1), Ok(3), Ok(5), Ok(6)], "seed {seed}");
+        assert_eq!(shape(&read(&log, Position::NONE, Extent::Durable)), [Ok(1), Ok(3), Ok(5), Ok(6)], "seed {seed}");
     }
 }
 
@@ -44,7 +45,7 @@ fn the_first_sync_of_a_segment_may_fail_too() {
     assert_eq!(log.sync().unwrap(), Position::new(1, 2));
     for seed in 0..200 {
         let (log, _) = open(&disk.crash(seed), &small()).unwrap();
-        assert_eq!(shape(&read(&log, Position::START, Extent::Durable)), [Ok(1)], "seed {seed}");
+        assert_eq!(shape(&read(&log, Position::NONE, Extent::Durable)), [Ok(1)], "seed {seed}");
         assert_eq!(log.epoch(), 2, "seed {seed}");
     }
 }
@@ -69,7 +70,7 @@ fn a_log_has_failed_after_the_second_failure_in_a_row() {
     assert!(matches!(log.sync(), Err(LogError::Failed)));
     assert!(matches!(append(&mut log, 1, 100), Err(LogError::Failed)));
     assert_eq!(log.durable(), Position::new(1, 4));
-    assert_eq!(records(&read(&log, Position::START, Extent::Durable)).len(), 3);
+    assert_eq!(records(&read(&log, Position::NONE, Extent::Durable)).len(), 3);
     drop(log);
     let (mut log, _) = open(&disk.kill(), &small()).unwrap();
     assert!(log.last().number >= 4);
@@ -87,7 +88,7 @@ fn a_folder_whose_sync_fails_makes_no_promise() {
     assert_eq!(log.sync().unwrap(), Position::new(1, 1));
     for seed in 0..100 {
         let (log, _) = open(&disk.crash(seed), &small()).unwrap();
-        assert_eq!(shape(&read(&log, Position::START, Extent::Durable)), [Ok(1)], "seed {seed}");
+        assert_eq!(shape(&read(&log, Position::NONE, Extent::Durable)), [Ok(1)], "seed {seed}");
     }
 }
 
@@ -101,7 +102,7 @@ fn a_bad_write_goes_to_a_new_segment() {
     // Two headers are the first two writes, then the record before.
     disk.faults(|faults| faults.fail_writes = vec![4]);
     assert_eq!(log.sync().unwrap(), Position::new(1, 2));
-    assert_eq!(shape(&read(&log, Position::START, Extent::Durable)), [Ok(1), Ok(2)]);
+    assert_eq!(shape(&read(&log, Position::NONE, Extent::Durable)), [Ok(1), Ok(2)]);
 }
 
 #[test]
@@ -139,7 +140,7 @@ fn a_full_disk_is_an_error_for_a_log_that_drops_nothing_and_passes() {
     assert_eq!(log.durable(), Position::new(1, 2));
     disk.faults(|faults| faults.capacity = None);
     assert_eq!(log.sync().unwrap(), last);
-    assert_eq!(shape(&read(&log, Position::START, Extent::Durable)), [Ok(1), Ok(3)]);
+    assert_eq!(shape(&read(&log, Position::NONE, Extent::Durable)), [Ok(1), Ok(3)]);
 }
 
 #[test]
@@ -163,7 +164,7 @@ fn a_disk_that_is_full_after_a_failed_sync_keeps_the_order() {
     assert_eq!(log.sync().unwrap(), Position::new(1, 5));
     for seed in 0..50 {
         let (log, _) = open(&disk.crash(seed), &small()).unwrap();
-        assert_eq!(shape(&read(&log, Position::START, Extent::Durable)), [Ok(1), Ok(3), Ok(5)], "seed {seed}");
+        assert_eq!(shape(&read(&log, Position::NONE, Extent::Durable)), [Ok(1), Ok(3), Ok(5)], "seed {seed}");
     }
 }
 
@@ -187,7 +188,7 @@ fn blocks_that_cannot_be_read_cost_what_is_in_them() {
         append(&mut log, 2, 1000).unwrap();
     }
     log.sync().unwrap();
-    let mut reader = log.reader(Position::START, Extent::Durable);
+    let mut reader = log.reader(Position::NONE, Extent::Durable);
     disk.faults(|faults| faults.unreadable = vec![4]);
     let mut items = Vec::new();
     loop {

@@ -1,6 +1,7 @@
 //! Appending, reading, consuming and opening again, where nothing goes wrong.
 
-use hpfeeds::log::{Append, Disk as _, Extent, Item, Log, LogError, LogOptions, Lost, Position, WhenFull, verify};
+use hpfeeds::log::{Append, Disk as _, Extent, Item, Log, LogError, LogOptions, Lost, WhenFull, verify};
+use hpfeeds::wire::extension::Position;
 
 use crate::{
     sim_disk::SimDisk,
@@ -20,7 +21,7 @@ fn filled(disk: &SimDisk, records: u32) -> Log {
 fn records_are_read_as_they_were_appended() {
     let disk = SimDisk::new(1);
     let log = filled(&disk, 30);
-    let found = records(&read(&log, Position::START, Extent::Durable));
+    let found = records(&read(&log, Position::NONE, Extent::Durable));
     assert_eq!(found.len(), 30);
     for (at, record) in (0..).zip(&found) {
         let first = Position::new(1, at * 2 + 1);
@@ -60,7 +61,7 @@ fn records_longer_than_a_window_and_than_a_segment_are_read() {
         append(&mut log, 1, length).unwrap();
     }
     log.sync().unwrap();
-    let found = records(&read(&log, Position::START, Extent::Durable));
+    let found = records(&read(&log, Position::NONE, Extent::Durable));
     assert_eq!(found.iter().map(|record| record.body.len()).collect::<Vec<_>>(), [0, 300_000, 1, 700_000, 9_000]);
     assert!((1..).zip(&found).all(|(at, record)| record.body == body(Position::new(1, at), record.body.len())));
 }
@@ -82,7 +83,7 @@ fn each_opening_that_appends_begins_a_new_epoch_and_numbers_go_on() {
     }
     let (log, report) = open(&disk, &small()).unwrap();
     assert_eq!((report.segments, report.scanned), (4, 0), "what was not sealed is, by the opening after");
-    let found = records(&read(&log, Position::START, Extent::Durable));
+    let found = records(&read(&log, Position::NONE, Extent::Durable));
     assert_eq!(
         found.iter().map(|record| record.first).collect::<Vec<_>>(),
         [Position::new(1, 1), Position::new(2, 4), Position::new(3, 7), Position::new(4, 10)]
@@ -145,7 +146,7 @@ fn a_log_that_refuses_is_full_until_something_is_consumed() {
     };
     assert!(matches!(error, LogError::Full { limit: 60_000 }), "{error}");
     let last = log.sync().unwrap();
-    assert_eq!(records(&read(&log, Position::START, Extent::Durable)).len() as u64 * 2, last.number);
+    assert_eq!(records(&read(&log, Position::NONE, Extent::Durable)).len() as u64 * 2, last.number);
     log.consume(Position::new(1, 20)).unwrap();
     append(&mut log, 2, 1000).unwrap();
     log.consume(log.last()).unwrap();
@@ -162,7 +163,7 @@ fn a_journal_keeps_what_is_consumed_and_drops_by_age() {
     }
     log.sync().unwrap();
     log.consume(Position::new(1, 40)).unwrap();
-    assert_eq!(shape(&read(&log, Position::START, Extent::Durable))[0], Ok(1));
+    assert_eq!(shape(&read(&log, Position::NONE, Extent::Durable))[0], Ok(1));
     // The times are the first numbers, in seconds.
     log.drop_before(31_000).unwrap();
     let oldest = log.oldest().number;
@@ -216,11 +217,11 @@ fn what_a_killed_process_has_written_is_read_and_made_durable() {
     let killed = disk.kill();
     let (log, report) = open(&killed, &small()).unwrap();
     assert_eq!((report.scanned, report.bad.len()), (1, 0));
-    assert_eq!(records(&read(&log, Position::START, Extent::Durable)).len(), 20);
+    assert_eq!(records(&read(&log, Position::NONE, Extent::Durable)).len(), 20);
     drop(log);
     for seed in 0..50 {
         let (log, _) = open(&killed.crash(seed), &small()).unwrap();
-        assert_eq!(records(&read(&log, Position::START, Extent::Durable)).len(), 20, "seed {seed}");
+        assert_eq!(records(&read(&log, Position::NONE, Extent::Durable)).len(), 20, "seed {seed}");
     }
 }
 

@@ -3,9 +3,8 @@
 
 use std::sync::Arc;
 
-use hpfeeds::log::{
-    Append, Disk, Extent, FRAMES, Item, Log, LogError, LogOptions, OpenReport, Position, Record, StreamEnd,
-};
+use hpfeeds::log::{Append, Disk, Extent, FRAMES, Item, Log, LogError, LogOptions, OpenReport, Record, StreamEnd};
+use hpfeeds::wire::extension::Position;
 
 use crate::sim_disk::{Random, SimDisk};
 

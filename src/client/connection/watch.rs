@@ -135,7 +135,7 @@ mod tests {
     use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 
     use super::*;
-    use crate::{Transport, wire::Limits};
+    use crate::{client::connect::connector::Transport, wire::Limits};
 
     /// A connection of which the system tells this, each time that it is asked.
     struct Told {

@@ -49,15 +49,18 @@ id_type! {
     NodeId
 }
 
-/// A position in a journal. Cursors, `SUBSCRIBE_FROM`, CONSUMED and ORIGIN speak of these; they are
-/// no numbers of a stream.
+/// A position in a log, such as a broker's journal. Cursors, `SUBSCRIBE_FROM`, CONSUMED and ORIGIN
+/// speak of these; they are no numbers of a stream.
 ///
-/// Positions order by epoch, then by number.
+/// Positions order by epoch, then by number. Every opening of a log that appends begins a new epoch,
+/// so a position never comes back with other contents, also when messages that were read before they
+/// were durable have vanished in a power cut. Numbers count messages and grow over all epochs: the
+/// difference of two is how many messages lie between.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
-    /// Which opening of the journal.
+    /// The epoch, from 1: one opening of the log.
     pub epoch: u64,
-    /// Which message of that epoch.
+    /// The number of the message, from 1.
     pub number: u64,
 }
 
@@ -65,6 +68,12 @@ impl Position {
     /// Epoch 0 and number 0, where no message stands: nothing new in CONSUMED, the stored cursor
     /// in `SUBSCRIBE_FROM`.
     pub const NONE: Self = Self { epoch: 0, number: 0 };
+
+    /// The position of a message.
+    #[must_use]
+    pub const fn new(epoch: u64, number: u64) -> Self {
+        Self { epoch, number }
+    }
 }
 
 impl fmt::Display for Position {
