@@ -6,7 +6,7 @@
 use bytes::BytesMut;
 use hpfeeds::wire::{
     DecodeError, EncodeError, Field, Header, Limits,
-    extension::{BrokerFrame, ClientFrame, ExtensionHeader, ExtensionOpcode, MAX_FRAME},
+    extension::{BrokerFrame, ClientFrame, ExtensionDecodeError, ExtensionHeader, ExtensionOpcode, MAX_FRAME},
 };
 
 use crate::{alloc::measured, input::Input};
@@ -30,7 +30,7 @@ pub fn run(bytes: &[u8]) {
     assert!(most <= 4 * body.len() + SPARE, "{most} bytes were allocated for {}", body.len());
     match (&client, &broker) {
         (Ok(_), Ok(_)) => assert!(matches!(byte, 0x80 | 0x84), "only HELLO and HEARTBEAT go both ways"),
-        (Err(DecodeError::ExtensionDirection(_)), Err(DecodeError::ExtensionDirection(_))) => {
+        (Err(ExtensionDecodeError::Direction(_)), Err(ExtensionDecodeError::Direction(_))) => {
             panic!("each frame goes some way")
         }
         _ => {}
@@ -64,8 +64,8 @@ fn header(whole: &[u8]) {
             assert_eq!(header.body(whole), Some(&whole[5..]));
             assert_eq!(header.body(&whole[..whole.len() - 1]), None);
         }
-        (Err(DecodeError::ExtensionTooLong { opcode: found, .. }), Some(opcode)) => assert!(!fits && found == opcode),
-        (Err(DecodeError::UnknownOpcode(found)), None) => assert_eq!(found, byte),
+        (Err(ExtensionDecodeError::TooLong { opcode: found, .. }), Some(opcode)) => assert!(!fits && found == opcode),
+        (Err(ExtensionDecodeError::UnknownOpcode(found)), None) => assert_eq!(found, byte),
         other => panic!("{other:?}"),
     }
     assert!(matches!(ExtensionHeader::parse(&whole[..4]), Ok(None)));
@@ -81,12 +81,12 @@ fn encoded(body: &[u8], encode: impl FnOnce(&mut BytesMut) -> Result<(), EncodeE
 }
 
 /// A fault is one of the frame that was read.
-fn named(opcode: ExtensionOpcode, fault: &DecodeError) {
+fn named(opcode: ExtensionOpcode, fault: &ExtensionDecodeError) {
     match *fault {
-        DecodeError::ExtensionDirection(found) | DecodeError::ExtensionTooLong { opcode: found, .. } => {
+        ExtensionDecodeError::Direction(found) | ExtensionDecodeError::TooLong { opcode: found, .. } => {
             assert_eq!(found, opcode);
         }
-        DecodeError::ExtensionField { opcode: found, field, .. } => {
+        ExtensionDecodeError::Field { opcode: found, field, .. } => {
             assert_eq!(found, opcode);
             assert!(!matches!(field, Field::Ident | Field::Name | Field::Digest));
         }

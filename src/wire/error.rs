@@ -108,21 +108,6 @@ impl fmt::Display for Field {
     }
 }
 
-/// Why a field of a frame of the [extension](super::extension) is wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum FieldFault {
-    /// The frame ends before or inside the field.
-    #[error("is cut short")]
-    Truncated,
-    /// The value of a known TLV has a length that its type does not have.
-    #[error("has a wrong length of {0} bytes")]
-    Length(u16),
-    /// A name has no bytes or too many, or a name or text is not UTF-8.
-    #[error(transparent)]
-    Name(NameError),
-}
-
 /// The peer sent bytes that are not hpfeeds. Nothing after them can be understood: close the
 /// connection.
 #[derive(Debug, thiserror::Error)]
@@ -170,27 +155,6 @@ pub enum DecodeError {
     DigestLength {
         /// Its length in bytes.
         found: usize,
-    },
-    /// The total length of a frame of the [extension](super::extension) is above its limit.
-    #[error("{opcode} frame of {length} bytes is too long: the limit is {MAX_FRAME} bytes")]
-    ExtensionTooLong {
-        /// The kind of the frame.
-        opcode: ExtensionOpcode,
-        /// The length that the header claims, in bytes.
-        length: u32,
-    },
-    /// A frame of the [extension](super::extension) that only the other side sends.
-    #[error("{0} frame came from the side that never sends it")]
-    ExtensionDirection(ExtensionOpcode),
-    /// A field of a frame of the [extension](super::extension) is wrong.
-    #[error("{field} in {opcode} frame {cause}")]
-    ExtensionField {
-        /// The kind of the frame.
-        opcode: ExtensionOpcode,
-        /// Which field.
-        field: Field,
-        /// The fault of the field.
-        cause: FieldFault,
     },
     /// The connection ended in the middle of a frame.
     #[error("the connection ended inside a frame (bytes missing: {missing})")]

@@ -22,7 +22,7 @@ mod reader;
 pub use auth::{Digest, Nonce, Secret};
 pub use batch::{BatchEnd, BatchExtent, FrameBatch};
 pub use codec::Codec;
-pub use error::{DecodeError, EncodeError, Field, FieldFault};
+pub use error::{DecodeError, EncodeError, Field};
 pub use frame::{Frame, FrameRef, encode_publish, publish_len};
 pub(crate) use frame::{encode_publish_head, publish_head_len};
 pub use header::{HEADER_LEN, Header, Limits};

@@ -3,13 +3,14 @@
 use bytes::BytesMut;
 
 use super::{
+    error::ExtensionDecodeError,
     ids::{NodeId, Position, StreamId, StreamPosition},
     opcode::ExtensionOpcode,
     read::Reader,
     values::{Code, Flags, GapReason, Level, RefusedRange},
     write::{self, Writer},
 };
-use crate::wire::error::{DecodeError, EncodeError, Field};
+use crate::wire::error::{EncodeError, Field};
 
 /// The types of the TLVs.
 const LARGEST_MESSAGE: u8 = 2;
@@ -120,8 +121,8 @@ impl<'a> BrokerFrame<'a> {
     /// [`ExtensionHeader`](super::ExtensionHeader), to the end of the frame. Only the lists of HELLO
     /// are allocated, for the entries that are there.
     ///
-    /// A frame that only clients send is [`DecodeError::ExtensionDirection`].
-    pub fn parse(opcode: ExtensionOpcode, body: &'a [u8]) -> Result<Self, DecodeError> {
+    /// A frame that only clients send is [`ExtensionDecodeError::Direction`].
+    pub fn parse(opcode: ExtensionOpcode, body: &'a [u8]) -> Result<Self, ExtensionDecodeError> {
         let mut reader = Reader::new(opcode, body)?;
         Ok(match opcode {
             ExtensionOpcode::Hello => Self::Hello(BrokerHello::parse(reader)?),
@@ -150,7 +151,7 @@ impl<'a> BrokerFrame<'a> {
                 text: reader.text()?,
             },
             ExtensionOpcode::Consumed | ExtensionOpcode::SubscribeFrom => {
-                return Err(DecodeError::ExtensionDirection(opcode));
+                return Err(ExtensionDecodeError::Direction(opcode));
             }
         })
     }
@@ -195,7 +196,7 @@ impl<'a> BrokerFrame<'a> {
 }
 
 impl<'a> BrokerHello<'a> {
-    fn parse(mut reader: Reader<'a>) -> Result<Self, DecodeError> {
+    fn parse(mut reader: Reader<'a>) -> Result<Self, ExtensionDecodeError> {
         let mut hello = Self {
             version: reader.u8(Field::Version)?,
             flags: Flags::from_bits(reader.u8(Field::Flags)?),
@@ -252,7 +253,7 @@ impl<'a> BrokerHello<'a> {
     }
 }
 
-fn read_range(reader: &mut Reader<'_>) -> Result<RefusedRange, DecodeError> {
+fn read_range(reader: &mut Reader<'_>) -> Result<RefusedRange, ExtensionDecodeError> {
     Ok(RefusedRange {
         first: reader.u64(Field::StreamNumber)?,
         count: reader.u32(Field::Count)?,

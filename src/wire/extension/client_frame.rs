@@ -3,13 +3,14 @@
 use bytes::BytesMut;
 
 use super::{
+    error::ExtensionDecodeError,
     ids::{Position, StreamId},
     opcode::ExtensionOpcode,
     read::Reader,
     values::{Flags, Mode},
     write::{self, Writer},
 };
-use crate::wire::error::{DecodeError, EncodeError, Field};
+use crate::wire::error::{EncodeError, Field};
 
 /// The type of the TLV with the window.
 const WINDOW: u8 = 1;
@@ -92,8 +93,8 @@ impl<'a> ClientFrame<'a> {
     /// Reads the body of a frame that a client sent: what follows its
     /// [`ExtensionHeader`](super::ExtensionHeader), to the end of the frame. Nothing is allocated.
     ///
-    /// A frame that only brokers send is [`DecodeError::ExtensionDirection`].
-    pub fn parse(opcode: ExtensionOpcode, body: &'a [u8]) -> Result<Self, DecodeError> {
+    /// A frame that only brokers send is [`ExtensionDecodeError::Direction`].
+    pub fn parse(opcode: ExtensionOpcode, body: &'a [u8]) -> Result<Self, ExtensionDecodeError> {
         let mut reader = Reader::new(opcode, body)?;
         Ok(match opcode {
             ExtensionOpcode::Hello => Self::Hello(ClientHello::parse(reader)?),
@@ -116,7 +117,7 @@ impl<'a> ClientFrame<'a> {
             | ExtensionOpcode::Refused
             | ExtensionOpcode::SubAck
             | ExtensionOpcode::Gap
-            | ExtensionOpcode::Origin => return Err(DecodeError::ExtensionDirection(opcode)),
+            | ExtensionOpcode::Origin => return Err(ExtensionDecodeError::Direction(opcode)),
         })
     }
 
@@ -144,7 +145,7 @@ impl<'a> ClientFrame<'a> {
 }
 
 impl<'a> ClientHello<'a> {
-    fn parse(mut reader: Reader<'a>) -> Result<Self, DecodeError> {
+    fn parse(mut reader: Reader<'a>) -> Result<Self, ExtensionDecodeError> {
         let mut hello = Self {
             version: reader.u8(Field::Version)?,
             flags: Flags::from_bits(reader.u8(Field::Flags)?) & Flags::ASKED,

@@ -40,10 +40,11 @@
 //! - Codes, modes, reasons, levels and versions are taken as they are.
 //!
 //! A fault names the frame and its field, and ends the connection, as each
-//! [`DecodeError`](super::DecodeError) does.
+//! [`ExtensionDecodeError`] does.
 
 mod broker_frame;
 mod client_frame;
+mod error;
 mod header;
 mod ids;
 mod numbering;
@@ -55,6 +56,7 @@ mod write;
 
 pub use broker_frame::{BrokerFrame, BrokerHello};
 pub use client_frame::{ClientFrame, ClientHello};
+pub use error::{ExtensionDecodeError, FieldFault};
 pub use header::ExtensionHeader;
 pub use ids::{NodeId, Position, StreamId, StreamPosition};
 pub use numbering::{StreamNumbering, next_number};

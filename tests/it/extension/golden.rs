@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use bytes::BytesMut;
 use hpfeeds::wire::{
-    DecodeError, EncodeError, Field, FieldFault, NameError,
-    extension::{BrokerFrame, ClientFrame, ExtensionHeader, ExtensionOpcode},
+    EncodeError, Field, NameError,
+    extension::{BrokerFrame, ClientFrame, ExtensionDecodeError, ExtensionHeader, ExtensionOpcode, FieldFault},
 };
 
 use crate::vectors::{Tokens, logical_lines};
@@ -53,7 +53,7 @@ pub(super) enum Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    pub(super) fn parse(from: Side, opcode: ExtensionOpcode, body: &'a [u8]) -> Result<Self, DecodeError> {
+    pub(super) fn parse(from: Side, opcode: ExtensionOpcode, body: &'a [u8]) -> Result<Self, ExtensionDecodeError> {
         match from {
             Side::Client => ClientFrame::parse(opcode, body).map(Self::Client),
             Side::Broker => BrokerFrame::parse(opcode, body).map(Self::Broker),
@@ -61,7 +61,7 @@ impl<'a> Frame<'a> {
     }
 
     /// The frame at the start of some bytes; `None` when some of it is missing.
-    pub(super) fn read(from: Side, bytes: &'a [u8]) -> Result<Option<Self>, DecodeError> {
+    pub(super) fn read(from: Side, bytes: &'a [u8]) -> Result<Option<Self>, ExtensionDecodeError> {
         let Some(header) = ExtensionHeader::parse(bytes)? else { return Ok(None) };
         header.body(bytes).map(|body| Self::parse(from, header.opcode, body)).transpose()
     }
@@ -184,14 +184,14 @@ fn described(frame: &Frame<'_>) -> Outcome {
     Outcome::Frame(name.to_owned(), fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
-fn kind(error: &DecodeError) -> String {
+fn kind(error: &ExtensionDecodeError) -> String {
     let with = |kind: &str, field: &Field| format!("{kind} field={}", field.to_string().replace(' ', "-"));
     match error {
-        DecodeError::TooShort { .. } => "TooShort".to_owned(),
-        DecodeError::UnknownOpcode(_) => "UnknownOpcode".to_owned(),
-        DecodeError::ExtensionTooLong { .. } => "TooLong".to_owned(),
-        DecodeError::ExtensionDirection(_) => "Direction".to_owned(),
-        DecodeError::ExtensionField { field, cause, .. } => match cause {
+        ExtensionDecodeError::TooShort { .. } => "TooShort".to_owned(),
+        ExtensionDecodeError::UnknownOpcode(_) => "UnknownOpcode".to_owned(),
+        ExtensionDecodeError::TooLong { .. } => "TooLong".to_owned(),
+        ExtensionDecodeError::Direction(_) => "Direction".to_owned(),
+        ExtensionDecodeError::Field { field, cause, .. } => match cause {
             FieldFault::Truncated => with("Truncated", field),
             FieldFault::Length(_) => with("Length", field),
             FieldFault::Name(NameError::Empty) => with("Empty", field),
