@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::info;
+use tracing::{info, warn};
 
 #[cfg(feature = "exporter")]
 use crate::http;
@@ -77,6 +77,9 @@ impl Broker {
         builder.check_options()?;
         let BrokerBuilder { endpoints, listeners, users, stores, config, .. } = builder;
         let config = config.capped();
+        if config.extensions && !config.offers_extension() {
+            warn!(name = config.name, "the name leaves no room for the token hpx/1: the extension is not offered");
+        }
         let pool = Arc::new(BufferPool::new(config.max_buffered));
         let mut store = ChainStore::new();
         store.push(users);

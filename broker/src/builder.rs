@@ -89,9 +89,19 @@ impl BrokerBuilder {
         self
     }
 
-    /// The name in INFO, at most 255 bytes. Default: `hpfeeds`.
+    /// The name in INFO, at most 255 bytes, which must not end in ` hpx/1`. Default: `hpfeeds`.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.config.name = name.into();
+        self
+    }
+
+    /// Whether clients are offered the extension `hpx/1`, which confirms what they publish. Default:
+    /// yes. The offer is the token ` hpx/1` behind the name in INFO, which other clients show or
+    /// ignore; without it, every byte is as from the Python broker. An endpoint can do
+    /// [without](Endpoint::extensions), too. A name of more than 248 bytes leaves no room for the
+    /// token: a warning is logged at the start, and nothing is offered.
+    pub fn extensions(mut self, offered: bool) -> Self {
+        self.config.extensions = offered;
         self
     }
 

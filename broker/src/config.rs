@@ -1,11 +1,12 @@
 //! The configuration of a broker: its defaults, and the check of its options.
 
 use std::{
+    borrow::Cow,
     num::{NonZeroU64, NonZeroUsize},
     time::Duration,
 };
 
-use hpfeeds::wire::{Limits, MAX_NAME_LEN};
+use hpfeeds::wire::{Limits, MAX_NAME_LEN, extension};
 
 use crate::{
     delivery::policy::{Rules, SlowPolicy},
@@ -20,6 +21,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) name: String,
+    pub(crate) extensions: bool,
     pub(crate) nonce_len: usize,
     pub(crate) limits: Limits,
     pub(crate) max_connections: usize,
@@ -49,6 +51,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             name: "hpfeeds".to_owned(),
+            extensions: true,
             nonce_len: Self::MIN_NONCE,
             limits: Limits::default(),
             max_connections: 10_000,
@@ -96,6 +99,16 @@ impl Config {
 
     /// The longest duration: ten years.
     const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+    /// The name in INFO, with the token of the extension where that is offered.
+    pub(crate) fn greeting(&self) -> Cow<'_, str> {
+        if self.extensions { extension::offer(&self.name) } else { Cow::Borrowed(&self.name) }
+    }
+
+    /// Whether the extension is offered. A name that is too long for the token offers nothing.
+    pub(crate) fn offers_extension(&self) -> bool {
+        extension::strip(&self.greeting()).1
+    }
 
     pub(crate) fn rules(&self) -> Rules {
         let message = self.limits.max_message() as usize;
@@ -147,6 +160,10 @@ impl Config {
         let fault = |text: String| Err(StartError::Option(text));
         if self.name.len() > MAX_NAME_LEN {
             return fault(format!("the broker name is {} bytes long: at most {MAX_NAME_LEN} fit", self.name.len()));
+        }
+        if extension::strip(&self.name).1 {
+            let text = format!("the broker name {:?} ends in the token of the extension: leave that out", self.name);
+            return fault(text);
         }
         if !(Self::MIN_NONCE..=Self::MAX_NONCE).contains(&self.nonce_len) {
             let (min, max) = (Self::MIN_NONCE, Self::MAX_NONCE);

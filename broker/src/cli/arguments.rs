@@ -2,7 +2,7 @@
 
 use std::{env, ffi::OsString, io, net::IpAddr, process::ExitCode};
 
-use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use clap::{ArgAction, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use tokio::runtime::{self, Runtime};
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
         logging::Logging,
         output::{complain, one_line},
         store::{Store, StoreParser},
-        values::parse_threads,
+        values::{parse_threads, switch},
     },
     net::endpoint::Endpoint,
 };
@@ -84,6 +84,15 @@ pub(crate) struct Cli {
     /// The name that clients are greeted with
     #[arg(long, default_value = "hpfeeds", help_heading = "General")]
     name: String,
+
+    /// Whether clients are offered the extension hpx/1, by which messages are confirmed
+    ///
+    /// The offer is " hpx/1" behind --name, if that has at most 248 bytes: a client without the
+    /// extension shows it, or ignores it. off: every byte is as from the Python broker. An endpoint
+    /// can do without, too.
+    #[arg(long, value_name = "on|off", default_value = "on", value_parser = switch(), action = ArgAction::Set)]
+    #[arg(help_heading = "General")]
+    extensions: bool,
 
     /// The number of threads that serve connections
     ///
@@ -163,7 +172,7 @@ impl Cli {
         builder = self.exporter.apply(builder);
         builder = self.limits.apply(builder);
         builder = self.backpressure.apply(builder);
-        Ok(builder.name(&self.name))
+        Ok(builder.name(&self.name).extensions(self.extensions))
     }
 
     /// The runtime of the broker.

@@ -29,7 +29,7 @@ pub(crate) struct Listen {
     /// tcp:interface=0.0.0.0:port=20000:device=eth0 or tls:port=20001:key=key.pem:cert=cert.pem
     ///
     /// Keys: port (required); interface (an address; the colons of IPv6 as \:); device (one network
-    /// interface, Linux); mode=publish or subscribe (the other is refused there); backlog=N;
+    /// interface, Linux); mode=publish or subscribe (the other is refused there); extensions=off; backlog=N;
     /// reuseport=yes (several brokers share the port); recvbuf=SIZE and sendbuf=SIZE (the system's
     /// buffers of each connection); keepalive=IDLE[,INTERVAL,PROBES] in seconds, or off [default:
     /// 10,5,3]; proxy=yes (connections come through proxies and begin with a header of the PROXY

@@ -40,7 +40,21 @@ fn control_characters_of_arguments_are_escaped_in_errors() {
 }
 
 /// Values of which each flag takes one.
-const VALUES: [&str; 8] = ["1", "1M", "127.0.0.1:1", "tcp:port=1", "env", "drop-oldest", "json", "warn"];
+const VALUES: [&str; 9] = ["1", "1M", "127.0.0.1:1", "tcp:port=1", "env", "drop-oldest", "json", "warn", "off"];
+
+#[test]
+fn a_switch_is_on_or_off_and_true_or_false_in_a_file() {
+    let is_on = |cli: &Cli| {
+        let text = format!("{cli:?}");
+        assert_ne!(text.contains("extensions: true"), text.contains("extensions: false"));
+        text.contains("extensions: true")
+    };
+    assert!(is_on(&parse(&[])) && is_on(&parse(&["--extensions", "on"])) && !is_on(&parse(&["--extensions=off"])));
+    for (line, expected) in [("\"on\"", true), ("\"off\"", false), ("true", true), ("false", false)] {
+        assert_eq!(is_on(&from_file(&format!("extensions = {line}")).unwrap()), expected, "{line}");
+    }
+    assert!(from_file("extensions = 1").unwrap_err().contains("possible values: on, off"));
+}
 
 #[test]
 fn every_flag_is_a_key_of_the_file() {

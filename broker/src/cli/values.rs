@@ -2,6 +2,7 @@
 
 use std::num::{NonZeroU64, NonZeroUsize};
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser as _, ValueParser};
 use hpfeeds::units;
 pub(super) use hpfeeds::units::{message_size as parse_message, seconds as parse_seconds};
 
@@ -21,6 +22,12 @@ pub(super) fn parse_address(text: &str) -> Result<Address, EndpointError> {
 
 pub(super) fn parse_size(text: &str) -> Result<usize, &'static str> {
     usize::try_from(units::size(text)?).map_err(|_| "too large")
+}
+
+/// A switch: on or off, in a file also true or false.
+pub(super) fn switch() -> ValueParser {
+    let values = [PossibleValue::new("on").alias("true"), PossibleValue::new("off").alias("false")];
+    PossibleValuesParser::new(values).map(|value| matches!(&*value, "on" | "true")).into()
 }
 
 /// The fault of a limit of zero, which would stop everything.

@@ -17,6 +17,7 @@ use crate::{
     },
     metrics::{category::Category, failures::Reason},
     net::{
+        endpoint::open::Service,
         socket::{ReadHalf, Socket, WriteHalf, close},
         tls::certificate::Certificate,
     },
@@ -153,11 +154,12 @@ pub(crate) async fn authenticate(
     socket: &mut Socket,
     peer: SocketAddr,
     begun: Instant,
+    service: &Service,
     pending: &mut PendingConnection,
     context: &BrokerContext,
 ) -> Option<Authenticated> {
     let (mut read, mut write) = socket.split();
-    let failure = match exchange(&mut read, &mut write, peer, begun, pending, context).await {
+    let failure = match exchange(&mut read, &mut write, peer, begun, service, pending, context).await {
         Ok(authenticated) => return Some(authenticated),
         Err(failure) => failure,
     };
@@ -234,6 +236,7 @@ async fn exchange(
     write: &mut WriteHalf<'_>,
     peer: SocketAddr,
     begun: Instant,
+    service: &Service,
     pending: &mut PendingConnection,
     context: &BrokerContext,
 ) -> Result<Authenticated, Failure> {
@@ -246,7 +249,7 @@ async fn exchange(
             return Err(Failure::Closed(None));
         }
     }
-    let hello = timeout(left, exchange_hello(read, write, received, pending, context)).await;
+    let hello = timeout(left, exchange_hello(read, write, received, service, pending, context)).await;
     let late = |_| Failure::Refused(Reason::Timeout, format!("No AUTH within {} s", wait.as_secs_f32()), None);
     let (nonce, ident, digest, received) = hello.map_err(late)??;
     if !pending.begin_lookup() {
@@ -285,6 +288,7 @@ async fn exchange_hello(
     read: &mut ReadHalf<'_>,
     write: &mut WriteHalf<'_>,
     mut buf: BytesMut,
+    service: &Service,
     pending: &mut PendingConnection,
     context: &BrokerContext,
 ) -> Result<(Nonce, Ident, Digest, BytesMut), Failure> {
@@ -293,7 +297,8 @@ async fn exchange_hello(
     getrandom::fill(&mut nonce).map_err(|cause| closed(io::Error::other(cause)))?;
     let nonce = Nonce::new(nonce);
     let mut frame = BytesMut::new();
-    let info = Frame::Info { name: context.config.name.clone(), nonce: nonce.clone() };
+    let name = if service.extensions { context.config.greeting() } else { context.config.name.as_str().into() };
+    let info = Frame::Info { name: name.into_owned(), nonce: nonce.clone() };
     info.encode(&mut frame, Limits::default()).map_err(|cause| closed(io::Error::other(cause)))?;
     pending.silent = true;
     write.write_all(&frame).await.map_err(closed)?;

@@ -133,7 +133,7 @@ async fn shake_hands(
     // Pinned here, as `run_until_cancelled` would hold the future twice.
     let authenticated = context
         .draining
-        .run_until_cancelled(pin!(handshake::authenticate(socket, peer, begun, pending, context)))
+        .run_until_cancelled(pin!(handshake::authenticate(socket, peer, begun, service, pending, context)))
         .await;
     let Some(authenticated) = authenticated else {
         pending.end_without_session();

@@ -26,7 +26,7 @@ async fn the_file_holds_flags_and_the_command_line_wins() {
     let second = within(both.stdout.next_line()).await.unwrap().expect("a second endpoint");
     assert!(second.starts_with("listening on 127.0.0.1:"), "{second}");
     let peer = Peer::connect(both.addr).await;
-    assert_eq!(peer.name, "from-the-file");
+    assert_eq!(peer.name, "from-the-file hpx/1");
     // The only connection that there may be.
     let _next = Peer::connect(both.addr).await;
     peer.expect_error("Too many connections").await;
@@ -39,7 +39,7 @@ async fn the_file_holds_flags_and_the_command_line_wins() {
     let running = Running::start(command).await;
     let running_addr = running.addr;
     let eve = Peer::login(running.addr, "eve", "s").await;
-    assert_eq!(eve.name, "x");
+    assert_eq!(eve.name, "x hpx/1");
     // The list of the command line replaces that of the file.
     Peer::login(running.addr, "bob", "s").await.expect_error("Authentication failed for bob").await;
     let (_, stderr) = running.stop("-TERM").await;

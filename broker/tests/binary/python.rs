@@ -26,7 +26,7 @@ async fn the_last_of_a_flag_that_is_given_twice_counts() {
     assert!(running.addr.ip().is_loopback() && running.addr.port() != 7, "{}", running.addr);
     let metrics = within(running.stdout.next_line()).await.unwrap().unwrap();
     assert!(metrics.starts_with("metrics at http://127.0.0.1:"), "{metrics}");
-    assert_eq!(Peer::login(running.addr, "eve", "s").await.name, "two");
+    assert_eq!(Peer::login(running.addr, "eve", "s").await.name, "two hpx/1");
     assert_eq!(running.stop("-TERM").await.0, Some(0));
     // Stores and endpoints are lists, there and here.
     let both = listens(&["--auth=env", "--auth=env", "-e", "tcp:port=1", "-e", "tcp:port=2"]).await;

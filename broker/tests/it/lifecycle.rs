@@ -47,6 +47,7 @@ async fn a_failed_start_says_why() {
         (Broker::dev_builder(), "no endpoint to listen on"),
         (Broker::builder().endpoint(Endpoint::tcp("127.0.0.1", 0)), "no keys: nobody could authenticate"),
         (builder().name("x".repeat(256)), "the broker name is 256 bytes long: at most 255 fit"),
+        (builder().name("a hpx/1"), "the broker name \"a hpx/1\" ends in the token of the extension: leave that out"),
         (builder().max_connections(0), "the maximum of connections is 0: nobody could connect"),
         (builder().max_message(0), "the maximum message is 0 bytes: nothing could be published"),
         (builder().floor_rate(0), "the floor rate is 0: a subscriber that never reads would stop its publishers"),

@@ -8,7 +8,7 @@ use std::{
 
 use futures::FutureExt as _;
 use hpfeeds::wire::{DecodeError, Frame};
-use hpfeeds_broker::{AuthError, AuthStore, Broker, EnvStore, Exposition, Key, Lookup};
+use hpfeeds_broker::{AuthError, AuthStore, Broker, Endpoint, EnvStore, Exposition, Key, Lookup};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -18,7 +18,7 @@ use crate::support::{Peer, builder, bytes, publish, start, subscribe, unsubscrib
 
 #[tokio::test]
 async fn info_comes_first_with_a_nonce_of_its_own() {
-    let broker = start(builder().name("my broker")).await;
+    let broker = start(builder().name("my broker").extensions(false)).await;
     let mut nonces = Vec::new();
     for _ in 0..2 {
         let mut stream = TcpStream::connect(broker.local_addr()).await.unwrap();
@@ -28,6 +28,18 @@ async fn info_comes_first_with_a_nonce_of_its_own() {
         nonces.push(info[15..].to_vec());
     }
     assert_ne!(nonces[0], nonces[1]);
+}
+
+/// Peers that do not know it show or ignore the name.
+#[tokio::test]
+async fn info_offers_the_extension_behind_the_name_where_that_fits() {
+    for (name, offered) in [("b".to_owned(), true), ("n".repeat(248), true), ("n".repeat(249), false)] {
+        let without = Endpoint::tcp("127.0.0.1", 0).extensions(false);
+        let broker = start(builder().name(&name).endpoint(without)).await;
+        let greeted =
+            [Peer::connect(broker.local_addrs()[0]).await.name, Peer::connect(broker.local_addrs()[1]).await.name];
+        assert_eq!(greeted, [name.clone(), if offered { format!("{name} hpx/1") } else { name }]);
+    }
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ use crate::net::endpoint::network::Network;
 /// | `port` | 0 lets the system pick one |
 /// | `device` | only this network interface of a Linux machine; empty: any |
 /// | `mode` | `publish`, `subscribe` or `both`, see [`Mode`]; default `both` |
+/// | `extensions` | `on` (default) or `off`: clients are not offered the extension `hpx/1` there |
 /// | `backlog` | how many connections the system queues until they are accepted; default 1024, and it has a maximum of its own |
 /// | `reuseport` | `yes` or `no` (default): several brokers on one machine may share the port |
 /// | `recvbuf`, `sendbuf` | the system's buffers of each connection, such as `65536`, `64k` or `1M`; default: the system's choice. Linux doubles it |
@@ -43,6 +44,7 @@ pub struct Endpoint {
     port: u16,
     device: Option<String>,
     mode: Mode,
+    extensions: bool,
     backlog: Option<u32>,
     reuse_port: bool,
     receive_buffer: Option<usize>,
@@ -97,6 +99,7 @@ impl Endpoint {
             port,
             device: None,
             mode: Mode::Both,
+            extensions: true,
             backlog: None,
             reuse_port: false,
             receive_buffer: None,
@@ -159,6 +162,14 @@ impl Endpoint {
     #[must_use]
     pub fn device(mut self, device: impl Into<String>) -> Self {
         self.device = Some(device.into());
+        self
+    }
+
+    /// Whether clients are offered the extension `hpx/1` here, if the
+    /// [broker](crate::builder::BrokerBuilder::extensions) offers it. Default: yes.
+    #[must_use]
+    pub fn extensions(mut self, offered: bool) -> Self {
+        self.extensions = offered;
         self
     }
 

@@ -25,6 +25,8 @@ const BACKLOG: u32 = 1024;
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) mode: Mode,
+    /// The extension is offered here, if the broker offers it.
+    pub(crate) extensions: bool,
     pub(crate) keepalive: Option<Keepalive>,
     /// The proxies, whose connections all begin with a PROXY header. Empty without the PROXY
     /// protocol.
@@ -34,7 +36,8 @@ pub(crate) struct Service {
 
 impl Default for Service {
     fn default() -> Self {
-        Self { mode: Mode::Both, keepalive: Some(Keepalive::default()), proxies: Vec::new(), tls: None }
+        let (mode, keepalive) = (Mode::Both, Some(Keepalive::default()));
+        Self { mode, extensions: true, keepalive, proxies: Vec::new(), tls: None }
     }
 }
 
@@ -49,8 +52,9 @@ impl Endpoint {
     pub(crate) fn open(&self) -> Result<Opened, StartError> {
         let certificate = |files| Certificate::load(self.to_string(), files);
         let tls = self.tls.as_deref().cloned().map(certificate).transpose()?.map(Arc::new);
-        let (mode, keepalive, proxies) = (self.mode, self.keepalive, self.proxies.clone());
-        Ok(Opened { listener: self.listen()?, service: Service { mode, keepalive, proxies, tls } })
+        let (mode, extensions, keepalive) = (self.mode, self.extensions, self.keepalive);
+        let service = Service { mode, extensions, keepalive, proxies: self.proxies.clone(), tls };
+        Ok(Opened { listener: self.listen()?, service })
     }
 
     /// The address that it would listen on: everything short of listening is tried. Blocks as

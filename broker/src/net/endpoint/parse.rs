@@ -114,6 +114,9 @@ fn parse(text: &str) -> Result<Endpoint, Fault> {
     }
     endpoint.device = pairs.take_given("device");
     endpoint.mode = pairs.parse("mode", parse_mode)?.unwrap_or_default();
+    if let Some(offered) = pairs.parse("extensions", parse_on_off)? {
+        endpoint.extensions = offered;
+    }
     endpoint.backlog = pairs.parse("backlog", parse_backlog)?;
     endpoint.reuse_port = pairs.parse("reuseport", parse_yes_no)?.unwrap_or_default();
     endpoint.receive_buffer = pairs.parse("recvbuf", parse_size)?;
@@ -230,6 +233,14 @@ fn parse_yes_no(key: &'static str, value: &str) -> Result<bool, Fault> {
     }
 }
 
+fn parse_on_off(key: &'static str, value: &str) -> Result<bool, Fault> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(wrong(key, value, "on or off")),
+    }
+}
+
 fn parse_networks(key: &'static str, value: &str) -> Result<Vec<Network>, Fault> {
     let networks: Result<_, _> = value.split(',').map(str::parse).collect();
     networks.map_err(|_| wrong(key, value, "a list of addresses and networks such as 10.0.0.1,10.1.0.0/16,[fd00::]/8"))
@@ -301,6 +312,9 @@ impl fmt::Display for Endpoint {
             Mode::Both => {}
             Mode::Publish => f.write_str(":mode=publish")?,
             Mode::Subscribe => f.write_str(":mode=subscribe")?,
+        }
+        if !self.extensions {
+            f.write_str(":extensions=off")?;
         }
         if let Some(backlog) = self.backlog {
             write!(f, ":backlog={backlog}")?;

@@ -26,6 +26,8 @@ fn reads_what_the_python_broker_does_not_know() {
     let sensors = parse("tcp:port=1:mode=publish:backlog=17:reuseport=yes:recvbuf=64k:sendbuf=1M");
     let expected = Endpoint::tcp("0.0.0.0", 1).mode(Mode::Publish).backlog(17).reuse_port(true);
     assert_eq!(sensors, expected.receive_buffer(65536).send_buffer(1 << 20));
+    assert_eq!(parse("tcp:port=1:extensions=off"), Endpoint::tcp("0.0.0.0", 1).extensions(false));
+    assert_eq!(parse("tcp:port=1:extensions=on"), Endpoint::tcp("0.0.0.0", 1));
     assert_eq!(parse("tcp:port=1:mode=subscribe:keepalive=off").keepalive, None);
     assert_eq!(parse("tcp:port=1:mode=both:reuseport=no"), Endpoint::tcp("0.0.0.0", 1));
     let (idle, interval) = (Duration::from_secs(60), Duration::from_secs(7));
@@ -63,7 +65,7 @@ fn display_can_be_read_back() {
         "tcp:port=0",
         "tcp:port=1:mode=publish:backlog=17:reuseport=yes:recvbuf=64k:sendbuf=1M:keepalive=1,2,3",
         "tls:port=1:clientca=a\\:b:clientauth=optional:mode=subscribe:keepalive=off",
-        "tls:port=1:clientca=ca:keepalive=9",
+        "tls:port=1:clientca=ca:keepalive=9:extensions=off",
         "tcp:port=1:keepalive=off:proxy=yes:proxyfrom=10.0.0.1,10.1.2.3/16,[fd00::1/8],\\:\\:1",
     ];
     for text in texts {
@@ -105,6 +107,7 @@ fn every_fault_names_the_endpoint_and_the_part() {
         ("tcp:port=1:backlog=0", r#"backlog "0" is not a number from 1 to 2147483647"#.to_owned()),
         ("tcp:port=1:backlog=2147483648", r#"backlog "2147483648" is not a number from 1 to 2147483647"#.to_owned()),
         ("tcp:port=1:reuseport=1", r#"reuseport "1" is not yes or no"#.to_owned()),
+        ("tcp:port=1:extensions=no", r#"extensions "no" is not on or off"#.to_owned()),
         ("tcp:port=1:recvbuf=0", format!(r#"recvbuf "0" is not {size}"#)),
         ("tcp:port=1:recvbuf=é", format!(r#"recvbuf "é" is not {size}"#)),
         ("tcp:port=1:sendbuf=2048M", format!(r#"sendbuf "2048M" is not {size}"#)),
