@@ -93,6 +93,16 @@ pub(crate) enum Cause {
         messages: u64,
         why: Option<Error>,
     },
+    /// Nothing confirms here.
+    NotConfirmable {
+        /// The message was written all the same.
+        written: bool,
+    },
+    /// The session ended before a message was decided.
+    NoReceipt {
+        written: bool,
+        why: Error,
+    },
 }
 
 /// The text of a full queue, also in the error of `try_publish`.
@@ -127,7 +137,9 @@ impl Error {
     /// The cause behind messages that were left behind.
     fn root(&self) -> &Cause {
         match self.cause() {
-            Cause::Unsent { why: Some(why), .. } | Cause::Unconfirmed { why: Some(why), .. } => why.root(),
+            Cause::Unsent { why: Some(why), .. }
+            | Cause::Unconfirmed { why: Some(why), .. }
+            | Cause::NoReceipt { why, .. } => why.root(),
             cause => cause,
         }
     }
@@ -169,7 +181,25 @@ impl Error {
     /// The session was closed or dropped.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        matches!(self.cause(), Cause::Closed)
+        match self.cause() {
+            Cause::Closed => true,
+            Cause::NoReceipt { why, .. } => why.is_closed(),
+            _ => false,
+        }
+    }
+
+    /// The broker confirms no message: it does not know the extension `hpx/1`, or the session did
+    /// not ask for it ([`Confirm::Off`](crate::Confirm::Off)).
+    #[must_use]
+    pub fn is_not_confirmable(&self) -> bool {
+        matches!(self.root(), Cause::NotConfirmable { .. })
+    }
+
+    /// A message that was to be confirmed was not, but it was written, and may have arrived all the
+    /// same: sent again, it may arrive twice.
+    #[must_use]
+    pub fn may_have_arrived(&self) -> bool {
+        matches!(self.cause(), Cause::NotConfirmable { written: true } | Cause::NoReceipt { written: true, .. })
     }
 
     /// The network failed, not the broker or the caller: trying again may help.
@@ -262,6 +292,15 @@ impl fmt::Display for Error {
                 }
                 because(f, why.as_ref())
             }
+            Cause::NotConfirmable { written } => {
+                f.write_str("this broker confirms no message")?;
+                f.write_str(if *written { ", and this one was written: it may have arrived" } else { "" })?;
+                f.write_str("; use publish() and close(), or a broker with the extension hpx/1")
+            }
+            Cause::NoReceipt { written: true, why } => {
+                write!(f, "the message was written and may have arrived, but was not confirmed: {why}")
+            }
+            Cause::NoReceipt { written: false, why } => write!(f, "the message was not sent: {why}"),
             Cause::Unconfirmed { messages, why } => {
                 let (what, them) = if *messages == 1 { ("message was", "it") } else { ("messages were", "them") };
                 write!(f, "{messages} {what} written, but the broker did not confirm that it read {them}")?;
@@ -311,6 +350,7 @@ impl error::Error for Error {
             Cause::Protocol { cause, .. } | Cause::Skipped { cause, .. } => Some(cause),
             Cause::Connect { cause, .. } | Cause::Io { cause, .. } => Some(cause),
             Cause::Unsent { why, .. } | Cause::Unconfirmed { why, .. } => why.as_ref().map(|why| why as _),
+            Cause::NoReceipt { why, .. } => Some(why),
             _ => None,
         }
     }

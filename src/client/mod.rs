@@ -11,6 +11,7 @@ mod merge;
 mod options;
 mod publisher;
 mod queue;
+mod receipt;
 mod session;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
@@ -31,4 +32,5 @@ pub use event::{Events, SessionEvent, SessionState};
 pub use merge::{Merged, merge};
 pub use options::SessionBuilder;
 pub use publisher::{PublishSink, Publisher, TryPublishError};
+pub use receipt::{Confirm, Flushed, Receipt};
 pub use session::{ClientSession, Message};

@@ -143,7 +143,7 @@ impl Publisher {
 
     /// Queues a message whose `size` permits were taken.
     fn push(&self, channel: &str, payload: Bytes, size: u32) -> Result<(), (Error, Bytes)> {
-        match self.shared.outbox.push(channel, payload) {
+        match self.shared.outbox.push(channel, payload, None) {
             Ok(wake) => {
                 if wake {
                     self.shared.driver.wake();

@@ -16,7 +16,7 @@ const LIBRARY: [&[&str]; 14] = [
     &["client/driver/reconnect"],
     &["client/driver/desired"],
     &["client/queue", "client/config", "client/event"],
-    &["client/connect", "client/driver/backoff"],
+    &["client/connect", "client/driver/backoff", "client/receipt"],
     &["client/error"],
     &["client/connect/addr", "client/connect/tls/fault"],
     &["log"],

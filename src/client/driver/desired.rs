@@ -221,7 +221,7 @@ impl Shared {
 
     /// Ends everything that hangs on the session; whoever uses a handle from now on gets `refusal`.
     /// The first outcome stays.
-    pub(crate) fn finish(&self, outcome: Result<(), Error>, refusal: Error) {
+    pub(crate) fn finish(&self, outcome: Result<(), Error>, refusal: &Error) {
         let cause = outcome.as_ref().err().filter(|cause| !cause.is_closed()).cloned();
         if self.outcome.set(outcome).is_err() {
             return;

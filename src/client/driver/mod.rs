@@ -64,7 +64,7 @@ impl Driver {
     pub(crate) async fn run(mut self) {
         let (outcome, gave_up) = self.drive().await;
         let refusal = outcome.clone().err().filter(|_| gave_up);
-        self.shared.finish(outcome, refusal.unwrap_or_else(Error::closed));
+        self.shared.finish(outcome, &refusal.unwrap_or_else(Error::closed));
     }
 
     /// Returns how it ended, and whether the session itself gave up.
@@ -285,7 +285,7 @@ impl Driver {
 /// waits for it in vain.
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.shared.finish(Err(Error::closed()), Error::closed());
+        self.shared.finish(Err(Error::closed()), &Error::closed());
     }
 }
 

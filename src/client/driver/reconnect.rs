@@ -96,7 +96,7 @@ impl ReconnectState {
         }
         self.searched = Some(Instant::now());
         let mut counted = Counted::new(mem::take(&mut self.denied));
-        shared.outbox.retain(|channel| counted.keeps(channel));
+        shared.outbox.retain(|channel| counted.refusal(channel));
         for (channel, (cause, discarded)) in counted.0 {
             shared.emit(SessionEvent::PublishDenied { channel: Some(channel), discarded, cause });
         }
@@ -111,7 +111,7 @@ impl ReconnectState {
             return;
         }
         let mut counted = Counted::new(quarantined.into_iter().collect());
-        let removed = self.in_flight.retain(|channel| counted.keeps(channel));
+        let removed = self.in_flight.retain(|channel| counted.refusal(channel));
         shared.outbox.release(removed.room);
         for (channel, (cause, discarded)) in counted.0.into_iter().filter(|(_, (_, discarded))| *discarded > 0) {
             shared.emit(SessionEvent::PublishDenied { channel: Some(channel), discarded, cause });
@@ -127,14 +127,10 @@ impl Counted {
         Self(denied.into_iter().map(|(channel, cause)| (channel, (cause, 0))).collect())
     }
 
-    fn keeps(&mut self, channel: &str) -> bool {
-        match self.0.get_mut(channel) {
-            Some((_, discarded)) => {
-                *discarded += 1;
-                false
-            }
-            None => true,
-        }
+    fn refusal(&mut self, channel: &str) -> Option<Error> {
+        let (cause, discarded) = self.0.get_mut(channel)?;
+        *discarded += 1;
+        Some(cause.clone())
     }
 }
 

@@ -1,51 +1,63 @@
 //! The batches and control frames that are being written to the socket.
 
-use std::{collections::VecDeque, io::IoSlice, ops::Range};
+use std::{collections::VecDeque, io::IoSlice, mem, ops::Range};
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
-use crate::wire::FrameBatch;
+use super::{batch::Batch, unconfirmed::Unconfirmed, waiter::Waiter};
+use crate::{
+    client::error::Error,
+    wire::{FrameBatch, extension::StreamId},
+};
 
 /// Pieces of memory that are kept for the next batches: what the processor has in its cache.
 pub(crate) const SPENT: usize = 2;
 
 /// Whole frames on their way to the socket.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) enum OutgoingBatch {
     /// SUBSCRIBE, UNSUBSCRIBE, AUTH: belongs to one connection and is not repeated on the next.
     Control(Bytes),
-    /// Many small PUBLISH frames.
-    Messages { bytes: Bytes, messages: u64 },
-    /// One PUBLISH frame with a payload that is too large to copy.
-    Large { head: Bytes, payload: Bytes },
+    /// PUBLISH frames.
+    Messages(Batch),
 }
 
 impl OutgoingBatch {
     fn len(&self) -> usize {
         match self {
-            Self::Control(bytes) | Self::Messages { bytes, .. } => bytes.len(),
-            Self::Large { head, payload } => head.len() + payload.len(),
+            Self::Control(bytes) => bytes.len(),
+            Self::Messages(batch) => batch.len(),
+        }
+    }
+
+    fn batch(&self) -> Option<&Batch> {
+        match self {
+            Self::Control(_) => None,
+            Self::Messages(batch) => Some(batch),
+        }
+    }
+
+    fn batch_mut(&mut self) -> Option<&mut Batch> {
+        match self {
+            Self::Control(_) => None,
+            Self::Messages(batch) => Some(batch),
         }
     }
 
     /// How many bytes of the queue it takes up.
     pub(crate) fn weight(&self) -> usize {
-        if matches!(self, Self::Control(_)) { 0 } else { self.len() }
+        self.batch().map_or(0, Batch::len)
     }
 
     pub(crate) fn messages(&self) -> u64 {
-        match self {
-            Self::Control(_) => 0,
-            Self::Messages { messages, .. } => *messages,
-            Self::Large { .. } => 1,
-        }
+        self.batch().map_or(0, |batch| batch.messages().into())
     }
 }
 
 /// The messages and bytes that a write completed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Written {
-    /// Bytes of the queue that are free again.
+    /// Bytes of the queue that are free again: nothing will confirm them.
     pub(crate) room: usize,
     /// Messages that are now with the operating system, whole.
     pub(crate) messages: u64,
@@ -58,11 +70,15 @@ pub(crate) struct Written {
 /// The batches being written, and how far into the first one the socket has got.
 ///
 /// It outlives connections. [`rewind`](Self::rewind) turns the frame that a broken connection cut
-/// in two into a whole frame again, so that the next connection starts at a frame boundary and
-/// repeats nothing that was written whole.
+/// in two into a whole frame again, so that the next connection starts at a frame boundary. What is
+/// written whole goes to [`Unconfirmed`], which says what of it must be written again.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
     batches: VecDeque<OutgoingBatch>,
+    /// Messages and bytes of `batches` and `kept`.
+    unsent: (u64, usize),
+    /// What is written whole.
+    pub(crate) unconfirmed: Unconfirmed,
     /// Bytes of the first batch that are written.
     offset: usize,
     /// Batches that are not for this connection any more.
@@ -105,7 +121,42 @@ impl InFlight {
     }
 
     pub(crate) fn append(&mut self, batches: &mut VecDeque<OutgoingBatch>) {
+        for batch in &*batches {
+            self.count(batch.messages(), batch.weight());
+        }
         self.batches.append(batches);
+    }
+
+    /// Puts messages that must be written again before all others.
+    pub(crate) fn put_back(&mut self, again: VecDeque<Batch>) {
+        let controls = self.batches.iter().take_while(|batch| matches!(batch, OutgoingBatch::Control(_))).count();
+        let mut rest = self.batches.split_off(controls);
+        for batch in again {
+            self.count(batch.messages().into(), batch.len());
+            self.batches.push_back(OutgoingBatch::Messages(batch));
+        }
+        self.batches.append(&mut rest);
+    }
+
+    /// Adds barriers behind everything that is here or written.
+    pub(crate) fn push_barriers(&mut self, barriers: Vec<Waiter>) {
+        for barrier in barriers {
+            let last =
+                self.kept.iter_mut().rev().chain(self.batches.iter_mut().rev()).find_map(OutgoingBatch::batch_mut);
+            match last {
+                Some(batch) if batch.number().is_none() => batch.push_barrier(barrier),
+                // The last one that has a number is the newest that has one.
+                _ => self.unconfirmed.push_barrier(barrier),
+            }
+        }
+    }
+
+    fn count(&mut self, messages: u64, bytes: usize) {
+        self.unsent = (self.unsent.0 + messages, self.unsent.1 + bytes);
+    }
+
+    fn uncount(&mut self, messages: u64, bytes: usize) {
+        self.unsent = (self.unsent.0 - messages, self.unsent.1 - bytes);
     }
 
     /// Memory of batches that are written whole, if nobody else holds on to it.
@@ -120,8 +171,8 @@ impl InFlight {
         let mut skip = self.offset;
         let batches = self.batches.iter().take_while(|s| !control_only || matches!(s, OutgoingBatch::Control(_)));
         let parts = batches.flat_map(|batch| match batch {
-            OutgoingBatch::Control(bytes) | OutgoingBatch::Messages { bytes, .. } => [bytes.as_ref(), &[]],
-            OutgoingBatch::Large { head, payload } => [head.as_ref(), payload.as_ref()],
+            OutgoingBatch::Control(bytes) => [bytes.as_ref(), &[]],
+            OutgoingBatch::Messages(batch) => batch.parts().map(Bytes::as_ref),
         });
         // The first part may be written already, or some of it.
         for part in parts {
@@ -148,113 +199,207 @@ impl InFlight {
                 break;
             }
             self.offset -= first.len();
-            written.room += first.weight();
-            written.messages += first.messages();
-            // Its memory is kept, unless the batch shares it with another.
-            if let Some(OutgoingBatch::Messages { bytes, .. }) = self.batches.pop_front()
-                && self.spent.len() < SPENT
-                && let Ok(mut memory) = bytes.try_into_mut()
-            {
-                memory.clear();
-                self.spent.push(memory);
+            if let Some(OutgoingBatch::Messages(batch)) = self.batches.pop_front() {
+                self.wrote(batch, &mut written);
             }
         }
         written.published = written.messages > 0 || (self.offset > 0 && !self.has_next(true));
         written
     }
 
+    /// Notes that a batch is written whole.
+    fn wrote(&mut self, batch: Batch, written: &mut Written) {
+        self.uncount(batch.messages().into(), batch.len());
+        written.messages += u64::from(batch.messages());
+        if let Some(done) = self.unconfirmed.push(batch) {
+            written.room += done.len();
+            recycle(&mut self.spent, done);
+        }
+    }
+
+    /// Splits what is written whole off the batch that is being written, so that it can be decided.
+    pub(crate) fn split_written(&mut self) -> Written {
+        let mut written = Written::default();
+        if let Some(OutgoingBatch::Messages(batch)) = self.batches.front_mut()
+            && let Some(whole) = batch.split_ended(self.offset)
+        {
+            self.offset -= whole.len();
+            self.wrote(whole, &mut written);
+        }
+        written
+    }
+
+    /// Settles some of what the broker has decided. Returns how many bytes of the queue are free
+    /// again, and whether there is more to settle.
+    pub(crate) fn settle(&mut self) -> (usize, bool) {
+        let mut room = 0;
+        let more = self.unconfirmed.settle(|batch| {
+            room += batch.len();
+            recycle(&mut self.spent, batch);
+        });
+        (room, more)
+    }
+
     /// Keeps everything for the next connection but the rest of a frame that is partly written.
     /// Returns what had been written whole before it.
     pub(crate) fn part(&mut self) -> Written {
-        if let Some(OutgoingBatch::Messages { bytes, messages }) = self.batches.front_mut()
+        if let Some(OutgoingBatch::Messages(batch)) = self.batches.front_mut()
             && self.offset > 0
+            && let Some(begun) = batch.split_begun(self.offset)
         {
-            let begun = FrameBatch::checked(bytes).begun_by(self.offset);
-            let first = OutgoingBatch::Messages { bytes: bytes.split_to(begun.len), messages: begun.messages.into() };
-            *messages -= u64::from(begun.messages);
-            self.batches.push_front(first);
+            self.batches.push_front(OutgoingBatch::Messages(begun));
         }
         self.kept = self.batches.split_off(usize::from(self.offset > 0).min(self.batches.len()));
         // It may have been at the end of a frame.
         self.advance(0)
     }
 
-    /// Prepares for another connection: drops what was written whole and every control frame, keeps
-    /// the rest whole.
+    /// Prepares for another connection: drops every control frame, and keeps all that is not
+    /// written whole.
     pub(crate) fn rewind(&mut self) -> Written {
-        let mut written = Written::default();
-        let offset = std::mem::take(&mut self.offset);
         self.batches.append(&mut self.kept);
-        if let Some(OutgoingBatch::Messages { bytes, messages }) = self.batches.front_mut() {
-            let whole = FrameBatch::checked(bytes).ended_by(offset);
-            (written.room, written.messages) = (whole.len, whole.messages.into());
-            bytes.advance(written.room);
-            *messages -= written.messages;
-        }
+        let written = self.split_written();
+        self.offset = 0;
         self.batches.retain(|batch| !matches!(batch, OutgoingBatch::Control(_)));
         written
     }
 
-    /// Takes out what does not satisfy `keep(channel)`; for use between connections only, after
-    /// [`rewind`](Self::rewind).
-    pub(crate) fn retain(&mut self, keep: impl FnMut(&str) -> bool) -> Written {
+    /// Takes out the messages to channels that `refusal` gives a reason against; for use between
+    /// connections only, after [`rewind`](Self::rewind). Numbered messages stay.
+    pub(crate) fn retain(&mut self, refusal: impl FnMut(&str) -> Option<Error>) -> Written {
         debug_assert_eq!(self.offset, 0, "a frame that is partly written must be finished");
-        retain(&mut self.batches, keep)
+        let (removed, barriers) = retain(&mut self.batches, refusal);
+        self.uncount(removed.messages, removed.room);
+        self.push_barriers(barriers);
+        removed
+    }
+
+    /// Begins a new stream: everything that is not settled is sent again in it.
+    pub(crate) fn renew(&mut self, stream: StreamId) {
+        let shift = self.unconfirmed.renew(stream);
+        for batch in self.batches.iter_mut().chain(&mut self.kept).filter_map(OutgoingBatch::batch_mut) {
+            batch.shift(shift);
+        }
     }
 
     /// Messages and bytes that are not written whole.
     pub(crate) fn unsent(&self) -> (u64, usize) {
-        let batches = || self.batches.iter().chain(&self.kept);
-        (batches().map(OutgoingBatch::messages).sum(), batches().map(OutgoingBatch::weight).sum())
+        self.unsent
+    }
+
+    /// The batches that are not written whole, oldest first.
+    pub(crate) fn batches(&self) -> impl Iterator<Item = &Batch> {
+        self.batches.iter().chain(&self.kept).filter_map(OutgoingBatch::batch)
+    }
+
+    /// The session is over: those who wait hear it.
+    pub(crate) fn end(&mut self, why: &Error) {
+        for batch in self.batches.iter_mut().chain(&mut self.kept).filter_map(OutgoingBatch::batch_mut) {
+            for (_, waiter) in batch.take_waiters() {
+                waiter.end(false, why);
+            }
+        }
+        self.unconfirmed.end(why);
     }
 }
 
-/// Takes messages whose channel does not satisfy `keep` out of the batches; says what went.
-pub(crate) fn retain(batches: &mut VecDeque<OutgoingBatch>, mut keep: impl FnMut(&str) -> bool) -> Written {
+/// Keeps the memory of a batch that is done with, unless the batch shares it with another.
+fn recycle(spent: &mut Vec<BytesMut>, batch: Batch) {
+    if spent.len() < SPENT
+        && !batch.is_large()
+        && let Ok(mut memory) = batch.into_bytes().try_into_mut()
+    {
+        memory.clear();
+        spent.push(memory);
+    }
+}
+
+/// Takes messages to channels that `refusal` gives a reason against out of the batches; says what
+/// went, and returns the barriers behind which nothing is left. Numbered messages stay, as the
+/// broker counts them.
+pub(crate) fn retain(
+    batches: &mut VecDeque<OutgoingBatch>,
+    mut refusal: impl FnMut(&str) -> Option<Error>,
+) -> (Written, Vec<Waiter>) {
     #[cfg(test)]
     SEARCHES.set(SEARCHES.get() + 1);
     let mut removed = Written::default();
-    let mut kept = VecDeque::with_capacity(batches.len());
+    let mut kept: VecDeque<OutgoingBatch> = VecDeque::with_capacity(batches.len());
+    let mut barriers = Vec::new();
     for batch in batches.drain(..) {
-        match batch {
-            OutgoingBatch::Control(_) => kept.push_back(batch),
-            OutgoingBatch::Large { ref head, .. } => {
-                if FrameBatch::checked(head).first_channel().is_none_or(&mut keep) {
-                    kept.push_back(batch);
-                } else {
-                    removed.room += batch.weight();
-                    removed.messages += 1;
-                }
-            }
-            OutgoingBatch::Messages { bytes, .. } => {
-                // One batch becomes at most one: a walk over all would otherwise meet as many as
-                // messages.
-                let (mut at, mut messages) = (0, 0);
-                let mut stays: Vec<Range<usize>> = Vec::new();
-                for frame in FrameBatch::checked(&bytes).frames() {
-                    let place = at..at + frame.len();
-                    at = place.end;
-                    if !FrameBatch::checked(frame).first_channel().is_none_or(&mut keep) {
-                        removed.room += frame.len();
-                        removed.messages += 1;
-                        continue;
-                    }
-                    messages += 1;
-                    match stays.last_mut() {
-                        Some(last) if last.end == place.start => last.end = place.end,
-                        _ => stays.push(place),
-                    }
-                }
-                let bytes = match &stays[..] {
-                    [] => continue,
-                    [one] => bytes.slice(one.clone()),
-                    several => several.iter().map(|part| &bytes[part.clone()]).collect::<Vec<_>>().concat().into(),
-                };
-                kept.push_back(OutgoingBatch::Messages { bytes, messages });
-            }
+        let OutgoingBatch::Messages(mut batch) = batch else {
+            kept.push_back(batch);
+            continue;
+        };
+        if batch.number().is_none() {
+            let went = search(&mut batch, &mut refusal);
+            removed.room += went.room;
+            removed.messages += went.messages;
+        }
+        if batch.messages() > 0 {
+            batch.prepend_barriers(mem::take(&mut barriers));
+            kept.push_back(OutgoingBatch::Messages(batch));
+        } else {
+            barriers.extend(batch.take_waiters().into_iter().map(|(_, waiter)| waiter));
+        }
+    }
+    // Behind the last message that is left.
+    if let Some(OutgoingBatch::Messages(batch)) = kept.back_mut()
+        && batch.number().is_none()
+    {
+        for barrier in barriers.drain(..) {
+            batch.push_barrier(barrier);
         }
     }
     *batches = kept;
+    (removed, barriers)
+}
+
+/// Takes messages out of one batch. One batch becomes at most one: a walk over all would otherwise
+/// meet as many as messages.
+fn search(batch: &mut Batch, refusal: &mut impl FnMut(&str) -> Option<Error>) -> Written {
+    let mut removed = Written::default();
+    let whole = batch.len();
+    let large = batch.is_large();
+    let (mut at, mut messages) = (0, 0);
+    let mut stays: Vec<Range<usize>> = Vec::new();
+    let mut waiters = Vec::new();
+    let mut waiting = batch.take_waiters().into_iter().peekable();
+    let head = batch.parts()[0].clone();
+    let frames: &mut dyn Iterator<Item = &[u8]> =
+        if large { &mut std::iter::once(&head[..]) } else { &mut FrameBatch::checked(&head).frames() };
+    for (index, frame) in (0..).zip(frames) {
+        let place = at..at + frame.len();
+        at = place.end;
+        let refused = FrameBatch::checked(frame).first_channel().and_then(&mut *refusal);
+        while let Some((of, waiter)) = waiting.next_if(|(of, _)| *of <= index) {
+            match (&refused, waiter) {
+                (Some(cause), waiter @ Waiter::Receipt(_)) if of == index => waiter.fail(cause.clone()),
+                (_, waiter) => waiters.push((messages, waiter)),
+            }
+        }
+        if refused.is_some() {
+            removed.room += if large { whole } else { frame.len() };
+            removed.messages += 1;
+            continue;
+        }
+        messages += 1;
+        match stays.last_mut() {
+            Some(last) if last.end == place.start => last.end = place.end,
+            _ => stays.push(place),
+        }
+    }
+    waiters.extend(waiting.map(|(_, waiter)| (messages, waiter)));
+    if removed.messages == 0 {
+        batch.replace(head.clone(), messages, waiters);
+        return removed;
+    }
+    let bytes = match &stays[..] {
+        [] => Bytes::new(),
+        [one] => head.slice(one.clone()),
+        several => several.iter().map(|part| &head[part.clone()]).collect::<Vec<_>>().concat().into(),
+    };
+    batch.replace(bytes, messages, waiters);
     removed
 }
 
@@ -267,6 +412,8 @@ thread_local! {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
     use crate::wire::{Channel, Ident, Limits, encode_publish};
 
@@ -279,7 +426,16 @@ mod tests {
 
     fn batch(channels: &[&str]) -> OutgoingBatch {
         let bytes: Vec<u8> = channels.iter().flat_map(|channel| frame(channel, b"xyz")).collect();
-        OutgoingBatch::Messages { bytes: bytes.into(), messages: channels.len() as u64 }
+        OutgoingBatch::Messages(Batch::small(
+            bytes.into(),
+            u32::try_from(channels.len()).unwrap(),
+            Instant::now(),
+            Vec::new(),
+        ))
+    }
+
+    fn refuses(refused: &[&str], channel: &str) -> Option<Error> {
+        refused.contains(&channel).then(Error::closed)
     }
 
     fn rest(in_flight: &InFlight) -> Vec<u8> {
@@ -292,10 +448,8 @@ mod tests {
         let mut in_flight = InFlight::default();
         let mut batches = VecDeque::from([batch(&["a", "b", "a"])]);
         let whole = frame("c", &[7; 100]);
-        batches.push_back(OutgoingBatch::Large {
-            head: whole.slice(..whole.len() - 100),
-            payload: whole.slice(whole.len() - 100..),
-        });
+        let (head, payload) = (whole.slice(..whole.len() - 100), whole.slice(whole.len() - 100..));
+        batches.push_back(OutgoingBatch::Messages(Batch::large(head, payload, Instant::now(), None)));
         batches.push_back(batch(&["d"]));
         in_flight.append(&mut batches);
         in_flight.push_control(Bytes::from_static(b"control"));
@@ -347,7 +501,7 @@ mod tests {
     fn retained_messages_are_in_no_more_batches_than_before() {
         let mut batches =
             VecDeque::from([batch(&["a", "b", "a", "b", "b", "a"]), batch(&["a", "a"]), batch(&["b", "b"])]);
-        let removed = retain(&mut batches, |channel| channel == "b");
+        let (removed, _) = retain(&mut batches, |channel| refuses(&["a"], channel));
         assert_eq!((removed.messages, batches.len()), (5, 2));
         let mut in_flight = InFlight::default();
         in_flight.append(&mut batches);
@@ -359,7 +513,7 @@ mod tests {
     fn retain_takes_out_whole_messages_and_counts_them() {
         let mut in_flight = flight();
         in_flight.rewind();
-        let removed = in_flight.retain(|channel| channel != "a" && channel != "c");
+        let removed = in_flight.retain(|channel| refuses(&["a", "c"], channel));
         assert_eq!(removed.messages, 3);
         assert_eq!(removed.room, 2 * frame("a", b"xyz").len() + frame("c", &[7; 100]).len());
         assert_eq!(rest(&in_flight), [frame("b", b"xyz"), frame("d", b"xyz")].concat());

@@ -14,7 +14,11 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::{sync::Semaphore, time::Instant};
 
-use super::in_flight::{self, InFlight, OutgoingBatch, SPENT};
+use super::{
+    batch::Batch,
+    in_flight::{self, InFlight, OutgoingBatch, SPENT},
+    waiter::Waiter,
+};
 use crate::{
     client::error::Error,
     wire::{Channel, EncodeError, Field, Ident, Limits, Opcode, check_name, encode_publish_head, publish_head_len},
@@ -59,7 +63,15 @@ struct State {
     /// Bytes in what was sealed since the driver, or a publisher, was told.
     fresh: usize,
     tail: BytesMut,
-    tail_messages: u64,
+    tail_messages: u32,
+    /// When the first of them was accepted.
+    tail_since: Option<Instant>,
+    /// Who waits for messages of the tail, by index.
+    tail_waiters: Vec<(u32, Waiter)>,
+    /// Barriers before all that is queued, behind what the driver has taken.
+    barriers: Vec<Waiter>,
+    /// How many messages were accepted.
+    accepted: u64,
     /// Memory for the next batches, at most [`SPENT`] pieces: empty, each with room for a batch.
     spare: Vec<BytesMut>,
     /// The driver found nothing to send and must be woken by the next message.
@@ -101,22 +113,30 @@ impl Outbox {
     }
 
     /// Queues a message that has been [measured](Self::measure), for which the caller holds
-    /// permits. True when the driver must be woken. Otherwise the payload comes back.
-    pub(crate) fn push(&self, channel: &str, payload: Bytes) -> Result<bool, (Error, Bytes)> {
-        let mut state = self.state.lock();
+    /// permits, and that somebody may wait for. True when the driver must be woken. Otherwise the
+    /// payload comes back.
+    pub(crate) fn push(&self, channel: &str, payload: Bytes, waiter: Option<Waiter>) -> Result<bool, (Error, Bytes)> {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
         if let Err(cause) = state.admits(channel) {
             return Err((cause, payload));
         }
         if payload.len() < LARGE {
             // Copied behind the messages before it; a batch that is full is sealed first.
             if state.reserve(publish_head_len(&self.ident, channel) + payload.len()) {
-                self.count(&mut state);
+                self.count(state);
             }
             let tail = &mut state.tail;
             if let Err(cause) = encode_publish_head(tail, self.limits, &self.ident, channel, payload.len()) {
                 return Err((cause.into(), payload));
             }
             tail.extend_from_slice(&payload);
+            if state.tail_messages == 0 {
+                state.tail_since = Some(Instant::now());
+            }
+            if let Some(waiter) = waiter {
+                state.tail_waiters.push((state.tail_messages, waiter));
+            }
             state.tail_messages += 1;
         } else {
             // Sent from where it is, between two batches.
@@ -125,8 +145,27 @@ impl Outbox {
                 return Err((cause.into(), payload));
             }
             state.seal();
-            state.sealed.push_back(OutgoingBatch::Large { head: head.freeze(), payload });
-            self.count(&mut state);
+            let batch = Batch::large(head.freeze(), payload, Instant::now(), waiter);
+            state.sealed.push_back(OutgoingBatch::Messages(batch));
+            self.count(state);
+        }
+        state.accepted += 1;
+        Ok(mem::take(&mut state.driver_idle))
+    }
+
+    /// Adds a barrier behind everything that is accepted. True when the driver must be woken.
+    pub(crate) fn push_barrier(&self, barrier: Waiter) -> Result<bool, Error> {
+        let mut state = self.state.lock();
+        if let Some(cause) = &state.closed {
+            return Err(cause.clone());
+        }
+        let index = state.tail_messages;
+        if index > 0 {
+            state.tail_waiters.push((index, barrier));
+        } else if let Some(OutgoingBatch::Messages(batch)) = state.sealed.back_mut() {
+            batch.push_barrier(barrier);
+        } else {
+            state.barriers.push(barrier);
         }
         Ok(mem::take(&mut state.driver_idle))
     }
@@ -139,6 +178,9 @@ impl Outbox {
         state.driver_idle = state.sealed.is_empty();
         state.fresh = 0;
         self.yield_due.store(false, Relaxed);
+        if !state.barriers.is_empty() {
+            to.push_barriers(mem::take(&mut state.barriers));
+        }
         to.append(&mut state.sealed);
         // Memory of batches that are written comes back for the next ones.
         while state.spare.len() < SPENT
@@ -187,11 +229,12 @@ impl Outbox {
         new
     }
 
-    /// Takes messages out of the queue whose channel does not satisfy `keep(channel)`.
-    pub(crate) fn retain(&self, keep: impl FnMut(&str) -> bool) {
+    /// Takes messages out of the queue to channels that `refusal` gives a reason against.
+    pub(crate) fn retain(&self, refusal: impl FnMut(&str) -> Option<Error>) {
         let mut state = self.state.lock();
         state.seal();
-        let removed = in_flight::retain(&mut state.sealed, keep);
+        let (removed, barriers) = in_flight::retain(&mut state.sealed, refusal);
+        state.barriers.extend(barriers);
         drop(state);
         self.release(removed.room);
     }
@@ -219,11 +262,22 @@ impl Outbox {
     }
 
     /// The session is over: messages are refused with `cause`, and what is still queued is let go.
-    pub(crate) fn end(&self, cause: Error) {
+    pub(crate) fn end(&self, cause: &Error) {
         let mut state = self.state.lock();
-        *state = State { closed: Some(cause), ..State::default() };
+        state.seal();
+        let ended = mem::replace(&mut *state, State { closed: Some(cause.clone()), ..State::default() });
         drop(state);
         self.room.close();
+        for barrier in ended.barriers {
+            barrier.end(false, cause);
+        }
+        for batch in ended.sealed {
+            if let OutgoingBatch::Messages(mut batch) = batch {
+                for (_, waiter) in batch.take_waiters() {
+                    waiter.end(false, cause);
+                }
+            }
+        }
     }
 
     /// Why messages are refused, after [`close`](Self::close).
@@ -257,7 +311,10 @@ impl State {
     fn seal(&mut self) {
         if !self.tail.is_empty() {
             let bytes = self.tail.split().freeze();
-            self.sealed.push_back(OutgoingBatch::Messages { bytes, messages: mem::take(&mut self.tail_messages) });
+            let messages = mem::take(&mut self.tail_messages);
+            let since = self.tail_since.take().unwrap_or_else(Instant::now);
+            let batch = Batch::small(bytes, messages, since, mem::take(&mut self.tail_waiters));
+            self.sealed.push_back(OutgoingBatch::Messages(batch));
         }
     }
 
@@ -291,7 +348,7 @@ mod tests {
             assert!(quarantine);
         }
         assert_eq!(outbox.quarantined(now).len(), MAX_QUARANTINED);
-        assert!(outbox.push("9999", Bytes::new()).is_err());
+        assert!(outbox.push("9999", Bytes::new(), None).is_err());
         assert!(!outbox.quarantine(&Channel::new("9999").unwrap(), &Error::closed(), now));
     }
 
@@ -299,7 +356,7 @@ mod tests {
     fn a_payload_that_is_not_taken_comes_back() {
         let outbox = outbox();
         outbox.close(Error::closed());
-        let (error, payload) = outbox.push("a", Bytes::from_static(b"mine")).unwrap_err();
+        let (error, payload) = outbox.push("a", Bytes::from_static(b"mine"), None).unwrap_err();
         assert!(error.is_closed());
         assert_eq!(payload, "mine");
     }
@@ -311,7 +368,7 @@ mod tests {
             // Not a divisor of the memory's size: each batch ends with a message that no longer
             // fits.
             for _ in 0..70 {
-                outbox.push("a", Bytes::from_static(&[7; 1000])).unwrap();
+                outbox.push("a", Bytes::from_static(&[7; 1000]), None).unwrap();
             }
             assert!(outbox.take(&mut in_flight));
             while in_flight.has_next(false) {
@@ -331,7 +388,7 @@ mod tests {
         let yields = |payload: &Bytes, total: usize| {
             let mut yields = 0;
             for _ in 0..total / payload.len() {
-                outbox.push("a", payload.clone()).unwrap();
+                outbox.push("a", payload.clone(), None).unwrap();
                 yields += usize::from(outbox.should_yield());
             }
             yields
@@ -349,9 +406,9 @@ mod tests {
     fn taking_messages_out_leaves_the_others_together() {
         let outbox = outbox();
         for n in 0..10_000 {
-            outbox.push(if n == 5_000 { "bad" } else { "good" }, Bytes::from_static(b"x")).unwrap();
+            outbox.push(if n == 5_000 { "bad" } else { "good" }, Bytes::from_static(b"x"), None).unwrap();
         }
-        outbox.retain(|channel| channel != "bad");
+        outbox.retain(|channel| (channel == "bad").then(Error::closed));
         let mut in_flight = InFlight::default();
         outbox.take(&mut in_flight);
         let mut slices = [std::io::IoSlice::new(&[]); 100];
