@@ -39,12 +39,17 @@ def pick_port():
             return port
 
 
+# Python's; ours; and ours without its extension, which says what Python's says.
+KINDS = ("python", "rust", "rust-plain")
+
+
 class Broker:
-    def __init__(self, kind, directory, auth="json", exporter=False):
-        assert kind in ("python", "rust") and auth in ("json", "env")
+    def __init__(self, kind, directory, auth="json", exporter=False, flags=()):
+        assert kind in KINDS and auth in ("json", "env")
         self.kind = kind
         self.auth = auth
         self.directory = Path(directory)
+        self.flags = [*flags, *(["--extensions", "off"] if kind == "rust-plain" else [])]
         self.port = None
         # Where it answers HTTP, if it is to.
         self.exporter = pick_port() if exporter else None
@@ -61,10 +66,14 @@ class Broker:
 
     def start_anywhere(self):
         """Lets our broker choose the port and reads it from the line that it prints."""
-        assert self.kind == "rust"
+        assert self.ours
         self.process = self._spawn(0)
         self.port = int(self.process.wait_for(r"^listening on 127\.0\.0\.1:(\d+)$")[1])
         return self
+
+    @property
+    def ours(self):
+        return self.kind != "python"
 
     def stop(self):
         return self.process.terminate()
@@ -83,9 +92,9 @@ class Broker:
         return Peer(self.port)
 
     def _spawn(self, port):
-        argv = [binary("hpfeeds-broker") if self.kind == "rust" else PYTHON_BIN / "hpfeeds-broker"]
+        argv = [binary("hpfeeds-broker") if self.ours else PYTHON_BIN / "hpfeeds-broker", *self.flags]
         # Without it the Python broker would serve its metrics on port 8080 of every interface.
-        if self.exporter or self.kind == "python":
+        if self.exporter or not self.ours:
             argv += ["--exporter", f"127.0.0.1:{self.exporter or 0}"]
         argv += ["--bind", f"127.0.0.1:{port}", "--auth", "env" if self.auth == "env" else self._users]
         variables = users.as_env() if self.auth == "env" else {}

@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 def pytest_collection_modifyitems(items):
     for item in items:
         kind = item.callspec.params.get("kind") if hasattr(item, "callspec") else None
-        if kind == "rust" or "tool" in item.fixturenames or "our_broker" in item.fixturenames:
+        if kind in ("rust", "rust-plain") or "tool" in item.fixturenames or "our_broker" in item.fixturenames:
             item.add_marker(pytest.mark.rust)
 
 

@@ -1,14 +1,23 @@
 """Both brokers, side by side: whoever swaps the one for the other sees no difference in these frames."""
 
 import random
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import pytest
 
-from broker import Broker
+from broker import KINDS, Broker
 from net import Net
 from scenarios import SCENARIOS
 from wire import EOF, Peer, connect, error, info, message, publish, subscribe, unsubscribe
+
+
+# What our broker says without its extension is the same; with it, it is the same but for its name.
+NAMES = {"python": "hpfeeds", "rust": "hpfeeds hpx/1", "rust-plain": "hpfeeds"}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request):
+    return request.param
 
 
 @pytest.fixture
@@ -37,11 +46,10 @@ def test_scenario(net, scenario):
 
 def test_greeting(broker):
     with broker.peer() as one, broker.peer() as two:
-        assert one.transcript == two.transcript == [info("hpfeeds", nonce_length=4)]
+        assert one.transcript == two.transcript == [info(NAMES[broker.kind], nonce_length=4)]
         assert one.nonce != two.nonce
 
 
-@pytest.mark.parametrize("kind", ["python", "rust"], indirect=True)
 def test_env_idents_are_case_insensitive(kind, start_broker):
     """The env store finds "Sensor" under HPFEEDS_SENSOR_…; the connection then is "Sensor", everywhere."""
     broker = start_broker(kind, auth="env")
@@ -83,10 +91,13 @@ def test_broken_connections_leave_nothing_behind(broker):
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
-    python, rust = (Broker(kind, tmp_path_factory.mktemp(kind)) for kind in ("python", "rust"))
-    with closing(python), closing(rust):
-        yield python.start(), rust.start()
+def all_kinds(tmp_path_factory):
+    with ExitStack() as stack:
+        made = [Broker(kind, tmp_path_factory.mktemp(kind)) for kind in KINDS]
+        for broker in made:
+            stack.enter_context(closing(broker))
+            broker.start()
+        yield made
 
 
 FRAME_WEIGHTS = {"publish": 40, "elsewhere": 5, "switch": 12, "needless": 5, "denied": 1, "foreign": 1, "blind": 1}
@@ -131,6 +142,7 @@ def play(port, seed):
 
 @pytest.mark.rust
 @pytest.mark.parametrize("seed", range(40))
-def test_random_script(both, seed):
-    python, rust = (play(broker.port, seed) for broker in both)
-    assert_alike({"peer": rust}, {"peer": python})
+def test_random_script(all_kinds, seed):
+    python, *ours = (play(broker.port, seed) for broker in all_kinds)
+    for broker, got in zip(all_kinds[1:], ours):
+        assert_alike({"peer": got}, {"peer": [info(NAMES[broker.kind]), *python[1:]]})

@@ -17,7 +17,7 @@ def test_endpoint_and_name(our_broker, spawn):
     process = spawn(program, "-e", "tcp:interface=127.0.0.1:port=0", "--auth", users, "--name", "näme", "--debug")
     port = int(process.wait_for(r"^listening on 127\.0\.0\.1:(\d+)$")[1])
     with connect(port, "sensor") as peer:
-        assert peer.transcript == [info("näme")]
+        assert peer.transcript == [info("näme hpx/1")]
     assert len(process.lines()) == 1
 
 

@@ -12,11 +12,17 @@ import pytest
 from hpfeeds.asyncio import ClientSession
 
 import transcript
+from broker import KINDS
 from recorder import Recorder
 from users import SECRETS
 from wire import connect, publish, subscribe
 
 SECRET = SECRETS["sensor"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request):
+    return request.param
 
 
 @pytest.fixture
@@ -25,15 +31,16 @@ def recorder(broker):
         yield made
 
 
-def check(name, recorder, connections=1, ident="sensor"):
+def check(name, recorder, kind, connections=1, ident="sensor"):
     ended = recorder.wait_for_ends(connections)
+    assert [transcript.offers_extension(each) for each in ended] == [kind == "rust"] * connections
     transcript.compare(name, transcript.text(ended, SECRETS[ident]))
 
 
 # --- the Python clients
 
 
-def test_asyncio_client(recorder):
+def test_asyncio_client(broker, recorder):
     async def main():
         async with ClientSession("127.0.0.1", recorder.port, "sensor", SECRET) as session:
             session.subscribe("events")
@@ -49,7 +56,7 @@ def test_asyncio_client(recorder):
             assert await session.read() == ("sensor", "sync", b"done")
 
     asyncio.run(asyncio.wait_for(main(), 30))
-    check("python-asyncio", recorder)
+    check("python-asyncio", recorder, broker.kind)
 
 
 class Commanded:
@@ -70,7 +77,7 @@ class Commanded:
 
 
 @pytest.mark.parametrize("script", ["blocking_session.py", "twisted_session.py"])
-def test_peer(recorder, run_peer, script):
+def test_peer(broker, recorder, run_peer, script):
     # One channel at first: these clients keep them in a set, whose order is not the same in each run.
     peer = Commanded(run_peer(script, recorder.port, "sensor", SECRET, "events"))
     recorder.wait_for("client", subscribe("sensor", "events"))
@@ -83,10 +90,10 @@ def test_peer(recorder, run_peer, script):
     peer.hears("sync", "done")
     peer.process.close_stdin()
     peer.process.wait()
-    check("python-" + script.partition("_")[0], recorder)
+    check("python-" + script.partition("_")[0], recorder, broker.kind)
 
 
-def test_old_client(recorder, run_peer):
+def test_old_client(broker, recorder, run_peer):
     peer = Commanded(run_peer("old_client.py", recorder.port, "sensor", SECRET, "events"))
     recorder.wait_for("client", subscribe("sensor", "events"))
     for payload in ("one", "two"):
@@ -94,7 +101,7 @@ def test_old_client(recorder, run_peer):
         peer.hears("events", payload)
     peer.process.close_stdin()
     peer.process.wait()
-    check("python-old-client", recorder)
+    check("python-old-client", recorder, broker.kind)
 
 
 # --- the command line of the Python package
@@ -106,30 +113,33 @@ def flags(port, ident, *channels, secret=None):
     return ["--host", "127.0.0.1", "-p", port, "-i", ident, "-s", secret, *wanted]
 
 
-def test_command_line_publish(recorder, python_tool):
-    options = flags(recorder.port, "sensor", "events", "files")
-    assert python_tool(*options, "publish", "two", "words").wait() == 0
-    check("python-command-line-publish", recorder)
+def test_command_line_publish(broker, recorder, python_tool):
+    process = python_tool(*flags(recorder.port, "sensor", "events", "files"), "publish", "two", "words")
+    assert process.wait() == 0
+    # It shows the name as it is. Nothing else of the extension can be seen by such a client.
+    name = "hpfeeds hpx/1" if broker.kind == "rust" else "hpfeeds"
+    assert process.lines()[0] == f"[feedcli] connected to {name}"
+    check("python-command-line-publish", recorder, broker.kind)
 
 
-def test_command_line_publish_denied(recorder, python_tool):
+def test_command_line_publish_denied(broker, recorder, python_tool):
     process = python_tool(*flags(recorder.port, "sensor", "forbidden"), "publish", "x")
     process.wait_for("Authkey not allowed to pub here. ident=sensor, chan=forbidden")
     process.wait()
-    check("python-command-line-publish-denied", recorder)
+    check("python-command-line-publish-denied", recorder, broker.kind)
 
 
-def test_command_line_wrong_secret(recorder, python_tool):
+def test_command_line_wrong_secret(broker, recorder, python_tool):
     options = flags(recorder.port, "sensor", "events", secret="wrong")
     assert python_tool(*options, "publish", "x").wait() == 0
-    check("python-command-line-wrong-secret", recorder)
+    check("python-command-line-wrong-secret", recorder, broker.kind)
 
 
-def test_command_line_sendfile(recorder, python_tool, tmp_path):
+def test_command_line_sendfile(broker, recorder, python_tool, tmp_path):
     (tmp_path / "malware.bin").write_bytes(bytes(range(256)))
     options = flags(recorder.port, "sensor", "files")
     assert python_tool(*options, "sendfile", tmp_path / "malware.bin").wait() == 0
-    check("python-command-line-sendfile", recorder)
+    check("python-command-line-sendfile", recorder, broker.kind)
 
 
 def deliver(broker, recorder, channel, *payloads):
@@ -145,15 +155,15 @@ def test_command_line_subscribe(broker, recorder, python_tool):
     deliver(broker, recorder, "events", b"to the tool")
     process.wait_for("publish to events by sensor")
     process.kill()
-    check("python-command-line-subscribe", recorder, ident="collector")
+    check("python-command-line-subscribe", recorder, broker.kind, ident="collector")
 
 
-# --- our tool, which must say to the Python broker what it has always said
+# --- our tool, which must say what it has always said to a broker without the extension
 
 
-@pytest.fixture
-def old_broker(start_broker):
-    return start_broker("python")
+@pytest.fixture(params=["python", "rust-plain"])
+def old_broker(request, start_broker):
+    return start_broker(request.param)
 
 
 @pytest.fixture
@@ -162,35 +172,35 @@ def old_recorder(old_broker):
         yield made
 
 
-def test_our_publish(old_recorder, tool):
+def test_our_publish(old_broker, old_recorder, tool):
     options = flags(old_recorder.port, "sensor", "events", "files")
     assert tool(*options, "publish", "two", "wörds").wait() == 0
-    check("tool-publish", old_recorder)
+    check("tool-publish", old_recorder, old_broker.kind)
 
 
-def test_our_publish_of_lines(old_recorder, tool):
+def test_our_publish_of_lines(old_broker, old_recorder, tool):
     process = tool(*flags(old_recorder.port, "sensor", "events"), "publish", "--lines", stdin=b"one\n\nthree\n")
     process.close_stdin()
     assert process.wait() == 0
-    check("tool-publish-lines", old_recorder)
+    check("tool-publish-lines", old_recorder, old_broker.kind)
 
 
-def test_our_publish_denied(old_recorder, tool):
+def test_our_publish_denied(old_broker, old_recorder, tool):
     assert tool(*flags(old_recorder.port, "sensor", "forbidden"), "publish", "x").wait() == 4
-    check("tool-publish-denied", old_recorder)
+    check("tool-publish-denied", old_recorder, old_broker.kind)
 
 
-def test_our_publish_with_the_wrong_secret(old_recorder, tool):
+def test_our_publish_with_the_wrong_secret(old_broker, old_recorder, tool):
     options = flags(old_recorder.port, "sensor", "events", secret="wrong")
     assert tool(*options, "publish", "x").wait() == 3
-    check("tool-wrong-secret", old_recorder)
+    check("tool-wrong-secret", old_recorder, old_broker.kind)
 
 
-def test_our_sendfile(old_recorder, tool, tmp_path):
+def test_our_sendfile(old_broker, old_recorder, tool, tmp_path):
     (tmp_path / "malware.bin").write_bytes(bytes(range(256)))
     options = flags(old_recorder.port, "sensor", "files")
     assert tool(*options, "sendfile", tmp_path / "malware.bin").wait() == 0
-    check("tool-sendfile", old_recorder)
+    check("tool-sendfile", old_recorder, old_broker.kind)
 
 
 def test_our_subscribe(old_broker, old_recorder, tool):
@@ -198,12 +208,12 @@ def test_our_subscribe(old_broker, old_recorder, tool):
     process = tool(*options, "subscribe", "--count", 2)
     deliver(old_broker, old_recorder, "files", b"first", b"\x00\xff")
     assert process.wait() == 0
-    check("tool-subscribe", old_recorder, ident="collector")
+    check("tool-subscribe", old_recorder, old_broker.kind, ident="collector")
 
 
-def test_our_subscribe_denied(old_recorder, tool):
+def test_our_subscribe_denied(old_broker, old_recorder, tool):
     assert tool(*flags(old_recorder.port, "sensor", "files"), "subscribe").wait() == 4
-    check("tool-subscribe-denied", old_recorder)
+    check("tool-subscribe-denied", old_recorder, old_broker.kind)
 
 
 def test_our_subscribe_after_a_restart(old_broker, old_recorder, tool):
@@ -216,4 +226,4 @@ def test_our_subscribe_after_a_restart(old_broker, old_recorder, tool):
         sensor.send(publish("sensor", "events", b"after"))
         sensor.sync()
     assert process.wait() == 0
-    check("tool-subscribe-restart", old_recorder, connections=2, ident="collector")
+    check("tool-subscribe-restart", old_recorder, old_broker.kind, connections=2, ident="collector")
