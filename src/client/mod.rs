@@ -13,6 +13,9 @@ mod publisher;
 mod queue;
 mod receipt;
 mod session;
+#[cfg(feature = "spool")]
+#[doc(hidden)]
+pub mod spool;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests;
@@ -34,3 +37,5 @@ pub use options::SessionBuilder;
 pub use publisher::{PublishSink, Publisher, TryPublishError};
 pub use receipt::{Confirm, Flushed, Receipt};
 pub use session::{ClientSession, Message};
+#[cfg(feature = "spool")]
+pub use spool::{Spool, SpoolError, SpoolStatus, WhenFull};

@@ -1,0 +1,175 @@
+//! The handle of a spool: what the driver asks of it. No call waits for the disk.
+
+use std::{fmt, io, sync::Arc, task::Waker, thread};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{
+    engine::Engine,
+    options::Spool,
+    shared::{Answer, Batch, Request, Shared, State},
+    status::{SpoolNews, SpoolStatus},
+};
+use crate::wire::{
+    Limits,
+    extension::{StreamId, StreamPosition},
+};
+
+/// A spool that is being used. Its engine runs on a thread of its own, which ends when the handle
+/// is [closed](Self::close) or dropped; if the disk does not answer then, when it does.
+pub struct SpoolHandle {
+    shared: Arc<Shared>,
+    /// The engine, where it does its work inline.
+    inline: Option<Mutex<Engine>>,
+}
+
+impl SpoolHandle {
+    /// Opens the spool of an ident, on the thread. [`is_open`](Self::is_open) or
+    /// [`SpoolNews::Failing`] tells when that is done.
+    ///
+    /// Messages that are longer than `limits` allow are not read back, but counted as damaged.
+    /// Fails when no thread can be made.
+    pub fn start(spool: &Spool, ident: &str, limits: Limits) -> io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let mut engine = Engine::new(spool.clone(), ident, limits, Arc::clone(&shared));
+        if spool.inline {
+            let handle = Self { shared, inline: Some(Mutex::new(engine)) };
+            handle.run();
+            return Ok(handle);
+        }
+        thread::Builder::new().name("hpfeeds-spool".to_owned()).spawn(move || engine.serve())?;
+        Ok(Self { shared, inline: None })
+    }
+
+    /// Wakes this task when there is something new.
+    pub fn register(&self, waker: &Waker) {
+        self.shared.waker.register(waker);
+    }
+
+    /// Writes a batch, and makes it durable together with all that wait. The batch comes back when
+    /// 2 MiB wait already; try again when woken.
+    ///
+    /// Batches of a stream come in the order of their numbers.
+    pub fn append(&self, batch: Batch) -> Result<(), Batch> {
+        self.ask(|state| state.push(batch))
+    }
+
+    /// The newest message that is durable, of those that were appended.
+    #[must_use]
+    pub fn durable(&self) -> Option<StreamPosition> {
+        self.shared.state.lock().durable
+    }
+
+    /// Releases a stream up to a number, and everything older than that: it is confirmed, or given
+    /// up. Numbers that were never written are none to release.
+    pub fn release(&self, to: StreamPosition) {
+        self.ask(|state| state.release(to));
+    }
+
+    /// Says that the messages of a stream up to this number, as far as they are not released, are in
+    /// memory as well: a copy of one that goes for room is no loss.
+    pub fn hold(&self, up_to: StreamPosition) {
+        self.shared.state.lock().held = Some(up_to);
+    }
+
+    /// Asks for the next messages; [`answer`](Self::answer) has them later. Each message is read
+    /// once, oldest stream first; those of a stream up to `skip` are not wanted. Until it is
+    /// answered, asking again changes nothing.
+    pub fn read(&self, skip: Option<StreamPosition>) {
+        self.ask(|state| {
+            if !state.is_reading {
+                state.is_reading = true;
+                state.work.read = Some(Request { skip });
+                state.work.is_new = true;
+            }
+        });
+    }
+
+    /// The answer to [`read`](Self::read), once.
+    pub fn answer(&self) -> Option<Answer> {
+        let mut state = self.shared.state.lock();
+        let answer = state.answer.take();
+        state.is_reading &= answer.is_none();
+        answer
+    }
+
+    /// Sends what is there of a stream under another id, with the same numbers, also after a
+    /// restart.
+    pub fn rename(&self, from: StreamId, to: StreamId) {
+        self.ask(|state| {
+            state.work.renamed.push((from, to));
+            state.work.is_new = true;
+        });
+    }
+
+    /// The news since the last call.
+    #[must_use]
+    pub fn news(&self) -> Vec<SpoolNews> {
+        self.shared.state.lock().news.drain(..).collect()
+    }
+
+    /// The figures as they were when the disk was touched last.
+    #[must_use]
+    pub fn status(&self) -> SpoolStatus {
+        self.shared.state.lock().status.clone()
+    }
+
+    /// Whether it has been opened, so that it is known what it holds.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.shared.state.lock().is_open
+    }
+
+    /// Ends it in order: everything that was appended durable, the cursor, too.
+    /// [`is_closed`](Self::is_closed) tells when that is done; with a disk that fails, at once.
+    pub fn close(&self) {
+        self.ask(|state| {
+            state.work.close = true;
+            state.work.is_new = true;
+        });
+    }
+
+    /// Whether it has ended: the folder is free for another one.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.shared.state.lock().is_closed
+    }
+
+    /// Lets an inline engine do what is due by time.
+    pub fn poll(&self) {
+        if self.inline.is_some() {
+            self.run();
+        }
+    }
+
+    fn ask<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.shared.state.lock());
+        match self.inline {
+            Some(_) => self.run(),
+            None => {
+                self.shared.asked.notify_one();
+            }
+        }
+        result
+    }
+
+    fn run(&self) {
+        if let Some(engine) = &self.inline {
+            engine.lock().turn(Instant::now());
+        }
+    }
+}
+
+impl Drop for SpoolHandle {
+    fn drop(&mut self) {
+        // What was appended is written all the same.
+        self.close();
+    }
+}
+
+impl fmt::Debug for SpoolHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SpoolHandle").field("status", &self.status()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,27 @@
+//! The spool: messages on disk that a broker has not confirmed, behind a thread that does all of
+//! its I/O.
+//!
+//! [`Spool`] is the setting of a program. [`SpoolHandle`] is the driver's side: none of its calls
+//! waits for a disk. The engine behind it appends batches of PUBLISH frames to a
+//! [log](crate::log), makes them durable in groups, reads them back oldest first, and releases what
+//! is confirmed.
+
+mod chunk;
+mod engine;
+mod error;
+mod handle;
+mod options;
+mod owner;
+mod reading;
+mod runs;
+mod shared;
+mod status;
+
+pub use self::{
+    chunk::Chunk,
+    error::SpoolError,
+    handle::SpoolHandle,
+    options::{Spool, WhenFull},
+    shared::{Answer, Batch},
+    status::{SpoolNews, SpoolStatus},
+};

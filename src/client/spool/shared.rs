@@ -1,0 +1,141 @@
+//! The state that a spool's engine and its handle share: a bounded queue of batches, what is asked
+//! for, and what is answered.
+
+use std::{collections::VecDeque, mem};
+
+use bytes::Bytes;
+use futures::task::AtomicWaker;
+use parking_lot::{Condvar, Mutex};
+
+use super::{
+    chunk::Chunk,
+    status::{SpoolNews, SpoolStatus},
+};
+use crate::wire::extension::{StreamId, StreamPosition};
+
+/// The frames that may wait to be durable, in bytes; a batch that is longer goes alone. They are
+/// still the driver's own memory.
+const BACKLOG: usize = 2 << 20;
+/// News that are kept until the driver takes them. When there are more, the oldest go.
+const NEWS: usize = 64;
+
+/// Consecutive messages of one stream to write.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// The stream.
+    pub stream: StreamId,
+    /// The number of the first.
+    pub first: u64,
+    /// How many they are, at least one.
+    pub messages: u32,
+    /// Their PUBLISH frames, which may be cut anywhere.
+    pub frames: Vec<Bytes>,
+}
+
+impl Batch {
+    /// The last of them.
+    pub(super) fn last(&self) -> StreamPosition {
+        let number = self.first.saturating_add(u64::from(self.messages).saturating_sub(1));
+        StreamPosition { stream: self.stream, number }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.frames.iter().map(Bytes::len).sum()
+    }
+}
+
+/// The answer to a request for more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The next messages, oldest stream first.
+    Chunk(Chunk),
+    /// Everything that is durable was read, or is in memory.
+    End,
+}
+
+/// The request for a chunk.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Request {
+    /// Messages of this stream up to this number are in memory, and not wanted.
+    pub(super) skip: Option<StreamPosition>,
+}
+
+/// The work that the handle asks the engine for.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    pub(super) batches: VecDeque<Batch>,
+    /// What is confirmed, the newest of each stream, in their order.
+    pub(super) released: VecDeque<StreamPosition>,
+    pub(super) read: Option<Request>,
+    pub(super) renamed: Vec<(StreamId, StreamId)>,
+    pub(super) close: bool,
+    /// Something of this was asked for.
+    pub(super) is_new: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) work: Work,
+    /// Bytes of batches that are not durable.
+    pub(super) backlog: usize,
+    pub(super) durable: Option<StreamPosition>,
+    /// The newest message of a stream that is in memory, as all before it that are not released.
+    pub(super) held: Option<StreamPosition>,
+    pub(super) answer: Option<Answer>,
+    /// A chunk was asked for, and the answer was not taken yet.
+    pub(super) is_reading: bool,
+    pub(super) news: VecDeque<SpoolNews>,
+    pub(super) status: SpoolStatus,
+    pub(super) is_open: bool,
+    pub(super) is_closed: bool,
+}
+
+/// The state behind its lock. The lock is a leaf, and no I/O happens while it is held.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    pub(super) state: Mutex<State>,
+    pub(super) asked: Condvar,
+    /// The driver.
+    pub(super) waker: AtomicWaker,
+}
+
+impl State {
+    /// Takes a batch, unless too much waits already.
+    pub(super) fn push(&mut self, batch: Batch) -> Result<(), Batch> {
+        let bytes = batch.bytes();
+        if self.backlog > 0 && self.backlog + bytes > BACKLOG || self.is_closed || batch.messages == 0 {
+            return Err(batch);
+        }
+        self.backlog += bytes;
+        self.work.batches.push_back(batch);
+        self.work.is_new = true;
+        Ok(())
+    }
+
+    pub(super) fn release(&mut self, to: StreamPosition) {
+        match self.work.released.back_mut() {
+            Some(last) if last.stream == to.stream => last.number = last.number.max(to.number),
+            _ => self.work.released.push_back(to),
+        }
+        self.work.is_new = true;
+    }
+
+    pub(super) fn tell(&mut self, news: SpoolNews) {
+        match (self.news.back_mut(), &news) {
+            (Some(SpoolNews::Damaged(sum)), SpoolNews::Damaged(more))
+            | (Some(SpoolNews::Dropped(sum)), SpoolNews::Dropped(more)) => *sum += more,
+            _ => {
+                if self.news.len() >= NEWS {
+                    self.news.pop_front();
+                }
+                self.news.push_back(news);
+            }
+        }
+    }
+
+    pub(super) fn take_work(&mut self) -> Work {
+        // Once asked for, the end is.
+        let close = self.work.close;
+        mem::replace(&mut self.work, Work { close, ..Work::default() })
+    }
+}
