@@ -12,6 +12,7 @@ use hpfeeds::Channel;
 use crate::{
     bench::args::BenchArgs,
     connection::ConnectionArgs,
+    pace::{Speed, speed},
     values::{count, seconds},
 };
 
@@ -23,7 +24,7 @@ Exit codes:
   3    the broker does not accept the ident and secret
   4    the broker does not let this key use a channel
   5    subscribe: --timeout passed before enough messages arrived
-  6    publish: --skip-long left lines out; the broker has read all others
+  6    publish: --skip-long or --skip-bad left lines out; the broker has read all others
   130  publish, sendfile: ended by Ctrl-C before everything was sent (143: by SIGTERM)
 
 Environment:
@@ -69,9 +70,10 @@ pub(crate) enum Action {
     /// must work. Events of the connection are told on stderr.
     Subscribe(SubscribeArgs),
 
-    /// Publish a message, or each line of stdin as one.
+    /// Publish a message, or one for each line of stdin.
     ///
-    /// Exits with 0 only when the broker has read everything and refused nothing.
+    /// Exits with 0 only when the broker has read everything and refused nothing. To forward one
+    /// broker to another: hpfeeds subscribe … --format ndjson | hpfeeds publish … --ndjson
     Publish(PublishArgs),
 
     /// Publish files, each as one message.
@@ -155,6 +157,36 @@ pub(crate) struct PublishArgs {
     /// if there were any.
     #[arg(long, requires = "lines")]
     pub(crate) skip_long: bool,
+
+    #[command(flatten)]
+    pub(crate) recording: RecordingArgs,
+}
+
+/// A recording of `subscribe --format ndjson`, and how it is played.
+#[derive(Debug, Args)]
+pub(crate) struct RecordingArgs {
+    /// Publish each line of stdin as the message that it was for `subscribe --format ndjson`, on its
+    /// channel, or on those of --chan instead. Its ident is ignored: the broker names the publisher
+    /// by the key of this connection. A line that is no message, or too long for one, ends it, when
+    /// all before it are published. Empty lines and other fields are ignored.
+    #[arg(long, conflicts_with = "lines")]
+    pub(crate) ndjson: bool,
+
+    /// Leave out lines that are no message, or too long for one, and publish the others; exit code 6
+    /// if there were any.
+    // A conflict takes away what is required, so it is named beside it.
+    #[arg(long, requires = "ndjson", conflicts_with = "lines")]
+    pub(crate) skip_bad: bool,
+
+    /// Play a recording by the times of its lines: 1 as fast as it was, 10 ten times as fast, max as
+    /// fast as the broker takes it. A time before that of an earlier line does not wait.
+    #[arg(long, value_name = "SPEED", requires = "ndjson", conflicts_with = "lines", value_parser = speed, default_value = "max")]
+    pub(crate) speed: Speed,
+
+    /// With --speed, wait for no line longer than this after the one before it, and say so.
+    #[arg(long, value_name = "SECONDS", requires = "speed", allow_negative_numbers = true, value_parser = seconds,
+        default_value = "3600")]
+    pub(crate) max_gap: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -189,6 +221,12 @@ pub(crate) struct PatienceArgs {
     /// at the end.
     #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds, default_value = "30")]
     pub(crate) timeout: Duration,
+
+    /// Wait for a broker that is away, at the start, too, and connect again when the connection is
+    /// lost, for ever; --timeout then counts at the end alone. What a broker had not read when it
+    /// went away is lost: stderr says how many messages that can be, and the exit code is 1.
+    #[arg(short, long)]
+    pub(crate) keep_going: bool,
 }
 
 impl Cli {
@@ -205,6 +243,7 @@ impl Cli {
         let before = std::mem::take(&mut self.channels);
         let output = self.output.take();
         let misplaced = output.is_some();
+        let mut may_lack_channels = false;
         let channels = match &mut self.action {
             Action::Subscribe(args) => {
                 args.output = args.output.take().or(output);
@@ -217,6 +256,8 @@ impl Cli {
             }
             Action::Publish(args) => {
                 args.check()?;
+                // Its lines may name their channels.
+                may_lack_channels = args.recording.ndjson;
                 &mut args.channels
             }
             Action::Sendfile(args) => &mut args.channels,
@@ -227,7 +268,7 @@ impl Cli {
             }
             Action::Completions(_) => return Ok(()),
         };
-        channels.complete(before)?;
+        channels.complete(before, may_lack_channels)?;
         self.connection.complete()?;
         self.connection.check()
     }
@@ -235,14 +276,14 @@ impl Cli {
 
 impl ChannelArgs {
     /// Each channel once: a message must not go twice to the same one.
-    fn complete(&mut self, before: Vec<Channel>) -> Result<(), (ErrorKind, String)> {
+    fn complete(&mut self, before: Vec<Channel>, may_lack: bool) -> Result<(), (ErrorKind, String)> {
         let after = std::mem::take(&mut self.channels);
         for channel in before.into_iter().chain(after) {
             if !self.channels.contains(&channel) {
                 self.channels.push(channel);
             }
         }
-        if self.channels.is_empty() {
+        if self.channels.is_empty() && !may_lack {
             let message = "no channel: give at least one with --chan CHANNEL";
             return Err((ErrorKind::MissingRequiredArgument, message.to_owned()));
         }
@@ -266,10 +307,17 @@ impl PublishArgs {
         self.data.is_empty() || self.data == ["-"]
     }
 
+    /// Whether each line of stdin is a message.
+    pub(crate) fn is_by_line(&self) -> bool {
+        self.lines || self.recording.ndjson
+    }
+
     fn check(&self) -> Result<(), (ErrorKind, String)> {
-        if self.lines && !self.is_from_stdin() {
-            let message = "--lines reads the messages from stdin, so there can be no DATA on the command line";
-            return Err((ErrorKind::ArgumentConflict, message.to_owned()));
+        if self.is_by_line() && !self.is_from_stdin() {
+            let option = if self.lines { "--lines" } else { "--ndjson" };
+            let message =
+                format!("{option} reads the messages from stdin, so there can be no DATA on the command line");
+            return Err((ErrorKind::ArgumentConflict, message));
         }
         Ok(())
     }

@@ -160,16 +160,44 @@ impl ConnectionArgs {
         tls
     }
 
-    /// The largest payload that fits a message to each of the channels.
-    pub(crate) fn largest_payload(&self, channels: &[Channel]) -> Result<usize, Failure> {
+    /// The room that messages of this key have for payloads.
+    pub(crate) fn room(&self) -> Result<Room, Failure> {
         let ident = Ident::new(self.ident.as_deref().unwrap_or_default());
         let ident = ident.map_err(|cause| Failure::new(format!("the ident {cause}")))?;
-        let limit = Limits::new(self.max_message).of(wire::Opcode::Publish) as usize;
-        let names = channels.iter().map(|channel| wire::publish_len(&ident, channel, 0)).max().unwrap_or_default();
-        limit.checked_sub(names).ok_or_else(|| {
+        Ok(Room::new(ident, self.max_message))
+    }
+
+    /// The largest payload that fits a message to each of the channels.
+    pub(crate) fn largest_payload(&self, channels: &[Channel]) -> Result<usize, Failure> {
+        self.room()?.of(channels).ok_or_else(|| {
             let size = self.max_message;
             Failure::with_code(crate::exit::USAGE, format!("--max-message {size} leaves no room for the names"))
         })
+    }
+}
+
+/// The room that messages have for payloads.
+#[derive(Debug, Clone)]
+pub(crate) struct Room {
+    ident: Ident,
+    largest_message: usize,
+}
+
+impl Room {
+    pub(crate) fn new(ident: Ident, max_message: u32) -> Self {
+        Self { ident, largest_message: Limits::new(max_message).of(wire::Opcode::Publish) as usize }
+    }
+
+    /// The largest message, with its names.
+    pub(crate) fn largest_message(&self) -> usize {
+        self.largest_message
+    }
+
+    /// The largest payload of a message to each of the channels; `None` when the names alone are
+    /// too long.
+    pub(crate) fn of<'a>(&self, channels: impl IntoIterator<Item = &'a Channel>) -> Option<usize> {
+        let names = channels.into_iter().map(|channel| wire::publish_len(&self.ident, channel, 0)).max();
+        self.largest_message.checked_sub(names.unwrap_or_default())
     }
 }
 

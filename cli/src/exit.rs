@@ -22,7 +22,7 @@ pub(crate) const DENIED: u8 = 4;
 /// `--timeout` passed before enough messages arrived.
 pub(crate) const TOO_FEW: u8 = 5;
 
-/// `--skip-long` left lines out, and everything else was sent and confirmed.
+/// `--skip-long` or `--skip-bad` left lines out, and everything else was sent and confirmed.
 pub(crate) const SKIPPED: u8 = 6;
 
 /// Why the exit code is not 0.

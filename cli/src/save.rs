@@ -25,7 +25,7 @@ impl SaveDir {
     /// a power failure cut short has the wrong length, and is replaced when the payload comes
     /// again.
     pub(crate) fn store(&self, payload: &[u8]) -> io::Result<(PathBuf, String)> {
-        let hash = hex(&Sha256::digest(payload));
+        let hash = sha256(payload);
         let path = self.0.join(&hash);
         if !is_stored(&path, payload.len()) {
             let mut file = new_file(&self.0)?;
@@ -34,6 +34,11 @@ impl SaveDir {
         }
         Ok((path, hash))
     }
+}
+
+/// The SHA-256 of a payload, in hex.
+pub(crate) fn sha256(payload: &[u8]) -> String {
+    hex(&Sha256::digest(payload))
 }
 
 fn is_stored(path: &Path, length: usize) -> bool {

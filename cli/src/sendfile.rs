@@ -4,17 +4,19 @@ use std::{
     fs::{self, File},
     io::{self, IsTerminal as _, Read as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use bytes::Bytes;
+use hpfeeds::Channel;
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::task::spawn_blocking;
 
 use crate::{
-    args::SendfileArgs,
+    args::{PatienceArgs, SendfileArgs},
     connection::ConnectionArgs,
     exit::{Failure, messages, notice},
-    sending::{Cut, Outgoing},
+    sending::{Cut, Manner, Outgoing},
     signals::Stop,
 };
 
@@ -28,8 +30,10 @@ pub(crate) async fn run(connection: ConnectionArgs, args: SendfileArgs, stop: St
         total += check(path, limit).map_err(Failure::new)?;
     }
     let bar = progress_bar(total * channels.len() as u64);
-    let mut outgoing = Outgoing::connect(&connection, channels, args.patience.timeout, bar.clone(), stop).await?;
-    let sent = send_files(&mut outgoing, &args.paths, limit, &bar).await;
+    let PatienceArgs { timeout: patience, keep_going } = args.patience;
+    let manner = Manner { patience, keep_going, grace: Duration::ZERO };
+    let mut outgoing = Outgoing::connect(&connection, manner, bar.clone(), stop).await?;
+    let sent = send_files(&mut outgoing, &channels, &args.paths, limit, &bar).await;
     bar.set_message("waiting for the broker to read it");
     let finished = outgoing.finish(sent).await;
     bar.finish_and_clear();
@@ -41,13 +45,19 @@ pub(crate) async fn run(connection: ConnectionArgs, args: SendfileArgs, stop: St
     Ok(())
 }
 
-async fn send_files(outgoing: &mut Outgoing, paths: &[PathBuf], limit: usize, bar: &ProgressBar) -> Result<(), Cut> {
+async fn send_files(
+    outgoing: &mut Outgoing,
+    channels: &[Channel],
+    paths: &[PathBuf],
+    limit: usize,
+    bar: &ProgressBar,
+) -> Result<(), Cut> {
     for (done, path) in paths.iter().enumerate() {
         bar.set_message(format!("file {} of {}", done + 1, paths.len()));
         let reading = path.clone();
         let payload = outgoing.meanwhile(spawn_blocking(move || read(&reading, limit))).await?;
         let payload = payload.unwrap_or_else(|panicked| Err(panicked.to_string())).map_err(Cut::Input)?;
-        outgoing.send(&payload).await?;
+        outgoing.send(channels, &payload).await?;
     }
     Ok(())
 }

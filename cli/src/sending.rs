@@ -1,7 +1,15 @@
 //! The sending half that `publish` and `sendfile` share: messages to every channel, confirmed by
 //! the broker at the end.
 
-use std::{future::Future, pin::pin, time::Duration};
+use std::{
+    future::{Future, pending},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use hpfeeds::{Channel, ClientSession, Error, Publisher, SessionState};
@@ -13,7 +21,8 @@ use tokio::{
 
 use crate::{
     connection::{ConnectionArgs, handshake_timeout},
-    exit::{Failure, messages},
+    exit::{Failure, messages, notice},
+    link::Link,
     signals::{Signal, Stop},
 };
 
@@ -24,15 +33,30 @@ const QUEUE: usize = 1 << 20;
 /// How often a progress bar moves.
 const TICK: Duration = Duration::from_millis(100);
 
-/// One connection, and what goes out on it. It is not repaired when it breaks: nobody knows what
-/// the broker had read by then, so that the caller must hear of it.
+/// The way in which messages are sent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Manner {
+    /// How long the broker may take to answer, to read something, to confirm at the end.
+    pub(crate) patience: Duration,
+    /// Connects again when the connection is lost, for ever. Otherwise there is one connection: when
+    /// it breaks nobody knows what the broker had read by then, and the caller hears of it.
+    pub(crate) keep_going: bool,
+    /// How long messages are still taken after the user wants an end.
+    pub(crate) grace: Duration,
+}
+
+/// A session, and what goes out on it.
 pub(crate) struct Outgoing {
     session: ClientSession,
     state: watch::Receiver<SessionState>,
-    channels: Vec<Channel>,
-    patience: Duration,
+    manner: Manner,
+    /// Tells of the connection while it is kept going.
+    link: Option<Link>,
     stop: Stop,
-    messages: u64,
+    /// Messages that were queued.
+    messages: Arc<AtomicU64>,
+    /// Messages that were not, as the broker denies their channel.
+    denied: u64,
     progress: Progress,
 }
 
@@ -55,48 +79,84 @@ impl Outgoing {
     /// Connects. The bar counts bytes of payloads as they leave for the network.
     pub(crate) async fn connect(
         connection: &ConnectionArgs,
-        channels: Vec<Channel>,
-        patience: Duration,
+        manner: Manner,
         bar: ProgressBar,
         mut stop: Stop,
     ) -> Result<Self, Failure> {
         tracing::debug!(addr = %connection.addr(), "connecting");
-        let connecting = connection
+        let builder = connection
             .builder()
-            .handshake_timeout(handshake_timeout(patience))
-            .max_retries(0)
+            .handshake_timeout(handshake_timeout(manner.patience))
             .close_timeout(Duration::MAX)
-            .close_stall_timeout(patience)
-            .send_queue(QUEUE)
-            .connect();
-        let session = tokio::select! {
-            session = connecting => session?,
-            signal = stop.requested() => return Err(Failure::silent(signal.exit_code())),
+            .close_stall_timeout(manner.patience)
+            .send_queue(QUEUE);
+        let (session, link) = if manner.keep_going {
+            let session = builder.start()?;
+            let link = tokio::select! {
+                link = Link::watch(session.events()) => link?,
+                signal = stop.requested() => return Err(Failure::silent(signal.exit_code())),
+            };
+            (session, Some(link))
+        } else {
+            tokio::select! {
+                session = builder.max_retries(0).connect() => (session?, None),
+                signal = stop.requested() => return Err(Failure::silent(signal.exit_code())),
+            }
         };
         let progress = Progress::new(session.publisher(), bar);
-        Ok(Self { state: session.state(), session, channels, patience, stop, messages: 0, progress })
+        let queued = Arc::<AtomicU64>::default();
+        let unconfirmed = queued.clone();
+        stop.last_words(move || match unconfirmed.load(Relaxed) {
+            0 => None,
+            n => Some(format!("the broker has not confirmed that it read the {} so far", messages(n))),
+        });
+        Ok(Self { state: session.state(), session, manner, link, stop, messages: queued, denied: 0, progress })
     }
 
-    /// Queues a message to every channel. Waits for room as long as the broker reads something now
-    /// and then, however little.
-    pub(crate) async fn send(&mut self, payload: &Bytes) -> Result<(), Cut> {
-        for channel in &self.channels {
-            let queue = self.progress.while_moving(self.patience, self.session.publish(channel, payload.clone()));
-            tokio::select! {
-                queued = self.progress.during(queue) => match queued {
-                    Ok(queued) => queued.map_err(Cut::Refused)?,
-                    Err(_elapsed) => return Err(Cut::Stalled),
-                },
-                signal = self.stop.requested() => return Err(Cut::Signal(signal)),
+    /// Queues a message to each of the channels. Waits for room: as long as the broker reads
+    /// something now and then, however little, or without end when the connection is kept going.
+    ///
+    /// A connection that is kept going has the message left out on channels that the broker denies;
+    /// when those are all, the error says so.
+    pub(crate) async fn send(&mut self, channels: &[Channel], payload: &Bytes) -> Result<(), Cut> {
+        let (mut taken, mut denial) = (0, None);
+        for channel in channels {
+            match self.send_one(channel, payload).await {
+                Ok(()) => taken += 1,
+                Err(Cut::Refused(error)) if self.manner.keep_going && error.is_denied() => denial = Some(error),
+                Err(cut) => return Err(cut),
             }
-            self.messages += 1;
-            self.progress.queued += payload.len() as u64;
         }
+        if denial.is_some() {
+            self.denied += (channels.len() - taken) as u64;
+        }
+        match denial {
+            Some(error) if taken == 0 => Err(Cut::Refused(error)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn send_one(&mut self, channel: &Channel, payload: &Bytes) -> Result<(), Cut> {
+        let queue = self.session.publish(channel, payload.clone());
+        let keep_going = self.manner.keep_going;
+        let queue = async {
+            if keep_going { Ok(queue.await) } else { self.progress.while_moving(self.manner.patience, queue).await }
+        };
+        let queued = tokio::select! {
+            queued = self.progress.during(queue) => queued,
+            signal = self.stop.requested_for(self.manner.grace) => return Err(Cut::Signal(signal)),
+        };
+        match queued {
+            Ok(queued) => queued.map_err(Cut::Refused)?,
+            Err(_elapsed) => return Err(Cut::Stalled),
+        }
+        self.messages.fetch_add(1, Relaxed);
+        self.progress.queued += payload.len() as u64;
         Ok(())
     }
 
     /// Waits for something, such as the next input, but not beyond the end of the session or a
-    /// signal.
+    /// signal. Cancel safe if the something is.
     pub(crate) async fn meanwhile<T>(&mut self, input: impl Future<Output = T>) -> Result<T, Cut> {
         tokio::select! {
             input = input => Ok(input),
@@ -105,29 +165,53 @@ impl Outgoing {
         }
     }
 
+    /// Whether a connection that is lost is followed by another.
+    pub(crate) fn keeps_going(&self) -> bool {
+        self.manner.keep_going
+    }
+
+    /// Waits for something after a signal, until the grace is over.
+    pub(crate) async fn finally<T>(&mut self, input: impl Future<Output = T>) -> Result<T, Cut> {
+        tokio::select! {
+            input = input => Ok(input),
+            _ = self.state.wait_for(|state| *state == SessionState::Closed) => Err(Cut::Ended),
+            signal = self.stop.requested_for(self.manner.grace) => Err(Cut::Signal(signal)),
+        }
+    }
+
     /// Sends what is queued and waits until the broker has read it. Success means that, for
-    /// everything.
+    /// everything; it is the number of messages.
     pub(crate) async fn finish(mut self, sent: Result<(), Cut>) -> Result<u64, Failure> {
+        let patience = self.manner.patience;
         if let Err(Cut::Stalled) = sent {
             // It had its time; closing would give it as much again.
-            let (patience, left) = (self.patience, self.progress.waiting());
+            let left = self.progress.waiting();
             return Err(Failure::new(format!(
                 "the broker has read nothing for {patience:?}, or too little to be seen: gave up with {left} bytes not \
                  sent; a longer --timeout waits for a slower one"
             )));
         }
-        let signal = if let Err(Cut::Signal(signal)) = sent { Some(signal) } else { None };
-        let closed = match self.close(signal).await {
-            Ok(closed) => closed,
-            Err(signal) => {
+        let closed = match self.close().await {
+            Closed::By(closed) => closed,
+            Closed::Interrupted(signal) => {
                 let left = self.progress.waiting();
                 let failure = Failure::with_code(signal.exit_code(), "interrupted");
                 return Err(failure.and(format_args!("gave up with {left} bytes not sent, and the rest not confirmed")));
             }
+            Closed::Away => {
+                let left = self.progress.waiting();
+                let failure = format!("the broker has been away for {patience:?}: gave up with {left} bytes not sent");
+                let failure = Failure::new(failure);
+                return Err(match self.losses(0) {
+                    Some(losses) => failure.and(losses),
+                    None => failure,
+                });
+            }
         };
-        let n = self.messages;
+        let n = self.messages.load(Relaxed);
         let before = format!("the broker has read the {} before that", messages(n));
-        match (sent, closed) {
+        let told = closed.as_ref().err().map_or(0, Error::unconfirmed);
+        let done = match (sent, closed) {
             (Ok(()), Ok(())) => {
                 self.progress.bar.set_position(self.progress.queued);
                 Ok(n)
@@ -139,22 +223,70 @@ impl Outgoing {
             }
             (Err(Cut::Refused(error)), Ok(())) | (_, Err(error)) => Err(error.into()),
             (Err(Cut::Ended | Cut::Stalled), Ok(())) => Err(Failure::new("the session ended early")),
+        };
+        match (done, self.losses(told)) {
+            (Ok(_), Some(losses)) => Err(Failure::new(losses)),
+            (Err(failure), Some(losses)) => Err(failure.and(losses)),
+            (done, None) => done,
         }
     }
 
-    /// Closes the session, for as long as the broker reads something. After a signal it has one
-    /// deadline for all of it, and the error is the signal when that has passed.
-    async fn close(&mut self, signal: Option<Signal>) -> Result<Result<(), Error>, Signal> {
-        let mut closing = pin!(self.progress.during(self.session.close()));
-        let signal = if let Some(signal) = signal {
-            signal
-        } else {
-            tokio::select! {
-                closed = &mut closing => return Ok(closed),
-                signal = self.stop.requested() => signal,
-            }
-        };
-        timeout(self.patience, closing).await.map_err(|_elapsed| signal)
+    /// Closes the session, for as long as the broker reads something; after a signal, and while the
+    /// broker is away, for as long as the patience lasts.
+    async fn close(&mut self) -> Closed {
+        let Manner { patience, keep_going, .. } = self.manner;
+        let mut state = self.state.clone();
+        if keep_going && *state.borrow() != SessionState::Connected && self.progress.waiting() > 0 {
+            let left = self.progress.waiting();
+            notice(format_args!("waiting up to {patience:?} for the broker: {left} bytes are not sent"));
+        }
+        tokio::select! {
+            closed = self.progress.during(self.session.close()) => Closed::By(closed),
+            signal = self.stop.requested_for(patience) => Closed::Interrupted(signal),
+            () = away(&mut state, patience), if keep_going => Closed::Away,
+        }
+    }
+
+    /// The messages that were lost, or may have been, while the connection was kept going, beyond
+    /// those that were `told` already.
+    fn losses(&self, told: u64) -> Option<String> {
+        let link = self.link.as_ref()?;
+        let mut losses = Vec::new();
+        let unconfirmed = self.session.unconfirmed();
+        if unconfirmed > told {
+            let unconfirmed = messages(unconfirmed);
+            losses.push(format!("{unconfirmed} in all may be lost with connections that broke"));
+        }
+        let denied = self.denied + link.discarded();
+        if denied > 0 {
+            losses.push(format!("{} to denied channels left out", messages(denied)));
+        }
+        (!losses.is_empty()).then(|| losses.join("; "))
+    }
+}
+
+/// How the closing of a session ended.
+enum Closed {
+    By(Result<(), Error>),
+    Interrupted(Signal),
+    /// The broker has not come back.
+    Away,
+}
+
+/// Waits until there has been no connection for so long.
+async fn away(state: &mut watch::Receiver<SessionState>, patience: Duration) {
+    loop {
+        // A session that is over has no other side any more, and its closing says how it ended.
+        if state.wait_for(|state| *state != SessionState::Connected).await.is_err() {
+            return pending().await;
+        }
+        let back = state.wait_for(|state| matches!(state, SessionState::Connected | SessionState::Closed));
+        if timeout(patience, back).await.is_err() {
+            return;
+        }
+        if *state.borrow() == SessionState::Closed {
+            return pending().await;
+        }
     }
 }
 

@@ -1,10 +1,17 @@
 //! Ctrl-C and SIGTERM: the first asks the action to end, the second ends the process.
 
-use std::{io, process, time::Duration};
+use std::{
+    fmt, io, process,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
 
-use crate::exit::Failure;
+use crate::exit::{Failure, notice};
 
 /// How long an action may take to end after it was asked to, on top of the deadlines it keeps
 /// itself. It can be stuck in a write to a pipe that nobody reads.
@@ -27,17 +34,48 @@ impl Signal {
 }
 
 /// Tells an action to end.
-#[derive(Debug, Clone)]
-pub(crate) struct Stop(watch::Receiver<Option<Signal>>);
+#[derive(Clone)]
+pub(crate) struct Stop {
+    signal: watch::Receiver<Option<(Signal, Instant)>>,
+    last_words: Arc<OnceLock<LastWords>>,
+}
+
+/// The words for what an action that is stuck leaves undone, if anything.
+type LastWords = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 impl Stop {
     /// Waits until the user wants the action to end. Cancel safe.
     pub(crate) async fn requested(&mut self) -> Signal {
-        match self.0.wait_for(Option::is_some).await.map(|signal| *signal) {
+        self.wait().await.0
+    }
+
+    /// Waits until the user has wanted the action to end for so long. Cancel safe.
+    pub(crate) async fn requested_for(&mut self, long: Duration) -> Signal {
+        let (signal, since) = self.wait().await;
+        match since.checked_add(long) {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+        signal
+    }
+
+    /// Says what is left undone when the action has to be ended by force. The first call counts.
+    pub(crate) fn last_words(&self, words: impl Fn() -> Option<String> + Send + Sync + 'static) {
+        drop(self.last_words.set(Box::new(words)));
+    }
+
+    async fn wait(&mut self) -> (Signal, Instant) {
+        match self.signal.wait_for(Option::is_some).await.map(|signal| *signal) {
             Ok(Some(signal)) => signal,
             // The task that asks for it has ended.
             Ok(None) | Err(_) => std::future::pending().await,
         }
+    }
+}
+
+impl fmt::Debug for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stop").field("signal", &self.signal).finish_non_exhaustive()
     }
 }
 
@@ -53,16 +91,21 @@ where
 {
     let mut signals = Signals::install().map_err(|cause| Failure::new(format!("cannot handle signals: {cause}")))?;
     let (sender, receiver) = watch::channel(None);
+    let last_words = Arc::<OnceLock<LastWords>>::default();
+    let stop = Stop { signal: receiver, last_words: last_words.clone() };
     tokio::spawn(async move {
         let first = signals.next().await;
-        sender.send_replace(Some(first));
+        sender.send_replace(Some((first, Instant::now())));
         let last = tokio::select! {
             again = signals.next() => again,
             () = sleep(patience.saturating_add(GRACE)) => first,
         };
+        if let Some(words) = last_words.get().and_then(|words| words()) {
+            notice(format_args!("ended by force: {words}"));
+        }
         process::exit(last.exit_code().into());
     });
-    action(Stop(receiver)).await
+    action(stop).await
 }
 
 /// SIGHUP, which does not end the process while somebody listens to it.

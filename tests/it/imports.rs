@@ -44,14 +44,15 @@ const BROKER: [&[&str]; 15] = [
 ];
 
 /// The tool.
-const TOOL: [&[&str]; 7] = [
+const TOOL: [&[&str]; 8] = [
     &["main"],
     &["dispatch"],
     &["completions", "publish", "sendfile", "subscribe", "bench"],
+    &["lines"],
     &["output", "sending", "watch"],
-    &["record", "save"],
-    &["args", "stdin", "signals"],
-    &["connection", "bench/args", "bench/batch", "escape", "exit", "values"],
+    &["link", "ndjson", "record"],
+    &["args", "save", "stdin", "signals"],
+    &["connection", "bench/args", "bench/batch", "escape", "exit", "pace", "values"],
 ];
 
 /// The benchmark `compare`: a flat folder, in which no two files need each other.

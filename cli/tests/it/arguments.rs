@@ -145,7 +145,7 @@ fn missing_arguments_are_named() {
 fn values_that_make_no_sense_are_named() {
     let key = ["-i", "i", "-s", "s", "-c", "a"];
     let long = "x".repeat(256);
-    let cases: [(&[&str], &str); 19] = [
+    let cases: [(&[&str], &str); 26] = [
         (&["publish", "-p", "70000", "x"], "70000"),
         (&["publish", "-p", "0", "x"], "'0'"),
         (&["publish", "-p", "http", "x"], "http"),
@@ -159,6 +159,13 @@ fn values_that_make_no_sense_are_named() {
         (&["publish", "-c", &long, "x"], "256 bytes long"),
         (&["publish", "-i", &long, "x"], "256 bytes long"),
         (&["publish", "--lines", "x"], "--lines reads the messages from stdin"),
+        (&["publish", "--ndjson", "x"], "--ndjson reads the messages from stdin"),
+        (&["publish", "--ndjson", "--lines"], "cannot be used with"),
+        (&["publish", "--skip-bad", "--lines"], "cannot be used with"),
+        (&["publish", "--speed", "1"], "--ndjson"),
+        (&["publish", "--ndjson", "--speed", "fast"], "neither max nor a number such as 1, 10 or 0.5"),
+        (&["publish", "--ndjson", "--speed", "0"], "not above zero"),
+        (&["publish", "--ndjson", "--max-gap", "9"], "--speed"),
         (&["-o", "f", "publish", "x"], "--output FILE is for subscribe"),
         (&["subscribe", "--count", "0"], "no message at all: give at least 1"),
         (&["subscribe", "--timeout", "-1"], "--timeout"),

@@ -74,8 +74,38 @@ fn publish_sends_what_it_has_and_says_that_it_is_not_all() {
         assert_eq!(tool.wait_with_open_stdin(), Some(code), "{}", tool.stderr());
         let stderr = tool.stderr();
         assert!(stderr.contains("interrupted; the broker has read the 2 messages before that"), "{stderr}");
+        assert!(stderr.contains("stdin was read up to line 2, and 11 bytes of a line that had not ended"), "{stderr}");
         assert!(peer.all().is_empty(), "half a line is no line");
     }
+}
+
+#[test]
+fn publish_sends_the_lines_that_were_written_before_the_signal() {
+    let broker = TestBroker::start();
+    let mut peer = broker.listen(&["events"]);
+    let mut tool = publisher(broker.port(), &["--lines"]);
+    tool.type_in(b"first\n");
+    assert_eq!(peer.next().2, "first");
+    let lines: Vec<_> = (0..5000).map(|n| n.to_string()).collect();
+    tool.type_in((lines.join("\n") + "\n").as_bytes());
+    tool.signal("INT");
+    assert_eq!(tool.wait_with_open_stdin(), Some(130));
+    assert!(tool.stderr().contains("the broker has read the 5001 messages before that"), "{}", tool.stderr());
+    assert!(peer.payloads() == lines);
+}
+
+/// Ctrl-C ends both programs of a pipe. The end of the input says that there is no more.
+#[test]
+fn publish_is_done_when_its_input_ends_after_the_signal() {
+    let broker = TestBroker::start();
+    let mut peer = broker.listen(&["events"]);
+    let mut tool = publisher(broker.port(), &["--lines"]);
+    tool.type_in(b"one\n");
+    assert_eq!(peer.next().2, "one");
+    tool.signal("INT");
+    tool.type_in(b"two\nthree");
+    assert_eq!(tool.wait(), Some(0), "{}", tool.stderr());
+    assert_eq!((peer.payloads(), tool.stderr().as_str()), (vec!["two".into(), "three".into()], ""));
 }
 
 #[test]

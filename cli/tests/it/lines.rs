@@ -97,8 +97,9 @@ fn lines_above_the_maximum_can_be_skipped_and_are_counted() {
     let (code, stderr) = outcome(publish.args(["--lines", "--skip-long", "-c", "events"]).write_stdin(input));
     assert_eq!(code, Some(6));
     let expected = [
-        "hpfeeds: line 2 of stdin is longer than 1048562 bytes: skipped",
-        "hpfeeds: skipped 2 lines longer than 1048562 bytes; the broker has read the 3 messages of the others",
+        "hpfeeds: line 2 of stdin is longer than 1048562 bytes, the most that fits one message: skipped",
+        "hpfeeds: line 4 of stdin is longer than 1048562 bytes, the most that fits one message: skipped",
+        "hpfeeds: skipped 2 lines of stdin; the broker has read the 3 messages of the others",
     ];
     assert_eq!(stderr.lines().collect::<Vec<_>>(), expected);
     assert_eq!(peer.payloads(), [Bytes::from("one"), longest.clone().into(), "last".into()]);
@@ -111,7 +112,7 @@ fn lines_above_the_maximum_can_be_skipped_and_are_counted() {
     publish.args(["--lines", "--skip-long", "-c", "forbidden"]).write_stdin(format!("{longest}yyyyyyyyyyy\nx"));
     let (code, stderr) = outcome(&mut publish);
     assert_eq!(code, Some(4), "{stderr}");
-    assert!(stderr.contains("skipped 1 line longer than"), "{stderr}");
+    assert!(stderr.contains("skipped 1 line of stdin"), "{stderr}");
     fails(broker.sensor("publish").args(["--skip-long", "-c", "events", "x"]), 2, "--lines");
 }
 

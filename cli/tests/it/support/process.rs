@@ -25,11 +25,18 @@ struct Output {
 
 impl Running {
     pub(crate) fn start(command: &mut Command) -> Self {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::between(Stdio::piped(), command, Stdio::piped())
+    }
+
+    /// With these for stdin and stdout.
+    pub(crate) fn between(stdin: impl Into<Stdio>, command: &mut Command, stdout: impl Into<Stdio>) -> Self {
+        command.stdin(stdin).stdout(stdout).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
+        // The ends of pipes that are the child's alone would keep them open here.
+        command.stdin(Stdio::null()).stdout(Stdio::null());
         let output = Arc::<Output>::default();
-        let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        let readers = vec![output.clone().collect(stdout, 0), output.clone().collect(stderr, 1)];
+        let mut readers = vec![output.clone().collect(child.stderr.take().unwrap(), 1)];
+        readers.extend(child.stdout.take().map(|stdout| output.clone().collect(stdout, 0)));
         Self { child, output, readers }
     }
 
