@@ -5,6 +5,10 @@ use std::{
     future::pending,
     io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     thread,
 };
 
@@ -27,6 +31,8 @@ pub(crate) struct Output {
     save: Option<SaveDir>,
     /// Whole records: what is written at once never ends within a line.
     buffer: Vec<u8>,
+    /// Messages in the buffer, or those of them that could not be written.
+    unprinted: Arc<AtomicU64>,
 }
 
 enum Target {
@@ -62,7 +68,12 @@ impl Output {
             ),
             None => None,
         };
-        Ok(Self { to, format: args.format, save, buffer: Vec::new() })
+        Ok(Self { to, format: args.format, save, buffer: Vec::new(), unprinted: Arc::default() })
+    }
+
+    /// How many messages were taken and are not printed, now or at any time.
+    pub(crate) fn unprinted(&self) -> Arc<AtomicU64> {
+        self.unprinted.clone()
     }
 
     /// Takes a message. It is printed at the next [`flush`](Self::flush), or now when a lot has
@@ -77,14 +88,18 @@ impl Output {
         let saved = stored.as_ref().map(|(path, sha256)| Saved { path, sha256 });
         record::format(&mut self.buffer, self.format, message, saved.as_ref())
             .map_err(|cause| Stuck::Failed(format!("cannot print a message: {cause}")))?;
+        self.unprinted.fetch_add(1, Relaxed);
         if self.buffer.len() >= FULL { self.flush() } else { Ok(()) }
     }
 
     pub(crate) fn flush(&mut self) -> Result<(), Stuck> {
         let written = match &mut self.to {
             Target::Stdout(_) => {
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(&self.buffer).and_then(|()| stdout.flush())
+                let (printed, written) = print(&self.buffer);
+                if written.is_err() && self.format != Format::Raw {
+                    self.unprinted.fetch_sub(printed, Relaxed);
+                }
+                written
             }
             Target::File(appended) => {
                 // Lines in a file that has been moved away or removed would be found late, or
@@ -101,6 +116,9 @@ impl Output {
             }
         };
         self.buffer.clear();
+        if written.is_ok() {
+            self.unprinted.store(0, Relaxed);
+        }
         written.map_err(|cause| match &self.to {
             Target::Stdout(_) if cause.kind() == io::ErrorKind::BrokenPipe => Stuck::ClosedPipe,
             Target::Stdout(_) => Stuck::Failed(format!("cannot write to stdout: {cause}")),
@@ -123,6 +141,25 @@ impl Output {
             Target::File(..) => pending().await,
         }
     }
+}
+
+/// Prints to stdout. Returns how many lines were printed whole, and whether all were.
+fn print(mut lines: &[u8]) -> (u64, io::Result<()>) {
+    let mut stdout = io::stdout().lock();
+    let mut printed = 0;
+    while !lines.is_empty() {
+        match stdout.write(lines) {
+            Ok(0) => return (printed, Err(io::ErrorKind::WriteZero.into())),
+            Ok(written) => {
+                let (done, rest) = lines.split_at(written);
+                printed += done.split(|byte| *byte == b'\n').skip(1).count() as u64;
+                lines = rest;
+            }
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Err(cause) => return (printed, Err(cause)),
+        }
+    }
+    (printed, stdout.flush())
 }
 
 /// A file that is appended to, and opened again when its path leads to another one.

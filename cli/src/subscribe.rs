@@ -1,16 +1,16 @@
 //! `hpfeeds subscribe`: prints messages as they arrive.
 
-use std::{num::NonZeroU64, time::Duration};
+use std::{num::NonZeroU64, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use futures::{FutureExt as _, StreamExt as _, future::pending};
 use hpfeeds::{Channel, ClientSession, Message, wire::Pattern};
 use tokio::{task::yield_now, time::sleep};
 
 use crate::{
-    args::SubscribeArgs,
+    args::{Format, SubscribeArgs},
     connection::ConnectionArgs,
     escape::Escaped,
-    exit::{Failure, TOO_FEW, notice},
+    exit::{Failure, TOO_FEW, messages, notice},
     output::{Output, Stuck},
     signals::{Hangup, Stop},
     watch::Watch,
@@ -29,10 +29,17 @@ pub(crate) async fn run(connection: ConnectionArgs, args: SubscribeArgs, mut sto
     // has looked at them by the time that the session counts as connected.
     subscribe(&session, &channels)?;
     let watch = Watch::new(connection.addr(), channels);
-    let mut subscriber = Subscriber { session, output, hangup, watch, wanted: args.count, received: 0 };
+    let unprinted = output.unprinted();
+    stop.last_words(move || match unprinted.load(Relaxed) {
+        0 => None,
+        n => Some(format!("{} were received and may not be printed", messages(n))),
+    });
+    let is_for_programs = args.format == Format::Ndjson;
+    let mut subscriber =
+        Subscriber { session, output, hangup, watch, wanted: args.count, received: 0, is_for_programs };
     let end = tokio::select! {
         end = subscriber.receive() => end,
-        _ = stop.requested() => Ok(End::Done),
+        _ = stop.requested() => Ok(End::Asked),
         () = deadline(args.timeout) => Ok(End::TimedOut),
     };
     subscriber.finish(end, args.timeout).await
@@ -63,12 +70,18 @@ struct Subscriber {
     watch: Watch,
     wanted: Option<NonZeroU64>,
     received: u64,
+    /// A program that reads the output wants to know of a message that is missing in it.
+    is_for_programs: bool,
 }
 
 /// Why no more is received.
 enum End {
-    /// Everything wanted has come, or nobody wants more.
+    /// Everything wanted has come.
     Done,
+    /// The reader of the output has gone.
+    ClosedPipe,
+    /// The user wants it to end.
+    Asked,
     TimedOut,
 }
 
@@ -87,12 +100,13 @@ impl Subscriber {
                     // The caller's timeout and signals get their turn, however much there is to
                     // receive.
                     Some(Ok(false)) => yield_now().await,
-                    Some(Ok(true) | Err(Stuck::ClosedPipe)) => return Ok(End::Done),
+                    Some(Ok(true)) => return Ok(End::Done),
+                    Some(Err(Stuck::ClosedPipe)) => return Ok(End::ClosedPipe),
                     Some(Err(Stuck::Failed(why))) => return Err(Failure::new(why)),
                     None => return Err(Failure::new("the session ended")),
                 },
                 () = self.hangup.next() => self.output.reopen()?,
-                () = self.output.closed() => return Ok(End::Done),
+                () = self.output.closed() => return Ok(End::ClosedPipe),
             }
         }
     }
@@ -125,18 +139,49 @@ impl Subscriber {
     }
 
     async fn finish(mut self, end: Result<End, Failure>, timeout: Option<Duration>) -> Result<(), Failure> {
-        let verdict = match end {
-            Ok(End::TimedOut) => self.watch.verdict().and_then(|()| self.enough(timeout)),
-            Ok(End::Done) => self.watch.verdict(),
-            Err(failure) => return Err(failure),
-        };
+        let end = end?;
         // Nothing is queued: this tells the broker that we go, and how it takes that no longer
         // matters.
+        drop(self.session.close().now_or_never());
+        if let End::Asked | End::TimedOut = end {
+            self.print_rest().await?;
+        }
         drop(self.session.close().await);
+        if let End::ClosedPipe = end {
+            self.count_rest();
+        }
         if self.session.skipped() > 0 {
             notice(format_args!("messages skipped: {}", self.session.skipped()));
         }
-        verdict
+        self.watch.verdict()?;
+        if let End::TimedOut = end { self.enough(timeout) } else { Ok(()) }
+    }
+
+    /// Prints what has been received, and what is still on its way when the broker hears that we
+    /// go: what the next program does not get is lost.
+    async fn print_rest(&mut self) -> Result<(), Failure> {
+        while !self.is_done()
+            && let Some(message) = self.session.next().await
+        {
+            match self.take_all(message) {
+                Ok(_) => {}
+                Err(Stuck::ClosedPipe) => return Ok(()),
+                Err(Stuck::Failed(why)) => return Err(Failure::new(why)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Says how many messages were received that the reader of the output did not get, beyond those
+    /// that it did not take out of the pipe.
+    fn count_rest(&mut self) {
+        let mut left = self.output.unprinted().load(Relaxed);
+        while let Some(Some(_message)) = self.session.next().now_or_never() {
+            left += 1;
+        }
+        if left > 0 && self.is_for_programs {
+            notice(format_args!("nobody reads the output any more: {} were received and not printed", messages(left)));
+        }
     }
 
     fn enough(&self, timeout: Option<Duration>) -> Result<(), Failure> {

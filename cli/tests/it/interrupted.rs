@@ -1,6 +1,8 @@
 //! Ctrl-C and SIGTERM: how each action ends, and with which exit code.
 
-use crate::support::{Running, SECRET, Scripted, TestBroker, bare_tool};
+use std::{io::Write as _, net::Shutdown};
+
+use crate::support::{Running, SECRET, Scripted, TestBroker, bare_tool, message, read_frame};
 
 #[test]
 fn subscribe_ends_with_0() {
@@ -106,6 +108,33 @@ fn publish_is_done_when_its_input_ends_after_the_signal() {
     tool.type_in(b"two\nthree");
     assert_eq!(tool.wait(), Some(0), "{}", tool.stderr());
     assert_eq!((peer.payloads(), tool.stderr().as_str()), (vec!["two".into(), "three".into()], ""));
+}
+
+/// The broker sends more than is printed by the time of the signal, and a last message when it
+/// hears that the tool goes.
+#[test]
+fn subscribe_prints_what_it_has_received() {
+    const MESSAGES: usize = 50_000;
+    for signal in ["INT", "TERM"] {
+        let broker = Scripted::authenticated(1, |_, stream| {
+            read_frame(stream);
+            stream.write_all(&message(b"x").repeat(MESSAGES)).unwrap();
+            // It unsubscribes, and has nothing more to say.
+            while read_frame(stream).is_some() {}
+            stream.write_all(&message(b"last")).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut command = bare_tool();
+        command.args(["subscribe", "-p", &broker.port().to_string(), "-i", "sensor", "-s", SECRET, "-c", "events"]);
+        let mut tool = Running::start(&mut command);
+        tool.wait_for_stdout(b"[events] i: x\n");
+        tool.signal(signal);
+        assert_eq!(tool.wait_with_open_stdin(), Some(0), "{}", tool.stderr());
+        let printed = String::from_utf8(tool.stdout()).unwrap();
+        assert_eq!(printed.lines().count(), MESSAGES + 1);
+        assert!(printed.ends_with("\n[events] i: last\n"));
+        broker.done();
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod bench;
 #[path = "../../../tests/support/certificates.rs"]
 mod certificates;
 mod formats;
+mod forward;
 mod interrupted;
 mod keep_going;
 mod lines;
