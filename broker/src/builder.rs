@@ -236,7 +236,10 @@ impl BrokerBuilder {
     }
 
     /// Delay after a failed authentication: so long after it, connections of its address (of IPv6:
-    /// its /64 network) get no INFO. Default: 1 s. Zero: no delay.
+    /// its /64 network) get no INFO. Default: 500 ms. Zero: no delay.
+    ///
+    /// Some clients give up when they have no INFO within a second of their connect, so a longer
+    /// delay than the default keeps them out for as long as anybody behind their address fails.
     ///
     /// The delay slows down clients that come back at once. Other clients behind the same address
     /// wait as well, but never longer than this.

@@ -65,7 +65,7 @@ impl Default for Config {
             max_subscriptions: 10_000,
             handshake_timeout: Duration::from_secs(10),
             auth_timeout: Duration::from_secs(10),
-            auth_failure_delay: Duration::from_secs(1),
+            auth_failure_delay: Duration::from_millis(500),
             write_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(5),
             low_mark: 1 << 20,

@@ -35,7 +35,7 @@ impl AuthFailureDelay {
 mod tests {
     use super::*;
 
-    const DELAY: Duration = Duration::from_secs(1);
+    const DELAY: Duration = Duration::from_millis(500);
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()

@@ -140,7 +140,7 @@ async fn more_connections_than_an_ident_may_have() {
     let mut refused = 0;
     for n in 0..300_usize {
         let [.., last] = n.to_be_bytes();
-        // Each from its own address: whoever is refused waits for a second.
+        // Each from its own address: whoever is refused waits for half a second.
         let from = [127, 12, u8::from(n > 255), last];
         let mut peer: Peer = login(from, target.plain, "mallory", "stolen").await;
         if n < 100 {

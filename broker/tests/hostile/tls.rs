@@ -131,8 +131,8 @@ async fn tls_handshakes_at_will() {
         "figures: TLS handshakes at will: {begun} begun in {SECONDS} s from one address, {cpu:.2} s of processor time, \
          an honest one took {worst:.0?} at most"
     );
-    // 64 at once, and each keeps its place for a second more.
-    assert!((64..=64 * (SECONDS + 2)).contains(&begun), "{begun}");
+    // 64 at once, and each keeps its place for half a second more.
+    assert!((64..=64 * (2 * SECONDS + 2)).contains(&begun), "{begun}");
     assert!(best < Duration::from_secs(2), "an honest one took {best:?} at best");
     target.survives("TLS handshakes at will", Bound { handshakes: 300, ..Bound::default() }).await;
     target.stops().await;

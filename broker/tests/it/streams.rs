@@ -10,12 +10,16 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures::{SinkExt as _, StreamExt as _};
-use hpfeeds::wire::{Codec, Frame, Secret};
+use hpfeeds::wire::{Codec, Frame, Nonce, Secret};
 use hpfeeds_broker::{Broker, BrokerBuilder, Exposition, Key, StartError};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufStream, DuplexStream, ReadBuf, duplex};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufStream, DuplexStream, ReadBuf, duplex},
+    time::{Instant, sleep},
+};
 use tokio_util::codec::Framed;
 
 use crate::support::{bytes, number, numbered, publish, subscribe, until, within};
@@ -62,6 +66,41 @@ async fn client(broker: &Broker, size: usize) -> Peer<DuplexStream> {
     let (ours, theirs) = duplex(size);
     broker.serve(theirs, peer_addr());
     Peer::login(ours).await
+}
+
+/// Heralding's client waits a second for INFO, and connects again at once after an ERROR.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_comes_back_at_once_after_a_wrong_secret_has_info_half_a_second_later() {
+    async fn greeted(broker: &Broker) -> (Framed<DuplexStream, Codec>, Nonce) {
+        let (ours, theirs) = duplex(4096);
+        broker.serve(theirs, peer_addr());
+        let mut framed = Framed::new(ours, Codec::default());
+        let Some(Ok(Frame::Info { nonce, .. })) = within(framed.next()).await else { panic!("no INFO") };
+        (framed, nonce)
+    }
+    async fn fails((mut framed, nonce): (Framed<DuplexStream, Codec>, Nonce)) {
+        let auth = Frame::Auth { ident: "dev".parse().unwrap(), digest: Secret::from("wrong").sign(&nonce) };
+        framed.send(auth).await.unwrap();
+        let error = Frame::Error { message: "Authentication failed for dev".into() };
+        assert_eq!(within(framed.next()).await.unwrap().unwrap(), error);
+    }
+    let broker = start(Broker::dev_builder()).await;
+    let (sensor, neighbour) = (greeted(&broker).await, greeted(&broker).await);
+    fails(sensor).await;
+    let begun = Instant::now();
+    let neighbour = async {
+        sleep(Duration::from_millis(250)).await;
+        fails(neighbour).await;
+    };
+    let back = async {
+        let greeted = greeted(&broker).await;
+        (greeted, begun.elapsed())
+    };
+    // A failure behind the same address makes nobody wait longer who waits already.
+    let ((), (sensor, waited)) = tokio::join!(neighbour, back);
+    assert_eq!(waited.as_millis() / 10, 50, "{waited:?}");
+    fails(sensor).await;
+    assert_eq!(broker.stats().auth_failures, 3);
 }
 
 #[tokio::test]
