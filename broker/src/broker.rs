@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use hpfeeds::wire::extension::NodeId;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     runtime::Handle,
@@ -93,12 +94,17 @@ impl Broker {
         let admission = Arc::new(Admission::new(config.max_connections, config.max_connections_per_address));
         let identities = Arc::new(IdentRegistry::new(config.quota_rules()));
         let metrics = Arc::new(Metrics::new(&addrs));
+        let mut node = [0; 16];
+        getrandom::fill(&mut node).map_err(|cause| StartError::Random(io::Error::other(cause)))?;
+        let node = NodeId::new(node);
         let context = Arc::new(BrokerContext {
             config,
             store: Arc::new(store),
             router: Arc::default(),
             delivery: DeliveryContext::new(rules, metrics.counters.clone()),
             pool,
+            streams: Arc::default(),
+            node,
             auth_failures,
             tls_handshakes: Arc::default(),
             log: Samplers::default(),

@@ -5,6 +5,7 @@ use std::{
     time::Instant,
 };
 
+use hpfeeds::wire::extension::NodeId;
 use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -20,6 +21,7 @@ use crate::{
     metrics::{levels::Levels, registry::Metrics, snapshot::Snapshot, stats::Stats},
     net::{buffer_pool::BufferPool, tls::reload::Reloader},
     routing::router::Router,
+    streams::StreamTable,
 };
 
 /// State and services that the tasks and connections of one broker share.
@@ -40,6 +42,9 @@ pub(crate) struct BrokerContext {
     pub(crate) router: Arc<Router>,
     pub(crate) delivery: Arc<DeliveryContext>,
     pub(crate) pool: Arc<BufferPool>,
+    pub(crate) streams: Arc<StreamTable>,
+    /// This broker in the frames of the extension, from its start on.
+    pub(crate) node: NodeId,
 
     // For the shutdown, in the order of its steps.
     /// The broker accepts nothing more, and publishers are asked to end their streams.
@@ -57,11 +62,13 @@ pub(crate) struct BrokerContext {
     pub(crate) runtime: Handle,
 }
 
-/// Samplers for log lines that clients without a key could cause without end.
+/// Samplers for log lines that clients could cause without end.
 #[derive(Debug, Default)]
 pub(crate) struct Samplers {
     /// Failed authentications.
     pub(crate) rejected: LogSampler,
+    /// Denials that do not end the connection.
+    pub(crate) denied: LogSampler,
     /// Handshakes that failed before.
     pub(crate) refused: LogSampler,
 }

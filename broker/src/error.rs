@@ -54,6 +54,9 @@ pub enum StartError {
     /// A listener that the caller opened cannot be used.
     #[error("cannot use the given listener: {0}")]
     Listener(io::Error),
+    /// The system has no random bytes.
+    #[error("no random bytes: {0}")]
+    Random(io::Error),
     /// A key store could not be opened.
     #[error(transparent)]
     Auth(#[from] AuthError),

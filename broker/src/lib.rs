@@ -59,10 +59,12 @@ pub mod fuzzing;
 mod http;
 mod identity;
 mod limits;
+mod link;
 mod metrics;
 mod net;
 mod routing;
 mod session;
+mod streams;
 mod util;
 
 #[cfg(feature = "cli")]

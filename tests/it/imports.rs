@@ -25,7 +25,7 @@ const LIBRARY: [&[&str]; 15] = [
 ];
 
 /// The broker.
-const BROKER: [&[&str]; 15] = [
+const BROKER: [&[&str]; 16] = [
     &["lib", "main", "fuzzing"],
     &["cli"],
     &["broker"],
@@ -35,7 +35,8 @@ const BROKER: [&[&str]; 15] = [
     &["context"],
     &["http"],
     &["config"],
-    &["identity", "routing"],
+    &["streams"],
+    &["identity", "routing", "link"],
     &["delivery"],
     &["limits"],
     &["metrics"],

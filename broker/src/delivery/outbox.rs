@@ -281,6 +281,15 @@ impl Outbox {
         }
     }
 
+    /// Accounts for bytes of control frames, which are written without being queued here.
+    pub(crate) fn sent_control(&self, bytes: usize) {
+        self.delivery.counters.sent_bytes.add(bytes as u64);
+        // Whose lock the counters are written under.
+        let _state = self.lock();
+        self.session.queued(bytes, 0);
+        self.session.sent(bytes);
+    }
+
     /// Ready when the subscriber has been slow for too long, or its loan is called in. Otherwise
     /// the task is woken when there is a deadline to wait for, or when it has passed.
     pub(crate) fn poll_deadline(&self, cx: &mut Context<'_>, timer: &mut Option<Pin<Box<Sleep>>>) -> Poll<()> {

@@ -31,6 +31,14 @@ pub(super) enum Owner<'a> {
     Account(&'a str),
 }
 
+/// The name of an account: what is kept for it, for each ident or the keys that share it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Account {
+    name: Arc<str>,
+    /// An account name, and not an ident.
+    shared: bool,
+}
+
 /// The quota of all connections of one owner.
 #[derive(Debug)]
 pub(crate) struct Quota {
@@ -106,6 +114,10 @@ impl QuotaTable {
 }
 
 impl Quota {
+    pub(crate) fn account(&self) -> Account {
+        Account { name: self.name.clone(), shared: self.shared }
+    }
+
     fn is_needed(&self, now: Instant) -> bool {
         let in_debt = |limiter: &Option<Limiter>| limiter.as_ref().is_some_and(|limiter| !limiter.is_full(now));
         self.connections.load(Relaxed) > 0 || in_debt(&self.publish) || in_debt(&self.deliver)

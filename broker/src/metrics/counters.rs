@@ -16,6 +16,7 @@ pub(crate) struct Counters {
     pub(super) failures: HandshakeFailures,
     pub(crate) refused: Counter,
     pub(crate) revoked: Counter,
+    pub(crate) fenced: Counter,
     pub(crate) received_messages: Counter,
     pub(crate) received_bytes: Counter,
     pub(crate) unrouted: Counter,

@@ -17,6 +17,8 @@ pub(crate) enum End {
     Evicted,
     /// The key no longer exists, or has another secret.
     Revoked,
+    /// Another connection publishes its stream.
+    Fenced,
     /// The broker is shutting down.
     Shutdown {
         /// The client may have sent messages that were not read: the end of the stream must not
@@ -35,6 +37,7 @@ impl fmt::Display for End {
             Self::Slow => f.write_str("slow for too long"),
             Self::Evicted => f.write_str("it read too little while the memory for all subscribers was full"),
             Self::Revoked => f.write_str("its key was removed or has another secret"),
+            Self::Fenced => f.write_str("its stream is used by another connection"),
             Self::Shutdown { .. } => f.write_str("shutdown"),
         }
     }

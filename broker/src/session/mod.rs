@@ -2,6 +2,7 @@
 
 mod end;
 pub(crate) mod error_frame;
+mod extension;
 mod fanout;
 mod handshake;
 mod proxy;
@@ -9,6 +10,7 @@ mod publish_cache;
 mod read_buffer;
 mod read_sizer;
 mod reader;
+mod subscribing;
 mod work_budget;
 mod writer;
 
@@ -61,6 +63,9 @@ pub(crate) async fn serve(connection: Box<Connection>) {
     let mut end = drive(&mut reader, &mut read, &mut writer, &connection.context).await;
     if let End::Shutdown { unread } = &mut end {
         *unread = reader.has_published() || read.has_unread();
+    }
+    if let Some(extension) = &mut reader.extension {
+        extension.part();
     }
     // Nothing more is queued for the client from here on.
     reader.unsubscribe_all().await;
@@ -147,7 +152,7 @@ async fn shake_hands(
     let session = context.metrics.session(membership.ident(), &membership.key().owner);
     let outbox = Outbox::new(session, peer, context.delivery.clone());
     membership.attach(&outbox);
-    Some(Box::new(SessionReader::new(context.clone(), service.mode, membership, outbox, received)))
+    Some(Box::new(SessionReader::new(context.clone(), service, membership, outbox, received)))
 }
 
 /// Drives the session: reads and writes at the same time, until the client ends its stream or there
@@ -169,12 +174,7 @@ async fn drive(
     let ended = poll_fn(|cx| {
         if writing && let Poll::Ready(end) = writer.poll_run(cx) {
             writing = false;
-            // Of a broken connection, frames that have arrived are still read.
-            match end {
-                WriteEnd::Slow => _ = stop.get_or_insert(End::Slow),
-                WriteEnd::Evicted => _ = stop.get_or_insert(End::Evicted),
-                WriteEnd::Drained | WriteEnd::Failed => {}
-            }
+            stop_for(&end, &mut stop);
         }
         if !writing {
             // In the place of the writer, which has ended. The outbox wakes the task while there is
@@ -204,10 +204,40 @@ async fn drive(
                 return Poll::Ready(None);
             }
         }
-        reader.poll_end(read, stop.as_ref(), cx)
+        let ended = reader.poll_end(read, stop.as_ref(), cx);
+        // What the extension has to say is written before the task waits.
+        if ended.is_pending()
+            && let Some(extension) = reader.extension.as_deref_mut()
+            && extension.take_said()
+        {
+            if extension.take_renewed() {
+                writer.follow(extension.link());
+            }
+            let was_waiting = extension.is_waiting();
+            if writing && let Poll::Ready(end) = writer.poll_run(cx) {
+                writing = false;
+                stop_for(&end, &mut stop);
+                cx.waker().wake_by_ref();
+            }
+            // The client has taken it, and is read again.
+            if was_waiting && !extension.is_waiting() {
+                cx.waker().wake_by_ref();
+            }
+        }
+        ended
     })
     .await;
     ended.or(stop).unwrap_or(End::Eof)
+}
+
+/// The reason to stop reading once the writer has ended. Of a broken connection, frames that have
+/// arrived are still read.
+fn stop_for(end: &WriteEnd, stop: &mut Option<End>) {
+    match end {
+        WriteEnd::Slow => _ = stop.get_or_insert(End::Slow),
+        WriteEnd::Evicted => _ = stop.get_or_insert(End::Evicted),
+        WriteEnd::Drained | WriteEnd::Failed => {}
+    }
 }
 
 /// Closes the session: writes the rest of the outbox and the ERROR, unless the broker aborts, then
@@ -258,6 +288,7 @@ async fn finish(end: &End, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, con
             (Some(revoked.as_str()), config.write_timeout)
         }
         End::Slow => (Some("Backpressure deadline timer expired"), config.write_timeout),
+        End::Fenced => (Some("The stream is used by another connection"), config.write_timeout),
         // A mere end of stream would confirm messages that were not read. A client that has only
         // subscribed gets no ERROR, as from the Python broker: that one's command line would end
         // instead of connecting again.
@@ -276,7 +307,7 @@ async fn finish(end: &End, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, con
     };
     match timeout(deadline, writing).await {
         Ok(WriteEnd::Drained) => {
-            let client_may_send = matches!(end, End::Refused(_) | End::Revoked | End::Slow);
+            let client_may_send = matches!(end, End::Refused(_) | End::Revoked | End::Slow | End::Fenced);
             close(read, writer.half(), client_may_send, deadline).await;
         }
         Ok(WriteEnd::Slow | WriteEnd::Evicted | WriteEnd::Failed) | Err(_) => writer.abandon(),

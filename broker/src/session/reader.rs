@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use hpfeeds::wire::{Channel, DecodeError, Field, FrameBatch, FrameRef, HEADER_LEN, Header, NameError, Opcode};
+use hpfeeds::wire::{Channel, DecodeError, FrameBatch, FrameRef, HEADER_LEN, Header, Opcode};
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
@@ -16,28 +16,38 @@ use crate::{
     delivery::outbox::Outbox,
     identity::{KeyChange, Membership},
     metrics::{category::Category, sizes::Sizes},
-    net::{buffer_pool::WaitingBytes, endpoint::Mode, socket::ReadHalf},
+    net::{
+        buffer_pool::WaitingBytes,
+        endpoint::{Mode, open::Service},
+        socket::ReadHalf,
+    },
     routing::{patterns::prefixes, subscriptions::Subscriptions},
     session::{
         end::End,
+        extension::Extension,
         fanout::{Fanout, PendingFanout},
         publish_cache::{PublishCache, PublishTarget},
         read_buffer::ReadBuffer,
+        subscribing::owned,
         work_budget::WorkBudget,
     },
 };
 
 /// Reads and processes the frames of one authenticated client.
 pub(crate) struct SessionReader {
-    context: Arc<BrokerContext>,
-    mode: Mode,
-    membership: Membership,
-    subscriptions: Subscriptions,
+    pub(super) context: Arc<BrokerContext>,
+    pub(super) mode: Mode,
+    pub(super) membership: Membership,
+    pub(super) subscriptions: Subscriptions,
     cache: PublishCache,
     /// The client has published, or begun to.
     published: bool,
-    buffer: ReadBuffer,
-    budget: WorkBudget,
+    pub(super) buffer: ReadBuffer,
+    pub(super) budget: WorkBudget,
+    /// The client was offered the extension.
+    offered: bool,
+    /// The client has said HELLO.
+    pub(super) extension: Option<Box<Extension>>,
     /// Completes before the next frame is processed.
     suspension: Option<Suspension>,
 }
@@ -48,6 +58,8 @@ struct Suspension {
     future: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// A reason to end the connection ends the wait.
     until_stopped: bool,
+    /// It only lets other tasks run.
+    yields: bool,
     /// Memory that the future keeps, and the length of the messages in it, in bytes.
     kept: usize,
     messages: usize,
@@ -57,35 +69,47 @@ struct Suspension {
 
 impl Suspension {
     fn new(future: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self { future: Box::pin(future), until_stopped: false, kept: 0, messages: 0, tracked: None }
+        let (until_stopped, yields) = (false, false);
+        Self { future: Box::pin(future), until_stopped, yields, kept: 0, messages: 0, tracked: None }
     }
 
     /// Lets other tasks run.
     fn yield_now() -> Self {
-        Self::new(tokio::task::yield_now())
+        Self { yields: true, ..Self::new(tokio::task::yield_now()) }
     }
+}
+
+/// Why messages are not published.
+enum Denial {
+    /// The text of the ERROR that ends the connection.
+    Fatal(String),
+    /// Those on this channel are refused, for the reason in the text, and the connection goes on.
+    Refused(Channel, String),
 }
 
 impl SessionReader {
     /// `received` is what the client sent behind AUTH.
     pub(crate) fn new(
         context: Arc<BrokerContext>,
-        mode: Mode,
+        service: &Service,
         membership: Membership,
         outbox: Arc<Outbox>,
         received: BytesMut,
     ) -> Self {
         outbox.session().received(received.len());
         let subscriptions = Subscriptions::new(context.router.clone(), outbox);
+        let offered = service.extensions && context.config.offers_extension();
         Self {
             context,
-            mode,
+            mode: service.mode,
             membership,
             subscriptions,
             cache: PublishCache::default(),
             published: false,
             buffer: ReadBuffer::new(received),
             budget: WorkBudget::default(),
+            offered,
+            extension: None,
             suspension: None,
         }
     }
@@ -139,6 +163,11 @@ impl SessionReader {
     ) -> Poll<Result<(), Option<End>>> {
         // Also while suspended: a revoked key ends the wait for a slow subscriber.
         self.follow_key()?;
+        if let Some(extension) = &mut self.extension
+            && let Poll::Ready(end) = extension.poll_fence(cx)
+        {
+            return Poll::Ready(Err(Some(end)));
+        }
         // A suspension comes before the next frame.
         if let Some(suspension) = &mut self.suspension {
             if suspension.until_stopped && is_stopped(stop, half, cx) {
@@ -146,9 +175,29 @@ impl SessionReader {
             }
             ready!(suspension.future.as_mut().poll(cx));
             self.suspension = None;
+            if let Some(extension) = &mut self.extension {
+                extension.settle();
+                // It may have been fenced meanwhile.
+                return Poll::Ready(Ok(()));
+            }
+        }
+        if let Some(extension) = &mut self.extension {
+            extension.claim(&self.context).map_err(|text| Some(End::Refused(text)))?;
+            if extension.is_waiting() {
+                return if is_stopped(stop, half, cx) { Poll::Ready(Err(None)) } else { Poll::Pending };
+            }
         }
         // All whole frames are processed, before any more is read.
         let mut suspension = self.process_frames(half)?;
+        if let Some(extension) = &mut self.extension {
+            // Before the connection waits for anything but its turn.
+            if suspension.as_ref().is_none_or(|suspension| !suspension.yields) {
+                extension.acknowledge();
+            }
+            if suspension.is_none() && extension.is_waiting() {
+                return Poll::Ready(Ok(()));
+            }
+        }
         // A stream that never pauses yields to the other connections.
         if suspension.is_none() && self.budget.must_yield_reading() {
             suspension = Some(Suspension::yield_now());
@@ -192,11 +241,28 @@ impl SessionReader {
             if self.budget.must_yield() {
                 return Ok(Some(Suspension::yield_now()));
             }
+            if let Some(extension) = &self.extension {
+                // The writer looks at a new HELLO before the next frame is.
+                if extension.is_renewed() {
+                    return Ok(Some(Suspension::yield_now()));
+                }
+                if extension.is_waiting() {
+                    return Ok(self.need_more());
+                }
+            }
             // The header alone tells a frame that is too long or not allowed.
             let bytes = &self.buffer.bytes;
             let refused = |text: String| Some(End::Refused(text));
-            let header =
-                Header::parse(bytes, self.context.config.limits).map_err(|cause| refused(cause.to_string()))?;
+            let header = match Header::parse(bytes, self.context.config.limits) {
+                Ok(header) => header,
+                Err(DecodeError::UnknownOpcode(_)) if self.offered => {
+                    if self.extension_frame().map_err(refused)? {
+                        continue;
+                    }
+                    return Ok(self.need_more());
+                }
+                Err(cause) => return Err(refused(cause.to_string())),
+            };
             let Some(header) = header else {
                 self.buffer.need_header();
                 return Ok(self.need_more());
@@ -289,7 +355,16 @@ impl SessionReader {
                 if position > 0 {
                     break;
                 }
-                let (target, prefixes) = self.target(body)?;
+                let (target, prefixes) = match self.target(body) {
+                    Ok(found) => found,
+                    Err(Denial::Fatal(text)) => return Err(text),
+                    Err(Denial::Refused(channel, text)) => {
+                        let names = FrameBatch::names(body).unwrap_or_default().len();
+                        let batch = passing.same_names(first, names, |_, _| ());
+                        self.budget.charge_lookup(0);
+                        return self.refuse(batch, &channel, text).map(|()| None);
+                    }
+                };
                 self.budget.charge_lookup(prefixes);
                 self.cache.add(target, self.context.config.max_subscriptions);
                 continue;
@@ -303,10 +378,16 @@ impl SessionReader {
                 if position > 0 {
                     self.budget.charge_comparison(subscribers.len());
                 }
-                if !fanout.takes(&subscribers)
-                    && let Some(pending) = fanout.queue(counters, &mut self.buffer, pool, &mut self.budget)
-                {
-                    return Ok(Some(self.wait(pending)));
+                if !fanout.takes(&subscribers) {
+                    if let Some(extension) = &mut self.extension {
+                        extension.count(fanout.extent().messages)?;
+                    }
+                    if let Some(pending) = fanout.queue(counters, &mut self.buffer, pool, &mut self.budget) {
+                        return Ok(Some(self.wait(pending)));
+                    }
+                    if let Some(extension) = &mut self.extension {
+                        extension.settle();
+                    }
                 }
                 fanout.begin(subscribers);
             }
@@ -324,7 +405,15 @@ impl SessionReader {
             }
             fanout.add(batch, payload);
         }
+        if let Some(extension) = &mut self.extension {
+            extension.count(fanout.extent().messages)?;
+        }
         let pending = fanout.queue(counters, &mut self.buffer, pool, &mut self.budget);
+        if let Some(extension) = &mut self.extension
+            && pending.is_none()
+        {
+            extension.settle();
+        }
         Ok(pending.map(|pending| self.wait(pending)))
     }
 
@@ -336,67 +425,35 @@ impl SessionReader {
 
     /// Checks whether the client may publish this PUBLISH body, and looks the channel up. Also
     /// returns how many of its beginnings may be a pattern's.
-    fn target(&self, body: &[u8]) -> Result<(PublishTarget, usize), String> {
+    fn target(&self, body: &[u8]) -> Result<(PublishTarget, usize), Denial> {
         let (ident, channel) = match FrameRef::parse(Opcode::Publish, body) {
             Ok(FrameRef::Publish { ident, channel, .. }) => (ident, channel),
             Ok(_) => unreachable!("the opcode is PUBLISH"),
-            Err(cause) => return Err(cause.to_string()),
+            Err(cause) => return Err(Denial::Fatal(cause.to_string())),
         };
         let (session, peer) = (self.outbox().session(), self.outbox().peer());
         let own = self.membership.ident();
         if *own != ident {
             session.error(Category::IdentMismatchPub);
             info!(ident = own.as_str(), %peer, channel, claimed = ident, "denied: publish in another's name");
-            return Err(format!("Invalid authkey in message, ident={ident}"));
+            return Err(Denial::Fatal(format!("Invalid authkey in message, ident={ident}")));
         }
+        let owned = owned(channel, Opcode::Publish).map_err(Denial::Fatal)?;
         // The endpoint refuses with the words for a key: clients know them, and it is as much
         // "here" as the broker.
         if self.mode == Mode::Subscribe || !self.membership.key().may_publish(channel) {
+            let text = format!("Authkey not allowed to pub here. ident={ident}, chan={channel}");
+            if self.replies() {
+                return Err(Denial::Refused(owned, text));
+            }
             session.error(Category::NoPubPermission);
             info!(ident, %peer, channel, "denied: publish");
-            return Err(format!("Authkey not allowed to pub here. ident={ident}, chan={channel}"));
+            return Err(Denial::Fatal(text));
         }
         let prefixes = prefixes(channel).count();
         let names = FrameBatch::names(body).unwrap_or(body).into();
-        let channel = owned(channel, Opcode::Publish)?;
-        let topic = self.context.router.topic(&channel);
-        Ok((PublishTarget { names, topic, series: session.channel(&channel) }, prefixes))
-    }
-
-    fn subscription(&mut self, header: Header) -> Result<(), String> {
-        let body = header.body(&self.buffer.bytes).unwrap_or_default();
-        let (channel, changed) = match FrameRef::parse(header.opcode, body).map_err(|cause| cause.to_string())? {
-            FrameRef::Subscribe { channel, .. } if self.mode == Mode::Publish => return Err(self.denial(channel)),
-            FrameRef::Subscribe { channel, .. } => {
-                let limit = self.context.config.max_subscriptions;
-                let full = self.subscriptions.len() >= limit && !self.subscriptions.contains(channel);
-                let Some(changed) = self.subscriptions.add(owned(channel, header.opcode)?, self.membership.key())
-                else {
-                    return Err(self.denial(channel));
-                };
-                // The one too many goes with the connection.
-                if full {
-                    return Err(format!("Too many subscriptions: the limit is {limit}"));
-                }
-                (channel, changed)
-            }
-            FrameRef::Unsubscribe { channel, .. } => {
-                (channel, self.subscriptions.remove(channel, self.membership.key()))
-            }
-            _ => unreachable!("the opcode is SUBSCRIBE or UNSUBSCRIBE"),
-        };
-        self.budget.charge_subscriptions(changed.max(1));
-        self.budget.charge(prefixes(channel).count());
-        self.buffer.skip(header.length);
-        Ok(())
-    }
-
-    /// Counts and logs a subscription that is not allowed, and returns the ERROR text.
-    fn denial(&self, channel: &str) -> String {
-        let (session, peer) = (self.outbox().session(), self.outbox().peer());
-        session.error(Category::NoSubPermission);
-        info!(ident = self.membership.ident().as_str(), %peer, channel, "denied: subscribe");
-        format!("Authkey not allowed to sub here. ident={}, chan={channel}", self.membership.ident())
+        let topic = self.context.router.topic(&owned);
+        Ok((PublishTarget { names, topic, series: session.channel(&owned) }, prefixes))
     }
 
     /// The client has ended its stream: an error when that is inside of a frame.
@@ -418,9 +475,4 @@ fn is_stopped(stop: Option<&End>, half: &ReadHalf<'_>, cx: &mut Context<'_>) -> 
         Some(End::Shutdown { .. }) => !half.is_finished(cx),
         Some(_) => true,
     }
-}
-
-fn owned(channel: &str, opcode: Opcode) -> Result<Channel, String> {
-    let fault = |cause: NameError| DecodeError::Name { opcode, field: Field::Channel, cause }.to_string();
-    Channel::new(channel).map_err(fault)
 }

@@ -10,12 +10,14 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hpfeeds::wire::FrameBatch;
 use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::{delivery::outbox::Outbox, identity::quota::Quota, limits::rate::Limiter, net::socket::WriteHalf};
+use crate::{
+    delivery::outbox::Outbox, identity::quota::Quota, limits::rate::Limiter, link::Link, net::socket::WriteHalf,
+};
 
 /// How many batches one system call writes.
 const SLICES: usize = 64;
@@ -40,6 +42,26 @@ pub(crate) struct Writer<'a> {
     pacing: bool,
     /// The outbox knows that the writer waits because of the limit.
     held: bool,
+    /// The client speaks the extension.
+    control: Option<Box<ControlWriter>>,
+}
+
+/// The part of a writer that writes control frames. They go out between two batches, and no limit
+/// puts them off.
+struct ControlWriter {
+    link: Arc<Link>,
+    /// The frames that are being written, and how many of their bytes are.
+    chunk: BytesMut,
+    written: usize,
+    /// What the socket took no more of: it has to be offered the same bytes again.
+    blocked: Option<Offer>,
+}
+
+/// What was offered to the socket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Offer {
+    Batches,
+    Control,
 }
 
 /// Why the writer has stopped.
@@ -59,7 +81,8 @@ pub(crate) enum WriteEnd {
 impl<'a> Writer<'a> {
     pub(crate) fn new(half: WriteHalf<'a>, outbox: Arc<Outbox>) -> Self {
         let (taken, timer, quota) = (VecDeque::new(), None, None);
-        Self { half, outbox, taken, written: 0, timer, quota, granted: usize::MAX, pacing: false, held: false }
+        let (granted, control) = (usize::MAX, None);
+        Self { half, outbox, taken, written: 0, timer, quota, granted, pacing: false, held: false, control }
     }
 
     /// Keeps to the limit of an account, if it has one.
@@ -74,6 +97,16 @@ impl<'a> Writer<'a> {
     /// Writes until one of the ends above. It may be called again after [`WriteEnd::Slow`].
     pub(crate) fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<WriteEnd> {
         loop {
+            if self.control.is_some() {
+                match self.poll_control(cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) => {
+                        self.abandon();
+                        return Poll::Ready(WriteEnd::Failed);
+                    }
+                    Poll::Pending => return self.poll_blocked(cx),
+                }
+            }
             // The next batches, or a registration for them.
             if self.taken.is_empty() {
                 match self.outbox.poll_take(cx, &mut self.taken) {
@@ -92,33 +125,89 @@ impl<'a> Writer<'a> {
             }
             // One system call, until the socket takes no more.
             match self.poll_write(cx) {
-                Poll::Ready(Ok(n)) => self.advance(n),
+                Poll::Ready(Ok(n)) => {
+                    self.block(None);
+                    self.advance(n);
+                }
                 Poll::Ready(Err(_)) => {
                     self.abandon();
                     return Poll::Ready(WriteEnd::Failed);
                 }
                 Poll::Pending => {
-                    // Now the subscriber is waited for, and may be slow for too long.
-                    if mem::take(&mut self.held) {
-                        self.outbox.resume();
-                    }
-                    if self.outbox.poll_deadline(cx, &mut self.timer).is_pending() {
-                        return Poll::Pending;
-                    }
-                    self.timer = None;
-                    self.commit();
-                    let called_in = self.outbox.is_called_in();
-                    self.outbox.expire(&mut self.taken, self.written, Instant::now());
-                    self.lift_limit();
-                    // The rest of the first batch may be written already.
-                    self.advance(0);
-                    if called_in {
-                        self.abandon();
-                        return Poll::Ready(WriteEnd::Evicted);
-                    }
-                    return Poll::Ready(WriteEnd::Slow);
+                    self.block(Some(Offer::Batches));
+                    return self.poll_blocked(cx);
                 }
             }
+        }
+    }
+
+    /// The subscriber is waited for, and may be slow for too long.
+    fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<WriteEnd> {
+        if mem::take(&mut self.held) {
+            self.outbox.resume();
+        }
+        if self.outbox.poll_deadline(cx, &mut self.timer).is_pending() {
+            return Poll::Pending;
+        }
+        self.timer = None;
+        self.commit();
+        let called_in = self.outbox.is_called_in();
+        self.outbox.expire(&mut self.taken, self.written, Instant::now());
+        self.lift_limit();
+        // The rest of the first batch may be written already.
+        self.advance(0);
+        if called_in {
+            self.abandon();
+            return Poll::Ready(WriteEnd::Evicted);
+        }
+        Poll::Ready(WriteEnd::Slow)
+    }
+
+    /// Follows what HELLO has agreed on: from the first one on, the writer has control frames.
+    pub(crate) fn follow(&mut self, link: &Arc<Link>) {
+        self.control.get_or_insert_with(|| {
+            Box::new(ControlWriter { link: link.clone(), chunk: BytesMut::new(), written: 0, blocked: None })
+        });
+    }
+
+    /// Writes the control frames, if it is their turn. Ready when there is none to write now.
+    fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let between = self.is_between_frames();
+        let Some(control) = &mut self.control else {
+            return Poll::Ready(Ok(()));
+        };
+        loop {
+            if control.chunk.is_empty() {
+                let is_turn = between && control.blocked.is_none();
+                if !is_turn || !control.link.take(&mut control.chunk) {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            let rest = control.chunk.get(control.written..).unwrap_or_default();
+            match self.half.poll_write(cx, &[IoSlice::new(rest)]) {
+                Poll::Ready(Ok(n)) => {
+                    control.blocked = None;
+                    control.advance(n);
+                    self.outbox.sent_control(n);
+                }
+                Poll::Ready(Err(cause)) => return Poll::Ready(Err(cause)),
+                Poll::Pending => {
+                    control.blocked = Some(Offer::Control);
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// Whether the next byte of the batches begins a frame.
+    fn is_between_frames(&self) -> bool {
+        self.written == 0 || self.is_limited() && self.granted == 0
+    }
+
+    /// Notes what the socket took no more of.
+    fn block(&mut self, offer: Option<Offer>) {
+        if let Some(control) = &mut self.control {
+            control.blocked = offer;
         }
     }
 
@@ -133,6 +222,10 @@ impl<'a> Writer<'a> {
 
     /// Gives up all that has not been written.
     pub(crate) fn abandon(&mut self) {
+        if let Some(control) = &mut self.control {
+            control.chunk.clear();
+            control.link.control().close();
+        }
         self.outbox.abandon(&mut self.taken, self.written);
         self.written = 0;
     }
@@ -154,7 +247,14 @@ impl<'a> Writer<'a> {
     /// Counts encrypted bytes as written: they cannot be taken back.
     fn commit(&mut self) {
         let committed = self.half.committed();
-        self.advance(committed);
+        match &mut self.control {
+            Some(control) if control.blocked == Some(Offer::Control) => {
+                control.advance(committed);
+                self.outbox.sent_control(committed);
+            }
+            _ => self.advance(committed),
+        }
+        self.block(None);
     }
 
     /// Ends the limit: the rest ends the connection, which no limit puts off.
@@ -247,6 +347,18 @@ impl<'a> Writer<'a> {
             self.taken.pop_front();
         }
         self.outbox.sent(n, batches, Instant::now);
+    }
+}
+
+impl ControlWriter {
+    /// So many bytes have been written.
+    fn advance(&mut self, n: usize) {
+        self.written += n;
+        if self.written >= self.chunk.len() {
+            self.chunk.clear();
+            self.written = 0;
+            self.link.control().written();
+        }
     }
 }
 

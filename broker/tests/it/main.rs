@@ -6,6 +6,9 @@
 #[cfg(feature = "exporter")]
 mod dashboard;
 mod endpoints;
+mod extension;
+#[path = "../support/extension.rs"]
+mod extension_client;
 mod forwarding;
 #[cfg(feature = "cli")]
 mod keys;

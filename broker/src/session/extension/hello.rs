@@ -1,0 +1,122 @@
+//! HELLO: what a client asks for, and the answer, which is also the positive one to AUTH.
+
+use hpfeeds::wire::{
+    Opcode,
+    extension::{BrokerHello, ClientHello, Flags, Level, StreamId, StreamNumbering, VERSION},
+};
+use tracing::debug;
+
+use crate::{
+    context::BrokerContext,
+    identity::Membership,
+    session::extension::{Extension, NO_NUMBERS, Stream},
+    streams::{Claimed, StreamHold, key::StreamKey},
+};
+
+/// The program in the broker's HELLO.
+const SOFTWARE: &str = concat!("hpfeeds-broker/", env!("CARGO_PKG_VERSION"));
+
+/// The flags that this broker grants, and those of them that do not need a stream.
+const GRANTED: Flags = Flags::from_bits(Flags::CONFIRM.bits() | UNNUMBERED.bits());
+const UNNUMBERED: Flags = Flags::REPLIES;
+
+/// What a client has asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    version: u8,
+    flags: Flags,
+    stream: StreamId,
+    next: u64,
+}
+
+impl Asked {
+    /// Of the flags, those that this broker grants.
+    pub(super) fn of(hello: &ClientHello<'_>) -> Self {
+        let mut flags = hello.flags & GRANTED;
+        if hello.stream == StreamId::default() {
+            // That stands for no stream: nothing could be confirmed.
+            flags = flags & UNNUMBERED;
+        }
+        let ClientHello { version, stream, next, .. } = *hello;
+        Self { version: version.min(VERSION), flags, stream, next }
+    }
+}
+
+impl Extension {
+    /// HELLO has arrived, and everything before it is decided. It is answered at once, unless
+    /// another connection holds the stream: then that one is fenced, and
+    /// [`claim`](Self::claim) answers.
+    pub(super) fn hello(
+        &mut self,
+        asked: Asked,
+        membership: &Membership,
+        context: &BrokerContext,
+    ) -> Result<(), String> {
+        self.acknowledge();
+        debug!(ident = membership.ident().as_str(), peer = %self.link.outbox().peer(), ?asked, "HELLO");
+        if !asked.flags.contains(Flags::CONFIRM) {
+            self.stream = None;
+            return self.answer(asked, None, context);
+        }
+        let key = StreamKey { account: membership.quota().account(), stream: asked.stream };
+        match self.stream.take() {
+            Some(stream) if stream.hold.is(&key) => self.answer(asked, Some((stream.hold, true)), context),
+            other => {
+                // Before another is claimed: no connection holds one and waits for another.
+                drop(other);
+                match context.streams.claim(key, &self.link) {
+                    Claimed::Now(hold, known) => self.answer(asked, Some((hold, known)), context),
+                    Claimed::Later(claim) => {
+                        context.metrics.counters.fenced.add(1);
+                        self.asked = Some((claim, asked));
+                        Ok(())
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers the HELLO whose stream another connection held, once that one has given it back.
+    pub(in crate::session) fn claim(&mut self, context: &BrokerContext) -> Result<(), String> {
+        if let Some((claim, asked)) = &mut self.asked
+            && let Some(hold) = claim.take()
+        {
+            let asked = *asked;
+            self.asked = None;
+            return self.answer(asked, Some((hold, true)), context);
+        }
+        Ok(())
+    }
+
+    fn answer(
+        &mut self,
+        asked: Asked,
+        stream: Option<(StreamHold, bool)>,
+        context: &BrokerContext,
+    ) -> Result<(), String> {
+        let mut hello = BrokerHello {
+            version: asked.version,
+            flags: asked.flags,
+            heartbeat: 0,
+            node: context.node,
+            level: Level::ROUTED,
+            software: SOFTWARE,
+            largest_message: Some(context.config.limits.of(Opcode::Publish)),
+            ..BrokerHello::default()
+        };
+        if let Some((hold, known)) = stream {
+            if known {
+                hello.flags = hello.flags | Flags::KNOWN;
+            }
+            hello.decided = hold.progress.decided;
+            hello.refused = hold.progress.refusals.from(asked.next);
+            let numbering = StreamNumbering::new(asked.next, hello.decided).ok_or(NO_NUMBERS)?;
+            let first = numbering.next();
+            self.stream = Some(Stream { hold, numbering, first, acked: hello.decided, pending: 0 });
+        }
+        self.flags = asked.flags;
+        self.link.control().hello(hello);
+        (self.said, self.renewed) = (true, true);
+        Ok(())
+    }
+}

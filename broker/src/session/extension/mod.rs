@@ -1,0 +1,184 @@
+//! The extension on one connection, as its reader has it: what HELLO has agreed on, and how far the
+//! client's stream is decided.
+
+pub(super) mod hello;
+mod received;
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hpfeeds::wire::{
+    Channel,
+    extension::{BrokerFrame, Code, Flags, RefusedRange, StreamNumbering},
+};
+use tokio::time::{Sleep, sleep};
+
+use crate::{
+    link::Link,
+    session::{end::End, extension::hello::Asked},
+    streams::{StreamClaim, StreamHold},
+};
+
+/// How long a fenced connection waits until its pending batch has gone to all subscribers. After
+/// that the batch is given up: those that have got it will get its messages again.
+const FENCE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The text for a stream without numbers.
+const NO_NUMBERS: &str = "The stream has no numbers left: take a new stream id";
+
+/// The extension on a connection whose client has said HELLO.
+pub(crate) struct Extension {
+    link: Arc<Link>,
+    /// What was granted.
+    flags: Flags,
+    /// The stream that the client publishes, if its messages are numbered.
+    stream: Option<Stream>,
+    /// A HELLO that is not answered yet, as another connection holds its stream.
+    asked: Option<(StreamClaim, Asked)>,
+    /// Until when the pending batch of a fenced connection is waited for.
+    patience: Option<Pin<Box<Sleep>>>,
+    /// There is something new for the writer.
+    said: bool,
+    /// HELLO was answered, and the writer has not heard of it.
+    renewed: bool,
+}
+
+/// A stream that this connection holds.
+struct Stream {
+    hold: StreamHold,
+    numbering: StreamNumbering,
+    /// The number of the first message on this connection.
+    first: u64,
+    /// The number that was acknowledged last.
+    acked: u64,
+    /// How many messages were counted last that subscribers have no room for yet.
+    pending: u64,
+}
+
+impl Stream {
+    /// Takes over what is decided of the messages that were counted. It begins with the first of
+    /// this connection: what the publisher gave up before is decided along with that.
+    fn settle(&mut self) {
+        let decided = self.numbering.next() - 1 - self.pending;
+        if decided >= self.first {
+            self.hold.progress.decided = decided;
+        }
+    }
+}
+
+impl Extension {
+    fn new(link: Arc<Link>) -> Self {
+        Self { link, flags: Flags::default(), stream: None, asked: None, patience: None, said: false, renewed: false }
+    }
+
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Whether the writer has something new to look at, since the last call.
+    pub(crate) fn take_said(&mut self) -> bool {
+        std::mem::take(&mut self.said)
+    }
+
+    /// Whether HELLO has been answered, and the writer has not heard of it.
+    pub(super) fn is_renewed(&self) -> bool {
+        self.renewed
+    }
+
+    /// Whether HELLO has been answered since the last call.
+    pub(crate) fn take_renewed(&mut self) -> bool {
+        std::mem::take(&mut self.renewed)
+    }
+
+    /// Counts messages that are about to be routed, and are not decided before
+    /// [`settle`](Self::settle).
+    pub(super) fn count(&mut self, messages: u32) -> Result<(), String> {
+        if let Some(stream) = &mut self.stream {
+            stream.numbering.count(messages.into()).ok_or(NO_NUMBERS)?;
+            stream.pending = messages.into();
+        }
+        Ok(())
+    }
+
+    /// All messages that were counted have gone to their subscribers.
+    pub(super) fn settle(&mut self) {
+        if let Some(stream) = &mut self.stream {
+            stream.pending = 0;
+            stream.settle();
+        }
+    }
+
+    /// Acknowledges what is decided, unless the client knows.
+    pub(super) fn acknowledge(&mut self) {
+        if let Some(stream) = &mut self.stream
+            && stream.hold.progress.decided > stream.acked
+        {
+            stream.acked = stream.hold.progress.decided;
+            self.link.control().ack(stream.acked);
+            self.said = true;
+        }
+    }
+
+    /// Whether messages that are not allowed are answered with REFUSED.
+    pub(super) fn replies(&self) -> bool {
+        self.flags.contains(Flags::REPLIES)
+    }
+
+    /// Refuses messages on a channel, which are decided by that. All before them are.
+    pub(super) fn refuse(
+        &mut self,
+        messages: u32,
+        code: Code,
+        channel: &Channel,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), String> {
+        let mut range = RefusedRange { first: 0, count: messages, code };
+        if let Some(stream) = &mut self.stream {
+            range.first = stream.numbering.count(messages.into()).ok_or(NO_NUMBERS)?;
+            stream.hold.progress.refusals.add(range);
+            stream.settle();
+        }
+        self.link.control().refuse(range, channel, text);
+        self.said = true;
+        Ok(())
+    }
+
+    /// Queues any other frame for the client.
+    pub(super) fn say(&mut self, frame: &BrokerFrame<'_>) {
+        self.link.control().push(frame);
+        self.said = true;
+    }
+
+    /// Whether the next frame has to wait: for the answer to HELLO, or until the client takes what
+    /// it is told.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.asked.is_some() || self.link.control().is_full()
+    }
+
+    /// Whether the connection has to end, as another one uses its stream. A pending batch goes to
+    /// its subscribers first, if that takes no longer than [`FENCE_PATIENCE`].
+    pub(super) fn poll_fence(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if !self.link.is_fenced() {
+            return Poll::Pending;
+        }
+        if self.stream.as_ref().is_some_and(|stream| stream.pending > 0) {
+            let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(FENCE_PATIENCE)));
+            if patience.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(End::Fenced)
+    }
+
+    /// The connection is not read any more: acknowledges what is decided, and gives its stream
+    /// back. A batch that is still pending is not.
+    pub(crate) fn part(&mut self) {
+        self.acknowledge();
+        self.stream = None;
+        self.asked = None;
+    }
+}

@@ -1,0 +1,110 @@
+//! The extension's frames from a client, and the answers to the others that it sends.
+
+use hpfeeds::wire::{
+    BatchExtent, Channel, HEADER_LEN,
+    extension::{BrokerFrame, ClientFrame, Code, ExtensionDecodeError, ExtensionHeader, ExtensionOpcode, Mode},
+};
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::{
+    limits::log_sampler::Suppressed,
+    link::Link,
+    session::{
+        extension::{Extension, hello::Asked},
+        reader::SessionReader,
+    },
+};
+
+/// What HELLO costs of the work budget: a look into the table of streams.
+const HELLO_COST: usize = 64;
+
+impl SessionReader {
+    /// Processes the frame of the extension at the start of the buffer, on a connection that was
+    /// offered it. `false` when some of it is missing. An error is the ERROR text.
+    pub(in crate::session) fn extension_frame(&mut self) -> Result<bool, String> {
+        let fault = |cause: ExtensionDecodeError| cause.to_string();
+        let bytes = &self.buffer.bytes;
+        // The others are unknown until then, whatever their length.
+        if let (None, Some(opcode)) = (&self.extension, bytes.get(HEADER_LEN - 1))
+            && *opcode != ExtensionOpcode::Hello as u8
+        {
+            return Err(fault(ExtensionDecodeError::UnknownOpcode(*opcode)));
+        }
+        let Some(header) = ExtensionHeader::parse(bytes).map_err(fault)? else {
+            return Ok(false);
+        };
+        let Some(body) = header.body(bytes) else {
+            self.buffer.need_frame(header.length);
+            return Ok(false);
+        };
+        match ClientFrame::parse(header.opcode, body).map_err(fault)? {
+            ClientFrame::Hello(hello) => {
+                let (asked, outbox) = (Asked::of(&hello), self.subscriptions.outbox());
+                let new = || Box::new(Extension::new(Link::new(outbox.clone())));
+                self.extension.get_or_insert_with(new).hello(asked, &self.membership, &self.context)?;
+                self.budget.charge(HELLO_COST);
+            }
+            ClientFrame::Heartbeat | ClientFrame::Consumed { .. } => {}
+            ClientFrame::SubscribeFrom { mode, mailbox, channel, .. } => {
+                let channel = Channel::new(channel).map_err(|cause| cause.to_string())?;
+                if mode == Mode::LIVE && mailbox.is_empty() {
+                    self.subscribe(&channel)?;
+                } else {
+                    let text = format!("{} has no mailbox, and channels keep no last values", self.membership.ident());
+                    self.answer(&channel, Code::NO_MAILBOX, text)?;
+                }
+            }
+            other => return Err(fault(ExtensionDecodeError::Direction(other.opcode()))),
+        }
+        self.buffer.skip(header.length);
+        Ok(true)
+    }
+
+    /// Whether what is not allowed is answered with REFUSED and SUBACK, and does not end the
+    /// connection.
+    pub(in crate::session) fn replies(&self) -> bool {
+        self.extension.as_ref().is_some_and(|extension| extension.replies())
+    }
+
+    /// Refuses the messages at the start of the buffer, which are all on one channel.
+    pub(in crate::session) fn refuse(
+        &mut self,
+        batch: BatchExtent,
+        channel: &Channel,
+        text: String,
+    ) -> Result<(), String> {
+        if let Some(extension) = &mut self.extension {
+            extension.refuse(batch.messages, Code::NOT_ALLOWED, channel, || text)?;
+        }
+        self.buffer.skip(batch.len);
+        self.log_denial("denied: publish", channel);
+        Ok(())
+    }
+
+    /// Answers a subscription or the end of one. Without SUBACK, anything but success is the text
+    /// of an ERROR.
+    pub(in crate::session) fn answer(&mut self, channel: &Channel, code: Code, text: String) -> Result<(), String> {
+        match &mut self.extension {
+            Some(extension) if extension.replies() => {
+                extension.say(&BrokerFrame::SubAck { code, channel, text: &text });
+                if code == Code::NOT_ALLOWED {
+                    self.log_denial("denied: subscribe", channel);
+                }
+                Ok(())
+            }
+            _ if code == Code::DONE => Ok(()),
+            _ => Err(text),
+        }
+    }
+
+    /// Logs a denial that does not end the connection: a client may cause very many.
+    fn log_denial(&self, what: &'static str, channel: &Channel) {
+        let (ident, peer) = (self.membership.ident().as_str(), self.outbox().peer());
+        if let Some(Suppressed { here: unlogged, elsewhere }) =
+            self.context.log.denied.sample(peer.ip(), Instant::now())
+        {
+            info!(ident, %peer, channel = channel.as_str(), unlogged, elsewhere, "{what}");
+        }
+    }
+}

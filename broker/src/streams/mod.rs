@@ -1,0 +1,186 @@
+//! The table of streams: what the broker has decided of each, and which connection publishes it.
+//!
+//! A stream is published by one connection at a time. A connection that asks for it while another
+//! holds it fences that one, and gets the stream once that one has given it back, as it is then: so
+//! no message is decided for a connection that no longer holds its stream. Of several that ask, the
+//! last one gets it.
+//!
+//! While a connection holds a stream, what is decided of it stands in its [`StreamHold`] alone, and
+//! the table is not touched.
+
+mod idle;
+pub(crate) mod key;
+pub(crate) mod refusals;
+
+use std::{collections::HashMap, mem, sync::Arc};
+
+use parking_lot::Mutex;
+
+use crate::{
+    link::Link,
+    streams::{
+        idle::{Idle, Turn},
+        key::StreamKey,
+        refusals::Refusals,
+    },
+    util::collections::shrink,
+};
+
+/// What is known of a stream.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// All messages up to this number are decided.
+    pub(crate) decided: u64,
+    /// The last that were refused.
+    pub(crate) refusals: Refusals,
+}
+
+impl Progress {
+    fn is_nothing(&self) -> bool {
+        self.decided == 0 && self.refusals.is_empty()
+    }
+}
+
+/// All streams that are held or have been lately.
+#[derive(Debug, Default)]
+pub(crate) struct StreamTable(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    streams: HashMap<StreamKey, Entry>,
+    idle: Idle,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// The connection that publishes it.
+    holder: Option<Arc<Link>>,
+    /// The connection that has asked for it last, and waits.
+    claimant: Option<Arc<Link>>,
+    /// While no connection holds it.
+    progress: Progress,
+    /// Its place among the idle ones, if it is one of them.
+    turn: Option<Turn>,
+}
+
+/// The answer to a claim.
+pub(crate) enum Claimed {
+    /// The stream is the connection's, and whether the table knew it.
+    Now(StreamHold, bool),
+    /// Another connection has to give it back first.
+    Later(StreamClaim),
+}
+
+/// A claim to a stream that another connection holds. Dropping it gives it up.
+pub(crate) struct StreamClaim(Option<Seat>);
+
+/// A stream that a connection holds. Dropping it gives the stream back with its progress.
+pub(crate) struct StreamHold {
+    seat: Seat,
+    pub(crate) progress: Progress,
+}
+
+/// A connection's place at a stream.
+struct Seat {
+    table: Arc<StreamTable>,
+    key: StreamKey,
+    link: Arc<Link>,
+}
+
+impl StreamTable {
+    /// Claims a stream for a connection that holds none. The one that holds it, and one that waits
+    /// for it, are fenced.
+    pub(crate) fn claim(self: &Arc<Self>, key: StreamKey, link: &Arc<Link>) -> Claimed {
+        let seat = Seat { table: self.clone(), key, link: link.clone() };
+        let mut state = self.0.lock();
+        let Some(entry) = state.streams.get_mut(&seat.key) else {
+            let entry = Entry { holder: Some(link.clone()), claimant: None, progress: Progress::default(), turn: None };
+            state.streams.insert(seat.key.clone(), entry);
+            return Claimed::Now(StreamHold { seat, progress: Progress::default() }, false);
+        };
+        if let Some(turn) = entry.turn.take() {
+            entry.holder = Some(link.clone());
+            let progress = mem::take(&mut entry.progress);
+            state.idle.remove(turn, &seat.key);
+            return Claimed::Now(StreamHold { seat, progress }, true);
+        }
+        let before = entry.claimant.replace(link.clone());
+        let holder = entry.holder.clone();
+        drop(state);
+        before.iter().chain(&holder).for_each(|link| link.fence());
+        Claimed::Later(StreamClaim(Some(seat)))
+    }
+}
+
+impl State {
+    /// Makes a stream idle that no connection holds or waits for, or forgets it when there is
+    /// nothing to know.
+    fn rest(&mut self, key: &StreamKey) {
+        let Some(entry) = self.streams.get_mut(key) else {
+            return;
+        };
+        if entry.progress.is_nothing() {
+            self.streams.remove(key);
+        } else {
+            let (turn, evicted) = self.idle.add(key.clone());
+            entry.turn = Some(turn);
+            for key in evicted {
+                self.streams.remove(&key);
+            }
+        }
+        shrink(&mut self.streams);
+    }
+}
+
+impl StreamClaim {
+    /// Takes the stream if it has been given back. The connection is woken up then, and also when
+    /// it is fenced, after which the claim is void.
+    pub(crate) fn take(&mut self) -> Option<StreamHold> {
+        let seat = self.0.as_ref()?;
+        let mut state = seat.table.0.lock();
+        let entry = state.streams.get_mut(&seat.key)?;
+        entry.claimant.take_if(|claimant| entry.holder.is_none() && Arc::ptr_eq(claimant, &seat.link))?;
+        entry.holder = Some(seat.link.clone());
+        let progress = mem::take(&mut entry.progress);
+        drop(state);
+        self.0.take().map(|seat| StreamHold { seat, progress })
+    }
+}
+
+impl Drop for StreamClaim {
+    fn drop(&mut self) {
+        let Some(Seat { table, key, link }) = &self.0 else {
+            return;
+        };
+        let mut state = table.0.lock();
+        if let Some(entry) = state.streams.get_mut(key)
+            && entry.claimant.take_if(|claimant| Arc::ptr_eq(claimant, link)).is_some()
+            && entry.holder.is_none()
+        {
+            state.rest(key);
+        }
+    }
+}
+
+impl StreamHold {
+    pub(crate) fn is(&self, key: &StreamKey) -> bool {
+        self.seat.key == *key
+    }
+}
+
+impl Drop for StreamHold {
+    fn drop(&mut self) {
+        let Seat { table, key, .. } = &self.seat;
+        let mut state = table.0.lock();
+        let Some(entry) = state.streams.get_mut(key) else {
+            return;
+        };
+        entry.holder = None;
+        entry.progress = mem::take(&mut self.progress);
+        let Some(claimant) = entry.claimant.clone() else {
+            return state.rest(key);
+        };
+        drop(state);
+        claimant.outbox().wake();
+    }
+}

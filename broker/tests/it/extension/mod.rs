@@ -1,0 +1,6 @@
+//! The extension `hpx/1`, spoken by a scripted client over real sockets.
+
+mod confirm;
+mod hello;
+mod replies;
+mod streams;
