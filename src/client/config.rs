@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use super::{
     connect::{addr::BrokerAddr, connector::Connector},
     driver::backoff::Backoff,
+    receipt::Confirm,
 };
 use crate::wire::{Ident, Limits, Secret};
 
@@ -23,6 +24,7 @@ pub(crate) struct Config {
     pub(crate) close_timeout: Duration,
     pub(crate) close_stall_timeout: Option<Duration>,
     pub(crate) unacknowledged: Duration,
+    pub(crate) confirm: Confirm,
     pub(crate) connector: Arc<dyn Connector>,
 }
 

@@ -5,7 +5,10 @@ use std::{convert::Infallible, error, fmt, io, sync::Arc, time::Duration};
 use super::connect::addr::BrokerAddr;
 #[cfg(feature = "tls")]
 use super::connect::tls::fault;
-use crate::wire::{Channel, DecodeError, EncodeError, Field, Ident, NameError};
+use crate::wire::{
+    Channel, DecodeError, EncodeError, Field, Ident, NameError,
+    extension::{ExtensionDecodeError, Level},
+};
 
 /// Why something could not be done. One line, for a person; the predicates are for programs.
 ///
@@ -47,12 +50,35 @@ pub(crate) enum Cause {
         channel: Option<Channel>,
         message: String,
     },
+    /// A message was taken for those who are connected, and not stored.
+    NotStored {
+        channel: Option<Channel>,
+        message: String,
+    },
+    /// The program no longer wants a channel that it was waiting for.
+    Unsubscribed {
+        channel: Channel,
+    },
+    /// The broker confirms less than what is required.
+    LevelTooLow {
+        addr: BrokerAddr,
+        required: Level,
+        offered: Option<Level>,
+    },
+    NoHello {
+        addr: BrokerAddr,
+        after: Duration,
+    },
     Broker {
         message: String,
     },
     Protocol {
         addr: BrokerAddr,
         cause: DecodeError,
+    },
+    Extension {
+        addr: BrokerAddr,
+        cause: ExtensionDecodeError,
     },
     Unexpected {
         addr: BrokerAddr,
@@ -207,7 +233,11 @@ impl Error {
     pub fn is_network(&self) -> bool {
         matches!(
             self.root(),
-            Cause::Connect { .. } | Cause::HandshakeTimeout { .. } | Cause::Eof { .. } | Cause::Io { .. }
+            Cause::Connect { .. }
+                | Cause::HandshakeTimeout { .. }
+                | Cause::NoHello { .. }
+                | Cause::Eof { .. }
+                | Cause::Io { .. }
         )
     }
 
@@ -263,8 +293,29 @@ impl fmt::Display for Error {
             ),
             Cause::PublishDenied { channel, message } => denied(f, "publish to", channel.as_ref(), message),
             Cause::SubscribeDenied { channel, message } => denied(f, "subscribe to", channel.as_ref(), message),
+            Cause::NotStored { channel: Some(channel), message } => {
+                write!(f, "the broker did not store a message to {channel:?}: {message:?}")
+            }
+            Cause::NotStored { channel: None, message } => write!(f, "the broker did not store a message: {message:?}"),
+            Cause::Unsubscribed { channel } => write!(f, "{channel:?} was unsubscribed before the broker had answered"),
+            Cause::LevelTooLow { addr, required, offered: Some(offered) } => write!(
+                f,
+                "{addr} confirms messages at level {}, and level {} is required: ask for less (SessionBuilder::confirm), \
+                 or give the broker a journal",
+                offered.0, required.0
+            ),
+            Cause::LevelTooLow { addr, required, offered: None } => write!(
+                f,
+                "{addr} confirms no messages, and level {} is required: ask for less (SessionBuilder::confirm), or use a \
+                 broker with the extension hpx/1",
+                required.0
+            ),
+            Cause::NoHello { addr, after } => {
+                write!(f, "{addr} offered the extension hpx/1 and did not answer HELLO within {after:?}")
+            }
             Cause::Broker { message } => write!(f, "the broker reported: {message:?}"),
             Cause::Protocol { addr, cause } => write!(f, "{addr} does not speak hpfeeds: {cause}"),
+            Cause::Extension { addr, cause } => write!(f, "{addr} does not speak hpfeeds: {cause}"),
             Cause::Skipped { addr, cause: cause @ DecodeError::TooLong { .. } } => {
                 write!(f, "a message from {addr} was skipped: {cause}; raise --max-message (SessionBuilder::limits)")
             }
@@ -347,6 +398,7 @@ impl error::Error for Error {
             Cause::Encode(cause) => Some(cause),
             #[cfg(feature = "tls")]
             Cause::Tls { cause, .. } => Some(&**cause),
+            Cause::Extension { cause, .. } => Some(cause),
             Cause::Protocol { cause, .. } | Cause::Skipped { cause, .. } => Some(cause),
             Cause::Connect { cause, .. } | Cause::Io { cause, .. } => Some(cause),
             Cause::Unsent { why, .. } | Cause::Unconfirmed { why, .. } => why.as_ref().map(|why| why as _),

@@ -85,6 +85,23 @@ pub enum SessionEvent {
         /// The broker's text.
         cause: Error,
     },
+    /// The broker, which knows the extension `hpx/1`, refused messages. Nothing else changes: the
+    /// connection stays, and the next message to the channel is sent like any other. Told at most
+    /// once a second for a channel.
+    Refused {
+        /// The channel, when the broker named it.
+        channel: Option<Channel>,
+        /// How many messages were refused since the session was made.
+        messages: u64,
+        /// The broker's text.
+        cause: Error,
+    },
+    /// The broker offers the extension `hpx/1`, but twice in a row it ended the connection when the
+    /// session asked for it, and took one without. The session does without confirmation for now.
+    ExtensionLeftOut {
+        /// After how long the session asks again.
+        retry_in: Duration,
+    },
     /// The broker refused a subscription. It is not asked for again until
     /// [`subscribe`](crate::ClientSession::subscribe) is called again.
     SubscribeDenied {
@@ -131,6 +148,10 @@ impl fmt::Display for SessionEvent {
             | Self::SubscribeDenied { cause, .. }
             | Self::PublishDenied { discarded: 0, cause, .. } => cause.fmt(f),
             Self::PublishDenied { discarded, cause, .. } => write!(f, "{cause}; messages discarded: {discarded}"),
+            Self::Refused { messages, cause, .. } => write!(f, "{cause}; messages refused so far: {messages}"),
+            Self::ExtensionLeftOut { retry_in } => {
+                write!(f, "the broker ends connections that use the extension hpx/1; without it for {retry_in:.0?}")
+            }
             Self::Skipped { messages, cause } => write!(f, "{cause}; messages skipped so far: {messages}"),
             Self::BrokerError { message } => write!(f, "the broker reported: {message:?}"),
             Self::Missed(events) => write!(f, "events missed: {events}"),

@@ -35,7 +35,7 @@ pub use event::{Events, SessionEvent, SessionState};
 pub use merge::{Merged, merge};
 pub use options::SessionBuilder;
 pub use publisher::{PublishSink, Publisher, TryPublishError};
-pub use receipt::{Confirm, Flushed, Receipt};
+pub use receipt::{Confirm, Flushed, Receipt, SessionStats};
 pub use session::{ClientSession, Message};
 #[cfg(feature = "spool")]
 pub use spool::{Spool, SpoolError, SpoolStatus, WhenFull};

@@ -13,6 +13,7 @@ use super::{
     },
     driver::backoff::Backoff,
     error::Error,
+    receipt::Confirm,
     session::ClientSession,
 };
 use crate::wire::{Field, Ident, Limits, Secret};
@@ -51,6 +52,7 @@ pub struct SessionBuilder {
     auth_grace: Duration,
     close_timeout: Duration,
     close_stall_timeout: Option<Duration>,
+    confirm: Confirm,
     connector: Option<Arc<dyn Connector>>,
     #[cfg(feature = "tls")]
     tls: Option<TlsOptions>,
@@ -77,6 +79,7 @@ impl SessionBuilder {
             auth_grace: Duration::from_millis(250),
             close_timeout: Duration::from_secs(5),
             close_stall_timeout: None,
+            confirm: Confirm::default(),
             connector: None,
             #[cfg(feature = "tls")]
             tls: None,
@@ -179,6 +182,12 @@ impl SessionBuilder {
         self
     }
 
+    /// How much confirmation the session wants. Default: [`Confirm::IfOffered`].
+    pub fn confirm(mut self, confirm: Confirm) -> Self {
+        self.confirm = confirm;
+        self
+    }
+
     /// Reaches the broker in another way than TCP or TLS.
     pub fn connector(mut self, connector: impl Connector) -> Self {
         self.connector = Some(Arc::new(connector));
@@ -236,6 +245,7 @@ impl SessionBuilder {
             close_timeout: self.close_timeout.min(FOREVER),
             close_stall_timeout: self.close_stall_timeout,
             unacknowledged: self.unacknowledged_timeout,
+            confirm: self.confirm,
             connector,
         })
     }

@@ -9,12 +9,17 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Sink, Stream, StreamExt as _};
-use tokio::{sync::TryAcquireError, task::yield_now};
+use tokio::{
+    sync::{TryAcquireError, oneshot},
+    task::yield_now,
+};
 use tokio_util::sync::PollSemaphore;
 
 use super::{
-    driver::desired::Shared,
+    driver::desired::{Confirms, Shared},
     error::{Cause, Error, FULL},
+    queue::waiter::Waiter,
+    receipt::{Flushed, Receipt, SessionStats},
 };
 use crate::wire::{Channel, Field};
 
@@ -43,7 +48,76 @@ impl Publisher {
     /// last minute, and when the session has ended. Cancel safe: a dropped future has queued
     /// nothing.
     pub async fn publish(&self, channel: impl AsRef<str>, payload: impl Into<Bytes>) -> Result<(), Error> {
-        let (channel, payload) = (channel.as_ref(), payload.into());
+        self.accept(channel.as_ref(), payload.into(), None).await
+    }
+
+    /// Queues a message as [`publish`](Self::publish) does, and waits until the broker has
+    /// confirmed it, over as many connections as that takes.
+    ///
+    /// The first poll queues the message, so calls that are polled together are sent together, in
+    /// that order: give many of them to a `FuturesUnordered`, or publish without waiting and
+    /// [`flush`](Self::flush). Each holds its share of the
+    /// [send queue](crate::SessionBuilder::send_queue) until it is confirmed.
+    ///
+    /// Fails as `publish` does, with the broker's text when it refused the message, and at once
+    /// with an error that [is not confirmable](Error::is_not_confirmable) when the broker that the
+    /// session is connected to, or was last, confirms nothing: then it is not queued. When the
+    /// session ends first, [`may_have_arrived`](Error::may_have_arrived) tells whether the message
+    /// was written.
+    ///
+    /// Cancel safe: a future that is dropped before it has found room has queued nothing, and after
+    /// that the message is sent all the same.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = hpfeeds_broker::Broker::dev().await?;
+    /// # let mut session = hpfeeds::ClientSession::connect(broker.local_addr(), "dev", "dev").await?;
+    /// match session.publish_confirmed("cowrie.sessions", "{}").await {
+    ///     Ok(receipt) => println!("taken as number {}", receipt.position().number),
+    ///     Err(error) if error.is_not_confirmable() => session.publish("cowrie.sessions", "{}").await?,
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # session.close().await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn publish_confirmed(
+        &self,
+        channel: impl AsRef<str>,
+        payload: impl Into<Bytes>,
+    ) -> Result<Receipt, Error> {
+        if self.shared.confirms() == Confirms::No {
+            return Err(Error::new(Cause::NotConfirmable { written: false }));
+        }
+        let (sender, receipt) = oneshot::channel();
+        self.accept(channel.as_ref(), payload.into(), Some(Waiter::Receipt(sender))).await?;
+        receipt.await.unwrap_or_else(|_ended| Err(Error::closed()))
+    }
+
+    /// Waits until everything that the session has accepted before this call is decided, over as
+    /// many connections as that takes, and says what became of it.
+    ///
+    /// Where the broker confirms nothing, it waits until everything is written to the socket, and
+    /// counts it as [unconfirmed](Flushed::unconfirmed). Fails when the session has ended. Cancel
+    /// safe.
+    pub async fn flush(&self) -> Result<Flushed, Error> {
+        if let Some(flushed) = self.shared.flushed() {
+            return Ok(flushed);
+        }
+        let (sender, flushed) = oneshot::channel();
+        if self.shared.outbox.push_barrier(Waiter::Barrier(sender))? {
+            self.shared.driver.wake();
+        }
+        flushed.await.unwrap_or_else(|_ended| Err(Error::closed()))
+    }
+
+    /// See [`ClientSession::stats`](crate::ClientSession::stats).
+    #[must_use]
+    pub fn stats(&self) -> SessionStats {
+        self.shared.stats()
+    }
+
+    async fn accept(&self, channel: &str, payload: Bytes, waiter: Option<Waiter>) -> Result<(), Error> {
         let size = self.shared.outbox.measure(channel, payload.len())?;
         if self.shared.outbox.should_yield() {
             yield_now().await;
@@ -56,7 +130,7 @@ impl Publisher {
             },
             Err(TryAcquireError::Closed) => return Err(self.shared.outbox.closed()),
         }
-        self.push(channel, payload, size).map_err(|(cause, _payload)| cause)
+        self.push(channel, payload, size, waiter).map_err(|(cause, _payload)| cause)
     }
 
     /// Queues a message if there is room for it right now.
@@ -132,7 +206,7 @@ impl Publisher {
             Ok(permit) => {
                 permit.forget();
                 return self
-                    .push(channel, payload, size)
+                    .push(channel, payload, size, None)
                     .map_err(|(cause, payload)| TryPublishError { payload, cause: Some(cause) });
             }
             Err(TryAcquireError::NoPermits) => None,
@@ -142,8 +216,8 @@ impl Publisher {
     }
 
     /// Queues a message whose `size` permits were taken.
-    fn push(&self, channel: &str, payload: Bytes, size: u32) -> Result<(), (Error, Bytes)> {
-        match self.shared.outbox.push(channel, payload, None) {
+    fn push(&self, channel: &str, payload: Bytes, size: u32, waiter: Option<Waiter>) -> Result<(), (Error, Bytes)> {
+        match self.shared.outbox.push(channel, payload, waiter) {
             Ok(wake) => {
                 if wake {
                     self.shared.driver.wake();
@@ -240,7 +314,7 @@ impl PublishSink {
         match permit {
             Some(permit) => {
                 permit.forget();
-                let pushed = self.publisher.push(&self.channel, payload, size);
+                let pushed = self.publisher.push(&self.channel, payload, size, None);
                 Poll::Ready(pushed.map_err(|(cause, _payload)| cause))
             }
             None => Poll::Ready(Err(self.publisher.shared.outbox.closed())),

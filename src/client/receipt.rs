@@ -1,4 +1,7 @@
-//! The receipt of a confirmed message, the counts of a flush, and how much confirmation is wanted.
+//! The receipt of a confirmed message, the counts of a flush and of a session, and how much
+//! confirmation is wanted.
+
+use std::time::Duration;
 
 use crate::wire::extension::{Level, StreamId, StreamPosition};
 
@@ -37,15 +40,15 @@ impl Receipt {
         self.position
     }
 
-    /// What is true of the message: queued for those who subscribe, or stored.
+    /// The level at which it is confirmed: queued for those who subscribe, or stored.
     #[must_use]
     pub fn level(&self) -> Level {
         self.level
     }
 }
 
-/// What became of all messages that a session had accepted before a flush, over its whole life.
-/// The three counts and what is [lost](crate::SessionStats::lost) add up to what was accepted.
+/// The fates of all messages that a session had accepted before a flush, over its whole life. The three counts add up to what was accepted, but for messages that were taken out of the queue
+/// ([`SessionEvent::PublishDenied`](crate::SessionEvent::PublishDenied)).
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Flushed {
@@ -55,4 +58,31 @@ pub struct Flushed {
     pub refused: u64,
     /// Messages that were written to a broker that confirms nothing.
     pub unconfirmed: u64,
+}
+
+/// The figures of a session at one moment, in messages that it publishes.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SessionStats {
+    /// Accepted, and not written whole to the current connection.
+    pub queued: u64,
+    /// Written, and not confirmed yet. Without a broker that confirms, none: what is written is
+    /// done with.
+    pub unconfirmed: u64,
+    /// On disk.
+    pub spooled: u64,
+    /// For how long the oldest of all these has waited.
+    pub oldest: Option<Duration>,
+    /// Confirmed, over the life of the session.
+    pub confirmed: u64,
+    /// Written again after a connection had broken, over the life of the session. Where the broker
+    /// remembers the stream, none of them arrives twice.
+    pub resent: u64,
+    /// Refused by the broker, or taken out of the queue as it would have been, over the life of the
+    /// session.
+    pub refused: u64,
+    /// Written to connections that broke before anything had confirmed them, over the life of the
+    /// session: at most so many are lost. The same as
+    /// [`unconfirmed`](crate::ClientSession::unconfirmed).
+    pub lost: u64,
 }

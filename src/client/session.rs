@@ -27,6 +27,7 @@ use super::{
     error::{Cause, Error},
     event::{Events, SessionEvent, SessionState},
     publisher::{self, PublishSink, Publisher, TryPublishError},
+    receipt::{Flushed, Receipt, SessionStats},
 };
 use crate::wire::{Channel, Header, Ident, Limits, NameCache, payload_of};
 
@@ -101,6 +102,30 @@ impl ClientSession {
         self.want(channel.as_ref(), false)
     }
 
+    /// Wants the messages of a channel as [`subscribe`](Self::subscribe) does, and waits until the
+    /// broker delivers them, over as many connections as that takes.
+    ///
+    /// A broker that knows the extension `hpx/1` says so. With another, it counts as delivered when
+    /// it has not been refused within [`auth_grace`](crate::SessionBuilder::auth_grace), as the
+    /// protocol has no positive answer.
+    ///
+    /// Fails with the broker's text when it refuses the channel, when the channel is unsubscribed
+    /// meanwhile, and when the session ends. Cancel safe: the channel stays wanted.
+    pub async fn subscribe_confirmed(&self, channel: impl AsRef<str>) -> Result<(), Error> {
+        let channel = publisher::parse(channel.as_ref())?;
+        if self.inner.shared.outcome().is_some() {
+            return Err(self.inner.shared.outbox.closed());
+        }
+        self.inner.shared.want(channel.clone(), true);
+        let granted = self.inner.shared.await_grant(channel);
+        self.inner.shared.driver.wake();
+        // It may have ended before it could hear of this.
+        if self.inner.shared.outcome().is_some() {
+            return Err(self.inner.shared.outbox.closed());
+        }
+        granted.await.unwrap_or_else(|_ended| Err(Error::closed()))
+    }
+
     fn want(&self, channel: &str, wanted: bool) -> Result<(), Error> {
         let channel = publisher::parse(channel)?;
         if self.inner.shared.outcome().is_some() {
@@ -117,6 +142,20 @@ impl ClientSession {
         payload: impl Into<Bytes>,
     ) -> impl Future<Output = Result<(), Error>> {
         self.inner.publisher.publish(channel, payload)
+    }
+
+    /// See [`Publisher::publish_confirmed`].
+    pub fn publish_confirmed(
+        &self,
+        channel: impl AsRef<str>,
+        payload: impl Into<Bytes>,
+    ) -> impl Future<Output = Result<Receipt, Error>> {
+        self.inner.publisher.publish_confirmed(channel, payload)
+    }
+
+    /// See [`Publisher::flush`].
+    pub fn flush(&self) -> impl Future<Output = Result<Flushed, Error>> {
+        self.inner.publisher.flush()
     }
 
     /// See [`Publisher::try_publish`].
@@ -157,6 +196,12 @@ impl ClientSession {
     #[must_use]
     pub fn skipped(&self) -> u64 {
         self.inner.shared.skipped()
+    }
+
+    /// The figures of the session at this moment, as of the driver's last turn.
+    #[must_use]
+    pub fn stats(&self) -> SessionStats {
+        self.inner.shared.stats()
     }
 
     /// The ident of this session.

@@ -13,7 +13,7 @@ const LIBRARY: [&[&str]; 15] = [
     &["client/session"],
     &["client/publisher", "client/driver"],
     &["client/connection"],
-    &["client/driver/reconnect"],
+    &["client/driver/reconnect", "client/driver/addresses"],
     &["client/driver/desired"],
     &["client/queue", "client/config", "client/event"],
     &["client/connect", "client/driver/backoff", "client/receipt"],

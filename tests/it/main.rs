@@ -6,6 +6,7 @@ mod batch;
 #[path = "../support/certificates.rs"]
 mod certificates;
 mod ending;
+mod extended;
 mod extension;
 mod imports;
 mod properties;

@@ -4,7 +4,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -60,10 +60,20 @@ impl Script {
     }
 
     pub(crate) fn with_pipe(pipe: usize) -> (Self, SessionBuilder) {
+        Self::at(20000, pipe)
+    }
+
+    /// At an address that no other script has: some of what is learnt about one is kept by the process.
+    pub(crate) fn at_own_address(pipe: usize) -> (Self, SessionBuilder) {
+        static PORT: AtomicU16 = AtomicU16::new(20001);
+        Self::at(PORT.fetch_add(1, Ordering::Relaxed), pipe)
+    }
+
+    fn at(port: u16, pipe: usize) -> (Self, SessionBuilder) {
         let (sender, peers) = mpsc::unbounded_channel();
         let (dials, down) = (Arc::default(), Arc::default());
         let dialer = Dialer { peers: sender, dials: Arc::clone(&dials), down: Arc::clone(&down), pipe };
-        let builder = ClientSession::builder(("broker.test", 20000), "me", SECRET).connector(dialer);
+        let builder = ClientSession::builder(("broker.test", port), "me", SECRET).connector(dialer);
         (Self { peers, dials, down }, builder)
     }
 
@@ -83,10 +93,16 @@ impl Script {
         timeout(Duration::from_secs(3600), self.peers.recv()).await.expect("the session did not dial").unwrap()
     }
 
-    /// The next connection, greeted, with its AUTH checked.
-    pub(crate) async fn login(&mut self) -> Peer {
+    /// The next connection, to which only INFO is said.
+    pub(crate) async fn info_alone(&mut self) -> Peer {
         let mut peer = Peer::new(self.accept().await);
         peer.send(Frame::Info { name: "scripted".to_owned(), nonce: Nonce::new(NONCE) }).await;
+        peer
+    }
+
+    /// The next connection, greeted, with its AUTH checked.
+    pub(crate) async fn login(&mut self) -> Peer {
+        let mut peer = self.info_alone().await;
         match peer.frame().await {
             Frame::Auth { ident, digest } => {
                 assert_eq!(ident, "me");

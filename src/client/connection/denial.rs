@@ -75,7 +75,8 @@ impl Connection<'_> {
                 self.complain(&cause);
                 self.shared.emit(SessionEvent::BrokerError { message });
                 // Whatever it means: this is no broker that has accepted the key.
-                if matches!(self.phase, Phase::Proving { .. }) { Err(End::Failed(cause)) } else { Ok(()) }
+                let unknown = matches!(self.phase, Phase::Greeting { .. } | Phase::Proving { .. });
+                if unknown { Err(End::Failed(cause)) } else { Ok(()) }
             }
         }
     }
@@ -104,8 +105,11 @@ impl Connection<'_> {
 
     /// Whether the broker has had anything to refuse but the key.
     fn has_asked(&self) -> bool {
-        let only_the_key =
-            matches!(&self.phase, Phase::Proving { last, .. } if last.is_empty()) && self.subscribed.is_empty();
+        let only_the_key = match &self.phase {
+            Phase::Greeting { .. } => self.subscribed.is_empty(),
+            Phase::Proving { last, .. } => last.is_empty() && self.subscribed.is_empty(),
+            _ => false,
+        };
         !only_the_key || self.outcome.published
     }
 
@@ -160,7 +164,7 @@ impl Connection<'_> {
             }
             return Err(self.search(cause, suspects));
         };
-        if self.shared.unwant(&channel) {
+        if self.shared.unwant(&channel, &cause) {
             self.outcome.narrowed |= self.reconnect.taken_out.insert(channel.clone());
         }
         self.subscribed.remove(&channel);

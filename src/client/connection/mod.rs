@@ -1,8 +1,10 @@
 //! One connection, from AUTH to its end.
 
+mod answers;
 mod denial;
 #[doc(hidden)]
 pub mod error_text;
+pub(super) mod greeting;
 mod parting;
 mod proving;
 pub(super) mod state;
@@ -26,7 +28,8 @@ use tokio::{
 };
 
 use self::{
-    state::{Connection, End, Phase, encode, subscribe, unsubscribe},
+    answers::MAX_UNANSWERED,
+    state::{Connection, End, Extension, Phase, encode, subscribe, unsubscribe},
     transport::{FrameTransport, Received},
     watch::Watch,
 };
@@ -36,9 +39,9 @@ use super::{
         reconnect::{ConnectionOutcome, ReconnectState},
     },
     error::{Cause, Error},
-    queue::in_flight::Written,
+    queue::{in_flight::Written, unconfirmed::Keeping},
 };
-use crate::wire::{DecodeError, Frame, Nonce};
+use crate::wire::{DecodeError, Frame, Nonce, extension::Flags};
 
 /// The driver lets the program run when it has received so many bytes or more: read soon, they are
 /// still in the processor's cache. The program that has read them lets it go on, see
@@ -59,21 +62,30 @@ impl<'a> Connection<'a> {
         shared: &'a Shared,
         reconnect: &'a mut ReconnectState,
         first: &'a mut Option<oneshot::Sender<Result<(), Error>>>,
-        transport: FrameTransport,
+        mut transport: FrameTransport,
         (broker, nonce): (String, &Nonce),
+        extended: bool,
     ) -> Self {
-        let grace = Box::pin(sleep(shared.config.auth_grace));
+        let phase = if extended {
+            transport.extend();
+            Phase::Greeting { deadline: Self::greeting_deadline(shared) }
+        } else {
+            let grace = Box::pin(sleep(shared.config.auth_grace));
+            Phase::Proving { grace, replay: VecDeque::new(), last: Vec::new() }
+        };
         let mut connection = Self {
             shared,
             reconnect,
             first,
             transport,
             broker,
-            phase: Phase::Proving { grace, replay: VecDeque::new(), last: Vec::new() },
+            phase,
+            extension: extended.then(|| Extension::new(shared.config.confirm)),
             deadline: None,
             parting: None,
             hold: None,
             subscribed: BTreeMap::new(),
+            granting: None,
             complaint: None,
             outcome: ConnectionOutcome::default(),
             watch: Watch::new(),
@@ -86,7 +98,12 @@ impl<'a> Connection<'a> {
     }
 
     pub(crate) async fn run(&mut self) -> End {
-        match poll_fn(|cx| self.poll(cx)).await {
+        let turn = |cx: &mut Context<'_>| {
+            let polled = self.poll(cx);
+            self.shared.set_figures(&self.reconnect.in_flight);
+            polled
+        };
+        match poll_fn(turn).await {
             Ok(end) => end,
             Err(error) => self.drain_after_write_error(error).await,
         }
@@ -113,7 +130,12 @@ impl<'a> Connection<'a> {
         }
     }
 
-    pub(crate) fn into_outcome(self) -> ConnectionOutcome {
+    /// What the connection leaves behind. One with the extension that has failed is reset: what is
+    /// on its way would arrive behind the same messages on the next one.
+    pub(crate) fn into_outcome(self, end: &End) -> ConnectionOutcome {
+        if self.extension.is_some() && matches!(end, End::Failed(_)) {
+            self.transport.abort();
+        }
         self.outcome
     }
 
@@ -131,6 +153,7 @@ impl<'a> Connection<'a> {
             };
             received += read;
             let mut progress = read > 0;
+            progress |= self.settle();
             if self.reconnect.search_at().is_some_and(|at| at <= Instant::now()) {
                 self.reconnect.discard(self.shared);
             }
@@ -192,6 +215,8 @@ impl<'a> Connection<'a> {
                     self.proven();
                     self.shared.skip(cause);
                 }
+                Received::Extension(opcode, body) => self.answered(opcode, &body)?,
+                Received::Malformed(cause) => return Err(self.malformed(cause)),
                 Received::Frame(Frame::Error { message }) => self.refused(&message)?,
                 Received::Frame(frame) => {
                     let what = format!("it sent {} to a client", frame.opcode());
@@ -218,11 +243,15 @@ impl<'a> Connection<'a> {
 
     fn eof(&mut self) -> End {
         let complaint = self.recent_complaint();
+        while self.settle() {}
         match (&self.phase, &complaint) {
+            (Phase::Greeting { .. }, None) => self.outcome.silent = true,
             // A complaint may be about a message, unless it names a subscription.
             (Phase::HalfClosed, Some(complaint)) if complaint.concerns_messages() && self.outcome.published => {}
             // Its end and ours have crossed on the way.
             (Phase::HalfClosed, _) if self.transport.status().is_some_and(|status| !status.end_acknowledged) => {}
+            // What a broker that acknowledges has not acknowledged, it has not decided.
+            (Phase::HalfClosed, _) if self.reconnect.in_flight.unconfirmed.waiting().0 > 0 => {}
             (Phase::HalfClosed, _) if self.parting.is_some() => {
                 if let Some(end) = self.parted() {
                     return end;
@@ -263,10 +292,10 @@ impl<'a> Connection<'a> {
             Intent::Close(deadline) => {
                 self.deadline.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
                 self.shared.outbox.close(Error::closed());
-                let nothing_to_send = || self.shared.outbox.unsent().0 + self.reconnect.in_flight.unsent().0 == 0;
+                let nothing_to_send = || self.shared.outbox.unsent().0 + self.reconnect.in_flight.outstanding().0 == 0;
                 if match self.phase {
                     Phase::Accepted => true,
-                    Phase::Proving { .. } => nothing_to_send(),
+                    Phase::Greeting { .. } | Phase::Proving { .. } => nothing_to_send(),
                     Phase::Closing | Phase::HalfClosed => false,
                 } {
                     self.begin_closing();
@@ -286,17 +315,27 @@ impl<'a> Connection<'a> {
             return;
         }
         match &self.phase {
-            Phase::Accepted => {}
+            Phase::Accepted | Phase::Greeting { .. } => {}
             Phase::Proving { .. } if !self.reconnect.careful => {}
             _ => return,
+        }
+        let answers = self.extension.as_mut().filter(|answers| !answers.answered || answers.grants(Flags::REPLIES));
+        let mut unanswered = answers.map(|answers| &mut answers.unanswered);
+        if unanswered.as_ref().is_some_and(|unanswered| unanswered.len() >= MAX_UNANSWERED) {
+            return;
         }
         let mut frames = Vec::new();
         for (channel, wanted) in self.shared.changes() {
             if wanted && !self.subscribed.contains_key(&channel) {
                 frames.push(subscribe(self.shared, &channel));
-                self.subscribed.insert(channel, Instant::now());
+                self.subscribed.insert(channel.clone(), Instant::now());
             } else if !wanted && self.subscribed.remove(&channel).is_some() {
-                frames.push(unsubscribe(self.shared, channel));
+                frames.push(unsubscribe(self.shared, channel.clone()));
+            } else {
+                continue;
+            }
+            if let Some(unanswered) = &mut unanswered {
+                unanswered.push_back((channel, wanted));
             }
         }
         self.reconnect.in_flight.push_control(encode(self.shared, &frames));
@@ -320,17 +359,22 @@ impl<'a> Connection<'a> {
             return Err(End::Stopped);
         }
         self.poll_parting(cx)?;
+        self.poll_grants(cx);
         self.look(cx)?;
         if self.hold.as_mut().is_some_and(|hold| hold.as_mut().poll(cx).is_ready()) {
             self.hold = None;
             self.reconnect.discard(self.shared);
             return Ok(true);
         }
-        let Phase::Proving { grace, .. } = &mut self.phase else {
+        let (Phase::Greeting { deadline: timer } | Phase::Proving { grace: timer, .. }) = &mut self.phase else {
             return Ok(false);
         };
-        if grace.as_mut().poll(cx).is_pending() {
+        if timer.as_mut().poll(cx).is_pending() {
             return Ok(false);
+        }
+        if matches!(self.phase, Phase::Greeting { .. }) {
+            let (addr, after) = (self.shared.config.addr.clone(), self.shared.config.handshake_timeout);
+            return Err(End::Failed(Error::new(Cause::NoHello { addr, after })));
         }
         self.prove_next();
         Ok(true)
@@ -361,7 +405,7 @@ impl<'a> Connection<'a> {
         if matches!(self.phase, Phase::HalfClosed) {
             return Ok(false);
         }
-        let held = matches!(self.phase, Phase::Proving { .. }) || self.hold.is_some();
+        let held = matches!(self.phase, Phase::Greeting { .. } | Phase::Proving { .. }) || self.hold.is_some();
         let mut sent = false;
         while self.reconnect.in_flight.has_next(held) || (!held && self.parting.is_none() && self.take_queued()) {
             match self.transport.poll_write(cx, &mut self.reconnect.in_flight, held) {
@@ -393,7 +437,9 @@ impl<'a> Connection<'a> {
 
     pub(super) fn wrote(&mut self, written: Written) {
         self.shared.outbox.release(written.room);
-        self.outcome.written.push(written.messages, written.room);
+        if self.reconnect.in_flight.unconfirmed.keeping() == Keeping::Nothing {
+            self.outcome.written.push(written.messages, written.room);
+        }
         self.outcome.published |= written.published;
         self.watch.wrote(written.bytes);
     }

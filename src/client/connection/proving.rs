@@ -1,23 +1,27 @@
 //! The first part of a connection: AUTH, the subscriptions, and the time after which silence means
 //! that they are good.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, mem, task::Context};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::state::{Connection, Phase, encode, subscribe};
 use crate::{
-    client::event::{SessionEvent, SessionState},
-    wire::{Frame, Nonce},
+    client::{
+        driver::{addresses, desired::Confirms},
+        event::{SessionEvent, SessionState},
+        queue::unconfirmed::Keeping,
+    },
+    wire::{Frame, Nonce, extension::Flags},
 };
 
 impl Connection<'_> {
-    /// AUTH, and the subscriptions: all of them, or those that are known to be good when one must
-    /// be found that is not.
+    /// AUTH, HELLO where the broker offers the extension, and the subscriptions: all of them, or
+    /// those that are known to be good when one must be found that is not.
     pub(super) fn begin(&mut self, nonce: &Nonce) {
         let config = &self.shared.config;
         let (mut now, mut later) = (self.shared.channels(), VecDeque::new());
-        if self.reconnect.careful {
+        if self.reconnect.careful && self.extension.is_none() {
             now.retain(|channel| {
                 let proven = self.reconnect.proven.contains(channel);
                 if !proven {
@@ -28,10 +32,15 @@ impl Connection<'_> {
             self.reconnect.doubtful.retain(|channel| later.contains(channel));
             later.make_contiguous().sort_by_key(|channel| !self.reconnect.doubtful.contains(channel));
         }
-        let mut frames = vec![Frame::Auth { ident: config.ident.clone(), digest: config.secret.sign(nonce) }];
-        frames.extend(now.iter().map(|channel| subscribe(self.shared, channel)));
-        self.subscribed = now.into_iter().map(|channel| (channel, Instant::now())).collect();
+        let auth = Frame::Auth { ident: config.ident.clone(), digest: config.secret.sign(nonce) };
+        self.reconnect.in_flight.push_control(encode(self.shared, &[auth]));
+        self.say_hello();
+        let frames: Vec<_> = now.iter().map(|channel| subscribe(self.shared, channel)).collect();
         self.reconnect.in_flight.push_control(encode(self.shared, &frames));
+        if let Some(extension) = &mut self.extension {
+            extension.unanswered.extend(now.iter().map(|channel| (channel.clone(), true)));
+        }
+        self.subscribed = now.into_iter().map(|channel| (channel, Instant::now())).collect();
         if let Phase::Proving { replay, .. } = &mut self.phase {
             *replay = later;
         }
@@ -74,8 +83,24 @@ impl Connection<'_> {
         reconnect.in_flight.push_control(encode(self.shared, &frames));
     }
 
+    /// A broker that confirms nothing: what another one did not acknowledge is sent once more.
+    fn accept_plain(&mut self) {
+        let in_flight = &mut self.reconnect.in_flight;
+        in_flight.unconfirmed.keep(Keeping::Nothing);
+        let again = in_flight.unconfirmed.take_back();
+        in_flight.put_back(again);
+        self.shared.set_confirms(Confirms::No);
+        if mem::take(&mut self.reconnect.leaves_out) {
+            addresses::leave_out(&self.shared.config.addr);
+            self.shared.emit(SessionEvent::ExtensionLeftOut { retry_in: addresses::LEFT_OUT });
+        }
+    }
+
     pub(super) fn accept(&mut self) {
         self.phase = Phase::Accepted;
+        if self.extension.is_none() {
+            self.accept_plain();
+        }
         self.reconnect.careful = false;
         self.reconnect.doubtful.clear();
         self.outcome.accepted = Some(Instant::now());
@@ -87,5 +112,34 @@ impl Connection<'_> {
             drop(first.send(Ok(())));
         }
         self.conclude();
+    }
+
+    /// Tells those who wait for a channel that the broker delivers it, when it has had the time to
+    /// refuse it: for brokers that do not say so themselves.
+    pub(super) fn poll_grants(&mut self, cx: &mut Context<'_>) {
+        let silent = self.extension.as_ref().is_none_or(|extension| !extension.grants(Flags::REPLIES));
+        if !silent || !matches!(self.phase, Phase::Accepted) || self.hold.is_some() {
+            return;
+        }
+        loop {
+            let (now, grace) = (Instant::now(), self.reconnect.grace(self.shared));
+            let mut next: Option<Instant> = None;
+            for channel in self.shared.awaited() {
+                match self.subscribed.get(&channel).map(|sent| *sent + grace) {
+                    Some(at) if at <= now => self.shared.granted(&channel),
+                    Some(at) => next = Some(next.map_or(at, |next| next.min(at))),
+                    None => {}
+                }
+            }
+            let Some(next) = next else {
+                self.granting = None;
+                return;
+            };
+            let granting = self.granting.get_or_insert_with(|| Box::pin(sleep_until(next)));
+            granting.as_mut().reset(next);
+            if granting.as_mut().poll(cx).is_pending() {
+                return;
+            }
+        }
     }
 }

@@ -21,7 +21,7 @@ use crate::{
         },
         error::Error,
     },
-    wire::{Channel, Frame},
+    wire::{Channel, Frame, extension::Flags},
 };
 
 /// A complaint explains the end of a connection that follows it within this time.
@@ -38,10 +38,15 @@ pub(crate) enum End {
 }
 
 /// ```text
+/// Greeting ── HELLO ─────────────────────────┐
 /// Proving ── the grace passed, or a message came ──► Accepted ── close() ──► Closing ── all written ──► HalfClosed
 ///    └────────────────── close() with nothing to send ─────────────────────────▲
 /// ```
 pub(super) enum Phase {
+    /// AUTH and HELLO are sent. Messages stay queued until the broker has answered HELLO.
+    Greeting {
+        deadline: Pin<Box<Sleep>>,
+    },
     /// AUTH is sent. Messages stay queued until the broker had time to refuse the key: on a
     /// connection that it closes without a word, its EOF would look like a confirmation.
     Proving {
@@ -66,11 +71,15 @@ pub(crate) struct Connection<'a> {
     /// The end of closing, once that has been asked for.
     pub(super) deadline: Option<Pin<Box<Sleep>>>,
     pub(super) parting: Option<Parting>,
+    /// What was agreed with a broker that knows the extension.
+    pub(super) extension: Option<Extension>,
     /// No message is written until then: the broker has refused something, and most close after
     /// that.
     pub(super) hold: Option<Pin<Box<Sleep>>>,
     /// The channels that the broker was asked for, and when.
     pub(super) subscribed: BTreeMap<Channel, Instant>,
+    /// When the next of them counts as delivered, for a broker that never says so.
+    pub(super) granting: Option<Pin<Box<Sleep>>>,
     /// The broker's last complaint: why it will have closed.
     pub(super) complaint: Option<Complaint>,
     pub(super) outcome: ConnectionOutcome,
@@ -95,6 +104,27 @@ pub(super) struct Parting {
     pub(super) cause: Error,
     /// It has so much time.
     pub(super) deadline: Pin<Box<Sleep>>,
+}
+
+/// The extension on one connection.
+#[derive(Debug)]
+pub(super) struct Extension {
+    /// What HELLO asked for.
+    pub(super) asked: Flags,
+    /// The broker has answered.
+    pub(super) answered: bool,
+    /// What the broker granted of it.
+    pub(super) granted: Flags,
+    /// SUBSCRIBE (true) and UNSUBSCRIBE that are not answered, in order.
+    pub(super) unanswered: VecDeque<(Channel, bool)>,
+    /// How often a new stream was begun, since the broker knew another of the same id.
+    pub(super) renewed: u32,
+}
+
+impl Extension {
+    pub(super) fn grants(&self, flags: Flags) -> bool {
+        self.granted.contains(flags)
+    }
 }
 
 pub(super) fn encode(shared: &Shared, frames: &[Frame]) -> Bytes {

@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use futures::future::poll_fn;
 use tokio::io::AsyncWrite as _;
 use tokio_util::io::poll_read_buf;
@@ -18,7 +18,10 @@ use crate::{
         connect::connector::{Transport, TransportStatus},
         queue::in_flight::{InFlight, Written},
     },
-    wire::{BatchEnd, DecodeError, Frame, FrameBatch, Limits, Opcode},
+    wire::{
+        BatchEnd, DecodeError, Frame, FrameBatch, Limits, Opcode,
+        extension::{ExtensionDecodeError, ExtensionHeader, ExtensionOpcode},
+    },
 };
 
 /// How much room a read should find.
@@ -33,6 +36,9 @@ const READ_MIN: usize = 8 * 1024;
 /// A PUBLISH frame above the limit that claims no more than this is passed over: several times what
 /// brokers in use let through. One that claims more is taken for noise.
 pub(super) const MAX_SKIPPED: u32 = 64 << 20;
+
+/// The bytes of a frame before its body.
+const HEADER_LEN: usize = 5;
 
 /// The most slices in one vectored write.
 const SLICES: usize = 32;
@@ -52,6 +58,8 @@ pub(crate) struct FrameTransport {
     ending: bool,
     /// So many bytes still to come belong to a message that is passed over.
     skip: usize,
+    /// The frames of the extension are known.
+    extended: bool,
 }
 
 /// The next thing among the bytes received.
@@ -63,11 +71,29 @@ pub(crate) enum Received {
     TooLong(DecodeError),
     /// A frame of any other kind.
     Frame(Frame),
+    /// The body of a frame of the extension.
+    Extension(ExtensionOpcode, Bytes),
+    /// A header that the extension does not allow.
+    Malformed(ExtensionDecodeError),
 }
 
 impl FrameTransport {
     pub(crate) fn new(io: Box<dyn Transport>, limits: Limits) -> Self {
-        Self { io, limits, received: BytesMut::new(), full: None, grown: false, ending: false, skip: 0 }
+        Self {
+            io,
+            limits,
+            received: BytesMut::new(),
+            full: None,
+            grown: false,
+            ending: false,
+            skip: 0,
+            extended: false,
+        }
+    }
+
+    /// From now on, frames of the extension are known.
+    pub(crate) fn extend(&mut self) {
+        self.extended = true;
     }
 
     /// Reads once from the socket; 0 is its end.
@@ -132,7 +158,20 @@ impl FrameTransport {
                 self.skip = length as usize;
                 Ok(Some(Received::TooLong(fault)))
             }
+            BatchEnd::Malformed(DecodeError::UnknownOpcode(_)) if self.extended => Ok(self.next_of_extension()),
             BatchEnd::Malformed(fault) => Err(fault),
+        }
+    }
+
+    fn next_of_extension(&mut self) -> Option<Received> {
+        match ExtensionHeader::parse(&self.received) {
+            Ok(Some(header)) if header.length <= self.received.len() => {
+                let mut frame = self.received.split_to(header.length).freeze();
+                let body = frame.split_off(HEADER_LEN);
+                Some(Received::Extension(header.opcode, body))
+            }
+            Ok(_) => None,
+            Err(fault) => Some(Received::Malformed(fault)),
         }
     }
 

@@ -5,7 +5,7 @@ use std::{
     mem,
     sync::{
         OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -13,7 +13,7 @@ use std::{
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{broadcast, watch},
+    sync::{broadcast, oneshot, watch},
     time::Instant,
 };
 
@@ -22,7 +22,8 @@ use crate::{
         config::Config,
         error::{Cause, Error},
         event::{Events, SessionEvent, SessionState},
-        queue::{receive::Inbox, send::Outbox},
+        queue::{in_flight::InFlight, receive::Inbox, send::Outbox},
+        receipt::{Flushed, SessionStats},
     },
     wire::{Channel, DecodeError},
 };
@@ -41,10 +42,16 @@ pub(crate) struct Shared {
     sent: AtomicU64,
     /// Messages that were written to connections that ended without confirmation.
     unconfirmed: AtomicU64,
+    /// [`Confirms`] of the last broker that accepted the key.
+    confirms: AtomicU8,
+    figures: Mutex<Figures>,
     pub(crate) state: watch::Sender<SessionState>,
     pub(crate) events: broadcast::Sender<SessionEvent>,
     wanted: Mutex<Wanted>,
+    /// Somebody may wait for the broker's answer about a channel.
+    awaits: AtomicBool,
     skipped: Mutex<Skipped>,
+    refused: Mutex<Refused>,
     outcome: OnceLock<Result<(), Error>>,
 }
 
@@ -56,8 +63,42 @@ struct Wanted {
     /// There is a connection whose driver looks at what changed. Without one, nothing needs to be
     /// remembered.
     connected: bool,
+    /// Channels that the broker of this connection has said it delivers.
+    granted: BTreeSet<Channel>,
+    /// Who waits for the broker's answer about a channel.
+    waiting: Vec<(Channel, oneshot::Sender<Result<(), Error>>)>,
     intent: Intent,
 }
+
+/// Whether the broker confirms messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Confirms {
+    Unknown,
+    Yes,
+    No,
+}
+
+/// What the driver knows of the messages that it has, as of its last turn.
+#[derive(Debug, Default, Clone, Copy)]
+struct Figures {
+    in_flight: u64,
+    unconfirmed: u64,
+    oldest: Option<Instant>,
+    resent: u64,
+    totals: Flushed,
+}
+
+/// Refused messages, and of which channels an event told lately.
+#[derive(Debug, Default)]
+struct Refused {
+    messages: u64,
+    /// Messages that were taken out of the queue, among them.
+    discarded: u64,
+    told: Vec<(Option<Channel>, Instant)>,
+}
+
+/// How many channels of refused messages are told of in one [`TELL_AGAIN`].
+const MAX_TOLD: usize = 16;
 
 /// Received messages that were passed over.
 #[derive(Debug, Default)]
@@ -92,10 +133,14 @@ impl Shared {
             gave_way: AtomicBool::new(false),
             sent: AtomicU64::new(0),
             unconfirmed: AtomicU64::new(0),
+            confirms: AtomicU8::new(Confirms::Unknown as u8),
+            figures: Mutex::default(),
             state: watch::Sender::new(SessionState::Connecting),
             events: broadcast::Sender::new(Events::CAPACITY),
             wanted: Mutex::default(),
+            awaits: AtomicBool::new(false),
             skipped: Mutex::default(),
+            refused: Mutex::default(),
             outcome: OnceLock::new(),
             config,
         }
@@ -107,6 +152,11 @@ impl Shared {
         let mut state = self.wanted.lock();
         let changed = if wanted { state.channels.insert(channel.clone()) } else { state.channels.remove(&channel) };
         // Changed twice, it is as the driver knows it.
+        if !wanted {
+            state.granted.remove(&channel);
+            let cause = Error::new(Cause::Unsubscribed { channel: channel.clone() });
+            state.answer(&channel, &Err(cause));
+        }
         if changed && state.connected && !state.changed.remove(&channel) {
             state.changed.insert(channel);
         }
@@ -130,6 +180,7 @@ impl Shared {
         let mut state = self.wanted.lock();
         state.connected = false;
         state.changed.clear();
+        state.granted.clear();
     }
 
     /// Channels whose membership changed, each with whether it is wanted now.
@@ -145,10 +196,46 @@ impl Shared {
     }
 
     /// Takes a channel that the broker denied out of what is wanted; says whether it was.
-    pub(crate) fn unwant(&self, channel: &Channel) -> bool {
+    pub(crate) fn unwant(&self, channel: &Channel, cause: &Error) -> bool {
         let mut state = self.wanted.lock();
         state.changed.remove(channel);
-        state.channels.remove(channel)
+        state.granted.remove(channel);
+        let wanted = state.channels.remove(channel);
+        state.answer(channel, &Err(cause.clone()));
+        wanted
+    }
+
+    /// The broker delivers a channel.
+    pub(crate) fn granted(&self, channel: &Channel) {
+        let mut state = self.wanted.lock();
+        state.granted.insert(channel.clone());
+        state.answer(channel, &Ok(()));
+    }
+
+    /// Waits for the broker's word about a channel that is [wanted](Self::want); the answer may be
+    /// there already.
+    pub(crate) fn await_grant(&self, channel: Channel) -> oneshot::Receiver<Result<(), Error>> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.wanted.lock();
+        // Those that have gone wait for nothing.
+        state.waiting.retain(|(_, waiting)| !waiting.is_closed());
+        if state.granted.contains(&channel) {
+            drop(sender.send(Ok(())));
+        } else {
+            state.waiting.push((channel, sender));
+            self.awaits.store(true, Relaxed);
+        }
+        receiver
+    }
+
+    /// The channels that somebody waits for.
+    pub(crate) fn awaited(&self) -> Vec<Channel> {
+        if !self.awaits.load(Relaxed) {
+            return Vec::new();
+        }
+        let state = self.wanted.lock();
+        self.awaits.store(!state.waiting.is_empty(), Relaxed);
+        state.waiting.iter().map(|(channel, _)| channel.clone()).collect()
     }
 
     pub(crate) fn intent(&self) -> Intent {
@@ -180,6 +267,78 @@ impl Shared {
         let cause = Error::new(Cause::Skipped { addr: self.config.addr.clone(), cause });
         tracing::warn!(%cause, messages, "message skipped");
         self.emit(SessionEvent::Skipped { messages, cause });
+    }
+
+    /// Counts messages that the broker refused.
+    pub(crate) fn refused(&self, channel: Option<Channel>, messages: u64, cause: &Error) {
+        let mut refused = self.refused.lock();
+        refused.messages += messages;
+        let (total, now) = (refused.messages, Instant::now());
+        refused.told.retain(|(_, told)| now < *told + TELL_AGAIN);
+        if messages == 0 || refused.told.len() >= MAX_TOLD || refused.told.iter().any(|(told, _)| *told == channel) {
+            return;
+        }
+        refused.told.push((channel.clone(), now));
+        drop(refused);
+        tracing::warn!(%cause, messages = total, "message refused");
+        self.emit(SessionEvent::Refused { channel, messages: total, cause: cause.clone() });
+    }
+
+    /// Counts messages that were taken out of the queue, as the broker would refuse them.
+    pub(crate) fn count_discarded(&self, messages: u64) {
+        self.refused.lock().discarded += messages;
+    }
+
+    pub(crate) fn confirms(&self) -> Confirms {
+        match self.confirms.load(Relaxed) {
+            1 => Confirms::Yes,
+            2 => Confirms::No,
+            _ => Confirms::Unknown,
+        }
+    }
+
+    pub(crate) fn set_confirms(&self, confirms: Confirms) {
+        self.confirms.store(confirms as u8, Relaxed);
+    }
+
+    pub(crate) fn set_figures(&self, in_flight: &InFlight) {
+        let unconfirmed = &in_flight.unconfirmed;
+        let figures = Figures {
+            in_flight: in_flight.unsent().0,
+            unconfirmed: unconfirmed.waiting().0,
+            oldest: in_flight.oldest(),
+            resent: unconfirmed.resent(),
+            totals: unconfirmed.totals(),
+        };
+        *self.figures.lock() = figures;
+    }
+
+    /// What became of everything that was accepted, if all of it is decided.
+    pub(crate) fn flushed(&self) -> Option<Flushed> {
+        // Read before what is decided, which is told late and never early.
+        let accepted = self.outbox.accepted();
+        let totals = self.figures.lock().totals;
+        let decided = totals.confirmed + totals.refused + totals.unconfirmed + self.refused.lock().discarded;
+        (decided == accepted && self.outcome.get().is_none()).then_some(totals)
+    }
+
+    /// See [`ClientSession::stats`](crate::ClientSession::stats).
+    pub(crate) fn stats(&self) -> SessionStats {
+        let figures = *self.figures.lock();
+        let (discarded, refused) = {
+            let refused = self.refused.lock();
+            (refused.discarded, refused.messages)
+        };
+        SessionStats {
+            queued: self.outbox.unsent().0 + figures.in_flight,
+            unconfirmed: figures.unconfirmed,
+            spooled: 0,
+            oldest: figures.oldest.or_else(|| self.outbox.oldest()).map(|since| since.elapsed()),
+            confirmed: figures.totals.confirmed,
+            resent: figures.resent,
+            refused: refused + discarded,
+            lost: self.unconfirmed(),
+        }
     }
 
     pub(crate) fn skipped(&self) -> u64 {
@@ -229,11 +388,29 @@ impl Shared {
         self.outbox.end(refusal);
         self.emit(SessionEvent::Closed { cause });
         self.inbox.end();
+        for (_, waiting) in mem::take(&mut self.wanted.lock().waiting) {
+            drop(waiting.send(Err(refusal.clone())));
+        }
         self.state.send_replace(SessionState::Closed);
     }
 
     /// How the session ended, once it has.
     pub(crate) fn outcome(&self) -> Option<Result<(), Error>> {
         self.outcome.get().cloned()
+    }
+}
+
+impl Wanted {
+    /// Answers everyone who waits for a channel.
+    fn answer(&mut self, channel: &Channel, answer: &Result<(), Error>) {
+        let mut at = 0;
+        while let Some((waits_for, _)) = self.waiting.get(at) {
+            if waits_for == channel {
+                // Who has gone needs no answer.
+                drop(self.waiting.swap_remove(at).1.send(answer.clone()));
+            } else {
+                at += 1;
+            }
+        }
     }
 }

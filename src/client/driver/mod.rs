@@ -1,5 +1,6 @@
 //! The driver: the task that owns the connection, and makes the next one when it ends.
 
+pub(super) mod addresses;
 pub(super) mod backoff;
 pub(super) mod desired;
 pub(super) mod reconnect;
@@ -10,6 +11,7 @@ use std::{io, sync::Arc, time::Duration};
 use futures::future::poll_fn;
 use tokio::{
     sync::oneshot,
+    task::yield_now,
     time::{Instant, sleep, sleep_until, timeout},
 };
 
@@ -21,13 +23,16 @@ use self::{
 use super::{
     connection::{
         error_text,
+        greeting::new_stream,
         state::{Connection, End},
         transport::{FrameTransport, Received},
     },
     error::{Cause, Error},
     event::{SessionEvent, SessionState},
+    queue::unconfirmed::Keeping,
+    receipt::Confirm,
 };
-use crate::wire::{Frame, Nonce, OtherProtocol};
+use crate::wire::{Frame, Nonce, OtherProtocol, extension::strip};
 
 /// A connection that stayed up this long was a good one, and the delays start over.
 const HEALTHY: Duration = Duration::from_secs(10);
@@ -36,6 +41,9 @@ const HEALTHY: Duration = Duration::from_secs(10);
 /// longer delay. Each time, a channel is quarantined; a broker that always finds something new to
 /// refuse is not dialled in a loop all the same.
 const MAX_REPAIRS: u32 = 32;
+
+/// How often in a row a broker ends a connection without a word before HELLO is left out once.
+const SILENT_ENDS: u32 = 2;
 
 /// The longest breath between two attempts while closing, whose deadline is near.
 const CLOSING_DELAY: Duration = Duration::from_secs(1);
@@ -58,13 +66,16 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(crate) fn new(shared: Arc<Shared>, first: Option<oneshot::Sender<Result<(), Error>>>) -> Self {
-        Self { shared, first, reconnect: ReconnectState::default(), failures: 0, repairs: 0, lost: 0, broke: None }
+        let mut reconnect = ReconnectState::default();
+        reconnect.in_flight.renew(new_stream());
+        Self { shared, first, reconnect, failures: 0, repairs: 0, lost: 0, broke: None }
     }
 
     pub(crate) async fn run(mut self) {
         let (outcome, gave_up) = self.drive().await;
-        let refusal = outcome.clone().err().filter(|_| gave_up);
-        self.shared.finish(outcome, &refusal.unwrap_or_else(Error::closed));
+        let refusal = outcome.clone().err().filter(|_| gave_up).unwrap_or_else(Error::closed);
+        self.reconnect.in_flight.end(&refusal);
+        self.shared.finish(outcome, &refusal);
     }
 
     /// Returns how it ended, and whether the session itself gave up.
@@ -72,10 +83,7 @@ impl Driver {
         loop {
             self.shared.state.send_replace(SessionState::Connecting);
             let (end, outcome) = self.connect_once().await;
-            let written = self.reconnect.in_flight.rewind();
-            self.shared.outbox.release(written.room);
-            self.reconnect.discard_written(&self.shared);
-            let unconfirmed = outcome.written.messages() + written.messages;
+            let unconfirmed = self.between(&outcome).await;
             if outcome.accepted.is_some() {
                 (self.lost, self.broke) = (0, None);
             }
@@ -110,6 +118,36 @@ impl Driver {
             };
             self.wait(delay).await;
         }
+    }
+
+    /// Leaves everything as the next connection needs it. Returns how many messages may be lost.
+    async fn between(&mut self, outcome: &ConnectionOutcome) -> u64 {
+        let kept = self.reconnect.in_flight.unconfirmed.keeping() != Keeping::Nothing;
+        let written = self.reconnect.in_flight.rewind();
+        self.shared.outbox.release(written.room);
+        loop {
+            let (room, more) = self.reconnect.in_flight.settle();
+            self.shared.outbox.release(room);
+            if !more {
+                break;
+            }
+            // There may be a receipt for each of very many messages.
+            yield_now().await;
+        }
+        self.reconnect.discard_written(&self.shared);
+        self.reconnect.silent = if outcome.silent { self.reconnect.silent + 1 } else { 0 };
+        self.shared.set_figures(&self.reconnect.in_flight);
+        outcome.written.messages() + if kept { 0 } else { written.messages }
+    }
+
+    /// Whether to say HELLO to a broker that offers the extension.
+    fn says_hello(&mut self) -> bool {
+        let config = &self.shared.config;
+        if matches!(config.confirm, Confirm::Required(_)) || addresses::has_answered(&config.addr) {
+            return true;
+        }
+        self.reconnect.leaves_out = self.reconnect.silent >= SILENT_ENDS;
+        !self.reconnect.leaves_out && !addresses::is_left_out(&config.addr)
     }
 
     /// Counts messages whose connection ended without confirmation; whether there were any.
@@ -150,7 +188,7 @@ impl Driver {
         let config = &self.shared.config;
         let mut connected = false;
         let handshake = timeout(config.handshake_timeout, self.handshake(&mut connected));
-        let (transport, broker, nonce) = tokio::select! {
+        let (transport, name, nonce) = tokio::select! {
             biased;
             () = self.stopping() => return (End::Stopped, ConnectionOutcome::default()),
             result = handshake => match result {
@@ -163,10 +201,17 @@ impl Driver {
                 }
             },
         };
+        let (broker, offered) = strip(&name);
+        if !offered && let Confirm::Required(required) = config.confirm {
+            let cause = Cause::LevelTooLow { addr: config.addr.clone(), required, offered: None };
+            return (End::Failed(Error::new(cause)), ConnectionOutcome::default());
+        }
+        let extended = offered && self.says_hello();
+        let greeting = (broker.to_owned(), &nonce);
         let mut connection =
-            Connection::new(&self.shared, &mut self.reconnect, &mut self.first, transport, (broker, &nonce));
+            Connection::new(&self.shared, &mut self.reconnect, &mut self.first, transport, greeting, extended);
         let end = connection.run().await;
-        let outcome = connection.into_outcome();
+        let outcome = connection.into_outcome(&end);
         self.shared.disconnected();
         (end, outcome)
     }
@@ -254,7 +299,7 @@ impl Driver {
     }
 
     fn queued(&self) -> u64 {
-        self.shared.outbox.unsent().0 + self.reconnect.in_flight.unsent().0
+        self.shared.outbox.unsent().0 + self.reconnect.in_flight.outstanding().0
     }
 
     /// How the session ends: what was left behind comes first, then what was refused, then why it
@@ -274,8 +319,12 @@ impl Driver {
         if messages > 0 {
             return Err(Error::new(Cause::Unsent { messages, bytes, why }));
         }
-        if self.lost > 0 {
-            return Err(Error::new(Cause::Unconfirmed { messages: self.lost, why: why.or_else(|| self.broke.take()) }));
+        let unconfirmed = self.lost + self.reconnect.in_flight.unconfirmed.waiting().0;
+        if unconfirmed > 0 {
+            return Err(Error::new(Cause::Unconfirmed {
+                messages: unconfirmed,
+                why: why.or_else(|| self.broke.take()),
+            }));
         }
         why.filter(|why| gave_up || !why.is_network()).map_or(Ok(()), Err)
     }
@@ -285,6 +334,7 @@ impl Driver {
 /// waits for it in vain.
 impl Drop for Driver {
     fn drop(&mut self) {
+        self.reconnect.in_flight.end(&Error::closed());
         self.shared.finish(Err(Error::closed()), &Error::closed());
     }
 }

@@ -42,6 +42,11 @@ pub(crate) struct ReconnectState {
     pub(crate) taken_out: BTreeSet<Channel>,
     /// The broker refused a subscription or a message, and did not say which.
     pub(crate) unexplained: Option<String>,
+    /// How often in a row the broker has ended a connection cleanly and without a word instead of
+    /// answering HELLO.
+    pub(crate) silent: u32,
+    /// HELLO is left out on this connection, to see whether it is what the broker cannot bear.
+    pub(crate) leaves_out: bool,
     /// The first refused message; `close` reports it.
     pub(crate) denial: Option<Error>,
     /// Channels to which messages were refused, and which are still to be taken out of the queue;
@@ -98,6 +103,7 @@ impl ReconnectState {
         let mut counted = Counted::new(mem::take(&mut self.denied));
         shared.outbox.retain(|channel| counted.refusal(channel));
         for (channel, (cause, discarded)) in counted.0 {
+            shared.count_discarded(discarded);
             shared.emit(SessionEvent::PublishDenied { channel: Some(channel), discarded, cause });
         }
     }
@@ -114,6 +120,7 @@ impl ReconnectState {
         let removed = self.in_flight.retain(|channel| counted.refusal(channel));
         shared.outbox.release(removed.room);
         for (channel, (cause, discarded)) in counted.0.into_iter().filter(|(_, (_, discarded))| *discarded > 0) {
+            shared.count_discarded(discarded);
             shared.emit(SessionEvent::PublishDenied { channel: Some(channel), discarded, cause });
         }
     }
@@ -136,6 +143,7 @@ impl Counted {
 
 /// The outcome of one connection: how far it got, and what may have been lost with it.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "facts about one connection that do not depend on each other")]
 pub(crate) struct ConnectionOutcome {
     /// When the broker accepted the key.
     pub(crate) accepted: Option<Instant>,
@@ -148,6 +156,8 @@ pub(crate) struct ConnectionOutcome {
     pub(crate) written: Recent,
     /// A message was written, perhaps in part.
     pub(crate) published: bool,
+    /// The broker ended its stream, cleanly and without a word, instead of answering HELLO.
+    pub(crate) silent: bool,
 }
 
 impl ConnectionOutcome {

@@ -155,11 +155,6 @@ impl Batch {
         Some(first)
     }
 
-    /// The channel of the only message of a large batch, and of the first of another.
-    pub(crate) fn first_channel(&self) -> Option<&str> {
-        FrameBatch::checked(&self.bytes).first_channel()
-    }
-
     /// Replaces the frames by some of them, with who waits for these.
     pub(crate) fn replace(&mut self, bytes: Bytes, messages: u32, waiters: Vec<(u32, Waiter)>) {
         (self.bytes, self.messages, self.waiters) = (bytes, messages, waiters);
@@ -168,5 +163,46 @@ impl Batch {
     /// Whether it is one message that is sent from where it is.
     pub(crate) fn is_large(&self) -> bool {
         !self.payload.is_empty()
+    }
+}
+
+/// Whole frames on their way to the socket.
+#[derive(Debug)]
+pub(crate) enum OutgoingBatch {
+    /// SUBSCRIBE, UNSUBSCRIBE, AUTH: belongs to one connection and is not repeated on the next.
+    Control(Bytes),
+    /// PUBLISH frames.
+    Messages(Batch),
+}
+
+impl OutgoingBatch {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Control(bytes) => bytes.len(),
+            Self::Messages(batch) => batch.len(),
+        }
+    }
+
+    pub(crate) fn batch(&self) -> Option<&Batch> {
+        match self {
+            Self::Control(_) => None,
+            Self::Messages(batch) => Some(batch),
+        }
+    }
+
+    pub(crate) fn batch_mut(&mut self) -> Option<&mut Batch> {
+        match self {
+            Self::Control(_) => None,
+            Self::Messages(batch) => Some(batch),
+        }
+    }
+
+    /// How many bytes of the queue it takes up.
+    pub(crate) fn weight(&self) -> usize {
+        self.batch().map_or(0, Batch::len)
+    }
+
+    pub(crate) fn messages(&self) -> u64 {
+        self.batch().map_or(0, |batch| batch.messages().into())
     }
 }

@@ -1,58 +1,20 @@
 //! The batches and control frames that are being written to the socket.
 
-use std::{collections::VecDeque, io::IoSlice, mem, ops::Range};
+use std::{collections::VecDeque, io::IoSlice};
 
 use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
 
-use super::{batch::Batch, unconfirmed::Unconfirmed, waiter::Waiter};
-use crate::{
-    client::error::Error,
-    wire::{FrameBatch, extension::StreamId},
+use super::{
+    batch::{Batch, OutgoingBatch},
+    retain::{Removed, retain},
+    unconfirmed::Unconfirmed,
+    waiter::Waiter,
 };
+use crate::{client::error::Error, wire::extension::StreamId};
 
 /// Pieces of memory that are kept for the next batches: what the processor has in its cache.
 pub(crate) const SPENT: usize = 2;
-
-/// Whole frames on their way to the socket.
-#[derive(Debug)]
-pub(crate) enum OutgoingBatch {
-    /// SUBSCRIBE, UNSUBSCRIBE, AUTH: belongs to one connection and is not repeated on the next.
-    Control(Bytes),
-    /// PUBLISH frames.
-    Messages(Batch),
-}
-
-impl OutgoingBatch {
-    fn len(&self) -> usize {
-        match self {
-            Self::Control(bytes) => bytes.len(),
-            Self::Messages(batch) => batch.len(),
-        }
-    }
-
-    fn batch(&self) -> Option<&Batch> {
-        match self {
-            Self::Control(_) => None,
-            Self::Messages(batch) => Some(batch),
-        }
-    }
-
-    fn batch_mut(&mut self) -> Option<&mut Batch> {
-        match self {
-            Self::Control(_) => None,
-            Self::Messages(batch) => Some(batch),
-        }
-    }
-
-    /// How many bytes of the queue it takes up.
-    pub(crate) fn weight(&self) -> usize {
-        self.batch().map_or(0, Batch::len)
-    }
-
-    pub(crate) fn messages(&self) -> u64 {
-        self.batch().map_or(0, |batch| batch.messages().into())
-    }
-}
 
 /// The messages and bytes that a write completed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -266,7 +228,7 @@ impl InFlight {
 
     /// Takes out the messages to channels that `refusal` gives a reason against; for use between
     /// connections only, after [`rewind`](Self::rewind). Numbered messages stay.
-    pub(crate) fn retain(&mut self, refusal: impl FnMut(&str) -> Option<Error>) -> Written {
+    pub(crate) fn retain(&mut self, refusal: impl FnMut(&str) -> Option<Error>) -> Removed {
         debug_assert_eq!(self.offset, 0, "a frame that is partly written must be finished");
         let (removed, barriers) = retain(&mut self.batches, refusal);
         self.uncount(removed.messages, removed.room);
@@ -285,6 +247,17 @@ impl InFlight {
     /// Messages and bytes that are not written whole.
     pub(crate) fn unsent(&self) -> (u64, usize) {
         self.unsent
+    }
+
+    /// Messages and bytes that are not written whole, or not decided.
+    pub(crate) fn outstanding(&self) -> (u64, usize) {
+        let (messages, bytes) = self.unconfirmed.waiting();
+        (self.unsent.0 + messages, self.unsent.1 + bytes)
+    }
+
+    /// When the oldest message that is not decided was accepted.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        self.unconfirmed.oldest().or_else(|| self.batches().next().map(Batch::since))
     }
 
     /// The batches that are not written whole, oldest first.
@@ -314,106 +287,9 @@ fn recycle(spent: &mut Vec<BytesMut>, batch: Batch) {
     }
 }
 
-/// Takes messages to channels that `refusal` gives a reason against out of the batches; says what
-/// went, and returns the barriers behind which nothing is left. Numbered messages stay, as the
-/// broker counts them.
-pub(crate) fn retain(
-    batches: &mut VecDeque<OutgoingBatch>,
-    mut refusal: impl FnMut(&str) -> Option<Error>,
-) -> (Written, Vec<Waiter>) {
-    #[cfg(test)]
-    SEARCHES.set(SEARCHES.get() + 1);
-    let mut removed = Written::default();
-    let mut kept: VecDeque<OutgoingBatch> = VecDeque::with_capacity(batches.len());
-    let mut barriers = Vec::new();
-    for batch in batches.drain(..) {
-        let OutgoingBatch::Messages(mut batch) = batch else {
-            kept.push_back(batch);
-            continue;
-        };
-        if batch.number().is_none() {
-            let went = search(&mut batch, &mut refusal);
-            removed.room += went.room;
-            removed.messages += went.messages;
-        }
-        if batch.messages() > 0 {
-            batch.prepend_barriers(mem::take(&mut barriers));
-            kept.push_back(OutgoingBatch::Messages(batch));
-        } else {
-            barriers.extend(batch.take_waiters().into_iter().map(|(_, waiter)| waiter));
-        }
-    }
-    // Behind the last message that is left.
-    if let Some(OutgoingBatch::Messages(batch)) = kept.back_mut()
-        && batch.number().is_none()
-    {
-        for barrier in barriers.drain(..) {
-            batch.push_barrier(barrier);
-        }
-    }
-    *batches = kept;
-    (removed, barriers)
-}
-
-/// Takes messages out of one batch. One batch becomes at most one: a walk over all would otherwise
-/// meet as many as messages.
-fn search(batch: &mut Batch, refusal: &mut impl FnMut(&str) -> Option<Error>) -> Written {
-    let mut removed = Written::default();
-    let whole = batch.len();
-    let large = batch.is_large();
-    let (mut at, mut messages) = (0, 0);
-    let mut stays: Vec<Range<usize>> = Vec::new();
-    let mut waiters = Vec::new();
-    let mut waiting = batch.take_waiters().into_iter().peekable();
-    let head = batch.parts()[0].clone();
-    let frames: &mut dyn Iterator<Item = &[u8]> =
-        if large { &mut std::iter::once(&head[..]) } else { &mut FrameBatch::checked(&head).frames() };
-    for (index, frame) in (0..).zip(frames) {
-        let place = at..at + frame.len();
-        at = place.end;
-        let refused = FrameBatch::checked(frame).first_channel().and_then(&mut *refusal);
-        while let Some((of, waiter)) = waiting.next_if(|(of, _)| *of <= index) {
-            match (&refused, waiter) {
-                (Some(cause), waiter @ Waiter::Receipt(_)) if of == index => waiter.fail(cause.clone()),
-                (_, waiter) => waiters.push((messages, waiter)),
-            }
-        }
-        if refused.is_some() {
-            removed.room += if large { whole } else { frame.len() };
-            removed.messages += 1;
-            continue;
-        }
-        messages += 1;
-        match stays.last_mut() {
-            Some(last) if last.end == place.start => last.end = place.end,
-            _ => stays.push(place),
-        }
-    }
-    waiters.extend(waiting.map(|(_, waiter)| (messages, waiter)));
-    if removed.messages == 0 {
-        batch.replace(head.clone(), messages, waiters);
-        return removed;
-    }
-    let bytes = match &stays[..] {
-        [] => Bytes::new(),
-        [one] => head.slice(one.clone()),
-        several => several.iter().map(|part| &head[part.clone()]).collect::<Vec<_>>().concat().into(),
-    };
-    batch.replace(bytes, messages, waiters);
-    removed
-}
-
-#[cfg(test)]
-thread_local! {
-    /// How often batches were searched for messages on this thread.
-    pub(crate) static SEARCHES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
     use crate::wire::{Channel, Ident, Limits, encode_publish};
 

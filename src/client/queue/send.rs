@@ -15,8 +15,9 @@ use parking_lot::Mutex;
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
-    batch::Batch,
-    in_flight::{self, InFlight, OutgoingBatch, SPENT},
+    batch::{Batch, OutgoingBatch},
+    in_flight::{InFlight, SPENT},
+    retain::retain,
     waiter::Waiter,
 };
 use crate::{
@@ -233,7 +234,7 @@ impl Outbox {
     pub(crate) fn retain(&self, refusal: impl FnMut(&str) -> Option<Error>) {
         let mut state = self.state.lock();
         state.seal();
-        let (removed, barriers) = in_flight::retain(&mut state.sealed, refusal);
+        let (removed, barriers) = retain(&mut state.sealed, refusal);
         state.barriers.extend(barriers);
         drop(state);
         self.release(removed.room);
@@ -253,6 +254,20 @@ impl Outbox {
         let messages = state.sealed.iter().map(OutgoingBatch::messages).sum();
         let bytes = state.sealed.iter().map(OutgoingBatch::weight).sum();
         (messages, bytes)
+    }
+
+    /// When the oldest of them was accepted.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        let state = self.state.lock();
+        match state.sealed.front() {
+            Some(OutgoingBatch::Messages(batch)) => Some(batch.since()),
+            _ => state.tail_since,
+        }
+    }
+
+    /// How many messages were accepted.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.state.lock().accepted
     }
 
     /// From now on messages are refused with `cause`; those that wait for room hear it at once.

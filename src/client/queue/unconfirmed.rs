@@ -30,6 +30,7 @@ pub(crate) enum Keeping {
     /// ACK, at this level.
     Acks(Level),
     /// The broker's end of stream after ours.
+    #[allow(dead_code, reason = "for sessions that rotate")]
     Eof,
 }
 
@@ -85,6 +86,7 @@ impl Unconfirmed {
     }
 
     /// The newest number that was given to a message.
+    #[allow(dead_code, reason = "for what is stored")]
     pub(crate) fn last(&self) -> u64 {
         self.last
     }
@@ -210,6 +212,7 @@ impl Unconfirmed {
     }
 
     /// Everything that is written is decided.
+    #[allow(dead_code, reason = "for sessions that rotate")]
     pub(crate) fn ack_written(&mut self) {
         self.decided = self.decided.max(self.written);
     }
@@ -359,6 +362,7 @@ impl Unconfirmed {
     }
 
     /// The batches, oldest first, each with its numbers.
+    #[allow(dead_code, reason = "for what is stored")]
     pub(crate) fn batches(&self) -> impl Iterator<Item = &Batch> {
         self.batches.iter()
     }

@@ -14,7 +14,7 @@ pub(crate) enum Waiter {
     Receipt(oneshot::Sender<Result<Receipt, Error>>),
     /// For the moment when all messages before it are decided.
     Barrier(oneshot::Sender<Result<Flushed, Error>>),
-    /// Nobody: the message was refused, and its publisher has heard of it.
+    /// The place of a receipt whose publisher has heard that the message was refused.
     Told,
 }
 

@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     BrokerAddr, ClientSession, Connector, SessionState, Transport,
-    client::{connection::FRAME_BUDGET, queue::in_flight::SEARCHES},
+    client::{connection::FRAME_BUDGET, queue::retain::SEARCHES},
     wire::{Frame, Limits, Nonce},
 };
 

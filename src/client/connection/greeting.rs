@@ -1,0 +1,167 @@
+//! The greeting of the extension: HELLO, and what its answer means for the stream.
+
+use std::{
+    collections::VecDeque,
+    hash::{BuildHasher as _, RandomState},
+    pin::Pin,
+};
+
+use bytes::BytesMut;
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::state::{Connection, End, Extension, Phase};
+use crate::{
+    client::{
+        driver::{
+            addresses,
+            desired::{Confirms, Shared},
+        },
+        error::{Cause, Error},
+        queue::unconfirmed::{Keeping, NeverSent},
+        receipt::Confirm,
+    },
+    wire::{
+        Channel,
+        extension::{BrokerHello, ClientFrame, ClientHello, Code, Flags, StreamId, VERSION},
+    },
+};
+
+/// How the session names itself.
+const SOFTWARE: &str = concat!("hpfeeds-client/", env!("CARGO_PKG_VERSION"));
+
+/// A broker that knows another stream of the same id so often in a row makes it up.
+const MAX_RENEWED: u32 = 3;
+
+/// An identifier that no other start of a program has: of 128 random bits, by the keys of the
+/// standard library's hash maps, which the system's randomness makes.
+pub(crate) fn new_stream() -> StreamId {
+    let half = || RandomState::new().hash_one(0_u8).to_be_bytes();
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&half());
+    id[8..].copy_from_slice(&half());
+    StreamId::new(id)
+}
+
+impl Extension {
+    pub(super) fn new(confirm: Confirm) -> Self {
+        let confirm = if confirm == Confirm::Off { Flags::default() } else { Flags::CONFIRM };
+        Self {
+            asked: Flags::REPLIES | confirm,
+            granted: Flags::default(),
+            answered: false,
+            unanswered: VecDeque::new(),
+            renewed: 0,
+        }
+    }
+}
+
+impl Connection<'_> {
+    /// The time that the broker has for its answer.
+    pub(super) fn greeting_deadline(shared: &Shared) -> Pin<Box<Sleep>> {
+        Box::pin(sleep(shared.config.handshake_timeout))
+    }
+
+    /// HELLO, behind AUTH or in place of an earlier one.
+    pub(super) fn say_hello(&mut self) {
+        let Some(extension) = &self.extension else {
+            return;
+        };
+        let unconfirmed = &self.reconnect.in_flight.unconfirmed;
+        let hello = ClientHello {
+            version: VERSION,
+            flags: extension.asked,
+            heartbeat: 0,
+            stream: unconfirmed.stream(),
+            next: unconfirmed.next(),
+            software: SOFTWARE,
+            window: None,
+        };
+        let mut bytes = BytesMut::new();
+        // Its only name is the program's.
+        if let Err(error) = ClientFrame::Hello(hello).encode(&mut bytes) {
+            debug_assert!(false, "{error}");
+        }
+        self.reconnect.in_flight.push_control(bytes.freeze());
+    }
+
+    /// The broker has answered HELLO: the key is good.
+    pub(super) fn greeted(&mut self, hello: &BrokerHello<'_>) -> Result<(), End> {
+        let addr = &self.shared.config.addr;
+        let Some(extension) = self.extension.as_mut().filter(|extension| !extension.answered) else {
+            let what = "it sent HELLO once more".to_owned();
+            return Err(End::Failed(Error::new(Cause::Unexpected { addr: addr.clone(), what })));
+        };
+        extension.granted = hello.flags & extension.asked;
+        let confirms = extension.granted.contains(Flags::CONFIRM).then_some(hello.level);
+        if let Confirm::Required(required) = self.shared.config.confirm
+            && confirms.is_none_or(|level| level < required)
+        {
+            let cause = Cause::LevelTooLow { addr: addr.clone(), required, offered: confirms };
+            return Err(End::Failed(Error::new(cause)));
+        }
+        let in_flight = &mut self.reconnect.in_flight;
+        let again = match confirms {
+            None => {
+                in_flight.unconfirmed.keep(Keeping::Nothing);
+                in_flight.unconfirmed.take_back()
+            }
+            Some(level) => {
+                if hello.decided <= in_flight.unconfirmed.sent() {
+                    for range in &hello.refused {
+                        let cause = refusal(range.code, None, "");
+                        // What reaches above `decided` comes once more.
+                        let below = hello.decided.saturating_add(1).saturating_sub(range.first);
+                        let count = range.count.min(u32::try_from(below).unwrap_or(u32::MAX));
+                        let known = in_flight.unconfirmed.refuse(range.first, count, &cause).unwrap_or_default();
+                        self.shared.refused(None, known, &cause);
+                        self.reconnect.denial.get_or_insert(cause);
+                    }
+                }
+                in_flight.unconfirmed.keep(Keeping::Acks(level));
+                match in_flight.unconfirmed.resume(hello.decided) {
+                    Ok(again) => again,
+                    Err(NeverSent) => return self.renew(),
+                }
+            }
+        };
+        in_flight.put_back(again);
+        self.shared.set_confirms(if confirms.is_some() { Confirms::Yes } else { Confirms::No });
+        extension.answered = true;
+        addresses::answered(addr);
+        if matches!(self.phase, Phase::Greeting { .. }) {
+            self.accept();
+        }
+        Ok(())
+    }
+
+    /// What the broker knows is not our stream: a new one begins, and everything is sent again.
+    fn renew(&mut self) -> Result<(), End> {
+        let addr = &self.shared.config.addr;
+        let Some(extension) = self.extension.as_mut().filter(|extension| extension.renewed < MAX_RENEWED) else {
+            let what = "it knows each new stream already".to_owned();
+            return Err(End::Failed(Error::new(Cause::Unexpected { addr: addr.clone(), what })));
+        };
+        extension.renewed += 1;
+        self.reconnect.in_flight.renew(new_stream());
+        self.say_hello();
+        if let Phase::Greeting { deadline } = &mut self.phase {
+            deadline.as_mut().reset(Instant::now() + self.shared.config.handshake_timeout);
+        }
+        Ok(())
+    }
+}
+
+/// Why a message was refused.
+pub(super) fn refusal(code: Code, channel: Option<Channel>, text: &str) -> Error {
+    let message = match (text, code) {
+        ("", Code::NOT_ALLOWED) => "not allowed".to_owned(),
+        ("", Code::FULL) => "delivered to those who are connected, and not stored: the share is full".to_owned(),
+        ("", code) => format!("code {}", code.0),
+        (text, _) => text.to_owned(),
+    };
+    Error::new(if code == Code::FULL {
+        Cause::NotStored { channel, message }
+    } else {
+        Cause::PublishDenied { channel, message }
+    })
+}
