@@ -40,6 +40,7 @@ mod recovery;
 mod room;
 mod rotation;
 mod segment;
+mod snapshot;
 mod verify;
 mod walker;
 mod writer;
@@ -52,6 +53,7 @@ pub use self::{
     layout::record::StreamEnd,
     open::OpenReport,
     reader::{Extent, Item, Lost, Reader, Record},
-    verify::{Damage, Verified, verify},
+    snapshot::{Damage, Finding, Snapshot},
+    verify::{Verified, verify},
     writer::{Append, FRAMES, Log, LogOptions, WhenFull},
 };

@@ -38,6 +38,7 @@ pub struct OpenReport {
 }
 
 /// A file with the name of a segment.
+#[derive(Debug)]
 pub(super) struct Candidate {
     pub(super) name: String,
     pub(super) length: u64,
@@ -45,6 +46,7 @@ pub(super) struct Candidate {
 }
 
 /// The files of a folder.
+#[derive(Debug)]
 pub(super) struct Folder {
     /// Sorted by epoch and first number.
     pub(super) segments: Vec<(Header, Candidate)>,

@@ -8,4 +8,5 @@ mod faults;
 mod reading;
 #[path = "../support/sim_disk.rs"]
 mod sim_disk;
+mod snapshot;
 mod support;
