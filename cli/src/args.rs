@@ -9,6 +9,8 @@ use clap::{
 use clap_complete::Shell;
 use hpfeeds::Channel;
 
+#[cfg(unix)]
+use crate::spool::args::SpoolArgs;
 use crate::{
     bench::args::BenchArgs,
     connection::ConnectionArgs,
@@ -25,6 +27,7 @@ Exit codes:
   4    the broker does not let this key use a channel
   5    subscribe: --timeout passed before enough messages arrived
   6    publish: --skip-long or --skip-bad left lines out; the broker has read all others
+  8    spool: something in it is damaged or missing
   130  publish, sendfile: ended by Ctrl-C before everything was sent (143: by SIGTERM)
 
 Environment:
@@ -86,6 +89,10 @@ pub(crate) enum Action {
     /// Without --host or --port (or their variables) it starts an hpfeeds-broker for itself, on
     /// this machine. Exits with 1 when a message is lost, repeated or changed.
     Bench(BenchArgs),
+
+    /// Look at a spool, in which `publish` and `sendfile` keep what a broker has not confirmed.
+    #[cfg(unix)]
+    Spool(SpoolArgs),
 
     /// Print a script that completes these arguments in a shell.
     ///
@@ -223,8 +230,8 @@ pub(crate) struct PatienceArgs {
     pub(crate) timeout: Duration,
 
     /// Wait for a broker that is away, at the start, too, and connect again when the connection is
-    /// lost, for ever; --timeout then counts at the end alone. What a broker had not read when it
-    /// went away is lost: stderr says how many messages that can be, and the exit code is 1.
+    /// lost, for ever; --timeout then counts at the end alone. Messages that a broker had not read
+    /// when it went away are lost: stderr says how many that can be, and the exit code is 1.
     #[arg(short, long)]
     pub(crate) keep_going: bool,
 }
@@ -266,6 +273,8 @@ impl Cli {
                 let needs_key = args.settle(before, &self.connection, matches)?;
                 return if needs_key { self.connection.check() } else { Ok(()) };
             }
+            #[cfg(unix)]
+            Action::Spool(_) => return Ok(()),
             Action::Completions(_) => return Ok(()),
         };
         channels.complete(before, may_lack_channels)?;

@@ -6,6 +6,8 @@ use std::{io, process::ExitCode, time::Duration};
 use tokio::runtime;
 use tracing_subscriber::EnvFilter;
 
+#[cfg(unix)]
+use crate::spool;
 use crate::{
     args::{Action, Cli},
     bench, completions,
@@ -30,6 +32,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let connection = cli.connection;
     match cli.action {
         Action::Completions(args) => completions::run(&args),
+        #[cfg(unix)]
+        Action::Spool(args) => spool::run(&args),
         Action::Bench(args) => in_runtime(supervise(|stop| bench::run(args, stop), Duration::ZERO)),
         Action::Subscribe(args) => in_runtime(supervise(|stop| subscribe::run(connection, args, stop), Duration::ZERO)),
         Action::Publish(args) => {

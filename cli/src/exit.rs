@@ -25,6 +25,10 @@ pub(crate) const TOO_FEW: u8 = 5;
 /// `--skip-long` or `--skip-bad` left lines out, and everything else was sent and confirmed.
 pub(crate) const SKIPPED: u8 = 6;
 
+/// Something in a spool is damaged or missing.
+#[cfg(unix)]
+pub(crate) const DAMAGED: u8 = 8;
+
 /// Why the exit code is not 0.
 #[derive(Debug)]
 pub(crate) struct Failure {

@@ -18,6 +18,8 @@ mod save;
 mod sendfile;
 mod sending;
 mod signals;
+#[cfg(unix)]
+mod spool;
 mod stdin;
 mod subscribe;
 mod values;

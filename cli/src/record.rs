@@ -31,6 +31,11 @@ pub(crate) fn format(to: &mut Vec<u8>, format: Format, message: &Message, saved:
     }
 }
 
+/// Writes a message of that time as a JSON object on a line.
+pub(crate) fn ndjson(to: impl io::Write, message: &Message, time: Timestamp) -> io::Result<()> {
+    json(to, message, None, time)
+}
+
 fn line(to: &mut Vec<u8>, (ident, channel, payload): &Message, saved: Option<&Saved<'_>>) -> io::Result<()> {
     write!(to, "[{}] {}: ", Escaped(channel.as_bytes()), Escaped(ident.as_bytes()))?;
     match saved {
@@ -59,7 +64,7 @@ enum Payload<'a> {
 }
 
 fn json(
-    to: &mut Vec<u8>,
+    mut to: impl io::Write,
     (ident, channel, payload): &Message,
     saved: Option<&Saved<'_>>,
     time: Timestamp,
@@ -74,7 +79,7 @@ fn json(
         (None, Err(_)) => Payload::Bytes { payload_base64: STANDARD.encode(payload) },
     };
     let record = Record { time: format!("{time:.3}"), ident, channel, payload };
-    record.serialize(&mut Serializer::with_formatter(&mut *to, Printable(CompactFormatter)))?;
+    record.serialize(&mut Serializer::with_formatter(&mut to, Printable(CompactFormatter)))?;
     to.write_all(b"\n")
 }
 

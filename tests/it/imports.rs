@@ -48,12 +48,12 @@ const BROKER: [&[&str]; 16] = [
 const TOOL: [&[&str]; 8] = [
     &["main"],
     &["dispatch"],
-    &["completions", "publish", "sendfile", "subscribe", "bench"],
+    &["completions", "publish", "sendfile", "subscribe", "bench", "spool"],
     &["lines"],
     &["output", "sending", "watch"],
     &["link", "ndjson", "record"],
     &["args", "save", "stdin", "signals"],
-    &["connection", "bench/args", "bench/batch", "escape", "exit", "pace", "values"],
+    &["connection", "bench/args", "spool/args", "bench/batch", "escape", "exit", "pace", "values"],
 ];
 
 /// The benchmark `compare`: a flat folder, in which no two files need each other.

@@ -202,7 +202,7 @@ fn help_explains_codes_and_variables() {
         }
         assert!(!help.contains(SECRET), "{help}");
     }
-    for action in ["subscribe", "publish", "sendfile", "completions"] {
+    for action in ["subscribe", "publish", "sendfile", "spool", "completions"] {
         let assert = tool().env("HPFEEDS_SECRET", SECRET).args([action, "--help"]).assert().success().stderr("");
         assert!(!String::from_utf8_lossy(&assert.get_output().stdout).contains(SECRET));
     }
@@ -222,7 +222,10 @@ fn completions_for_every_shell() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let assert = tool().args(["completions", shell]).assert().success().stderr("");
         let script = String::from_utf8(assert.get_output().stdout.clone()).unwrap();
-        assert!(script.contains("sendfile") && script.contains("max-message"), "{shell}: {script}");
+        assert!(
+            ["sendfile", "max-message", "ndjson", "verify"].iter().all(|word| script.contains(word)),
+            "{shell}: {script}"
+        );
     }
     fails(tool().args(["completions", "cmd"]), 2, "bash");
 }

@@ -19,6 +19,7 @@ mod secrecy;
 mod sendfile;
 #[path = "../../../tests/support/skip.rs"]
 mod skip;
+mod spool;
 mod subscribe;
 mod support;
 mod terminal;
