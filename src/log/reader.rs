@@ -97,7 +97,39 @@ pub struct Reader {
     gone: Option<[u8; 16]>,
 }
 
+/// A handle that makes readers on other threads than the log's.
+#[derive(Debug, Clone)]
+pub struct ReaderSource {
+    disk: Arc<dyn Disk>,
+    shared: Arc<Mutex<Shared>>,
+}
+
+impl ReaderSource {
+    /// As [`Log::reader`]; what is not written yet does not exist here.
+    #[must_use]
+    pub fn reader(&self, after: Position, extent: Extent) -> Reader {
+        let shared = self.shared.lock();
+        let last = Position::new(shared.epoch, shared.written);
+        drop(shared);
+        Reader {
+            disk: Arc::clone(&self.disk),
+            shared: Arc::clone(&self.shared),
+            extent,
+            at: after.min(last),
+            is_set: after != Position::NONE,
+            walker: None,
+            gone: None,
+        }
+    }
+}
+
 impl Log {
+    /// The source of readers for other threads.
+    #[must_use]
+    pub fn readers(&self) -> ReaderSource {
+        ReaderSource { disk: Arc::clone(&self.disk), shared: Arc::clone(&self.shared) }
+    }
+
     /// A reader of what comes after a position, which is clamped into what exists. From
     /// [`Position::NONE`] it begins with the oldest; from any other one, what is not there any
     /// more is told as lost.

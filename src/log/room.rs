@@ -2,12 +2,25 @@
 
 use super::{
     disk::Entry,
-    error::LogError,
+    error::{LogError, is_full},
     layout::header::DATA,
     segment::Segment,
     writer::{Log, WhenFull},
 };
 use crate::wire::extension::Position;
+
+/// The oldest segment that is not appended to any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Front {
+    /// The position before its first message.
+    pub after: Position,
+    /// The position of its last message.
+    pub last: Position,
+    /// The newest time of a record, in milliseconds since 1970; `i64::MIN` without one.
+    pub newest_ms: i64,
+    /// The length of its file in bytes.
+    pub bytes: u64,
+}
 
 impl Log {
     /// Everything up to here is consumed. Whole segments before it are removed, after the cursor is
@@ -65,6 +78,29 @@ impl Log {
                 return Ok(());
             }
         }
+    }
+
+    /// The segment that would be dropped first, for a program that counts its messages before.
+    #[must_use]
+    pub fn front(&self) -> Option<Front> {
+        let shared = self.shared.lock();
+        let front = shared.list.front().filter(|_| shared.sealed() > 0)?;
+        let after = Position::new(front.header.epoch, front.header.first - 1);
+        Some(Front { after, last: front.last(), newest_ms: front.newest, bytes: front.size })
+    }
+
+    /// Drops [`front`](Self::front), with the log's own cursor durable before, unless its file
+    /// system is full. Returns whether there was one.
+    pub fn drop_front(&mut self) -> Result<bool, LogError> {
+        if !self.lose_front() {
+            return Ok(false);
+        }
+        match self.cursor.store(&*self.disk) {
+            Err(error) if !is_full(&error) => return Err(error.into()),
+            _ => {}
+        }
+        self.unlink_front()?;
+        Ok(true)
     }
 
     pub(super) fn add_bad(&mut self, name: String, length: u64) {

@@ -240,3 +240,32 @@ fn a_check_counts_and_changes_nothing() {
     assert_eq!(found.segments, disk.list().unwrap().len() as u64 - 1);
     assert_eq!((disk.files(), disk.operations()), (files, operations));
 }
+
+#[test]
+fn a_program_counts_the_oldest_segment_before_it_drops_it() {
+    let disk = SimDisk::new(5);
+    let (mut log, _) = open(&disk, &small().max_bytes(60_000).when_full(WhenFull::Refuse).keep_consumed(true)).unwrap();
+    assert_eq!(log.front(), None);
+    assert!(!log.drop_front().unwrap(), "there is nothing to drop");
+    let mut appended = 0;
+    let full = loop {
+        match append(&mut log, 2, 3000) {
+            Ok(last) => appended = last.number,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, LogError::Full { .. }), "{full}");
+    let front = log.front().unwrap();
+    assert_eq!((front.after, front.last), (Position::new(1, 0), Position::new(1, 2)));
+    assert_eq!((front.newest_ms, front.bytes > 3000), (1000, true));
+    let source = log.readers();
+    let other = std::thread::spawn(move || {
+        let mut reader = source.reader(front.after, Extent::Written);
+        records(&reader.read().unwrap()).first().map(|record| (record.first, record.last()))
+    });
+    assert_eq!(other.join().unwrap(), Some((Position::new(1, 1), Position::new(1, 2))));
+    assert!(log.drop_front().unwrap());
+    assert_eq!(log.front().unwrap().after, front.last);
+    append(&mut log, 2, 3000).unwrap();
+    assert_eq!(shape(&read(&log, front.after, Extent::Written))[0], Err((0, 2)), "{appended}");
+}
