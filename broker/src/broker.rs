@@ -27,6 +27,7 @@ use crate::{
     error::{ReloadError, StartError},
     identity::{IdentRegistry, recheck},
     limits::{auth_failures::AuthFailureDelay, connections::Admission},
+    link::pulse::Pulse,
     metrics::{drops::Dropped, registry::Metrics, render::render, stats::Stats, text::Exposition},
     net::{
         buffer_pool::BufferPool,
@@ -104,6 +105,7 @@ impl Broker {
             delivery: DeliveryContext::new(rules, metrics.counters.clone()),
             pool,
             streams: Arc::default(),
+            pulse: Pulse::default(),
             node,
             auth_failures,
             tls_handshakes: Arc::default(),
@@ -122,6 +124,11 @@ impl Broker {
         for ((listener, service), addr) in listeners.into_iter().zip(&addrs) {
             let listening = context.metrics.endpoints.listening(*addr);
             context.tasks.spawn(accept::run(listener, Arc::new(service), listening, context.clone()));
+        }
+        if context.config.offers_extension() {
+            let context_too = context.clone();
+            let sweeping = async move { context_too.closing.run_until_cancelled(context_too.pulse.run()).await };
+            context.tasks.spawn(sweeping);
         }
         if !context.certificates.is_empty() {
             let context_too = context.clone();

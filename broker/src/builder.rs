@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::{
     fmt,
     net::TcpListener,
-    num::{NonZeroU64, NonZeroUsize},
+    num::{NonZeroU16, NonZeroU64, NonZeroUsize},
     time::Duration,
 };
 
@@ -102,6 +102,19 @@ impl BrokerBuilder {
     /// token: a warning is logged at the start, and nothing is offered.
     pub fn extensions(mut self, offered: bool) -> Self {
         self.config.extensions = offered;
+        self
+    }
+
+    /// The longest time that a client may be silent that speaks the extension `hpx/1` and has agreed
+    /// to send signs of life: after that it gets an ERROR, and its connection ends. Whole seconds,
+    /// rounded up, at most 18 hours. Zero, which is the default: no client is judged so, only by TCP
+    /// keepalive.
+    ///
+    /// Clients are asked for a sign of life every third of this time. Time in which the broker does
+    /// not read a client, such as a publisher that waits for subscribers, does not count.
+    pub fn client_timeout(mut self, timeout: Duration) -> Self {
+        let seconds = timeout.as_secs().saturating_add(u64::from(timeout.subsec_nanos() > 0));
+        self.config.client_timeout = NonZeroU16::new(u16::try_from(seconds).unwrap_or(u16::MAX));
         self
     }
 

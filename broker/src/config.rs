@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    num::{NonZeroU64, NonZeroUsize},
+    num::{NonZeroU16, NonZeroU64, NonZeroUsize},
     time::Duration,
 };
 
@@ -22,6 +22,8 @@ use crate::{
 pub(crate) struct Config {
     pub(crate) name: String,
     pub(crate) extensions: bool,
+    /// In seconds.
+    pub(crate) client_timeout: Option<NonZeroU16>,
     pub(crate) nonce_len: usize,
     pub(crate) limits: Limits,
     pub(crate) max_connections: usize,
@@ -52,6 +54,7 @@ impl Default for Config {
         Self {
             name: "hpfeeds".to_owned(),
             extensions: true,
+            client_timeout: None,
             nonce_len: Self::MIN_NONCE,
             limits: Limits::default(),
             max_connections: 10_000,

@@ -18,6 +18,7 @@ use crate::{
         auth_failures::AuthFailureDelay, connections::Admission, log_sampler::LogSampler,
         tls_handshakes::HandshakeLimiter,
     },
+    link::pulse::Pulse,
     metrics::{levels::Levels, registry::Metrics, snapshot::Snapshot, stats::Stats},
     net::{buffer_pool::BufferPool, tls::reload::Reloader},
     routing::router::Router,
@@ -43,6 +44,7 @@ pub(crate) struct BrokerContext {
     pub(crate) delivery: Arc<DeliveryContext>,
     pub(crate) pool: Arc<BufferPool>,
     pub(crate) streams: Arc<StreamTable>,
+    pub(crate) pulse: Pulse,
     /// This broker in the frames of the extension, from its start on.
     pub(crate) node: NodeId,
 

@@ -71,6 +71,14 @@ pub(crate) struct Limits {
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
     handshake_timeout: Duration,
 
+    /// The longest time that a client with the extension hpx/1 may be silent before its connection
+    /// ends; 0: TCP keepalive alone decides
+    ///
+    /// Such clients send a sign of life every third of this time. Time in which the broker does not
+    /// read a client does not count.
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = parse_seconds)]
+    client_timeout: Duration,
+
     /// The longest time that the last bytes for a client may take, at its end and at shutdown
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = parse_seconds)]
     write_timeout: Duration,
@@ -91,6 +99,7 @@ impl Limits {
             .max_connections(self.max_connections)
             .max_subscriptions(self.max_subscriptions)
             .handshake_timeout(self.handshake_timeout)
+            .client_timeout(self.client_timeout)
             .write_timeout(self.write_timeout)
             .drain_timeout(self.write_timeout)
     }

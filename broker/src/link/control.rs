@@ -27,6 +27,7 @@ pub(crate) struct Control {
     /// Neighbouring messages that were refused.
     refused: Option<Box<Refused>>,
     ack: Option<u64>,
+    heartbeat: bool,
     /// The bytes that the writer has taken and not yet written as a whole.
     writing: usize,
     /// The connection cannot be written to any more.
@@ -69,6 +70,11 @@ impl Control {
         self.refused = Some(Box::new(Refused { range, channel: channel.clone(), text: text() }));
     }
 
+    /// Queues a HEARTBEAT, unless another frame waits: that one is a sign of life, too.
+    pub(crate) fn heartbeat(&mut self) {
+        self.heartbeat = !self.closed;
+    }
+
     /// Queues any other frame.
     pub(crate) fn push(&mut self, frame: &BrokerFrame<'_>) {
         if self.closed {
@@ -84,10 +90,13 @@ impl Control {
         self.frames.len() + self.writing + ack > MAX_QUEUED
     }
 
-    /// Moves everything into an empty buffer; `false` when there is nothing. What was taken counts
-    /// until it is [`written`](Self::written).
+    /// Moves everything into an empty buffer; `false` when there is nothing. The bytes taken count
+    /// until they are [`written`](Self::written).
     pub(crate) fn take(&mut self, chunk: &mut BytesMut) -> bool {
         self.seal();
+        if std::mem::take(&mut self.heartbeat) && self.frames.is_empty() {
+            self.push(&BrokerFrame::Heartbeat);
+        }
         std::mem::swap(&mut self.frames, chunk);
         self.writing = chunk.len();
         if chunk.is_empty() {
@@ -202,6 +211,18 @@ mod tests {
                 "refused 0 4294967295 d "
             ]
         );
+    }
+
+    #[test]
+    fn a_heartbeat_waits_once_and_gives_way_to_any_other_frame() {
+        let mut control = Control::default();
+        control.heartbeat();
+        control.heartbeat();
+        assert_eq!(taken(&mut control), ["Heartbeat"]);
+        control.heartbeat();
+        control.ack(1);
+        assert_eq!(taken(&mut control), ["ack 1"]);
+        assert_eq!(taken(&mut control), [""; 0]);
     }
 
     #[test]

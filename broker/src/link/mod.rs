@@ -3,7 +3,9 @@
 //!
 //! Whatever a link is told by another task wakes up the connection's task through its outbox.
 
+mod beat;
 pub(crate) mod control;
+pub(crate) mod pulse;
 
 use std::{
     fmt,
@@ -16,19 +18,28 @@ use std::{
 use bytes::BytesMut;
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::{delivery::outbox::Outbox, link::control::Control};
+use crate::{
+    delivery::outbox::Outbox,
+    link::{beat::Beat, control::Control},
+};
 
 /// One connection that speaks the extension.
 pub(crate) struct Link {
     outbox: Arc<Outbox>,
     control: Mutex<Control>,
+    beat: Mutex<Beat>,
+    /// The connection's task waits for bytes of the client.
+    reading: AtomicBool,
+    /// Nothing has come from the client for too long.
+    silent: AtomicBool,
     /// Another connection uses the stream now.
     fenced: AtomicBool,
 }
 
 impl Link {
     pub(crate) fn new(outbox: Arc<Outbox>) -> Arc<Self> {
-        Arc::new(Self { outbox, control: Mutex::default(), fenced: AtomicBool::new(false) })
+        let [reading, silent, fenced] = [(); 3].map(|()| AtomicBool::new(false));
+        Arc::new(Self { outbox, control: Mutex::default(), beat: Mutex::default(), reading, silent, fenced })
     }
 
     pub(crate) fn outbox(&self) -> &Arc<Outbox> {
@@ -38,6 +49,38 @@ impl Link {
     /// The frames that wait to be written.
     pub(crate) fn control(&self) -> MutexGuard<'_, Control> {
         self.control.lock()
+    }
+
+    /// Sets after how many seconds without a write the client wants a HEARTBEAT (0: it wants none),
+    /// and after how many seconds of silence it counts as gone (0: never).
+    pub(crate) fn expect(&self, wanted: u16, patience: u32) {
+        let mut beat = self.beat.lock();
+        (beat.wanted, beat.patience) = (wanted, patience);
+    }
+
+    /// Whether the connection's task waits for bytes of the client.
+    pub(crate) fn set_reading(&self, reading: bool) {
+        self.reading.store(reading, Relaxed);
+    }
+
+    /// Counts a sweep, and wakes the connection up when there is something to do.
+    fn sweep(&self) {
+        let (written, read) = self.outbox.session().progress();
+        let (is_due, is_gone) = self.beat.lock().sweep(written, read, self.reading.load(Relaxed));
+        if is_due {
+            self.control.lock().heartbeat();
+        }
+        if is_gone {
+            self.silent.store(true, Relaxed);
+        }
+        if is_due || is_gone {
+            self.outbox.wake();
+        }
+    }
+
+    /// For how many seconds nothing has come from the client, if that is too long.
+    pub(crate) fn silence(&self) -> Option<u32> {
+        self.silent.load(Relaxed).then(|| self.beat.lock().patience)
     }
 
     /// Fences the connection: it must not use its stream any more.

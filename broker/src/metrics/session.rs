@@ -62,6 +62,11 @@ impl SessionMetrics {
         self.counters.drained.add(bytes as u64);
     }
 
+    /// The bytes that were written and read so far.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        (self.counters.drained.get(), self.counters.received.get())
+    }
+
     /// Queued bytes were given up.
     pub(crate) fn unqueued(&self, bytes: usize) {
         self.counters.queued.sub(bytes as u64);

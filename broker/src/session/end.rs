@@ -17,6 +17,8 @@ pub(crate) enum End {
     Evicted,
     /// The key no longer exists, or has another secret.
     Revoked,
+    /// No sign of life has come from the client for so many seconds.
+    Silent(u32),
     /// Another connection publishes its stream.
     Fenced,
     /// The broker is shutting down.
@@ -37,6 +39,7 @@ impl fmt::Display for End {
             Self::Slow => f.write_str("slow for too long"),
             Self::Evicted => f.write_str("it read too little while the memory for all subscribers was full"),
             Self::Revoked => f.write_str("its key was removed or has another secret"),
+            Self::Silent(seconds) => write!(f, "no sign of life within {seconds} s"),
             Self::Fenced => f.write_str("its stream is used by another connection"),
             Self::Shutdown { .. } => f.write_str("shutdown"),
         }

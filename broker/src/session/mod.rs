@@ -268,6 +268,7 @@ async fn close_session(
 /// Writes the rest of the outbox and the ERROR that `end` calls for, and closes the socket.
 async fn finish(end: &End, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, config: &Config) {
     let revoked = format!("Authentication failed for {}", writer.outbox().ident());
+    let silent;
     let (text, deadline) = match end {
         End::Eof => {
             // All that the client sent has been processed: whatever fails from here on, the close
@@ -288,6 +289,10 @@ async fn finish(end: &End, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, con
             (Some(revoked.as_str()), config.write_timeout)
         }
         End::Slow => (Some("Backpressure deadline timer expired"), config.write_timeout),
+        End::Silent(seconds) => {
+            silent = format!("No sign of life within {seconds} s");
+            (Some(silent.as_str()), config.write_timeout)
+        }
         End::Fenced => (Some("The stream is used by another connection"), config.write_timeout),
         // A mere end of stream would confirm messages that were not read. A client that has only
         // subscribed gets no ERROR, as from the Python broker: that one's command line would end
@@ -307,7 +312,8 @@ async fn finish(end: &End, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, con
     };
     match timeout(deadline, writing).await {
         Ok(WriteEnd::Drained) => {
-            let client_may_send = matches!(end, End::Refused(_) | End::Revoked | End::Slow | End::Fenced);
+            let client_may_send =
+                matches!(end, End::Refused(_) | End::Revoked | End::Slow | End::Silent(_) | End::Fenced);
             close(read, writer.half(), client_may_send, deadline).await;
         }
         Ok(WriteEnd::Slow | WriteEnd::Evicted | WriteEnd::Failed) | Err(_) => writer.abandon(),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use hpfeeds::wire::{Channel, DecodeError, FrameBatch, FrameRef, HEADER_LEN, Header, Opcode};
+use hpfeeds::wire::{Channel, DecodeError, Field, FrameBatch, FrameRef, HEADER_LEN, Header, NameError, Opcode};
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
@@ -28,7 +28,6 @@ use crate::{
         fanout::{Fanout, PendingFanout},
         publish_cache::{PublishCache, PublishTarget},
         read_buffer::ReadBuffer,
-        subscribing::owned,
         work_budget::WorkBudget,
     },
 };
@@ -164,7 +163,7 @@ impl SessionReader {
         // Also while suspended: a revoked key ends the wait for a slow subscriber.
         self.follow_key()?;
         if let Some(extension) = &mut self.extension
-            && let Poll::Ready(end) = extension.poll_fence(cx)
+            && let Poll::Ready(end) = extension.poll_signals(cx)
         {
             return Poll::Ready(Err(Some(end)));
         }
@@ -212,6 +211,9 @@ impl SessionReader {
         }
         if is_stopped(stop, half, cx) {
             return Poll::Ready(Err(None));
+        }
+        if let Some(extension) = &self.extension {
+            extension.link().set_reading(true);
         }
         // Not more than the rate limit lets pass at once: the rest would only take memory.
         let max = self.membership.quota().publish.as_ref().map(|limiter| limiter.rate().portion().1);
@@ -475,4 +477,10 @@ fn is_stopped(stop: Option<&End>, half: &ReadHalf<'_>, cx: &mut Context<'_>) -> 
         Some(End::Shutdown { .. }) => !half.is_finished(cx),
         Some(_) => true,
     }
+}
+
+/// A channel of its own.
+pub(super) fn owned(channel: &str, opcode: Opcode) -> Result<Channel, String> {
+    let fault = |cause: NameError| DecodeError::Name { opcode, field: Field::Channel, cause }.to_string();
+    Channel::new(channel).map_err(fault)
 }

@@ -1,10 +1,13 @@
 //! SUBSCRIBE and UNSUBSCRIBE of one client.
 
-use hpfeeds::wire::{Channel, DecodeError, Field, FrameRef, Header, NameError, Opcode, extension::Code};
+use hpfeeds::wire::{Channel, FrameRef, Header, extension::Code};
 use tracing::info;
 
 use crate::{
-    metrics::category::Category, net::endpoint::Mode, routing::patterns::prefixes, session::reader::SessionReader,
+    metrics::category::Category,
+    net::endpoint::Mode,
+    routing::patterns::prefixes,
+    session::reader::{SessionReader, owned},
 };
 
 impl SessionReader {
@@ -78,10 +81,4 @@ impl SessionReader {
     fn denial_text(&self, channel: &str) -> String {
         format!("Authkey not allowed to sub here. ident={}, chan={channel}", self.membership.ident())
     }
-}
-
-/// A channel of its own.
-pub(super) fn owned(channel: &str, opcode: Opcode) -> Result<Channel, String> {
-    let fault = |cause: NameError| DecodeError::Name { opcode, field: Field::Channel, cause }.to_string();
-    Channel::new(channel).map_err(fault)
 }

@@ -26,7 +26,7 @@ use crate::{
     util::collections::shrink,
 };
 
-/// What is known of a stream.
+/// The progress of a stream, which outlives its connections.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     /// All messages up to this number are decided.

@@ -1,46 +1,20 @@
-//! HELLO: what a client asks for, and the answer, which is also the positive one to AUTH.
+//! The answer to HELLO, which is also the positive one to AUTH.
 
 use hpfeeds::wire::{
     Opcode,
-    extension::{BrokerHello, ClientHello, Flags, Level, StreamId, StreamNumbering, VERSION},
+    extension::{BrokerHello, Flags, Level, StreamNumbering},
 };
 use tracing::debug;
 
 use crate::{
     context::BrokerContext,
     identity::Membership,
-    session::extension::{Extension, NO_NUMBERS, Stream},
+    session::extension::{Extension, NO_NUMBERS, Stream, asked::Asked},
     streams::{Claimed, StreamHold, key::StreamKey},
 };
 
 /// The program in the broker's HELLO.
 const SOFTWARE: &str = concat!("hpfeeds-broker/", env!("CARGO_PKG_VERSION"));
-
-/// The flags that this broker grants, and those of them that do not need a stream.
-const GRANTED: Flags = Flags::from_bits(Flags::CONFIRM.bits() | UNNUMBERED.bits());
-const UNNUMBERED: Flags = Flags::REPLIES;
-
-/// What a client has asked for.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Asked {
-    version: u8,
-    flags: Flags,
-    stream: StreamId,
-    next: u64,
-}
-
-impl Asked {
-    /// Of the flags, those that this broker grants.
-    pub(super) fn of(hello: &ClientHello<'_>) -> Self {
-        let mut flags = hello.flags & GRANTED;
-        if hello.stream == StreamId::default() {
-            // That stands for no stream: nothing could be confirmed.
-            flags = flags & UNNUMBERED;
-        }
-        let ClientHello { version, stream, next, .. } = *hello;
-        Self { version: version.min(VERSION), flags, stream, next }
-    }
-}
 
 impl Extension {
     /// HELLO has arrived, and everything before it is decided. It is answered at once, unless
@@ -77,7 +51,7 @@ impl Extension {
     }
 
     /// Answers the HELLO whose stream another connection held, once that one has given it back.
-    pub(in crate::session) fn claim(&mut self, context: &BrokerContext) -> Result<(), String> {
+    pub(crate) fn claim(&mut self, context: &BrokerContext) -> Result<(), String> {
         if let Some((claim, asked)) = &mut self.asked
             && let Some(hold) = claim.take()
         {
@@ -94,10 +68,14 @@ impl Extension {
         stream: Option<(StreamHold, bool)>,
         context: &BrokerContext,
     ) -> Result<(), String> {
+        let timeout = context.config.client_timeout.filter(|_| asked.flags.contains(Flags::HEARTBEAT));
+        // Three signs of life in that time.
+        let heartbeat = timeout.map_or(0, |timeout| (timeout.get() / 3).max(1));
+        self.link.expect(asked.heartbeat, timeout.map_or(0, |timeout| timeout.get().into()));
         let mut hello = BrokerHello {
             version: asked.version,
             flags: asked.flags,
-            heartbeat: 0,
+            heartbeat,
             node: context.node,
             level: Level::ROUTED,
             software: SOFTWARE,

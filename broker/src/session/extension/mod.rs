@@ -1,7 +1,8 @@
 //! The extension on one connection, as its reader has it: what HELLO has agreed on, and how far the
 //! client's stream is decided.
 
-pub(super) mod hello;
+mod asked;
+mod hello;
 mod received;
 
 use std::{
@@ -19,7 +20,7 @@ use tokio::time::{Sleep, sleep};
 
 use crate::{
     link::Link,
-    session::{end::End, extension::hello::Asked},
+    session::{end::End, extension::asked::Asked},
     streams::{StreamClaim, StreamHold},
 };
 
@@ -33,7 +34,7 @@ const NO_NUMBERS: &str = "The stream has no numbers left: take a new stream id";
 /// The extension on a connection whose client has said HELLO.
 pub(crate) struct Extension {
     link: Arc<Link>,
-    /// What was granted.
+    /// The flags that were granted.
     flags: Flags,
     /// The stream that the client publishes, if its messages are numbered.
     stream: Option<Stream>,
@@ -159,9 +160,14 @@ impl Extension {
         self.asked.is_some() || self.link.control().is_full()
     }
 
-    /// Whether the connection has to end, as another one uses its stream. A pending batch goes to
-    /// its subscribers first, if that takes no longer than [`FENCE_PATIENCE`].
-    pub(super) fn poll_fence(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+    /// Whether the connection has to end: nothing comes from the client, or another connection uses
+    /// its stream. Then a pending batch goes to its subscribers first, if that takes no longer than
+    /// [`FENCE_PATIENCE`].
+    pub(super) fn poll_signals(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.link.set_reading(false);
+        if let Some(seconds) = self.link.silence() {
+            return Poll::Ready(End::Silent(seconds));
+        }
         if !self.link.is_fenced() {
             return Poll::Pending;
         }

@@ -11,18 +11,18 @@ use crate::{
     limits::log_sampler::Suppressed,
     link::Link,
     session::{
-        extension::{Extension, hello::Asked},
+        extension::{Extension, asked::Asked},
         reader::SessionReader,
     },
 };
 
-/// What HELLO costs of the work budget: a look into the table of streams.
+/// The cost of HELLO in units of the work budget: a look into the table of streams.
 const HELLO_COST: usize = 64;
 
 impl SessionReader {
     /// Processes the frame of the extension at the start of the buffer, on a connection that was
     /// offered it. `false` when some of it is missing. An error is the ERROR text.
-    pub(in crate::session) fn extension_frame(&mut self) -> Result<bool, String> {
+    pub(crate) fn extension_frame(&mut self) -> Result<bool, String> {
         let fault = |cause: ExtensionDecodeError| cause.to_string();
         let bytes = &self.buffer.bytes;
         // The others are unknown until then, whatever their length.
@@ -41,7 +41,11 @@ impl SessionReader {
         match ClientFrame::parse(header.opcode, body).map_err(fault)? {
             ClientFrame::Hello(hello) => {
                 let (asked, outbox) = (Asked::of(&hello), self.subscriptions.outbox());
-                let new = || Box::new(Extension::new(Link::new(outbox.clone())));
+                let new = || {
+                    let link = Link::new(outbox.clone());
+                    self.context.pulse.add(&link);
+                    Box::new(Extension::new(link))
+                };
                 self.extension.get_or_insert_with(new).hello(asked, &self.membership, &self.context)?;
                 self.budget.charge(HELLO_COST);
             }
@@ -63,17 +67,12 @@ impl SessionReader {
 
     /// Whether what is not allowed is answered with REFUSED and SUBACK, and does not end the
     /// connection.
-    pub(in crate::session) fn replies(&self) -> bool {
+    pub(crate) fn replies(&self) -> bool {
         self.extension.as_ref().is_some_and(|extension| extension.replies())
     }
 
     /// Refuses the messages at the start of the buffer, which are all on one channel.
-    pub(in crate::session) fn refuse(
-        &mut self,
-        batch: BatchExtent,
-        channel: &Channel,
-        text: String,
-    ) -> Result<(), String> {
+    pub(crate) fn refuse(&mut self, batch: BatchExtent, channel: &Channel, text: String) -> Result<(), String> {
         if let Some(extension) = &mut self.extension {
             extension.refuse(batch.messages, Code::NOT_ALLOWED, channel, || text)?;
         }
@@ -84,7 +83,7 @@ impl SessionReader {
 
     /// Answers a subscription or the end of one. Without SUBACK, anything but success is the text
     /// of an ERROR.
-    pub(in crate::session) fn answer(&mut self, channel: &Channel, code: Code, text: String) -> Result<(), String> {
+    pub(crate) fn answer(&mut self, channel: &Channel, code: Code, text: String) -> Result<(), String> {
         match &mut self.extension {
             Some(extension) if extension.replies() => {
                 extension.say(&BrokerFrame::SubAck { code, channel, text: &text });

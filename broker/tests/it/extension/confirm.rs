@@ -54,7 +54,7 @@ async fn a_stream_goes_on_where_it_was_decided_and_gaps_are_given_up() {
         client.publish("c", [7]).await;
         assert_eq!(client.next().await, ack(acked), "{next}");
     }
-    // What was given up is not decided before something behind it is.
+    // A gap is not decided before something behind it is.
     let (client, answer) = login(100).await;
     assert_eq!(answer.decided, 21);
     drop(client);

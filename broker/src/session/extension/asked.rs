@@ -1,0 +1,32 @@
+//! A client's HELLO, as far as this broker grants it.
+
+use hpfeeds::wire::extension::{ClientHello, Flags, StreamId, VERSION};
+
+/// The flags that this broker grants, and those of them that do not need a stream.
+const GRANTED: Flags = Flags::from_bits(Flags::CONFIRM.bits() | UNNUMBERED.bits());
+const UNNUMBERED: Flags = Flags::from_bits(Flags::REPLIES.bits() | Flags::HEARTBEAT.bits());
+
+/// A HELLO.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    pub(super) version: u8,
+    pub(super) flags: Flags,
+    pub(super) stream: StreamId,
+    pub(super) next: u64,
+    /// In how many seconds the client wants to hear something, if it wants to at all.
+    pub(super) heartbeat: u16,
+}
+
+impl Asked {
+    /// Of the flags, those that this broker grants.
+    pub(super) fn of(hello: &ClientHello<'_>) -> Self {
+        let mut flags = hello.flags & GRANTED;
+        if hello.stream == StreamId::default() {
+            // That stands for no stream: nothing could be confirmed.
+            flags = flags & UNNUMBERED;
+        }
+        let ClientHello { version, stream, next, .. } = *hello;
+        let heartbeat = if flags.contains(Flags::HEARTBEAT) { hello.heartbeat } else { 0 };
+        Self { version: version.min(VERSION), flags, stream, next, heartbeat }
+    }
+}
