@@ -6,6 +6,7 @@
 mod beat;
 pub(crate) mod control;
 pub(crate) mod pulse;
+pub(crate) mod window;
 
 use std::{
     fmt,
@@ -20,7 +21,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     delivery::outbox::Outbox,
-    link::{beat::Beat, control::Control},
+    link::{beat::Beat, control::Control, window::Window},
 };
 
 /// One connection that speaks the extension.
@@ -28,6 +29,7 @@ pub(crate) struct Link {
     outbox: Arc<Outbox>,
     control: Mutex<Control>,
     beat: Mutex<Beat>,
+    pub(crate) window: Window,
     /// The connection's task waits for bytes of the client.
     reading: AtomicBool,
     /// Nothing has come from the client for too long.
@@ -39,7 +41,8 @@ pub(crate) struct Link {
 impl Link {
     pub(crate) fn new(outbox: Arc<Outbox>) -> Arc<Self> {
         let [reading, silent, fenced] = [(); 3].map(|()| AtomicBool::new(false));
-        Arc::new(Self { outbox, control: Mutex::default(), beat: Mutex::default(), reading, silent, fenced })
+        let (control, beat, window) = (Mutex::default(), Mutex::default(), Window::default());
+        Arc::new(Self { outbox, control, beat, window, reading, silent, fenced })
     }
 
     pub(crate) fn outbox(&self) -> &Arc<Outbox> {

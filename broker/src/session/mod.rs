@@ -1,5 +1,6 @@
 //! One connection, one task: the handshake, then the session, then the close.
 
+mod control_writer;
 mod end;
 pub(crate) mod error_frame;
 mod extension;
@@ -267,6 +268,7 @@ async fn close_session(
 
 /// Writes the rest of the outbox and the ERROR that `end` calls for, and closes the socket.
 async fn finish(end: &End, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, config: &Config) {
+    writer.lift_window();
     let revoked = format!("Authentication failed for {}", writer.outbox().ident());
     let silent;
     let (text, deadline) = match end {

@@ -10,13 +10,17 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Bytes, BytesMut};
-use hpfeeds::wire::FrameBatch;
+use bytes::{Buf as _, Bytes};
+use hpfeeds::wire::{BatchExtent, FrameBatch};
 use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
-    delivery::outbox::Outbox, identity::quota::Quota, limits::rate::Limiter, link::Link, net::socket::WriteHalf,
+    delivery::outbox::Outbox,
+    identity::quota::Quota,
+    link::{Link, window::Window},
+    net::socket::WriteHalf,
+    session::control_writer::{ControlWriter, Offer},
 };
 
 /// How many batches one system call writes.
@@ -36,7 +40,8 @@ pub(crate) struct Writer<'a> {
     timer: Option<Pin<Box<Sleep>>>,
     /// The quota of the account, if that limits deliveries.
     quota: Option<Arc<Quota>>,
-    /// How many bytes of `taken` may be written. Without a limit, all.
+    /// How many bytes of `taken` may be written, to the end of a frame. Without a limit or a window,
+    /// all.
     granted: usize,
     /// The timer is for the limit, and not for the deadline.
     pacing: bool,
@@ -44,24 +49,6 @@ pub(crate) struct Writer<'a> {
     held: bool,
     /// The client speaks the extension.
     control: Option<Box<ControlWriter>>,
-}
-
-/// The part of a writer that writes control frames. They go out between two batches, and no limit
-/// puts them off.
-struct ControlWriter {
-    link: Arc<Link>,
-    /// The frames that are being written, and how many of their bytes are.
-    chunk: BytesMut,
-    written: usize,
-    /// What the socket took no more of: it has to be offered the same bytes again.
-    blocked: Option<Offer>,
-}
-
-/// What was offered to the socket.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Offer {
-    Batches,
-    Control,
 }
 
 /// Why the writer has stopped.
@@ -97,8 +84,8 @@ impl<'a> Writer<'a> {
     /// Writes until one of the ends above. It may be called again after [`WriteEnd::Slow`].
     pub(crate) fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<WriteEnd> {
         loop {
-            if self.control.is_some() {
-                match self.poll_control(cx) {
+            if let Some(control) = &mut self.control {
+                match control.poll_write(&mut self.half, &self.outbox, self.written == 0, cx) {
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(_)) => {
                         self.abandon();
@@ -120,8 +107,9 @@ impl<'a> Writer<'a> {
                     }
                 }
             }
-            if self.quota.is_some() {
-                ready!(self.poll_grant(cx));
+            if self.is_limited() && !ready!(self.poll_grant(cx)) {
+                // The window is closed, and the socket counts as full.
+                return self.poll_blocked(cx);
             }
             // One system call, until the socket takes no more.
             match self.poll_write(cx) {
@@ -165,43 +153,20 @@ impl<'a> Writer<'a> {
 
     /// Follows what HELLO has agreed on: from the first one on, the writer has control frames.
     pub(crate) fn follow(&mut self, link: &Arc<Link>) {
-        self.control.get_or_insert_with(|| {
-            Box::new(ControlWriter { link: link.clone(), chunk: BytesMut::new(), written: 0, blocked: None })
-        });
-    }
-
-    /// Writes the control frames, if it is their turn. Ready when there is none to write now.
-    fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let between = self.is_between_frames();
-        let Some(control) = &mut self.control else {
-            return Poll::Ready(Ok(()));
-        };
-        loop {
-            if control.chunk.is_empty() {
-                let is_turn = between && control.blocked.is_none();
-                if !is_turn || !control.link.take(&mut control.chunk) {
-                    return Poll::Ready(Ok(()));
-                }
+        let new = || Box::new(ControlWriter::new(link.clone()));
+        let control = self.control.get_or_insert_with(new);
+        let (was_set, is_set) = (control.windowed, link.window.is_set());
+        control.windowed = is_set;
+        if is_set && !was_set {
+            // What is on its way goes, and counts.
+            if self.quota.is_none() {
+                self.granted = self.taken.iter().map(Bytes::len).sum::<usize>() - self.written;
             }
-            let rest = control.chunk.get(control.written..).unwrap_or_default();
-            match self.half.poll_write(cx, &[IoSlice::new(rest)]) {
-                Poll::Ready(Ok(n)) => {
-                    control.blocked = None;
-                    control.advance(n);
-                    self.outbox.sent_control(n);
-                }
-                Poll::Ready(Err(cause)) => return Poll::Ready(Err(cause)),
-                Poll::Pending => {
-                    control.blocked = Some(Offer::Control);
-                    return Poll::Pending;
-                }
-            }
+            let (written, _) = self.outbox.session().progress();
+            link.window.begin((written - control.total).saturating_add(self.granted as u64));
+        } else if was_set && !is_set && self.quota.is_none() {
+            self.granted = usize::MAX;
         }
-    }
-
-    /// Whether the next byte of the batches begins a frame.
-    fn is_between_frames(&self) -> bool {
-        self.written == 0 || self.is_limited() && self.granted == 0
     }
 
     /// Notes what the socket took no more of.
@@ -223,8 +188,7 @@ impl<'a> Writer<'a> {
     /// Gives up all that has not been written.
     pub(crate) fn abandon(&mut self) {
         if let Some(control) = &mut self.control {
-            control.chunk.clear();
-            control.link.control().close();
+            control.close();
         }
         self.outbox.abandon(&mut self.taken, self.written);
         self.written = 0;
@@ -240,8 +204,23 @@ impl<'a> Writer<'a> {
         self.advance(0);
     }
 
+    /// Whether a limit or a window can keep the queue back.
     pub(crate) fn is_limited(&self) -> bool {
-        self.quota.is_some()
+        self.quota.is_some() || self.is_windowed()
+    }
+
+    fn is_windowed(&self) -> bool {
+        self.control.as_ref().is_some_and(|control| control.windowed)
+    }
+
+    /// Ends the window: nobody reads any more what the client consumes. The rest of the queue goes
+    /// as fast as the client takes it.
+    pub(crate) fn lift_window(&mut self) {
+        if let Some(control) = &mut self.control {
+            control.link.window.resize(None);
+            let link = control.link.clone();
+            self.follow(&link);
+        }
     }
 
     /// Counts encrypted bytes as written: they cannot be taken back.
@@ -249,8 +228,7 @@ impl<'a> Writer<'a> {
         let committed = self.half.committed();
         match &mut self.control {
             Some(control) if control.blocked == Some(Offer::Control) => {
-                control.advance(committed);
-                self.outbox.sent_control(committed);
+                control.advance(committed, &self.outbox);
             }
             _ => self.advance(committed),
         }
@@ -261,17 +239,17 @@ impl<'a> Writer<'a> {
     fn lift_limit(&mut self) {
         (self.quota, self.granted) = (None, usize::MAX);
         (self.timer, self.pacing) = (None, false);
+        self.lift_window();
     }
 
-    /// Waits until bytes may be delivered.
-    fn poll_grant(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.granted == 0
-            && let Some(limiter) = self.quota.as_ref().and_then(|quota| quota.deliver.as_ref())
-        {
-            let now = Instant::now();
-            let (granted, until) = self.reserve(limiter, now);
+    /// Waits until bytes may be delivered. `false` when the window is closed.
+    fn poll_grant(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if self.granted == 0 {
+            let Some((granted, until)) = self.reserve() else {
+                return Poll::Ready(false);
+            };
             self.granted = granted;
-            if until > now {
+            if let Some(until) = until {
                 self.timer = Some(Box::pin(sleep_until(until)));
                 self.pacing = true;
             }
@@ -287,19 +265,29 @@ impl<'a> Writer<'a> {
             self.timer = None;
             self.pacing = false;
         }
-        Poll::Ready(())
+        Poll::Ready(true)
     }
 
-    /// Reserves a portion of `taken`. Returns its length in bytes, and when it may be written.
-    fn reserve(&self, limiter: &Limiter, now: Instant) -> (usize, Instant) {
-        let (messages, bytes) = limiter.rate().portion();
+    /// Reserves a portion of `taken`. Returns its length in bytes, and until when it has to wait;
+    /// `None` when the window is closed.
+    fn reserve(&self) -> Option<(usize, Option<Instant>)> {
+        let limiter = self.quota.as_ref().and_then(|quota| quota.deliver.as_ref());
+        let window = self.control.as_ref().filter(|control| control.windowed).map(|control| &control.link.window);
+        let room = window.map(Window::room);
+        let (messages, bytes) = limiter.map_or((u64::MAX, u64::MAX), |limiter| limiter.rate().portion());
+        let bytes = room.map_or(bytes, |room| room.bytes.min(bytes));
         let (mut all_messages, mut all_bytes) = (0, 0);
         let mut skip = self.written;
         for batch in &self.taken {
             let rest = batch.get(skip..).unwrap_or_default();
             skip = 0;
             let (messages_left, bytes_left) = (messages - all_messages, bytes.saturating_sub(all_bytes as u64));
-            let more = FrameBatch::checked(rest).portion(messages_left, bytes_left);
+            let more = if limiter.is_none() && rest.len() as u64 <= bytes_left {
+                // Its messages need not be counted.
+                BatchExtent { len: rest.len(), messages: 0 }
+            } else {
+                FrameBatch::checked(rest).portion(messages_left, bytes_left)
+            };
             if all_bytes > 0 && more.len as u64 > bytes_left {
                 break;
             }
@@ -309,7 +297,18 @@ impl<'a> Writer<'a> {
                 break;
             }
         }
-        (all_bytes, limiter.reserve(all_messages, all_bytes as u64, now))
+        if let (Some(window), Some(room)) = (window, room) {
+            // A frame that is longer than the window goes alone.
+            if all_bytes as u64 > room.bytes && !room.is_idle {
+                return None;
+            }
+            window.send(all_bytes as u64);
+        }
+        let until = limiter.and_then(|limiter| {
+            let now = Instant::now();
+            Some(limiter.reserve(all_messages, all_bytes as u64, now)).filter(|until| *until > now)
+        });
+        Some((all_bytes, until))
     }
 
     /// Writes as much of `taken` as is granted with one system call.
@@ -336,7 +335,7 @@ impl<'a> Writer<'a> {
     fn advance(&mut self, n: usize) {
         let mut batches = 0;
         self.written += n;
-        if self.quota.is_some() {
+        if self.is_limited() {
             self.granted -= n;
         }
         while let Some(batch) = self.taken.front()
@@ -346,19 +345,13 @@ impl<'a> Writer<'a> {
             batches += 1;
             self.taken.pop_front();
         }
-        self.outbox.sent(n, batches, Instant::now);
-    }
-}
-
-impl ControlWriter {
-    /// So many bytes have been written.
-    fn advance(&mut self, n: usize) {
-        self.written += n;
-        if self.written >= self.chunk.len() {
-            self.chunk.clear();
-            self.written = 0;
-            self.link.control().written();
+        // What was granted ends with a frame: the rest is a batch of its own.
+        if self.granted == 0
+            && let Some(batch) = self.taken.front_mut()
+        {
+            batch.advance(mem::take(&mut self.written));
         }
+        self.outbox.sent(n, batches, Instant::now);
     }
 }
 

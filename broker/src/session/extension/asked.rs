@@ -4,7 +4,7 @@ use hpfeeds::wire::extension::{ClientHello, Flags, StreamId, VERSION};
 
 /// The flags that this broker grants, and those of them that do not need a stream.
 const GRANTED: Flags = Flags::from_bits(Flags::CONFIRM.bits() | UNNUMBERED.bits());
-const UNNUMBERED: Flags = Flags::from_bits(Flags::REPLIES.bits() | Flags::HEARTBEAT.bits());
+const UNNUMBERED: Flags = Flags::from_bits(Flags::REPLIES.bits() | Flags::HEARTBEAT.bits() | Flags::WINDOW.bits());
 
 /// A HELLO.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +15,8 @@ pub(crate) struct Asked {
     pub(super) next: u64,
     /// In how many seconds the client wants to hear something, if it wants to at all.
     pub(super) heartbeat: u16,
+    /// How many bytes of messages it takes beyond those that it has consumed.
+    pub(super) window: Option<u32>,
 }
 
 impl Asked {
@@ -27,6 +29,6 @@ impl Asked {
         }
         let ClientHello { version, stream, next, .. } = *hello;
         let heartbeat = if flags.contains(Flags::HEARTBEAT) { hello.heartbeat } else { 0 };
-        Self { version: version.min(VERSION), flags, stream, next, heartbeat }
+        Self { version: version.min(VERSION), flags, stream, next, heartbeat, window: hello.window() }
     }
 }

@@ -93,6 +93,7 @@ impl Extension {
             self.stream = Some(Stream { hold, numbering, first, acked: hello.decided, pending: 0 });
         }
         self.flags = asked.flags;
+        self.link.window.resize(asked.window);
         self.link.control().hello(hello);
         (self.said, self.renewed) = (true, true);
         Ok(())

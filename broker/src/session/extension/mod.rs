@@ -148,6 +148,18 @@ impl Extension {
         Ok(())
     }
 
+    /// The client has consumed so many bytes of messages in all, which may open its window.
+    pub(super) fn consume(&mut self, bytes: u64) -> Result<(), String> {
+        if !self.link.window.is_set() {
+            return Ok(());
+        }
+        self.said = true;
+        self.link
+            .window
+            .consume(bytes)
+            .map_err(|sent| format!("CONSUMED counts {bytes} bytes of messages, and {sent} were sent"))
+    }
+
     /// Queues any other frame for the client.
     pub(super) fn say(&mut self, frame: &BrokerFrame<'_>) {
         self.link.control().push(frame);

@@ -49,7 +49,12 @@ impl SessionReader {
                 self.extension.get_or_insert_with(new).hello(asked, &self.membership, &self.context)?;
                 self.budget.charge(HELLO_COST);
             }
-            ClientFrame::Heartbeat | ClientFrame::Consumed { .. } => {}
+            ClientFrame::Heartbeat => {}
+            ClientFrame::Consumed { bytes, .. } => {
+                if let Some(extension) = &mut self.extension {
+                    extension.consume(bytes)?;
+                }
+            }
             ClientFrame::SubscribeFrom { mode, mailbox, channel, .. } => {
                 let channel = Channel::new(channel).map_err(|cause| cause.to_string())?;
                 if mode == Mode::LIVE && mailbox.is_empty() {

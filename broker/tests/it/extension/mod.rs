@@ -5,3 +5,4 @@ mod heartbeat;
 mod hello;
 mod replies;
 mod streams;
+mod window;
