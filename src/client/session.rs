@@ -363,8 +363,7 @@ impl ClientSession {
             return Poll::Ready(false);
         };
         self.inner.batch = popped.batch;
-        // The queue was full, and the driver had stopped reading.
-        if popped.made_room {
+        if popped.wakes_driver {
             self.inner.shared.driver.wake();
         }
         Poll::Ready(true)

@@ -41,6 +41,11 @@ pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {
     /// next: what is still on its way must not arrive later, behind messages of the next
     /// connection. Does nothing by default; must not block.
     fn abort(&self) {}
+
+    /// The broker sends heartbeats, by which the session knows that it is alive: a limit of the
+    /// system on unacknowledged bytes, which also ends connections whose peer is alive and reads
+    /// nothing, may be lifted. Called once. Does nothing by default; must not block.
+    fn hears_heartbeats(&self) {}
 }
 
 impl Transport for tokio::io::DuplexStream {}

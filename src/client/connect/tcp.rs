@@ -33,6 +33,13 @@ impl Transport for TcpStream {
         drop(SockRef::from(self).set_linger(Some(Duration::ZERO)));
     }
 
+    /// A connector may have set the limit, or the system's default may be one.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn hears_heartbeats(&self) {
+        // A socket that has ended needs none.
+        drop(SockRef::from(self).set_tcp_user_timeout(None));
+    }
+
     /// Asks the system, not the runtime, which may not have heard of it yet; and sees it also
     /// behind data that nobody has read.
     #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -43,7 +43,7 @@ impl Connection<'_> {
         End::Failed(Error::new(Cause::Extension { addr: self.shared.config.addr.clone(), cause }))
     }
 
-    fn unexpected(&self, what: String) -> End {
+    pub(super) fn unexpected(&self, what: String) -> End {
         End::Failed(Error::new(Cause::Unexpected { addr: self.shared.config.addr.clone(), what }))
     }
 

@@ -6,10 +6,12 @@ use std::{
     pin::Pin,
 };
 
-use bytes::BytesMut;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::state::{Connection, End, Extension, Phase};
+use super::{
+    life::{HEARTBEAT, Life},
+    state::{Connection, End, Extension, Phase},
+};
 use crate::{
     client::{
         driver::{
@@ -46,10 +48,13 @@ impl Extension {
     pub(super) fn new(confirm: Confirm) -> Self {
         let confirm = if confirm == Confirm::Off { Flags::default() } else { Flags::CONFIRM };
         Self {
-            asked: Flags::REPLIES | confirm,
+            asked: Flags::REPLIES | Flags::HEARTBEAT | Flags::WINDOW | confirm,
             granted: Flags::default(),
+            asks: true,
             answered: false,
             unanswered: VecDeque::new(),
+            window: 0,
+            life: None,
             renewed: 0,
         }
     }
@@ -61,33 +66,41 @@ impl Connection<'_> {
         Box::pin(sleep(shared.config.handshake_timeout))
     }
 
+    /// Changes the stream on this connection, once nothing of the one before is unconfirmed or being
+    /// written: says HELLO again, and holds messages until that is answered.
+    #[allow(dead_code, reason = "for what is stored")]
+    pub(super) fn change_stream(&mut self) {
+        if let Some(extension) = &mut self.extension {
+            (extension.asks, extension.renewed) = (true, 0);
+            self.phase = Phase::Greeting { deadline: Self::greeting_deadline(self.shared) };
+            self.say_hello();
+        }
+    }
+
     /// HELLO, behind AUTH or in place of an earlier one.
     pub(super) fn say_hello(&mut self) {
-        let Some(extension) = &self.extension else {
+        let window = self.window();
+        let Some(extension) = &mut self.extension else {
             return;
         };
+        extension.window = window;
         let unconfirmed = &self.reconnect.in_flight.unconfirmed;
         let hello = ClientHello {
             version: VERSION,
             flags: extension.asked,
-            heartbeat: 0,
+            heartbeat: HEARTBEAT,
             stream: unconfirmed.stream(),
             next: unconfirmed.next(),
             software: SOFTWARE,
-            window: None,
+            window: Some(window),
         };
-        let mut bytes = BytesMut::new();
-        // Its only name is the program's.
-        if let Err(error) = ClientFrame::Hello(hello).encode(&mut bytes) {
-            debug_assert!(false, "{error}");
-        }
-        self.reconnect.in_flight.push_control(bytes.freeze());
+        self.push_frame(ClientFrame::Hello(hello));
     }
 
     /// The broker has answered HELLO: the key is good.
     pub(super) fn greeted(&mut self, hello: &BrokerHello<'_>) -> Result<(), End> {
         let addr = &self.shared.config.addr;
-        let Some(extension) = self.extension.as_mut().filter(|extension| !extension.answered) else {
+        let Some(extension) = self.extension.as_mut().filter(|extension| extension.asks) else {
             let what = "it sent HELLO once more".to_owned();
             return Err(End::Failed(Error::new(Cause::Unexpected { addr: addr.clone(), what })));
         };
@@ -126,10 +139,21 @@ impl Connection<'_> {
         };
         in_flight.put_back(again);
         self.shared.set_confirms(if confirms.is_some() { Confirms::Yes } else { Confirms::No });
-        extension.answered = true;
+        (extension.asks, extension.answered) = (false, true);
+        if extension.life.is_none() {
+            extension.life =
+                Life::new(extension.granted, hello.heartbeat, extension.window, self.shared.inbox.pushed());
+            if extension.granted.contains(Flags::HEARTBEAT) {
+                self.transport.hears_heartbeats();
+            }
+        }
         addresses::answered(addr);
         if matches!(self.phase, Phase::Greeting { .. }) {
-            self.accept();
+            if self.outcome.accepted.is_some() {
+                self.phase = Phase::Accepted;
+            } else {
+                self.accept();
+            }
         }
         Ok(())
     }
@@ -142,7 +166,7 @@ impl Connection<'_> {
             return Err(End::Failed(Error::new(Cause::Unexpected { addr: addr.clone(), what })));
         };
         extension.renewed += 1;
-        self.reconnect.in_flight.renew(new_stream());
+        self.reconnect.in_flight.unconfirmed.renew(new_stream());
         self.say_hello();
         if let Phase::Greeting { deadline } = &mut self.phase {
             deadline.as_mut().reset(Instant::now() + self.shared.config.handshake_timeout);

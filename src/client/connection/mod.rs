@@ -5,9 +5,11 @@ mod denial;
 #[doc(hidden)]
 pub mod error_text;
 pub(super) mod greeting;
+mod life;
 mod parting;
 mod proving;
 pub(super) mod state;
+mod sweep;
 pub(super) mod transport;
 mod watch;
 
@@ -192,13 +194,16 @@ impl<'a> Connection<'a> {
         }
         // Closing, nobody may be reading any more; but the broker's EOF stands behind what it still
         // sends. And what the system holds of a broken connection is not much, and otherwise lost.
-        if !self.is_closing() && !self.broken && !self.shared.inbox.has_room() {
+        if !self.is_closing() && !self.broken && !self.may_read() {
             return Ok(0);
         }
         match self.transport.poll_fill(cx) {
             Poll::Pending => Ok(0),
             Poll::Ready(Ok(0)) => Err(self.eof()),
-            Poll::Ready(Ok(n)) => self.process_received().map(|()| n),
+            Poll::Ready(Ok(n)) => {
+                self.heard();
+                self.process_received().map(|()| n)
+            }
             Poll::Ready(Err(error)) => Err(self.broken(error)),
         }
     }
@@ -210,9 +215,12 @@ impl<'a> Connection<'a> {
         {
             self.frames += 1;
             match received {
-                Received::Batch(batch) => self.delivered(batch),
+                Received::Batch(batch) => self.delivered(batch)?,
                 Received::TooLong(cause) => {
                     self.proven();
+                    if let DecodeError::TooLong { length, .. } = cause {
+                        self.received(length as usize, false)?;
+                    }
                     self.shared.skip(cause);
                 }
                 Received::Extension(opcode, body) => self.answered(opcode, &body)?,
@@ -228,12 +236,15 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    fn delivered(&mut self, batch: BytesMut) {
+    fn delivered(&mut self, batch: BytesMut) -> Result<(), End> {
         self.proven();
         // Only while closing can it be full here; then what nobody reads is let go.
-        if !self.is_closing() || self.shared.inbox.has_room() {
+        let kept = !self.is_closing() || self.shared.inbox.has_room();
+        self.received(batch.len(), kept)?;
+        if kept {
             self.shared.inbox.push(batch);
         }
+        Ok(())
     }
 
     /// Because the program wants it.
@@ -268,7 +279,7 @@ impl<'a> Connection<'a> {
         End::Failed(complaint.unwrap_or_else(eof))
     }
 
-    fn broken(&mut self, cause: io::Error) -> End {
+    pub(super) fn broken(&mut self, cause: io::Error) -> End {
         use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
         // A broker that closes before it has read all that came with AUTH resets the connection.
         if matches!(self.phase, Phase::Proving { .. })
@@ -360,6 +371,7 @@ impl<'a> Connection<'a> {
         }
         self.poll_parting(cx)?;
         self.poll_grants(cx);
+        self.poll_life(cx)?;
         self.look(cx)?;
         if self.hold.as_mut().is_some_and(|hold| hold.as_mut().poll(cx).is_ready()) {
             self.hold = None;
@@ -438,9 +450,14 @@ impl<'a> Connection<'a> {
     pub(super) fn wrote(&mut self, written: Written) {
         self.shared.outbox.release(written.room);
         if self.reconnect.in_flight.unconfirmed.keeping() == Keeping::Nothing {
-            self.outcome.written.push(written.messages, written.room);
+            self.outcome.written.push(written.messages, written.published_bytes);
         }
         self.outcome.published |= written.published;
+        if written.bytes > 0
+            && let Some(life) = self.extension.as_mut().and_then(|extension| extension.life.as_mut())
+        {
+            life.wrote();
+        }
         self.watch.wrote(written.bytes);
     }
 

@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::{transport::FrameTransport, watch::Watch};
+use super::{life::Life, transport::FrameTransport, watch::Watch};
 use crate::{
     client::{
         driver::{
@@ -111,12 +111,18 @@ pub(super) struct Parting {
 pub(super) struct Extension {
     /// What HELLO asked for.
     pub(super) asked: Flags,
-    /// The broker has answered.
+    /// A HELLO of ours waits for its answer.
+    pub(super) asks: bool,
+    /// The broker has answered one.
     pub(super) answered: bool,
     /// What the broker granted of it.
     pub(super) granted: Flags,
     /// SUBSCRIBE (true) and UNSUBSCRIBE that are not answered, in order.
     pub(super) unanswered: VecDeque<(Channel, bool)>,
+    /// The window that HELLO told.
+    pub(super) window: u32,
+    /// Signs of life and the window, once they are granted.
+    pub(super) life: Option<Life>,
     /// How often a new stream was begun, since the broker knew another of the same id.
     pub(super) renewed: u32,
 }

@@ -238,6 +238,11 @@ impl FrameTransport {
         self.io.abort();
     }
 
+    /// See [`Transport::hears_heartbeats`].
+    pub(crate) fn hears_heartbeats(&self) {
+        self.io.hears_heartbeats();
+    }
+
     /// See [`Transport::status`].
     pub(crate) fn status(&self) -> Option<TransportStatus> {
         self.io.status()

@@ -67,7 +67,7 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn new(shared: Arc<Shared>, first: Option<oneshot::Sender<Result<(), Error>>>) -> Self {
         let mut reconnect = ReconnectState::default();
-        reconnect.in_flight.renew(new_stream());
+        reconnect.in_flight.unconfirmed.renew(new_stream());
         Self { shared, first, reconnect, failures: 0, repairs: 0, lost: 0, broke: None }
     }
 

@@ -18,6 +18,8 @@ pub(crate) struct Batch {
     number: u64,
     /// It has been written whole before.
     sent: bool,
+    /// It was read from where it was stored.
+    replayed: bool,
     /// When the first message was accepted.
     since: Instant,
     /// Who waits, by the index of the message, in order. A barrier stands behind that many
@@ -27,15 +29,26 @@ pub(crate) struct Batch {
 
 impl Batch {
     pub(crate) fn small(bytes: Bytes, messages: u32, since: Instant, waiters: Vec<(u32, Waiter)>) -> Self {
-        Self { bytes, payload: Bytes::new(), messages, number: 0, sent: false, since, waiters }
+        Self { bytes, payload: Bytes::new(), messages, number: 0, sent: false, replayed: false, since, waiters }
     }
 
     pub(crate) fn large(head: Bytes, payload: Bytes, since: Instant, waiter: Option<Waiter>) -> Self {
         let waiters = waiter.into_iter().map(|waiter| (0, waiter)).collect();
-        Self { bytes: head, payload, messages: 1, number: 0, sent: false, since, waiters }
+        Self { bytes: head, payload, messages: 1, number: 0, sent: false, replayed: false, since, waiters }
     }
 
-    /// In bytes: what it takes up of the queue.
+    /// Frames that were stored, with their numbers: they take up no room of the queue.
+    #[allow(dead_code, reason = "for what is stored")]
+    pub(crate) fn replayed(bytes: Bytes, messages: u32, first: u64, since: Instant) -> Self {
+        Self { number: first, replayed: true, ..Self::small(bytes, messages, since, Vec::new()) }
+    }
+
+    /// How many bytes of the queue it takes up.
+    pub(crate) fn room(&self) -> usize {
+        if self.replayed { 0 } else { self.len() }
+    }
+
+    /// In bytes.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len() + self.payload.len()
     }
@@ -72,11 +85,6 @@ impl Batch {
     pub(crate) fn give_number(&mut self, first: u64) -> Vec<(u32, Waiter)> {
         self.number = first;
         std::mem::take(&mut self.waiters)
-    }
-
-    /// Makes the numbers smaller: the stream has begun anew.
-    pub(crate) fn shift(&mut self, by: u64) {
-        self.number = self.number.saturating_sub(by);
     }
 
     /// Notes that it was written whole, and returns how many messages had been before.
@@ -145,6 +153,7 @@ impl Batch {
             messages: extent.messages,
             number: self.number,
             sent: self.sent,
+            replayed: self.replayed,
             since: self.since,
             waiters: std::mem::replace(&mut self.waiters, waiters),
         };

@@ -11,7 +11,7 @@ use super::{
     unconfirmed::Unconfirmed,
     waiter::Waiter,
 };
-use crate::{client::error::Error, wire::extension::StreamId};
+use crate::client::error::Error;
 
 /// Pieces of memory that are kept for the next batches: what the processor has in its cache.
 pub(crate) const SPENT: usize = 2;
@@ -21,6 +21,8 @@ pub(crate) const SPENT: usize = 2;
 pub(crate) struct Written {
     /// Bytes of the queue that are free again: nothing will confirm them.
     pub(crate) room: usize,
+    /// Bytes of messages that nothing will confirm.
+    pub(crate) published_bytes: usize,
     /// Messages that are now with the operating system, whole.
     pub(crate) messages: u64,
     /// Bytes of all kinds.
@@ -174,7 +176,8 @@ impl InFlight {
         self.uncount(batch.messages().into(), batch.len());
         written.messages += u64::from(batch.messages());
         if let Some(done) = self.unconfirmed.push(batch) {
-            written.room += done.len();
+            written.room += done.room();
+            written.published_bytes += done.len();
             recycle(&mut self.spent, done);
         }
     }
@@ -196,7 +199,7 @@ impl InFlight {
     pub(crate) fn settle(&mut self) -> (usize, bool) {
         let mut room = 0;
         let more = self.unconfirmed.settle(|batch| {
-            room += batch.len();
+            room += batch.room();
             recycle(&mut self.spent, batch);
         });
         (room, more)
@@ -234,14 +237,6 @@ impl InFlight {
         self.uncount(removed.messages, removed.room);
         self.push_barriers(barriers);
         removed
-    }
-
-    /// Begins a new stream: everything that is not settled is sent again in it.
-    pub(crate) fn renew(&mut self, stream: StreamId) {
-        let shift = self.unconfirmed.renew(stream);
-        for batch in self.batches.iter_mut().chain(&mut self.kept).filter_map(OutgoingBatch::batch_mut) {
-            batch.shift(shift);
-        }
     }
 
     /// Messages and bytes that are not written whole.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     task::{Context, Poll, Waker, ready},
 };
 
@@ -16,20 +17,26 @@ use tokio::task::coop;
 pub(crate) struct Inbox {
     state: Mutex<State>,
     capacity: usize,
+    /// All bytes that were ever taken out; changed under the lock.
+    popped: AtomicU64,
+    /// The driver is woken when so many have been taken out.
+    tell_at: AtomicU64,
 }
 
 /// A batch that was taken out.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Popped {
     pub(crate) batch: BytesMut,
-    /// The driver had stopped reading, and may go on now.
-    pub(crate) made_room: bool,
+    /// The driver had stopped reading, and may go on now, or wants to know that so much is taken.
+    pub(crate) wakes_driver: bool,
 }
 
 #[derive(Debug, Default)]
 struct State {
     batches: VecDeque<BytesMut>,
     bytes: usize,
+    /// All bytes that were ever put in.
+    pushed: u64,
     ended: bool,
     reader: Option<Waker>,
 }
@@ -37,7 +44,8 @@ struct State {
 impl Inbox {
     pub(crate) fn new(capacity: usize) -> Self {
         // With none at all, nothing would ever be read.
-        Self { state: Mutex::default(), capacity: capacity.max(1) }
+        let tell_at = AtomicU64::new(u64::MAX);
+        Self { state: Mutex::default(), capacity: capacity.max(1), popped: AtomicU64::new(0), tell_at }
     }
 
     /// Whether the driver may read from the socket. A batch may overshoot the capacity by its own
@@ -46,9 +54,27 @@ impl Inbox {
         self.state.lock().bytes < self.capacity
     }
 
-    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.state.lock().bytes
+    }
+
+    /// All bytes that were ever put in.
+    pub(crate) fn pushed(&self) -> u64 {
+        self.state.lock().pushed
+    }
+
+    /// All bytes that were ever taken out.
+    pub(crate) fn popped(&self) -> u64 {
+        self.popped.load(Relaxed)
+    }
+
+    /// Has the driver woken, once, when so many bytes have been taken out.
+    pub(crate) fn tell_at(&self, popped: u64) {
+        self.tell_at.store(popped, Relaxed);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -58,6 +84,7 @@ impl Inbox {
     pub(crate) fn push(&self, batch: BytesMut) {
         let mut state = self.state.lock();
         state.bytes += batch.len();
+        state.pushed += batch.len() as u64;
         state.batches.push_back(batch);
         let reader = state.reader.take();
         drop(state);
@@ -85,9 +112,15 @@ impl Inbox {
         if let Some(batch) = state.batches.pop_front() {
             let full = state.bytes >= self.capacity;
             state.bytes -= batch.len();
-            let made_room = full && state.bytes < self.capacity;
+            let popped = self.popped.load(Relaxed) + batch.len() as u64;
+            self.popped.store(popped, Relaxed);
+            let told = self.tell_at.load(Relaxed) <= popped;
+            if told {
+                self.tell_at.store(u64::MAX, Relaxed);
+            }
+            let wakes_driver = told || full && state.bytes < self.capacity;
             budget.made_progress();
-            return Poll::Ready(Some(Popped { batch, made_room }));
+            return Poll::Ready(Some(Popped { batch, wakes_driver }));
         }
         if state.ended {
             budget.made_progress();
@@ -117,7 +150,8 @@ mod tests {
         inbox.push(BytesMut::from(&b"1234"[..]));
         inbox.push(BytesMut::from(&b"5"[..]));
         assert!(!inbox.has_room());
-        let popped = |batch: &[u8], made_room| Poll::Ready(Some(Popped { batch: BytesMut::from(batch), made_room }));
+        let popped =
+            |batch: &[u8], wakes_driver| Poll::Ready(Some(Popped { batch: BytesMut::from(batch), wakes_driver }));
         assert_eq!(inbox.poll_pop(cx), popped(b"12345678", true));
         assert!(inbox.has_room());
         assert_eq!(inbox.poll_pop(cx), popped(b"1234", false));

@@ -42,6 +42,8 @@ pub(crate) struct NeverSent;
 #[derive(Debug, Default)]
 pub(crate) struct Unconfirmed {
     stream: StreamId,
+    /// The last number of a stream that an earlier start of the program has stored.
+    stored: Option<u64>,
     keeping: Keeping,
     /// In the order of their numbers, without a gap.
     batches: VecDeque<Batch>,
@@ -69,6 +71,23 @@ pub(crate) struct Unconfirmed {
 }
 
 impl Unconfirmed {
+    /// A stream that an earlier start of the program has stored: what it has from `first` to `last`
+    /// is replayed.
+    #[allow(dead_code, reason = "for what is stored")]
+    pub(crate) fn stored(stream: StreamId, first: u64, last: u64) -> Self {
+        let before = first.saturating_sub(1);
+        Self {
+            stream,
+            stored: Some(last),
+            settled: before,
+            decided: before,
+            written: before,
+            sent: before,
+            last: before,
+            ..Self::default()
+        }
+    }
+
     // ---- numbers ----
 
     pub(crate) fn stream(&self) -> StreamId {
@@ -133,11 +152,13 @@ impl Unconfirmed {
     /// returned.
     ///
     /// Fails, and changes nothing, when the number is above all that was sent: then it is about
-    /// another stream.
+    /// another stream. Of one that was stored by an earlier start of the program, all may be decided.
     pub(crate) fn resume(&mut self, decided: u64) -> Result<VecDeque<Batch>, NeverSent> {
-        if decided > self.sent {
-            return Err(NeverSent);
-        }
+        let decided = match self.stored {
+            Some(last) => decided.min(last),
+            None if decided > self.sent => return Err(NeverSent),
+            None => decided,
+        };
         self.decided = self.decided.max(decided).max(self.settled);
         Ok(self.take_back())
     }
@@ -167,20 +188,10 @@ impl Unconfirmed {
         back
     }
 
-    /// Begins a new stream, of which nothing has been sent: what is not settled counts from 1.
-    /// Returns by how much all numbers are smaller, for batches that are elsewhere.
-    pub(crate) fn renew(&mut self, stream: StreamId) -> u64 {
-        let shift = self.settled;
+    /// Begins a new stream, of which nothing has been sent: the numbers go on.
+    pub(crate) fn renew(&mut self, stream: StreamId) {
         self.stream = stream;
-        for batch in &mut self.batches {
-            batch.shift(shift);
-        }
-        for (number, _) in &mut self.waiters {
-            *number = number.saturating_sub(shift);
-        }
-        self.last -= shift;
-        (self.settled, self.decided, self.written, self.sent) = (0, 0, 0, 0);
-        shift
+        (self.decided, self.written, self.sent) = (self.settled, self.settled, self.settled);
     }
 
     /// Takes a batch that is written whole. It comes back when nothing will confirm it.

@@ -220,7 +220,7 @@ impl World {
             }
             self.streams += 1;
             self.stream = StreamId::new([self.streams; 16]);
-            self.in_flight.renew(self.stream);
+            self.in_flight.unconfirmed.renew(self.stream);
         }
     }
 

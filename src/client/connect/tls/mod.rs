@@ -215,6 +215,10 @@ impl Transport for TlsStream<Observed> {
         self.get_ref().0.tcp.abort();
     }
 
+    fn hears_heartbeats(&self) {
+        self.get_ref().0.tcp.hears_heartbeats();
+    }
+
     /// The last record over TLS is our `close_notify`, which the broker may answer before the end
     /// of our TCP stream reaches it.
     fn status(&self) -> Option<TransportStatus> {
