@@ -2,7 +2,6 @@
 
 import socket
 import threading
-import time
 
 from process import DEADLINE, wait_until
 
