@@ -1,13 +1,18 @@
 """Our broker's half of the extension `hpx/1`, against a client that was written from its description."""
 
 import contextlib
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 
+from broker import Broker
 from hpx import (
+    BEATS,
     CONFIRM,
     FENCED,
+    HEARTBEAT,
     KNOWN,
     NOT_ALLOWED,
     REPLIES,
@@ -21,7 +26,7 @@ from hpx import (
 )
 from wire import EOF, connect, error, frame, publish, subscribe, unsubscribe
 
-ALL = CONFIRM | REPLIES
+ALL = CONFIRM | REPLIES | BEATS
 
 
 @pytest.fixture
@@ -47,7 +52,7 @@ def payloads(first, last):
 
 
 def test_hello_is_the_answer_to_auth(our_broker):
-    with Client(our_broker.port, flags=ALL) as client:
+    with Client(our_broker.port, flags=ALL, beats=10) as client:
         answer = client.answer
         assert (answer.version, answer.flags, answer.decided, answer.level) == (1, ALL, 0, 0)
         assert len(answer.node) == 16 and answer.software
@@ -290,3 +295,54 @@ def test_each_subscription_is_answered_in_order(our_broker):
         assert [answer.code for answer in answers] == [0, NOT_ALLOWED, 0, 0, 0, 0]
         rest = {client.read(), client.read()}
         assert rest == {("PUBLISH", "sensor", "sync", b"x"), ("ACK", 1)}
+
+
+# --- life
+
+
+def test_heartbeats(our_broker):
+    with Client(our_broker.port, flags=ALL, beats=1) as client:
+        begin = time.monotonic()
+        assert client.read() == "HEARTBEAT" and client.read() == "HEARTBEAT"
+        # One sweep a second.
+        assert 0.9 < time.monotonic() - begin < 5
+
+
+def test_no_heartbeats_unless_asked_for(our_broker):
+    with Client(our_broker.port, flags=CONFIRM | REPLIES, beats=1) as client:
+        with pytest.raises(AssertionError, match="nothing came"):
+            client.read(2.5)
+
+
+@pytest.fixture(scope="module")
+def strict_broker(tmp_path_factory):
+    """It ends clients that are silent for three seconds, and have said that they would not be."""
+    with closing(Broker("rust", tmp_path_factory.mktemp("strict"), flags=["--client-timeout", "3"])) as broker:
+        yield broker.start_anywhere()
+
+
+def test_a_silent_client_is_ended(strict_broker):
+    with Client(strict_broker.port, flags=ALL, beats=1) as client:
+        assert client.answer.beats == 1
+        begin = time.monotonic()
+        while (got := client.read()) == "HEARTBEAT":
+            pass
+        assert got is None or got[0] == "ERROR"
+        assert 2 < time.monotonic() - begin < 10
+
+
+def test_a_client_that_sends_heartbeats_lives(strict_broker):
+    with Client(strict_broker.port, flags=ALL, beats=1) as client:
+        for _ in range(6):
+            client.send(frame(HEARTBEAT, b"\0"))
+            assert client.read() == "HEARTBEAT"
+        client.publish("sync", b"x")
+        assert [got for got in client.read_until_ack(1) if got != "HEARTBEAT"] == []
+
+
+def test_a_silent_client_that_has_promised_nothing_lives(strict_broker):
+    with Client(strict_broker.port, flags=CONFIRM | REPLIES) as client:
+        with pytest.raises(AssertionError, match="nothing came"):
+            client.read(5)
+        client.publish("sync", b"x")
+        assert client.read_until_ack(1) == []

@@ -1,5 +1,6 @@
 """Clients that are neither Python's nor ours against our broker: with its extension they see what they always saw."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
 import pytest
@@ -108,3 +109,21 @@ def test_length_of_the_name(tmp_path, length):
                     names.add(client.name)
             token = b" hpx/1" if kind == "rust" and length <= 248 else b""
             assert names == {b"n" * length + token}
+
+
+# --- time
+
+
+def test_a_client_that_is_silent_for_longer_than_the_client_timeout(tmp_path):
+    """Heartbeats are for peers that have asked for them: others are neither sent one nor ended for sending none."""
+    with closing(Broker("rust", tmp_path, flags=["--client-timeout", "3"])) as broker, ExitStack() as stack:
+        broker.start_anywhere()
+        clients = [stack.enter_context(OldClient(broker.port, old)) for old in KINDS]
+        with ThreadPoolExecutor(len(clients)) as pool:
+            list(pool.map(lambda client: client.silence(5), clients))
+        for client in clients:
+            client.subscribe("sync")
+            client.publish("sync", b"after")
+            client.await_message("sync", b"after")
+            client.unsubscribe("sync")
+            assert len(client.seen) == 1
