@@ -104,6 +104,8 @@ impl BrokerContext {
             queued_bytes: self.delivery.buffered.load(Relaxed),
             max_queued_bytes: self.config.max_buffered,
             waiting_bytes: self.pool.held(),
+            extended: self.pulse.connections(),
+            streams: self.streams.len(),
             tasks: self.runtime.metrics().num_alive_tasks(),
         }
     }

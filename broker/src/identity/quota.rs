@@ -39,6 +39,13 @@ pub(crate) struct Account {
     shared: bool,
 }
 
+impl Account {
+    #[cfg(test)]
+    pub(crate) fn for_test(ident: &str) -> Self {
+        Self { name: ident.into(), shared: false }
+    }
+}
+
 /// The quota of all connections of one owner.
 #[derive(Debug)]
 pub(crate) struct Quota {

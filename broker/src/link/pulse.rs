@@ -41,6 +41,11 @@ impl Pulse {
         self.added.notify_one();
     }
 
+    /// How many connections there are.
+    pub(crate) fn connections(&self) -> usize {
+        self.links.lock().iter().filter(|link| link.strong_count() > 0).count()
+    }
+
     /// Sweeps once a second, for as long as there are connections.
     pub(crate) async fn run(&self) {
         loop {

@@ -16,7 +16,12 @@ pub(crate) struct Counters {
     pub(super) failures: HandshakeFailures,
     pub(crate) refused: Counter,
     pub(crate) revoked: Counter,
+    /// Messages that the key did not allow, of connections that go on.
+    pub(crate) denied: Counter,
+    /// Connections that were ended since another one uses their stream.
     pub(crate) fenced: Counter,
+    /// Connections that were ended since nothing came from the client.
+    pub(crate) silent: Counter,
     pub(crate) received_messages: Counter,
     pub(crate) received_bytes: Counter,
     pub(crate) unrouted: Counter,
@@ -40,6 +45,9 @@ impl Counters {
             failures: self.failures.counts(),
             refused: self.refused.get(),
             revoked: self.revoked.get(),
+            denied: self.denied.get(),
+            fenced: self.fenced.get(),
+            silent: self.silent.get(),
             received_messages: self.received_messages.get(),
             received_bytes: self.received_bytes.get(),
             unrouted: self.unrouted.get(),
@@ -65,6 +73,9 @@ pub(crate) struct Totals {
     pub(super) failures: FailureCounts,
     pub(super) refused: u64,
     pub(super) revoked: u64,
+    pub(super) denied: u64,
+    pub(super) fenced: u64,
+    pub(super) silent: u64,
     pub(super) received_messages: u64,
     pub(super) received_bytes: u64,
     pub(super) unrouted: u64,

@@ -11,6 +11,10 @@ pub(crate) struct Levels {
     pub(crate) max_queued_bytes: usize,
     /// Bytes that waiting publishers hold.
     pub(crate) waiting_bytes: usize,
+    /// Open connections that speak the extension.
+    pub(crate) extended: usize,
+    /// Streams that are published, or were lately.
+    pub(crate) streams: usize,
     /// Tasks of the runtime that have not ended.
     pub(crate) tasks: usize,
 }

@@ -171,6 +171,36 @@ pub(super) const ROWS: &[Row] = &[
         Single(|s| Integer(s.totals.refused)),
     ),
     Row::new(
+        Gauge,
+        "hpfeeds_broker_extension_connections",
+        "Connections that are open and speak the extension hpx/1.",
+        Single(|s| integer(s.levels.extended)),
+    ),
+    Row::new(
+        Gauge,
+        "hpfeeds_broker_streams",
+        "Streams whose progress is known: those that are published now, and the last ones that were.",
+        Single(|s| integer(s.levels.streams)),
+    ),
+    Row::new(
+        Counter,
+        "hpfeeds_broker_refused_messages",
+        "Messages that were refused without ending the connection, by reason.",
+        Samples(refused),
+    ),
+    Row::new(
+        Counter,
+        "hpfeeds_broker_fenced_connections",
+        "Connections that were ended because another one uses their stream.",
+        Single(|s| Integer(s.totals.fenced)),
+    ),
+    Row::new(
+        Counter,
+        "hpfeeds_broker_silent_disconnects",
+        "Connections that were ended because nothing came from the client for too long.",
+        Single(|s| Integer(s.totals.silent)),
+    ),
+    Row::new(
         Counter,
         "hpfeeds_broker_slow_disconnects",
         "Subscribers that were disconnected because they stayed slow.",
@@ -361,6 +391,10 @@ fn failures(snapshot: &Snapshot, text: &mut Text) {
     for (reason, count) in snapshot.totals.failures.by_reason() {
         text.sample(&[("reason", reason)], count);
     }
+}
+
+fn refused(snapshot: &Snapshot, text: &mut Text) {
+    text.sample(&[("reason", "not-allowed")], snapshot.totals.denied);
 }
 
 fn authentication(snapshot: &Snapshot, text: &mut Text) {

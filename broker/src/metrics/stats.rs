@@ -27,6 +27,14 @@ pub struct Stats {
     pub refused: u64,
     /// Connections that were ended because their key was removed or got another secret.
     pub revoked: u64,
+    /// Messages that the key did not allow and that were refused without ending the connection, as
+    /// the extension `hpx/1` can.
+    pub refused_messages: u64,
+    /// Connections that were ended because another one used their stream (`hpx/1`).
+    pub fenced: u64,
+    /// Connections that were ended because of
+    /// [`client_timeout`](crate::builder::BrokerBuilder::client_timeout).
+    pub silent: u64,
     /// Messages that were published.
     pub received_messages: u64,
     /// Their bytes on the wire.
@@ -61,6 +69,9 @@ impl Stats {
             handshake_failures: totals.failures.before_authentication(),
             refused: totals.refused,
             revoked: totals.revoked,
+            refused_messages: totals.denied,
+            fenced: totals.fenced,
+            silent: totals.silent,
             received_messages: totals.received_messages,
             received_bytes: totals.received_bytes,
             unrouted: totals.unrouted,

@@ -260,6 +260,8 @@ async fn close_session(
             writer.outbox().session().refused();
         }
         End::Revoked => context.metrics.counters.revoked.add(1),
+        End::Fenced => context.metrics.counters.fenced.add(1),
+        End::Silent(_) => context.metrics.counters.silent.add(1),
         _ => {}
     }
     let outbox = writer.outbox();

@@ -213,7 +213,7 @@ impl<'a> Writer<'a> {
         self.control.as_ref().is_some_and(|control| control.windowed)
     }
 
-    /// Ends the window: nobody reads any more what the client consumes. The rest of the queue goes
+    /// Ends the window: CONSUMED is not read any more. The rest of the queue goes
     /// as fast as the client takes it.
     pub(crate) fn lift_window(&mut self) {
         if let Some(control) = &mut self.control {
@@ -345,7 +345,7 @@ impl<'a> Writer<'a> {
             batches += 1;
             self.taken.pop_front();
         }
-        // What was granted ends with a frame: the rest is a batch of its own.
+        // The granted bytes end with a frame: the rest is a batch of its own.
         if self.granted == 0
             && let Some(batch) = self.taken.front_mut()
         {

@@ -51,6 +51,11 @@ impl Idle {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
     fn evict(&mut self, turn: Turn) -> Option<StreamKey> {
         let key = self.all.get(&turn)?.clone();
         self.remove(turn, &key);

@@ -11,6 +11,9 @@
 mod idle;
 pub(crate) mod key;
 pub(crate) mod refusals;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests;
 
 use std::{collections::HashMap, mem, sync::Arc};
 
@@ -109,6 +112,13 @@ impl StreamTable {
         drop(state);
         before.iter().chain(&holder).for_each(|link| link.fence());
         Claimed::Later(StreamClaim(Some(seat)))
+    }
+}
+
+impl StreamTable {
+    /// How many streams are known.
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().streams.len()
     }
 }
 

@@ -41,7 +41,6 @@ impl Extension {
                 match context.streams.claim(key, &self.link) {
                     Claimed::Now(hold, known) => self.answer(asked, Some((hold, known)), context),
                     Claimed::Later(claim) => {
-                        context.metrics.counters.fenced.add(1);
                         self.asked = Some((claim, asked));
                         Ok(())
                     }

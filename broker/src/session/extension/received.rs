@@ -81,6 +81,7 @@ impl SessionReader {
         if let Some(extension) = &mut self.extension {
             extension.refuse(batch.messages, Code::NOT_ALLOWED, channel, || text)?;
         }
+        self.context.metrics.counters.denied.add(batch.messages.into());
         self.buffer.skip(batch.len);
         self.log_denial("denied: publish", channel);
         Ok(())

@@ -212,7 +212,7 @@ async fn a_subscriber_with_a_closed_window_meets_the_policy_for_slow_ones() {
     assert_eq!(ending.stats().slow_disconnects, 1);
 }
 
-/// Nobody reads any more what it consumes.
+/// CONSUMED is not read any more then.
 #[tokio::test]
 async fn the_end_of_a_connection_lifts_the_window() {
     let broker = start(builder()).await;
