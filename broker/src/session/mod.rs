@@ -66,7 +66,7 @@ pub(crate) async fn serve(connection: Box<Connection>) {
         *unread = reader.has_published() || read.has_unread();
     }
     if let Some(extension) = &mut reader.extension {
-        extension.part();
+        extension.part(&connection.context);
     }
     // Nothing more is queued for the client from here on.
     reader.unsubscribe_all().await;

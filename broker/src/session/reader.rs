@@ -191,7 +191,7 @@ impl SessionReader {
         if let Some(extension) = &mut self.extension {
             // Before the connection waits for anything but its turn.
             if suspension.as_ref().is_none_or(|suspension| !suspension.yields) {
-                extension.acknowledge();
+                extension.acknowledge(&self.context);
             }
             if suspension.is_none() && extension.is_waiting() {
                 return Poll::Ready(Ok(()));

@@ -9,7 +9,10 @@ use tracing::debug;
 use crate::{
     context::BrokerContext,
     identity::Membership,
-    session::extension::{Extension, NO_NUMBERS, Stream, asked::Asked},
+    session::{
+        error_frame::SHUTTING_DOWN,
+        extension::{Extension, NO_NUMBERS, Stream, asked::Asked},
+    },
     streams::{Claimed, StreamHold, key::StreamKey},
 };
 
@@ -26,7 +29,7 @@ impl Extension {
         membership: &Membership,
         context: &BrokerContext,
     ) -> Result<(), String> {
-        self.acknowledge();
+        self.acknowledge(context);
         debug!(ident = membership.ident().as_str(), peer = %self.link.outbox().peer(), ?asked, "HELLO");
         if !asked.flags.contains(Flags::CONFIRM) {
             self.stream = None;
@@ -67,6 +70,10 @@ impl Extension {
         stream: Option<(StreamHold, bool)>,
         context: &BrokerContext,
     ) -> Result<(), String> {
+        if context.closing.is_cancelled() {
+            // Subscribers have ended: what was routed since then may have been discarded.
+            return Err(SHUTTING_DOWN.to_owned());
+        }
         let timeout = context.config.client_timeout.filter(|_| asked.flags.contains(Flags::HEARTBEAT));
         // Three signs of life in that time.
         let heartbeat = timeout.map_or(0, |timeout| (timeout.get() / 3).max(1));

@@ -19,6 +19,7 @@ use hpfeeds::wire::{
 use tokio::time::{Sleep, sleep};
 
 use crate::{
+    context::BrokerContext,
     link::Link,
     session::{end::End, extension::asked::Asked},
     streams::{StreamClaim, StreamHold},
@@ -114,9 +115,14 @@ impl Extension {
     }
 
     /// Acknowledges what is decided, unless the client knows.
-    pub(super) fn acknowledge(&mut self) {
+    ///
+    /// Nothing is acknowledged once the broker closes: subscribers have ended because of that, and a
+    /// batch may have been discarded for them. Messages before that were acknowledged as they were
+    /// read.
+    pub(super) fn acknowledge(&mut self, context: &BrokerContext) {
         if let Some(stream) = &mut self.stream
             && stream.hold.progress.decided > stream.acked
+            && !context.closing.is_cancelled()
         {
             stream.acked = stream.hold.progress.decided;
             self.link.control().ack(stream.acked);
@@ -194,8 +200,8 @@ impl Extension {
 
     /// The connection is not read any more: acknowledges what is decided, and gives its stream
     /// back. A batch that is still pending is not.
-    pub(crate) fn part(&mut self) {
-        self.acknowledge();
+    pub(crate) fn part(&mut self, context: &BrokerContext) {
+        self.acknowledge(context);
         self.stream = None;
         self.asked = None;
     }

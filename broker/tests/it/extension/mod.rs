@@ -1,6 +1,7 @@
 //! The extension `hpx/1`, spoken by a scripted client over real sockets.
 
 mod confirm;
+mod endings;
 mod heartbeat;
 mod hello;
 mod replies;
