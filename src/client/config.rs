@@ -25,6 +25,9 @@ pub(crate) struct Config {
     pub(crate) close_stall_timeout: Option<Duration>,
     pub(crate) unacknowledged: Duration,
     pub(crate) confirm: Confirm,
+    /// After how long without a confirmation a connection to a broker that acknowledges nothing is
+    /// ended, for a session that only publishes. `None`: never.
+    pub(crate) rotation: Option<Duration>,
     pub(crate) connector: Arc<dyn Connector>,
 }
 

@@ -69,6 +69,10 @@ pub(crate) enum Cause {
         addr: BrokerAddr,
         after: Duration,
     },
+    NoEnd {
+        addr: BrokerAddr,
+        after: Duration,
+    },
     Broker {
         message: String,
     },
@@ -236,6 +240,7 @@ impl Error {
             Cause::Connect { .. }
                 | Cause::HandshakeTimeout { .. }
                 | Cause::NoHello { .. }
+                | Cause::NoEnd { .. }
                 | Cause::Eof { .. }
                 | Cause::Io { .. }
         )
@@ -312,6 +317,9 @@ impl fmt::Display for Error {
             ),
             Cause::NoHello { addr, after } => {
                 write!(f, "{addr} offered the extension hpx/1 and did not answer HELLO within {after:?}")
+            }
+            Cause::NoEnd { addr, after } => {
+                write!(f, "{addr} did not end its stream within {after:?} after the session had ended its own")
             }
             Cause::Broker { message } => write!(f, "the broker reported: {message:?}"),
             Cause::Protocol { addr, cause } => write!(f, "{addr} does not speak hpfeeds: {cause}"),

@@ -102,6 +102,13 @@ pub enum SessionEvent {
         /// After how long the session asks again.
         retry_in: Duration,
     },
+    /// A broker without the extension `hpx/1` does not confirm messages by ending its stream after
+    /// the session has ended its own, as others do: messages that were sent twice are taken for
+    /// delivered. After two such ends in a row, all that is written is, for an hour.
+    DeliveryAssumed {
+        /// How many messages were sent twice and are taken for delivered, since the session was made.
+        messages: u64,
+    },
     /// The broker refused a subscription. It is not asked for again until
     /// [`subscribe`](crate::ClientSession::subscribe) is called again.
     SubscribeDenied {
@@ -151,6 +158,9 @@ impl fmt::Display for SessionEvent {
             Self::Refused { messages, cause, .. } => write!(f, "{cause}; messages refused so far: {messages}"),
             Self::ExtensionLeftOut { retry_in } => {
                 write!(f, "the broker ends connections that use the extension hpx/1; without it for {retry_in:.0?}")
+            }
+            Self::DeliveryAssumed { messages } => {
+                write!(f, "the broker confirms nothing; messages taken for delivered so far: {messages}")
             }
             Self::Skipped { messages, cause } => write!(f, "{cause}; messages skipped so far: {messages}"),
             Self::BrokerError { message } => write!(f, "the broker reported: {message:?}"),

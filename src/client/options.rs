@@ -53,6 +53,7 @@ pub struct SessionBuilder {
     close_timeout: Duration,
     close_stall_timeout: Option<Duration>,
     confirm: Confirm,
+    rotation: Option<Duration>,
     connector: Option<Arc<dyn Connector>>,
     #[cfg(feature = "tls")]
     tls: Option<TlsOptions>,
@@ -80,6 +81,7 @@ impl SessionBuilder {
             close_timeout: Duration::from_secs(5),
             close_stall_timeout: None,
             confirm: Confirm::default(),
+            rotation: None,
             connector: None,
             #[cfg(feature = "tls")]
             tls: None,
@@ -188,6 +190,14 @@ impl SessionBuilder {
         self
     }
 
+    /// Ends connections to brokers without the extension after so long with something unconfirmed.
+    /// Sessions with a spool do so; this is for tests.
+    #[doc(hidden)]
+    pub fn rotation(mut self, after: Duration) -> Self {
+        self.rotation = Some(after);
+        self
+    }
+
     /// Reaches the broker in another way than TCP or TLS.
     pub fn connector(mut self, connector: impl Connector) -> Self {
         self.connector = Some(Arc::new(connector));
@@ -246,6 +256,7 @@ impl SessionBuilder {
             close_stall_timeout: self.close_stall_timeout,
             unacknowledged: self.unacknowledged_timeout,
             confirm: self.confirm,
+            rotation: self.rotation.filter(|_| self.confirm != Confirm::Off),
             connector,
         })
     }

@@ -110,7 +110,7 @@ async fn keys_and_channels_that_the_broker_refuses_are_reported() {
     let mut denial = async || loop {
         match timeout(SOON, events.next()).await.unwrap().unwrap() {
             SessionEvent::SubscribeDenied { channel, .. } => break format!("sub {}", channel.unwrap()),
-            SessionEvent::PublishDenied { channel, .. } => break format!("pub {}", channel.unwrap()),
+            SessionEvent::Refused { channel, .. } => break format!("pub {}", channel.unwrap()),
             _ => {}
         }
     };

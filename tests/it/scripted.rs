@@ -8,4 +8,5 @@ mod flow;
 mod parting;
 mod reconnect;
 mod refused;
+mod rotating;
 mod skipped;

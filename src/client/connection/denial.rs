@@ -61,7 +61,7 @@ impl Connection<'_> {
             }
             DenialKind::Shutdown if matches!(self.phase, Phase::Accepted) => {
                 let cause = Error::new(Cause::Broker { message: message.clone() });
-                self.part(cause);
+                self.part(Some(cause));
                 self.shared.emit(SessionEvent::BrokerError { message });
                 Ok(())
             }

@@ -87,6 +87,7 @@ impl<'a> Connection<'a> {
             parting: None,
             hold: None,
             subscribed: BTreeMap::new(),
+            rotation: None,
             granting: None,
             complaint: None,
             outcome: ConnectionOutcome::default(),
@@ -132,10 +133,11 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// What the connection leaves behind. One with the extension that has failed is reset: what is
-    /// on its way would arrive behind the same messages on the next one.
+    /// What the connection leaves behind. One that has failed is reset when its messages are sent
+    /// again: what is on its way would arrive behind the same messages on the next one.
     pub(crate) fn into_outcome(self, end: &End) -> ConnectionOutcome {
-        if self.extension.is_some() && matches!(end, End::Failed(_)) {
+        let again = self.extension.is_some() || self.reconnect.in_flight.unconfirmed.keeping() == Keeping::Eof;
+        if again && matches!(end, End::Failed(_)) {
             self.transport.abort();
         }
         self.outcome
@@ -261,14 +263,19 @@ impl<'a> Connection<'a> {
             (Phase::HalfClosed, Some(complaint)) if complaint.concerns_messages() && self.outcome.published => {}
             // Its end and ours have crossed on the way.
             (Phase::HalfClosed, _) if self.transport.status().is_some_and(|status| !status.end_acknowledged) => {}
-            // What a broker that acknowledges has not acknowledged, it has not decided.
-            (Phase::HalfClosed, _) if self.reconnect.in_flight.unconfirmed.waiting().0 > 0 => {}
-            (Phase::HalfClosed, _) if self.parting.is_some() => {
-                if let Some(end) = self.parted() {
+            (Phase::HalfClosed, _) => {
+                if self.reconnect.in_flight.unconfirmed.keeping() == Keeping::Eof {
+                    self.reconnect.in_flight.unconfirmed.ack_written();
+                    while self.settle() {}
+                }
+                let parting = self.parting.is_some();
+                // What a broker that acknowledges has not acknowledged, it has not decided.
+                if self.reconnect.in_flight.unconfirmed.waiting().0 == 0
+                    && let Some(end) = if parting { self.parted() } else { Some(End::Confirmed) }
+                {
                     return end;
                 }
             }
-            (Phase::HalfClosed, _) => return End::Confirmed,
             (Phase::Proving { last, .. }, None) => {
                 let last = last.clone();
                 return self.closed_silently(last);
@@ -371,6 +378,7 @@ impl<'a> Connection<'a> {
         }
         self.poll_parting(cx)?;
         self.poll_grants(cx);
+        self.poll_rotation(cx);
         self.poll_life(cx)?;
         self.look(cx)?;
         if self.hold.as_mut().is_some_and(|hold| hold.as_mut().poll(cx).is_ready()) {

@@ -85,11 +85,17 @@ impl Connection<'_> {
 
     /// A broker that confirms nothing: what another one did not acknowledge is sent once more.
     fn accept_plain(&mut self) {
+        let keeping = if self.keeps_until_eof() { Keeping::Eof } else { Keeping::Nothing };
         let in_flight = &mut self.reconnect.in_flight;
         in_flight.unconfirmed.keep(Keeping::Nothing);
+        let assumed = in_flight.unconfirmed.assume();
+        while self.settle() {}
+        self.shared.assumed(assumed);
+        let in_flight = &mut self.reconnect.in_flight;
+        in_flight.unconfirmed.keep(keeping);
         let again = in_flight.unconfirmed.take_back();
         in_flight.put_back(again);
-        self.shared.set_confirms(Confirms::No);
+        self.shared.set_confirms(if keeping == Keeping::Eof { Confirms::Yes } else { Confirms::No });
         if mem::take(&mut self.reconnect.leaves_out) {
             addresses::leave_out(&self.shared.config.addr);
             self.shared.emit(SessionEvent::ExtensionLeftOut { retry_in: addresses::LEFT_OUT });
@@ -104,9 +110,12 @@ impl Connection<'_> {
         self.reconnect.careful = false;
         self.reconnect.doubtful.clear();
         self.outcome.accepted = Some(Instant::now());
-        tracing::info!(addr = %self.shared.config.addr, broker = ?self.broker, "connected");
         self.shared.state.send_replace(SessionState::Connected);
-        self.shared.emit(SessionEvent::Connected { broker: self.broker.clone() });
+        // A connection that only takes the place of one that was ended on purpose is no news.
+        if !mem::take(&mut self.reconnect.rotated) {
+            tracing::info!(addr = %self.shared.config.addr, broker = ?self.broker, "connected");
+            self.shared.emit(SessionEvent::Connected { broker: self.broker.clone() });
+        }
         if let Some(first) = self.first.take() {
             // The caller of `connect` may have gone; then the session is dropped too.
             drop(first.send(Ok(())));

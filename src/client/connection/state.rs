@@ -33,6 +33,9 @@ pub(crate) enum End {
     Confirmed,
     /// The program asked for it, or closing took too long.
     Stopped,
+    /// Everything that was written is confirmed by the broker's end of stream after ours: another
+    /// connection goes on.
+    Rotated,
     /// Something went wrong.
     Failed(Error),
 }
@@ -78,6 +81,8 @@ pub(crate) struct Connection<'a> {
     pub(super) hold: Option<Pin<Box<Sleep>>>,
     /// The channels that the broker was asked for, and when.
     pub(super) subscribed: BTreeMap<Channel, Instant>,
+    /// When the connection is ended to have messages confirmed.
+    pub(super) rotation: Option<Pin<Box<Sleep>>>,
     /// When the next of them counts as delivered, for a broker that never says so.
     pub(super) granting: Option<Pin<Box<Sleep>>>,
     /// The broker's last complaint: why it will have closed.
@@ -98,10 +103,11 @@ pub(super) struct Complaint {
     pub(super) at: Instant,
 }
 
-/// The broker shuts down, and has asked for the end of our stream: it reads what comes before that,
-/// and closes.
+/// The end of our stream before the session's: the broker reads what comes before that, and closes.
+/// It shuts down and has asked for it, or it has no other way to confirm messages.
 pub(super) struct Parting {
-    pub(super) cause: Error,
+    /// Why; `None` when the session itself ends its stream, to have messages confirmed.
+    pub(super) cause: Option<Error>,
     /// It has so much time.
     pub(super) deadline: Pin<Box<Sleep>>,
 }

@@ -10,6 +10,11 @@ use crate::client::connect::addr::BrokerAddr;
 /// How long HELLO is left out at an address where only that helped.
 pub(crate) const LEFT_OUT: Duration = Duration::from_secs(600);
 
+/// How long connections to an address are not ended to have messages confirmed, where that failed
+/// so often in a row.
+pub(crate) const NO_ROTATION: Duration = Duration::from_secs(3600);
+const UNCLEAN_ROTATIONS: u32 = 2;
+
 /// Addresses that are remembered; the one that was learnt about longest ago goes first.
 const MAX_ADDRESSES: usize = 256;
 
@@ -22,6 +27,10 @@ struct Address {
     answered: bool,
     /// Until when HELLO is left out.
     left_out: Option<Instant>,
+    /// How often in a row the broker did not end its stream, cleanly, after ours.
+    unclean: u32,
+    /// Until when that is not tried again.
+    no_rotation: Option<Instant>,
 }
 
 /// The broker has answered HELLO.
@@ -47,12 +56,33 @@ pub(crate) fn is_left_out(addr: &BrokerAddr) -> bool {
     known.and_then(|known| known.left_out).is_some_and(|until| Instant::now() < until)
 }
 
+/// A connection was ended to have messages confirmed: whether the broker ended its stream, cleanly,
+/// after ours. True when that is not tried again for [`NO_ROTATION`].
+pub(crate) fn rotated(addr: &BrokerAddr, clean: bool) -> bool {
+    let mut off = false;
+    learn(addr, |address| {
+        address.unclean = if clean { 0 } else { address.unclean + 1 };
+        off = address.unclean >= UNCLEAN_ROTATIONS;
+        if off {
+            (address.unclean, address.no_rotation) = (0, Some(Instant::now() + NO_ROTATION));
+        }
+    });
+    off
+}
+
+/// Whether connections to this address may be ended to have messages confirmed.
+pub(crate) fn may_rotate(addr: &BrokerAddr) -> bool {
+    let addresses = ADDRESSES.lock();
+    let known = addresses.iter().find(|known| known.addr == *addr);
+    known.and_then(|known| known.no_rotation).is_none_or(|until| until <= Instant::now())
+}
+
 fn learn(addr: &BrokerAddr, change: impl FnOnce(&mut Address)) {
     let mut addresses = ADDRESSES.lock();
     let at = addresses.iter().position(|known| known.addr == *addr);
     let mut address = match at {
         Some(at) => addresses.remove(at),
-        None => Address { addr: addr.clone(), answered: false, left_out: None },
+        None => Address { addr: addr.clone(), answered: false, left_out: None, unclean: 0, no_rotation: None },
     };
     change(&mut address);
     if addresses.len() >= MAX_ADDRESSES {

@@ -42,6 +42,8 @@ pub(crate) struct Shared {
     sent: AtomicU64,
     /// Messages that were written to connections that ended without confirmation.
     unconfirmed: AtomicU64,
+    /// Messages that were taken for delivered, as nothing confirmed them twice.
+    assumed: AtomicU64,
     /// [`Confirms`] of the last broker that accepted the key.
     confirms: AtomicU8,
     figures: Mutex<Figures>,
@@ -92,7 +94,7 @@ struct Figures {
 #[derive(Debug, Default)]
 struct Refused {
     messages: u64,
-    /// Messages that were taken out of the queue, among them.
+    /// Messages that were taken out of the queue.
     discarded: u64,
     told: Vec<(Option<Channel>, Instant)>,
 }
@@ -133,6 +135,7 @@ impl Shared {
             gave_way: AtomicBool::new(false),
             sent: AtomicU64::new(0),
             unconfirmed: AtomicU64::new(0),
+            assumed: AtomicU64::new(0),
             confirms: AtomicU8::new(Confirms::Unknown as u8),
             figures: Mutex::default(),
             state: watch::Sender::new(SessionState::Connecting),
@@ -287,6 +290,22 @@ impl Shared {
     /// Counts messages that were taken out of the queue, as the broker would refuse them.
     pub(crate) fn count_discarded(&self, messages: u64) {
         self.refused.lock().discarded += messages;
+    }
+
+    /// Counts messages that are taken for delivered, as they were sent twice without an answer.
+    pub(crate) fn assumed(&self, messages: u64) {
+        if messages > 0 {
+            self.assumed.fetch_add(messages, Relaxed);
+            self.count_unconfirmed(messages);
+            self.tell_assumed();
+        }
+    }
+
+    /// Tells that messages are, or from now on will be, taken for delivered.
+    pub(crate) fn tell_assumed(&self) {
+        let messages = self.assumed.load(Relaxed);
+        tracing::warn!(addr = %self.config.addr, messages, "the broker does not confirm by ending its stream");
+        self.emit(SessionEvent::DeliveryAssumed { messages });
     }
 
     pub(crate) fn confirms(&self) -> Confirms {

@@ -81,7 +81,9 @@ impl Driver {
     /// Returns how it ended, and whether the session itself gave up.
     async fn drive(&mut self) -> (Result<(), Error>, bool) {
         loop {
-            self.shared.state.send_replace(SessionState::Connecting);
+            if !self.reconnect.rotated {
+                self.shared.state.send_replace(SessionState::Connecting);
+            }
             let (end, outcome) = self.connect_once().await;
             let unconfirmed = self.between(&outcome).await;
             if outcome.accepted.is_some() {
@@ -93,8 +95,19 @@ impl Driver {
                     self.lose(unconfirmed);
                     return (self.verdict(None, false), false);
                 }
+                End::Rotated => {
+                    addresses::rotated(&self.shared.config.addr, true);
+                    self.reconnect.rotated = true;
+                    self.failures = 0;
+                    continue;
+                }
                 End::Failed(cause) => cause,
             };
+            self.reconnect.rotated = false;
+            if outcome.rotating && addresses::rotated(&self.shared.config.addr, false) {
+                // From now on what is written is taken for delivered.
+                self.shared.tell_assumed();
+            }
             if self.lose(unconfirmed) {
                 self.broke = Some(cause.clone());
             }

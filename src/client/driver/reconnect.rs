@@ -47,6 +47,8 @@ pub(crate) struct ReconnectState {
     pub(crate) silent: u32,
     /// HELLO is left out on this connection, to see whether it is what the broker cannot bear.
     pub(crate) leaves_out: bool,
+    /// The last connection was ended to have messages confirmed, and they were.
+    pub(crate) rotated: bool,
     /// The first refused message; `close` reports it.
     pub(crate) denial: Option<Error>,
     /// Channels to which messages were refused, and which are still to be taken out of the queue;
@@ -158,6 +160,8 @@ pub(crate) struct ConnectionOutcome {
     pub(crate) published: bool,
     /// The broker ended its stream, cleanly and without a word, instead of answering HELLO.
     pub(crate) silent: bool,
+    /// The session ended its stream to have messages confirmed.
+    pub(crate) rotating: bool,
 }
 
 impl ConnectionOutcome {

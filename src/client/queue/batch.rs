@@ -18,6 +18,8 @@ pub(crate) struct Batch {
     number: u64,
     /// It has been written whole before.
     sent: bool,
+    /// How often it was written whole to a broker that acknowledges nothing.
+    blind: u8,
     /// It was read from where it was stored.
     replayed: bool,
     /// When the first message was accepted.
@@ -29,12 +31,22 @@ pub(crate) struct Batch {
 
 impl Batch {
     pub(crate) fn small(bytes: Bytes, messages: u32, since: Instant, waiters: Vec<(u32, Waiter)>) -> Self {
-        Self { bytes, payload: Bytes::new(), messages, number: 0, sent: false, replayed: false, since, waiters }
+        Self {
+            bytes,
+            payload: Bytes::new(),
+            messages,
+            number: 0,
+            sent: false,
+            blind: 0,
+            replayed: false,
+            since,
+            waiters,
+        }
     }
 
     pub(crate) fn large(head: Bytes, payload: Bytes, since: Instant, waiter: Option<Waiter>) -> Self {
         let waiters = waiter.into_iter().map(|waiter| (0, waiter)).collect();
-        Self { bytes: head, payload, messages: 1, number: 0, sent: false, replayed: false, since, waiters }
+        Self { bytes: head, payload, messages: 1, number: 0, sent: false, blind: 0, replayed: false, since, waiters }
     }
 
     /// Frames that were stored, with their numbers: they take up no room of the queue.
@@ -88,8 +100,14 @@ impl Batch {
     }
 
     /// Notes that it was written whole, and returns how many messages had been before.
-    pub(crate) fn mark_sent(&mut self) -> u64 {
+    pub(crate) fn mark_sent(&mut self, blind: bool) -> u64 {
+        self.blind = self.blind.saturating_add(blind.into());
         if std::mem::replace(&mut self.sent, true) { self.messages.into() } else { 0 }
+    }
+
+    /// Whether it was written twice without an answer: it is not written a third time.
+    pub(crate) fn is_assumed(&self) -> bool {
+        self.blind > 1
     }
 
     /// Adds a barrier behind the last message.
@@ -153,6 +171,7 @@ impl Batch {
             messages: extent.messages,
             number: self.number,
             sent: self.sent,
+            blind: self.blind,
             replayed: self.replayed,
             since: self.since,
             waiters: std::mem::replace(&mut self.waiters, waiters),

@@ -98,6 +98,10 @@ impl Outbox {
         Self { ident, limits, capacity, room, yield_due: AtomicBool::new(false), state: Mutex::default() }
     }
 
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     pub(crate) fn room(&self) -> &Arc<Semaphore> {
         &self.room
     }

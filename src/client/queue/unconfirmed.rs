@@ -30,7 +30,6 @@ pub(crate) enum Keeping {
     /// ACK, at this level.
     Acks(Level),
     /// The broker's end of stream after ours.
-    #[allow(dead_code, reason = "for sessions that rotate")]
     Eof,
 }
 
@@ -194,10 +193,21 @@ impl Unconfirmed {
         (self.decided, self.written, self.sent) = (self.settled, self.settled, self.settled);
     }
 
+    /// Before a connection that acknowledges nothing: what was written twice without an answer is
+    /// taken for delivered, and nobody says so. Returns how many messages these are.
+    pub(crate) fn assume(&mut self) -> u64 {
+        let assumed = self.batches.iter().take_while(|batch| batch.is_assumed());
+        let (last, messages) = assumed.fold((0, 0), |(last, messages), batch| {
+            (batch.last().unwrap_or(last), messages + u64::from(batch.messages()))
+        });
+        self.decided = self.decided.max(last);
+        messages
+    }
+
     /// Takes a batch that is written whole. It comes back when nothing will confirm it.
     pub(crate) fn push(&mut self, mut batch: Batch) -> Option<Batch> {
         self.number(&mut batch);
-        self.resent += batch.mark_sent();
+        self.resent += batch.mark_sent(self.keeping == Keeping::Eof);
         self.written = batch.last().unwrap_or_default();
         self.sent = self.sent.max(self.written);
         if self.keeping == Keeping::Nothing {
@@ -223,7 +233,6 @@ impl Unconfirmed {
     }
 
     /// Everything that is written is decided.
-    #[allow(dead_code, reason = "for sessions that rotate")]
     pub(crate) fn ack_written(&mut self) {
         self.decided = self.decided.max(self.written);
     }
