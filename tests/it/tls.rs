@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures::StreamExt as _;
-use hpfeeds::{Backoff, ClientSession, Error, SessionBuilder, SessionState, TlsOptions};
+use hpfeeds::{Backoff, ClientSession, Error, SessionBuilder, SessionEvent, SessionState, TlsOptions};
 use hpfeeds_broker::{Broker, Endpoint};
 use tempfile::TempDir;
 use tokio::{
@@ -390,4 +390,53 @@ async fn a_session_that_needs_a_certificate_is_told_which_options_give_one() {
     let tls = server.trusted().client_certificate(openssl("ca-true.pem"), openssl("ca-true.key"));
     let error = error_of(server.builder(tls)).await;
     assert!(error.contains("the broker does not take our certificate (") && error.ends_with(options), "{error}");
+}
+
+/// A TLS server that reads what a publisher sends, to the end of its stream, and then ends its own: with `close_notify`,
+/// or with TCP's end alone.
+async fn reader(clean: bool) -> (SocketAddr, TempDir, JoinSet<()>) {
+    let (files, config) = certificates("localhost", false);
+    let (acceptor, listener) = (TlsAcceptor::from(Arc::new(config)), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let addr = listener.local_addr().unwrap();
+    let mut accept = JoinSet::new();
+    accept.spawn(async move {
+        loop {
+            let mut tls = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+            tls.write_all(b"\0\0\0\x0e\x01\x04peer\x01\x02\x03\x04").await.unwrap();
+            tokio::io::copy(&mut tls, &mut tokio::io::sink()).await.unwrap();
+            if clean {
+                tls.shutdown().await.unwrap();
+            }
+        }
+    });
+    (addr, files, accept)
+}
+
+fn rotating(addr: SocketAddr, files: &TempDir) -> ClientSession {
+    let tls = TlsOptions::new().ca_file(files.path().join("ca.pem"));
+    let builder = ClientSession::builder(("localhost", addr.port()), "dev", "dev").tls(tls);
+    let quick = Backoff::new(Duration::from_millis(10), Duration::from_millis(20));
+    builder.rotation(Duration::from_millis(50)).auth_grace(Duration::from_millis(10)).backoff(quick).start().unwrap()
+}
+
+#[tokio::test]
+async fn the_end_of_a_tls_stream_confirms_messages() {
+    let (addr, files, _accept) = reader(true).await;
+    let session = rotating(addr, &files);
+    for number in 1..=3 {
+        let receipt = timeout(SOON, session.publish_confirmed("a", "x")).await.unwrap().unwrap();
+        assert_eq!(receipt.position().number, number);
+    }
+    assert_eq!((session.stats().confirmed, session.stats().resent), (3, 0));
+}
+
+#[tokio::test]
+async fn an_end_of_tcp_without_the_end_of_tls_confirms_nothing() {
+    let (addr, files, _accept) = reader(false).await;
+    let session = rotating(addr, &files);
+    let mut events = session.events();
+    let error = timeout(SOON, session.publish_confirmed("a", "x")).await.unwrap().unwrap_err();
+    assert!(error.is_not_confirmable() && error.may_have_arrived(), "{error}");
+    while !matches!(events.next().await.unwrap(), SessionEvent::DeliveryAssumed { .. }) {}
+    assert_eq!((session.stats().confirmed, session.stats().lost, session.stats().resent), (0, 1, 1));
 }
