@@ -19,11 +19,14 @@ use crate::{
             desired::{Confirms, Shared},
         },
         error::{Cause, Error},
-        queue::unconfirmed::{Keeping, NeverSent},
+        queue::{
+            in_flight::InFlight,
+            unconfirmed::{Keeping, NeverSent},
+        },
         receipt::Confirm,
     },
     wire::{
-        Channel,
+        Channel, EncodeError, Opcode,
         extension::{BrokerHello, ClientFrame, ClientHello, Code, Flags, StreamId, VERSION},
     },
 };
@@ -138,6 +141,9 @@ impl Connection<'_> {
             }
         };
         in_flight.put_back(again);
+        if self.shared.outbox.set_largest(hello.largest_message.unwrap_or(u32::MAX)) {
+            discard_longer(self.shared, in_flight, hello.largest_message.unwrap_or(u32::MAX));
+        }
         self.shared.set_confirms(if confirms.is_some() { Confirms::Yes } else { Confirms::No });
         (extension.asks, extension.answered) = (false, true);
         if extension.life.is_none() {
@@ -172,6 +178,23 @@ impl Connection<'_> {
             deadline.as_mut().reset(Instant::now() + self.shared.config.handshake_timeout);
         }
         Ok(())
+    }
+}
+
+/// Takes messages out of the queue that are longer than the broker takes: it would end each
+/// connection that brings one. Those that have a number were sent to a broker that takes them.
+fn discard_longer(shared: &Shared, in_flight: &mut InFlight, limit: u32) {
+    shared.outbox.take(in_flight);
+    let mut cause = None;
+    let removed = in_flight.retain(|_, length| {
+        (length > limit as usize).then(|| {
+            let longer = EncodeError::TooLong { opcode: Opcode::Publish, length, limit };
+            cause.get_or_insert_with(|| Error::from(longer)).clone()
+        })
+    });
+    shared.outbox.release(removed.room);
+    if let Some(cause) = cause {
+        shared.discarded(removed.messages, &cause);
     }
 }
 

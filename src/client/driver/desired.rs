@@ -287,6 +287,17 @@ impl Shared {
         self.emit(SessionEvent::Refused { channel, messages: total, cause: cause.clone() });
     }
 
+    /// Counts messages that were taken out of the queue, as they are too long for the broker.
+    pub(crate) fn discarded(&self, messages: u64, cause: &Error) {
+        self.count_discarded(messages);
+        let refused = {
+            let refused = self.refused.lock();
+            refused.messages + refused.discarded
+        };
+        tracing::warn!(%cause, messages, "messages discarded");
+        self.emit(SessionEvent::Refused { channel: None, messages: refused, cause: cause.clone() });
+    }
+
     /// Counts messages that were taken out of the queue, as the broker would refuse them.
     pub(crate) fn count_discarded(&self, messages: u64) {
         self.refused.lock().discarded += messages;

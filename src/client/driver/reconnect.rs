@@ -103,7 +103,7 @@ impl ReconnectState {
         }
         self.searched = Some(Instant::now());
         let mut counted = Counted::new(mem::take(&mut self.denied));
-        shared.outbox.retain(|channel| counted.refusal(channel));
+        shared.outbox.retain(|channel, _| counted.refusal(channel));
         for (channel, (cause, discarded)) in counted.0 {
             shared.count_discarded(discarded);
             shared.emit(SessionEvent::PublishDenied { channel: Some(channel), discarded, cause });
@@ -119,7 +119,7 @@ impl ReconnectState {
             return;
         }
         let mut counted = Counted::new(quarantined.into_iter().collect());
-        let removed = self.in_flight.retain(|channel| counted.refusal(channel));
+        let removed = self.in_flight.retain(|channel, _| counted.refusal(channel));
         shared.outbox.release(removed.room);
         for (channel, (cause, discarded)) in counted.0.into_iter().filter(|(_, (_, discarded))| *discarded > 0) {
             shared.count_discarded(discarded);

@@ -229,10 +229,10 @@ impl InFlight {
         written
     }
 
-    /// Takes out the messages to channels that `refusal` gives a reason against; for use between
-    /// connections only, after [`rewind`](Self::rewind). Numbered messages stay.
-    pub(crate) fn retain(&mut self, refusal: impl FnMut(&str) -> Option<Error>) -> Removed {
-        debug_assert_eq!(self.offset, 0, "a frame that is partly written must be finished");
+    /// Takes out the messages that `refusal` gives a reason against, by channel and length; for use
+    /// while no message is partly written, as after [`rewind`](Self::rewind). Numbered ones stay.
+    pub(crate) fn retain(&mut self, refusal: impl FnMut(&str, usize) -> Option<Error>) -> Removed {
+        debug_assert!(self.offset == 0 || self.has_next(true), "a frame that is partly written must be finished");
         let (removed, barriers) = retain(&mut self.batches, refusal);
         self.uncount(removed.messages, removed.room);
         self.push_barriers(barriers);
@@ -372,7 +372,7 @@ mod tests {
     fn retained_messages_are_in_no_more_batches_than_before() {
         let mut batches =
             VecDeque::from([batch(&["a", "b", "a", "b", "b", "a"]), batch(&["a", "a"]), batch(&["b", "b"])]);
-        let (removed, _) = retain(&mut batches, |channel| refuses(&["a"], channel));
+        let (removed, _) = retain(&mut batches, |channel, _| refuses(&["a"], channel));
         assert_eq!((removed.messages, batches.len()), (5, 2));
         let mut in_flight = InFlight::default();
         in_flight.append(&mut batches);
@@ -384,7 +384,7 @@ mod tests {
     fn retain_takes_out_whole_messages_and_counts_them() {
         let mut in_flight = flight();
         in_flight.rewind();
-        let removed = in_flight.retain(|channel| refuses(&["a", "c"], channel));
+        let removed = in_flight.retain(|channel, _| refuses(&["a", "c"], channel));
         assert_eq!(removed.messages, 3);
         assert_eq!(removed.room, 2 * frame("a", b"xyz").len() + frame("c", &[7; 100]).len());
         assert_eq!(rest(&in_flight), [frame("b", b"xyz"), frame("d", b"xyz")].concat());

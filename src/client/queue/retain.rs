@@ -17,12 +17,12 @@ pub(crate) struct Removed {
     pub(crate) messages: u64,
 }
 
-/// Takes messages to channels that `refusal` gives a reason against out of the batches; says what
-/// went, and returns the barriers behind which nothing is left. Numbered messages stay, as the
+/// Takes messages that `refusal` gives a reason against, by their channel and the length of their
+/// frame, out of the batches; says what went, and returns the barriers behind which nothing is left. Numbered messages stay, as the
 /// broker counts them.
 pub(crate) fn retain(
     batches: &mut VecDeque<OutgoingBatch>,
-    mut refusal: impl FnMut(&str) -> Option<Error>,
+    mut refusal: impl FnMut(&str, usize) -> Option<Error>,
 ) -> (Removed, Vec<Waiter>) {
     #[cfg(test)]
     SEARCHES.set(SEARCHES.get() + 1);
@@ -60,7 +60,7 @@ pub(crate) fn retain(
 
 /// Takes messages out of one batch. One batch becomes at most one: a walk over all would otherwise
 /// meet as many as messages.
-fn search(batch: &mut Batch, refusal: &mut impl FnMut(&str) -> Option<Error>) -> Removed {
+fn search(batch: &mut Batch, refusal: &mut impl FnMut(&str, usize) -> Option<Error>) -> Removed {
     let mut removed = Removed::default();
     let whole = batch.len();
     let large = batch.is_large();
@@ -74,7 +74,8 @@ fn search(batch: &mut Batch, refusal: &mut impl FnMut(&str) -> Option<Error>) ->
     for (index, frame) in (0..).zip(frames) {
         let place = at..at + frame.len();
         at = place.end;
-        let refused = FrameBatch::checked(frame).first_channel().and_then(&mut *refusal);
+        let len = if large { whole } else { frame.len() };
+        let refused = FrameBatch::checked(frame).first_channel().and_then(|channel| refusal(channel, len));
         while let Some((of, waiter)) = waiting.next_if(|(of, _)| *of <= index) {
             match (&refused, waiter) {
                 (Some(cause), waiter @ Waiter::Receipt(_)) if of == index => waiter.fail(cause.clone()),
@@ -82,7 +83,7 @@ fn search(batch: &mut Batch, refusal: &mut impl FnMut(&str) -> Option<Error>) ->
             }
         }
         if refused.is_some() {
-            removed.room += if large { whole } else { frame.len() };
+            removed.room += len;
             removed.messages += 1;
             continue;
         }

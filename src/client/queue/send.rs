@@ -5,7 +5,7 @@ use std::{
     mem,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -53,6 +53,9 @@ pub(crate) struct Outbox {
     capacity: usize,
     /// One permit per free byte. Fair: who waits first is served first.
     room: Arc<Semaphore>,
+    /// The longest frame that the broker takes, and the longest that was ever accepted, in bytes.
+    largest: AtomicU32,
+    longest: AtomicU32,
     /// There is a [`YIELD_AFTER`] that the driver has not seen.
     yield_due: AtomicBool,
     state: Mutex<State>,
@@ -95,7 +98,16 @@ impl Outbox {
         // A message takes its permits in one call, which counts in u32.
         let capacity = capacity.clamp(largest, u32::MAX as usize).min(Semaphore::MAX_PERMITS);
         let room = Arc::new(Semaphore::new(capacity));
-        Self { ident, limits, capacity, room, yield_due: AtomicBool::new(false), state: Mutex::default() }
+        Self {
+            ident,
+            limits,
+            capacity,
+            room,
+            largest: AtomicU32::new(u32::MAX),
+            longest: AtomicU32::new(0),
+            yield_due: AtomicBool::new(false),
+            state: Mutex::default(),
+        }
     }
 
     pub(crate) fn capacity(&self) -> usize {
@@ -110,11 +122,22 @@ impl Outbox {
     pub(crate) fn measure(&self, channel: &str, payload: usize) -> Result<u32, Error> {
         check_name(channel).map_err(|cause| Error::name(Field::Channel, channel, cause))?;
         let length = publish_head_len(&self.ident, channel) + payload;
-        let limit = self.limits.of(Opcode::Publish);
+        let limit = self.limits.of(Opcode::Publish).min(self.largest.load(Relaxed));
         match u32::try_from(length) {
-            Ok(length) if length <= limit => Ok(length),
+            Ok(length) if length <= limit => {
+                if length > self.longest.load(Relaxed) {
+                    self.longest.fetch_max(length, Relaxed);
+                }
+                Ok(length)
+            }
             _ => Err(EncodeError::TooLong { opcode: Opcode::Publish, length, limit }.into()),
         }
+    }
+
+    /// The broker takes no longer frames than this. True when longer ones may be queued.
+    pub(crate) fn set_largest(&self, largest: u32) -> bool {
+        self.largest.store(largest, Relaxed);
+        self.longest.load(Relaxed) > largest
     }
 
     /// Queues a message that has been [measured](Self::measure), for which the caller holds
@@ -234,8 +257,8 @@ impl Outbox {
         new
     }
 
-    /// Takes messages out of the queue to channels that `refusal` gives a reason against.
-    pub(crate) fn retain(&self, refusal: impl FnMut(&str) -> Option<Error>) {
+    /// Takes messages out of the queue that `refusal` gives a reason against, by channel and length.
+    pub(crate) fn retain(&self, refusal: impl FnMut(&str, usize) -> Option<Error>) {
         let mut state = self.state.lock();
         state.seal();
         let (removed, barriers) = retain(&mut state.sealed, refusal);
@@ -427,7 +450,7 @@ mod tests {
         for n in 0..10_000 {
             outbox.push(if n == 5_000 { "bad" } else { "good" }, Bytes::from_static(b"x"), None).unwrap();
         }
-        outbox.retain(|channel| (channel == "bad").then(Error::closed));
+        outbox.retain(|channel, _| (channel == "bad").then(Error::closed));
         let mut in_flight = InFlight::default();
         outbox.take(&mut in_flight);
         let mut slices = [std::io::IoSlice::new(&[]); 100];

@@ -347,3 +347,31 @@ async fn receipts_that_nobody_waits_for_cost_nothing() {
     let flushed = session.flush().await.unwrap();
     assert_eq!(flushed.confirmed, 3);
 }
+
+#[tokio::test(start_paused = true)]
+async fn messages_that_are_too_long_for_the_broker_are_refused_before_they_are_sent() {
+    let (mut script, builder) = script();
+    let session = builder.start().unwrap();
+    for payload in [vec![b'1'; 10], vec![b'2'; 2000], vec![b'3'; 20_000], vec![b'4'; 10]] {
+        session.publish("x", payload).await.unwrap();
+    }
+    let receipt = session.publish_confirmed("x", vec![b'5'; 2000]);
+    let serve = async {
+        let (mut peer, hello) = script.greet().await;
+        peer.answer(BrokerHello { largest_message: Some(1000), ..grants(&hello, Level::ROUTED) }).await;
+        peer.expect_publish("1111111111").await;
+        peer.expect_publish("4444444444").await;
+        peer.ack(2).await;
+        peer
+    };
+    let (receipt, _peer) = tokio::join!(receipt, serve);
+    let error = receipt.unwrap_err();
+    assert!(error.is_usage() && error.to_string().contains("1000"), "{error}");
+    let error = session.publish("x", vec![7; 2000]).await.unwrap_err();
+    assert!(error.is_usage(), "{error}");
+    let flushed = session.flush().await.unwrap();
+    assert_eq!((flushed.confirmed, session.stats().refused), (2, 3));
+    assert!(events_so_far(&session).iter().any(|event| matches!(event, SessionEvent::Refused { messages: 3, .. })));
+    let free = session.publisher().free();
+    assert_eq!(free, 8 << 20, "its room is free");
+}
