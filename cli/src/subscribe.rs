@@ -2,8 +2,12 @@
 
 use std::{num::NonZeroU64, sync::atomic::Ordering::Relaxed, time::Duration};
 
-use futures::{FutureExt as _, StreamExt as _, future::pending};
-use hpfeeds::{Channel, ClientSession, Message, wire::Pattern};
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, pending},
+    stream::FuturesOrdered,
+};
+use hpfeeds::{Channel, ClientSession, Message, SessionEvent, wire::Pattern};
 use tokio::{task::yield_now, time::sleep};
 
 use crate::{
@@ -27,7 +31,7 @@ pub(crate) async fn run(connection: ConnectionArgs, args: SubscribeArgs, mut sto
     let session = connection.builder().close_timeout(GOODBYE).start()?;
     // Before it is connected: the subscriptions go out together with the key, so that the broker
     // has looked at them by the time that the session counts as connected.
-    subscribe(&session, &channels)?;
+    let grants = subscribe(&session, &channels);
     let watch = Watch::new(connection.addr(), channels);
     let unprinted = output.unprinted();
     stop.last_words(move || match unprinted.load(Relaxed) {
@@ -35,8 +39,8 @@ pub(crate) async fn run(connection: ConnectionArgs, args: SubscribeArgs, mut sto
         n => Some(format!("{} were received and may not be printed", messages(n))),
     });
     let is_for_programs = args.format == Format::Ndjson;
-    let mut subscriber =
-        Subscriber { session, output, hangup, watch, wanted: args.count, received: 0, is_for_programs };
+    let (wanted, received) = (args.count, 0);
+    let mut subscriber = Subscriber { session, output, hangup, watch, wanted, received, grants, is_for_programs };
     let end = tokio::select! {
         end = subscriber.receive() => end,
         _ = stop.requested() => Ok(End::Asked),
@@ -45,15 +49,15 @@ pub(crate) async fn run(connection: ConnectionArgs, args: SubscribeArgs, mut sto
     subscriber.finish(end, args.timeout).await
 }
 
-fn subscribe(session: &ClientSession, channels: &[Channel]) -> Result<(), Failure> {
+/// Subscribes to the channels.
+fn subscribe(session: &ClientSession, channels: &[Channel]) -> FuturesOrdered<Granted> {
     for channel in channels {
         // Legal, and one channel of that name: nothing else would ever arrive, without a word.
         if Pattern::new(channel).is_ok_and(|pattern| pattern.has_literal_star()) {
             notice(format!("{} is the name of one channel: a pattern is * or ends in .*", Escaped(channel.as_bytes())));
         }
-        session.subscribe(channel)?;
     }
-    Ok(())
+    channels.iter().map(|channel| granted(session, channel)).collect()
 }
 
 async fn deadline(timeout: Option<Duration>) {
@@ -63,6 +67,15 @@ async fn deadline(timeout: Option<Duration>) {
     }
 }
 
+/// A channel, once the broker delivers it; nothing if it never will.
+type Granted = BoxFuture<'static, Option<Channel>>;
+
+/// Subscribes to a channel, if that has not been done.
+fn granted(session: &ClientSession, channel: &Channel) -> Granted {
+    let (granted, channel) = (session.subscribe_confirmed(channel.clone()), channel.clone());
+    async move { granted.await.is_ok().then_some(channel) }.boxed()
+}
+
 struct Subscriber {
     session: ClientSession,
     output: Output,
@@ -70,6 +83,8 @@ struct Subscriber {
     watch: Watch,
     wanted: Option<NonZeroU64>,
     received: u64,
+    /// The broker's answers to the subscriptions, in this connection or the next.
+    grants: FuturesOrdered<Granted>,
     /// A program that reads the output wants to know of a message that is missing in it.
     is_for_programs: bool,
 }
@@ -93,9 +108,14 @@ impl Subscriber {
                 // Events are told before the messages that came after them.
                 biased;
                 event = events.next() => match event {
-                    Some(event) => self.watch.note(event)?,
+                    Some(event) => self.note(event)?,
                     None => return Err(Failure::new("the session ended")),
                 },
+                Some(granted) = self.grants.next(), if !self.grants.is_empty() => {
+                    if let Some(channel) = granted {
+                        self.watch.subscribed(&channel);
+                    }
+                }
                 message = self.session.next() => match message.map(|message| self.take_all(message)) {
                     // The caller's timeout and signals get their turn, however much there is to
                     // receive.
@@ -109,6 +129,15 @@ impl Subscriber {
                 () = self.output.closed() => return Ok(End::ClosedPipe),
             }
         }
+    }
+
+    fn note(&mut self, event: SessionEvent) -> Result<(), Failure> {
+        let is_over = matches!(event, SessionEvent::Disconnected { .. });
+        self.watch.note(event)?;
+        if is_over {
+            self.grants = self.watch.channels().iter().map(|channel| granted(&self.session, channel)).collect();
+        }
+        Ok(())
     }
 
     /// Prints a message and all that have come with it, then flushes. True when no more are wanted.

@@ -61,7 +61,16 @@ impl Watch {
         (self.connected, self.rejected) = (true, false);
         self.said.clear();
         notice(format_args!("connected to {}", Escaped(broker.as_bytes())));
-        for channel in &self.channels {
+    }
+
+    /// The channels that are asked for and not denied.
+    pub(crate) fn channels(&self) -> &[Channel] {
+        &self.channels
+    }
+
+    /// The broker delivers a channel.
+    pub(crate) fn subscribed(&self, channel: &Channel) {
+        if self.channels.contains(channel) {
             notice(format_args!("subscribed to {}", Escaped(channel.as_bytes())));
         }
     }

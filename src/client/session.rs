@@ -110,9 +110,15 @@ impl ClientSession {
     /// protocol has no positive answer.
     ///
     /// Fails with the broker's text when it refuses the channel, when the channel is unsubscribed
-    /// meanwhile, and when the session ends. Cancel safe: the channel stays wanted.
-    pub async fn subscribe_confirmed(&self, channel: impl AsRef<str>) -> Result<(), Error> {
-        let channel = publisher::parse(channel.as_ref())?;
+    /// meanwhile, and when the session ends. The future does not borrow the session, which can be
+    /// read while it waits. Cancel safe: the channel is wanted from the call on, and stays so.
+    pub fn subscribe_confirmed<C: AsRef<str>>(&self, channel: C) -> impl Future<Output = Result<(), Error>> + use<C> {
+        let granted = self.ask_for(channel.as_ref());
+        async move { granted?.await.unwrap_or_else(|_ended| Err(Error::closed())) }
+    }
+
+    fn ask_for(&self, channel: &str) -> Result<oneshot::Receiver<Result<(), Error>>, Error> {
+        let channel = publisher::parse(channel)?;
         if self.inner.shared.outcome().is_some() {
             return Err(self.inner.shared.outbox.closed());
         }
@@ -123,7 +129,7 @@ impl ClientSession {
         if self.inner.shared.outcome().is_some() {
             return Err(self.inner.shared.outbox.closed());
         }
-        granted.await.unwrap_or_else(|_ended| Err(Error::closed()))
+        Ok(granted)
     }
 
     fn want(&self, channel: &str, wanted: bool) -> Result<(), Error> {
