@@ -18,9 +18,10 @@ use crate::{
     stdin::{Batch, Line, Lines, Outbound, Rules},
 };
 
-/// How long the input is still read after the user wants an end: long enough for the program that
-/// writes it, which the same Ctrl-C ends, to hand over what it has.
-const LAST_INPUT: Duration = Duration::from_secs(1);
+/// How long the input is still read after the user wants an end: until nothing has come for the
+/// first time, and at most the second. Long enough for the program that writes it, which the same
+/// Ctrl-C ends, to hand over what it has.
+const LAST_INPUT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3));
 
 /// Lines that are left out and told, each with what is wrong; input may go on for weeks, and more
 /// are only counted.
@@ -43,7 +44,7 @@ pub(crate) async fn run(
         line_rules(connection.largest_payload(channels)?, args.skip_long)
     };
     let skip = rules.skip;
-    let outgoing = Outgoing::connect(connection, manner, ProgressBar::hidden(), stop).await?;
+    let outgoing = Outgoing::connect(connection, channels, manner, ProgressBar::hidden(), stop).await?;
     let input = Lines::read(rules)?;
     let mut sender = Sender { outgoing, input, channels, pace, skip, interrupted: None, counts: Counts::default() };
     let sent = sender.send_all().await;
@@ -75,7 +76,7 @@ struct Sender<'a> {
     pace: Option<Pace>,
     /// Lines that are wrong are left out.
     skip: bool,
-    /// The signal by which the user wants an end, and when no more input is taken.
+    /// The signal by which the user wants an end, and when no more input is taken at the latest.
     interrupted: Option<(Signal, Instant)>,
     counts: Counts,
 }
@@ -106,7 +107,7 @@ impl Sender<'_> {
                         if self.pace.is_some() {
                             return Err(Cut::Signal(signal));
                         }
-                        self.interrupted = Some((signal, Instant::now() + LAST_INPUT));
+                        self.interrupted = Some((signal, Instant::now() + LAST_INPUT.1));
                     }
                     batch => return batch,
                 }
@@ -117,7 +118,7 @@ impl Sender<'_> {
             }
             tokio::select! {
                 batch = self.outgoing.finally(self.input.next()) => return batch,
-                () = sleep_until(until) => self.input.stop(),
+                () = sleep_until(until.min(Instant::now() + LAST_INPUT.0)) => self.input.stop(),
             }
         }
     }
@@ -149,13 +150,9 @@ impl Sender<'_> {
             }
             self.outgoing.meanwhile(sleep_until(due.at)).await?;
         }
-        let Some(channel) = message.channel else {
-            return self.outgoing.send(self.channels, &message.payload).await;
-        };
-        match self.outgoing.send(&[channel], &message.payload).await {
-            // Others may go where this one may not.
-            Err(Cut::Refused(error)) if error.is_denied() && self.outgoing.keeps_going() => Ok(()),
-            sent => sent,
+        match message.channel {
+            Some(channel) => self.outgoing.send(&[channel], &message.payload).await,
+            None => self.outgoing.send(self.channels, &message.payload).await,
         }
     }
 

@@ -1,56 +1,87 @@
-//! The link of a publisher that keeps going: tells the events of its session on stderr, and counts
-//! what the broker has refused.
+//! The link of a publisher: listens to the events of its session, tells them on stderr while the
+//! connection is kept going, and knows which channels the broker denies.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
-};
+use std::collections::BTreeSet;
 
 use futures::StreamExt as _;
-use hpfeeds::{Events, SessionEvent};
-use tokio::task::JoinHandle;
+use hpfeeds::{Channel, Error, Events, SessionEvent};
+use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     escape::Escaped,
     exit::{Failure, messages, notice},
 };
 
-/// A task that tells events until it is dropped.
+/// Denied channels that are remembered. More come from a broker that makes them up, or from lines
+/// that name more than anybody uses.
+const REMEMBERED: usize = 1000;
+
+/// A task that listens to events until this is dropped.
 pub(crate) struct Link {
     task: JoinHandle<()>,
-    discarded: Arc<AtomicU64>,
+    denied: watch::Receiver<Denied>,
+}
+
+/// The channels that the broker does not let this key publish to.
+#[derive(Debug, Default)]
+pub(crate) struct Denied {
+    channels: BTreeSet<Channel>,
+    cause: Option<Error>,
 }
 
 impl Link {
-    /// Waits for the first connection, however long that takes; a key that the broker does not
-    /// accept then is an error, and later may be the fault of a broker that is being stopped.
-    pub(crate) async fn watch(mut events: Events) -> Result<Self, Failure> {
-        let discarded = Arc::<AtomicU64>::default();
-        let mut teller = Teller { said: String::new(), discarded: discarded.clone() };
+    /// Listens to the events of a session that is connected, and tells none: the end of the session
+    /// says it all.
+    pub(crate) fn listen(events: Events) -> Self {
+        Self::start(events, Listener::new(false))
+    }
+
+    /// Waits for the first connection, however long that takes, and tells events; a key that the
+    /// broker does not accept then is an error, and later may be the fault of a broker that is being
+    /// stopped.
+    pub(crate) async fn tell(mut events: Events) -> Result<Self, Failure> {
+        let mut listener = Listener::new(true);
         loop {
             match events.next().await {
                 Some(SessionEvent::AuthRejected { cause } | SessionEvent::Closed { cause: Some(cause) }) => {
                     return Err(cause.into());
                 }
-                Some(event @ SessionEvent::Connected { .. }) => {
-                    teller.tell(&event);
-                    break;
+                Some(event) => {
+                    listener.hear(&event);
+                    if let SessionEvent::Connected { .. } = event {
+                        return Ok(Self::start(events, listener));
+                    }
                 }
-                Some(event) => teller.tell(&event),
                 None => return Err(Failure::new("the session ended")),
             }
         }
-        let task = tokio::spawn(async move {
-            while let Some(event) = events.next().await {
-                teller.tell(&event);
-            }
-        });
-        Ok(Self { task, discarded })
     }
 
-    /// How many queued messages were discarded, as the broker denies their channels.
-    pub(crate) fn discarded(&self) -> u64 {
-        self.discarded.load(Relaxed)
+    fn start(mut events: Events, mut listener: Listener) -> Self {
+        let denied = listener.denied.subscribe();
+        let task = tokio::spawn(async move {
+            while let Some(event) = events.next().await {
+                listener.hear(&event);
+            }
+        });
+        Self { task, denied }
+    }
+
+    /// Why there is nothing to go on for, if so: each of these channels is denied, or any one when
+    /// there are none.
+    pub(crate) fn denial(&self, channels: &[Channel]) -> Option<Error> {
+        self.denied.borrow().covers(channels)
+    }
+
+    /// Waits until there is nothing to go on for. Cancel safe.
+    pub(crate) async fn denied(&mut self, channels: &[Channel]) -> Error {
+        if let Ok(denied) = self.denied.wait_for(|denied| denied.covers(channels).is_some()).await
+            && let Some(cause) = denied.covers(channels)
+        {
+            return cause;
+        }
+        // The session is over, whose end says more.
+        std::future::pending().await
     }
 }
 
@@ -60,13 +91,45 @@ impl Drop for Link {
     }
 }
 
-struct Teller {
-    /// The notice that was said last: an outage is told once, not at every attempt.
-    said: String,
-    discarded: Arc<AtomicU64>,
+impl Denied {
+    fn covers(&self, channels: &[Channel]) -> Option<Error> {
+        let all = channels.iter().all(|channel| self.channels.contains(channel));
+        self.cause.clone().filter(|_| all)
+    }
+
+    fn add(&mut self, channel: Option<&Channel>, cause: &Error) {
+        self.cause.get_or_insert_with(|| cause.clone());
+        if let Some(channel) = channel
+            && self.channels.len() < REMEMBERED
+        {
+            self.channels.insert(channel.clone());
+        }
+    }
 }
 
-impl Teller {
+struct Listener {
+    tells: bool,
+    /// The notice that was said last: an outage is told once, not at every attempt.
+    said: String,
+    denied: watch::Sender<Denied>,
+}
+
+impl Listener {
+    fn new(tells: bool) -> Self {
+        Self { tells, said: String::new(), denied: watch::Sender::default() }
+    }
+
+    fn hear(&mut self, event: &SessionEvent) {
+        if let SessionEvent::Refused { channel, cause, .. } | SessionEvent::PublishDenied { channel, cause, .. } = event
+            && cause.is_denied()
+        {
+            self.denied.send_modify(|denied| denied.add(channel.as_ref(), cause));
+        }
+        if self.tells {
+            self.tell(event);
+        }
+    }
+
     fn tell(&mut self, event: &SessionEvent) {
         match event {
             SessionEvent::Connected { broker } => {
@@ -79,8 +142,7 @@ impl Teller {
             SessionEvent::Disconnected { cause, unconfirmed } => {
                 self.say(format!("{cause}; {} may be lost; connecting again", messages(*unconfirmed)));
             }
-            SessionEvent::PublishDenied { cause, discarded, .. } => {
-                self.discarded.fetch_add(*discarded, Relaxed);
+            SessionEvent::Refused { cause, .. } | SessionEvent::PublishDenied { cause, .. } => {
                 self.say(cause.to_string());
             }
             // The end of the session is told by its closing.
@@ -95,5 +157,28 @@ impl Teller {
             notice(Escaped(text.as_bytes()));
             self.said = text;
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn denied_channels_are_an_end_when_they_are_all_that_there_are() {
+        let channel = |name: &str| Channel::new(name).unwrap();
+        let cause = Channel::new("").map_err(Error::from).unwrap_err();
+        let (one, both) = ([channel("a")], [channel("a"), channel("b")]);
+        let mut denied = Denied::default();
+        assert!(denied.covers(&[]).is_none() && denied.covers(&one).is_none());
+        denied.add(Some(&one[0]), &cause);
+        assert!(denied.covers(&[]).is_some() && denied.covers(&one).is_some() && denied.covers(&both).is_none());
+        denied.add(Some(&both[1]), &cause);
+        assert!(denied.covers(&both).is_some());
+        for n in 0..2 * REMEMBERED {
+            denied.add(Some(&channel(&n.to_string())), &cause);
+        }
+        assert_eq!(denied.channels.len(), REMEMBERED);
     }
 }

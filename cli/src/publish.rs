@@ -22,7 +22,7 @@ use crate::{
 pub(crate) async fn run(connection: ConnectionArgs, args: PublishArgs, stop: Stop) -> Result<(), Failure> {
     let (patience, keep_going) = (args.patience.timeout, args.patience.keep_going);
     if args.is_by_line() {
-        // What was read from stdin by the time that a signal comes is sent.
+        // Lines that were read from stdin by the time that a signal comes are sent.
         lines::run(&connection, &args, Manner { patience, keep_going, grace: patience }, stop).await
     } else {
         one(connection, args, Manner { patience, keep_going, grace: Duration::ZERO }, stop).await
@@ -50,7 +50,7 @@ async fn one(connection: ConnectionArgs, args: PublishArgs, manner: Manner, mut 
             "the message is {length} bytes long: at most {limit} fit; raise --max-message here and on the broker"
         )));
     }
-    let mut outgoing = Outgoing::connect(&connection, manner, ProgressBar::hidden(), stop).await?;
+    let mut outgoing = Outgoing::connect(&connection, channels, manner, ProgressBar::hidden(), stop).await?;
     let sent = outgoing.send(channels, &payload).await;
     outgoing.finish(sent).await.map(drop)
 }

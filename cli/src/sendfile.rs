@@ -32,7 +32,7 @@ pub(crate) async fn run(connection: ConnectionArgs, args: SendfileArgs, stop: St
     let bar = progress_bar(total * channels.len() as u64);
     let PatienceArgs { timeout: patience, keep_going } = args.patience;
     let manner = Manner { patience, keep_going, grace: Duration::ZERO };
-    let mut outgoing = Outgoing::connect(&connection, manner, bar.clone(), stop).await?;
+    let mut outgoing = Outgoing::connect(&connection, &channels, manner, bar.clone(), stop).await?;
     let sent = send_files(&mut outgoing, &channels, &args.paths, limit, &bar).await;
     bar.set_message("waiting for the broker to read it");
     let finished = outgoing.finish(sent).await;

@@ -50,8 +50,10 @@ pub(crate) struct Outgoing {
     session: ClientSession,
     state: watch::Receiver<SessionState>,
     manner: Manner,
-    /// Tells of the connection while it is kept going.
-    link: Option<Link>,
+    link: Link,
+    /// Channels without which there is nothing to go on for: those that are given for all messages,
+    /// if the connection is kept going. Otherwise any channel that is denied ends it.
+    given: Vec<Channel>,
     stop: Stop,
     /// Messages that were queued.
     messages: Arc<AtomicU64>,
@@ -77,8 +79,11 @@ pub(crate) enum Cut {
 
 impl Outgoing {
     /// Connects. The bar counts bytes of payloads as they leave for the network.
+    ///
+    /// `given`: the channels of all messages, where each message does not have its own.
     pub(crate) async fn connect(
         connection: &ConnectionArgs,
+        given: &[Channel],
         manner: Manner,
         bar: ProgressBar,
         mut stop: Stop,
@@ -93,16 +98,19 @@ impl Outgoing {
         let (session, link) = if manner.keep_going {
             let session = builder.start()?;
             let link = tokio::select! {
-                link = Link::watch(session.events()) => link?,
+                link = Link::tell(session.events()) => link?,
                 signal = stop.requested() => return Err(Failure::silent(signal.exit_code())),
             };
-            (session, Some(link))
+            (session, link)
         } else {
-            tokio::select! {
-                session = builder.max_retries(0).connect() => (session?, None),
+            let session = tokio::select! {
+                session = builder.max_retries(0).connect() => session?,
                 signal = stop.requested() => return Err(Failure::silent(signal.exit_code())),
-            }
+            };
+            let link = Link::listen(session.events());
+            (session, link)
         };
+        let given = if manner.keep_going { given.to_vec() } else { Vec::new() };
         let progress = Progress::new(session.publisher(), bar);
         let queued = Arc::<AtomicU64>::default();
         let unconfirmed = queued.clone();
@@ -110,29 +118,32 @@ impl Outgoing {
             0 => None,
             n => Some(format!("the broker has not confirmed that it read the {} so far", messages(n))),
         });
-        Ok(Self { state: session.state(), session, manner, link, stop, messages: queued, denied: 0, progress })
+        Ok(Self { state: session.state(), session, manner, link, given, stop, messages: queued, denied: 0, progress })
     }
 
     /// Queues a message to each of the channels. Waits for room: as long as the broker reads
     /// something now and then, however little, or without end when the connection is kept going.
     ///
-    /// A connection that is kept going has the message left out on channels that the broker denies;
-    /// when those are all, the error says so.
+    /// A connection that is kept going has messages left out on channels that the broker denies;
+    /// when those are all that there are, the error says so.
     pub(crate) async fn send(&mut self, channels: &[Channel], payload: &Bytes) -> Result<(), Cut> {
-        let (mut taken, mut denial) = (0, None);
         for channel in channels {
+            self.check()?;
             match self.send_one(channel, payload).await {
-                Ok(()) => taken += 1,
-                Err(Cut::Refused(error)) if self.manner.keep_going && error.is_denied() => denial = Some(error),
-                Err(cut) => return Err(cut),
+                Err(Cut::Refused(error)) if self.manner.keep_going && error.is_denied() => self.denied += 1,
+                sent => sent?,
             }
         }
-        if denial.is_some() {
-            self.denied += (channels.len() - taken) as u64;
-        }
-        match denial {
-            Some(error) if taken == 0 => Err(Cut::Refused(error)),
-            _ => Ok(()),
+        Ok(())
+    }
+
+    /// Whether there is something to go on for.
+    fn check(&self) -> Result<(), Cut> {
+        match self.link.denial(&self.given) {
+            // A message of a line may have another channel.
+            Some(_) if self.manner.keep_going && self.given.is_empty() => Ok(()),
+            Some(cause) => Err(Cut::Refused(cause)),
+            None => Ok(()),
         }
     }
 
@@ -158,16 +169,13 @@ impl Outgoing {
     /// Waits for something, such as the next input, but not beyond the end of the session or a
     /// signal. Cancel safe if the something is.
     pub(crate) async fn meanwhile<T>(&mut self, input: impl Future<Output = T>) -> Result<T, Cut> {
+        let any = self.manner.keep_going && self.given.is_empty();
         tokio::select! {
             input = input => Ok(input),
+            cause = self.link.denied(&self.given), if !any => Err(Cut::Refused(cause)),
             _ = self.state.wait_for(|state| *state == SessionState::Closed) => Err(Cut::Ended),
             signal = self.stop.requested() => Err(Cut::Signal(signal)),
         }
-    }
-
-    /// Whether a connection that is lost is followed by another.
-    pub(crate) fn keeps_going(&self) -> bool {
-        self.manner.keep_going
     }
 
     /// Waits for something after a signal, until the grace is over.
@@ -185,27 +193,22 @@ impl Outgoing {
         let patience = self.manner.patience;
         if let Err(Cut::Stalled) = sent {
             // It had its time; closing would give it as much again.
-            let left = self.progress.waiting();
+            let left = self.left();
             return Err(Failure::new(format!(
-                "the broker has read nothing for {patience:?}, or too little to be seen: gave up with {left} bytes not \
-                 sent; a longer --timeout waits for a slower one"
+                "the broker has read nothing for {patience:?}, or too little to be seen: gave up with {left}; a longer \
+                 --timeout waits for a slower one"
             )));
         }
         let closed = match self.close().await {
             Closed::By(closed) => closed,
             Closed::Interrupted(signal) => {
-                let left = self.progress.waiting();
                 let failure = Failure::with_code(signal.exit_code(), "interrupted");
-                return Err(failure.and(format_args!("gave up with {left} bytes not sent, and the rest not confirmed")));
+                return Err(failure.and(format_args!("gave up with {}", self.left())));
             }
             Closed::Away => {
-                let left = self.progress.waiting();
-                let failure = format!("the broker has been away for {patience:?}: gave up with {left} bytes not sent");
-                let failure = Failure::new(failure);
-                return Err(match self.losses(0) {
-                    Some(losses) => failure.and(losses),
-                    None => failure,
-                });
+                let left = self.left();
+                let failure = format!("the broker has been away for {patience:?}: gave up with {left}");
+                return Err(self.with_losses(Failure::new(failure), 0));
             }
         };
         let n = self.messages.load(Relaxed);
@@ -224,10 +227,9 @@ impl Outgoing {
             (Err(Cut::Refused(error)), Ok(())) | (_, Err(error)) => Err(error.into()),
             (Err(Cut::Ended | Cut::Stalled), Ok(())) => Err(Failure::new("the session ended early")),
         };
-        match (done, self.losses(told)) {
-            (Ok(_), Some(losses)) => Err(Failure::new(losses)),
-            (Err(failure), Some(losses)) => Err(failure.and(losses)),
-            (done, None) => done,
+        match done {
+            Ok(sent) => self.losses(told).map_or(Ok(sent), |losses| Err(Failure::new(losses))),
+            Err(failure) => Err(self.with_losses(failure, told)),
         }
     }
 
@@ -237,8 +239,7 @@ impl Outgoing {
         let Manner { patience, keep_going, .. } = self.manner;
         let mut state = self.state.clone();
         if keep_going && *state.borrow() != SessionState::Connected && self.progress.waiting() > 0 {
-            let left = self.progress.waiting();
-            notice(format_args!("waiting up to {patience:?} for the broker: {left} bytes are not sent"));
+            notice(format_args!("waiting up to {patience:?} for the broker with {}", self.left()));
         }
         tokio::select! {
             closed = self.progress.during(self.session.close()) => Closed::By(closed),
@@ -247,21 +248,36 @@ impl Outgoing {
         }
     }
 
+    /// The messages that are not sent, or not confirmed.
+    fn left(&self) -> String {
+        let stats = self.session.stats();
+        match (stats.queued, stats.unconfirmed) {
+            (queued, 0) => format!("{} not sent", messages(queued)),
+            (0, unconfirmed) => format!("{} not confirmed", messages(unconfirmed)),
+            (queued, unconfirmed) => format!("{} not sent, {unconfirmed} not confirmed", messages(queued)),
+        }
+    }
+
     /// The messages that were lost, or may have been, while the connection was kept going, beyond
     /// those that were `told` already.
     fn losses(&self, told: u64) -> Option<String> {
-        let link = self.link.as_ref()?;
+        let stats = self.session.stats();
         let mut losses = Vec::new();
-        let unconfirmed = self.session.unconfirmed();
-        if unconfirmed > told {
-            let unconfirmed = messages(unconfirmed);
-            losses.push(format!("{unconfirmed} in all may be lost with connections that broke"));
+        if stats.lost > told && self.manner.keep_going {
+            losses.push(format!("{} in all may be lost with connections that broke", messages(stats.lost)));
         }
-        let denied = self.denied + link.discarded();
-        if denied > 0 {
-            losses.push(format!("{} to denied channels left out", messages(denied)));
+        let refused = self.denied + stats.refused;
+        if refused > 0 {
+            losses.push(format!("{} refused", messages(refused)));
         }
         (!losses.is_empty()).then(|| losses.join("; "))
+    }
+
+    fn with_losses(&self, failure: Failure, told: u64) -> Failure {
+        match self.losses(told) {
+            Some(losses) => failure.and(losses),
+            None => failure,
+        }
     }
 }
 

@@ -183,6 +183,20 @@ fn the_end_of_the_connection_is_not_waited_for_behind_stdin() {
     assert!(stderr.contains("stdin was read up to line 1"), "{stderr}");
 }
 
+/// The connection stays: the broker says no to the message alone.
+#[test]
+fn a_refusal_is_not_waited_for_behind_stdin() {
+    let broker = TestBroker::start();
+    let mut command = bare_tool();
+    command.args(["publish", "--lines", "-c", "forbidden", "-i", "sensor", "-s", SECRET]);
+    let mut tool = Running::start(command.args(["-p", &broker.port().to_string()]));
+    tool.type_in(b"one\n");
+    assert_eq!(tool.wait_with_open_stdin(), Some(4));
+    let stderr = tool.stderr();
+    assert!(stderr.contains(r#"publish to "forbidden""#) && stderr.contains("; 1 message refused; "), "{stderr}");
+    assert!(stderr.ends_with("stdin was read up to line 1\n"), "{stderr}");
+}
+
 #[test]
 fn a_rejected_key_is_not_waited_for_behind_stdin() {
     let broker = TestBroker::start();
