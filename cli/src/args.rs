@@ -234,6 +234,27 @@ pub(crate) struct PatienceArgs {
     /// when it went away are lost: stderr says how many that can be, and the exit code is 1.
     #[arg(short, long)]
     pub(crate) keep_going: bool,
+
+    /// How much confirmation is wanted of a broker that knows the extension hpx/1. Messages that it
+    /// has not confirmed when the connection is lost are sent again by --keep-going.
+    #[arg(long, value_enum, default_value_t, value_name = "LEVEL")]
+    pub(crate) confirm: Confirmation,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Confirmation {
+    /// None.
+    Off,
+    /// As much as the broker offers; brokers that do not know the extension confirm the end of a
+    /// connection alone.
+    #[default]
+    IfOffered,
+    /// Any: a broker that confirms nothing is refused.
+    Required,
+    /// That messages are stored, where the broker stores; others are refused.
+    Stored,
+    /// That messages are stored on several nodes; others are refused.
+    Replicated,
 }
 
 impl Cli {

@@ -3,7 +3,6 @@
 use std::{
     ffi::{OsStr, OsString},
     io::{self, IsTerminal as _},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -20,12 +19,12 @@ use crate::{
 };
 
 pub(crate) async fn run(connection: ConnectionArgs, args: PublishArgs, stop: Stop) -> Result<(), Failure> {
-    let (patience, keep_going) = (args.patience.timeout, args.patience.keep_going);
+    let manner = Manner::of(&args.patience);
     if args.is_by_line() {
         // Lines that were read from stdin by the time that a signal comes are sent.
-        lines::run(&connection, &args, Manner { patience, keep_going, grace: patience }, stop).await
+        lines::run(&connection, &args, Manner { grace: manner.patience, ..manner }, stop).await
     } else {
-        one(connection, args, Manner { patience, keep_going, grace: Duration::ZERO }, stop).await
+        one(connection, args, manner, stop).await
     }
 }
 

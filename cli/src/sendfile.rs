@@ -4,7 +4,6 @@ use std::{
     fs::{self, File},
     io::{self, IsTerminal as _, Read as _},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -13,7 +12,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::task::spawn_blocking;
 
 use crate::{
-    args::{PatienceArgs, SendfileArgs},
+    args::SendfileArgs,
     connection::ConnectionArgs,
     exit::{Failure, messages, notice},
     sending::{Cut, Manner, Outgoing},
@@ -30,8 +29,7 @@ pub(crate) async fn run(connection: ConnectionArgs, args: SendfileArgs, stop: St
         total += check(path, limit).map_err(Failure::new)?;
     }
     let bar = progress_bar(total * channels.len() as u64);
-    let PatienceArgs { timeout: patience, keep_going } = args.patience;
-    let manner = Manner { patience, keep_going, grace: Duration::ZERO };
+    let manner = Manner::of(&args.patience);
     let mut outgoing = Outgoing::connect(&connection, &channels, manner, bar.clone(), stop).await?;
     let sent = send_files(&mut outgoing, &channels, &args.paths, limit, &bar).await;
     bar.set_message("waiting for the broker to read it");

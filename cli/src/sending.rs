@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hpfeeds::{Channel, ClientSession, Error, Publisher, SessionState};
+use hpfeeds::{Channel, ClientSession, Confirm, Error, Publisher, SessionState, wire::extension::Level};
 use indicatif::ProgressBar;
 use tokio::{
     sync::watch,
@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use crate::{
+    args::{Confirmation, PatienceArgs},
     connection::{ConnectionArgs, handshake_timeout},
     exit::{Failure, messages, notice},
     link::Link,
@@ -41,8 +42,24 @@ pub(crate) struct Manner {
     /// Connects again when the connection is lost, for ever. Otherwise there is one connection: when
     /// it breaks nobody knows what the broker had read by then, and the caller hears of it.
     pub(crate) keep_going: bool,
+    /// How much confirmation is wanted.
+    pub(crate) confirm: Confirm,
     /// How long messages are still taken after the user wants an end.
     pub(crate) grace: Duration,
+}
+
+impl Manner {
+    /// As the user wants it; after a signal nothing more is taken.
+    pub(crate) fn of(args: &PatienceArgs) -> Self {
+        let confirm = match args.confirm {
+            Confirmation::Off => Confirm::Off,
+            Confirmation::IfOffered => Confirm::IfOffered,
+            Confirmation::Required => Confirm::Required(Level::ROUTED),
+            Confirmation::Stored => Confirm::Required(Level::STORED),
+            Confirmation::Replicated => Confirm::Required(Level::REPLICATED),
+        };
+        Self { patience: args.timeout, keep_going: args.keep_going, confirm, grace: Duration::ZERO }
+    }
 }
 
 /// A session, and what goes out on it.
@@ -94,6 +111,7 @@ impl Outgoing {
             .handshake_timeout(handshake_timeout(manner.patience))
             .close_timeout(Duration::MAX)
             .close_stall_timeout(manner.patience)
+            .confirm(manner.confirm)
             .send_queue(QUEUE);
         let (session, link) = if manner.keep_going {
             let session = builder.start()?;
@@ -211,6 +229,9 @@ impl Outgoing {
                 return Err(self.with_losses(Failure::new(failure), 0));
             }
         };
+        let stats = self.session.stats();
+        let (confirmed, refused, resent, lost) = (stats.confirmed, stats.refused, stats.resent, stats.lost);
+        tracing::debug!(confirmed, refused, resent, may_be_lost = lost, "closed");
         let n = self.messages.load(Relaxed);
         let before = format!("the broker has read the {} before that", messages(n));
         let told = closed.as_ref().err().map_or(0, Error::unconfirmed);

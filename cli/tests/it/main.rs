@@ -6,6 +6,7 @@ mod arguments;
 mod bench;
 #[path = "../../../tests/support/certificates.rs"]
 mod certificates;
+mod confirm;
 mod formats;
 mod forward;
 mod interrupted;
