@@ -3,6 +3,7 @@
 //! A module for each subject; those that need a feature say so here.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod cuts;
 #[cfg(feature = "exporter")]
 mod dashboard;
 mod endpoints;
