@@ -28,6 +28,7 @@ def hello(flags, stream, first=1, beats=0, version=1, tlvs=b"", software="test")
 
 
 def consumed(size):
+    """So many bytes of PUBLISH frames are taken, of all that this connection has brought."""
     return frame(CONSUMED, struct.pack(">QQQ", size, 0, 0) + short(""))
 
 

@@ -17,16 +17,18 @@ from hpx import (
     NOT_ALLOWED,
     REPLIES,
     TLV_WINDOW,
+    WINDOW,
     Client,
     Refused,
     Suback,
+    consumed,
     hello,
     new_stream,
     tlv,
 )
 from wire import EOF, connect, error, frame, publish, subscribe, unsubscribe
 
-ALL = CONFIRM | REPLIES | BEATS
+ALL = CONFIRM | REPLIES | BEATS | WINDOW
 
 
 @pytest.fixture
@@ -295,6 +297,54 @@ def test_each_subscription_is_answered_in_order(our_broker):
         assert [answer.code for answer in answers] == [0, NOT_ALLOWED, 0, 0, 0, 0]
         rest = {client.read(), client.read()}
         assert rest == {("PUBLISH", "sensor", "sync", b"x"), ("ACK", 1)}
+
+
+# --- the window
+
+
+SIZE = 1000
+
+
+def test_no_more_than_the_window_is_sent(our_broker):
+    whole = len(publish("sensor", "events", bytes(SIZE)))
+    window = (10 * whole).to_bytes(4, "big")
+    with Client(our_broker.port, ident="collector", flags=REPLIES | WINDOW, tlvs=tlv(TLV_WINDOW, window)) as client:
+        client.send(subscribe("collector", "events"))
+        assert client.read() == Suback(0, "events")
+        with Client(our_broker.port) as sensor:
+            sensor.publish("events", *[bytes(SIZE)] * 100)
+            # It is not paced at once: its messages wait in the queue.
+            sensor.read_until_ack(100)
+        for _ in range(10):
+            assert client.read()[0] == "PUBLISH"
+        with pytest.raises(AssertionError, match="nothing came"):
+            client.read(0.3)
+        client.send(consumed(3 * whole))
+        for _ in range(3):
+            assert client.read()[0] == "PUBLISH"
+        with pytest.raises(AssertionError, match="nothing came"):
+            client.read(0.3)
+        client.send(consumed(13 * whole))
+        for _ in range(10):
+            assert client.read()[0] == "PUBLISH"
+
+
+def test_a_message_larger_than_the_window(our_broker):
+    """It is sent when nothing is outstanding."""
+    window = tlv(TLV_WINDOW, (1000).to_bytes(4, "big"))
+    with Client(our_broker.port, ident="collector", flags=REPLIES | WINDOW, tlvs=window) as client:
+        client.send(subscribe("collector", "events"))
+        assert client.read() == Suback(0, "events")
+        with Client(our_broker.port) as sensor:
+            sensor.publish("events", bytes(500), bytes(5000), b"after")
+            sensor.read_until_ack(3)
+        first = client.read()
+        assert len(first[3]) == 500
+        taken = len(publish("sensor", "events", bytes(500)))
+        client.send(consumed(taken))
+        assert len(client.read()[3]) == 5000
+        client.send(consumed(taken + len(publish("sensor", "events", bytes(5000)))))
+        assert client.read()[3] == b"after"
 
 
 # --- life
