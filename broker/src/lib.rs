@@ -58,6 +58,8 @@ pub mod fuzzing;
 #[cfg(feature = "exporter")]
 mod http;
 mod identity;
+#[allow(dead_code, reason = "sessions do not use it yet: it is the next step")]
+mod journal;
 mod limits;
 mod link;
 mod metrics;

@@ -25,7 +25,7 @@ const LIBRARY: [&[&str]; 15] = [
 ];
 
 /// The broker.
-const BROKER: [&[&str]; 16] = [
+const BROKER: [&[&str]; 17] = [
     &["lib", "main", "fuzzing"],
     &["cli"],
     &["broker"],
@@ -36,6 +36,7 @@ const BROKER: [&[&str]; 16] = [
     &["http"],
     &["config"],
     &["streams"],
+    &["journal"],
     &["identity", "routing", "link"],
     &["delivery"],
     &["limits"],

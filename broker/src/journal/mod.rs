@@ -1,0 +1,18 @@
+//! The journal: everything that mailboxes want, once, on disk and in the order of its arrival; one
+//! thread writes it, any number of connections read it.
+//!
+//! A batch gets its position when it is appended, and can be read at once from the ring in memory,
+//! of which the end is the queue of the writer. The writer appends it to the log within 2 ms, and
+//! makes it durable in groups: at once when somebody waits, otherwise within a second.
+
+mod batch;
+mod engine;
+pub(crate) mod handle;
+mod keeper;
+pub(crate) mod options;
+mod ring;
+mod state;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests;
+mod wall_clock;

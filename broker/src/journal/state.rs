@@ -1,0 +1,125 @@
+//! The state that the journal's writer and its users share: the ring, what is durable, and what is
+//! asked for.
+
+use std::{sync::Arc, time::Duration};
+
+use hpfeeds::{log::ReaderSource, wire::extension::Position};
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{Notify, Semaphore, watch};
+
+use super::ring::Ring;
+
+/// The writer looks at the queue so often when nobody waits: what is younger dies with the process.
+const LINGER: Duration = Duration::from_millis(2);
+/// So much in the queue, and the writer does not wait for more.
+const HURRY: usize = 256 << 10;
+
+/// The condition of the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Health {
+    Good,
+    /// It holds as much as it may, all of it is wanted, and it may drop nothing: what waits in the
+    /// queue waits for room.
+    Full,
+    /// The file system is full, and nothing may be dropped.
+    NoSpace,
+    /// Two writes or syncs have failed: nothing more is stored until the broker is started again.
+    Failed,
+    /// It was closed, and everything that was appended is durable.
+    Closed,
+}
+
+impl Health {
+    /// Whether nothing more becomes durable.
+    pub(crate) fn is_over(self) -> bool {
+        matches!(self, Self::Failed | Self::Closed)
+    }
+}
+
+/// The fate of appends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) durable: Position,
+    pub(crate) health: Health,
+}
+
+/// The shared state.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) inner: Mutex<Inner>,
+    pub(super) wake: Condvar,
+    pub(super) progress: watch::Sender<Progress>,
+    /// The newest position that may be read.
+    pub(super) readable: watch::Sender<Position>,
+    /// The queue has become shorter.
+    pub(super) room: Notify,
+    pub(super) readers: ReaderSource,
+    /// Readers of the file at once.
+    pub(super) permits: Arc<Semaphore>,
+}
+
+/// The part behind the lock.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) ring: Ring,
+    /// Somebody waits until this is durable.
+    pub(super) wanted: Position,
+    /// The writer is to take a turn at once.
+    pub(super) is_urgent: bool,
+    pub(super) is_closing: bool,
+    /// The queue waits for room on the disk.
+    pub(super) is_blocked: bool,
+}
+
+impl Shared {
+    /// Lets mailboxes see what may be read.
+    pub(super) fn announce(&self, readable: Position) {
+        self.readable.send_if_modified(|old| {
+            let is_newer = readable > *old;
+            *old = (*old).max(readable);
+            is_newer
+        });
+    }
+
+    /// Asks the writer to make this durable at once.
+    pub(super) fn want(&self, position: Position) {
+        let mut inner = self.inner.lock();
+        if position > inner.wanted {
+            inner.wanted = position;
+            inner.is_urgent = true;
+            self.wake.notify_one();
+        }
+    }
+
+    /// Wakes the writer for a turn.
+    pub(super) fn hurry(&self) {
+        self.inner.lock().is_urgent = true;
+        self.wake.notify_one();
+    }
+
+    /// The writer's sleep between two turns: at most so long. Returns whether the journal is to be
+    /// closed.
+    pub(super) fn sleep(&self, most: Duration) -> bool {
+        let mut inner = self.inner.lock();
+        let is_due = |inner: &Inner| inner.is_urgent || inner.is_closing;
+        let most = most.max(LINGER);
+        if !is_due(&inner) {
+            // Appends come in bursts, and one write for all of them costs less.
+            self.wake.wait_while_for(&mut inner, |inner| !is_due(inner), LINGER);
+        }
+        if !is_due(&inner) {
+            let is_idle = |inner: &mut Inner| !is_due(inner) && (inner.is_blocked || inner.ring.pending_bytes() == 0);
+            self.wake.wait_while_for(&mut inner, is_idle, most.saturating_sub(LINGER));
+        }
+        inner.is_urgent = false;
+        inner.is_closing
+    }
+
+    /// Wakes the writer after a push, if it sleeps: otherwise it comes within 2 ms.
+    pub(super) fn pushed(&self, inner: &mut Inner, was_idle: bool) {
+        inner.is_urgent |= inner.ring.pending_bytes() > HURRY && !inner.is_blocked;
+        if was_idle || inner.is_urgent {
+            self.wake.notify_one();
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Tests of the journal on a simulated disk, its turns taken one by one, and with its thread on a
+//! real one.
+
+mod appending;
+mod crash;
+mod faults;
+#[path = "../../../../tests/support/sim_disk.rs"]
+mod sim_disk;
+mod support;
+mod threads;
