@@ -108,6 +108,9 @@ class Process:
             reader.join(DEADLINE)
         return code
 
+    def signal(self, number):
+        self._popen.send_signal(number)
+
     def terminate(self):
         self._popen.send_signal(signal.SIGTERM)
         return self.wait()
