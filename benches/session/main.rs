@@ -1,5 +1,6 @@
 //! The cost of a session above the socket: receiving and publishing messages of 256 bytes, and receiving from eight
-//! sessions at once. `cargo bench --bench session`, and `-- publish` for the rows with this in their name and a colon. With `--once`
+//! sessions at once; and of the extension `hpx/1`, beside the same work without it. `cargo bench --bench session`, and
+//! `-- publish` for the rows with this in their name and a colon, `-- --rounds N` for more or fewer rounds. With `--once`
 //! each row's session does its work once and nothing is measured: for tools that count, such as valgrind.
 //!
 //! Everything of the session (its task, too) runs on one thread, whose processor time is measured; the peers are
@@ -7,38 +8,27 @@
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that fails must stop")]
 
-use std::{
-    env, fmt,
-    hint::black_box,
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
-    num::NonZeroU64,
-    thread::{self, JoinHandle},
-    time::Duration,
-};
+mod extended;
+mod peer;
 
-use bytes::{Bytes, BytesMut};
+use std::{env, fmt, hint::black_box, num::NonZeroU64, time::Duration};
+
+use bytes::Bytes;
 use futures::{
     StreamExt as _,
     future::join_all,
     stream::{repeat, select_all},
 };
-use hpfeeds::{
-    ClientSession, Message, merge,
-    wire::{Channel, Codec, Frame, Ident, Limits, Nonce, encode_publish},
-};
+use hpfeeds::{ClientSession, Confirm, Message, merge};
 use rustix::time::{ClockId, clock_gettime};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    runtime::Runtime,
+};
 use tokio_stream::StreamMap;
-use tokio_util::codec::Decoder as _;
 
-const PAYLOAD: usize = 256;
-const CHANNEL: &str = "cowrie.sessions";
-/// One digit at the end tells the peers apart.
-const IDENT: &str = "sensor-0";
-const FRAME: usize = 5 + 1 + IDENT.len() + 1 + CHANNEL.len() + PAYLOAD;
-/// Frames in one write of a peer: 64 KiB, as a session reads.
-const BATCH: usize = 64 * 1024 / FRAME;
+use self::peer::{BATCH, CHANNEL, FRAME, Handshake, IDENT, PAYLOAD, batch, drain, feed, payload, peer_ident};
+
 /// Messages in one measurement.
 const MESSAGES: usize = BATCH * 8 * 250;
 const ROUNDS: usize = 9;
@@ -46,14 +36,33 @@ const SESSIONS: usize = 8;
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    // Only rows whose name contains the argument; cargo itself adds `--bench`.
-    let wanted = env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
-    let rows: Vec<_> = ROWS.iter().filter(|(name, ..)| format!("{name}:").contains(&wanted)).collect();
+    // Cargo itself adds `--bench`.
+    let (mut wanted, mut rounds, mut args) = (String::new(), ROUNDS, env::args().skip(1));
+    while let Some(arg) = args.next() {
+        match &*arg {
+            "--rounds" => rounds = args.next().unwrap().parse().unwrap(),
+            option if option.starts_with('-') => {}
+            _ => wanted = arg,
+        }
+    }
+    // Only rows whose name contains the argument.
+    let is_wanted = |name: &str| format!("{name}:").contains(&wanted);
+    let rows: Vec<_> = ROWS.iter().filter(|(name, ..)| is_wanted(name)).collect();
+    if !rows.is_empty() {
+        compare_with_sockets(&runtime, &rows, rounds);
+    }
+    extended::run(&runtime, is_wanted, rounds);
+}
+
+/// The table of sessions beside bare sockets.
+fn compare_with_sockets(runtime: &Runtime, rows: &[&(&str, Work, &str)], rounds: usize) {
+    let receive = |sessions, how, check| runtime.block_on(receive(sessions, how, check, Handshake::Plain));
+    let publish = || runtime.block_on(publish(Handshake::Plain, Confirm::Off, Publishing::Plain));
     if is_once() {
         for (name, work, _) in rows {
             match *work {
-                Work::Receive(sessions, how) => runtime.block_on(receive(sessions, how, Check::Order)),
-                Work::Publish => runtime.block_on(publish()),
+                Work::Receive(sessions, how) => receive(sessions, how, Check::Order),
+                Work::Publish => publish(),
                 Work::Nothing => runtime.block_on(select_nothing()),
             };
             println!("{name}: {MESSAGES} messages");
@@ -61,19 +70,19 @@ fn main() {
         return;
     }
     // Every byte is looked at once, before anything is measured.
-    for (_, work, _) in &rows {
+    for (_, work, _) in rows {
         if let Work::Receive(sessions, how) = *work {
-            runtime.block_on(receive(sessions, how, Check::EveryByte));
+            receive(sessions, how, Check::EveryByte);
         }
     }
     let mut times = vec![(Vec::new(), Vec::new(), Vec::new()); rows.len()];
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         for ((_, work, _), (bare, session, above)) in rows.iter().zip(&mut times) {
             let (socket, ours) = match *work {
                 Work::Receive(sessions, how) => {
-                    (runtime.block_on(read(sessions)), runtime.block_on(receive(sessions, how, Check::Order)))
+                    (runtime.block_on(read(sessions)), receive(sessions, how, Check::Order))
                 }
-                Work::Publish => (runtime.block_on(write()), runtime.block_on(publish())),
+                Work::Publish => (runtime.block_on(write()), publish()),
                 Work::Nothing => (0.0, runtime.block_on(select_nothing())),
             };
             bare.push(socket);
@@ -81,7 +90,7 @@ fn main() {
             above.push(ours - socket);
         }
     }
-    println!("ns of processor time per message of {PAYLOAD} B: median of {ROUNDS} rounds (least - most)");
+    println!("ns of processor time per message of {PAYLOAD} B: median of {rounds} rounds (least - most)");
     println!("{:<34} {:>22} {:>22} {:>22} {:>6}", "", "bare socket", "session", "above", "ratio");
     for ((name, _, goal), (bare, session, above)) in rows.iter().zip(times) {
         let [bare, session, above] = [bare, session, above].map(Spread::of);
@@ -130,7 +139,10 @@ impl Spread {
 
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{:.1} ({:.1} - {:.1})", self.median, self.least, self.most))
+        let digits = f.precision().unwrap_or(1);
+        let text = format!("{:.digits$} ({:.digits$} - {:.digits$})", self.median, self.least, self.most);
+        // Not `pad`, which would cut it at the precision.
+        write!(f, "{text:>width$}", width = f.width().unwrap_or(0))
     }
 }
 
@@ -156,10 +168,10 @@ enum Check {
 }
 
 /// Receives `MESSAGES` from so many sessions.
-async fn receive(sessions: usize, how: How, check: Check) -> f64 {
+async fn receive(sessions: usize, how: How, check: Check, handshake: Handshake) -> f64 {
     let (mut streams, mut peers) = (Vec::new(), Vec::new());
     for n in 0..sessions {
-        let (addr, peer) = feed(n, MESSAGES / sessions, true);
+        let (addr, peer) = feed(n, MESSAGES / sessions, handshake);
         let session = ClientSession::builder(addr, "me", "secret").auth_grace(Duration::ZERO);
         streams.push(session.connect().await.unwrap());
         peers.push(peer);
@@ -245,7 +257,7 @@ impl Seen {
 async fn read(sockets: usize) -> f64 {
     let (mut streams, mut peers) = (Vec::new(), Vec::new());
     for n in 0..sockets {
-        let (addr, peer) = feed(n, MESSAGES / sockets, false);
+        let (addr, peer) = feed(n, MESSAGES / sockets, Handshake::Nothing);
         streams.push(tokio::net::TcpStream::connect(addr).await.unwrap());
         peers.push(peer);
     }
@@ -269,15 +281,39 @@ async fn read(sockets: usize) -> f64 {
     time
 }
 
+/// How messages are handed to a session.
+#[derive(Clone, Copy)]
+enum Publishing {
+    /// One after the other, by `publish()`.
+    Plain,
+    /// So many at once by `publish_confirmed()`, and all receipts before the next.
+    Receipts(usize),
+}
+
 /// Publishes `MESSAGES`, until the peer has read them all.
-async fn publish() -> f64 {
-    let (addr, peer) = drain(true);
-    let session = ClientSession::builder(addr, IDENT, "secret").auth_grace(Duration::ZERO);
+async fn publish(handshake: Handshake, confirm: Confirm, how: Publishing) -> f64 {
+    let (addr, peer) = drain(handshake);
+    let session = ClientSession::builder(addr, IDENT, "secret").auth_grace(Duration::ZERO).confirm(confirm);
     let mut session = session.connect().await.unwrap();
     let payloads: Vec<Bytes> = (0..BATCH as u64).map(payload).collect();
+    let mut payloads = payloads.iter().cycle().take(MESSAGES);
     let start = cpu();
-    for payload in payloads.iter().cycle().take(MESSAGES) {
-        session.publish(CHANNEL, payload.clone()).await.unwrap();
+    match how {
+        Publishing::Plain => {
+            for payload in payloads {
+                session.publish(CHANNEL, payload.clone()).await.unwrap();
+            }
+        }
+        Publishing::Receipts(window) => loop {
+            let window = payloads.by_ref().take(window);
+            let receipts = join_all(window.map(|payload| session.publish_confirmed(CHANNEL, payload.clone()))).await;
+            if receipts.is_empty() {
+                break;
+            }
+            for receipt in receipts {
+                receipt.unwrap();
+            }
+        },
     }
     session.close().await.unwrap();
     let time = per_message(start);
@@ -287,7 +323,7 @@ async fn publish() -> f64 {
 
 /// Writes the same bytes as [`publish`] to a bare socket, 64 KiB at a time.
 async fn write() -> f64 {
-    let (addr, peer) = drain(false);
+    let (addr, peer) = drain(Handshake::Nothing);
     let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
     let batch = batch(0);
     let start = cpu();
@@ -299,96 +335,6 @@ async fn write() -> f64 {
     let time = per_message(start);
     assert_eq!(peer.join().unwrap(), MESSAGES * FRAME);
     time
-}
-
-/// A peer that sends messages, numbered from 0, as soon as it is asked for any.
-fn feed(n: usize, messages: usize, handshake: bool) -> (SocketAddr, JoinHandle<()>) {
-    accept(move |mut socket| {
-        if handshake {
-            greet(&mut socket);
-        }
-        assert_ne!(socket.read(&mut [0; 1024]).unwrap(), 0);
-        let mut batch = batch(n);
-        for first in (0..messages).step_by(BATCH) {
-            for (frame, number) in batch.chunks_exact_mut(FRAME).zip(first as u64..) {
-                frame[FRAME - PAYLOAD..][..8].copy_from_slice(&number.to_le_bytes());
-            }
-            socket.write_all(&batch).unwrap();
-        }
-        // A session whose broker goes away would connect again.
-        while socket.read(&mut [0; 1024]).is_ok_and(|n| n > 0) {}
-    })
-}
-
-/// A peer that reads to the end, compares every byte with what must come, and returns how many there were.
-fn drain(handshake: bool) -> (SocketAddr, JoinHandle<usize>) {
-    accept(move |mut socket| {
-        if handshake {
-            greet(&mut socket);
-        }
-        let expected = batch(0);
-        let mut buffer = vec![0; 256 * 1024];
-        let mut total = 0;
-        loop {
-            let n = socket.read(&mut buffer).unwrap();
-            if n == 0 {
-                return total;
-            }
-            let mut read = &buffer[..n];
-            while !read.is_empty() {
-                let expected = &expected[total % expected.len()..];
-                let (now, later) = read.split_at(read.len().min(expected.len()));
-                assert!(now == &expected[..now.len()], "wrong bytes from {total}");
-                total += now.len();
-                read = later;
-            }
-        }
-    })
-}
-
-fn accept<T: Send + 'static>(serve: impl FnOnce(TcpStream) -> T + Send + 'static) -> (SocketAddr, JoinHandle<T>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap();
-    (addr, thread::spawn(move || serve(listener.accept().unwrap().0)))
-}
-
-/// The broker's side of the handshake; any secret will do.
-fn greet(socket: &mut TcpStream) {
-    let mut bytes = BytesMut::new();
-    let info = Frame::Info { name: "peer".into(), nonce: Nonce::new([1, 2, 3, 4]) };
-    info.encode(&mut bytes, Limits::default()).unwrap();
-    socket.write_all(&bytes).unwrap();
-    bytes.clear();
-    // Byte by byte: what follows AUTH is not ours.
-    loop {
-        let mut byte = [0];
-        socket.read_exact(&mut byte).unwrap();
-        bytes.extend_from_slice(&byte);
-        if let Some(frame) = Codec::default().decode(&mut bytes).unwrap() {
-            assert!(matches!(frame, Frame::Auth { .. }));
-            return;
-        }
-    }
-}
-
-fn peer_ident(n: usize) -> String {
-    format!("{}{n}", &IDENT[..IDENT.len() - 1])
-}
-
-fn payload(number: u64) -> Bytes {
-    let mut payload = [0xa5; PAYLOAD];
-    payload[..8].copy_from_slice(&number.to_le_bytes());
-    Bytes::copy_from_slice(&payload)
-}
-
-fn batch(n: usize) -> BytesMut {
-    let (ident, channel) = (Ident::new(peer_ident(n)).unwrap(), Channel::new(CHANNEL).unwrap());
-    let mut bytes = BytesMut::new();
-    for number in 0..BATCH as u64 {
-        encode_publish(&mut bytes, Limits::default(), &ident, &channel, &payload(number)).unwrap();
-    }
-    assert_eq!(bytes.len(), BATCH * FRAME);
-    bytes
 }
 
 /// The processor time of this thread, in nanoseconds; 0 when nothing is measured: valgrind does not survive the question.
