@@ -38,22 +38,27 @@ impl Arguments {
                 _ => return Err(format!("unknown argument {arg}\n{USAGE}")),
             }
         }
-        let kinds = chosen(only.as_deref(), Kind::ALL, Kind::name)?;
+        let kinds = chosen(only.as_deref(), Kind::ALL, Kind::name, USAGE)?;
         let kinds = Kind::ALL.iter().copied().filter(|kind| *kind == Kind::Relay || kinds.contains(kind)).collect();
-        let works = chosen(names.as_deref(), Work::ALL, |work| work.name)?;
+        let works = chosen(names.as_deref(), Work::ALL, |work| work.name, USAGE)?;
         let complete = !quick && only.is_none() && names.is_none();
         Ok(Self { quick, rounds: rounds.unwrap_or(if quick { 1 } else { 5 }), kinds, works, write: write || complete })
     }
 }
 
 /// The items of `all` that a list names, in the list's order; all when there is no list.
-fn chosen<T: Copy>(list: Option<&str>, all: &[T], name: impl Fn(T) -> &'static str) -> Result<Vec<T>, String> {
+pub(crate) fn chosen<T: Copy>(
+    list: Option<&str>,
+    all: &[T],
+    name: impl Fn(T) -> &'static str,
+    usage: &str,
+) -> Result<Vec<T>, String> {
     let Some(list) = list else {
         return Ok(all.to_vec());
     };
     let find = |wanted: &str| {
         let found = all.iter().copied().find(|item| name(*item) == wanted);
-        found.ok_or_else(|| format!("unknown name {wanted:?}\n{USAGE}"))
+        found.ok_or_else(|| format!("unknown name {wanted:?}\n{usage}"))
     };
     list.split(',').map(find).collect()
 }

@@ -6,6 +6,8 @@ use crate::protocol::Protocol;
 pub(crate) enum Kind {
     Relay,
     Ours,
+    /// Ours, too, whose publishers and idle clients say HELLO, so that what they publish is acknowledged.
+    Confirmed,
     Python,
     Nats,
     Redis,
@@ -13,6 +15,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// The columns of the comparison.
     pub(crate) const ALL: &'static [Self] =
         &[Self::Relay, Self::Ours, Self::Python, Self::Nats, Self::Redis, Self::Mosquitto];
 
@@ -20,6 +23,7 @@ impl Kind {
         match self {
             Self::Relay => "relay",
             Self::Ours => "ours",
+            Self::Confirmed => "confirmed",
             Self::Python => "python",
             Self::Nats => "nats",
             Self::Redis => "redis",
@@ -31,6 +35,7 @@ impl Kind {
         match self {
             Self::Relay => Protocol::Blind,
             Self::Ours | Self::Python => Protocol::Hpfeeds,
+            Self::Confirmed => Protocol::Confirmed,
             Self::Nats => Protocol::Nats,
             Self::Redis => Protocol::Redis,
             Self::Mosquitto => Protocol::Mqtt,

@@ -1,11 +1,16 @@
 //! Benchmark of what moving a message costs: this broker and others beside a blind relay, in
 //! processor time per delivered message.
 //!
-//! `scripts/bench-compare` installs the others and runs this; `docs/dev/benchmarks.md` says what is
-//! measured and how.
+//! `scripts/bench-compare` installs the others and runs this, `scripts/bench-scale` and
+//! `scripts/bench-delivery` have other parts of it; `docs/dev/benchmarks.md` says what is measured and
+//! how.
 
 #[cfg(target_os = "linux")]
+mod acks;
+#[cfg(target_os = "linux")]
 mod arguments;
+#[cfg(target_os = "linux")]
+mod extension;
 #[cfg(target_os = "linux")]
 mod growth;
 #[cfg(target_os = "linux")]

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     kind::Kind,
-    protocol::Role,
+    protocol::{Protocol, Role},
     receiver::Receiver,
     sender::{Batch, Sender, Sent, nanos},
     server::{Clients, Server},
@@ -45,29 +45,35 @@ pub(crate) struct Arrival {
     pub(crate) cut: bool,
 }
 
-/// `None` when the broker cannot do this work.
-pub(crate) fn measure(kind: Kind, program: &Path, load: Load, pace: Pace) -> io::Result<Option<Sample>> {
+/// `None` when the broker cannot do this work. `more` are arguments of our broker.
+pub(crate) fn measure(
+    kind: Kind,
+    program: &Path,
+    load: Load,
+    pace: Pace,
+    more: &[String],
+) -> io::Result<Option<Sample>> {
     match load {
-        Load::Throughput(flow) => throughput(kind, program, flow, pace).map(Some),
-        Load::Latency { rate } => latency(kind, program, rate, pace).map(Some),
+        Load::Throughput(flow) => throughput(kind, program, flow, pace, more).map(Some),
+        Load::Latency { rate } => latency(kind, program, rate, pace, more).map(Some),
         // A relay has no handshake.
         Load::Connections if kind == Kind::Relay => Ok(None),
-        Load::Connections => connections(kind, program, pace.connections).map(Some),
+        Load::Connections => connections(kind, program, pace.connections, more).map(Some),
     }
 }
 
-fn throughput(kind: Kind, program: &Path, flow: Flow, pace: Pace) -> io::Result<Sample> {
+fn throughput(kind: Kind, program: &Path, flow: Flow, pace: Pace, more: &[String]) -> io::Result<Sample> {
     let Flow { publishers, subscribers, size, most } = flow;
-    let mut bench = Bench::open(kind, program, Clients { publishers, subscribers, size }, most)?;
+    let mut bench = Bench::open(kind, program, Clients { publishers, subscribers, size }, most, more)?;
     let before = bench.server.process.cpu()?;
     let arrival = bench.drive(move |sender| sender.run(Instant::now() + pace.sending))?;
     let used = bench.server.process.cpu_since(before)?;
     Ok(Sample { figures: vec![ratio(used, bench.receiver.check().received)], arrival })
 }
 
-fn latency(kind: Kind, program: &Path, rate: u32, pace: Pace) -> io::Result<Sample> {
+fn latency(kind: Kind, program: &Path, rate: u32, pace: Pace, more: &[String]) -> io::Result<Sample> {
     let clients = Clients { publishers: 1, subscribers: 1, size: SIZE };
-    let mut bench = Bench::open(kind, program, clients, u64::MAX)?;
+    let mut bench = Bench::open(kind, program, clients, u64::MAX, more)?;
     let epoch = Instant::now();
     bench.receiver.check().delays = Some((epoch, Vec::new()));
     let arrival = bench.drive(move |sender| sender.pace(rate, epoch, epoch + pace.sending))?;
@@ -80,9 +86,9 @@ fn latency(kind: Kind, program: &Path, rate: u32, pace: Pace) -> io::Result<Samp
     Ok(Sample { figures, arrival })
 }
 
-fn connections(kind: Kind, program: &Path, count: u32) -> io::Result<Sample> {
+fn connections(kind: Kind, program: &Path, count: u32, more: &[String]) -> io::Result<Sample> {
     let clients = Clients { publishers: 0, subscribers: 0, size: 0 };
-    let mut server = Server::start(kind, program, clients, &[])?;
+    let mut server = Server::start(kind, program, clients, more)?;
     // The first few pay for what is allocated once.
     for _ in 0..50 {
         server.connect(Role::Idle)?;
@@ -111,8 +117,8 @@ impl Bench {
         Self { server, receiver, sender: Some(sender), copies }
     }
 
-    fn open(kind: Kind, program: &Path, clients: Clients, most: u64) -> io::Result<Self> {
-        Self::open_with(kind, program, clients, most, Batch::of(clients.publishers), &[])
+    fn open(kind: Kind, program: &Path, clients: Clients, most: u64, more: &[String]) -> io::Result<Self> {
+        Self::open_with(kind, program, clients, most, Batch::of(clients.publishers), more)
     }
 
     /// `more` are arguments of our broker.
@@ -131,6 +137,9 @@ impl Bench {
         let (receiving, sending) = (connect(subscribers, Role::Subscriber)?, connect(publishers, Role::Publisher)?);
         let mut receiver = Receiver::new(receiving, publishers, protocol.delivered(size), protocol.noise())?;
         let mut sender = Sender::new(sending, protocol.published(size), most, batch)?;
+        if protocol == Protocol::Confirmed {
+            sender.expect_acks();
+        }
         greet(&mut sender, &mut receiver, publishers).map_err(|error| server.report(&error))?;
         Ok(Self::new(server, receiver, sender, subscribers as u64))
     }

@@ -9,9 +9,13 @@ use std::{
     ops::Range,
 };
 
-use hpfeeds::wire::Frame;
+use bytes::BytesMut;
+use hpfeeds::wire::{
+    Frame, HEADER_LEN,
+    extension::{BrokerFrame, ClientFrame, ClientHello, ExtensionHeader, Flags, StreamId, VERSION},
+};
 
-use crate::support::handshake::{authenticate, encode};
+use crate::support::handshake::{authenticate, authenticate_and, encode};
 
 /// The user, the password and the channel, in all protocols.
 pub(crate) const USER: &str = "dev";
@@ -29,6 +33,8 @@ pub(crate) enum Protocol {
     /// hpfeeds frames, but nobody who reads them: no handshake.
     Blind,
     Hpfeeds,
+    /// The same with HELLO, but for subscribers.
+    Confirmed,
     Nats,
     Redis,
     Mqtt,
@@ -120,14 +126,14 @@ impl Protocol {
                 let head = format!("*3\r\n$7\r\nPUBLISH\r\n${}\r\n{CHANNEL}\r\n${length}\r\n", CHANNEL.len());
                 Shape::new(head.as_bytes(), size, b"\r\n")
             }
-            Self::Blind | Self::Hpfeeds | Self::Mqtt => self.delivered(size),
+            Self::Blind | Self::Hpfeeds | Self::Confirmed | Self::Mqtt => self.delivered(size),
         }
     }
 
     /// The frame that a subscriber gets.
     pub(crate) fn delivered(self, size: usize) -> Shape {
         match self {
-            Self::Blind | Self::Hpfeeds => Shape::new(&hpfeeds_head(CHANNEL, size), size, b""),
+            Self::Blind | Self::Hpfeeds | Self::Confirmed => Shape::new(&hpfeeds_head(CHANNEL, size), size, b""),
             Self::Nats => Shape::new(format!("MSG {CHANNEL} 1 {size}\r\n").as_bytes(), size, b"\r\n"),
             Self::Redis => {
                 let head = format!("*3\r\n$7\r\nmessage\r\n${}\r\n{CHANNEL}\r\n${size}\r\n", CHANNEL.len());
@@ -150,6 +156,7 @@ impl Protocol {
         match self {
             Self::Blind => Ok(()),
             Self::Hpfeeds => hello_hpfeeds(role, socket),
+            Self::Confirmed => hello_confirmed(role, socket),
             Self::Nats => hello_nats(role, socket),
             Self::Redis => hello_redis(role, socket),
             Self::Mqtt => hello_mqtt(role, socket),
@@ -160,6 +167,34 @@ impl Protocol {
 fn hello_hpfeeds(role: Role, socket: &mut TcpStream) -> io::Result<()> {
     authenticate(socket, USER, PASSWORD)?;
     if role == Role::Subscriber { socket.write_all(&subscribe(CHANNEL)?) } else { Ok(()) }
+}
+
+/// As a session does that does not subscribe, but with a stream that the broker does not know.
+fn hello_confirmed(role: Role, socket: &mut TcpStream) -> io::Result<()> {
+    if role == Role::Subscriber {
+        return hello_hpfeeds(role, socket);
+    }
+    let hello = ClientHello {
+        version: VERSION,
+        flags: Flags::CONFIRM | Flags::REPLIES,
+        stream: StreamId::new(fastrand::u128(..).to_be_bytes()),
+        next: 1,
+        software: "bench",
+        ..ClientHello::default()
+    };
+    let mut bytes = BytesMut::new();
+    ClientFrame::Hello(hello).encode(&mut bytes).map_err(io::Error::other)?;
+    authenticate_and(socket, USER, PASSWORD, &bytes)?;
+    let mut answer = vec![0; HEADER_LEN];
+    socket.read_exact(&mut answer)?;
+    let header = ExtensionHeader::parse(&answer).map_err(io::Error::other)?;
+    let header = header.ok_or_else(|| io::Error::other("the header is cut"))?;
+    let mut body = vec![0; header.length - HEADER_LEN];
+    socket.read_exact(&mut body)?;
+    match BrokerFrame::parse(header.opcode, &body).map_err(io::Error::other)? {
+        BrokerFrame::Hello(answer) if answer.flags.contains(Flags::CONFIRM) => Ok(()),
+        other => Err(io::Error::other(format!("the broker answered HELLO with {other:?}"))),
+    }
 }
 
 fn hello_nats(role: Role, socket: &mut TcpStream) -> io::Result<()> {

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     arguments::{Arguments, USAGE},
-    growth, isolation,
+    extension, growth, isolation,
     kind::Kind,
     measure::{Sample, measure, seconds},
     programs,
@@ -31,6 +31,7 @@ pub(crate) fn main() -> ExitCode {
         Some((mode, rest)) if mode == "relay" => relay(rest),
         // `cargo test --all-targets` runs benchmarks too, without it.
         _ if !args.iter().any(|arg| arg == "--bench") => return ExitCode::SUCCESS,
+        Some((mode, rest)) if mode == "extension" => extension::run(rest),
         Some((mode, rest)) if mode == "growth" => growth::run(rest),
         Some((mode, rest)) if mode == "isolation" => isolation::run(rest),
         _ if args.iter().any(|arg| arg == "--help") => {
@@ -80,7 +81,7 @@ fn one_round(arguments: &Arguments, programs: &[(Kind, PathBuf)], table: &mut Ta
     let rows = arguments.works.iter().enumerate().flat_map(|row| iter::repeat_n(row, samples(row.1)));
     for (row, work) in rows {
         for (column, (kind, program)) in programs.iter().enumerate() {
-            let sample = measure(*kind, program, work.load, pace);
+            let sample = measure(*kind, program, work.load, pace, &[]);
             let shown = match &sample {
                 Ok(None) => continue,
                 Ok(Some(Sample { figures, arrival })) => format!("{figures:.1?}{arrival}"),

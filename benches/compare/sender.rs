@@ -1,5 +1,5 @@
 //! The publishers: frames are encoded before, many are written at once, and only their numbers are
-//! patched in.
+//! patched in. What a publisher that is confirmed has sent must have been acknowledged at the end.
 
 use std::{
     io::{self, Write as _},
@@ -11,6 +11,7 @@ use std::{
 use socket2::SockRef;
 
 use crate::{
+    acks::Acks,
     poller::Poller,
     protocol::{STAMP, Shape},
 };
@@ -61,6 +62,9 @@ struct Publisher {
     /// How many to send: as many as there have to be, or have been begun when the time is over.
     most: u64,
     enough: u64,
+    /// How many messages were sent that do not count.
+    greetings: u64,
+    acks: Option<Acks>,
 }
 
 /// The messages that have been sent.
@@ -81,9 +85,17 @@ impl Sender {
                 SockRef::from(&socket).set_send_buffer_size(held)?;
             }
             let batch = shape.frame.repeat(frames);
-            publishers.push(Publisher { socket, id, batch, end: 0, written: 0, next: 0, most, enough: most });
+            let (greetings, acks) = (0, None);
+            let publisher =
+                Publisher { socket, id, batch, end: 0, written: 0, next: 0, most, enough: most, greetings, acks };
+            publishers.push(publisher);
         }
         Ok(Self { publishers, shape })
+    }
+
+    /// From now on everything that is sent as fast as possible has to be acknowledged.
+    pub(crate) fn expect_acks(&mut self) {
+        self.publishers.iter_mut().for_each(|publisher| publisher.acks = Some(Acks::default()));
     }
 
     /// One publisher sends one message that does not count.
@@ -91,6 +103,7 @@ impl Sender {
         let publisher = &mut self.publishers[publisher];
         let mut frame = self.shape.frame.clone();
         stamp(&mut frame[self.shape.payload..], publisher.id * NUMBERS + GREETING, 0);
+        publisher.greetings += 1;
         publisher.socket.write_all(&frame)
     }
 
@@ -132,6 +145,9 @@ impl Sender {
                     open -= 1;
                 }
             }
+        }
+        for publisher in &mut self.publishers {
+            publisher.await_acks(&self.shape)?;
         }
         Ok(true)
     }
@@ -181,7 +197,27 @@ impl Publisher {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }
+        if let Some(acks) = &mut self.acks {
+            acks.read(&mut self.socket)?;
+        }
         Ok(self.written == self.end && self.next >= self.most)
+    }
+
+    /// Waits until all that was sent is acknowledged.
+    fn await_acks(&mut self, shape: &Shape) -> io::Result<()> {
+        let sent = self.greetings + self.begun(shape);
+        let Some(acks) = &mut self.acks else {
+            return Ok(());
+        };
+        self.socket.set_nonblocking(false)?;
+        while acks.number < sent {
+            acks.read(&mut self.socket)?;
+        }
+        if acks.number == sent {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!("{} of {sent} acknowledged", acks.number)))
+        }
     }
 
     fn refill(&mut self, shape: &Shape) {

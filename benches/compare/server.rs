@@ -74,7 +74,7 @@ impl Server {
         let plan = Plan { subscribers: (port, subscribers), publishers: (publishers_port, publishers), frame };
         let log = fs::File::create(directory.path().join("log"))?;
         let child = programs::command(kind, program, directory.path(), port, &plan)?
-            .args(if kind == Kind::Ours { more } else { &[] })
+            .args(if matches!(kind, Kind::Ours | Kind::Confirmed) { more } else { &[] })
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -7,6 +7,16 @@ use hpfeeds::wire::{Frame, FrameRef, HEADER_LEN, Header, Limits, Nonce, Secret};
 
 /// Authenticates. A broker does not say that it accepts the key.
 pub(crate) fn authenticate(stream: &mut (impl Read + Write), ident: &str, secret: &str) -> io::Result<()> {
+    authenticate_and(stream, ident, secret, &[])
+}
+
+/// Authenticates, and sends more right behind that.
+pub(crate) fn authenticate_and(
+    stream: &mut (impl Read + Write),
+    ident: &str,
+    secret: &str,
+    more: &[u8],
+) -> io::Result<()> {
     let info = read_frame(stream)?;
     let header = Header::parse(&info, Limits::default()).map_err(io::Error::other)?;
     let frame = header.map(|header| FrameRef::parse(header.opcode, &info[HEADER_LEN..]));
@@ -14,7 +24,8 @@ pub(crate) fn authenticate(stream: &mut (impl Read + Write), ident: &str, secret
         return Err(io::Error::other("the broker did not send INFO"));
     };
     let digest = Secret::from(secret).sign(&Nonce::new(nonce));
-    stream.write_all(&encode(&Frame::Auth { ident: ident.parse().map_err(io::Error::other)?, digest })?)?;
+    let auth = Frame::Auth { ident: ident.parse().map_err(io::Error::other)?, digest };
+    stream.write_all(&[&encode(&auth)?, more].concat())?;
     stream.flush()
 }
 

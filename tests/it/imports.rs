@@ -61,7 +61,9 @@ const TOOL: [&[&str]; 8] = [
 const COMPARE: [&[&str]; 2] = [
     &["main"],
     &[
+        "acks",
         "arguments",
+        "extension",
         "growth",
         "isolation",
         "kind",
