@@ -1,4 +1,4 @@
-//! The ACK frames of the extension `hpx/1`, as one publisher gets them.
+//! The ACK frames of the extension `hpx/1`, as one publisher gets them, and heartbeats between them.
 
 use std::{
     io::{self, Read as _},
@@ -7,11 +7,13 @@ use std::{
 
 use hpfeeds::wire::{HEADER_LEN, extension::ExtensionOpcode};
 
-/// The length of one, with its header.
+/// The length of an ACK, with its header.
 const LEN: usize = HEADER_LEN + 8;
+/// The head of one, which a number follows.
 const HEAD: [u8; HEADER_LEN] = [0, 0, 0, 13, ExtensionOpcode::Ack as u8];
+const HEARTBEAT: [u8; HEADER_LEN + 1] = [0, 0, 0, 6, ExtensionOpcode::Heartbeat as u8, 0];
 
-/// The ACKs of a stream, which are the only frames that come.
+/// The ACKs of a stream.
 #[derive(Default)]
 pub(crate) struct Acks {
     /// The number of the newest.
@@ -30,14 +32,17 @@ impl Acks {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error),
         }
-        let (frames, rest) = self.rest.as_chunks::<LEN>();
-        for frame in frames {
-            let (head, number) = frame.split_at(HEADER_LEN);
-            let number = u64::from_be_bytes(number.try_into().map_err(io::Error::other)?);
-            if head != HEAD || number <= self.number {
-                return Err(io::Error::other(format!("{} after ACK of {}", frame.escape_ascii(), self.number)));
+        let mut rest = &self.rest[..];
+        loop {
+            rest = rest.strip_prefix(&HEARTBEAT).unwrap_or(rest);
+            let Some((frame, behind)) = rest.split_first_chunk::<LEN>() else {
+                break;
+            };
+            let number = frame.strip_prefix(&HEAD).and_then(|number| Some(u64::from_be_bytes(number.try_into().ok()?)));
+            match number.filter(|number| *number > self.number) {
+                Some(number) => (self.number, rest) = (number, behind),
+                None => return Err(io::Error::other(format!("{} after ACK of {}", frame.escape_ascii(), self.number))),
             }
-            self.number = number;
         }
         self.rest = rest.to_vec();
         Ok(())

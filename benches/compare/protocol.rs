@@ -169,18 +169,19 @@ fn hello_hpfeeds(role: Role, socket: &mut TcpStream) -> io::Result<()> {
     if role == Role::Subscriber { socket.write_all(&subscribe(CHANNEL)?) } else { Ok(()) }
 }
 
-/// As a session does that does not subscribe, but with a stream that the broker does not know.
+/// As a session does that does not subscribe.
 fn hello_confirmed(role: Role, socket: &mut TcpStream) -> io::Result<()> {
     if role == Role::Subscriber {
         return hello_hpfeeds(role, socket);
     }
     let hello = ClientHello {
         version: VERSION,
-        flags: Flags::CONFIRM | Flags::REPLIES,
+        flags: Flags::CONFIRM | Flags::REPLIES | Flags::HEARTBEAT | Flags::WINDOW,
+        heartbeat: 10,
         stream: StreamId::new(fastrand::u128(..).to_be_bytes()),
         next: 1,
         software: "bench",
-        ..ClientHello::default()
+        window: Some(1 << 20),
     };
     let mut bytes = BytesMut::new();
     ClientFrame::Hello(hello).encode(&mut bytes).map_err(io::Error::other)?;

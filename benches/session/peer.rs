@@ -30,7 +30,8 @@ pub(crate) enum Handshake {
     /// INFO, and AUTH with any secret.
     Plain,
     /// The same with an offer of the extension, and an answer to HELLO that grants what it asks for:
-    /// what confirms is then acknowledged after each read, and a subscription is answered.
+    /// what confirms is then acknowledged after each read, and a subscription is answered. Nothing waits
+    /// for the window, as the system's buffers are smaller, and no round lasts until a heartbeat.
     Extended,
 }
 
@@ -124,11 +125,9 @@ fn answer_hello(socket: &mut TcpStream) -> bool {
     socket.read_exact(&mut body).unwrap();
     let Ok(ClientFrame::Hello(hello)) = ClientFrame::parse(header.opcode, &body) else { panic!("not HELLO") };
     assert!(hello.next == 1, "a stream begins with its first message");
-    // Heartbeats and windows are not spoken here.
-    let flags = hello.flags & (Flags::CONFIRM | Flags::REPLIES);
-    let answer = BrokerHello { version: VERSION, flags, ..BrokerHello::default() };
+    let answer = BrokerHello { version: VERSION, flags: hello.flags, ..BrokerHello::default() };
     socket.write_all(&encoded(&BrokerFrame::Hello(answer))).unwrap();
-    flags.contains(Flags::CONFIRM)
+    hello.flags.contains(Flags::CONFIRM)
 }
 
 fn encoded(frame: &BrokerFrame<'_>) -> BytesMut {
