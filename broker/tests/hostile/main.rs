@@ -7,6 +7,9 @@
 
 mod crowd;
 mod exporter;
+mod extension;
+#[path = "../support/extension.rs"]
+mod extension_client;
 mod frames;
 mod log;
 mod names;

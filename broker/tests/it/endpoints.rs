@@ -56,7 +56,7 @@ async fn our_client_takes_a_refusal_for_what_it_is() {
     let denied = async |events: &mut hpfeeds::Events| loop {
         match events.next().await.unwrap() {
             SessionEvent::SubscribeDenied { channel, .. } => break ("subscribe", channel.unwrap()),
-            SessionEvent::PublishDenied { channel, .. } => break ("publish", channel.unwrap()),
+            SessionEvent::Refused { channel, .. } => break ("publish", channel.unwrap()),
             _ => {}
         }
     };

@@ -7,9 +7,14 @@
 
 mod actors;
 mod checks;
+mod extension;
+#[path = "../support/extension.rs"]
+mod extension_client;
 mod net;
 mod record;
 mod scenario;
+#[path = "../support/mod.rs"]
+mod support;
 mod world;
 
 use std::{

@@ -130,11 +130,17 @@ impl Scripted<TcpStream> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Scripted<S> {
     /// Reads INFO.
     pub(crate) async fn greeted(stream: S) -> Self {
+        within(Self::try_greeted(stream)).await.expect("INFO")
+    }
+
+    /// The same; `None` if the connection ends before that.
+    pub(crate) async fn try_greeted(stream: S) -> Option<Self> {
         let (name, nonce) = (String::new(), Nonce::new([]));
         let mut client = Self { stream, received: BytesMut::new(), nonce, name, ident: String::new() };
-        let Some(Frame::Info { name, nonce }) = client.base().await else { panic!("no INFO") };
+        let (header, frame) = client.read_frame().await?;
+        let Frame::Info { name, nonce } = Frame::from_bytes(&frame, header.ok()?).ok()? else { return None };
         (client.name, client.nonce) = (name, nonce);
-        client
+        Some(client)
     }
 
     /// AUTH and HELLO in one segment, and the answer.
@@ -216,14 +222,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Scripted<S> {
     /// Says that nothing more will come.
     pub(crate) async fn finish(&mut self) {
         within(self.stream.shutdown()).await.unwrap();
-    }
-
-    async fn base(&mut self) -> Option<Frame> {
-        match within(self.read_frame()).await {
-            Some((Ok(header), frame)) => Some(Frame::from_bytes(&frame, header).unwrap()),
-            Some((Err(_), _)) => panic!("a frame of the extension"),
-            None => None,
-        }
     }
 
     /// The next frame, without a limit of time.
