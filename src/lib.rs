@@ -22,13 +22,37 @@
 //! - [`SessionEvent`] and [`SessionState`] tell an operator why nothing arrives.
 //! - [`wire`] is the protocol itself, without any I/O, and a codec for `tokio_util`.
 //!
-//! # What the protocol promises
+//! # What is promised
 //!
-//! hpfeeds has no acknowledgements. A message that [`publish`](ClientSession::publish) accepted is
-//! written once, in order, on the current connection or the next one; what the broker had not read
-//! when a connection broke is lost ([`SessionEvent::Disconnected`] says how many messages that can
-//! be). [`close`](ClientSession::close) confirms that the broker has read everything, with every
-//! broker of today: TCP is in order, so its EOF says so.
+//! **With a broker that offers the extension `hpx/1`**, as hpfeeds-broker does, a message that
+//! [`publish`](ClientSession::publish) accepted is kept until the broker has acknowledged it, and is
+//! sent again, in order, when a connection breaks before that. The broker knows what it has had:
+//! nothing arrives twice unless it has forgotten the session's stream, as after its own restart
+//! without a journal. [`publish_confirmed`](ClientSession::publish_confirmed) waits for one message,
+//! [`flush`](ClientSession::flush) for all of them. Messages that wait in the program's memory end
+//! with the program.
+//!
+//! **With every other broker** hpfeeds has no acknowledgements. A message is written once, in order,
+//! on the current connection or the next one; what the broker had not read when a connection broke
+//! is lost ([`SessionEvent::Disconnected`] says how many messages that can be).
+//!
+//! [`close`](ClientSession::close) confirms with both that the broker has read everything: TCP is in
+//! order, so its EOF says so.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), hpfeeds::Error> {
+//! # let broker = hpfeeds_broker::Broker::dev().await.expect("a broker");
+//! use hpfeeds::ClientSession;
+//!
+//! let session = ClientSession::connect(broker.local_addr(), "dev", "dev").await?;
+//! for line in ["one", "two", "three"] {
+//!     session.publish("cowrie.sessions", line).await?;
+//! }
+//! let flushed = session.flush().await?;
+//! assert_eq!(flushed.confirmed + flushed.refused, 3);
+//! # Ok(()) }
+//! ```
 //!
 //! # Features
 //!

@@ -66,7 +66,8 @@ pub enum SessionEvent {
         cause: Error,
         /// How many messages were written to this connection and may not have been read: at most
         /// the last 40 MiB, as no more can be on its way. The base protocol has no acknowledgement:
-        /// those that the broker had not read when it went away are lost.
+        /// those that the broker had not read when it went away are lost. 0 for a broker that
+        /// acknowledges: what it has not acknowledged is sent again.
         unconfirmed: u64,
     },
     /// The broker did not accept the ident and secret. The session tries again with growing delays.
@@ -74,7 +75,8 @@ pub enum SessionEvent {
         /// The refused ident, and the broker's text if it sent one.
         cause: Error,
     },
-    /// The broker refused a message. The channel is quarantined:
+    /// The broker, which does not know the extension `hpx/1`, refused a message; one that does is in
+    /// [`Refused`](Self::Refused). The channel is quarantined:
     /// [`publish`](crate::ClientSession::publish) to it fails for a minute, so that it does not
     /// take the connection down for the others each time.
     PublishDenied {
@@ -85,9 +87,9 @@ pub enum SessionEvent {
         /// The broker's text.
         cause: Error,
     },
-    /// The broker, which knows the extension `hpx/1`, refused messages. Nothing else changes: the
-    /// connection stays, and the next message to the channel is sent like any other. Told at most
-    /// once a second for a channel.
+    /// The broker, which knows the extension `hpx/1`, refused messages, or they are longer than it
+    /// takes. Nothing else changes: the connection stays, and the next message to the channel is
+    /// sent like any other. Told at most once a second for a channel.
     Refused {
         /// The channel, when the broker named it.
         channel: Option<Channel>,

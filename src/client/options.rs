@@ -99,9 +99,12 @@ impl SessionBuilder {
         self
     }
 
-    /// How many bytes of messages wait while the broker is away or slow. Default: 8 MiB; never less
-    /// than one maximal message. When it is full, `publish` waits and `try_publish` gives the
-    /// payload back.
+    /// How many bytes of messages wait while the broker is away or slow, or has not confirmed them.
+    /// Default: 8 MiB; never less than one maximal message. When it is full, `publish` waits and
+    /// `try_publish` gives the payload back.
+    ///
+    /// With a broker that confirms, it bounds the rate: no more than this in one round trip (8 MiB
+    /// in 100 ms are 80 MiB/s).
     pub fn send_queue(mut self, bytes: usize) -> Self {
         self.send_queue = bytes;
         self
@@ -110,6 +113,11 @@ impl SessionBuilder {
     /// How many received bytes wait for the program. Default: 4 MiB, plus one read of the socket;
     /// and, of a connection that broke, what the system still held. When it is full, the session
     /// stops reading, and the broker sees a slow consumer.
+    ///
+    /// A broker that knows the extension `hpx/1` is told this size as the window: it sends no more
+    /// than that beyond what the program has taken, and the session reads on for what else the
+    /// broker has to say. When connections break while nothing is taken, the queue may hold twice
+    /// its size.
     pub fn receive_queue(mut self, bytes: usize) -> Self {
         self.receive_queue = bytes;
         self
@@ -147,7 +155,8 @@ impl SessionBuilder {
         self
     }
 
-    /// How long dialling (with TLS) and the broker's greeting may take together. Default: 10 s.
+    /// How long dialling (with TLS) and the broker's greeting may take together, and then the answer
+    /// of a broker that offers the extension `hpx/1`. Default: 10 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.handshake_timeout = timeout;
         self
@@ -158,7 +167,8 @@ impl SessionBuilder {
     /// The protocol has no positive answer to a key, so a session counts as accepted when the
     /// broker has neither complained nor closed for this long, or has delivered something. Until
     /// then messages stay queued: what is sent to a broker that then refuses the key is lost. Raise
-    /// it for brokers that ask a slow database.
+    /// it for brokers that ask a slow database. A broker that knows the extension `hpx/1` does
+    /// answer, within [`handshake_timeout`](Self::handshake_timeout), and this has no effect.
     pub fn auth_grace(mut self, grace: Duration) -> Self {
         self.auth_grace = grace;
         self
@@ -184,7 +194,19 @@ impl SessionBuilder {
         self
     }
 
-    /// How much confirmation the session wants. Default: [`Confirm::IfOffered`].
+    /// How much confirmation the session wants from its broker. Default: [`Confirm::IfOffered`].
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), hpfeeds::Error> {
+    /// use hpfeeds::{ClientSession, Confirm, wire::extension::Level};
+    ///
+    /// // Never with a broker that does not store what is published.
+    /// let session = ClientSession::builder(("localhost", 20000), "sensor-17", "secret")
+    ///     .confirm(Confirm::Required(Level::STORED))
+    ///     .start()?;
+    /// # Ok(()) }
+    /// ```
     pub fn confirm(mut self, confirm: Confirm) -> Self {
         self.confirm = confirm;
         self
@@ -214,7 +236,8 @@ impl SessionBuilder {
     /// Connects, and returns when the broker has accepted the key; or says why the first attempt
     /// failed. Later failures are repaired in the background.
     ///
-    /// Takes at least [`auth_grace`](Self::auth_grace). Cancel safe: dropping the future ends the
+    /// Takes one round trip after the broker's greeting where it offers the extension `hpx/1`, and
+    /// otherwise at least [`auth_grace`](Self::auth_grace). Cancel safe: dropping the future ends the
     /// attempt.
     ///
     /// # Panics
@@ -288,8 +311,8 @@ impl ClientSession {
     /// Connects and authenticates, or says why that failed.
     ///
     /// The address is `(host, port)`, `"host:port"` or a [`SocketAddr`](std::net::SocketAddr).
-    /// Takes a quarter of a second more than the network does: see
-    /// [`auth_grace`](SessionBuilder::auth_grace). Cancel safe.
+    /// Takes a quarter of a second more than the network does where the broker does not know the
+    /// extension `hpx/1`: see [`auth_grace`](SessionBuilder::auth_grace). Cancel safe.
     ///
     /// # Panics
     /// Outside of a tokio runtime.

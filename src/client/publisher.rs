@@ -40,12 +40,13 @@ impl Publisher {
     /// Queues a message, and waits for room in the queue when there is none.
     ///
     /// `Ok` says that the session has it: it is written when the broker is there, in the order of
-    /// the calls, also after a reconnect. Only [`close`](crate::ClientSession::close) confirms that
-    /// the broker read it. A loop that only publishes lets other tasks of its thread run after each
+    /// the calls, also after a reconnect, and again where a broker that acknowledges has not done so.
+    /// [`publish_confirmed`](Self::publish_confirmed), [`flush`](Self::flush) and
+    /// [`close`](crate::ClientSession::close) wait for that. A loop that only publishes lets other tasks of its thread run after each
     /// 256 KiB, so that what it queued is written.
     ///
-    /// Fails when the name or the size is not legal, when the broker has denied this channel in the
-    /// last minute, and when the session has ended. Cancel safe: a dropped future has queued
+    /// Fails when the name or the size is not legal, when a broker without the extension `hpx/1` has
+    /// denied this channel in the last minute, and when the session has ended. Cancel safe: a dropped future has queued
     /// nothing.
     pub async fn publish(&self, channel: impl AsRef<str>, payload: impl Into<Bytes>) -> Result<(), Error> {
         self.accept(channel.as_ref(), payload.into(), None).await

@@ -241,7 +241,8 @@ impl ClientSession {
     }
 
     /// How many messages may have been lost, over the life of the session: those that were written
-    /// to connections that ended before the broker had confirmed that it read them. Each connection
+    /// to connections that ended before the broker had confirmed that it read them, and that are not
+    /// sent again. With a broker that acknowledges there are none. Each connection
     /// counts at most the last 40 MiB, as no more can be on its way. [`SessionEvent::Disconnected`]
     /// tells of each; after [`close`](Self::close) the last connection is counted, too, unless it
     /// was confirmed.
@@ -262,7 +263,11 @@ impl ClientSession {
     /// [`close_timeout`](crate::SessionBuilder::close_timeout). Messages that were already received
     /// can still be read.
     ///
-    /// The confirmation is the broker's end of stream, as the protocol has no other. One that had
+    /// A broker that acknowledges must also have acknowledged everything; then its end of stream is
+    /// waited for no longer than `close_timeout`. Messages that it had not acknowledged when a
+    /// connection broke are sent again until then.
+    ///
+    /// The confirmation of every other is the broker's end of stream, as the protocol has no other. One that had
     /// come before ours left, or while something of ours was unacknowledged, is none; the latter is
     /// known on Linux and Android. A broker, or a proxy before it, that ends its stream by itself
     /// just then, without having read what its system has received, cannot be told from one that

@@ -11,6 +11,7 @@ mod extension;
 mod imports;
 mod properties;
 mod real;
+mod real_confirmed;
 mod script;
 mod scripted;
 #[cfg(feature = "tls")]

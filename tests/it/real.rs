@@ -202,6 +202,11 @@ async fn messages_above_the_default_limit_need_both_sides() {
     session.close().await.unwrap();
 
     let small = Broker::dev().await.unwrap();
+    let session = builder(&small).limits(limits).connect().await.unwrap();
+    let error = session.publish("a", payload.clone()).await.unwrap_err();
+    assert!(error.is_usage() && error.to_string().contains("too long"), "{error}");
+    // One that does not know the extension cannot say so before.
+    let small = Broker::dev_builder().extensions(false).listen("127.0.0.1:0").unwrap().start().await.unwrap();
     let mut session = builder(&small).limits(limits).max_retries(0).connect().await.unwrap();
     session.publish("a", payload).await.unwrap();
     let error = session.close().await.unwrap_err();

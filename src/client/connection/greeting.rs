@@ -125,7 +125,7 @@ impl Connection<'_> {
                 if hello.decided <= in_flight.unconfirmed.sent() {
                     for range in &hello.refused {
                         let cause = refusal(range.code, None, "");
-                        // What reaches above `decided` comes once more.
+                        // The part above `decided` comes once more.
                         let below = hello.decided.saturating_add(1).saturating_sub(range.first);
                         let count = range.count.min(u32::try_from(below).unwrap_or(u32::MAX));
                         let known = in_flight.unconfirmed.refuse(range.first, count, &cause).unwrap_or_default();
@@ -164,7 +164,7 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// What the broker knows is not our stream: a new one begins, and everything is sent again.
+    /// The broker knows another stream of this id: a new one begins, and everything is sent again.
     fn renew(&mut self) -> Result<(), End> {
         let addr = &self.shared.config.addr;
         let Some(extension) = self.extension.as_mut().filter(|extension| extension.renewed < MAX_RENEWED) else {
@@ -182,7 +182,7 @@ impl Connection<'_> {
 }
 
 /// Takes messages out of the queue that are longer than the broker takes: it would end each
-/// connection that brings one. Those that have a number were sent to a broker that takes them.
+/// connection that brings one. Messages with a number were sent to a broker that takes them.
 fn discard_longer(shared: &Shared, in_flight: &mut InFlight, limit: u32) {
     shared.outbox.take(in_flight);
     let mut cause = None;

@@ -46,11 +46,11 @@ pub(super) struct Window {
     pub(super) size: u64,
     /// Received on this connection.
     pub(super) received: u64,
-    /// What the receive queue had taken in before this connection.
+    /// Bytes that the receive queue had taken in before this connection.
     pub(super) before: u64,
     /// Received and not put into the queue: nobody will take it.
     pub(super) dropped: u64,
-    /// What the broker was told of.
+    /// Bytes that the broker was told of as taken.
     pub(super) told: u64,
 }
 
@@ -106,7 +106,7 @@ impl Life {
         } else if !held {
             self.silent += 1;
         }
-        // What was written since the last sweep may be as old as that.
+        // A write since the last sweep may be as old as that.
         self.quiet = if std::mem::take(&mut self.wrote) { 1 } else { self.quiet + 1 };
         self.beats && self.silent >= DEATH
     }

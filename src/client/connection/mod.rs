@@ -104,6 +104,7 @@ impl<'a> Connection<'a> {
         let turn = |cx: &mut Context<'_>| {
             let polled = self.poll(cx);
             self.shared.set_figures(&self.reconnect.in_flight);
+            self.reconnect.in_flight.unconfirmed.answer();
             polled
         };
         match poll_fn(turn).await {
@@ -133,7 +134,7 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// What the connection leaves behind. One that has failed is reset when its messages are sent
+    /// The outcome of the connection. One that has failed is reset when its messages are sent
     /// again: what is on its way would arrive behind the same messages on the next one.
     pub(crate) fn into_outcome(self, end: &End) -> ConnectionOutcome {
         let again = self.extension.is_some() || self.reconnect.in_flight.unconfirmed.keeping() == Keeping::Eof;
@@ -157,7 +158,7 @@ impl<'a> Connection<'a> {
             };
             received += read;
             let mut progress = read > 0;
-            progress |= self.settle();
+            let unsettled = self.settle();
             if self.reconnect.search_at().is_some_and(|at| at <= Instant::now()) {
                 self.reconnect.discard(self.shared);
             }
@@ -172,7 +173,7 @@ impl<'a> Connection<'a> {
                 Ok(sent) => progress |= sent,
                 Err(error) => return Poll::Ready(Err(error)),
             }
-            if self.frames >= FRAME_BUDGET {
+            if unsettled || self.frames >= FRAME_BUDGET {
                 return give_way(cx);
             }
             if !progress {
@@ -269,7 +270,7 @@ impl<'a> Connection<'a> {
                     while self.settle() {}
                 }
                 let parting = self.parting.is_some();
-                // What a broker that acknowledges has not acknowledged, it has not decided.
+                // Messages that a broker should acknowledge, and has not, are not decided.
                 if self.reconnect.in_flight.unconfirmed.waiting().0 == 0
                     && let Some(end) = if parting { self.parted() } else { Some(End::Confirmed) }
                 {

@@ -74,7 +74,7 @@ pub(crate) struct Connection<'a> {
     /// The end of closing, once that has been asked for.
     pub(super) deadline: Option<Pin<Box<Sleep>>>,
     pub(super) parting: Option<Parting>,
-    /// What was agreed with a broker that knows the extension.
+    /// The agreement with a broker that knows the extension.
     pub(super) extension: Option<Extension>,
     /// No message is written until then: the broker has refused something, and most close after
     /// that.
@@ -115,13 +115,13 @@ pub(super) struct Parting {
 /// The extension on one connection.
 #[derive(Debug)]
 pub(super) struct Extension {
-    /// What HELLO asked for.
+    /// The flags that HELLO asked for.
     pub(super) asked: Flags,
     /// A HELLO of ours waits for its answer.
     pub(super) asks: bool,
     /// The broker has answered one.
     pub(super) answered: bool,
-    /// What the broker granted of it.
+    /// Those that the broker granted.
     pub(super) granted: Flags,
     /// SUBSCRIBE (true) and UNSUBSCRIBE that are not answered, in order.
     pub(super) unanswered: VecDeque<(Channel, bool)>,

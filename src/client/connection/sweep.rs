@@ -28,7 +28,7 @@ impl Connection<'_> {
     }
 
     /// The window that HELLO tells: what the receive queue has room for, and never so little that
-    /// nothing flows. What earlier connections have left there counts.
+    /// nothing flows. Messages that earlier connections have left there count.
     pub(super) fn window(&self) -> u32 {
         let capacity = self.shared.inbox.capacity();
         let room = capacity.saturating_sub(self.shared.inbox.bytes()).max(capacity / 4).max(1);
@@ -128,7 +128,7 @@ impl Connection<'_> {
                 let silence = format!("nothing was heard for {DEATH} s");
                 return Err(self.broken(io::Error::new(io::ErrorKind::TimedOut, silence)));
             }
-            // What waits to be written will be one.
+            // Bytes that wait to be written will be one.
             if life.beat_due() && !self.reconnect.in_flight.has_next(false) {
                 self.push_frame(ClientFrame::Heartbeat);
             }

@@ -103,7 +103,7 @@ mod tests {
         }
         assert!(!is_left_out(&addr(1)) && is_left_out(&addr(999)));
         assert!(ADDRESSES.lock().len() <= MAX_ADDRESSES);
-        // What has answered is asked again.
+        // One that has answered is asked again.
         answered(&addr(999));
         assert!(has_answered(&addr(999)) && !is_left_out(&addr(999)));
     }

@@ -67,7 +67,7 @@ struct Wanted {
     connected: bool,
     /// Channels that the broker of this connection has said it delivers.
     granted: BTreeSet<Channel>,
-    /// Who waits for the broker's answer about a channel.
+    /// The programs' waits for the broker's answer about a channel.
     waiting: Vec<(Channel, oneshot::Sender<Result<(), Error>>)>,
     intent: Intent,
 }
@@ -80,7 +80,7 @@ pub(crate) enum Confirms {
     No,
 }
 
-/// What the driver knows of the messages that it has, as of its last turn.
+/// The figures of the messages that the driver has, as of its last turn.
 #[derive(Debug, Default, Clone, Copy)]
 struct Figures {
     in_flight: u64,
@@ -220,7 +220,7 @@ impl Shared {
     pub(crate) fn await_grant(&self, channel: Channel) -> oneshot::Receiver<Result<(), Error>> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.wanted.lock();
-        // Those that have gone wait for nothing.
+        // Futures that were dropped wait for nothing.
         state.waiting.retain(|(_, waiting)| !waiting.is_closed());
         if state.granted.contains(&channel) {
             drop(sender.send(Ok(())));
@@ -343,7 +343,7 @@ impl Shared {
         *self.figures.lock() = figures;
     }
 
-    /// What became of everything that was accepted, if all of it is decided.
+    /// The fates of everything that was accepted, if all of it is decided.
     pub(crate) fn flushed(&self) -> Option<Flushed> {
         // Read before what is decided, which is told late and never early.
         let accepted = self.outbox.accepted();
@@ -436,7 +436,7 @@ impl Wanted {
         let mut at = 0;
         while let Some((waits_for, _)) = self.waiting.get(at) {
             if waits_for == channel {
-                // Who has gone needs no answer.
+                // A future that was dropped needs no answer.
                 drop(self.waiting.swap_remove(at).1.send(answer.clone()));
             } else {
                 at += 1;

@@ -141,6 +141,8 @@ impl Driver {
         loop {
             let (room, more) = self.reconnect.in_flight.settle();
             self.shared.outbox.release(room);
+            self.shared.set_figures(&self.reconnect.in_flight);
+            self.reconnect.in_flight.unconfirmed.answer();
             if !more {
                 break;
             }

@@ -24,7 +24,7 @@ pub(crate) struct Batch {
     replayed: bool,
     /// When the first message was accepted.
     since: Instant,
-    /// Who waits, by the index of the message, in order. A barrier stands behind that many
+    /// The waiters, by the index of the message, in order. A barrier stands behind that many
     /// messages. Empty once the batch is numbered.
     waiters: Vec<(u32, Waiter)>,
 }

@@ -34,14 +34,14 @@ pub(crate) struct Written {
 /// The batches being written, and how far into the first one the socket has got.
 ///
 /// It outlives connections. [`rewind`](Self::rewind) turns the frame that a broken connection cut
-/// in two into a whole frame again, so that the next connection starts at a frame boundary. What is
-/// written whole goes to [`Unconfirmed`], which says what of it must be written again.
+/// in two into a whole frame again, so that the next connection starts at a frame boundary. A message
+/// that is written whole goes to [`Unconfirmed`], which says what must be written again.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
     batches: VecDeque<OutgoingBatch>,
     /// Messages and bytes of `batches` and `kept`.
     unsent: (u64, usize),
-    /// What is written whole.
+    /// The messages that are written whole.
     pub(crate) unconfirmed: Unconfirmed,
     /// Bytes of the first batch that are written.
     offset: usize,

@@ -70,7 +70,7 @@ struct State {
     tail_messages: u32,
     /// When the first of them was accepted.
     tail_since: Option<Instant>,
-    /// Who waits for messages of the tail, by index.
+    /// The waiters for messages of the tail, by index.
     tail_waiters: Vec<(u32, Waiter)>,
     /// Barriers before all that is queued, behind what the driver has taken.
     barriers: Vec<Waiter>,

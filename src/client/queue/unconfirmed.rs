@@ -2,12 +2,12 @@
 //! who waits for them.
 //!
 //! Numbers are counted in the order of the stream: a message gets its number when it is first
-//! written whole (or stored), and keeps it when it is sent again. What is decided is settled from
+//! written whole (or stored), and keeps it when it is sent again. Decided messages are settled from
 //! the front: its publishers hear of it, its memory and its room in the queue are free.
 
 use std::{collections::VecDeque, ops::RangeInclusive};
 
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{batch::Batch, waiter::Waiter};
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
 /// How much is settled at a time: batches and waiters, each some tens of nanoseconds.
 const SETTLE_BUDGET: usize = 4096;
 
-/// What confirms a message on the current connection.
+/// The way in which the current connection confirms a message.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Keeping {
     /// Nothing: what is written whole is done with.
@@ -49,7 +49,7 @@ pub(crate) struct Unconfirmed {
     /// Messages and bytes of these.
     messages: u64,
     bytes: usize,
-    /// Who waits, by number, in order; for a barrier, the number of the message before it. Also of
+    /// The waiters, by number, in order; for a barrier, the number of the message before it. Also of
     /// numbered messages that are not here.
     waiters: VecDeque<(u64, Waiter)>,
     /// All numbers up to here are settled.
@@ -67,6 +67,15 @@ pub(crate) struct Unconfirmed {
     totals: Flushed,
     /// Messages that were written whole again.
     resent: u64,
+    /// The answers that are still to be told: when the figures say the same.
+    answers: Vec<Answer>,
+}
+
+/// The answer to somebody who has waited.
+#[derive(Debug)]
+enum Answer {
+    Receipt(oneshot::Sender<Result<Receipt, Error>>, Result<Receipt, Error>),
+    Barrier(oneshot::Sender<Result<Flushed, Error>>, Flushed),
 }
 
 impl Unconfirmed {
@@ -138,7 +147,7 @@ impl Unconfirmed {
 
     // ---- a connection ----
 
-    /// What confirms on the connection that begins now.
+    /// Sets the way in which the connection that begins now confirms.
     pub(crate) fn keep(&mut self, keeping: Keeping) {
         self.keeping = keeping;
     }
@@ -162,10 +171,10 @@ impl Unconfirmed {
         Ok(self.take_back())
     }
 
-    /// What is not decided, to be written again.
+    /// Takes back the batches that are not decided, to be written again.
     pub(crate) fn take_back(&mut self) -> VecDeque<Batch> {
         self.written = self.decided;
-        // What was refused and is not decided, the broker has forgotten: it decides once more.
+        // The broker has forgotten what it refused above that: it decides once more.
         while let Some(last) = self.refused.pop_back() {
             if *last.start() <= self.decided {
                 self.refused.push_back(*last.start()..=(*last.end()).min(self.decided));
@@ -238,7 +247,7 @@ impl Unconfirmed {
     }
 
     /// These messages were refused. They count when they are decided; their publishers hear of it
-    /// now. Returns how many it is news of.
+    /// soon. Returns how many it is news of.
     ///
     /// Fails when some of them were never sent.
     pub(crate) fn refuse(&mut self, first: u64, count: u32, cause: &Error) -> Result<u64, NeverSent> {
@@ -261,15 +270,18 @@ impl Unconfirmed {
             if *number >= end {
                 break;
             }
-            if matches!(waiter, Waiter::Receipt(_)) {
-                std::mem::replace(waiter, Waiter::Told).fail(cause.clone());
+            if matches!(waiter, Waiter::Barrier(_)) {
+                continue;
+            }
+            if let Waiter::Receipt(receipt) = std::mem::replace(waiter, Waiter::Told) {
+                self.answers.push(Answer::Receipt(receipt, Err(cause.clone())));
             }
         }
         Ok(end - first)
     }
 
-    /// Settles some of what is decided: publishers hear of it, and `done` gets the batches. True
-    /// when there is more.
+    /// Settles some of what is decided: `done` gets the batches, and [`answer`](Self::answer) tells
+    /// the publishers. True when there is more.
     pub(crate) fn settle(&mut self, mut done: impl FnMut(Batch)) -> bool {
         let mut budget = SETTLE_BUDGET;
         while let Some(last) = self.batches.front().and_then(Batch::last) {
@@ -304,7 +316,7 @@ impl Unconfirmed {
         }
     }
 
-    /// Answers everyone who waits for messages up to here; says how many these are.
+    /// Has an answer for everyone who waits for messages up to here; says how many these are.
     fn settle_to(&mut self, to: u64) -> usize {
         let waiting = self.waiters.partition_point(|(number, _)| *number <= to);
         for _ in 0..waiting {
@@ -312,11 +324,13 @@ impl Unconfirmed {
                 break;
             };
             match waiter {
-                // One that has gone costs nothing.
-                Waiter::Receipt(receipt) => drop(receipt.send(self.receipt(number))),
+                Waiter::Receipt(receipt) => {
+                    let answer = self.receipt(number);
+                    self.answers.push(Answer::Receipt(receipt, answer));
+                }
                 Waiter::Barrier(barrier) => {
                     self.count_to(number);
-                    drop(barrier.send(Ok(self.totals)));
+                    self.answers.push(Answer::Barrier(barrier, self.totals));
                 }
                 Waiter::Told => {}
             }
@@ -366,7 +380,7 @@ impl Unconfirmed {
         (self.messages, self.bytes)
     }
 
-    /// What became of everything that is settled.
+    /// The fates of everything that is settled.
     pub(crate) fn totals(&self) -> Flushed {
         self.totals
     }
@@ -387,8 +401,19 @@ impl Unconfirmed {
         self.batches.iter()
     }
 
+    /// Tells everyone whose message is settled. One that has gone costs nothing.
+    pub(crate) fn answer(&mut self) {
+        for answer in self.answers.drain(..) {
+            match answer {
+                Answer::Receipt(receipt, answer) => drop(receipt.send(answer)),
+                Answer::Barrier(barrier, flushed) => drop(barrier.send(Ok(flushed))),
+            }
+        }
+    }
+
     /// The session is over: those who wait hear it, and whether their message was written.
     pub(crate) fn end(&mut self, why: &Error) {
+        self.answer();
         for (number, waiter) in self.waiters.drain(..) {
             waiter.end(number <= self.sent, why);
         }

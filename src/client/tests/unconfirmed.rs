@@ -142,7 +142,7 @@ impl World {
 
     /// The broker reads so many bytes, and acts on the whole frames.
     fn read(&mut self, bytes: usize) {
-        // What is left of a frame stays for the next read.
+        // The rest of a frame stays for the next read.
         let bytes = bytes.min(self.pipe.len());
         let mut read = 0;
         for frame in Frames::new(&self.pipe[..bytes], Limits::default()).map_while(Result::ok) {
@@ -233,6 +233,7 @@ impl World {
         self.outbox.take(&mut self.in_flight);
         self.ack();
         self.settle_all();
+        self.in_flight.unconfirmed.answer();
     }
 
     fn run(&mut self, steps: &[Step]) {

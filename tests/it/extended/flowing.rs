@@ -14,7 +14,7 @@ fn length(payload: usize) -> u64 {
     5 + 5 + 2 + payload as u64
 }
 
-/// What is said to be taken within a moment, if anything is.
+/// The bytes that are said to be taken within a moment, if any are.
 async fn consumed(peer: &mut Peer, limit: Duration) -> Option<u64> {
     match peer.heard_within(limit).await? {
         Heard::Consumed(bytes) => Some(bytes),
@@ -122,7 +122,7 @@ async fn earlier_connections_leave_less_of_a_window() {
     drop(peer);
     let (mut peer, hello) = script.confirm(0).await;
     assert_eq!(u64::from(hello.window.unwrap()), 40_000 - 3 * length(9000));
-    // What was taken of them does not open this window.
+    // Taking those does not open this window.
     for _ in 0..3 {
         session.next().await.unwrap();
     }
@@ -176,7 +176,7 @@ async fn a_broker_that_wants_to_hear_something_does() {
     let (mut peer, hello) = script.greet().await;
     peer.answer(BrokerHello { heartbeat: 7, ..grants(&hello, Level::ROUTED) }).await;
     for round in 0..10 {
-        // What else is written is a sign of life as well.
+        // A message is a sign of life as well.
         if round % 3 == 1 {
             session.publish("x", "1").await.unwrap();
             peer.expect_publish("1").await;

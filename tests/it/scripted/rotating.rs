@@ -159,7 +159,7 @@ async fn two_ends_that_confirm_nothing_end_it_for_an_hour() {
         sleep(Duration::from_secs(20)).await;
     }
     let mut peer = script.login().await;
-    // What was sent once is sent once more, and then done with.
+    // The message that was sent once is sent once more, and then done with.
     peer.expect_publish("1").await;
     assert_eq!(told(&events_so_far(&session)), [0, 1]);
     assert_eq!(peer.frame_within(Duration::from_secs(3500)).await, None);
