@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures::{FutureExt as _, StreamExt as _};
-use hpfeeds::{Backoff, ClientSession, SessionEvent, SessionState, wire::Limits};
+use hpfeeds::{Backoff, ClientSession, Confirm, SessionEvent, SessionState, wire::Limits};
 use hpfeeds_broker::{AuthStore, Broker, Key, Lookup, Stats};
 use tokio::{
     select,
@@ -86,8 +86,6 @@ impl Site {
         let rules = &self.scenario;
         let broker = Broker::builder()
             .without_endpoint()
-            // A message is sent once then, which the checks rely on; `extension.rs` is about the other case.
-            .extensions(false)
             .auth(self.keys.clone())
             .max_message(MAX_MESSAGE)
             .low_mark(rules.low_mark)
@@ -101,6 +99,7 @@ impl Site {
             .auth_failure_delay(Duration::from_millis(200))
             .write_timeout(Duration::from_secs(2))
             .drain_timeout(Duration::from_secs(1))
+            .extensions(rules.extensions)
             .start()
             .await?;
         let broker = Arc::new(broker);
@@ -164,7 +163,8 @@ impl Machine {
     }
 
     async fn act(self, actor: Actor, starts: u64, rng: fastrand::Rng) {
-        let number = self.log.lock().open_session(&actor.ident, format!("{}#{starts}", actor.ident));
+        let (name, extended) = (format!("{}#{starts}", actor.ident), self.scenario.extensions);
+        let number = self.log.lock().open_session(&actor.ident, name, extended, extended && actor.confirms);
         let mut session = ClientSession::builder(("broker", PORT), &actor.ident, "secret")
             .limits(Limits::new(MAX_MESSAGE))
             .send_queue(MAX_MESSAGE as usize * 2)
@@ -173,6 +173,7 @@ impl Machine {
             .handshake_timeout(Duration::from_secs(3))
             .auth_grace(Duration::from_millis(250))
             .close_timeout(CLOSE)
+            .confirm(if actor.confirms { Confirm::IfOffered } else { Confirm::Off })
             .connector(Dial { session: number, log: self.log.clone(), chunk: self.scenario.chunk })
             .start()
             .unwrap();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hpfeeds_broker::Stats;
 
 use crate::{
-    record::{Accepted, Message, Record},
+    record::{Accepted, Message, Moment, Read, Record},
     scenario::{FORBIDDEN, Scenario, covers},
 };
 
@@ -71,9 +71,9 @@ pub(crate) fn life(record: &mut Record, stats: Option<&Stats>) {
                 "{missing} messages vanished: {dropped} are counted as dropped, {discarded} as discarded"
             ));
         }
-        let read: u64 = all(record).map(|entry| entry.read.len() as u64).sum();
-        let acted =
-            all(record).flat_map(|entry| &entry.read).filter(|id| record.messages[*id].acted.is_some()).count() as u64;
+        // One that was sent again is acted on once. Some that were refused may have been acted on in that way.
+        let read = read(record, record.life).count() as u64;
+        let acted = routed(record).count() as u64;
         if !(acted..=read).contains(&stats.received_messages) {
             let counted = stats.received_messages;
             faults.push(format!("{read} messages were read and {acted} acted on, {counted} are counted as received"));
@@ -99,35 +99,36 @@ pub(crate) fn life(record: &mut Record, stats: Option<&Stats>) {
 fn delivered(record: &Record, connection: &Accepted) -> Option<String> {
     let ident = connection.ident.as_deref().unwrap_or_default();
     let mut seen = BTreeSet::new();
-    let mut last: BTreeMap<usize, u64> = BTreeMap::new();
+    let mut last: BTreeMap<(bool, usize), u64> = BTreeMap::new();
     for (id, at, step) in &connection.written {
         let Some(message) = record.messages.get(id) else {
             return Some(format!("{ident} got a message that nobody sent"));
         };
-        let Some((read, read_step, source)) = message.read.filter(|(read, ..)| read < at) else {
-            return Some(format!("{ident} got a message that the broker had not read"));
+        let reads: Vec<_> = reads(record, message, connection.life).filter(|read| read.at < *at).collect();
+        let Some(read) = reads.first() else {
+            return Some(format!("{ident} got a message that the broker had not read in this life"));
         };
-        if record.accepted[source].life != connection.life {
-            return Some(format!("{ident} got a message from another life of the broker"));
-        }
         if !seen.insert(id) {
             return Some(format!("{ident} got message {id:x} twice on one connection"));
         }
-        if let Some(before) = last.insert(source, *id)
+        // Of a session that confirms, the order is that of all its connections.
+        let source = if record.sessions[message.session].confirms { message.session } else { read.connection };
+        if let Some(before) = last.insert((record.sessions[message.session].confirms, source), *id)
             && before >= *id
         {
             return Some(format!("{ident} got message {id:x} after {before:x}"));
         }
         let wanted = connection.subscriptions.iter().any(|entry| {
-            covers(&entry.pattern, &message.channel)
-                && entry.read < *at
-                && message.acted.is_none_or(|acted| acted > entry.read)
-                && entry.until.is_none_or(|until| until > read || message.acted.is_none_or(|acted| acted > until))
+            let in_time = |read: &&Read| {
+                read.acted.is_none_or(|acted| acted > entry.read)
+                    && entry.until.is_none_or(|until| until > read.at || read.acted.is_none_or(|acted| acted > until))
+            };
+            covers(&entry.pattern, &message.channel) && entry.read < *at && reads.iter().any(in_time)
         });
         if !wanted {
             return Some(format!("{ident} got a message on {:?}, to which it is not subscribed", message.channel));
         }
-        if !might(record, ident, &message.channel, read_step.saturating_sub(REKEY), *step) {
+        if !might(record, ident, &message.channel, read.step.saturating_sub(REKEY), *step) {
             return Some(format!("{ident} got a message on {:?}, which it may not read", message.channel));
         }
     }
@@ -152,47 +153,65 @@ fn always(record: &Record, ident: &str, channel: &str) -> bool {
 /// was still served when they had been acted on.
 fn due(record: &Record, connection: &Accepted) -> u64 {
     let got: BTreeSet<u64> = connection.written.iter().map(|(id, ..)| *id).collect();
-    let read = read(record, connection.life);
-    read.filter(|(id, message)| !got.contains(id) && is_due(record, connection, message)).count() as u64
+    routed(record).filter(|(id, message)| !got.contains(id) && is_due(record, connection, message)).count() as u64
 }
 
 /// Whether a message was certainly due to a connection.
 fn is_due(record: &Record, connection: &Accepted, message: &Message) -> bool {
     let Some(ident) = connection.ident.as_deref() else { return false };
-    let (Some((read, ..)), Some(acted)) = (message.read, message.acted) else { return false };
-    connection.served >= acted
-        && connection.subscriptions.iter().any(|entry| {
-            covers(&entry.pattern, &message.channel)
-                && entry.acted.is_some_and(|subscribed| subscribed < read)
-                && entry.until.is_none_or(|until| until > acted)
-        })
-        && always(record, ident, &message.channel)
+    // All of its readings: which of them was the one that it was routed for, nobody knows.
+    let reads: Vec<_> = reads(record, message, connection.life).collect();
+    let is_in_time = |read: &&Read| {
+        let acted = read.acted.unwrap_or(Moment::MAX);
+        connection.served >= acted
+            && connection.subscriptions.iter().any(|entry| {
+                covers(&entry.pattern, &message.channel)
+                    && entry.acted.is_some_and(|subscribed| subscribed < read.at)
+                    && entry.until.is_none_or(|until| until > acted)
+            })
+    };
+    !reads.is_empty() && reads.iter().all(is_in_time) && always(record, ident, &message.channel)
 }
 
 /// Whether a message may have been meant for a connection.
-fn is_wanted(connection: &Accepted, message: &Message) -> bool {
-    connection
-        .subscriptions
-        .iter()
-        .any(|entry| covers(&entry.pattern, &message.channel) && message.acted.is_none_or(|acted| acted > entry.read))
+fn is_wanted(record: &Record, connection: &Accepted, message: &Message) -> bool {
+    connection.subscriptions.iter().any(|entry| {
+        let in_time = |read: &Read| read.acted.is_none_or(|acted| acted > entry.read);
+        covers(&entry.pattern, &message.channel) && reads(record, message, connection.life).any(in_time)
+    })
 }
 
-/// The messages that the broker has read in one of its lives.
+/// The messages that the broker has read in one of its lives, each once.
 fn read(record: &Record, life: u32) -> impl Iterator<Item = (u64, &Message)> {
     let sources = record.accepted.iter().filter(move |entry| entry.life == life);
-    sources.flat_map(|entry| &entry.read).map(|id| (*id, &record.messages[id]))
+    let ids: BTreeSet<u64> = sources.flat_map(|entry| &entry.read).copied().collect();
+    ids.into_iter().map(|id| (id, &record.messages[&id]))
+}
+
+/// When a message was read in one of the broker's lives.
+fn reads<'a>(record: &'a Record, message: &'a Message, life: u32) -> impl Iterator<Item = &'a Read> {
+    message.reads.iter().filter(move |read| record.accepted[read.connection].life == life)
+}
+
+/// The messages of this life that were certainly routed: acted on, and not refused.
+fn routed(record: &Record) -> impl Iterator<Item = (u64, &Message)> {
+    read(record, record.life).filter(|(_, message)| {
+        let session = &record.sessions[message.session];
+        let acted = reads(record, message, record.life).any(|read| read.acted.is_some());
+        acted && !(session.extended && refused(record, &session.ident, &message.channel))
+    })
 }
 
 /// How many messages of this life were acted on that nobody can have been meant to get.
 fn unwanted(record: &Record) -> u64 {
-    let acted = read(record, record.life).filter(|(_, message)| message.acted.is_some());
-    acted.filter(|(_, message)| !all(record).any(|connection| is_wanted(connection, message))).count() as u64
+    let nobody = |message| !all(record).any(|connection| is_wanted(record, connection, message));
+    routed(record).filter(|(_, message)| nobody(message)).count() as u64
 }
 
 /// How many messages of this life somebody was certainly to get.
 fn certain(record: &Record) -> u64 {
-    let read = read(record, record.life);
-    read.filter(|(_, message)| all(record).any(|connection| is_due(record, connection, message))).count() as u64
+    let somebody = |message| all(record).any(|connection| is_due(record, connection, message));
+    routed(record).filter(|(_, message)| somebody(message)).count() as u64
 }
 
 /// The connections of this life.
@@ -203,7 +222,7 @@ fn all(record: &Record) -> impl Iterator<Item = &Accepted> {
 /// How many messages a connection may have been meant to get: those that were read while it was there, on what it has ever
 /// subscribed to.
 fn wanted(record: &Record, connection: &Accepted) -> u64 {
-    read(record, connection.life).filter(|(_, message)| is_wanted(connection, message)).count() as u64
+    read(record, connection.life).filter(|(_, message)| is_wanted(record, connection, message)).count() as u64
 }
 
 /// Events that the sessions of clients got.
@@ -216,10 +235,10 @@ pub(crate) fn sessions(record: &mut Record) {
     for session in &record.sessions {
         let name = &session.name;
         let ids = session.ids.iter().map(|id| &record.messages[id]);
-        if ids.clone().any(|message| message.sent > 1) {
+        if !session.confirms && ids.clone().any(|message| message.sent > 1) {
             faults.push(format!("{name} has sent a message twice"));
         }
-        if ids.clone().any(|message| message.read.is_some() && message.sent == 0) {
+        if ids.clone().any(|message| !message.reads.is_empty() && message.sent == 0) {
             faults.push(format!("{name} has sent a message that was not written whole"));
         }
         if let Some(closed) = &session.closed {
@@ -229,7 +248,7 @@ pub(crate) fn sessions(record: &mut Record) {
             for message in told {
                 match message {
                     Message { sent: 0, .. } => unsent += 1,
-                    Message { acted: None, .. } => lost += 1,
+                    message if !message.is_acted() => lost += 1,
                     _ => {}
                 }
             }
@@ -246,16 +265,17 @@ pub(crate) fn sessions(record: &mut Record) {
             }
         }
         // Of each connection it gets the messages from the first to some other, without a gap.
-        let mut received = session.received.iter().peekable();
+        // Where a message was published again, it may be of either: these are all the places to which it can have come.
+        let mut places = BTreeSet::from([0]);
         for addr in &session.addrs {
             let sent = written.get(addr).copied().unwrap_or_default();
-            for (id, ..) in sent {
-                if received.next_if_eq(&id).is_none() {
-                    break;
-                }
+            for place in places.clone() {
+                let same = session.received[place..].iter().zip(sent).take_while(|(got, (id, ..))| *got == id);
+                places.extend(place..=place + same.count());
             }
         }
-        if let Some(id) = received.peek() {
+        let place = places.last().copied().unwrap_or_default();
+        if let Some(id) = session.received.get(place) {
             faults.push(format!("{name} has got message {id:x} out of its place"));
         }
     }

@@ -13,8 +13,10 @@ mod extension_client;
 mod net;
 mod record;
 mod scenario;
+mod stream;
 #[path = "../support/mod.rs"]
 mod support;
+mod tap;
 mod world;
 
 use std::{

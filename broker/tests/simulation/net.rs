@@ -20,7 +20,7 @@ use hpfeeds::{BrokerAddr, Connector, Transport};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::TcpStream;
 
-use crate::record::{Log, Tap};
+use crate::{record::Log, tap::Tap};
 
 pub(crate) const PORT: u16 = 20000;
 
@@ -111,7 +111,7 @@ impl AsyncRead for Stream {
             End::Client(_) if read.is_empty() && this.link.reset.load(Relaxed) => {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
             }
-            End::Client(_) => {}
+            End::Client(session) => this.log.lock().client_read(session, &mut this.input, read),
         }
         Poll::Ready(Ok(()))
     }
@@ -221,6 +221,7 @@ impl Connector for Dial {
             let mut record = self.log.lock();
             record.mark(8, self.session as u64, u64::from(ours.port()));
             record.sessions[self.session].addrs.push(ours);
+            record.sessions[self.session].sent.dialled();
             let link = record.link(ours);
             drop(record);
             Ok(Box::new(Stream::new(tcp, link, &self.log, End::Client(self.session), self.chunk)) as _)

@@ -7,9 +7,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use hpfeeds::wire::{FrameRef, HEADER_LEN, Header, Limits, Opcode};
+use hpfeeds::wire::{FrameRef, extension::BrokerFrame, extension::ClientFrame};
 
-use crate::net::{Corpse, Link};
+use crate::{
+    net::{Corpse, Link},
+    stream::{Counted, Sent},
+    tap::{Seen, Side, Tap},
+};
 
 /// The longest message, in bytes.
 pub(crate) const MAX_MESSAGE: u32 = 64 << 10;
@@ -58,10 +62,25 @@ pub(crate) struct Message {
     pub(crate) taken: bool,
     /// Written whole to a connection of the client's.
     pub(crate) sent: u32,
-    /// Read whole by the broker: when, and on which of its connections.
-    pub(crate) read: Option<(Moment, u64, usize)>,
+    /// Read whole by the broker; more than once when it was sent again.
+    pub(crate) reads: Vec<Read>,
+}
+
+/// A message that was read.
+pub(crate) struct Read {
+    pub(crate) at: Moment,
+    pub(crate) step: u64,
+    /// The broker's connection.
+    pub(crate) connection: usize,
     /// When the broker had certainly acted on it.
     pub(crate) acted: Option<Moment>,
+}
+
+impl Message {
+    /// Whether some life of the broker has certainly acted on it.
+    pub(crate) fn is_acted(&self) -> bool {
+        self.reads.iter().any(|read| read.acted.is_some())
+    }
 }
 
 /// One session of a client.
@@ -72,7 +91,10 @@ pub(crate) struct Session {
     /// The addresses of its connections, in their order.
     pub(crate) addrs: Vec<SocketAddr>,
     pub(crate) ids: Vec<u64>,
-    last_sent: Option<u64>,
+    /// The broker offers the extension to it, and it wants confirmation.
+    pub(crate) extended: bool,
+    pub(crate) confirms: bool,
+    pub(crate) sent: Sent,
     pub(crate) closed: Option<Closed>,
 }
 
@@ -94,6 +116,8 @@ pub(crate) struct Accepted {
     /// Messages that were read, and those that were written whole, in their order.
     pub(crate) read: Vec<u64>,
     pub(crate) written: Vec<(u64, Moment, u64)>,
+    /// What it publishes, when it confirms that.
+    pub(crate) counted: Counted,
     /// Messages that were read and perhaps not acted on; likewise what was subscribed to.
     unacted: Vec<u64>,
     unacted_subscriptions: Vec<usize>,
@@ -148,10 +172,10 @@ impl Record {
         self.links.iter().filter(|(addr, _)| addr.ip() == host).filter_map(|(_, link)| link.upgrade()).collect()
     }
 
-    pub(crate) fn open_session(&mut self, ident: &str, name: String) -> usize {
+    pub(crate) fn open_session(&mut self, ident: &str, name: String, extended: bool, confirms: bool) -> usize {
         let (received, addrs, ids) = (Vec::new(), Vec::new(), Vec::new());
-        let ident = ident.to_owned();
-        self.sessions.push(Session { ident, name, received, addrs, ids, last_sent: None, closed: None });
+        let (ident, sent, closed) = (ident.to_owned(), Sent::default(), None);
+        self.sessions.push(Session { ident, name, received, addrs, ids, extended, confirms, sent, closed });
         self.sessions.len() - 1
     }
 
@@ -159,7 +183,7 @@ impl Record {
     pub(crate) fn message(&mut self, session: usize, channel: &str) -> u64 {
         let id = ((session as u64) << 32) | self.sessions[session].ids.len() as u64;
         let channel = channel.to_owned();
-        self.messages.insert(id, Message { session, channel, taken: false, sent: 0, read: None, acted: None });
+        self.messages.insert(id, Message { session, channel, taken: false, sent: 0, reads: Vec::new() });
         self.sessions[session].ids.push(id);
         id
     }
@@ -186,6 +210,7 @@ impl Record {
             subscriptions: Vec::new(),
             read: Vec::new(),
             written: Vec::new(),
+            counted: Counted::default(),
             unacted: Vec::new(),
             unacted_subscriptions: Vec::new(),
             served,
@@ -211,13 +236,20 @@ impl Record {
         let now = self.mark(3, number as u64, 0);
         let connection = &mut self.accepted[number];
         connection.served = now;
-        for id in connection.unacted.drain(..) {
-            if let Some(message) = self.messages.get_mut(&id) {
-                message.acted = Some(now);
-            }
-        }
         for index in connection.unacted_subscriptions.drain(..) {
             connection.subscriptions[index].acted = Some(now);
+        }
+        for id in mem::take(&mut connection.unacted) {
+            self.act(id, number, now);
+        }
+    }
+
+    /// The broker has acted on what it has read of this message on that connection.
+    fn act(&mut self, id: u64, connection: usize, now: Moment) {
+        let message = self.messages.get_mut(&id);
+        let read = message.and_then(|message| message.reads.iter_mut().find(|read| read.connection == connection));
+        if let Some(read) = read {
+            read.acted.get_or_insert(now);
         }
     }
 
@@ -232,8 +264,13 @@ impl Record {
             self.accepted[number].ending = true;
         }
         let step = self.step;
-        tap.pass(bytes, |frame| {
+        tap.pass(bytes, Side::Client, |frame| {
             let connection = &mut self.accepted[number];
+            let frame = match frame {
+                Seen::Base(frame) => frame,
+                Seen::Client(ClientFrame::Hello(hello)) => return connection.counted.asked(hello),
+                Seen::Client(_) | Seen::Broker(_) => return,
+            };
             match frame {
                 FrameRef::Auth { ident, .. } => connection.ident = Some((*ident).to_owned()),
                 FrameRef::Subscribe { channel, .. } => {
@@ -248,9 +285,21 @@ impl Record {
                 FrameRef::Publish { payload, .. } => {
                     let id = id(payload);
                     let message = id.and_then(|id| Some((id, self.messages.get_mut(&id)?)));
+                    let numbered = id.and_then(|id| connection.counted.count(id));
                     match message {
-                        Some((id, message)) if message.read.is_none() => {
-                            message.read = Some((now, step, number));
+                        // What is confirmed is sent again on another connection.
+                        Some((id, message))
+                            if message
+                                .reads
+                                .last()
+                                .is_none_or(|read| numbered.is_some() && read.connection != number) =>
+                        {
+                            if numbered.is_some_and(|numbered| {
+                                self.sessions[message.session].sent.number(id) != Some(numbered)
+                            }) {
+                                self.faults.push(format!("{id:x} has another number for the broker: {numbered:?}"));
+                            }
+                            message.reads.push(Read { at: now, step, connection: number, acted: None });
                             connection.read.push(id);
                             connection.unacted.push(id);
                         }
@@ -268,14 +317,37 @@ impl Record {
         let step = self.step;
         let connection = &mut self.accepted[number];
         connection.ending |= bytes.is_empty();
-        tap.pass(bytes, |frame| match frame {
-            FrameRef::Publish { payload, .. } => {
+        let (mut acknowledged, mut decided) = (Vec::new(), None);
+        tap.pass(bytes, Side::Broker, |frame| match frame {
+            Seen::Base(FrameRef::Publish { payload, .. }) => {
                 connection.written.push((id(payload).unwrap_or(u64::MAX), now, step));
             }
-            FrameRef::Error { message: b"The broker is shutting down; end your stream" } => {}
-            FrameRef::Error { .. } => connection.ending = true,
+            Seen::Base(FrameRef::Error { message: b"The broker is shutting down; end your stream" }) => {}
+            Seen::Base(FrameRef::Error { .. }) => connection.ending = true,
+            Seen::Broker(BrokerFrame::Hello(hello)) => {
+                connection.counted.answered(hello.decided);
+                decided = Some((connection.counted.stream, hello.decided));
+            }
+            Seen::Broker(BrokerFrame::Ack { number }) => acknowledged.push(connection.counted.acknowledged(*number)),
             _ => {}
         });
+        // What the stream's former connections had brought.
+        if let Some((Some(stream), decided)) = decided {
+            for former in 0..self.accepted.len() {
+                if self.accepted[former].life == self.life && self.accepted[former].counted.stream == Some(stream) {
+                    let settled = self.accepted[former].counted.settle(decided);
+                    for id in settled {
+                        self.act(id, former, now);
+                    }
+                }
+            }
+        }
+        for acknowledged in acknowledged {
+            match acknowledged {
+                Ok(ids) => ids.into_iter().for_each(|id| self.act(id, number, now)),
+                Err(fault) => self.faults.push(fault),
+            }
+        }
     }
 
     /// The broker begins to shut down: from here on it also reads what it does not act on, and says so.
@@ -292,16 +364,28 @@ impl Record {
     /// A client has written these bytes.
     pub(crate) fn client_wrote(&mut self, session: usize, tap: &mut Tap, bytes: &[u8]) {
         self.mark(7, session as u64, bytes.len() as u64);
-        tap.pass(bytes, |frame| {
-            if let FrameRef::Publish { payload, .. } = frame
-                && let Some(id) = id(payload)
-                && let Some(message) = self.messages.get_mut(&id)
-            {
-                message.sent += 1;
-                if self.sessions[session].last_sent.replace(id).is_some_and(|last| last >= id) {
-                    self.faults.push(format!("session {session} has sent message {id:x} out of its place"));
+        tap.pass(bytes, Side::Client, |frame| match frame {
+            Seen::Client(ClientFrame::Hello(hello)) => self.sessions[session].sent.hello(hello),
+            Seen::Base(FrameRef::Publish { payload, .. }) => {
+                if let Some(id) = id(payload)
+                    && let Some(message) = self.messages.get_mut(&id)
+                {
+                    message.sent += 1;
+                    if let Err(fault) = self.sessions[session].sent.publish(id) {
+                        self.faults.push(format!("session {session}: {fault}"));
+                    }
                 }
             }
+            _ => {}
+        });
+    }
+
+    /// A client has read these bytes.
+    pub(crate) fn client_read(&mut self, session: usize, tap: &mut Tap, bytes: &[u8]) {
+        tap.pass(bytes, Side::Broker, |frame| match frame {
+            Seen::Broker(BrokerFrame::Hello(hello)) => self.sessions[session].sent.answered(hello.decided),
+            Seen::Broker(BrokerFrame::Ack { number }) => self.sessions[session].sent.acknowledged(*number),
+            _ => {}
         });
     }
 }
@@ -309,25 +393,4 @@ impl Record {
 /// The number that a payload starts with.
 pub(crate) fn id(payload: &[u8]) -> Option<u64> {
     payload.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
-}
-
-/// Finds the frames in a stream.
-#[derive(Default)]
-pub(crate) struct Tap(Vec<u8>);
-
-impl Tap {
-    fn pass(&mut self, bytes: &[u8], mut each: impl FnMut(&FrameRef<'_>)) {
-        self.0.extend_from_slice(bytes);
-        let mut start = 0;
-        while let Ok(Some(header)) = Header::parse(&self.0[start..], Limits::new(MAX_MESSAGE))
-            && let Some(frame) = self.0.get(start..start + header.length)
-        {
-            if let Ok(frame) = FrameRef::parse(header.opcode, &frame[HEADER_LEN..]) {
-                each(&frame);
-            }
-            start += header.length;
-            debug_assert!(header.opcode != Opcode::Publish || header.length > HEADER_LEN);
-        }
-        self.0.drain(..start);
-    }
 }

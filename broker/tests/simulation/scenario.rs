@@ -32,6 +32,8 @@ pub(crate) struct Scenario {
     pub(crate) max_buffered: usize,
     pub(crate) policy: SlowPolicy,
     pub(crate) largest: usize,
+    /// It offers the extension.
+    pub(crate) extensions: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -39,6 +41,8 @@ pub(crate) struct Actor {
     pub(crate) ident: String,
     pub(crate) rights: Vec<String>,
     pub(crate) role: Role,
+    /// It wants what it publishes to be confirmed.
+    pub(crate) confirms: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -117,7 +121,8 @@ impl Scenario {
         for n in 0..publishers {
             let rights = some(&mut rng, &CHANNELS, 1);
             let role = Role::Publisher { rogue: rng.u8(..) < 25 };
-            any(&mut rng, &mut hosts).push(Actor { ident: format!("pub{n}"), rights, role });
+            let confirms = rng.u8(..4) > 0;
+            any(&mut rng, &mut hosts).push(Actor { ident: format!("pub{n}"), rights, role, confirms });
         }
         for n in 0..subscribers {
             let rights = some(&mut rng, &PATTERNS, 1);
@@ -137,7 +142,8 @@ impl Scenario {
             channels.retain(|channel| channel != FORBIDDEN || !rights.iter().any(|right| right == "*"));
             let pace = [Pace::Fast, Pace::Fast, Pace::Fast, Pace::Slow, Pace::Stuck][rng.usize(..5)];
             let role = Role::Subscriber { channels, pace };
-            any(&mut rng, &mut hosts).push(Actor { ident: format!("sub{n}"), rights, role });
+            let confirms = rng.u8(..4) > 0;
+            any(&mut rng, &mut hosts).push(Actor { ident: format!("sub{n}"), rights, role, confirms });
         }
         let calm = rng.u64(200..700);
         let events = events(&mut rng, &hosts, calm);
@@ -157,6 +163,7 @@ impl Scenario {
             max_buffered: 1 << rng.u32(14..19),
             policy: if rng.bool() { SlowPolicy::Disconnect } else { SlowPolicy::DropOldest },
             largest: 1 << rng.u32(5..13),
+            extensions: rng.u8(..4) > 0,
         }
     }
 

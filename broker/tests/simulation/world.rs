@@ -231,6 +231,15 @@ impl World {
             quiet = if world.doomed.is_empty() && world.all_connected() { quiet + 1 } else { 0 };
             quiet == 3
         })
+        .map_err(|fault| fault + &self.describe_states())
+    }
+
+    fn describe_states(&self) -> String {
+        let states = self.machines.iter().flat_map(|machine| {
+            let states = machine.states.borrow();
+            states.iter().map(|(ident, (_, state))| format!("; {ident} is {:?}", *state.borrow())).collect::<Vec<_>>()
+        });
+        states.collect()
     }
 
     fn apply(&mut self, event: &Event) {
@@ -397,7 +406,7 @@ impl World {
         let missing = due.iter().filter(|(number, id)| !record.sessions[*number].received.contains(id));
         missing.take(3).fold(String::new(), |text, (number, id)| {
             let (session, message) = (&record.sessions[*number], &record.messages[id]);
-            let (channel, sent, read) = (&message.channel, message.sent, message.read.is_some());
+            let (channel, sent, read) = (&message.channel, message.sent, !message.reads.is_empty());
             text + &format!(
                 "; {} lacks {id:x} on {channel}, sent {sent} times, read by the broker: {read}",
                 session.name
