@@ -1,10 +1,12 @@
-//! Runs one operation of the codec, or of a broker, so many times: `instructions OPERATION COUNT`. See
+//! Runs one operation of the codec, of a session or of a broker so many times: `instructions OPERATION COUNT`. See
 //! `scripts/instructions`.
 
 #![allow(clippy::unwrap_used, reason = "a measurement that fails must stop")]
 
 #[cfg(feature = "broker")]
 mod broker;
+#[cfg(feature = "session")]
+mod session;
 
 use std::{env, hint::black_box};
 
@@ -15,7 +17,7 @@ use tokio_util::codec::{Decoder as _, Encoder as _};
 /// Prepared whatever the count, so that the preparation cancels out between two counts.
 const FRAMES: usize = 4096;
 
-const PAYLOAD: [u8; 256] = [0xa5; 256];
+static PAYLOAD: [u8; 256] = [0xa5; 256];
 
 fn main() {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -32,6 +34,8 @@ fn main() {
         "encode-256" => encode(count),
         #[cfg(feature = "broker")]
         other if other.starts_with("broker-") => broker::run(&other["broker-".len()..], count, &PAYLOAD),
+        #[cfg(feature = "session")]
+        other if other.starts_with("session-") => session::run(&other["session-".len()..], count, &PAYLOAD),
         other => panic!("no operation {other:?}"),
     }
 }
