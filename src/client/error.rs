@@ -69,6 +69,10 @@ pub(crate) enum Cause {
         addr: BrokerAddr,
         after: Duration,
     },
+    /// A message was accepted for a broker that takes longer ones.
+    TooLong {
+        limit: u32,
+    },
     NoEnd {
         addr: BrokerAddr,
         after: Duration,
@@ -318,6 +322,11 @@ impl fmt::Display for Error {
             Cause::NoHello { addr, after } => {
                 write!(f, "{addr} offered the extension hpx/1 and did not answer HELLO within {after:?}")
             }
+            Cause::TooLong { limit } => write!(
+                f,
+                "a message is too long for this broker: its limit is {limit} bytes; raise the maximum on both sides or \
+                 send less"
+            ),
             Cause::NoEnd { addr, after } => {
                 write!(f, "{addr} did not end its stream within {after:?} after the session had ended its own")
             }

@@ -196,7 +196,7 @@ impl SessionBuilder {
 
     /// How much confirmation the session wants from its broker. Default: [`Confirm::IfOffered`].
     ///
-    /// ```
+    /// ```no_run
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), hpfeeds::Error> {
     /// use hpfeeds::{ClientSession, Confirm, wire::extension::Level};
@@ -205,6 +205,8 @@ impl SessionBuilder {
     /// let session = ClientSession::builder(("localhost", 20000), "sensor-17", "secret")
     ///     .confirm(Confirm::Required(Level::STORED))
     ///     .start()?;
+    /// let receipt = session.publish_confirmed("cowrie.sessions", "{}").await?;
+    /// assert!(receipt.level() >= Level::STORED);
     /// # Ok(()) }
     /// ```
     pub fn confirm(mut self, confirm: Confirm) -> Self {

@@ -57,6 +57,7 @@ impl Extension {
             answered: false,
             unanswered: VecDeque::new(),
             window: 0,
+            largest: u32::MAX,
             life: None,
             renewed: 0,
         }
@@ -69,9 +70,31 @@ impl Connection<'_> {
         Box::pin(sleep(shared.config.handshake_timeout))
     }
 
+    /// Gives up a message that was numbered for a broker that takes longer ones, once everything
+    /// before it is decided: HELLO says that the stream goes on behind it.
+    pub(super) fn pass_over_longer(&mut self) -> bool {
+        let in_flight = &mut self.reconnect.in_flight;
+        let Some(largest) = self.extension.as_ref().filter(|extension| !extension.asks).map(|it| it.largest) else {
+            return false;
+        };
+        if self.parting.is_some()
+            || !in_flight.holds()
+            || in_flight.has_next(false)
+            || in_flight.unconfirmed.waiting().0 > 0
+        {
+            return false;
+        }
+        let cause = Error::new(Cause::TooLong { limit: largest });
+        let room = in_flight.give_up_held(&cause);
+        while in_flight.settle().1 {}
+        self.shared.outbox.release(room);
+        self.shared.refused(None, 1, &cause);
+        self.change_stream();
+        true
+    }
+
     /// Changes the stream on this connection, once nothing of the one before is unconfirmed or being
     /// written: says HELLO again, and holds messages until that is answered.
-    #[allow(dead_code, reason = "for what is stored")]
     pub(super) fn change_stream(&mut self) {
         if let Some(extension) = &mut self.extension {
             (extension.asks, extension.renewed) = (true, 0);
@@ -141,8 +164,11 @@ impl Connection<'_> {
             }
         };
         in_flight.put_back(again);
-        if self.shared.outbox.set_largest(hello.largest_message.unwrap_or(u32::MAX)) {
-            discard_longer(self.shared, in_flight, hello.largest_message.unwrap_or(u32::MAX));
+        let largest = hello.largest_message.unwrap_or(u32::MAX);
+        extension.largest = largest;
+        if self.shared.outbox.set_largest(largest) {
+            discard_longer(self.shared, in_flight, largest);
+            in_flight.hold_longer(largest);
         }
         self.shared.set_confirms(if confirms.is_some() { Confirms::Yes } else { Confirms::No });
         (extension.asks, extension.answered) = (false, true);

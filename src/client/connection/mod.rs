@@ -137,7 +137,7 @@ impl<'a> Connection<'a> {
     /// The outcome of the connection. One that has failed is reset when its messages are sent
     /// again: what is on its way would arrive behind the same messages on the next one.
     pub(crate) fn into_outcome(self, end: &End) -> ConnectionOutcome {
-        let again = self.extension.is_some() || self.reconnect.in_flight.unconfirmed.keeping() == Keeping::Eof;
+        let again = self.reconnect.in_flight.unconfirmed.keeping() != Keeping::Nothing;
         if again && matches!(end, End::Failed(_)) {
             self.transport.abort();
         }
@@ -159,6 +159,7 @@ impl<'a> Connection<'a> {
             received += read;
             let mut progress = read > 0;
             let unsettled = self.settle();
+            progress |= self.pass_over_longer();
             if self.reconnect.search_at().is_some_and(|at| at <= Instant::now()) {
                 self.reconnect.discard(self.shared);
             }
@@ -257,7 +258,6 @@ impl<'a> Connection<'a> {
 
     fn eof(&mut self) -> End {
         let complaint = self.recent_complaint();
-        while self.settle() {}
         match (&self.phase, &complaint) {
             (Phase::Greeting { .. }, None) => self.outcome.silent = true,
             // A complaint may be about a message, unless it names a subscription.
@@ -267,11 +267,10 @@ impl<'a> Connection<'a> {
             (Phase::HalfClosed, _) => {
                 if self.reconnect.in_flight.unconfirmed.keeping() == Keeping::Eof {
                     self.reconnect.in_flight.unconfirmed.ack_written();
-                    while self.settle() {}
                 }
                 let parting = self.parting.is_some();
                 // Messages that a broker should acknowledge, and has not, are not decided.
-                if self.reconnect.in_flight.unconfirmed.waiting().0 == 0
+                if self.reconnect.in_flight.unconfirmed.is_decided()
                     && let Some(end) = if parting { self.parted() } else { Some(End::Confirmed) }
                 {
                     return end;
@@ -313,7 +312,7 @@ impl<'a> Connection<'a> {
                 self.shared.outbox.close(Error::closed());
                 let nothing_to_send = || self.shared.outbox.unsent().0 + self.reconnect.in_flight.outstanding().0 == 0;
                 if match self.phase {
-                    Phase::Accepted => true,
+                    Phase::Accepted => !self.reconnect.in_flight.holds(),
                     Phase::Greeting { .. } | Phase::Proving { .. } => nothing_to_send(),
                     Phase::Closing | Phase::HalfClosed => false,
                 } {
@@ -473,6 +472,10 @@ impl<'a> Connection<'a> {
     /// Takes messages that are queued. Subscriptions from before they were queued go out
     /// before them.
     fn take_queued(&mut self) -> bool {
+        // Behind a message that this broker does not take.
+        if self.reconnect.in_flight.holds() {
+            return false;
+        }
         let taken = self.shared.outbox.take(&mut self.reconnect.in_flight);
         if taken {
             self.follow_changes();

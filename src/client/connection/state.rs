@@ -125,6 +125,8 @@ pub(super) struct Extension {
     pub(super) granted: Flags,
     /// SUBSCRIBE (true) and UNSUBSCRIBE that are not answered, in order.
     pub(super) unanswered: VecDeque<(Channel, bool)>,
+    /// The longest frame of a message that the broker takes.
+    pub(super) largest: u32,
     /// The window that HELLO told.
     pub(super) window: u32,
     /// Signs of life and the window, once they are granted.

@@ -74,6 +74,8 @@ impl Driver {
     pub(crate) async fn run(mut self) {
         let (outcome, gave_up) = self.drive().await;
         let refusal = outcome.clone().err().filter(|_| gave_up).unwrap_or_else(Error::closed);
+        // They may have arrived, or not.
+        self.shared.count_unconfirmed(self.reconnect.in_flight.unconfirmed.waiting().0);
         self.reconnect.in_flight.end(&refusal);
         self.shared.finish(outcome, &refusal);
     }
@@ -221,6 +223,7 @@ impl Driver {
             let cause = Cause::LevelTooLow { addr: config.addr.clone(), required, offered: None };
             return (End::Failed(Error::new(cause)), ConnectionOutcome::default());
         }
+        self.reconnect.leaves_out = false;
         let extended = offered && self.says_hello();
         let greeting = (broker.to_owned(), &nonce);
         let mut connection =

@@ -144,6 +144,20 @@ impl Batch {
         if begun.messages == self.messages { None } else { self.split(begun) }
     }
 
+    /// How many messages stand before the first whose frame is longer than this, if there is one.
+    pub(crate) fn before_longer(&self, than: u32) -> Option<u32> {
+        if self.len() <= than as usize {
+            return None;
+        }
+        if self.is_large() {
+            return Some(0);
+        }
+        (0..)
+            .zip(FrameBatch::checked(&self.bytes).frames())
+            .find(|(_, frame)| frame.len() > than as usize)
+            .map(|(at, _)| at)
+    }
+
     /// Splits off so many messages: fewer than there are.
     pub(crate) fn split_messages(&mut self, messages: u32) -> Option<Self> {
         if messages == 0 || messages >= self.messages {

@@ -214,7 +214,9 @@ impl InFlight {
         {
             self.batches.push_front(OutgoingBatch::Messages(begun));
         }
-        self.kept = self.batches.split_off(usize::from(self.offset > 0).min(self.batches.len()));
+        let mut rest = self.batches.split_off(usize::from(self.offset > 0).min(self.batches.len()));
+        rest.append(&mut self.kept);
+        self.kept = rest;
         // It may have been at the end of a frame.
         self.advance(0)
     }
@@ -253,6 +255,53 @@ impl InFlight {
     /// When the oldest message that is not decided was accepted.
     pub(crate) fn oldest(&self) -> Option<Instant> {
         self.unconfirmed.oldest().or_else(|| self.batches().next().map(Batch::since))
+    }
+
+    /// Holds back the first numbered message that is longer than this, and everything behind it.
+    /// True when there is one.
+    pub(crate) fn hold_longer(&mut self, than: u32) -> bool {
+        let numbered =
+            |batch: &OutgoingBatch| batch.batch().filter(|batch| batch.number().is_some())?.before_longer(than);
+        let Some((at, before)) = self.batches.iter().enumerate().find_map(|(at, batch)| Some((at, numbered(batch)?)))
+        else {
+            return false;
+        };
+        let mut rest = self.batches.split_off(at);
+        if let Some(first) = rest.front_mut().and_then(OutgoingBatch::batch_mut)
+            && let Some(shorter) = first.split_messages(before)
+        {
+            self.batches.push_back(OutgoingBatch::Messages(shorter));
+        }
+        rest.append(&mut self.kept);
+        self.kept = rest;
+        true
+    }
+
+    /// Whether something is held back.
+    pub(crate) fn holds(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
+    /// Gives up the message that is held back first, and takes the others back. Returns the room
+    /// that is free.
+    pub(crate) fn give_up_held(&mut self, cause: &Error) -> usize {
+        self.batches.append(&mut self.kept);
+        let controls = self.batches.iter().take_while(|batch| matches!(batch, OutgoingBatch::Control(_))).count();
+        let Some(OutgoingBatch::Messages(mut batch)) = self.batches.remove(controls) else {
+            return 0;
+        };
+        let first = match batch.split_messages(1) {
+            Some(first) => {
+                self.batches.insert(controls, OutgoingBatch::Messages(batch));
+                first
+            }
+            None => batch,
+        };
+        self.uncount(first.messages().into(), first.len());
+        if let Some(number) = first.last() {
+            self.unconfirmed.give_up(number, cause);
+        }
+        first.room()
     }
 
     /// The batches that are not written whole, oldest first.

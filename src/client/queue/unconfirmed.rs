@@ -246,6 +246,11 @@ impl Unconfirmed {
         self.decided = self.decided.max(self.written);
     }
 
+    /// Whether everything that is written is decided.
+    pub(crate) fn is_decided(&self) -> bool {
+        self.decided >= self.written
+    }
+
     /// These messages were refused. They count when they are decided; their publishers hear of it
     /// soon. Returns how many it is news of.
     ///
@@ -278,6 +283,14 @@ impl Unconfirmed {
             }
         }
         Ok(end - first)
+    }
+
+    /// The next message is not sent: its publisher hears why, and it counts as refused.
+    pub(crate) fn give_up(&mut self, number: u64, cause: &Error) {
+        self.sent = self.sent.max(number);
+        if self.refuse(number, 1, cause).is_ok() {
+            (self.decided, self.written) = (self.decided.max(number), self.written.max(number));
+        }
     }
 
     /// Settles some of what is decided: `done` gets the batches, and [`answer`](Self::answer) tells

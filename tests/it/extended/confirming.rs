@@ -7,7 +7,7 @@ use hpfeeds::{
 };
 use tokio::time::sleep;
 
-use super::peer::{Peer, grants, script};
+use super::peer::{Heard, Peer, grants, script};
 use crate::script::{Script, events_so_far};
 
 /// Publishes numbers, each with a receipt, and tells their outcomes in order.
@@ -311,7 +311,7 @@ async fn closing_is_confirmed_by_acknowledgements_and_the_end_of_the_stream() {
     let (session, closed) = close(1, true).await;
     let error = closed.unwrap_err();
     assert_eq!(error.unconfirmed(), 1, "{error}");
-    assert_eq!(session.stats().unconfirmed, 1);
+    assert_eq!((session.stats().unconfirmed, session.unconfirmed()), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -374,4 +374,50 @@ async fn messages_that_are_too_long_for_the_broker_are_refused_before_they_are_s
     assert!(events_so_far(&session).iter().any(|event| matches!(event, SessionEvent::Refused { messages: 3, .. })));
     let free = session.publisher().free();
     assert_eq!(free, 8 << 20, "its room is free");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_was_numbered_for_a_larger_broker_is_given_up_in_its_place() {
+    let (mut script, builder) = script();
+    let session = builder.start().unwrap();
+    let (mut peer, _) = script.confirm(0).await;
+    let sizes = [10, 2000, 10, 2000, 20_000, 10];
+    let waiting: FuturesUnordered<_> = (1..=6_u64)
+        .zip(sizes)
+        .map(|(n, size)| {
+            session.publish_confirmed("x", vec![b'0' + u8::try_from(n).unwrap(); size]).map(move |it| (n, it))
+        })
+        .collect();
+    let serve = async {
+        peer.payloads(6).await;
+        drop(peer);
+        let (mut peer, mut hello) = script.greet().await;
+        let mut decided = 0;
+        for next in [1, 3, 5] {
+            assert_eq!(hello.next, next);
+            peer.answer(BrokerHello { largest_message: Some(1000), decided, ..grants(&hello, Level::ROUTED) }).await;
+            if next < 5 {
+                peer.expect_publish(&next.to_string().repeat(10)).await;
+                peer.ack(next).await;
+                decided = next;
+                let Heard::Hello(again) = peer.heard().await else { panic!("not HELLO") };
+                hello = again;
+            }
+        }
+        // The fifth is the first of those that are left.
+        let Heard::Hello(again) = peer.heard().await else { panic!("not HELLO") };
+        assert_eq!((again.next, again.stream), (6, hello.stream));
+        peer.answer(BrokerHello { largest_message: Some(1000), decided, ..grants(&again, Level::ROUTED) }).await;
+        peer.expect_publish("6666666666").await;
+        peer.ack(6).await;
+        peer
+    };
+    let (mut outcomes, _peer) = tokio::join!(waiting.collect::<Vec<_>>(), serve);
+    outcomes.sort_by_key(|(n, _)| *n);
+    for (n, outcome) in outcomes {
+        assert_eq!(outcome.is_ok(), matches!(n, 1 | 3 | 6), "{n}: {outcome:?}");
+    }
+    let flushed = session.flush().await.unwrap();
+    assert_eq!((flushed.confirmed, flushed.refused, script.dials()), (3, 3, 2));
+    assert_eq!(session.publisher().free(), 8 << 20);
 }
