@@ -106,7 +106,7 @@ fn heartbeats_keep_a_paced_publisher_and_its_broker_from_taking_each_other_for_d
         sim.client("publisher", async move {
             sleep(Duration::from_secs(1)).await;
             let log = Log::default();
-            let session = log.lock().open_session("dev", String::new());
+            let session = log.lock().open_session("dev", String::new(), true, true);
             let session = ClientSession::builder(("broker", PORT), "dev", "secret")
                 .backoff(Backoff::new(Duration::from_millis(100), Duration::from_secs(1)))
                 .connector(Dial { session, log, chunk: 4096 })
