@@ -5,10 +5,11 @@
 //! of which the end is the queue of the writer. The writer appends it to the log within 2 ms, and
 //! makes it durable in groups: at once when somebody waits, otherwise within a second.
 
-mod batch;
+pub(crate) mod batch;
 mod engine;
 pub(crate) mod handle;
 mod keeper;
+pub(crate) mod mailbox;
 pub(crate) mod options;
 mod ring;
 mod state;

@@ -5,6 +5,6 @@ mod appending;
 mod crash;
 mod faults;
 #[path = "../../../../tests/support/sim_disk.rs"]
-mod sim_disk;
-mod support;
+pub(super) mod sim_disk;
+pub(super) mod support;
 mod threads;
