@@ -57,6 +57,8 @@
 //! # Features
 //!
 //! - `tls`: TLS with rustls, see [`SessionBuilder::tls`](SessionBuilder).
+//! - `spool`: messages that no broker has confirmed outlive the connection and the program, in a
+//!   folder, see [`SessionBuilder::spool`](SessionBuilder).
 //! - `serde`: [`Ident`] and [`Channel`] implement `Serialize` and `Deserialize`.
 //!
 //! None is on by default.

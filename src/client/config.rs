@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+#[cfg(feature = "spool")]
+use super::spool::Spool;
 use super::{
     connect::{addr::BrokerAddr, connector::Connector},
     driver::backoff::Backoff,
@@ -28,6 +30,8 @@ pub(crate) struct Config {
     /// After how long without a confirmation a connection to a broker that acknowledges nothing is
     /// ended, for a session that only publishes. `None`: never.
     pub(crate) rotation: Option<Duration>,
+    #[cfg(feature = "spool")]
+    pub(crate) spool: Option<Spool>,
     pub(crate) connector: Arc<dyn Connector>,
 }
 

@@ -5,6 +5,8 @@ use std::{convert::Infallible, error, fmt, io, sync::Arc, time::Duration};
 use super::connect::addr::BrokerAddr;
 #[cfg(feature = "tls")]
 use super::connect::tls::fault;
+#[cfg(feature = "spool")]
+use super::spool::SpoolError;
 use crate::wire::{
     Channel, DecodeError, EncodeError, Field, Ident, NameError,
     extension::{ExtensionDecodeError, Level},
@@ -116,6 +118,18 @@ pub(crate) enum Cause {
     },
     /// The send queue has no room right now.
     Full,
+    // The disk is at fault.
+    #[cfg(feature = "spool")]
+    Spool(SpoolError),
+    /// A message was dropped for room, or cannot be read any more.
+    #[cfg(feature = "spool")]
+    Lost,
+    /// The session is over, and the rest is on disk.
+    #[cfg(feature = "spool")]
+    Spooled {
+        messages: u64,
+        why: Option<Error>,
+    },
     // The session is over.
     Closed,
     Unsent {
@@ -155,6 +169,13 @@ impl Error {
         Self::new(Cause::Address { given: given.to_owned() })
     }
 
+    /// The spool's thread cannot be made.
+    #[cfg(feature = "spool")]
+    pub(crate) fn no_thread(cause: &io::Error) -> Self {
+        let (dir, cause) = ("of the session".to_owned(), format!("no thread can be made: {cause}"));
+        Self::new(Cause::Spool(SpoolError::Unusable { dir, cause }))
+    }
+
     pub(crate) fn closed() -> Self {
         Self::new(Cause::Closed)
     }
@@ -174,6 +195,8 @@ impl Error {
             Cause::Unsent { why: Some(why), .. }
             | Cause::Unconfirmed { why: Some(why), .. }
             | Cause::NoReceipt { why, .. } => why.root(),
+            #[cfg(feature = "spool")]
+            Cause::Spooled { why: Some(why), .. } => why.root(),
             cause => cause,
         }
     }
@@ -248,6 +271,22 @@ impl Error {
                 | Cause::Eof { .. }
                 | Cause::Io { .. }
         )
+    }
+
+    /// The folder of the spool cannot be used, or its disk fails.
+    #[cfg(feature = "spool")]
+    #[must_use]
+    pub fn is_spool(&self) -> bool {
+        matches!(self.root(), Cause::Spool(_))
+    }
+
+    /// How many messages [`close`](crate::ClientSession::close) left on disk, at most: the next
+    /// program with the same [spool](crate::SessionBuilder::spool) sends them. 0 when it left
+    /// others behind, which are [unsent](Self::unsent).
+    #[cfg(feature = "spool")]
+    #[must_use]
+    pub fn spooled(&self) -> u64 {
+        if let Cause::Spooled { messages, .. } = self.cause() { *messages } else { 0 }
     }
 
     /// The send queue has no room right now, as [`try_publish`](crate::Publisher::try_publish)
@@ -365,6 +404,16 @@ impl fmt::Display for Error {
                 f.write_str(if *written { ", and this one was written: it may have arrived" } else { "" })?;
                 f.write_str("; use publish() and close(), or a broker with the extension hpx/1")
             }
+            #[cfg(feature = "spool")]
+            Cause::Spool(cause) => cause.fmt(f),
+            #[cfg(feature = "spool")]
+            Cause::Lost => f.write_str("the spool had to drop the message, or cannot read it any more"),
+            #[cfg(feature = "spool")]
+            Cause::Spooled { messages, why } => {
+                let (what, are) = if *messages == 1 { ("message", "is") } else { ("messages", "are") };
+                write!(f, "{messages} {what} {are} in the spool, and sent when a session uses it again")?;
+                because(f, why.as_ref())
+            }
             Cause::NoReceipt { written: true, why } => {
                 write!(f, "the message was written and may have arrived, but was not confirmed: {why}")
             }
@@ -420,6 +469,10 @@ impl error::Error for Error {
             Cause::Connect { cause, .. } | Cause::Io { cause, .. } => Some(cause),
             Cause::Unsent { why, .. } | Cause::Unconfirmed { why, .. } => why.as_ref().map(|why| why as _),
             Cause::NoReceipt { why, .. } => Some(why),
+            #[cfg(feature = "spool")]
+            Cause::Spool(cause) => Some(cause),
+            #[cfg(feature = "spool")]
+            Cause::Spooled { why, .. } => why.as_ref().map(|why| why as _),
             _ => None,
         }
     }

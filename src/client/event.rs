@@ -135,6 +135,46 @@ pub enum SessionEvent {
         /// The fault of this one, and what to do.
         cause: Error,
     },
+    /// Messages are on disk since now: the broker is away, or does not confirm in time. Also told
+    /// at the start when earlier programs have left some.
+    #[cfg(feature = "spool")]
+    Spooling {
+        /// How many there are, at most.
+        messages: u64,
+        /// For how long the oldest has waited, if a clock knows.
+        oldest: Option<Duration>,
+    },
+    /// Everything that was on disk is confirmed.
+    #[cfg(feature = "spool")]
+    Drained {
+        /// How long there were messages on disk.
+        after: Duration,
+    },
+    /// The disk of the spool fails or is full. Unless it is
+    /// [required](crate::Spool::required), the session goes on in memory; it is tried again every 5
+    /// s. Told once, until it works again.
+    #[cfg(feature = "spool")]
+    SpoolFailing {
+        /// What the system says, and what to do.
+        cause: Error,
+    },
+    /// The disk of the spool works again.
+    #[cfg(feature = "spool")]
+    SpoolRecovered,
+    /// Messages on disk cannot be read any more, or are none that this session may send: they are
+    /// lost.
+    #[cfg(feature = "spool")]
+    SpoolDamaged {
+        /// How many more these are.
+        messages: u64,
+    },
+    /// The spool holds as much as it may.
+    #[cfg(feature = "spool")]
+    SpoolFull {
+        /// How many of the oldest messages it has dropped for that, since the last such event; 0
+        /// where it drops none.
+        dropped: u64,
+    },
     /// The reader of the events was too slow: this many are missing here.
     Missed(u64),
     /// The session is over; the last event.
@@ -166,6 +206,24 @@ impl fmt::Display for SessionEvent {
             }
             Self::Skipped { messages, cause } => write!(f, "{cause}; messages skipped so far: {messages}"),
             Self::BrokerError { message } => write!(f, "the broker reported: {message:?}"),
+            #[cfg(feature = "spool")]
+            Self::Spooling { messages, oldest: None } => write!(f, "spooling: messages on disk: {messages}"),
+            #[cfg(feature = "spool")]
+            Self::Spooling { messages, oldest: Some(oldest) } => {
+                write!(f, "spooling: messages on disk: {messages}, the oldest for {oldest:.0?}")
+            }
+            #[cfg(feature = "spool")]
+            Self::Drained { after } => write!(f, "the spool is drained after {after:.0?}"),
+            #[cfg(feature = "spool")]
+            Self::SpoolFailing { cause } => cause.fmt(f),
+            #[cfg(feature = "spool")]
+            Self::SpoolRecovered => f.write_str("the disk of the spool works again"),
+            #[cfg(feature = "spool")]
+            Self::SpoolDamaged { messages } => write!(f, "messages of the spool that cannot be read: {messages}"),
+            #[cfg(feature = "spool")]
+            Self::SpoolFull { dropped: 0 } => f.write_str("the spool is full"),
+            #[cfg(feature = "spool")]
+            Self::SpoolFull { dropped } => write!(f, "the spool is full; oldest messages dropped: {dropped}"),
             Self::Missed(events) => write!(f, "events missed: {events}"),
             Self::Closed { cause: Some(cause) } => write!(f, "closed: {cause}"),
             Self::Closed { cause: None } => f.write_str("closed"),

@@ -4,6 +4,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 #[cfg(feature = "tls")]
 use super::connect::tls::TlsOptions;
+#[cfg(feature = "spool")]
+use super::spool::Spool;
 use super::{
     config::Config,
     connect::{
@@ -20,6 +22,11 @@ use crate::wire::{Field, Ident, Limits, Secret};
 
 /// Durations above this are taken for this: a point in time that far away can still be computed.
 const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+/// How long a session with a spool leaves messages unconfirmed on a connection to a broker that
+/// confirms them only by its end.
+#[cfg(feature = "spool")]
+const ROTATION: Duration = Duration::from_secs(30);
 
 /// Everything about a session that can be chosen. Made by [`ClientSession::builder`].
 ///
@@ -55,6 +62,8 @@ pub struct SessionBuilder {
     confirm: Confirm,
     rotation: Option<Duration>,
     connector: Option<Arc<dyn Connector>>,
+    #[cfg(feature = "spool")]
+    spool: Option<Spool>,
     #[cfg(feature = "tls")]
     tls: Option<TlsOptions>,
 }
@@ -83,6 +92,8 @@ impl SessionBuilder {
             confirm: Confirm::default(),
             rotation: None,
             connector: None,
+            #[cfg(feature = "spool")]
+            spool: None,
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -222,6 +233,20 @@ impl SessionBuilder {
         self
     }
 
+    /// Keeps messages that the broker has not confirmed in a folder, so that they outlive the
+    /// connection and the program. Without this, they are in memory alone.
+    ///
+    /// A spool that is used by another process, belongs to another ident or can never be used ends
+    /// the session at once: [`connect`](Self::connect) fails, and of a session that was
+    /// [started](Self::start), [`close`](ClientSession::close) says why. With a spool, `close`
+    /// writes what is left when its time is over, and then fails with an error that
+    /// [is spooled](Error::spooled): the next program with the same folder sends it.
+    #[cfg(feature = "spool")]
+    pub fn spool(mut self, spool: Spool) -> Self {
+        self.spool = Some(spool);
+        self
+    }
+
     /// Reaches the broker in another way than TCP or TLS.
     pub fn connector(mut self, connector: impl Connector) -> Self {
         self.connector = Some(Arc::new(connector));
@@ -266,6 +291,10 @@ impl SessionBuilder {
             None if self.tls.is_some() => Arc::new(self.tls.unwrap_or_default().connector(tcp, &addr)?),
             None => Arc::new(tcp),
         };
+        #[cfg(feature = "spool")]
+        let rotation = self.rotation.or(self.spool.as_ref().map(|_| ROTATION));
+        #[cfg(not(feature = "spool"))]
+        let rotation = self.rotation;
         Ok(Config {
             addr,
             ident: self.ident?,
@@ -281,7 +310,9 @@ impl SessionBuilder {
             close_stall_timeout: self.close_stall_timeout,
             unacknowledged: self.unacknowledged_timeout,
             confirm: self.confirm,
-            rotation: self.rotation.filter(|_| self.confirm != Confirm::Off),
+            rotation: rotation.filter(|_| self.confirm != Confirm::Off),
+            #[cfg(feature = "spool")]
+            spool: self.spool,
             connector,
         })
     }

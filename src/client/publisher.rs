@@ -15,6 +15,8 @@ use tokio::{
 };
 use tokio_util::sync::PollSemaphore;
 
+#[cfg(feature = "spool")]
+use super::spool::WhenFull;
 use super::{
     driver::desired::{Confirms, Shared},
     error::{Cause, Error, FULL},
@@ -49,6 +51,12 @@ impl Publisher {
     /// denied this channel in the last minute, and when the session has ended. Cancel safe: a dropped future has queued
     /// nothing.
     pub async fn publish(&self, channel: impl AsRef<str>, payload: impl Into<Bytes>) -> Result<(), Error> {
+        #[cfg(feature = "spool")]
+        if self.shared.config.spool.as_ref().is_some_and(|spool| spool.write_through) {
+            let (sender, stored) = oneshot::channel();
+            self.accept(channel.as_ref(), payload.into(), Some(Waiter::Stored(sender))).await?;
+            return stored.await.unwrap_or_else(|_ended| Err(Error::closed()));
+        }
         self.accept(channel.as_ref(), payload.into(), None).await
     }
 
@@ -120,11 +128,15 @@ impl Publisher {
 
     async fn accept(&self, channel: &str, payload: Bytes, waiter: Option<Waiter>) -> Result<(), Error> {
         let size = self.shared.outbox.measure(channel, payload.len())?;
+        if let Some(refusal) = self.shared.refusal() {
+            return Err(refusal);
+        }
         if self.shared.outbox.should_yield() {
             yield_now().await;
         }
         match self.shared.outbox.room().try_acquire_many(size) {
             Ok(permit) => permit.forget(),
+            Err(TryAcquireError::NoPermits) if self.is_refused_when_full() => return Err(Error::new(Cause::Full)),
             Err(TryAcquireError::NoPermits) => match self.shared.outbox.room().acquire_many(size).await {
                 Ok(permit) => permit.forget(),
                 Err(_closed) => return Err(self.shared.outbox.closed()),
@@ -202,7 +214,22 @@ impl Publisher {
         self.shared.sent()
     }
 
+    /// Notes that there was no room; whether a message that finds none is refused.
+    #[cfg_attr(not(feature = "spool"), allow(clippy::unused_self, reason = "only a spool can be so"))]
+    fn is_refused_when_full(&self) -> bool {
+        #[cfg(feature = "spool")]
+        if let Some(spool) = &self.shared.config.spool {
+            self.shared.outbox.starve();
+            self.shared.driver.wake();
+            return spool.when_full == WhenFull::Refuse;
+        }
+        false
+    }
+
     fn try_push(&self, channel: &str, payload: Bytes, size: u32) -> Result<(), TryPublishError> {
+        if let Some(refusal) = self.shared.refusal() {
+            return Err(TryPublishError { payload, cause: Some(refusal) });
+        }
         let cause = match self.shared.outbox.room().try_acquire_many(size) {
             Ok(permit) => {
                 permit.forget();
@@ -210,7 +237,10 @@ impl Publisher {
                     .push(channel, payload, size, None)
                     .map_err(|(cause, payload)| TryPublishError { payload, cause: Some(cause) });
             }
-            Err(TryAcquireError::NoPermits) => None,
+            Err(TryAcquireError::NoPermits) => {
+                self.is_refused_when_full();
+                None
+            }
             Err(TryAcquireError::Closed) => Some(self.shared.outbox.closed()),
         };
         Err(TryPublishError { payload, cause })
@@ -343,6 +373,9 @@ impl<T: Into<Bytes>> Sink<T> for PublishSink {
         match self.publisher.try_push(&self.channel, payload, size) {
             Ok(()) => Ok(()),
             Err(TryPublishError { cause: Some(cause), .. }) => Err(cause),
+            Err(TryPublishError { cause: None, .. }) if self.publisher.is_refused_when_full() => {
+                Err(Error::new(Cause::Full))
+            }
             Err(TryPublishError { payload, cause: None }) => {
                 self.waiting = Some((payload, size));
                 Ok(())

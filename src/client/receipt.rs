@@ -47,7 +47,7 @@ impl Receipt {
     }
 }
 
-/// The fates of all messages that a session had accepted before a flush, over its whole life. The three counts add up to what was accepted, but for messages that were taken out of the queue
+/// The fates of all messages that a session had accepted before a flush, over its whole life. The four counts add up to what was accepted, but for messages that were taken out of the queue
 /// ([`SessionEvent::PublishDenied`](crate::SessionEvent::PublishDenied)).
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -58,6 +58,8 @@ pub struct Flushed {
     pub refused: u64,
     /// Messages that were written to a broker that confirms nothing.
     pub unconfirmed: u64,
+    /// Messages that a spool had to drop for room, or can no longer read.
+    pub lost: u64,
 }
 
 /// The figures of a session at one moment, in messages that it publishes.
@@ -69,7 +71,7 @@ pub struct SessionStats {
     /// Written, and not confirmed yet. Without a broker that confirms, none: what is written is
     /// done with.
     pub unconfirmed: u64,
-    /// On disk.
+    /// On disk, in the spool: those that are in memory as well are among the figures before, too.
     pub spooled: u64,
     /// For how long the oldest of all these has waited.
     pub oldest: Option<Duration>,
@@ -83,6 +85,7 @@ pub struct SessionStats {
     pub refused: u64,
     /// Written to connections that broke before anything had confirmed them, over the life of the
     /// session: at most so many are lost. The same as
-    /// [`unconfirmed`](crate::ClientSession::unconfirmed).
+    /// [`unconfirmed`](crate::ClientSession::unconfirmed); with a spool, also messages that it
+    /// dropped for room or cannot read any more.
     pub lost: u64,
 }

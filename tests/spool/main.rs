@@ -8,6 +8,7 @@ mod owner;
 #[cfg(unix)]
 mod real;
 mod replay;
+mod session;
 #[path = "../support/sim_disk.rs"]
 mod sim_disk;
 #[path = "../support/skip.rs"]

@@ -238,3 +238,20 @@ async fn the_age_of_the_oldest_message_follows_what_is_released() {
         assert_eq!(drain(&spool).last(), Some(&(2, 1, 1)));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_full_spool_reads_back_what_it_has_behind_what_is_in_memory() {
+    let disk = SimDisk::new(1);
+    let spool = start(&small(&disk).when_full(WhenFull::Wait));
+    let mut number = 1;
+    while spool.append(batch(1, number, 50)).is_ok() {
+        number += 50;
+    }
+    let mut last = 75;
+    spool.release(at(1, 75));
+    while let Some(chunk) = next(&spool, Some(at(1, 75))) {
+        assert_eq!(*check(&chunk).unwrap().start(), last + 1);
+        last = chunk.last();
+    }
+    assert_eq!(Some(at(1, last)), spool.durable());
+}

@@ -138,6 +138,7 @@ impl Connection<'_> {
             let cause = Cause::LevelTooLow { addr: addr.clone(), required, offered: confirms };
             return Err(End::Failed(Error::new(cause)));
         }
+        let takes = self.reconnect.is_direct(self.shared);
         let in_flight = &mut self.reconnect.in_flight;
         let again = match confirms {
             None => {
@@ -167,9 +168,13 @@ impl Connection<'_> {
         let largest = hello.largest_message.unwrap_or(u32::MAX);
         extension.largest = largest;
         if self.shared.outbox.set_largest(largest) {
+            if takes {
+                self.shared.outbox.take(in_flight);
+            }
             discard_longer(self.shared, in_flight, largest);
             in_flight.hold_longer(largest);
         }
+        in_flight.drop_decided();
         self.shared.set_confirms(if confirms.is_some() { Confirms::Yes } else { Confirms::No });
         (extension.asks, extension.answered) = (false, true);
         if extension.life.is_none() {
@@ -210,7 +215,6 @@ impl Connection<'_> {
 /// Takes messages out of the queue that are longer than the broker takes: it would end each
 /// connection that brings one. Messages with a number were sent to a broker that takes them.
 fn discard_longer(shared: &Shared, in_flight: &mut InFlight, limit: u32) {
-    shared.outbox.take(in_flight);
     let mut cause = None;
     let removed = in_flight.retain(|_, length| {
         (length > limit as usize).then(|| {

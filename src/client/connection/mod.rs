@@ -39,6 +39,7 @@ use super::{
     driver::{
         desired::{Intent, Shared},
         reconnect::{ConnectionOutcome, ReconnectState},
+        spooling::Link,
     },
     error::{Cause, Error},
     queue::{in_flight::Written, unconfirmed::Keeping},
@@ -103,7 +104,7 @@ impl<'a> Connection<'a> {
     pub(crate) async fn run(&mut self) -> End {
         let turn = |cx: &mut Context<'_>| {
             let polled = self.poll(cx);
-            self.shared.set_figures(&self.reconnect.in_flight);
+            self.reconnect.figure(self.shared);
             self.reconnect.in_flight.unconfirmed.answer();
             polled
         };
@@ -160,6 +161,10 @@ impl<'a> Connection<'a> {
             let mut progress = read > 0;
             let unsettled = self.settle();
             progress |= self.pass_over_longer();
+            if self.reconnect.keep(cx, self.shared, self.link()) {
+                self.change_stream();
+                progress = true;
+            }
             if self.reconnect.search_at().is_some_and(|at| at <= Instant::now()) {
                 self.reconnect.discard(self.shared);
             }
@@ -251,6 +256,11 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
+    /// The connection as the spool sees it.
+    fn link(&self) -> Link {
+        if matches!(self.phase, Phase::Accepted) && self.hold.is_none() { Link::Up } else { Link::Pending }
+    }
+
     /// Because the program wants it.
     fn is_closing(&self) -> bool {
         self.deadline.is_some() && matches!(self.phase, Phase::Closing | Phase::HalfClosed)
@@ -310,9 +320,11 @@ impl<'a> Connection<'a> {
             Intent::Close(deadline) => {
                 self.deadline.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
                 self.shared.outbox.close(Error::closed());
-                let nothing_to_send = || self.shared.outbox.unsent().0 + self.reconnect.in_flight.outstanding().0 == 0;
+                let nothing_more = !self.reconnect.holds_more();
+                let nothing_to_send =
+                    || nothing_more && self.shared.outbox.unsent().0 + self.reconnect.in_flight.outstanding().0 == 0;
                 if match self.phase {
-                    Phase::Accepted => !self.reconnect.in_flight.holds(),
+                    Phase::Accepted => nothing_more && !self.reconnect.in_flight.holds(),
                     Phase::Greeting { .. } | Phase::Proving { .. } => nothing_to_send(),
                     Phase::Closing | Phase::HalfClosed => false,
                 } {
@@ -472,8 +484,8 @@ impl<'a> Connection<'a> {
     /// Takes messages that are queued. Subscriptions from before they were queued go out
     /// before them.
     fn take_queued(&mut self) -> bool {
-        // Behind a message that this broker does not take.
-        if self.reconnect.in_flight.holds() {
+        // Behind a message that this broker does not take, or behind what is on disk.
+        if self.reconnect.in_flight.holds() || !self.reconnect.is_direct(self.shared) {
             return false;
         }
         let taken = self.shared.outbox.take(&mut self.reconnect.in_flight);

@@ -42,7 +42,7 @@ impl Connection<'_> {
         self.outcome.written = Recent::default();
         let unsent = self.shared.outbox.unsent().0 + self.reconnect.in_flight.unsent().0;
         Some(match cause {
-            _ if self.shared.intent() != Intent::Run && unsent == 0 => End::Confirmed,
+            _ if self.shared.intent() != Intent::Run && unsent == 0 && !self.reconnect.holds_more() => End::Confirmed,
             Some(cause) => End::Failed(cause),
             None => End::Rotated,
         })
@@ -90,7 +90,8 @@ impl Connection<'_> {
         }
         let timer: &mut Pin<Box<_>> = self.rotation.get_or_insert_with(|| Box::pin(sleep(after)));
         let due = timer.as_mut().poll(cx).is_ready();
-        if due || bytes >= self.shared.outbox.capacity() / 2 {
+        let waits = self.reconnect.waits_for_end() && self.reconnect.in_flight.unsent().0 == 0;
+        if due || waits || bytes >= self.shared.outbox.capacity() / 2 {
             tracing::debug!(addr = %self.shared.config.addr, messages, "rotating");
             self.outcome.rotating = true;
             self.part(None);

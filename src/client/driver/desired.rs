@@ -17,6 +17,8 @@ use tokio::{
     time::Instant,
 };
 
+#[cfg(feature = "spool")]
+use crate::client::spool::SpoolStatus;
 use crate::{
     client::{
         config::Config,
@@ -47,6 +49,11 @@ pub(crate) struct Shared {
     /// [`Confirms`] of the last broker that accepted the key.
     confirms: AtomicU8,
     figures: Mutex<Figures>,
+    /// Messages that were dropped in memory, as no disk could take them.
+    dropped: AtomicU64,
+    /// Why nothing can be published.
+    has_spool_fault: AtomicBool,
+    spool_fault: Mutex<Option<Error>>,
     pub(crate) state: watch::Sender<SessionState>,
     pub(crate) events: broadcast::Sender<SessionEvent>,
     wanted: Mutex<Wanted>,
@@ -88,6 +95,9 @@ struct Figures {
     oldest: Option<Instant>,
     resent: u64,
     totals: Flushed,
+    /// On disk; dropped there, or damaged.
+    spooled: u64,
+    lost: u64,
 }
 
 /// Refused messages, and of which channels an event told lately.
@@ -138,6 +148,9 @@ impl Shared {
             assumed: AtomicU64::new(0),
             confirms: AtomicU8::new(Confirms::Unknown as u8),
             figures: Mutex::default(),
+            dropped: AtomicU64::new(0),
+            has_spool_fault: AtomicBool::new(false),
+            spool_fault: Mutex::default(),
             state: watch::Sender::new(SessionState::Connecting),
             events: broadcast::Sender::new(Events::CAPACITY),
             wanted: Mutex::default(),
@@ -331,16 +344,66 @@ impl Shared {
         self.confirms.store(confirms as u8, Relaxed);
     }
 
+    /// Takes note of what the spool has, besides what `in_flight` has; `live` is what became of this
+    /// program's messages while others are replayed.
+    #[cfg(feature = "spool")]
+    pub(crate) fn set_spool_figures(
+        &self,
+        in_flight: &InFlight,
+        status: &SpoolStatus,
+        tail: u64,
+        live: Option<Flushed>,
+    ) {
+        let mut figures = Figures::of(in_flight);
+        figures.in_flight += tail;
+        figures.spooled = status.messages;
+        figures.lost = status.dropped + status.damaged;
+        let disk = status.oldest.and_then(|oldest| Instant::now().checked_sub(oldest));
+        figures.oldest = figures.oldest.into_iter().chain(disk).min();
+        if let Some(live) = live {
+            figures.totals = live;
+        }
+        *self.figures.lock() = figures;
+    }
+
     pub(crate) fn set_figures(&self, in_flight: &InFlight) {
+        *self.figures.lock() = Figures::of(in_flight);
+    }
+}
+
+impl Figures {
+    fn of(in_flight: &InFlight) -> Self {
         let unconfirmed = &in_flight.unconfirmed;
-        let figures = Figures {
+        Self {
             in_flight: in_flight.unsent().0,
             unconfirmed: unconfirmed.waiting().0,
             oldest: in_flight.oldest(),
             resent: unconfirmed.resent(),
             totals: unconfirmed.totals(),
-        };
-        *self.figures.lock() = figures;
+            spooled: 0,
+            lost: 0,
+        }
+    }
+}
+
+impl Shared {
+    /// Counts messages that were dropped in memory, as no disk could take them.
+    #[cfg(feature = "spool")]
+    pub(crate) fn count_dropped(&self, messages: u64) {
+        self.dropped.fetch_add(messages, Relaxed);
+    }
+
+    /// The disk of the spool, which is required, fails; or works again.
+    #[cfg(feature = "spool")]
+    pub(crate) fn set_spool_fault(&self, fault: Option<Error>) {
+        let mut spool_fault = self.spool_fault.lock();
+        self.has_spool_fault.store(fault.is_some(), Relaxed);
+        *spool_fault = fault;
+    }
+
+    /// Why nothing can be published at the moment.
+    pub(crate) fn refusal(&self) -> Option<Error> {
+        if self.has_spool_fault.load(Relaxed) { self.spool_fault.lock().clone() } else { None }
     }
 
     /// The fates of everything that was accepted, if all of it is decided.
@@ -348,7 +411,8 @@ impl Shared {
         // Read before what is decided, which is told late and never early.
         let accepted = self.outbox.accepted();
         let totals = self.figures.lock().totals;
-        let decided = totals.confirmed + totals.refused + totals.unconfirmed + self.refused.lock().discarded;
+        let decided =
+            totals.confirmed + totals.refused + totals.unconfirmed + totals.lost + self.refused.lock().discarded;
         (decided == accepted && self.outcome.get().is_none()).then_some(totals)
     }
 
@@ -362,12 +426,12 @@ impl Shared {
         SessionStats {
             queued: self.outbox.unsent().0 + figures.in_flight,
             unconfirmed: figures.unconfirmed,
-            spooled: 0,
+            spooled: figures.spooled,
             oldest: figures.oldest.or_else(|| self.outbox.oldest()).map(|since| since.elapsed()),
             confirmed: figures.totals.confirmed,
             resent: figures.resent,
             refused: refused + discarded,
-            lost: self.unconfirmed(),
+            lost: self.unconfirmed() + figures.lost + self.dropped.load(Relaxed),
         }
     }
 

@@ -5,8 +5,10 @@ pub(super) mod backoff;
 pub(super) mod desired;
 pub(super) mod reconnect;
 pub(super) mod shared_task;
+#[cfg_attr(not(feature = "spool"), path = "spooling/absent.rs")]
+pub(super) mod spooling;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use futures::future::poll_fn;
 use tokio::{
@@ -82,6 +84,13 @@ impl Driver {
 
     /// Returns how it ended, and whether the session itself gave up.
     async fn drive(&mut self) -> (Result<(), Error>, bool) {
+        if let Err(cause) = self.open_spool().await {
+            if let Some(first) = self.first.take() {
+                // As below.
+                drop(first.send(Err(cause.clone())));
+            }
+            return (Err(cause), true);
+        }
         loop {
             if !self.reconnect.rotated {
                 self.shared.state.send_replace(SessionState::Connecting);
@@ -92,10 +101,10 @@ impl Driver {
                 (self.lost, self.broke) = (0, None);
             }
             let cause = match end {
-                End::Confirmed => return (self.verdict(None, false), false),
+                End::Confirmed => return (self.verdict(None, false).await, false),
                 End::Stopped => {
                     self.lose(unconfirmed);
-                    return (self.verdict(None, false), false);
+                    return (self.verdict(None, false).await, false);
                 }
                 End::Rotated => {
                     addresses::rotated(&self.shared.config.addr, true);
@@ -129,7 +138,7 @@ impl Driver {
             }
             let Some(delay) = next else {
                 let gave_up = self.shared.intent() == Intent::Run;
-                return (self.verdict(Some(cause), gave_up || self.exhausted()), gave_up);
+                return (self.verdict(Some(cause), gave_up || self.exhausted()).await, gave_up);
             };
             self.wait(delay).await;
         }
@@ -153,8 +162,23 @@ impl Driver {
         }
         self.reconnect.discard_written(&self.shared);
         self.reconnect.silent = if outcome.silent { self.reconnect.silent + 1 } else { 0 };
-        self.shared.set_figures(&self.reconnect.in_flight);
+        self.reconnect.figure(&self.shared);
         outcome.written.messages() + if kept { 0 } else { written.messages }
+    }
+
+    /// Opens the spool, if there is to be one.
+    #[cfg(feature = "spool")]
+    async fn open_spool(&mut self) -> Result<(), Error> {
+        let Some(spool) = &self.shared.config.spool else { return Ok(()) };
+        let started = spooling::Spooling::start(spool, &self.shared).map_err(|cause| Error::no_thread(&cause))?;
+        let ReconnectState { spooling, in_flight, .. } = &mut self.reconnect;
+        spooling.insert(started).open(&self.shared, in_flight).await
+    }
+
+    #[cfg(not(feature = "spool"))]
+    #[allow(clippy::unused_async, reason = "there is nothing to open")]
+    async fn open_spool(&mut self) -> Result<(), Error> {
+        Ok(())
     }
 
     /// Whether to say HELLO to a broker that offers the extension.
@@ -181,7 +205,7 @@ impl Driver {
             self.reconnect.taken_out.clear();
         }
         let closing = self.shared.intent() != Intent::Run;
-        if self.exhausted() || (closing && (cause.is_rejected() || self.queued() == 0)) {
+        if self.exhausted() || (closing && (cause.is_rejected() || !has_more(&self.shared, &self.reconnect))) {
             return None;
         }
         let mut delay = self.shared.config.backoff.delay(self.failures, fastrand::f64());
@@ -204,10 +228,10 @@ impl Driver {
     async fn connect_once(&mut self) -> (End, ConnectionOutcome) {
         let config = &self.shared.config;
         let mut connected = false;
-        let handshake = timeout(config.handshake_timeout, self.handshake(&mut connected));
+        let handshake = timeout(config.handshake_timeout, Self::handshake(&self.shared, &mut connected));
         let (transport, name, nonce) = tokio::select! {
             biased;
-            () = self.stopping() => return (End::Stopped, ConnectionOutcome::default()),
+            () = stopping(&self.shared, &mut self.reconnect) => return (End::Stopped, ConnectionOutcome::default()),
             result = handshake => match result {
                 Ok(Ok(greeted)) => greeted,
                 Ok(Err(cause)) => return (End::Failed(cause), ConnectionOutcome::default()),
@@ -235,8 +259,8 @@ impl Driver {
     }
 
     /// Sets `connected` when there is a connection, and what is waited for is what the broker says.
-    async fn handshake(&self, connected: &mut bool) -> Result<(FrameTransport, String, Nonce), Error> {
-        let config = &self.shared.config;
+    async fn handshake(shared: &Shared, connected: &mut bool) -> Result<(FrameTransport, String, Nonce), Error> {
+        let config = &shared.config;
         let addr = || config.addr.clone();
         let io = match config.connector.connect(&config.addr).await {
             Ok(io) => io,
@@ -248,7 +272,7 @@ impl Driver {
             Ok(Some(Ok(Received::Frame(Frame::Info { name, nonce })))) => return Ok((transport, name, nonce)),
             Ok(Some(Ok(Received::Frame(Frame::Error { message })))) => {
                 let message = error_text::text(&message);
-                self.shared.emit(SessionEvent::BrokerError { message: message.clone() });
+                shared.emit(SessionEvent::BrokerError { message: message.clone() });
                 Cause::Broker { message }
             }
             Ok(Some(Ok(_))) => Cause::Unexpected { addr: addr(), what: "the first frame is not INFO".to_owned() },
@@ -268,62 +292,32 @@ impl Driver {
     }
 
     /// Waits before the next connection. Closing with messages in the queue cuts it short.
-    async fn wait(&self, delay: Duration) {
+    async fn wait(&mut self, delay: Duration) {
         let started = Instant::now();
         tokio::select! {
             biased;
             () = sleep(delay) => return,
-            _ = self.asked() => {}
+            _ = asked(&self.shared, &mut self.reconnect) => {}
         }
         tokio::select! {
             biased;
             () = sleep_until(started + delay.min(CLOSING_DELAY)) => {}
-            () = self.stopping() => {}
+            () = stopping(&self.shared, &mut self.reconnect) => {}
         }
-    }
-
-    /// Completes when the program asks for the end.
-    async fn asked(&self) -> Intent {
-        poll_fn(|cx| {
-            self.shared.driver.register(cx.waker());
-            match self.shared.intent() {
-                Intent::Run => std::task::Poll::Pending,
-                intent => std::task::Poll::Ready(intent),
-            }
-        })
-        .await
-    }
-
-    /// Completes when what happens between connections must stop: at once when there is nothing to
-    /// send or nobody to send it for, otherwise at the deadline of closing.
-    async fn stopping(&self) {
-        if let Intent::Close(deadline) = self.asked().await
-            && self.queued() > 0
-        {
-            tokio::select! {
-                biased;
-                () = sleep_until(deadline) => {}
-                () = self.aborted() => {}
-            }
-        }
-    }
-
-    async fn aborted(&self) {
-        poll_fn(|cx| {
-            self.shared.driver.register(cx.waker());
-            if self.shared.intent() == Intent::Abort { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-        })
-        .await;
-    }
-
-    fn queued(&self) -> u64 {
-        self.shared.outbox.unsent().0 + self.reconnect.in_flight.outstanding().0
     }
 
     /// How the session ends: what was left behind comes first, then what was refused, then why it
     /// gave up.
-    fn verdict(&mut self, why: Option<Error>, gave_up: bool) -> Result<(), Error> {
+    async fn verdict(&mut self, why: Option<Error>, gave_up: bool) -> Result<(), Error> {
         self.shared.outbox.close(Error::closed());
+        if self.shared.intent() != Intent::Abort
+            && let ReconnectState { spooling: Some(spooling), in_flight, .. } = &mut self.reconnect
+        {
+            let left = spooling.finish(&self.shared, in_flight).await;
+            if let Some(cause) = left.into_cause(why.clone()) {
+                return Err(Error::new(cause));
+            }
+        }
         let denial = self.reconnect.denial.take();
         let why = if gave_up { why.or(denial) } else { denial.or(why) };
         let (here, there) = (self.shared.outbox.unsent(), self.reconnect.in_flight.unsent());
@@ -345,6 +339,41 @@ impl Driver {
             }));
         }
         why.filter(|why| gave_up || !why.is_network()).map_or(Ok(()), Err)
+    }
+}
+
+/// Whether something is left to send.
+fn has_more(shared: &Shared, reconnect: &ReconnectState) -> bool {
+    shared.outbox.unsent().0 + reconnect.in_flight.outstanding().0 > 0 || reconnect.holds_more()
+}
+
+/// Completes when the program asks for the end. The spool works meanwhile.
+async fn asked(shared: &Shared, reconnect: &mut ReconnectState) -> Intent {
+    poll_fn(|cx| {
+        shared.driver.register(cx.waker());
+        reconnect.keep(cx, shared, spooling::Link::None);
+        reconnect.figure(shared);
+        match shared.intent() {
+            Intent::Run => Poll::Pending,
+            intent => Poll::Ready(intent),
+        }
+    })
+    .await
+}
+
+/// Completes when what happens between connections must stop: at once when there is nothing to
+/// send or nobody to send it for, otherwise at the deadline of closing. The spool works meanwhile.
+async fn stopping(shared: &Shared, reconnect: &mut ReconnectState) {
+    if let Intent::Close(deadline) = asked(shared, reconnect).await
+        && has_more(shared, reconnect)
+    {
+        let mut deadline = pin!(sleep_until(deadline));
+        poll_fn(|cx| {
+            shared.driver.register(cx.waker());
+            reconnect.keep(cx, shared, spooling::Link::None);
+            if shared.intent() == Intent::Abort { Poll::Ready(()) } else { deadline.as_mut().poll(cx) }
+        })
+        .await;
     }
 }
 

@@ -4,12 +4,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     mem,
+    task::Context,
     time::Duration,
 };
 
 use tokio::time::Instant;
 
 use super::desired::Shared;
+use super::spooling::{Link, Spooling};
 use crate::{
     client::{
         error::Error,
@@ -24,6 +26,8 @@ use crate::{
 pub(crate) struct ReconnectState {
     /// Messages that are being written.
     pub(crate) in_flight: InFlight,
+    /// Messages on disk, and what goes there.
+    pub(crate) spooling: Option<Spooling>,
     /// A broker refused a subscription without naming it: ask for a few at a time.
     pub(crate) careful: bool,
     /// One of these was refused: half of them are asked for, and so on.
@@ -68,6 +72,35 @@ const SEARCH_AGAIN: Duration = Duration::from_millis(250);
 const LATEST: Duration = Duration::from_secs(5);
 
 impl ReconnectState {
+    /// Does for the spool what can be done now. True when HELLO must be said again.
+    pub(crate) fn keep(&mut self, cx: &mut Context<'_>, shared: &Shared, link: Link) -> bool {
+        let Self { spooling: Some(spooling), in_flight, .. } = self else { return false };
+        spooling.poll(cx, shared, in_flight, link)
+    }
+
+    /// Whether what is in the outbox comes next, and may be written.
+    pub(crate) fn is_direct(&self, shared: &Shared) -> bool {
+        self.spooling.as_ref().is_none_or(|spooling| spooling.is_direct(shared, &self.in_flight))
+    }
+
+    /// Whether nothing more is sent until everything that was is confirmed.
+    pub(crate) fn waits_for_end(&self) -> bool {
+        self.spooling.as_ref().is_some_and(Spooling::waits_for_end)
+    }
+
+    /// Whether there is more to send than what stands in outbox and `in_flight`.
+    pub(crate) fn holds_more(&self) -> bool {
+        self.spooling.as_ref().is_some_and(Spooling::holds_more)
+    }
+
+    /// Brings the figures of the session up to date.
+    pub(crate) fn figure(&self, shared: &Shared) {
+        match &self.spooling {
+            Some(spooling) => spooling.figure(shared, &self.in_flight),
+            None => shared.set_figures(&self.in_flight),
+        }
+    }
+
     /// A subscription was refused so long after it was asked for, when it was taken for good.
     pub(crate) fn refused_late(&mut self, age: Duration) {
         if age <= LATEST {

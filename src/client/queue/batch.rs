@@ -50,7 +50,7 @@ impl Batch {
     }
 
     /// Frames that were stored, with their numbers: they take up no room of the queue.
-    #[allow(dead_code, reason = "for what is stored")]
+    #[cfg(feature = "spool")]
     pub(crate) fn replayed(bytes: Bytes, messages: u32, first: u64, since: Instant) -> Self {
         Self { number: first, replayed: true, ..Self::small(bytes, messages, since, Vec::new()) }
     }
@@ -173,7 +173,7 @@ impl Batch {
         // A barrier behind the last of them goes with them.
         let behind = self.waiters.partition_point(|(index, waiter)| match waiter {
             Waiter::Barrier(_) => *index <= extent.messages,
-            Waiter::Receipt(_) | Waiter::Told => *index < extent.messages,
+            _ => *index < extent.messages,
         });
         let mut waiters = self.waiters.split_off(behind);
         for (index, _) in &mut waiters {

@@ -241,6 +241,77 @@ impl InFlight {
         removed
     }
 
+    /// Gives a number to each message that has none, in order.
+    #[cfg(feature = "spool")]
+    pub(crate) fn number(&mut self) {
+        for batch in self.batches.iter_mut().chain(&mut self.kept).filter_map(OutgoingBatch::batch_mut) {
+            self.unconfirmed.number(batch);
+        }
+    }
+
+    /// Takes out the newest batches: from the first on that does not stay. One that is partly
+    /// written stays, and so does everything on a connection that is being left.
+    #[cfg(feature = "spool")]
+    pub(crate) fn split_off(&mut self, mut stays: impl FnMut(&Batch) -> bool) -> VecDeque<Batch> {
+        let begun = usize::from(self.offset > 0);
+        let goes =
+            |(at, batch): (usize, &OutgoingBatch)| batch.batch().is_some_and(|batch| !stays(batch) && at >= begun);
+        let Some(at) = self.batches.iter().enumerate().position(goes).filter(|_| self.kept.is_empty()) else {
+            return VecDeque::new();
+        };
+        let mut taken = VecDeque::new();
+        for batch in self.batches.split_off(at) {
+            match batch {
+                OutgoingBatch::Messages(batch) => {
+                    self.uncount(batch.messages().into(), batch.len());
+                    taken.push_back(batch);
+                }
+                // It goes before what is not written any more.
+                control @ OutgoingBatch::Control(_) => self.batches.push_back(control),
+            }
+        }
+        taken
+    }
+
+    /// Puts batches behind everything that is here.
+    #[cfg(feature = "spool")]
+    pub(crate) fn append_batches(&mut self, batches: &mut VecDeque<Batch>) {
+        for batch in batches.drain(..) {
+            self.count(batch.messages().into(), batch.len());
+            let last = if self.kept.is_empty() { &mut self.batches } else { &mut self.kept };
+            last.push_back(OutgoingBatch::Messages(batch));
+        }
+    }
+
+    /// The newest number that is here, or was.
+    #[cfg(feature = "spool")]
+    pub(crate) fn newest(&self) -> u64 {
+        let here = self.batches.iter().chain(&self.kept).rev().find_map(OutgoingBatch::batch);
+        let written = || self.unconfirmed.batches().last();
+        here.or_else(written).and_then(Batch::last).unwrap_or(0).max(self.unconfirmed.next() - 1)
+    }
+
+    /// Lets go what the broker has decided although it is not written: another program has sent it.
+    pub(crate) fn drop_decided(&mut self) {
+        let decided = self.unconfirmed.decided();
+        let mut at = 0;
+        while let Some(batch) = self.batches.get_mut(at) {
+            let Some(batch) = batch.batch_mut() else {
+                at += 1;
+                continue;
+            };
+            let Some(first) = batch.number().filter(|first| *first <= decided) else { return };
+            let known = u32::try_from(decided + 1 - first).unwrap_or(u32::MAX);
+            if let Some(known) = batch.split_messages(known) {
+                self.uncount(known.messages().into(), known.len());
+                return;
+            }
+            if let Some(OutgoingBatch::Messages(batch)) = self.batches.remove(at) {
+                self.uncount(batch.messages().into(), batch.len());
+            }
+        }
+    }
+
     /// Messages and bytes that are not written whole.
     pub(crate) fn unsent(&self) -> (u64, usize) {
         self.unsent

@@ -58,6 +58,8 @@ pub(crate) struct Outbox {
     longest: AtomicU32,
     /// There is a [`YIELD_AFTER`] that the driver has not seen.
     yield_due: AtomicBool,
+    /// Somebody waits for room, or has found none.
+    starved: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -80,6 +82,10 @@ struct State {
     spare: Vec<BytesMut>,
     /// The driver found nothing to send and must be woken by the next message.
     driver_idle: bool,
+    /// The driver must be woken by the message that leaves less than half of the room.
+    wakes_when_low: bool,
+    /// It was.
+    told_low: bool,
     quarantine: Vec<Quarantined>,
     closed: Option<Error>,
 }
@@ -106,6 +112,7 @@ impl Outbox {
             largest: AtomicU32::new(u32::MAX),
             longest: AtomicU32::new(0),
             yield_due: AtomicBool::new(false),
+            starved: AtomicBool::new(false),
             state: Mutex::default(),
         }
     }
@@ -178,7 +185,9 @@ impl Outbox {
             self.count(state);
         }
         state.accepted += 1;
-        Ok(mem::take(&mut state.driver_idle))
+        let is_low = state.wakes_when_low && !state.told_low && self.is_low();
+        state.told_low |= is_low;
+        Ok(mem::take(&mut state.driver_idle) || is_low)
     }
 
     /// Adds a barrier behind everything that is accepted. True when the driver must be woken.
@@ -237,9 +246,54 @@ impl Outbox {
         }
     }
 
+    /// From now on, the driver is also woken when the queue is half full.
+    #[cfg(feature = "spool")]
+    pub(crate) fn wake_when_low(&self) {
+        self.state.lock().wakes_when_low = true;
+    }
+
+    /// Whether the queue is half full, or somebody waits for room.
+    pub(crate) fn is_low(&self) -> bool {
+        self.free() < self.capacity / 2 || self.starved.load(Relaxed)
+    }
+
+    /// Notes that somebody waits for room.
+    #[cfg(feature = "spool")]
+    pub(crate) fn starve(&self) {
+        self.starved.store(true, Relaxed);
+    }
+
+    /// Whether somebody waits for room, or has found none since some was released.
+    #[cfg(feature = "spool")]
+    pub(crate) fn is_starved(&self) -> bool {
+        self.starved.load(Relaxed)
+    }
+
+    /// When the oldest message was accepted; without one, barriers go to `to`, and the next message
+    /// wakes the driver. So does the next that finds the queue half full.
+    #[cfg(feature = "spool")]
+    pub(crate) fn watch(&self, to: &mut InFlight) -> Option<Instant> {
+        let mut state = self.state.lock();
+        state.told_low = false;
+        let oldest = match state.sealed.front() {
+            Some(OutgoingBatch::Messages(batch)) => Some(batch.since()),
+            _ => state.tail_since,
+        };
+        if oldest.is_none() {
+            state.driver_idle = true;
+            if !state.barriers.is_empty() {
+                to.push_barriers(mem::take(&mut state.barriers));
+            }
+        }
+        oldest
+    }
+
     /// Makes bytes available again that left the queue.
     pub(crate) fn release(&self, bytes: usize) {
-        self.room.add_permits(bytes);
+        if bytes > 0 {
+            self.starved.store(false, Relaxed);
+            self.room.add_permits(bytes);
+        }
     }
 
     /// Refuses a channel for a while; false when it was refused already. Messages that are queued

@@ -52,6 +52,9 @@ pub(crate) struct Unconfirmed {
     /// The waiters, by number, in order; for a barrier, the number of the message before it. Also of
     /// numbered messages that are not here.
     waiters: VecDeque<(u64, Waiter)>,
+    /// How many of them wait until their message is durable.
+    #[cfg(feature = "spool")]
+    storing: usize,
     /// All numbers up to here are settled.
     settled: u64,
     /// All numbers up to here are decided.
@@ -81,7 +84,7 @@ enum Answer {
 impl Unconfirmed {
     /// A stream that an earlier start of the program has stored: what it has from `first` to `last`
     /// is replayed.
-    #[allow(dead_code, reason = "for what is stored")]
+    #[cfg(feature = "spool")]
     pub(crate) fn stored(stream: StreamId, first: u64, last: u64) -> Self {
         let before = first.saturating_sub(1);
         Self {
@@ -113,7 +116,7 @@ impl Unconfirmed {
     }
 
     /// The newest number that was given to a message.
-    #[allow(dead_code, reason = "for what is stored")]
+    #[cfg(feature = "spool")]
     pub(crate) fn last(&self) -> u64 {
         self.last
     }
@@ -132,6 +135,10 @@ impl Unconfirmed {
         for (index, waiter) in batch.give_number(first) {
             let number = first + u64::from(index);
             let number = if matches!(waiter, Waiter::Barrier(_)) { number - 1 } else { number };
+            #[cfg(feature = "spool")]
+            if matches!(waiter, Waiter::Stored(_)) {
+                self.storing += 1;
+            }
             self.waiters.push_back((number, waiter));
         }
         self.last += u64::from(batch.messages());
@@ -275,7 +282,8 @@ impl Unconfirmed {
             if *number >= end {
                 break;
             }
-            if matches!(waiter, Waiter::Barrier(_)) {
+            // Others are about more than whether it was refused.
+            if !matches!(waiter, Waiter::Receipt(_)) {
                 continue;
             }
             if let Waiter::Receipt(receipt) = std::mem::replace(waiter, Waiter::Told) {
@@ -345,11 +353,64 @@ impl Unconfirmed {
                     self.count_to(number);
                     self.answers.push(Answer::Barrier(barrier, self.totals));
                 }
+                #[cfg(feature = "spool")]
+                Waiter::Stored(stored) => {
+                    self.storing -= 1;
+                    drop(stored.send(Ok(())));
+                }
                 Waiter::Told => {}
             }
         }
         self.count_to(to);
         waiting
+    }
+
+    /// Answers those who wait until messages up to here are durable.
+    #[cfg(feature = "spool")]
+    pub(crate) fn answer_stored(&mut self, to: u64) {
+        if self.storing == 0 {
+            return;
+        }
+        for (number, waiter) in &mut self.waiters {
+            if *number > to {
+                return;
+            }
+            if matches!(waiter, Waiter::Stored(_))
+                && let Waiter::Stored(stored) = std::mem::replace(waiter, Waiter::Told)
+            {
+                self.storing -= 1;
+                drop(stored.send(Ok(())));
+            }
+        }
+    }
+
+    /// Gives up what is not settled of the numbers up to here, when nothing is unconfirmed: those
+    /// who wait for them hear why. Returns how many these are.
+    #[cfg(feature = "spool")]
+    pub(crate) fn give_up_to(&mut self, to: u64, cause: &Error) -> u64 {
+        debug_assert!(self.batches.is_empty(), "something is unconfirmed");
+        let Some(lost) = to.checked_sub(self.settled).filter(|lost| *lost > 0) else { return 0 };
+        let waiting = self.waiters.partition_point(|(number, _)| *number <= to);
+        self.refused.retain(|range| *range.start() > to);
+        self.totals.lost += lost;
+        for (_, waiter) in self.waiters.drain(..waiting) {
+            match waiter {
+                Waiter::Barrier(barrier) => self.answers.push(Answer::Barrier(barrier, self.totals)),
+                Waiter::Receipt(receipt) => self.answers.push(Answer::Receipt(receipt, Err(cause.clone()))),
+                waiter => {
+                    self.storing -= usize::from(matches!(waiter, Waiter::Stored(_)));
+                    waiter.fail(cause.clone());
+                }
+            }
+        }
+        (self.settled, self.decided) = (to, self.decided.max(to));
+        (self.written, self.last) = (self.written.max(to), self.last.max(to));
+        lost
+    }
+
+    /// The newest number that the broker has decided.
+    pub(crate) fn decided(&self) -> u64 {
+        self.decided
     }
 
     fn receipt(&self, number: u64) -> Result<Receipt, Error> {
@@ -409,7 +470,7 @@ impl Unconfirmed {
     }
 
     /// The batches, oldest first, each with its numbers.
-    #[allow(dead_code, reason = "for what is stored")]
+    #[cfg(feature = "spool")]
     pub(crate) fn batches(&self) -> impl Iterator<Item = &Batch> {
         self.batches.iter()
     }

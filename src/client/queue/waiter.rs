@@ -14,6 +14,9 @@ pub(crate) enum Waiter {
     Receipt(oneshot::Sender<Result<Receipt, Error>>),
     /// For the moment when all messages before it are decided.
     Barrier(oneshot::Sender<Result<Flushed, Error>>),
+    /// For the moment when a message is durable, or decided.
+    #[cfg(feature = "spool")]
+    Stored(oneshot::Sender<Result<(), Error>>),
     /// The place of a receipt whose publisher has heard that the message was refused.
     Told,
 }
@@ -24,6 +27,8 @@ impl Waiter {
         match self {
             Self::Receipt(receipt) => drop(receipt.send(Err(cause))),
             Self::Barrier(barrier) => drop(barrier.send(Err(cause))),
+            #[cfg(feature = "spool")]
+            Self::Stored(stored) => drop(stored.send(Err(cause))),
             Self::Told => {}
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    mem,
     sync::Arc,
     time::Duration,
 };
@@ -312,7 +313,9 @@ impl Engine {
         }
         let last = self.appended.back().map(Batch::last);
         self.appended.clear();
-        self.shared.state.lock().durable = last;
+        let mut state = self.shared.state.lock();
+        (state.durable, state.has_changed) = (last, true);
+        drop(state);
         if self.since.is_none() {
             self.since = Some(now);
             self.tell(SpoolNews::Spooling);
@@ -364,7 +367,8 @@ impl Engine {
 
     fn answer(&mut self, answer: Answer) {
         self.request = None;
-        self.shared.state.lock().answer = Some(answer);
+        let mut state = self.shared.state.lock();
+        (state.answer, state.has_changed) = (Some(answer), true);
     }
 
     /// Reads about a chunk; whether there was something. `None` when the disk fails.
@@ -466,7 +470,9 @@ impl Engine {
         }
         let backlog = self.waiting.iter().chain(&self.appended).map(Batch::bytes).sum::<usize>();
         let mut state = self.shared.state.lock();
+        let before = state.backlog;
         state.backlog = backlog + state.work.batches.iter().map(Batch::bytes).sum::<usize>();
+        state.has_changed |= state.backlog < before;
         let status = &mut state.status;
         if let Some(Opened { log, .. }) = &self.opened {
             (status.bytes, status.messages) = (log.size(), log.last().number.saturating_sub(log.cursor().number));
@@ -482,9 +488,12 @@ impl Engine {
         if close {
             // The folder is free before it is said to be.
             self.opened = None;
-            self.shared.state.lock().is_closed = true;
+            let mut state = self.shared.state.lock();
+            (state.is_closed, state.has_changed) = (true, true);
         }
-        self.shared.waker.wake();
+        if mem::take(&mut self.shared.state.lock().has_changed) {
+            self.shared.waker.wake();
+        }
     }
 }
 

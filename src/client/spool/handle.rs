@@ -21,7 +21,13 @@ use crate::wire::{
 pub struct SpoolHandle {
     shared: Arc<Shared>,
     /// The engine, where it does its work inline.
-    inline: Option<Mutex<Engine>>,
+    inline: Option<Mutex<Inline>>,
+}
+
+struct Inline {
+    engine: Engine,
+    /// When it has something to do by itself.
+    due: Option<Instant>,
 }
 
 impl SpoolHandle {
@@ -34,7 +40,7 @@ impl SpoolHandle {
         let shared = Arc::new(Shared::default());
         let mut engine = Engine::new(spool.clone(), ident, limits, Arc::clone(&shared));
         if spool.inline {
-            let handle = Self { shared, inline: Some(Mutex::new(engine)) };
+            let handle = Self { shared, inline: Some(Mutex::new(Inline { engine, due: None })) };
             handle.run();
             return Ok(handle);
         }
@@ -143,6 +149,12 @@ impl SpoolHandle {
         }
     }
 
+    /// When an inline engine has something to do by itself.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        self.inline.as_ref()?.lock().due
+    }
+
     fn ask<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let result = change(&mut self.shared.state.lock());
         match self.inline {
@@ -155,8 +167,9 @@ impl SpoolHandle {
     }
 
     fn run(&self) {
-        if let Some(engine) = &self.inline {
-            engine.lock().turn(Instant::now());
+        if let Some(inline) = &self.inline {
+            let mut inline = inline.lock();
+            inline.due = inline.engine.turn(Instant::now());
         }
     }
 }

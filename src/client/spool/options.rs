@@ -52,10 +52,10 @@ pub enum WhenFull {
 pub struct Spool {
     place: Place,
     pub(super) max_bytes: u64,
-    pub(super) after: Duration,
-    pub(super) when_full: WhenFull,
-    pub(super) required: bool,
-    pub(super) write_through: bool,
+    pub(crate) after: Duration,
+    pub(crate) when_full: WhenFull,
+    pub(crate) required: bool,
+    pub(crate) write_through: bool,
     pub(super) inline: bool,
     pub(super) clock: fn() -> i64,
 }

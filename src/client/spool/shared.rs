@@ -74,6 +74,7 @@ pub(super) struct Work {
 }
 
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is told by one side and read by the other")]
 pub(super) struct State {
     pub(super) work: Work,
     /// Bytes of batches that are not durable.
@@ -87,6 +88,8 @@ pub(super) struct State {
     pub(super) news: VecDeque<SpoolNews>,
     pub(super) status: SpoolStatus,
     pub(super) is_open: bool,
+    /// There is something for the driver to look at.
+    pub(super) has_changed: bool,
     pub(super) is_closed: bool,
 }
 
@@ -121,6 +124,7 @@ impl State {
     }
 
     pub(super) fn tell(&mut self, news: SpoolNews) {
+        self.has_changed = true;
         match (self.news.back_mut(), &news) {
             (Some(SpoolNews::Damaged(sum)), SpoolNews::Damaged(more))
             | (Some(SpoolNews::Dropped(sum)), SpoolNews::Dropped(more)) => *sum += more,

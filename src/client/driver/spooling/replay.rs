@@ -1,0 +1,216 @@
+//! Replaying: what is read back from disk, the oldest stream first, and how the streams follow each
+//! other.
+
+use std::mem;
+
+use tokio::time::Instant;
+
+use super::{Link, Spooling};
+use crate::{
+    client::{
+        driver::desired::Shared,
+        error::{Cause, Error},
+        queue::{batch::Batch, in_flight::InFlight, unconfirmed::Unconfirmed},
+        spool::{Answer, Chunk},
+    },
+    wire::extension::StreamPosition,
+};
+
+/// More than any number of a stored stream: how many it has is known when it was read.
+const NO_LAST: u64 = u64::MAX - 1;
+
+impl Spooling {
+    /// Takes in what was read, and asks for more. True when the stream, or its next number, has
+    /// changed.
+    pub(super) fn read(&mut self, shared: &Shared, in_flight: &mut InFlight, link: Link) -> bool {
+        if !self.handle.is_open() {
+            return false;
+        }
+        match self.handle.answer() {
+            Some(Answer::Chunk(chunk)) => (self.asked, self.chunk) = (false, Some(chunk)),
+            Some(Answer::End) => {
+                (self.asked, self.ended) = (false, Some(self.asked_for));
+                self.is_read = true;
+            }
+            None => {}
+        }
+        let changed = match self.chunk.take() {
+            Some(chunk) => self.place(chunk, shared, in_flight, link),
+            None => self.at_end(in_flight, link),
+        };
+        self.ask(shared, in_flight, link);
+        changed
+    }
+
+    /// Asks for more, if there is room for it.
+    fn ask(&mut self, shared: &Shared, in_flight: &InFlight, link: Link) {
+        // What was read back and is not confirmed stands in memory besides the queue. So much makes a
+        // connection without acknowledgements end, which confirms it.
+        let has_room = link == Link::Up && in_flight.outstanding().1 < shared.outbox.capacity() / 2;
+        let is_wanted = match (self.parked.is_some(), self.head) {
+            _ if self.asked || self.chunk.is_some() => false,
+            // Whether there is anything.
+            (false, _) if !self.is_read => true,
+            (true, _) => !self.is_read && has_room,
+            (false, Some(head)) => head < self.on_disk && has_room,
+            (false, None) => false,
+        };
+        if is_wanted {
+            let (stream, last) = (self.live(in_flight).stream(), self.live(in_flight).last());
+            // What is in memory is not wanted.
+            let number = self.head.filter(|head| *head < self.on_disk).unwrap_or(last);
+            (self.asked, self.asked_for, self.ended) = (true, self.on_disk, None);
+            self.handle.read(Some(StreamPosition { stream, number }));
+        }
+    }
+
+    /// Puts a chunk behind what is about to be written, or keeps it until that can be done.
+    fn place(&mut self, chunk: Chunk, shared: &Shared, in_flight: &mut InFlight, link: Link) -> bool {
+        let live = self.live(in_flight).stream();
+        let is_live = chunk.stream == live;
+        if is_live {
+            // Nothing older is left.
+            self.is_read = true;
+        }
+        if chunk.stream == in_flight.unconfirmed.stream() {
+            let before = match self.head {
+                Some(head) if is_live => head,
+                _ => in_flight.newest(),
+            };
+            if chunk.last() <= before {
+                return false;
+            }
+            if link != Link::Up {
+                self.chunk = Some(chunk);
+                return false;
+            }
+            if chunk.first <= before + 1 {
+                self.push(chunk, before, shared, in_flight);
+                return false;
+            }
+            // Numbers are counted on both sides: a gap is said in HELLO, when nothing is unconfirmed.
+            if in_flight.outstanding().0 > 0 {
+                (self.is_blocked, self.chunk) = (true, Some(chunk));
+                return false;
+            }
+            self.give_up(chunk.first - 1, in_flight);
+            self.chunk = Some(chunk);
+            return true;
+        }
+        if in_flight.outstanding().0 > 0 || link == Link::Pending {
+            (self.is_blocked, self.chunk) = (true, Some(chunk));
+            return false;
+        }
+        let keeping = in_flight.unconfirmed.keeping();
+        if is_live {
+            self.unpark(in_flight);
+        } else {
+            let mut stored = Unconfirmed::stored(chunk.stream, chunk.first, NO_LAST);
+            stored.keep(keeping);
+            self.released = chunk.first - 1;
+            let before = mem::replace(&mut in_flight.unconfirmed, stored);
+            if self.parked.is_none() {
+                self.head.get_or_insert(before.last());
+                self.parked = Some(before);
+            }
+        }
+        self.chunk = Some(chunk);
+        true
+    }
+
+    fn push(&mut self, chunk: Chunk, before: u64, shared: &Shared, in_flight: &mut InFlight) {
+        let (mut first, last) = (chunk.first, chunk.last());
+        for (frames, messages) in chunk.pieces {
+            let Ok(count) = u32::try_from(messages) else { continue };
+            let mut batch = Batch::replayed(frames, count, first, Instant::now());
+            first += messages;
+            if batch.last() <= Some(before) {
+                continue;
+            }
+            let known = u32::try_from((before + 1).saturating_sub(first - messages)).unwrap_or(u32::MAX);
+            // What is known already stays behind.
+            drop(batch.split_messages(known));
+            in_flight.append_batches(&mut [batch].into());
+        }
+        if self.parked.is_none() {
+            (self.head, self.given) = (Some(last), last);
+            // What is in memory as well is not needed twice.
+            while let Some(mut batch) = self.tail.pop_front() {
+                if batch.number() > Some(last) {
+                    self.tail.push_front(batch);
+                    break;
+                }
+                let known = batch.number().map_or(0, |number| last + 1 - number);
+                match batch.split_messages(u32::try_from(known).unwrap_or(u32::MAX)) {
+                    Some(known) => {
+                        shared.outbox.release(known.room());
+                        self.tail.push_front(batch);
+                        break;
+                    }
+                    None => shared.outbox.release(batch.room()),
+                }
+            }
+        }
+    }
+
+    /// Everything on disk was read: what is missing of it is lost, and what follows is in memory.
+    fn at_end(&mut self, in_flight: &mut InFlight, link: Link) -> bool {
+        let Some(read) = self.ended else { return false };
+        let is_missing = self.head.is_some_and(|head| head < read);
+        if self.parked.is_none() && !is_missing {
+            self.ended = None;
+            return false;
+        }
+        if in_flight.outstanding().0 > 0 || link == Link::Pending {
+            self.is_blocked = true;
+            return false;
+        }
+        self.ended = None;
+        if self.parked.is_some() {
+            self.unpark(in_flight);
+        } else {
+            self.give_up(read, in_flight);
+        }
+        true
+    }
+
+    /// Goes on with the stream of this program.
+    fn unpark(&mut self, in_flight: &mut InFlight) {
+        let Some(mut parked) = self.parked.take() else { return };
+        parked.keep(in_flight.unconfirmed.keeping());
+        in_flight.unconfirmed = parked;
+        self.released = (in_flight.unconfirmed.next() - 1).min(self.stored);
+    }
+
+    /// Numbers up to here are not sent any more: they were dropped, or cannot be read.
+    fn give_up(&mut self, to: u64, in_flight: &mut InFlight) {
+        in_flight.unconfirmed.give_up_to(to, &Error::new(Cause::Lost));
+        if self.parked.is_none() {
+            self.head = Some(to);
+            self.on_disk = self.on_disk.max(to);
+        }
+    }
+
+    /// Puts the tail behind what is about to be written, when nothing on disk comes before it. True
+    /// when its first number is not the next one.
+    pub(super) fn load(&mut self, in_flight: &mut InFlight, link: Link) -> bool {
+        let Some(head) = self.head else { return false };
+        if self.parked.is_some() || head < self.on_disk || self.chunk.is_some() {
+            return false;
+        }
+        let mut changed = false;
+        if let Some(first) = self.tail.front().and_then(Batch::number)
+            && first > head + 1
+        {
+            if in_flight.outstanding().0 > 0 || link == Link::Pending {
+                self.is_blocked = true;
+                return false;
+            }
+            self.give_up(first - 1, in_flight);
+            changed = true;
+        }
+        in_flight.append_batches(&mut self.tail);
+        self.head = None;
+        changed
+    }
+}

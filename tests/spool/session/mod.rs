@@ -1,0 +1,8 @@
+//! Sessions with a spool, in virtual time: a model of a broker, and disks that are simulated.
+
+mod broker;
+mod ending;
+mod full;
+mod online;
+mod replay;
+mod sensor;

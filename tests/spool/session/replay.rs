@@ -1,0 +1,237 @@
+//! Messages that outlive the connection and the program.
+
+use std::time::Duration;
+
+use hpfeeds::ClientSession;
+use tokio::time::sleep;
+
+use super::{
+    broker::{Broker, assert_all, assert_are},
+    online::{SECOND, told},
+};
+use crate::{sim_disk::SimDisk, support::small};
+
+async fn publish(session: &ClientSession, numbers: std::ops::Range<u32>, length: usize) {
+    for number in numbers {
+        session.publish("c", format!("{number} {}", "x".repeat(length))).await.unwrap();
+    }
+}
+
+fn texts(numbers: std::ops::Range<u32>) -> Vec<String> {
+    numbers.map(|number| number.to_string()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_killed_program_loses_at_most_what_is_younger_than_after() {
+    let (broker, disk) = (Broker::new(), SimDisk::new(1));
+    broker.set(|settings| settings.down = true);
+    let session = broker.session().spool(small(&disk)).start().unwrap();
+    publish(&session, 0..100, 50).await;
+    sleep(SECOND + Duration::from_millis(100)).await;
+    publish(&session, 100..110, 50).await;
+    // A power cut: only what is durable is there.
+    let images: Vec<_> = (0..20).map(|seed| disk.crash(seed)).collect();
+    drop(session);
+    for image in images {
+        let broker = Broker::new();
+        let session = broker.session().spool(small(&image)).connect().await.unwrap();
+        publish(&session, 200..210, 50).await;
+        session.flush().await.unwrap();
+        assert_are(&broker, (0..100).chain(200..210), 0);
+        let hellos = broker.hellos();
+        let [(old, 1), (new, 1)] = hellos[..] else { panic!("one HELLO for each stream: {hellos:?}") };
+        assert_ne!(old, new, "a stream from disk is never appended to");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_of_several_programs_come_oldest_first_and_each_once() {
+    let (broker, disk) = (Broker::new(), SimDisk::new(1));
+    broker.set(|settings| settings.down = true);
+    for program in 0..4 {
+        let session = broker.session().spool(small(&disk)).start().unwrap();
+        publish(&session, program * 100..program * 100 + 100, 100).await;
+        sleep(2 * SECOND).await;
+        drop(session);
+    }
+    broker.set(|settings| settings.down = false);
+    let mut session = broker.session().spool(small(&disk)).connect().await.unwrap();
+    let mut events = session.events();
+    publish(&session, 400..500, 100).await;
+    session.flush().await.unwrap();
+    assert_all(&broker, 500);
+    assert_eq!(broker.hellos().len(), 5);
+    session.close().await.unwrap();
+    assert_eq!(told(&mut events), ["spooling", "drained"]);
+    let names: Vec<_> = disk.files().into_keys().collect();
+    assert_eq!(names, ["cursor", "spool"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_fit_in_memory_is_read_back_in_order_behind_what_does() {
+    let (broker, disk) = (Broker::new(), SimDisk::new(1));
+    let spool = small(&disk).max_bytes(64 << 20);
+    let session = broker.session().send_queue(1 << 20).spool(spool).connect().await.unwrap();
+    publish(&session, 0..10, 1000).await;
+    session.flush().await.unwrap();
+    broker.kill(true);
+    // Far more than the queue holds.
+    publish(&session, 10..20_000, 1000).await;
+    let stats = session.stats();
+    assert!(stats.queued < 2000 && stats.spooled > 18_000, "{stats:?}");
+    broker.set(|settings| settings.down = false);
+    // New ones wait behind those on disk.
+    publish(&session, 20_000..20_500, 1000).await;
+    let flushed = session.flush().await.unwrap();
+    assert_eq!((flushed.confirmed, flushed.lost), (20_500, 0));
+    assert_all(&broker, 20_500);
+    sleep(2 * SECOND).await;
+    assert_eq!((session.stats().spooled, session.stats().queued), (0, 0));
+    // It is as before.
+    let before = disk.operations();
+    publish(&session, 20_500..20_600, 1000).await;
+    session.flush().await.unwrap();
+    assert_eq!((disk.operations(), broker.count()), (before, 20_600));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_is_killed_again_and_again_gets_everything_once() {
+    let (broker, disk) = (Broker::new(), SimDisk::new(1));
+    broker.set(|settings| settings.ack_after = Some(Duration::from_millis(700)));
+    let spool = small(&disk).max_bytes(64 << 20);
+    let session = broker.session().send_queue(1 << 20).spool(spool).start().unwrap();
+    for round in 0..20 {
+        publish(&session, round * 500..round * 500 + 500, 1000).await;
+        sleep(Duration::from_millis(u64::from(round) * 130 % 900)).await;
+        broker.kill(round % 3 == 0);
+        sleep(SECOND).await;
+        broker.set(|settings| settings.down = false);
+    }
+    session.flush().await.unwrap();
+    let (all, _) = broker.unique();
+    assert_eq!(all, texts(0..10_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copied_spool_makes_nothing_new_look_like_a_repeat() {
+    let (broker, disk) = (Broker::new(), SimDisk::new(1));
+    broker.set(|settings| settings.down = true);
+    let session = broker.session().spool(small(&disk)).start().unwrap();
+    publish(&session, 0..500, 100).await;
+    sleep(2 * SECOND).await;
+    drop(session);
+    let copies = [disk.kill(), disk.kill(), disk.kill()];
+    broker.set(|settings| settings.down = false);
+    let sessions: Vec<_> = copies.iter().map(|copy| broker.session().spool(small(copy)).start().unwrap()).collect();
+    for (program, session) in (1..).zip(&sessions) {
+        publish(session, program * 1000..program * 1000 + 100, 100).await;
+    }
+    for session in &sessions {
+        session.flush().await.unwrap();
+    }
+    let (mut all, _) = broker.unique();
+    all.sort_by_key(|text| text.parse::<u32>().unwrap());
+    assert_eq!(all, [texts(0..500), texts(1000..1100), texts(2000..2100), texts(3000..3100)].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn repeats_come_only_where_the_broker_has_forgotten_the_stream() {
+    let (broker, disk) = (Broker::new(), SimDisk::new(1));
+    let session = broker.session().spool(small(&disk)).connect().await.unwrap();
+    publish(&session, 0..100, 50).await;
+    session.flush().await.unwrap();
+    broker.set(|settings| settings.ack_after = None);
+    publish(&session, 100..150, 50).await;
+    sleep(2 * SECOND).await;
+    assert_eq!(broker.count(), 150);
+    broker.forget();
+    broker.kill(false);
+    broker.set(|settings| settings.ack_after = Some(Duration::ZERO));
+    session.flush().await.unwrap();
+    // What was confirmed does not come again, what was not does.
+    assert_are(&broker, 0..150, 50);
+    assert_eq!(session.stats().resent, 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_another_program_has_sent_is_released_without_sending_it() {
+    let (broker, disk) = (Broker::new(), SimDisk::new(1));
+    broker.set(|settings| settings.down = true);
+    let session = broker.session().spool(small(&disk)).start().unwrap();
+    publish(&session, 0..2000, 100).await;
+    sleep(2 * SECOND).await;
+    drop(session);
+    let copy = disk.kill();
+    broker.set(|settings| settings.down = false);
+    let mut first = broker.session().spool(small(&disk)).connect().await.unwrap();
+    sleep(3 * SECOND).await;
+    first.close().await.unwrap();
+    assert_eq!(broker.count(), 2000);
+    let mut second = broker.session().spool(small(&copy)).connect().await.unwrap();
+    publish(&second, 3000..3010, 100).await;
+    second.close().await.unwrap();
+    assert_are(&broker, (0..2000).chain(3000..3010), 0);
+    let names: Vec<_> = copy.files().into_keys().collect();
+    assert_eq!(names, ["cursor", "spool"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_foreign_stream_is_renamed_on_disk_as_well() {
+    let (broker, disk) = (Broker::new(), SimDisk::new(1));
+    let spool = small(&disk).max_bytes(64 << 20);
+    let session = broker.session().send_queue(1 << 20).spool(spool).connect().await.unwrap();
+    publish(&session, 0..10, 1000).await;
+    session.flush().await.unwrap();
+    broker.kill(true);
+    publish(&session, 10..4000, 1000).await;
+    assert!(session.stats().spooled > 2000);
+    broker.confuse();
+    broker.set(|settings| settings.down = false);
+    session.flush().await.unwrap();
+    assert_all(&broker, 4000);
+    sleep(2 * SECOND).await;
+    assert_eq!(session.stats().spooled, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_without_the_extension_gets_the_same_order() {
+    let (broker, disk) = (Broker::new(), SimDisk::new(1));
+    broker.set(|settings| (settings.down, settings.extended) = (true, false));
+    for program in 0..2 {
+        let session = broker.session().spool(small(&disk)).start().unwrap();
+        publish(&session, program * 100..program * 100 + 100, 100).await;
+        sleep(2 * SECOND).await;
+        drop(session);
+    }
+    broker.set(|settings| settings.down = false);
+    let mut session = broker.session().spool(small(&disk)).connect().await.unwrap();
+    publish(&session, 200..300, 100).await;
+    session.close().await.unwrap();
+    assert_all(&broker, 300);
+}
+
+#[tokio::test(start_paused = true)]
+async fn receipts_come_for_messages_that_were_on_disk_alone() {
+    let (broker, disk) = (Broker::new(), SimDisk::new(1));
+    let spool = small(&disk).max_bytes(64 << 20);
+    let session = broker.session().send_queue(1 << 20).spool(spool).connect().await.unwrap();
+    broker.kill(true);
+    let publisher = session.publisher();
+    let tasks: Vec<_> = (0..3000)
+        .map(|number| {
+            let publisher = publisher.clone();
+            let text = format!("{number} {}", "x".repeat(1000));
+            tokio::spawn(async move { publisher.publish_confirmed("c", text).await })
+        })
+        .collect();
+    sleep(3 * SECOND).await;
+    assert!(session.stats().spooled > 2000, "{:?}", session.stats());
+    broker.set(|settings| settings.down = false);
+    let mut numbers = Vec::new();
+    for task in tasks {
+        numbers.push(task.await.unwrap().unwrap().position().number);
+    }
+    numbers.sort_unstable();
+    assert!(numbers.into_iter().eq(1..=3000), "one for each");
+    assert_eq!((broker.unique().0.len(), broker.count()), (3000, 3000));
+}
