@@ -318,3 +318,28 @@ fn batches_that_wait_for_a_sync_share_the_next_one() {
     wait_for("all of them", || spool.durable() == Some(at(1, 99)));
     assert!(sim.syncs() <= before + 3, "{} syncs", sim.syncs() - before);
 }
+
+#[tokio::test]
+async fn a_disk_that_stands_still_does_not_stop_a_session() {
+    let sim = SimDisk::new(1);
+    let disk = StallingDisk::new(&sim);
+    let broker = hpfeeds_broker::Broker::dev().await.unwrap();
+    let builder = || hpfeeds::ClientSession::builder(broker.local_addr(), "dev", "dev");
+    let spool = Spool::disk(Arc::new(disk.clone())).after(Duration::from_millis(10));
+    let mut session = builder().spool(spool).connect().await.unwrap();
+    let mut collector = builder().connect().await.unwrap();
+    collector.subscribe_confirmed("c").await.unwrap();
+    disk.stall(true);
+    for number in 0..2000 {
+        session.publish("c", number.to_string()).await.unwrap();
+        if number % 500 == 0 {
+            // Something becomes old enough to be written now and then.
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        let (_, _, payload) = collector.read().await.unwrap();
+        assert_eq!(payload, number.to_string());
+    }
+    session.flush().await.unwrap();
+    disk.stall(false);
+    session.close().await.unwrap();
+}

@@ -4,6 +4,8 @@
 
 mod crash;
 mod faults;
+#[cfg(unix)]
+mod killed;
 mod owner;
 #[cfg(unix)]
 mod real;

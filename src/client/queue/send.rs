@@ -117,6 +117,12 @@ impl Outbox {
         }
     }
 
+    /// The longest frame that the broker takes, in bytes.
+    #[cfg(feature = "spool")]
+    pub(crate) fn largest(&self) -> u32 {
+        self.largest.load(Relaxed)
+    }
+
     pub(crate) fn capacity(&self) -> usize {
         self.capacity
     }

@@ -208,6 +208,8 @@ impl Engine {
 
     /// Takes what the handle asks for.
     fn take(&mut self, work: Work) {
+        // What is released in the same turn need not be written.
+        self.waiting.extend(work.batches);
         for to in work.released {
             self.release(to);
         }
@@ -223,7 +225,6 @@ impl Engine {
             }
             self.renamed.push((from, to));
         }
-        self.waiting.extend(work.batches);
         self.request = work.read.or(self.request);
     }
 
@@ -240,7 +241,8 @@ impl Engine {
         // Messages of earlier programs that were not read yet are released by nobody.
         let limit = if self.reading.number() < self.old { self.reading.number() } else { u64::MAX };
         let mut to = self.runs.release(limit, |stream| self.released.get(&stream).copied().unwrap_or(0));
-        self.released.retain(|stream, _| self.runs.has(*stream));
+        let written = |stream| self.waiting.iter().chain(&self.appended).any(|batch| batch.stream == stream);
+        self.released.retain(|stream, _| self.runs.has(*stream) || written(*stream));
         let last = opened.log.last();
         let is_read = self.reading.is_empty() && self.reading.number() >= last.number;
         if is_read && self.runs.is_empty() && self.waiting.is_empty() && self.appended.is_empty() {

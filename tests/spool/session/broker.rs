@@ -60,6 +60,8 @@ pub(crate) struct Settings {
     pub(crate) extended: bool,
     /// How long an ACK takes; `None`: it never comes.
     pub(crate) ack_after: Option<Duration>,
+    /// The longest frame that it takes.
+    pub(crate) largest: Option<u32>,
     /// It refuses connections.
     pub(crate) down: bool,
 }
@@ -79,7 +81,7 @@ impl Broker {
         // What is learnt about an address is the process's.
         static PORT: AtomicU16 = AtomicU16::new(1);
         let state = State {
-            settings: Settings { extended: true, ack_after: Some(Duration::ZERO), down: false },
+            settings: Settings { extended: true, ack_after: Some(Duration::ZERO), largest: None, down: false },
             streams: BTreeMap::new(),
             connections: 0,
             received: Vec::new(),
@@ -252,6 +254,7 @@ impl Broker {
         let (decided, owner) = state.streams.entry(id).or_default();
         *owner = connection;
         let decided = *decided;
+        let largest_message = state.settings.largest;
         self.0.fences.send_modify(|fences| *fences += 1);
         let hello = BrokerHello {
             version: 1,
@@ -261,7 +264,7 @@ impl Broker {
             decided,
             level: Level::ROUTED,
             software: "model",
-            largest_message: None,
+            largest_message,
             path: Vec::new(),
             refused: Vec::new(),
         };

@@ -235,3 +235,23 @@ async fn receipts_come_for_messages_that_were_on_disk_alone() {
     assert!(numbers.into_iter().eq(1..=3000), "one for each");
     assert_eq!((broker.unique().0.len(), broker.count()), (3000, 3000));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_message_that_a_smaller_broker_does_not_take_costs_itself_alone() {
+    let (broker, disk) = (Broker::new(), SimDisk::new(1));
+    broker.set(|settings| settings.down = true);
+    let session = broker.session().spool(small(&disk)).start().unwrap();
+    publish(&session, 0..50, 100).await;
+    publish(&session, 50..51, 5000).await;
+    publish(&session, 51..100, 100).await;
+    sleep(2 * SECOND).await;
+    drop(session);
+    broker.set(|settings| (settings.down, settings.largest) = (false, Some(2000)));
+    let mut session = broker.session().spool(small(&disk)).connect().await.unwrap();
+    publish(&session, 100..150, 100).await;
+    session.flush().await.unwrap();
+    assert_are(&broker, (0..50).chain(51..150), 0);
+    assert_eq!(session.stats().refused, 1);
+    drop(session.close().await);
+    assert!(disk.files().keys().all(|name| !name.contains(".seg")));
+}

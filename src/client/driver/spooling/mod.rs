@@ -163,7 +163,7 @@ impl Spooling {
         let changed = self.read(shared, in_flight, link);
         self.store(shared, in_flight, link, false);
         self.unload(shared, in_flight, link);
-        let changed = self.load(in_flight, link) || changed;
+        let changed = self.load(shared, in_flight, link) || changed;
         self.release(in_flight);
         if let Some(parked) = &mut self.parked {
             parked.answer();
@@ -196,14 +196,14 @@ impl Spooling {
         self.parked.is_some() || self.head.is_some() || self.chunk.is_some() || !self.is_read && !self.is_failing
     }
 
-    /// Waits until it is known what is on disk, at most 5 s. Fails when the spool can never be
-    /// used.
+    /// Waits until it is known what is on disk, at most 5 s, also when the session is closed: what
+    /// is there comes first. Fails when the spool can never be used.
     pub(crate) async fn open(&mut self, shared: &Shared, in_flight: &mut InFlight) -> Result<(), Error> {
         let limit = sleep(OPENING);
         tokio::pin!(limit);
         poll_fn(|cx| {
             self.poll(cx, shared, in_flight, Link::None);
-            let is_known = self.is_read || self.parked.is_some() || self.is_failing || shared.intent() != Intent::Run;
+            let is_known = self.is_read || self.parked.is_some() || self.is_failing || shared.intent() == Intent::Abort;
             if is_known || limit.as_mut().poll(cx).is_ready() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;

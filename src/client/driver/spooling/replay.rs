@@ -132,6 +132,8 @@ impl Spooling {
             drop(batch.split_messages(known));
             in_flight.append_batches(&mut [batch].into());
         }
+        // Another broker may have taken longer ones.
+        in_flight.hold_longer(shared.outbox.largest());
         if self.parked.is_none() {
             (self.head, self.given) = (Some(last), last);
             // What is in memory as well is not needed twice.
@@ -193,7 +195,7 @@ impl Spooling {
 
     /// Puts the tail behind what is about to be written, when nothing on disk comes before it. True
     /// when its first number is not the next one.
-    pub(super) fn load(&mut self, in_flight: &mut InFlight, link: Link) -> bool {
+    pub(super) fn load(&mut self, shared: &Shared, in_flight: &mut InFlight, link: Link) -> bool {
         let Some(head) = self.head else { return false };
         if self.parked.is_some() || head < self.on_disk || self.chunk.is_some() {
             return false;
@@ -210,6 +212,7 @@ impl Spooling {
             changed = true;
         }
         in_flight.append_batches(&mut self.tail);
+        in_flight.hold_longer(shared.outbox.largest());
         self.head = None;
         changed
     }
