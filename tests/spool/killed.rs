@@ -123,3 +123,49 @@ async fn program(arguments: &str) {
         sleep(Duration::from_millis(1)).await;
     }
 }
+
+/// So many seconds a session is watched; `scripts/spool-writes` asks for ten minutes.
+#[cfg(target_os = "linux")]
+const SECONDS: &str = "HPFEEDS_TEST_SPOOL_SECONDS";
+
+/// The broker's address and the folder, for a process that publishes ten messages a second.
+#[cfg(target_os = "linux")]
+const ONLINE: &str = "HPFEEDS_TEST_SPOOL_ONLINE";
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_program_that_is_online_writes_not_one_byte_to_its_disk() {
+    if let Ok(arguments) = env::var(ONLINE) {
+        let (addr, folder) = arguments.split_once(' ').unwrap();
+        let session = builder(addr.parse().unwrap()).spool(Spool::dir(folder)).connect().await.unwrap();
+        println!("\nonline");
+        loop {
+            session.publish("c", vec![b'x'; 300]).await.unwrap();
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+    let seconds = env::var(SECONDS).map_or(2, |text| text.parse().unwrap());
+    let (folder, broker) = (tempfile::tempdir().unwrap(), Broker::dev().await.unwrap());
+    let name = "killed::a_program_that_is_online_writes_not_one_byte_to_its_disk";
+    let mut child = Command::new(env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture", "--quiet"])
+        .env(ONLINE, format!("{} {}", broker.local_addr(), folder.path().join("spool").display()))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let out = child.stdout.take().unwrap();
+    let is_online = || BufReader::new(out).lines().any(|line| line.unwrap() == "online");
+    assert!(tokio::task::spawn_blocking(is_online).await.unwrap(), "it ended");
+    let written = || {
+        let io = std::fs::read_to_string(format!("/proc/{}/io", child.id())).unwrap();
+        io.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse::<u64>().ok()).unwrap()
+    };
+    let (before, received) = (written(), broker.stats().received_messages);
+    sleep(Duration::from_secs(seconds)).await;
+    let (after, received) = (written(), broker.stats().received_messages - received);
+    println!("{received} messages in {seconds} s, and {} bytes written to disk", after - before);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(after, before);
+    assert!(received > seconds, "{received}");
+}
