@@ -18,13 +18,13 @@ pub(super) struct ControlWriter {
     written: usize,
     /// How many bytes of control frames have been written.
     pub(super) total: u64,
-    /// What the socket took no more of: it has to be offered the same bytes again.
+    /// The last offer, if the socket took no more: it has to be offered the same bytes again.
     pub(super) blocked: Option<Offer>,
     /// The client has a window.
     pub(super) windowed: bool,
 }
 
-/// What was offered to the socket.
+/// An offer to the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Offer {
     Batches,

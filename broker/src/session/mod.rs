@@ -206,7 +206,7 @@ async fn drive(
             }
         }
         let ended = reader.poll_end(read, stop.as_ref(), cx);
-        // What the extension has to say is written before the task waits.
+        // Frames of the extension are written before the task waits.
         if ended.is_pending()
             && let Some(extension) = reader.extension.as_deref_mut()
             && extension.take_said()

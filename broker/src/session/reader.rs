@@ -82,7 +82,8 @@ impl Suspension {
 enum Denial {
     /// The text of the ERROR that ends the connection.
     Fatal(String),
-    /// Those on this channel are refused, for the reason in the text, and the connection goes on.
+    /// The messages on this channel are refused, for the reason in the text, and the connection
+    /// goes on.
     Refused(Channel, String),
 }
 

@@ -158,7 +158,7 @@ impl<'a> Writer<'a> {
         let (was_set, is_set) = (control.windowed, link.window.is_set());
         control.windowed = is_set;
         if is_set && !was_set {
-            // What is on its way goes, and counts.
+            // The batches on their way go, and count.
             if self.quota.is_none() {
                 self.granted = self.taken.iter().map(Bytes::len).sum::<usize>() - self.written;
             }
@@ -169,7 +169,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Notes what the socket took no more of.
+    /// Notes the offer of which the socket took no more.
     fn block(&mut self, offer: Option<Offer>) {
         if let Some(control) = &mut self.control {
             control.blocked = offer;

@@ -192,7 +192,7 @@ async fn messages_that_are_refused_without_end() {
     assert!((1..=periods(begun)).contains(&lines), "{lines} lines");
 }
 
-/// What one connection of the race saw.
+/// The view of one connection of the race.
 #[derive(Default)]
 struct Seen {
     /// The highest number that was acknowledged to it, or decided when it asked.

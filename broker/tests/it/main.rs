@@ -21,6 +21,8 @@ mod metrics;
 mod patterns;
 #[path = "../support/pki.rs"]
 mod pki;
+#[path = "../../src/util/property.rs"]
+mod property;
 mod protocol;
 mod proxy;
 #[cfg(feature = "cli")]

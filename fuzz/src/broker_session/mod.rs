@@ -60,6 +60,8 @@ async fn play(mut input: Input<'_>) {
         .without_endpoint()
         .auth(Store(keys.clone()))
         .name("model")
+        // The model is one of the base protocol.
+        .extensions(false)
         .max_message(MAX)
         .max_subscriptions(MAX_SUBSCRIPTIONS)
         .auth_failure_delay(Duration::ZERO)

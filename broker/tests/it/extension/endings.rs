@@ -117,7 +117,7 @@ async fn a_key_that_is_removed_acknowledges_what_is_decided_and_not_what_waits()
     assert_eq!(broker.stats().discarded, 1, "the batch that waited");
 }
 
-/// What it has published is decided all the same.
+/// Its own messages are decided all the same.
 #[tokio::test]
 async fn a_subscriber_that_is_ended_for_being_slow_gets_its_last_ack_first() {
     let window = Duration::from_millis(50);
@@ -160,7 +160,8 @@ async fn a_client_that_does_not_read_its_answers_is_not_read() {
         .is_ok()
     {
         sent += 200;
-        assert!(sent < 1_000_000, "it is read for ever");
+        // The buffers of two sockets hold some, and 64 KiB of answers.
+        assert!(sent < 100_000, "it is read for ever");
     }
     assert!(sent > 0);
     let metrics = broker.metrics(hpfeeds_broker::Exposition::Prometheus);

@@ -4,6 +4,7 @@ mod confirm;
 mod endings;
 mod heartbeat;
 mod hello;
+mod model;
 mod replies;
 mod streams;
 mod window;
