@@ -10,10 +10,11 @@ use clap_complete::Shell;
 use hpfeeds::Channel;
 
 #[cfg(unix)]
-use crate::spool::args::SpoolArgs;
+use crate::spool::args::{SpoolAction, SpoolArgs};
 use crate::{
     bench::args::BenchArgs,
     connection::ConnectionArgs,
+    delivery::{PatienceArgs, SpoolingArgs},
     pace::{Speed, speed},
     values::{count, seconds},
 };
@@ -27,6 +28,7 @@ Exit codes:
   4    the broker does not let this key use a channel
   5    subscribe: --timeout passed before enough messages arrived
   6    publish: --skip-long or --skip-bad left lines out; the broker has read all others
+  7    with --spool, and spool drain: the rest is on disk, and the next run sends it
   8    spool: something in it is damaged or missing
   130  publish, sendfile: ended by Ctrl-C before everything was sent (143: by SIGTERM)
 
@@ -167,6 +169,9 @@ pub(crate) struct PublishArgs {
 
     #[command(flatten)]
     pub(crate) recording: RecordingArgs,
+
+    #[command(flatten)]
+    pub(crate) spooling: SpoolingArgs,
 }
 
 /// A recording of `subscribe --format ndjson`, and how it is played.
@@ -204,6 +209,9 @@ pub(crate) struct SendfileArgs {
     #[command(flatten)]
     pub(crate) patience: PatienceArgs,
 
+    #[command(flatten)]
+    pub(crate) spooling: SpoolingArgs,
+
     /// The files. Their names are not sent.
     #[arg(value_name = "PATH", required = true, value_hint = ValueHint::FilePath)]
     pub(crate) paths: Vec<PathBuf>,
@@ -220,41 +228,6 @@ pub(crate) struct ChannelArgs {
     /// Channel; can be given many times.
     #[arg(short = 'c', long = "chan", value_name = "CHANNEL", help_heading = "Connection", allow_hyphen_values = true)]
     pub(crate) channels: Vec<Channel>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PatienceArgs {
-    /// Give up when for so long the broker does not answer, or reads nothing, or does not confirm
-    /// at the end.
-    #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds, default_value = "30")]
-    pub(crate) timeout: Duration,
-
-    /// Wait for a broker that is away, at the start, too, and connect again when the connection is
-    /// lost, for ever; --timeout then counts at the end alone. Messages that a broker had not read
-    /// when it went away are lost: stderr says how many that can be, and the exit code is 1.
-    #[arg(short, long)]
-    pub(crate) keep_going: bool,
-
-    /// How much confirmation is wanted of a broker that knows the extension hpx/1. Messages that it
-    /// has not confirmed when the connection is lost are sent again by --keep-going.
-    #[arg(long, value_enum, default_value_t, value_name = "LEVEL")]
-    pub(crate) confirm: Confirmation,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Confirmation {
-    /// None.
-    Off,
-    /// As much as the broker offers; brokers that do not know the extension confirm the end of a
-    /// connection alone.
-    #[default]
-    IfOffered,
-    /// Any: a broker that confirms nothing is refused.
-    Required,
-    /// That messages are stored, where the broker stores; others are refused.
-    Stored,
-    /// That messages are stored on several nodes; others are refused.
-    Replicated,
 }
 
 impl Cli {
@@ -293,6 +266,11 @@ impl Cli {
                 self.connection.complete()?;
                 let needs_key = args.settle(before, &self.connection, matches)?;
                 return if needs_key { self.connection.check() } else { Ok(()) };
+            }
+            #[cfg(unix)]
+            Action::Spool(SpoolArgs { action: SpoolAction::Drain { .. } }) => {
+                self.connection.complete()?;
+                return self.connection.check();
             }
             #[cfg(unix)]
             Action::Spool(_) => return Ok(()),

@@ -7,7 +7,10 @@ use tokio::runtime;
 use tracing_subscriber::EnvFilter;
 
 #[cfg(unix)]
-use crate::spool;
+use crate::spool::{
+    self,
+    args::{SpoolAction, SpoolArgs},
+};
 use crate::{
     args::{Action, Cli},
     bench, completions,
@@ -33,7 +36,12 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match cli.action {
         Action::Completions(args) => completions::run(&args),
         #[cfg(unix)]
-        Action::Spool(args) => spool::run(&args),
+        Action::Spool(SpoolArgs { action: SpoolAction::Drain { dir, patience } }) => {
+            let limit = patience.timeout;
+            in_runtime(supervise(async |stop| spool::drain(connection, &dir, &patience, stop).await, limit))
+        }
+        #[cfg(unix)]
+        Action::Spool(args) => spool::look(&args.action),
         Action::Bench(args) => in_runtime(supervise(|stop| bench::run(args, stop), Duration::ZERO)),
         Action::Subscribe(args) => in_runtime(supervise(|stop| subscribe::run(connection, args, stop), Duration::ZERO)),
         Action::Publish(args) => {

@@ -25,6 +25,9 @@ pub(crate) const TOO_FEW: u8 = 5;
 /// `--skip-long` or `--skip-bad` left lines out, and everything else was sent and confirmed.
 pub(crate) const SKIPPED: u8 = 6;
 
+/// Messages are left in a spool.
+pub(crate) const SPOOLED: u8 = 7;
+
 /// Something in a spool is damaged or missing.
 #[cfg(unix)]
 pub(crate) const DAMAGED: u8 = 8;
@@ -69,6 +72,8 @@ pub(crate) fn code(error: &Error) -> u8 {
         REJECTED
     } else if error.is_denied() {
         DENIED
+    } else if error.spooled() > 0 {
+        SPOOLED
     } else if error.is_usage() {
         USAGE
     } else {

@@ -1,16 +1,19 @@
 //! The link of a publisher: listens to the events of its session, tells them on stderr while the
 //! connection is kept going, and knows which channels the broker denies.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use futures::StreamExt as _;
 use hpfeeds::{Channel, Error, Events, SessionEvent};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 use crate::{
     escape::Escaped,
     exit::{Failure, messages, notice},
 };
+
+/// How long a spool that cannot be used has to say so.
+const OPENING: Duration = Duration::from_secs(1);
 
 /// Denied channels that are remembered. More come from a broker that makes them up, or from lines
 /// that name more than anybody uses.
@@ -20,6 +23,8 @@ const REMEMBERED: usize = 1000;
 pub(crate) struct Link {
     task: JoinHandle<()>,
     denied: watch::Receiver<Denied>,
+    drained: watch::Receiver<bool>,
+    full: watch::Receiver<bool>,
 }
 
 /// The channels that the broker does not let this key publish to.
@@ -36,10 +41,39 @@ impl Link {
         Self::start(events, Listener::new(false))
     }
 
+    /// Tells events of a session with a spool, from the moment on that the spool is known to be
+    /// usable; one that is not is an error, before any input is read.
+    pub(crate) async fn tell_when_usable(mut events: Events) -> Result<Self, Failure> {
+        let mut listener = Listener::new(true);
+        let mut heard = Vec::new();
+        let first = async {
+            loop {
+                match events.next().await {
+                    Some(SessionEvent::Closed { cause: Some(cause) }) => return Err(cause.into()),
+                    // The end follows, if it is one.
+                    Some(event @ SessionEvent::SpoolFailing { .. }) => heard.push(event),
+                    Some(event) => {
+                        heard.push(event);
+                        return Ok(());
+                    }
+                    None => return Err(Failure::new("the session ended")),
+                }
+            }
+        };
+        // Where nothing is heard, the spool is empty, and the broker does not answer.
+        if let Ok(ended) = timeout(OPENING, first).await {
+            ended?;
+        }
+        for event in &heard {
+            listener.hear(event);
+        }
+        Ok(Self::start(events, listener))
+    }
+
     /// Waits for the first connection, however long that takes, and tells events; a key that the
     /// broker does not accept then is an error, and later may be the fault of a broker that is being
     /// stopped.
-    pub(crate) async fn tell(mut events: Events) -> Result<Self, Failure> {
+    pub(crate) async fn tell_when_connected(mut events: Events) -> Result<Self, Failure> {
         let mut listener = Listener::new(true);
         loop {
             match events.next().await {
@@ -58,13 +92,14 @@ impl Link {
     }
 
     fn start(mut events: Events, mut listener: Listener) -> Self {
-        let denied = listener.denied.subscribe();
+        let (denied, drained) = (listener.denied.subscribe(), listener.drained.subscribe());
+        let full = listener.full.subscribe();
         let task = tokio::spawn(async move {
             while let Some(event) = events.next().await {
                 listener.hear(&event);
             }
         });
-        Self { task, denied }
+        Self { task, denied, drained, full }
     }
 
     /// Why there is nothing to go on for, if so: each of these channels is denied, or any one when
@@ -82,6 +117,25 @@ impl Link {
         }
         // The session is over, whose end says more.
         std::future::pending().await
+    }
+
+    /// Whether the spool has been full.
+    pub(crate) fn is_full(&self) -> bool {
+        *self.full.borrow()
+    }
+
+    /// Waits until the spool is full. Cancel safe.
+    pub(crate) async fn full(&mut self) {
+        if self.full.wait_for(|full| *full).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until everything that was on disk is confirmed. Cancel safe.
+    pub(crate) async fn drained(&mut self) {
+        if self.drained.wait_for(|drained| *drained).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -112,11 +166,14 @@ struct Listener {
     /// The notice that was said last: an outage is told once, not at every attempt.
     said: String,
     denied: watch::Sender<Denied>,
+    drained: watch::Sender<bool>,
+    full: watch::Sender<bool>,
 }
 
 impl Listener {
     fn new(tells: bool) -> Self {
-        Self { tells, said: String::new(), denied: watch::Sender::default() }
+        let (denied, drained, full) = (watch::Sender::default(), watch::Sender::default(), watch::Sender::default());
+        Self { tells, said: String::new(), denied, drained, full }
     }
 
     fn hear(&mut self, event: &SessionEvent) {
@@ -124,6 +181,12 @@ impl Listener {
             && cause.is_denied()
         {
             self.denied.send_modify(|denied| denied.add(channel.as_ref(), cause));
+        }
+        match event {
+            SessionEvent::Drained { .. } => drop(self.drained.send_replace(true)),
+            SessionEvent::Spooling { .. } => drop(self.drained.send_replace(false)),
+            SessionEvent::SpoolFull { .. } => drop(self.full.send_replace(true)),
+            _ => {}
         }
         if self.tells {
             self.tell(event);
@@ -144,6 +207,11 @@ impl Listener {
             }
             SessionEvent::Refused { cause, .. } | SessionEvent::PublishDenied { cause, .. } => {
                 self.say(cause.to_string());
+            }
+            SessionEvent::Spooling { messages: n, oldest } => {
+                let oldest = oldest.filter(|oldest| *oldest >= Duration::from_secs(1));
+                let oldest = oldest.map(|oldest| format!(", the oldest for {oldest:.0?}")).unwrap_or_default();
+                self.say(format!("spooling: {} on disk{oldest}", messages(*n)));
             }
             // The end of the session is told by its closing.
             SessionEvent::Closed { .. } => {}

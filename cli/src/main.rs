@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod completions;
 mod connection;
+mod delivery;
 mod dispatch;
 mod escape;
 mod exit;

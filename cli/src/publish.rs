@@ -19,10 +19,10 @@ use crate::{
 };
 
 pub(crate) async fn run(connection: ConnectionArgs, args: PublishArgs, stop: Stop) -> Result<(), Failure> {
-    let manner = Manner::of(&args.patience);
+    let manner = Manner::of(&args.patience, &args.spooling);
     if args.is_by_line() {
         // Lines that were read from stdin by the time that a signal comes are sent.
-        lines::run(&connection, &args, Manner { grace: manner.patience, ..manner }, stop).await
+        lines::run(&connection, &args, manner.sending_to_the_end(), stop).await
     } else {
         one(connection, args, manner, stop).await
     }

@@ -29,7 +29,7 @@ pub(crate) async fn run(connection: ConnectionArgs, args: SendfileArgs, stop: St
         total += check(path, limit).map_err(Failure::new)?;
     }
     let bar = progress_bar(total * channels.len() as u64);
-    let manner = Manner::of(&args.patience);
+    let manner = Manner::of(&args.patience, &args.spooling);
     let mut outgoing = Outgoing::connect(&connection, &channels, manner, bar.clone(), stop).await?;
     let sent = send_files(&mut outgoing, &channels, &args.paths, limit, &bar).await;
     bar.set_message("waiting for the broker to read it");

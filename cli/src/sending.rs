@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hpfeeds::{Channel, ClientSession, Confirm, Error, Publisher, SessionState, wire::extension::Level};
+use hpfeeds::{Channel, ClientSession, Confirm, Error, Publisher, SessionState, Spool};
 use indicatif::ProgressBar;
 use tokio::{
     sync::watch,
@@ -20,45 +20,60 @@ use tokio::{
 };
 
 use crate::{
-    args::{Confirmation, PatienceArgs},
     connection::{ConnectionArgs, handshake_timeout},
+    delivery::{PatienceArgs, SpoolingArgs},
     exit::{Failure, messages, notice},
     link::Link,
     signals::{Signal, Stop},
 };
 
-/// Bytes that may be queued; the session raises it to one message. Not many: when the user wants an
-/// end, they must be sent and confirmed within one deadline.
+/// Bytes that may be queued without a spool; the session raises it to one message. Not many: when
+/// the user wants an end, they must be sent and confirmed within one deadline.
 const QUEUE: usize = 1 << 20;
 
 /// How often a progress bar moves.
 const TICK: Duration = Duration::from_millis(100);
 
 /// The way in which messages are sent.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Manner {
     /// How long the broker may take to answer, to read something, to confirm at the end.
-    pub(crate) patience: Duration,
+    patience: Duration,
     /// Connects again when the connection is lost, for ever. Otherwise there is one connection: when
     /// it breaks nobody knows what the broker had read by then, and the caller hears of it.
-    pub(crate) keep_going: bool,
+    keep_going: bool,
     /// How much confirmation is wanted.
-    pub(crate) confirm: Confirm,
+    confirm: Confirm,
+    /// Keeps messages on disk, and is there from the start, whether the broker is or not.
+    spool: Option<Spool>,
+    /// A spool that is full is the end.
+    ends_when_full: bool,
     /// How long messages are still taken after the user wants an end.
-    pub(crate) grace: Duration,
+    grace: Duration,
 }
 
 impl Manner {
     /// As the user wants it; after a signal nothing more is taken.
-    pub(crate) fn of(args: &PatienceArgs) -> Self {
-        let confirm = match args.confirm {
-            Confirmation::Off => Confirm::Off,
-            Confirmation::IfOffered => Confirm::IfOffered,
-            Confirmation::Required => Confirm::Required(Level::ROUTED),
-            Confirmation::Stored => Confirm::Required(Level::STORED),
-            Confirmation::Replicated => Confirm::Required(Level::REPLICATED),
-        };
-        Self { patience: args.timeout, keep_going: args.keep_going, confirm, grace: Duration::ZERO }
+    pub(crate) fn of(patience: &PatienceArgs, spooling: &SpoolingArgs) -> Self {
+        let ends_when_full = spooling.ends_when_full();
+        Self { ends_when_full, ..Self::with(patience, spooling.spool()) }
+    }
+
+    /// With this spool.
+    pub(crate) fn with(patience: &PatienceArgs, spool: Option<Spool>) -> Self {
+        Self {
+            patience: patience.timeout,
+            keep_going: patience.keep_going || spool.is_some(),
+            confirm: patience.confirm.wanted(),
+            spool,
+            ends_when_full: false,
+            grace: Duration::ZERO,
+        }
+    }
+
+    /// Messages that were read by the time of a signal are taken, as long as the patience lasts.
+    pub(crate) fn sending_to_the_end(self) -> Self {
+        Self { grace: self.patience, ..self }
     }
 }
 
@@ -90,6 +105,8 @@ pub(crate) enum Cut {
     Stalled,
     /// The user wants it to end.
     Signal(Signal),
+    /// The spool is full, and the user wants an end then.
+    Full,
     /// The message cannot be read, or not be sent.
     Input(String),
 }
@@ -111,18 +128,25 @@ impl Outgoing {
             .handshake_timeout(handshake_timeout(manner.patience))
             .close_timeout(Duration::MAX)
             .close_stall_timeout(manner.patience)
-            .confirm(manner.confirm)
-            .send_queue(QUEUE);
-        let (session, link) = if manner.keep_going {
-            let session = builder.start()?;
+            .confirm(manner.confirm);
+        let (session, link) = if let Some(spool) = manner.spool.clone() {
+            // It takes messages now; at the end, what is on disk has no more time than it needs.
+            let session = builder.spool(spool).close_timeout(manner.patience).start()?;
             let link = tokio::select! {
-                link = Link::tell(session.events()) => link?,
+                link = Link::tell_when_usable(session.events()) => link?,
+                signal = stop.requested() => return Err(Failure::silent(signal.exit_code())),
+            };
+            (session, link)
+        } else if manner.keep_going {
+            let session = builder.send_queue(QUEUE).start()?;
+            let link = tokio::select! {
+                link = Link::tell_when_connected(session.events()) => link?,
                 signal = stop.requested() => return Err(Failure::silent(signal.exit_code())),
             };
             (session, link)
         } else {
             let session = tokio::select! {
-                session = builder.max_retries(0).connect() => session?,
+                session = builder.send_queue(QUEUE).max_retries(0).connect() => session?,
                 signal = stop.requested() => return Err(Failure::silent(signal.exit_code())),
             };
             let link = Link::listen(session.events());
@@ -157,6 +181,9 @@ impl Outgoing {
 
     /// Whether there is something to go on for.
     fn check(&self) -> Result<(), Cut> {
+        if self.manner.ends_when_full && self.link.is_full() {
+            return Err(Cut::Full);
+        }
         match self.link.denial(&self.given) {
             // A message of a line may have another channel.
             Some(_) if self.manner.keep_going && self.given.is_empty() => Ok(()),
@@ -173,6 +200,7 @@ impl Outgoing {
         };
         let queued = tokio::select! {
             queued = self.progress.during(queue) => queued,
+            () = self.link.full(), if self.manner.ends_when_full => return Err(Cut::Full),
             signal = self.stop.requested_for(self.manner.grace) => return Err(Cut::Signal(signal)),
         };
         match queued {
@@ -205,11 +233,23 @@ impl Outgoing {
         }
     }
 
+    /// Waits until nothing is on disk any more, as long as the broker reads something now and then.
+    pub(crate) async fn drain(&mut self) -> Result<(), Cut> {
+        let drained = self.progress.while_moving(self.manner.patience, self.link.drained());
+        tokio::select! {
+            drained = drained => drained.map_err(|_elapsed| Cut::Stalled),
+            _ = self.state.wait_for(|state| *state == SessionState::Closed) => Err(Cut::Ended),
+            signal = self.stop.requested() => Err(Cut::Signal(signal)),
+        }
+    }
+
     /// Sends what is queued and waits until the broker has read it. Success means that, for
     /// everything; it is the number of messages.
     pub(crate) async fn finish(mut self, sent: Result<(), Cut>) -> Result<u64, Failure> {
         let patience = self.manner.patience;
-        if let Err(Cut::Stalled) = sent {
+        if let Err(Cut::Stalled) = sent
+            && self.manner.spool.is_none()
+        {
             // It had its time; closing would give it as much again.
             let left = self.left();
             return Err(Failure::new(format!(
@@ -245,6 +285,11 @@ impl Outgoing {
             (Err(Cut::Signal(signal)), Ok(())) => {
                 Err(Failure::with_code(signal.exit_code(), "interrupted").and(before))
             }
+            (Err(Cut::Signal(signal)), Err(error)) if error.spooled() > 0 => {
+                Err(Failure::with_code(signal.exit_code(), "interrupted").and(error))
+            }
+            (Err(Cut::Full), Ok(())) => Err(Failure::new("the spool is full").and(before)),
+            (Err(Cut::Full), Err(error)) => Err(Failure::new("the spool is full").and(error)),
             (Err(Cut::Refused(error)), Ok(())) | (_, Err(error)) => Err(error.into()),
             (Err(Cut::Ended | Cut::Stalled), Ok(())) => Err(Failure::new("the session ended early")),
         };
@@ -259,13 +304,16 @@ impl Outgoing {
     async fn close(&mut self) -> Closed {
         let Manner { patience, keep_going, .. } = self.manner;
         let mut state = self.state.clone();
-        if keep_going && *state.borrow() != SessionState::Connected && self.progress.waiting() > 0 {
+        // With a spool the session has the same deadline itself, and uses it better.
+        let gives_up = keep_going && self.manner.spool.is_none();
+        let is_away = !matches!(*state.borrow(), SessionState::Connected | SessionState::Closed);
+        if keep_going && is_away && self.progress.waiting() > 0 {
             notice(format_args!("waiting up to {patience:?} for the broker with {}", self.left()));
         }
         tokio::select! {
             closed = self.progress.during(self.session.close()) => Closed::By(closed),
-            signal = self.stop.requested_for(patience) => Closed::Interrupted(signal),
-            () = away(&mut state, patience), if keep_going => Closed::Away,
+            signal = self.stop.requested_for(patience), if self.manner.spool.is_none() => Closed::Interrupted(signal),
+            () = away(&mut state, patience), if gives_up => Closed::Away,
         }
     }
 

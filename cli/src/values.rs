@@ -24,6 +24,14 @@ pub(crate) fn size(text: &str) -> Result<u32, &'static str> {
     }
 }
 
+/// Reads a number of bytes, at least 1.
+pub(crate) fn bytes(text: &str) -> Result<u64, &'static str> {
+    match units::size(text)? {
+        0 => Err("no size at all: give at least 1 byte"),
+        bytes => Ok(bytes),
+    }
+}
+
 /// Reads a number of messages, at least 1.
 pub(crate) fn count(text: &str) -> Result<NonZeroU64, &'static str> {
     let count: u64 = text.parse().map_err(|_| "not a number of messages such as 10")?;

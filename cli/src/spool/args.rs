@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueHint};
 
+use crate::delivery::PatienceArgs;
+
 #[derive(Debug, Args)]
 #[command(subcommand_value_name = "ACTION", subcommand_help_heading = "Actions")]
 pub(crate) struct SpoolArgs {
@@ -30,6 +32,19 @@ pub(crate) enum SpoolAction {
         /// The directory of the spool.
         #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
         dir: PathBuf,
+    },
+
+    /// Send everything that a spool holds to the broker, and say how many messages that was.
+    ///
+    /// The key is the one whose messages these are. Exit code 0 when the spool is empty afterwards,
+    /// 7 when something is left.
+    Drain {
+        /// The directory of the spool.
+        #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+
+        #[command(flatten)]
+        patience: PatienceArgs,
     },
 
     /// Print the messages of a spool as `subscribe --format ndjson` does, for `publish --ndjson`.

@@ -1,6 +1,7 @@
 //! `hpfeeds spool`: what a spool holds, read beside the program that uses it.
 
 pub(crate) mod args;
+mod drain;
 mod dump;
 mod holder;
 mod survey;
@@ -16,10 +17,8 @@ use std::{
 use hpfeeds::log::{LogError, RealDisk, Snapshot};
 use jiff::Timestamp;
 
-use self::{
-    args::{SpoolAction, SpoolArgs},
-    survey::Survey,
-};
+pub(crate) use self::drain::drain;
+use self::{args::SpoolAction, survey::Survey};
 use crate::{
     escape::Escaped,
     exit::{DAMAGED, Failure, count, messages},
@@ -28,11 +27,13 @@ use crate::{
 /// Channels that are named; those beyond are counted.
 const NAMED: usize = 10;
 
-pub(crate) fn run(args: &SpoolArgs) -> Result<(), Failure> {
-    match &args.action {
+/// Looks at a spool.
+pub(crate) fn look(action: &SpoolAction) -> Result<(), Failure> {
+    match action {
         SpoolAction::Status { dir } => status(dir),
         SpoolAction::Verify { dir } => verify(dir),
         SpoolAction::Dump { dir, all } => dump::run(dir, *all),
+        SpoolAction::Drain { .. } => Ok(()),
     }
 }
 

@@ -21,6 +21,7 @@ mod sendfile;
 #[path = "../../../tests/support/skip.rs"]
 mod skip;
 mod spool;
+mod spooling;
 mod subscribe;
 mod support;
 mod terminal;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use assert_cmd::Command;
 
-pub(crate) use broker::TestBroker;
+pub(crate) use broker::{Peer, TestBroker};
 pub(crate) use process::Running;
 pub(crate) use scripted::{Scripted, error, greet, message, read_frame};
 

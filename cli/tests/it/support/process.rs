@@ -45,6 +45,16 @@ impl Running {
         self.child.stdin.as_mut().unwrap().write_all(bytes).unwrap();
     }
 
+    /// As [`type_in`](Self::type_in), to a process that may end meanwhile.
+    pub(crate) fn try_type_in(&mut self, bytes: &[u8]) {
+        drop(self.child.stdin.as_mut().unwrap().write_all(bytes));
+    }
+
+    /// The number of the process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for a text on stderr, `times` times.
     pub(crate) fn wait_for_stderr_times(&self, text: &str, times: usize) {
         self.wait_until(|[_, stderr]| String::from_utf8_lossy(stderr).matches(text).count() >= times, text);
