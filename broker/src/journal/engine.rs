@@ -101,10 +101,11 @@ impl<K: Keeper> Engine<K> {
             health = self.sync();
         }
         if !health.is_over() {
-            self.drop_old(now);
+            let trusted = self.clock.look(now);
+            self.drop_old(trusted);
             let durable = self.log.durable();
             // Another error is tried again at the next turn.
-            if let Err(LogError::Failed) = self.keeper.turn(durable, now) {
+            if let Err(LogError::Failed) = self.keeper.turn(durable, now, trusted) {
                 health = Health::Failed;
             }
         }
@@ -206,11 +207,17 @@ impl<K: Keeper> Engine<K> {
             Ok(())
         })?;
         self.unsynced.get_or_insert(now.since);
+        self.keeper.appended(batch);
         // The ring has told the number already.
         if last == batch.last() { Ok(()) } else { Err(Health::Failed) }
     }
 
     fn sync(&mut self) -> Health {
+        match self.keeper.before_sync() {
+            Ok(()) => {}
+            Err(LogError::NoSpace | LogError::Full { .. }) => return Health::NoSpace,
+            Err(_) => return Health::Failed,
+        }
         match self.with_space(|log| log.sync().map(drop)) {
             Ok(()) => {
                 self.unsynced = None;
@@ -242,8 +249,7 @@ impl<K: Keeper> Engine<K> {
     }
 
     /// Drops segments whose newest message is older than the limit.
-    fn drop_old(&mut self, now: Now) {
-        let trusted = self.clock.look(now);
+    fn drop_old(&mut self, trusted: Option<i64>) {
         let (Some(trusted), Some(age)) = (trusted, self.options.max_age) else { return };
         let oldest = trusted.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
         // One at a turn: counting what is lost with it takes its time.

@@ -17,12 +17,22 @@ pub(super) trait Keeper: Send {
     /// Everything up to here will be dropped: cursors go on to it.
     fn dropped(&mut self, last: Position);
 
+    /// A batch is appended to the log.
+    fn appended(&mut self, batch: &Batch) {
+        let _ = batch;
+    }
+
+    /// Makes durable what must be before a batch is that was appended.
+    fn before_sync(&mut self) -> Result<(), LogError> {
+        Ok(())
+    }
+
     /// Makes durable what has changed.
     fn store(&mut self) -> Result<(), LogError>;
 
-    /// Called at each turn of the writer with the position up to which all is durable: stores what
-    /// has changed, at most once a second.
-    fn turn(&mut self, durable: Position, now: Now) -> Result<(), LogError>;
+    /// Called at each turn of the writer with the position up to which all is durable, and the time
+    /// by a clock that can be trusted: stores what has changed, at most once a second.
+    fn turn(&mut self, durable: Position, now: Now, trusted: Option<i64>) -> Result<(), LogError>;
 }
 
 /// A journal without mailboxes.
@@ -40,7 +50,7 @@ impl Keeper for () {
         Ok(())
     }
 
-    fn turn(&mut self, _: Position, _: Now) -> Result<(), LogError> {
+    fn turn(&mut self, _: Position, _: Now, _: Option<i64>) -> Result<(), LogError> {
         Ok(())
     }
 }

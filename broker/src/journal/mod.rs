@@ -5,14 +5,21 @@
 //! of which the end is the queue of the writer. The writer appends it to the log within 2 ms, and
 //! makes it durable in groups: at once when somebody waits, otherwise within a second.
 
+pub(crate) mod attachment;
 pub(crate) mod batch;
+#[cfg(unix)]
+pub(crate) mod data_dir;
 mod engine;
 pub(crate) mod handle;
 mod keeper;
 pub(crate) mod mailbox;
 pub(crate) mod options;
+pub(crate) mod post;
 mod ring;
 mod state;
+pub(crate) mod store;
+pub(crate) mod streams;
+mod table_log;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests;

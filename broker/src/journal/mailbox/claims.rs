@@ -18,7 +18,7 @@ pub(crate) struct Claim {
 
 /// The connections of one mailbox.
 #[derive(Debug, Default)]
-pub(super) struct Claims {
+pub(crate) struct Claims {
     /// In the order in which they have subscribed.
     all: Vec<(Claim, BTreeSet<Channel>)>,
     owner: Option<ClaimId>,
@@ -27,7 +27,7 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    pub(super) fn owner(&self) -> Option<ClaimId> {
+    pub(crate) fn owner(&self) -> Option<ClaimId> {
         self.owner
     }
 

@@ -8,8 +8,9 @@ use hpfeeds::wire::{Channel, extension::Position};
 use super::{
     super::batch::{Batch, Delivery},
     claims::{Claim, ClaimId, Claims},
-    losses::{Losses, Reason},
+    losses::Reason,
     probe::{Allowance, Probe},
+    snapshot::Counts,
     spec::{Filter, MailboxSpec},
     texts::Texts,
     window::{End, Step, Window},
@@ -22,34 +23,20 @@ const SKIPPED: usize = 1000;
 /// A mailbox.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
-    pub(super) spec: MailboxSpec,
+    pub(crate) spec: MailboxSpec,
     /// Nothing before it is wanted.
     pub(super) declared: Position,
     pub(super) texts: Texts,
-    pub(super) claims: Claims,
-    window: Window,
+    pub(crate) claims: Claims,
+    pub(super) window: Window,
     pub(super) probe: Probe,
     pub(super) skipped: BTreeSet<Position>,
     pub(super) counts: Counts,
     /// When a connection was attached last, in milliseconds since 1970.
-    pub(super) seen_ms: i64,
+    pub(crate) seen_ms: i64,
     pub(super) is_expired: bool,
     /// Something has changed that is not stored yet.
-    pub(super) is_changed: bool,
-}
-
-/// The counts of a mailbox, since it was declared.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    pub(crate) losses: Losses,
-    /// Lost messages of which the collector was told.
-    pub(crate) told: u64,
-    /// Messages that its key did not allow.
-    pub(crate) denied: u64,
-    /// Messages that were dropped while they were on their way: sent once, and never again.
-    pub(crate) unrepeatable: u64,
-    /// Unreadable messages are counted up to here.
-    pub(crate) damaged: Position,
+    pub(crate) is_changed: bool,
 }
 
 /// The collector and the clock, as they are when messages are taken.
@@ -481,13 +468,17 @@ impl Mailbox {
         Some((untold, reason))
     }
 
-    /// Messages that were handed out and are not delivered yet.
-    pub(crate) fn on_its_way(&self) -> u64 {
-        self.window.messages()
+    /// The highest of its positions.
+    pub(crate) fn highest(&self) -> Position {
+        self.texts.iter().map(|(_, text)| text.cursor).max().unwrap_or_default().max(self.declared)
     }
 
-    /// Whether the owner has everything that was handed out.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.window.is_empty()
+    /// Begins at the oldest message, as its journal is gone.
+    pub(crate) fn restart(&mut self) {
+        self.texts.restart();
+        self.declared = Position::NONE;
+        self.counts.damaged = Position::NONE;
+        self.skipped.clear();
+        self.is_changed = true;
     }
 }

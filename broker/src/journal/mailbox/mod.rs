@@ -6,6 +6,7 @@ pub(crate) mod core;
 pub(crate) mod losses;
 mod probe;
 pub(crate) mod record;
+pub(crate) mod snapshot;
 pub(crate) mod spec;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]

@@ -1,4 +1,4 @@
-//! The stored form of a mailbox: its cursors and counts as bytes.
+//! The record of a mailbox: its cursors and counts as an operator sees them, and as bytes.
 //!
 //! `u8 version=1 | u8 expired | position declared | i64 seen ms | u64 told, denied, unrepeatable |
 //! position damaged | u16 texts, each: text, position cursor, position counted | u16 skipped, each a
@@ -8,11 +8,28 @@
 use bytes::{Buf, BufMut};
 use hpfeeds::wire::{Channel, extension::Position};
 
-use super::{core::Mailbox, losses::Reason, spec::MailboxSpec};
+use super::{core::Mailbox, losses::Reason, snapshot::MailboxSnapshot, spec::MailboxSpec};
 
 const VERSION: u8 = 1;
 
 impl Mailbox {
+    /// The mailbox as an operator sees it.
+    pub(crate) fn snapshot(&self) -> MailboxSnapshot {
+        MailboxSnapshot {
+            name: self.spec.name.clone(),
+            owner: self.claims.owner(),
+            claims: self.claims.len(),
+            texts: self.texts.iter().map(|(name, text)| (name.clone(), text.cursor)).collect(),
+            lowest: self.lowest(),
+            on_its_way: self.window.messages(),
+            counts: self.counts.clone(),
+            stuck: self.probe.suspect().map(|position| (position, self.probe.crashes())),
+            failures: self.probe.failures(),
+            is_expired: self.is_expired,
+            seen_ms: self.seen_ms,
+        }
+    }
+
     /// Its stored form.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![VERSION, u8::from(self.is_expired)];

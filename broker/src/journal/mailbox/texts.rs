@@ -85,6 +85,13 @@ impl Texts {
         self.all.insert(text, Text { cursor, counted, attached: None });
     }
 
+    /// Sets everything to the beginning.
+    pub(super) fn restart(&mut self) {
+        for text in self.all.values_mut() {
+            (text.cursor, text.counted) = (Position::NONE, Position::NONE);
+        }
+    }
+
     pub(super) fn clear(&mut self) {
         *self = Self { generation: self.generation, ..Self::default() };
     }

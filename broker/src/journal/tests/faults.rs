@@ -47,7 +47,7 @@ impl Keeper for Wanting {
         Ok(())
     }
 
-    fn turn(&mut self, _: Position, _: Now) -> Result<(), LogError> {
+    fn turn(&mut self, _: Position, _: Now, _: Option<i64>) -> Result<(), LogError> {
         Ok(())
     }
 }

@@ -7,4 +7,5 @@ mod faults;
 #[path = "../../../../tests/support/sim_disk.rs"]
 pub(super) mod sim_disk;
 pub(super) mod support;
+mod table;
 mod threads;

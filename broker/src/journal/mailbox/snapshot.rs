@@ -1,0 +1,42 @@
+//! The snapshot of a mailbox: its counts and state as an operator sees them.
+
+use hpfeeds::wire::{Channel, extension::Position};
+
+use super::{losses::Losses, spec::MailboxName};
+
+/// The counts of a mailbox, since it was declared.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) losses: Losses,
+    /// Lost messages of which the collector was told.
+    pub(crate) told: u64,
+    /// Messages that its key did not allow.
+    pub(crate) denied: u64,
+    /// Messages that were dropped while they were on their way: sent once, and never again.
+    pub(crate) unrepeatable: u64,
+    /// Unreadable messages are counted up to here.
+    pub(crate) damaged: Position,
+}
+
+/// A mailbox as an operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MailboxSnapshot {
+    pub(crate) name: MailboxName,
+    /// The connection that owns it, and how many claim it.
+    pub(crate) owner: Option<u64>,
+    pub(crate) claims: usize,
+    /// Texts and their cursors.
+    pub(crate) texts: Vec<(Channel, Position)>,
+    /// Nothing up to here is wanted any more.
+    pub(crate) lowest: Position,
+    /// Messages that were handed out and are not delivered.
+    pub(crate) on_its_way: u64,
+    pub(crate) counts: Counts,
+    /// The message on which its collector crashes, and how often it has.
+    pub(crate) stuck: Option<(Position, u32)>,
+    /// Connections in a row without any progress.
+    pub(crate) failures: u32,
+    pub(crate) is_expired: bool,
+    /// When a connection was attached last, in milliseconds since 1970.
+    pub(crate) seen_ms: i64,
+}
