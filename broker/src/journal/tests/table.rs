@@ -61,7 +61,7 @@ fn a_table_that_changes_for_ever_stays_small() {
     let disk = SimDisk::new(1);
     let mut table = open(&disk);
     for round in 0..3000_u32 {
-        let value = [round.to_be_bytes().as_slice(), &[7; 20_000]].concat();
+        let value = [round.to_be_bytes().as_slice(), &vec![7; 20_000]].concat();
         table.put(1, &(round % 7).to_be_bytes(), Some(value.into()));
         table.commit().unwrap();
         assert!(table.size() < 8 << 20, "{} after {round}", table.size());
