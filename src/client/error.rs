@@ -98,6 +98,10 @@ pub(crate) enum Cause {
         addr: BrokerAddr,
         cause: DecodeError,
     },
+    /// Messages that nobody takes fill more than twice the receive queue.
+    Overflow {
+        addr: BrokerAddr,
+    },
     // The network is at fault.
     Connect {
         addr: BrokerAddr,
@@ -346,18 +350,7 @@ impl fmt::Display for Error {
             }
             Cause::NotStored { channel: None, message } => write!(f, "the broker did not store a message: {message:?}"),
             Cause::Unsubscribed { channel } => write!(f, "{channel:?} was unsubscribed before the broker had answered"),
-            Cause::LevelTooLow { addr, required, offered: Some(offered) } => write!(
-                f,
-                "{addr} confirms messages at level {}, and level {} is required: ask for less (SessionBuilder::confirm), \
-                 or give the broker a journal",
-                offered.0, required.0
-            ),
-            Cause::LevelTooLow { addr, required, offered: None } => write!(
-                f,
-                "{addr} confirms no messages, and level {} is required: ask for less (SessionBuilder::confirm), or use a \
-                 broker with the extension hpx/1",
-                required.0
-            ),
+            Cause::LevelTooLow { addr, required, offered } => too_low(f, addr, *required, *offered),
             Cause::NoHello { addr, after } => {
                 write!(f, "{addr} offered the extension hpx/1 and did not answer HELLO within {after:?}")
             }
@@ -375,6 +368,11 @@ impl fmt::Display for Error {
             Cause::Skipped { addr, cause: cause @ DecodeError::TooLong { .. } } => {
                 write!(f, "a message from {addr} was skipped: {cause}; raise --max-message (SessionBuilder::limits)")
             }
+            Cause::Overflow { addr } => write!(
+                f,
+                "messages from {addr} were skipped: the program takes none, and broken connections have filled the \
+                 receive queue twice; read the session, or unsubscribe"
+            ),
             Cause::Skipped { addr, cause } => write!(f, "a message from {addr} was skipped: {cause}"),
             Cause::Unexpected { addr, what } => write!(f, "{addr} does not speak hpfeeds: {what}"),
             Cause::Connect { addr, cause } => write!(f, "cannot connect to {addr}: {}", words(cause)),
@@ -425,6 +423,16 @@ impl fmt::Display for Error {
             }
         }
     }
+}
+
+/// A broker that confirms less than what is required, and what to do.
+fn too_low(f: &mut fmt::Formatter<'_>, addr: &BrokerAddr, required: Level, offered: Option<Level>) -> fmt::Result {
+    match offered {
+        Some(offered) => write!(f, "{addr} confirms messages at level {}", offered.0)?,
+        None => write!(f, "{addr} confirms no messages")?,
+    }
+    write!(f, ", and level {} is required: ask for less (--confirm; SessionBuilder::confirm), or ", required.0)?;
+    f.write_str(if offered.is_some() { "give the broker a journal" } else { "use a broker with the extension hpx/1" })
 }
 
 /// An error of the network, or what it means.

@@ -126,8 +126,8 @@ pub enum SessionEvent {
     },
     /// The broker delivered a message that cannot be given to the program, and the session passed
     /// over it: its ident or channel is no UTF-8 or cut short, or it is above the
-    /// [limit](crate::SessionBuilder::limits), which is read and thrown away up to 64 MiB. The
-    /// messages before and after it are not touched. Told at most once a second.
+    /// [limit](crate::SessionBuilder::limits), which is read and thrown away up to 64 MiB; or the
+    /// program takes nothing while connections break over and over. The messages before and after it are not touched. Told at most once a second.
     Skipped {
         /// How many there were since the session was made;
         /// [`skipped`](crate::ClientSession::skipped) counts on.

@@ -127,8 +127,9 @@ impl SessionBuilder {
     ///
     /// A broker that knows the extension `hpx/1` is told this size as the window: it sends no more
     /// than that beyond what the program has taken, and the session reads on for what else the
-    /// broker has to say. When connections break while nothing is taken, the queue may hold twice
-    /// its size.
+    /// broker has to say. When connections break over and over while nothing is taken, the queue
+    /// holds at most twice its size and one message; what comes beyond that is passed over and
+    /// counted by [`skipped`](ClientSession::skipped).
     pub fn receive_queue(mut self, bytes: usize) -> Self {
         self.receive_queue = bytes;
         self

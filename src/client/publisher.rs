@@ -131,7 +131,9 @@ impl Publisher {
         if let Some(refusal) = self.shared.refusal() {
             return Err(refusal);
         }
-        if self.shared.outbox.should_yield() {
+        // A publisher that waits for its message lets others run by that. Before it is queued, calls
+        // that are polled together would overtake it.
+        if waiter.is_none() && self.shared.outbox.should_yield() {
             yield_now().await;
         }
         match self.shared.outbox.room().try_acquire_many(size) {

@@ -54,8 +54,8 @@ def test_subscribe(old, tool):
 
 def test_wrong_secret(old, tool):
     sent, process = run(old, tool, "sensor", "events", ["publish", "x"], secret="wrong")
-    # The texts of these two are not known, and are shown.
-    unknown = old.kind.label in ("go", "broker-1.2")
+    # The text of this one is not known, and is shown.
+    unknown = old.kind.label == "broker-1.2"
     assert process.wait() == (UNKNOWN_ERROR if unknown else REJECTED), process.report()
     assert sent == [auth(old.kind, "sensor", "wrong")]
 

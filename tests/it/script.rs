@@ -2,10 +2,12 @@
 
 use std::{
     io,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -16,7 +18,7 @@ use hpfeeds::{
     wire::{Codec, Frame, Nonce, Secret},
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf, duplex},
     sync::mpsc,
     time::timeout,
 };
@@ -29,12 +31,49 @@ pub(crate) const SECRET: &str = "hunter2";
 pub(crate) struct Script {
     peers: mpsc::UnboundedReceiver<DuplexStream>,
     dials: Arc<AtomicUsize>,
+    aborts: Arc<AtomicUsize>,
     down: Arc<AtomicBool>,
+}
+
+/// The session's end of a pipe, which tells of resets.
+struct Piped {
+    io: DuplexStream,
+    aborted: AtomicBool,
+    aborts: Arc<AtomicUsize>,
+}
+
+impl Transport for Piped {
+    fn abort(&self) {
+        if !self.aborted.swap(true, Ordering::Relaxed) {
+            self.aborts.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl AsyncRead for Piped {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Piped {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
 }
 
 struct Dialer {
     peers: mpsc::UnboundedSender<DuplexStream>,
     dials: Arc<AtomicUsize>,
+    aborts: Arc<AtomicUsize>,
     down: Arc<AtomicBool>,
     pipe: usize,
 }
@@ -48,7 +87,7 @@ impl Connector for Dialer {
             }
             let (ours, theirs) = duplex(self.pipe);
             self.peers.send(theirs).map_err(|_| io::ErrorKind::ConnectionRefused)?;
-            Ok(Box::new(ours) as _)
+            Ok(Box::new(Piped { io: ours, aborted: AtomicBool::new(false), aborts: Arc::clone(&self.aborts) }) as _)
         })
     }
 }
@@ -71,15 +110,26 @@ impl Script {
 
     fn at(port: u16, pipe: usize) -> (Self, SessionBuilder) {
         let (sender, peers) = mpsc::unbounded_channel();
-        let (dials, down) = (Arc::default(), Arc::default());
-        let dialer = Dialer { peers: sender, dials: Arc::clone(&dials), down: Arc::clone(&down), pipe };
+        let (dials, aborts, down) = (Arc::default(), Arc::default(), Arc::default());
+        let dialer = Dialer {
+            peers: sender,
+            dials: Arc::clone(&dials),
+            aborts: Arc::clone(&aborts),
+            down: Arc::clone(&down),
+            pipe,
+        };
         let builder = ClientSession::builder(("broker.test", port), "me", SECRET).connector(dialer);
-        (Self { peers, dials, down }, builder)
+        (Self { peers, dials, aborts, down }, builder)
     }
 
     /// How often the session dialled.
     pub(crate) fn dials(&self) -> usize {
         self.dials.load(Ordering::Relaxed)
+    }
+
+    /// How often the session reset a connection.
+    pub(crate) fn aborts(&self) -> usize {
+        self.aborts.load(Ordering::Relaxed)
     }
 
     /// Refuses connections from now on, or accepts them again.

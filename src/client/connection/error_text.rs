@@ -32,7 +32,7 @@ impl DenialKind {
     #[must_use]
     pub fn classify(text: &str, ident: &str) -> Self {
         let text = without_length(text);
-        if text.starts_with("Authentication faile") || text == "hpfeeds: Bad credentials" {
+        if text.starts_with("Authentication faile") || matches!(text, "Bad credentials" | "hpfeeds: Bad credentials") {
             Self::Auth
         } else if let Some(rest) = text.strip_prefix("Authkey not allowed to pub here.") {
             Self::Publish(channel(rest, ident))
@@ -114,6 +114,7 @@ mod tests {
             ("authfail", DenialKind::Auth),
             // d1str0.
             ("hpfeeds: Bad credentials", DenialKind::Auth),
+            ("Bad credentials", DenialKind::Auth),
             ("hpfeeds: You do not have permission to publish to this channel", DenialKind::Publish(None)),
             ("hpfeeds: You do not have permission to subscribe to this channel", DenialKind::Subscribe(None)),
             // No length of it.

@@ -77,7 +77,7 @@ impl Connection<'_> {
         let Some(largest) = self.extension.as_ref().filter(|extension| !extension.asks).map(|it| it.largest) else {
             return false;
         };
-        if self.parting.is_some()
+        if !matches!(self.phase, Phase::Accepted)
             || !in_flight.holds()
             || in_flight.has_next(false)
             || in_flight.unconfirmed.waiting().0 > 0

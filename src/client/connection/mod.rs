@@ -247,8 +247,7 @@ impl<'a> Connection<'a> {
 
     fn delivered(&mut self, batch: BytesMut) -> Result<(), End> {
         self.proven();
-        // Only while closing can it be full here; then what nobody reads is let go.
-        let kept = !self.is_closing() || self.shared.inbox.has_room();
+        let kept = self.keeps(&batch);
         self.received(batch.len(), kept)?;
         if kept {
             self.shared.inbox.push(batch);
@@ -262,7 +261,7 @@ impl<'a> Connection<'a> {
     }
 
     /// Because the program wants it.
-    fn is_closing(&self) -> bool {
+    pub(super) fn is_closing(&self) -> bool {
         self.deadline.is_some() && matches!(self.phase, Phase::Closing | Phase::HalfClosed)
     }
 
@@ -405,6 +404,7 @@ impl<'a> Connection<'a> {
             return Ok(false);
         }
         if matches!(self.phase, Phase::Greeting { .. }) {
+            self.transport.abort();
             let (addr, after) = (self.shared.config.addr.clone(), self.shared.config.handshake_timeout);
             return Err(End::Failed(Error::new(Cause::NoHello { addr, after })));
         }

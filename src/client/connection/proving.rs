@@ -12,7 +12,10 @@ use crate::{
         event::{SessionEvent, SessionState},
         queue::unconfirmed::Keeping,
     },
-    wire::{Frame, Nonce, extension::Flags},
+    wire::{
+        Frame, Nonce,
+        extension::{Flags, Level},
+    },
 };
 
 impl Connection<'_> {
@@ -114,7 +117,14 @@ impl Connection<'_> {
         self.shared.state.send_replace(SessionState::Connected);
         // A connection that only takes the place of one that was ended on purpose is no news.
         if !mem::take(&mut self.reconnect.rotated) {
-            tracing::info!(addr = %self.shared.config.addr, broker = ?self.broker, "connected");
+            let confirms = match self.reconnect.in_flight.unconfirmed.keeping() {
+                Keeping::Nothing => "nothing",
+                Keeping::Eof => "by its end of stream",
+                Keeping::Acks(Level::ROUTED) => "routed",
+                Keeping::Acks(Level::STORED) => "stored",
+                Keeping::Acks(_) => "replicated",
+            };
+            tracing::info!(addr = %self.shared.config.addr, broker = ?self.broker, confirms, "connected");
             self.shared.emit(SessionEvent::Connected { broker: self.broker.clone() });
         }
         if let Some(first) = self.first.take() {

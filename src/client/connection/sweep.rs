@@ -11,7 +11,7 @@ use super::{
     state::{Connection, End, Phase},
 };
 use crate::wire::{
-    Opcode,
+    FrameBatch, Opcode,
     extension::{ClientFrame, Position},
 };
 
@@ -27,31 +27,52 @@ impl Connection<'_> {
         }
     }
 
-    /// The window that HELLO tells: what the receive queue has room for, and never so little that
-    /// nothing flows. Messages that earlier connections have left there count.
+    /// The most bytes that the receive queue may hold: twice its size and a message, as connections
+    /// that break leave there what was in their windows.
+    fn most(&self) -> usize {
+        let largest = self.shared.config.limits.of(Opcode::Publish) as usize;
+        self.shared.inbox.capacity().saturating_mul(2).saturating_add(largest)
+    }
+
+    /// The window that HELLO tells: what the receive queue has room for. When earlier connections
+    /// have filled it, a quarter of it, and less and less of what it may hold at most; one message
+    /// at a time always comes.
     pub(super) fn window(&self) -> u32 {
-        let capacity = self.shared.inbox.capacity();
-        let room = capacity.saturating_sub(self.shared.inbox.bytes()).max(capacity / 4).max(1);
-        u32::try_from(room).unwrap_or(u32::MAX)
+        let (held, capacity) = (self.shared.inbox.bytes(), self.shared.inbox.capacity());
+        let least = capacity.min(self.most().saturating_sub(held)) / 4;
+        let window = capacity.saturating_sub(held).max(least).max(1);
+        u32::try_from(window).unwrap_or(u32::MAX)
     }
 
     /// Whether more may be read. With a window always, as an ACK may stand behind messages that
-    /// nobody takes; unless broken connections, each with a window, have filled the queue twice.
+    /// nobody takes; and while HELLO waits for its answer, which stands before any message.
     pub(super) fn may_read(&mut self) -> bool {
+        if matches!(self.phase, Phase::Greeting { .. }) {
+            return true;
+        }
         let room = self.shared.inbox.has_room();
         let Some(life) = self.life() else {
             return room;
         };
-        let window = life.has_window();
-        let largest = self.shared.config.limits.of(Opcode::Publish) as usize;
-        let bound = self.shared.inbox.capacity().saturating_mul(2).saturating_add(largest);
-        if room || window && self.shared.inbox.bytes() < bound {
+        if room || life.has_window() {
             return true;
         }
-        if let Some(life) = self.life() {
-            life.held();
-        }
+        life.held();
         false
+    }
+
+    /// Whether received messages are kept for the program. While closing, those that nobody reads
+    /// are let go; on a connection that always reads, those above the most that may be held are
+    /// passed over.
+    pub(super) fn keeps(&self, batch: &[u8]) -> bool {
+        if self.is_closing() {
+            return self.shared.inbox.has_room();
+        }
+        let keeps = self.extension.is_none() || self.shared.inbox.bytes() < self.most();
+        if !keeps {
+            self.shared.overflow(FrameBatch::checked(batch).frames().count() as u64);
+        }
+        keeps
     }
 
     /// Messages were received, `len` bytes of frames, and are passed over or kept for the program.
@@ -125,6 +146,7 @@ impl Connection<'_> {
             // It has just been set: this is for its waker.
             let _pending = life.sweep.as_mut().poll(cx);
             if dead {
+                self.transport.abort();
                 let silence = format!("nothing was heard for {DEATH} s");
                 return Err(self.broken(io::Error::new(io::ErrorKind::TimedOut, silence)));
             }

@@ -272,15 +272,25 @@ impl Shared {
     /// Counts a message that cannot be given to the program. The messages around it can.
     #[cold]
     pub(crate) fn skip(&self, cause: DecodeError) {
+        self.skip_messages(1, || Cause::Skipped { addr: self.config.addr.clone(), cause });
+    }
+
+    /// Counts messages that came although the receive queue was full, over and over.
+    #[cold]
+    pub(crate) fn overflow(&self, messages: u64) {
+        self.skip_messages(messages, || Cause::Overflow { addr: self.config.addr.clone() });
+    }
+
+    fn skip_messages(&self, count: u64, cause: impl FnOnce() -> Cause) {
         let mut skipped = self.skipped.lock();
-        skipped.messages += 1;
+        skipped.messages += count;
         let (messages, now) = (skipped.messages, Instant::now());
         if skipped.told.is_some_and(|told| now < told + TELL_AGAIN) {
             return;
         }
         skipped.told = Some(now);
         drop(skipped);
-        let cause = Error::new(Cause::Skipped { addr: self.config.addr.clone(), cause });
+        let cause = Error::new(cause());
         tracing::warn!(%cause, messages, "message skipped");
         self.emit(SessionEvent::Skipped { messages, cause });
     }

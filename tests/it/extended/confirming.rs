@@ -421,3 +421,22 @@ async fn a_message_that_was_numbered_for_a_larger_broker_is_given_up_in_its_plac
     assert_eq!((flushed.confirmed, flushed.refused, script.dials()), (3, 3, 2));
     assert_eq!(session.publisher().free(), 8 << 20);
 }
+
+#[tokio::test(start_paused = true)]
+async fn confirmed_messages_that_are_polled_together_keep_their_order() {
+    let (mut script, builder) = Script::at_own_address(4 << 20);
+    let session = builder.start().unwrap();
+    let (mut peer, _) = script.confirm(0).await;
+    // More than a publisher without a receipt may queue before others run.
+    let payload = |n: u64| format!("{n} {}", "x".repeat(1000));
+    let waiting = futures::future::join_all((1..=1000).map(|n| session.publish_confirmed("x", payload(n))));
+    let serve = async {
+        for n in 1..=1000 {
+            peer.expect_publish(&payload(n)).await;
+        }
+        peer.ack(1000).await;
+    };
+    let (receipts, ()) = tokio::join!(waiting, serve);
+    let numbers = receipts.into_iter().map(|receipt| receipt.unwrap().position().number);
+    assert!(numbers.eq(1..=1000));
+}

@@ -185,3 +185,73 @@ async fn a_broker_that_wants_to_hear_something_does() {
         peer.say(BrokerFrame::Heartbeat).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_keeps_nothing_else_from_being_heard() {
+    let (mut script, builder) = script();
+    let limits = hpfeeds::Limits::new(1000);
+    let session = builder.receive_queue(10_000).limits(limits).start().unwrap();
+    let mut sent = 0;
+    // Each connection fills what it is given, and breaks; the program takes nothing.
+    for round in 0..200 {
+        let (mut peer, hello) = script.confirm(round).await;
+        assert!(hello.window.unwrap() >= 1);
+        let mut outstanding = 0;
+        while outstanding == 0 || outstanding + length(500) <= hello.window.unwrap().into() {
+            peer.publish("a", vec![7; 500]).await;
+            outstanding += length(500);
+            sent += 1;
+        }
+        let (receipt, ()) = tokio::join!(session.publish_confirmed("b", "x"), async {
+            while matches!(peer.heard().await, Heard::Consumed(_)) {}
+            peer.ack(round + 1).await;
+        });
+        assert_eq!(receipt.unwrap().position().number, round + 1);
+        sleep(Duration::from_secs(20)).await;
+    }
+    // What is kept has a bound, and the rest is counted.
+    let mut session = session;
+    let mut kept = 0;
+    while session.next().now_or_never().is_some() {
+        kept += 1;
+    }
+    let most = (2 * 10_000 + 1005) / length(500) + 1;
+    assert!((10_000 / length(500)..=most).contains(&kept), "{kept} of {sent}");
+    assert_eq!(kept + session.skipped(), sent);
+    let mut events = session.events();
+    let told = |event: &SessionEvent| matches!(event, SessionEvent::Skipped { cause, .. } if cause.to_string().contains("receive queue"));
+    while !told(&timeout(Duration::from_secs(1), events.next()).await.unwrap().unwrap()) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_whose_messages_are_sent_again_is_reset() {
+    let (mut script, builder) = script();
+    let session = builder.start().unwrap();
+    // HELLO is not answered.
+    let (mut peer, _) = script.greet().await;
+    peer.expect_eof().await;
+    assert_eq!(script.aborts(), 1);
+    // Nothing is heard.
+    let (mut peer, _) = script.confirm(0).await;
+    session.publish("x", "1").await.unwrap();
+    peer.expect_publish("1").await;
+    peer.expect_eof().await;
+    assert_eq!(script.aborts(), 2);
+    // Nonsense is heard.
+    let (mut peer, _) = script.confirm(0).await;
+    peer.expect_publish("1").await;
+    peer.ack(9).await;
+    peer.expect_eof().await;
+    assert_eq!(script.aborts(), 3);
+    // Closing in good order is no reset.
+    let (mut peer, _) = script.confirm(0).await;
+    let mut session = session;
+    let (closed, ()) = tokio::join!(session.close(), async {
+        peer.expect_publish("1").await;
+        peer.ack(1).await;
+        peer.expect_eof().await;
+        drop(peer);
+    });
+    closed.unwrap();
+    assert_eq!(script.aborts(), 3);
+}
