@@ -11,6 +11,15 @@ use super::{
 };
 use crate::wire::{Ident, Limits, Secret};
 
+/// Durations above this are taken for this: a point in time that far away can still be computed.
+pub(crate) const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+/// The time that the driver may take to end.
+const DRIVER_ENDING: Duration = Duration::from_secs(1);
+
+/// The time that the end of a session may take to make the rest durable.
+pub(crate) const SPOOL_ENDING: Duration = Duration::from_secs(5);
+
 /// The checked options of a running session.
 pub(crate) struct Config {
     pub(crate) addr: BrokerAddr,
@@ -33,6 +42,25 @@ pub(crate) struct Config {
     #[cfg(feature = "spool")]
     pub(crate) spool: Option<Spool>,
     pub(crate) connector: Arc<dyn Connector>,
+}
+
+impl Config {
+    /// The time that a session may take to end when its deadline has passed: with a spool, the rest
+    /// is made durable.
+    pub(crate) fn ending(&self) -> Duration {
+        if self.has_spool() { DRIVER_ENDING + SPOOL_ENDING } else { DRIVER_ENDING }
+    }
+
+    #[cfg(feature = "spool")]
+    fn has_spool(&self) -> bool {
+        self.spool.is_some()
+    }
+
+    #[cfg(not(feature = "spool"))]
+    #[allow(clippy::unused_self, reason = "with the feature it is asked")]
+    fn has_spool(&self) -> bool {
+        false
+    }
 }
 
 impl fmt::Debug for Config {

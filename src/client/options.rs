@@ -7,7 +7,7 @@ use super::connect::tls::TlsOptions;
 #[cfg(feature = "spool")]
 use super::spool::Spool;
 use super::{
-    config::Config,
+    config::{Config, FOREVER},
     connect::{
         addr::BrokerAddr,
         connector::Connector,
@@ -19,9 +19,6 @@ use super::{
     session::ClientSession,
 };
 use crate::wire::{Field, Ident, Limits, Secret};
-
-/// Durations above this are taken for this: a point in time that far away can still be computed.
-const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 /// How long a session with a spool leaves messages unconfirmed on a connection to a broker that
 /// confirms them only by its end.

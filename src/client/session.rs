@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    config::Config,
+    config::{Config, FOREVER},
     connect::addr::BrokerAddr,
     driver::{
         Driver,
@@ -276,7 +276,14 @@ impl ClientSession {
     /// Cancel safe: the session goes on closing, and another call waits for the same outcome. May
     /// be called outside of a runtime, too.
     pub async fn close(&mut self) -> Result<(), Error> {
-        let limit = self.inner.shared.config.close_timeout;
+        self.close_within(self.inner.shared.config.close_timeout).await
+    }
+
+    /// As [`close`](Self::close), with another limit than
+    /// [`close_timeout`](crate::SessionBuilder::close_timeout): for a program that knows only at the
+    /// end how long it may wait. The first call decides about the limit.
+    pub async fn close_within(&mut self, limit: Duration) -> Result<(), Error> {
+        let limit = limit.min(FOREVER);
         if self.inner.shared.intent() == Intent::Run {
             let deadline = self.inner.task.inside(Instant::now) + limit;
             self.inner.shared.ask(Intent::Close(deadline));
@@ -284,7 +291,7 @@ impl ClientSession {
         let mut state = self.inner.shared.state.subscribe();
         // The driver keeps the deadline; this second one holds even if its runtime stands still.
         let closed = state.wait_for(|state| *state == SessionState::Closed);
-        let closed = self.inner.task.inside(|| timeout(limit + Duration::from_secs(1), closed));
+        let closed = self.inner.task.inside(|| timeout(limit + self.inner.shared.config.ending(), closed));
         drop(closed.await);
         self.inner.shared.outcome().unwrap_or_else(|| {
             let (messages, bytes) = self.inner.shared.outbox.unsent();

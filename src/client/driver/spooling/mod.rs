@@ -23,6 +23,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use super::desired::{Intent, Shared};
 use crate::{
     client::{
+        config::SPOOL_ENDING,
         error::{Cause, Error},
         event::SessionEvent,
         queue::{batch::Batch, in_flight::InFlight, unconfirmed::Unconfirmed},
@@ -33,9 +34,6 @@ use crate::{
 
 /// The time that an opening may take before the session goes on without what is on disk.
 const OPENING: Duration = Duration::from_secs(5);
-
-/// The time that the end of a session may take to make the rest durable.
-const ENDING: Duration = Duration::from_secs(5);
 
 /// The connection, as far as it matters to the spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,7 +210,7 @@ impl Spooling {
 
     /// Writes everything that is unconfirmed, and ends the spool. Returns what is left behind.
     pub(crate) async fn finish(&mut self, shared: &Shared, in_flight: &mut InFlight) -> Left {
-        let limit = sleep(ENDING);
+        let limit = sleep(SPOOL_ENDING);
         tokio::pin!(limit);
         let mut is_closing = false;
         poll_fn(|cx| {
