@@ -55,6 +55,12 @@ impl Confirmation {
     }
 }
 
+/// How long an action with a spool may take to end after a signal: to read its last input, to wait
+/// for the broker, and to write the rest to disk.
+pub(crate) fn spool_patience(patience: &PatienceArgs) -> Duration {
+    patience.timeout.saturating_add(Duration::from_secs(10))
+}
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Spool")]
 pub(crate) struct SpoolingArgs {
@@ -115,6 +121,12 @@ pub(crate) enum Full {
 }
 
 impl SpoolingArgs {
+    /// How long an action may take to end after a signal: with a spool there is something to be
+    /// done when the patience is over.
+    pub(crate) fn patience(&self, patience: &PatienceArgs) -> Duration {
+        if self.spool.is_some() { spool_patience(patience) } else { patience.timeout }
+    }
+
     /// Whether to end when the spool is full.
     pub(crate) fn ends_when_full(&self) -> bool {
         self.settings.when_full == Full::Refuse

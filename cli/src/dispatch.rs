@@ -6,11 +6,6 @@ use std::{io, process::ExitCode, time::Duration};
 use tokio::runtime;
 use tracing_subscriber::EnvFilter;
 
-#[cfg(unix)]
-use crate::spool::{
-    self,
-    args::{SpoolAction, SpoolArgs},
-};
 use crate::{
     args::{Action, Cli},
     bench, completions,
@@ -18,6 +13,14 @@ use crate::{
     publish, sendfile,
     signals::supervise,
     subscribe,
+};
+#[cfg(unix)]
+use crate::{
+    delivery::spool_patience,
+    spool::{
+        self,
+        args::{SpoolAction, SpoolArgs},
+    },
 };
 
 /// Parses the command line, runs its action, and says how that ended.
@@ -37,7 +40,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Action::Completions(args) => completions::run(&args),
         #[cfg(unix)]
         Action::Spool(SpoolArgs { action: SpoolAction::Drain { dir, patience } }) => {
-            let limit = patience.timeout;
+            let limit = spool_patience(&patience);
             in_runtime(supervise(async |stop| spool::drain(connection, &dir, &patience, stop).await, limit))
         }
         #[cfg(unix)]
@@ -45,11 +48,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Action::Bench(args) => in_runtime(supervise(|stop| bench::run(args, stop), Duration::ZERO)),
         Action::Subscribe(args) => in_runtime(supervise(|stop| subscribe::run(connection, args, stop), Duration::ZERO)),
         Action::Publish(args) => {
-            let patience = args.patience.timeout;
+            let patience = args.spooling.patience(&args.patience);
             in_runtime(supervise(|stop| publish::run(connection, args, stop), patience))
         }
         Action::Sendfile(args) => {
-            let patience = args.patience.timeout;
+            let patience = args.spooling.patience(&args.patience);
             in_runtime(supervise(|stop| sendfile::run(connection, args, stop), patience))
         }
     }

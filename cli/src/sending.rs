@@ -31,6 +31,12 @@ use crate::{
 /// the user wants an end, they must be sent and confirmed within one deadline.
 const QUEUE: usize = 1 << 20;
 
+/// The time that a session with a spool has to end when nothing is to be waited for.
+const AT_ONCE: Duration = Duration::from_millis(100);
+
+/// The time after a signal in which messages still find room in a spool that is full.
+const LAST_ROOM: Duration = Duration::from_secs(3);
+
 /// How often a progress bar moves.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -73,7 +79,8 @@ impl Manner {
 
     /// Messages that were read by the time of a signal are taken, as long as the patience lasts.
     pub(crate) fn sending_to_the_end(self) -> Self {
-        Self { grace: self.patience, ..self }
+        let grace = if self.spool.is_some() { self.patience.min(LAST_ROOM) } else { self.patience };
+        Self { grace, ..self }
     }
 }
 
@@ -126,12 +133,11 @@ impl Outgoing {
         let builder = connection
             .builder()
             .handshake_timeout(handshake_timeout(manner.patience))
-            .close_timeout(Duration::MAX)
             .close_stall_timeout(manner.patience)
             .confirm(manner.confirm);
         let (session, link) = if let Some(spool) = manner.spool.clone() {
-            // It takes messages now; at the end, what is on disk has no more time than it needs.
-            let session = builder.spool(spool).close_timeout(manner.patience).start()?;
+            // It takes messages now, whether the broker is there or not.
+            let session = builder.spool(spool).start()?;
             let link = tokio::select! {
                 link = Link::tell_when_usable(session.events()) => link?,
                 signal = stop.requested() => return Err(Failure::silent(signal.exit_code())),
@@ -304,16 +310,22 @@ impl Outgoing {
     async fn close(&mut self) -> Closed {
         let Manner { patience, keep_going, .. } = self.manner;
         let mut state = self.state.clone();
-        // With a spool the session has the same deadline itself, and uses it better.
-        let gives_up = keep_going && self.manner.spool.is_none();
+        let has_spool = self.manner.spool.is_some();
         let is_away = !matches!(*state.borrow(), SessionState::Connected | SessionState::Closed);
-        if keep_going && is_away && self.progress.waiting() > 0 {
+        if keep_going && is_away && self.progress.waiting() > 0 && !(has_spool && self.stop.is_requested()) {
             notice(format_args!("waiting up to {patience:?} for the broker with {}", self.left()));
         }
+        // With a spool, the session gives up by itself, and writes the rest to disk. After a signal
+        // it does not wait for a broker that is away: that may take days.
+        let limit = match has_spool {
+            true if is_away && self.stop.is_requested() => AT_ONCE,
+            true => patience,
+            false => Duration::MAX,
+        };
         tokio::select! {
-            closed = self.progress.during(self.session.close()) => Closed::By(closed),
-            signal = self.stop.requested_for(patience), if self.manner.spool.is_none() => Closed::Interrupted(signal),
-            () = away(&mut state, patience), if gives_up => Closed::Away,
+            closed = self.progress.during(self.session.close_within(limit)) => Closed::By(closed),
+            signal = self.stop.requested_for(patience), if !has_spool => Closed::Interrupted(signal),
+            () = away(&mut state, patience), if keep_going && !has_spool => Closed::Away,
         }
     }
 

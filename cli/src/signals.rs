@@ -49,6 +49,11 @@ impl Stop {
         self.wait().await.0
     }
 
+    /// Whether the user wants the action to end.
+    pub(crate) fn is_requested(&self) -> bool {
+        self.signal.borrow().is_some()
+    }
+
     /// Waits until the user has wanted the action to end for so long. Cancel safe.
     pub(crate) async fn requested_for(&mut self, long: Duration) -> Signal {
         let (signal, since) = self.wait().await;

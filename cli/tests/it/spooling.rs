@@ -10,12 +10,13 @@ use crate::support::{Running, SECRET, TestBroker, bare_tool, fails, outcome, too
 fn command(port: u16, action: &[&str], spool: &Path) -> std::process::Command {
     let mut command = bare_tool();
     command.args(action).args(["-p", &port.to_string(), "-i", "sensor", "-s", SECRET, "-c", "events"]);
-    command.args(["--timeout", "0.5", "--spool"]).arg(spool);
+    command.arg("--spool").arg(spool);
     command
 }
 
 fn lines(port: u16, spool: &Path, more: &[&str]) -> Running {
-    Running::start(command(port, &["publish", "--lines"], spool).args(more))
+    let timeout = if more.contains(&"--timeout") { &[][..] } else { &["--timeout", "0.5"] };
+    Running::start(command(port, &["publish", "--lines"], spool).args(timeout).args(more))
 }
 
 /// Runs `hpfeeds spool ACTION`, and gives what that prints.
@@ -93,7 +94,7 @@ fn what_is_left_at_the_end_is_told_with_7_and_can_be_drained() {
     assert!(tool.stderr().contains("1 message is in the spool"), "{}", tool.stderr());
     let file = dir.path().join("payload");
     fs::write(&file, b"\0\xfftwo").unwrap();
-    let mut sendfile = command(port, &["sendfile", file.to_str().unwrap()], dir.path());
+    let mut sendfile = command(port, &["sendfile", "--timeout", "0.5", file.to_str().unwrap()], dir.path());
     assert_eq!(Running::start(&mut sendfile).wait(), Some(7));
     let drain = |ident: &str| {
         let mut command = tool_for(port, ident);
@@ -127,7 +128,8 @@ fn a_signal_leaves_everything_that_was_read_on_disk() {
         let dir = tempfile::tempdir().unwrap();
         let mut broker = TestBroker::start();
         broker.stop();
-        let mut tool = lines(broker.port(), dir.path(), &["--spool-after", "100"]);
+        // It does not wait for the broker.
+        let mut tool = lines(broker.port(), dir.path(), &["--spool-after", "100", "--timeout", "1000"]);
         tool.wait_for_stderr("cannot connect");
         tool.type_in(b"one\ntwo\nhalf");
         tool.signal(signal);
@@ -179,7 +181,7 @@ fn a_spool_that_is_full_drops_or_refuses_as_it_is_told() {
     assert!(look("status", dir.path()).contains(" dropped for room"), "{}", look("status", dir.path()));
 
     let dir = tempfile::tempdir().unwrap();
-    let mut command = command(broker.port(), &["publish", "--lines"], dir.path());
+    let mut command = command(broker.port(), &["publish", "--lines", "--timeout", "0.5"], dir.path());
     let mut tool = Running::start(command.args([&limit[..], &["refuse"]].concat()));
     tool.try_type_in(line.repeat(200).as_bytes());
     assert_eq!(tool.wait_with_open_stdin(), Some(1), "{}", tool.stderr());
