@@ -9,13 +9,12 @@ use hpfeeds::wire::{
 };
 use hpfeeds_broker::Broker;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     runtime, task,
 };
 use tokio_util::codec::Framed;
 
-/// The room of each stream, in bytes: more than a batch.
-const ROOM: usize = 1 << 20;
+use crate::pipe::{Pipe, pipe};
 
 /// The messages that are written at once, but for `lone`.
 const BATCH: usize = 200;
@@ -67,8 +66,8 @@ pub(crate) fn run(operation: &str, count: usize, payload: &[u8]) {
 }
 
 /// A client that has authenticated and subscribed.
-async fn client(broker: &Broker, ident: &Ident, channels: &[Channel]) -> DuplexStream {
-    let (ours, theirs) = tokio::io::duplex(ROOM);
+async fn client(broker: &Broker, ident: &Ident, channels: &[Channel]) -> Pipe {
+    let (ours, theirs) = pipe();
     broker.serve(theirs, ([127, 0, 0, 1], 1).into());
     let mut framed = Framed::new(ours, Codec::default());
     let Some(Ok(Frame::Info { nonce, .. })) = framed.next().await else { panic!("no INFO") };
@@ -85,7 +84,7 @@ async fn client(broker: &Broker, ident: &Ident, channels: &[Channel]) -> DuplexS
 }
 
 /// Says HELLO for a stream that is to be confirmed, and waits for the answer.
-async fn greet(publisher: &mut DuplexStream) {
+async fn greet(publisher: &mut Pipe) {
     let hello = ClientHello {
         version: VERSION,
         flags: Flags::CONFIRM | Flags::REPLIES,
@@ -106,7 +105,7 @@ async fn greet(publisher: &mut DuplexStream) {
 }
 
 /// The number of the next ACK.
-async fn acknowledged(publisher: &mut DuplexStream) -> u64 {
+async fn acknowledged(publisher: &mut Pipe) -> u64 {
     let mut frame = [0; HEADER_LEN + 8];
     publisher.read_exact(&mut frame).await.unwrap();
     let (head, number) = frame.split_last_chunk().unwrap();

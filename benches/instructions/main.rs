@@ -6,6 +6,8 @@
 #[cfg(feature = "broker")]
 mod broker;
 #[cfg(feature = "session")]
+mod pipe;
+#[cfg(feature = "session")]
 mod session;
 
 use std::{env, hint::black_box};

@@ -17,13 +17,13 @@ use hpfeeds::{
     },
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     runtime,
 };
 use tokio_util::codec::Framed;
 
-/// The room of the stream, in bytes.
-const ROOM: usize = 1 << 20;
+use crate::pipe::{Pipe, pipe};
+
 /// Bytes of one read, as the broker reads.
 const READ: usize = 256 << 10;
 /// Messages of one count.
@@ -64,6 +64,8 @@ pub(crate) fn run(operation: &str, count: usize, payload: &'static [u8]) {
     });
 }
 
+impl Transport for Pipe {}
+
 struct Peer {
     /// It offers the extension.
     offers: bool,
@@ -73,13 +75,13 @@ struct Peer {
 
 impl Connector for Peer {
     fn connect<'a>(&'a self, _addr: &'a BrokerAddr) -> BoxFuture<'a, io::Result<Box<dyn Transport>>> {
-        let (ours, theirs) = tokio::io::duplex(ROOM);
+        let (ours, theirs) = pipe();
         tokio::spawn(serve(theirs, self.offers, self.frame));
         async { Ok(Box::new(ours) as _) }.boxed()
     }
 }
 
-async fn serve(stream: DuplexStream, offers: bool, frame: usize) {
+async fn serve(stream: Pipe, offers: bool, frame: usize) {
     let mut framed = Framed::new(stream, Codec::default());
     let name = if offers { offer("peer") } else { "peer".into() };
     framed.send(Frame::Info { name: name.into_owned(), nonce: Nonce::new([1, 2, 3, 4]) }).await.unwrap();
@@ -104,7 +106,7 @@ async fn serve(stream: DuplexStream, offers: bool, frame: usize) {
 }
 
 /// Reads HELLO, of which some may have been read already, and grants what it asks for.
-async fn greet(stream: &mut DuplexStream, read: &mut BytesMut) {
+async fn greet(stream: &mut Pipe, read: &mut BytesMut) {
     let hello = loop {
         if let Some(header) = ExtensionHeader::parse(read).unwrap()
             && let Some(body) = header.body(read)
