@@ -170,6 +170,10 @@ impl Ring {
             return After::File;
         }
         let start = self.batches.partition_point(|batch| batch.last() <= at);
+        if start == self.batches.len() {
+            // It was given up.
+            return After::Nothing;
+        }
         let mut sum = 0;
         let wanted = self.batches.range(start..).take_while(|batch| {
             let is_room = sum < bytes;

@@ -6,6 +6,7 @@ mod crash;
 mod faults;
 #[path = "../../../../tests/support/sim_disk.rs"]
 pub(super) mod sim_disk;
+mod stack;
 pub(super) mod support;
 mod table;
 mod threads;
