@@ -50,7 +50,7 @@ mod unix {
     /// The bytes of one round, in records of this length.
     const ROUND: usize = 192 << 20;
     const RECORD: usize = 64 << 10;
-    /// What a log syncs by itself, and the group of a program that syncs.
+    /// The bytes that a log syncs by itself, and the group of a program that syncs.
     const UNSYNCED: usize = 8 << 20;
     const GROUP: usize = 256 << 10;
 
@@ -66,7 +66,7 @@ mod unix {
         {
             let (mut log, mut plain, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
             for round in 0..rounds {
-                // Whoever comes second may find the disk busy: they take turns.
+                // The second may find the disk busy: they take turns.
                 let mut speeds = [0.0; 2];
                 for turn in [round % 2, 1 - round % 2] {
                     let folder = tempfile::tempdir_in(&dir)?;

@@ -343,3 +343,20 @@ async fn a_disk_that_stands_still_does_not_stop_a_session() {
     disk.stall(false);
     session.close().await.unwrap();
 }
+
+#[tokio::test]
+async fn writing_through_waits_for_a_disk_that_stands_still() {
+    let disk = StallingDisk::new(&SimDisk::new(1));
+    let broker = hpfeeds_broker::Broker::dev().await.unwrap();
+    let addr = broker.local_addr();
+    broker.shutdown().await;
+    let spool = Spool::disk(Arc::new(disk.clone())).write_through();
+    let session = hpfeeds::ClientSession::builder(addr, "dev", "dev").spool(spool).start().unwrap();
+    session.publish("c", "1").await.unwrap();
+    disk.stall(true);
+    let mut second = std::pin::pin!(session.publish("c", "2"));
+    assert!(tokio::time::timeout(Duration::from_millis(100), &mut second).await.is_err(), "it waits");
+    disk.stall(false);
+    second.await.unwrap();
+    assert_eq!(session.stats().spooled, 2);
+}

@@ -153,9 +153,11 @@ async fn a_program_that_is_online_writes_not_one_byte_to_its_disk() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let out = child.stdout.take().unwrap();
-    let is_online = || BufReader::new(out).lines().any(|line| line.unwrap() == "online");
-    assert!(tokio::task::spawn_blocking(is_online).await.unwrap(), "it ended");
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    // The pipe stays open: after a minute the test program has more to say.
+    let is_online = move || (lines.any(|line| line.unwrap() == "online"), lines);
+    let (is_online, lines) = tokio::task::spawn_blocking(is_online).await.unwrap();
+    assert!(is_online, "it ended");
     let written = || {
         let io = std::fs::read_to_string(format!("/proc/{}/io", child.id())).unwrap();
         io.lines().find_map(|line| line.strip_prefix("write_bytes: ")?.parse::<u64>().ok()).unwrap()
@@ -164,8 +166,10 @@ async fn a_program_that_is_online_writes_not_one_byte_to_its_disk() {
     sleep(Duration::from_secs(seconds)).await;
     let (after, received) = (written(), broker.stats().received_messages - received);
     println!("{received} messages in {seconds} s, and {} bytes written to disk", after - before);
+    assert!(child.try_wait().unwrap().is_none(), "it is still there");
     child.kill().unwrap();
     child.wait().unwrap();
+    drop(lines);
     assert_eq!(after, before);
-    assert!(received > seconds, "{received}");
+    assert!(received > 0, "it has published");
 }

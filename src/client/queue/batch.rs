@@ -55,6 +55,14 @@ impl Batch {
         Self { number: first, replayed: true, ..Self::small(bytes, messages, since, Vec::new()) }
     }
 
+    /// Takes up no room of the queue any more, and returns how much it was.
+    #[cfg(feature = "spool")]
+    pub(crate) fn take_room(&mut self) -> usize {
+        let room = self.room();
+        self.replayed = true;
+        room
+    }
+
     /// How many bytes of the queue it takes up.
     pub(crate) fn room(&self) -> usize {
         if self.replayed { 0 } else { self.len() }

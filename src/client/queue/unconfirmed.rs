@@ -365,6 +365,14 @@ impl Unconfirmed {
         waiting
     }
 
+    /// Takes the room of the queue from messages up to here, which are durable. They stay in memory
+    /// until they are confirmed.
+    #[cfg(feature = "spool")]
+    pub(crate) fn take_room(&mut self, durable: u64) -> usize {
+        let durable = self.batches.iter_mut().take_while(|batch| batch.last() <= Some(durable));
+        durable.map(Batch::take_room).sum()
+    }
+
     /// Answers those who wait until messages up to here are durable.
     #[cfg(feature = "spool")]
     pub(crate) fn answer_stored(&mut self, to: u64) {

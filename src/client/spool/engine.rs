@@ -241,8 +241,10 @@ impl Engine {
         // Messages of earlier programs that were not read yet are released by nobody.
         let limit = if self.reading.number() < self.old { self.reading.number() } else { u64::MAX };
         let mut to = self.runs.release(limit, |stream| self.released.get(&stream).copied().unwrap_or(0));
+        // More of a stream may be read later, all of which is released by now.
+        let is_unread = self.reading.number() < self.old;
         let written = |stream| self.waiting.iter().chain(&self.appended).any(|batch| batch.stream == stream);
-        self.released.retain(|stream, _| self.runs.has(*stream) || written(*stream));
+        self.released.retain(|stream, _| is_unread || self.runs.has(*stream) || written(*stream));
         let last = opened.log.last();
         let is_read = self.reading.is_empty() && self.reading.number() >= last.number;
         if is_read && self.runs.is_empty() && self.waiting.is_empty() && self.appended.is_empty() {

@@ -74,6 +74,7 @@ pub(crate) struct Received {
     pub(crate) number: u64,
     pub(crate) text: String,
     pub(crate) at: Instant,
+    connection: u64,
 }
 
 impl Broker {
@@ -231,7 +232,7 @@ impl Broker {
                     None => (StreamId::default(), 0),
                 };
                 assert!(stream.is_some() || !extended, "a message came before HELLO");
-                state.received.push(Received { stream: id, number, text, at: Instant::now() });
+                state.received.push(Received { stream: id, number, text, at: Instant::now(), connection });
                 if number > 0
                     && let Some(after) = state.settings.ack_after
                 {
@@ -252,8 +253,10 @@ impl Broker {
         let mut state = self.state();
         state.hellos.push((id, next));
         let (decided, owner) = state.streams.entry(id).or_default();
-        *owner = connection;
-        let decided = *decided;
+        let (decided, fenced) = (*decided, std::mem::replace(owner, connection));
+        // What a fenced connection has brought and is not decided is thrown away.
+        let is_decided = |message: &Received| message.number <= decided || message.stream != id;
+        state.received.retain(|message| message.connection != fenced || is_decided(message));
         let largest_message = state.settings.largest;
         self.0.fences.send_modify(|fences| *fences += 1);
         let hello = BrokerHello {

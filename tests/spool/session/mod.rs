@@ -4,5 +4,6 @@ mod broker;
 mod ending;
 mod full;
 mod online;
+mod random;
 mod replay;
 mod sensor;

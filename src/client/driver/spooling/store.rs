@@ -144,6 +144,11 @@ impl Spooling {
         if !shared.outbox.is_low() {
             return;
         }
+        if self.parked.is_none() {
+            // Messages that were sent stay in memory until they are confirmed, and others may come:
+            // no more than half a queue of the former is sent.
+            shared.outbox.release(in_flight.unconfirmed.take_room(self.durable));
+        }
         let drops = self.when_full == WhenFull::DropOldest && self.is_failing && shared.outbox.is_starved();
         if self.parked.is_none() && self.head.is_none() && (self.durable > in_flight.unconfirmed.written() || drops) {
             // What is sent soon stays.
