@@ -161,10 +161,12 @@ impl Outgoing {
         let given = if manner.keep_going { given.to_vec() } else { Vec::new() };
         let progress = Progress::new(session.publisher(), bar);
         let queued = Arc::<AtomicU64>::default();
-        let unconfirmed = queued.clone();
-        stop.last_words(move || match unconfirmed.load(Relaxed) {
-            0 => None,
-            n => Some(format!("the broker has not confirmed that it read the {} so far", messages(n))),
+        let (taken, publisher) = (queued.clone(), session.publisher());
+        stop.last_words(move || {
+            let stats = publisher.stats();
+            // A broker that has confirmed nothing may have read some, or none.
+            let left = if stats.confirmed > 0 { stats.queued + stats.unconfirmed } else { taken.load(Relaxed) };
+            (left > 0).then(|| format!("the broker has not confirmed {}", messages(left)))
         });
         Ok(Self { state: session.state(), session, manner, link, given, stop, messages: queued, denied: 0, progress })
     }

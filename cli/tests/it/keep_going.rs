@@ -129,6 +129,25 @@ fn an_end_that_is_wanted_while_the_broker_is_away_is_bounded() {
 }
 
 #[test]
+fn a_second_signal_ends_it_at_once_and_says_what_is_left() {
+    let mut broker = TestBroker::start();
+    let mut tool = start(broker.port(), &["--lines", "-c", "events"]);
+    let mut peer = broker.listen(&["events"]);
+    tool.type_in(b"one\n");
+    assert_eq!(peer.next().2, "one");
+    drop(peer);
+    broker.stop();
+    tool.wait_for_stderr("connecting again");
+    tool.type_in(b"two\nthree\n");
+    tool.signal("INT");
+    tool.wait_for_stderr("waiting up to 30s for the broker with 2 messages not sent");
+    tool.signal("TERM");
+    assert_eq!(tool.wait_with_open_stdin(), Some(143));
+    let stderr = tool.stderr();
+    assert!(stderr.ends_with("hpfeeds: ended by force: the broker has not confirmed 2 messages\n"), "{stderr}");
+}
+
+#[test]
 fn a_denied_channel_does_not_hold_up_the_others() {
     let broker = TestBroker::start();
     let mut peer = broker.listen(&["events"]);
