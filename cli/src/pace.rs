@@ -1,4 +1,4 @@
-//! The pace of `publish --ndjson --speed`: when a recorded message is due, by the times of the lines
+//! The pace of `publish --ndjson --speed`: when a recorded message is due, by the times of lines
 //! and the monotonic clock.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! `hpfeeds publish --ndjson`: each line is the message that `subscribe --format ndjson` has printed.
+//! `hpfeeds publish --ndjson`: each line is a message as `subscribe --format ndjson` prints it.
 
 use std::time::{Duration, Instant};
 
