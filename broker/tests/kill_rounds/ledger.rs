@@ -1,0 +1,163 @@
+//! The ledger: what sensors, brokers and the collector have told of each event.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::Range,
+    time::Duration,
+};
+
+use crate::{
+    collector::Delivery,
+    event::{Line, Moment},
+    sensor::{Mode, Orders, PIPELINED},
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct LifeNumber(pub(crate) usize);
+
+/// A sensor's process.
+pub(crate) struct Life {
+    pub(crate) mode: Mode,
+    first: u64,
+    /// Up to here, a flush has returned.
+    flushed: u64,
+    pub(crate) killed: Option<Moment>,
+    /// The numbers that its folder held when it had been killed, of its own and of former lives.
+    pub(crate) on_disk: BTreeSet<u64>,
+    pub(crate) resent: u64,
+    lost: u64,
+}
+
+pub(crate) struct Event {
+    pub(crate) life: LifeNumber,
+    /// When `publish` had returned, or when `publish_confirmed` was called.
+    pub(crate) at: Moment,
+    pub(crate) accepted: bool,
+    pub(crate) confirmed: Option<Moment>,
+    pub(crate) refused: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Ledger {
+    pub(crate) lives: Vec<Life>,
+    pub(crate) events: BTreeMap<u64, Event>,
+    pub(crate) deliveries: Vec<Delivery>,
+    brokers: Vec<BrokerLife>,
+    pub(crate) faults: Vec<String>,
+}
+
+/// A broker's process.
+#[derive(Clone, Copy)]
+struct BrokerLife {
+    /// When the sensor could speak to it at the earliest.
+    began: Moment,
+    killed: Option<Moment>,
+}
+
+impl Ledger {
+    /// The number of a broker's new life.
+    pub(crate) fn began_broker(&mut self, began: Moment) -> u64 {
+        self.brokers.push(BrokerLife { began, killed: None });
+        self.brokers.len() as u64
+    }
+
+    pub(crate) fn killed_broker(&mut self, at: Moment) {
+        self.brokers.last_mut().expect("there was one").killed = Some(at);
+    }
+
+    /// A number that no sensor has used.
+    pub(crate) fn free(&self) -> u64 {
+        self.events.last_key_value().map_or(1, |(last, _)| last + PIPELINED + 1)
+    }
+
+    pub(crate) fn began_sensor(&mut self, orders: &Orders) -> LifeNumber {
+        let (killed, on_disk) = (None, BTreeSet::new());
+        let (mode, first) = (orders.mode, orders.first);
+        self.lives.push(Life { mode, first, flushed: first - 1, killed, on_disk, resent: 0, lost: 0 });
+        LifeNumber(self.lives.len() - 1)
+    }
+
+    fn event(&mut self, life: LifeNumber, number: u64, at: Moment) -> &mut Event {
+        let new = Event { life, at, accepted: false, confirmed: None, refused: false };
+        self.events.entry(number).or_insert(new)
+    }
+
+    pub(crate) fn tell(&mut self, life: LifeNumber, told: &Line) {
+        match *told {
+            Line::Tried { number, at } => _ = self.event(life, number, at),
+            Line::Accepted { number, at } => self.event(life, number, at).accepted = true,
+            Line::Confirmed { number, at } => {
+                let known = self.event(life, number, at);
+                (known.accepted, known.confirmed) = (true, Some(at));
+            }
+            Line::Refused { number, at } => {
+                let known = self.event(life, number, at);
+                (known.accepted, known.refused) = (true, true);
+            }
+            Line::Flushed { number, at } => {
+                let life = &mut self.lives[life.0];
+                for (_, event) in self.events.range_mut((life.flushed + 1).min(number)..=number) {
+                    if event.accepted && !event.refused && event.confirmed.is_none() {
+                        event.confirmed = Some(at);
+                    }
+                }
+                life.flushed = life.flushed.max(number);
+            }
+            Line::Stats { resent, lost, .. } => {
+                let life = &mut self.lives[life.0];
+                (life.resent, life.lost) = (resent, lost);
+            }
+            Line::Started | Line::Drained | Line::Note(_) => {}
+        }
+    }
+
+    pub(crate) fn killed_sensor(&mut self, life: LifeNumber, at: Moment, on_disk: BTreeSet<u64>) {
+        let life = &mut self.lives[life.0];
+        (life.killed, life.on_disk) = (Some(at), on_disk);
+    }
+
+    pub(crate) fn drained(&mut self, life: LifeNumber, on_disk: &BTreeSet<u64>) {
+        let lost = self.lives[life.0].lost;
+        if lost > 0 || !on_disk.is_empty() {
+            self.faults.push(format!("the last sensor has drained, counts {lost} as lost, and left {on_disk:?}"));
+        }
+    }
+
+    pub(crate) fn hear(&mut self, deliveries: Vec<Delivery>) {
+        self.deliveries.extend(deliveries);
+    }
+
+    /// Whether some sensor can have published this number.
+    pub(crate) fn was_published(&self, number: u64) -> bool {
+        // Beyond the last that it has told, it may have had as many as it keeps under way.
+        let near = self.events.range(number.saturating_sub(PIPELINED)..=number);
+        near.count() > 0
+    }
+
+    /// Whether a broker can have acknowledged something in that time, and was killed within so long.
+    pub(crate) fn went_with_a_broker(&self, from: Moment, until: Moment, within: Duration) -> bool {
+        self.brokers.iter().any(|broker| {
+            let in_time = |killed: Moment| from <= killed && killed <= until.plus(within);
+            broker.began <= until && broker.killed.is_some_and(in_time)
+        })
+    }
+
+    /// Whether one of these brokers, which count from one, was killed after that.
+    pub(crate) fn was_killed(&self, brokers: Range<u64>, after: Moment) -> bool {
+        let numbered = (1..).zip(&self.brokers).filter(|(number, _)| brokers.contains(number));
+        numbered.into_iter().any(|(_, broker)| broker.killed.is_some_and(|killed| killed >= after))
+    }
+
+    /// The first number of that life, and of all that follow.
+    pub(crate) fn first_number(&self, life: usize) -> Option<u64> {
+        self.lives.get(life).map(|life| life.first)
+    }
+}
+
+impl fmt::Display for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (events, lives, brokers) = (self.events.len(), self.lives.len(), self.brokers.len());
+        write!(f, "{events} events of {lives} sensors, {brokers} brokers, {} deliveries", self.deliveries.len())
+    }
+}
