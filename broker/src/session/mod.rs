@@ -15,7 +15,12 @@ mod subscribing;
 mod work_budget;
 mod writer;
 
-use std::{net::SocketAddr, pin::pin, sync::Arc, task::Poll};
+use std::{
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use futures::future::poll_fn;
 use tokio::time::{Instant, sleep, timeout};
@@ -207,28 +212,43 @@ async fn drive(
         }
         let ended = reader.poll_end(read, stop.as_ref(), cx);
         // Frames of the extension are written before the task waits.
-        if ended.is_pending()
-            && let Some(extension) = reader.extension.as_deref_mut()
-            && extension.take_said()
-        {
-            if extension.take_renewed() {
-                writer.follow(extension.link());
-            }
-            let was_waiting = extension.is_waiting();
-            if writing && let Poll::Ready(end) = writer.poll_run(cx) {
-                writing = false;
-                stop_for(&end, &mut stop);
-                cx.waker().wake_by_ref();
-            }
-            // The client has taken it, and is read again.
-            if was_waiting && !extension.is_waiting() {
-                cx.waker().wake_by_ref();
-            }
+        if ended.is_pending() && reader.extension.is_some() {
+            speak(reader, writer, &mut writing, &mut stop, cx);
         }
         ended
     })
     .await;
     ended.or(stop).unwrap_or(End::Eof)
+}
+
+/// Lets the writer write what the reader has said with the extension.
+#[inline(never)]
+fn speak(
+    reader: &mut SessionReader,
+    writer: &mut Writer<'_>,
+    writing: &mut bool,
+    stop: &mut Option<End>,
+    cx: &mut Context<'_>,
+) {
+    let Some(extension) = &mut reader.extension else {
+        return;
+    };
+    if !extension.take_said() {
+        return;
+    }
+    if extension.take_renewed() {
+        writer.follow(extension.link());
+    }
+    let was_waiting = extension.is_waiting();
+    if *writing && let Poll::Ready(end) = writer.poll_run(cx) {
+        *writing = false;
+        stop_for(&end, stop);
+        cx.waker().wake_by_ref();
+    }
+    // The client has taken it, and is read again.
+    if was_waiting && !extension.is_waiting() {
+        cx.waker().wake_by_ref();
+    }
 }
 
 /// The reason to stop reading once the writer has ended. Of a broken connection, frames that have

@@ -361,12 +361,7 @@ impl SessionReader {
                 let (target, prefixes) = match self.target(body) {
                     Ok(found) => found,
                     Err(Denial::Fatal(text)) => return Err(text),
-                    Err(Denial::Refused(channel, text)) => {
-                        let names = FrameBatch::names(body).unwrap_or_default().len();
-                        let batch = passing.same_names(first, names, |_, _| ());
-                        self.budget.charge_lookup(0);
-                        return self.refuse(batch, &channel, text).map(|()| None);
-                    }
+                    Err(Denial::Refused(channel, text)) => return self.refuse(&channel, text).map(|()| None),
                 };
                 self.budget.charge_lookup(prefixes);
                 self.cache.add(target, self.context.config.max_subscriptions);

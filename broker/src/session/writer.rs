@@ -206,11 +206,7 @@ impl<'a> Writer<'a> {
 
     /// Whether a limit or a window can keep the queue back.
     pub(crate) fn is_limited(&self) -> bool {
-        self.quota.is_some() || self.is_windowed()
-    }
-
-    fn is_windowed(&self) -> bool {
-        self.control.as_ref().is_some_and(|control| control.windowed)
+        self.granted != usize::MAX
     }
 
     /// Ends the window: CONSUMED is not read any more. The rest of the queue goes

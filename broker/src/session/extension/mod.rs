@@ -98,6 +98,7 @@ impl Extension {
 
     /// Counts messages that are about to be routed, and are not decided before
     /// [`settle`](Self::settle).
+    #[inline(never)]
     pub(super) fn count(&mut self, messages: u32) -> Result<(), String> {
         if let Some(stream) = &mut self.stream {
             stream.numbering.count(messages.into()).ok_or(NO_NUMBERS)?;
@@ -107,6 +108,7 @@ impl Extension {
     }
 
     /// All messages that were counted have gone to their subscribers.
+    #[inline(never)]
     pub(super) fn settle(&mut self) {
         if let Some(stream) = &mut self.stream {
             stream.pending = 0;
@@ -119,6 +121,7 @@ impl Extension {
     /// Nothing is acknowledged once the broker closes: subscribers have ended because of that, and a
     /// batch may have been discarded for them. Messages before that were acknowledged as they were
     /// read.
+    #[inline(never)]
     pub(super) fn acknowledge(&mut self, context: &BrokerContext) {
         if let Some(stream) = &mut self.stream
             && stream.hold.progress.decided > stream.acked
@@ -181,6 +184,7 @@ impl Extension {
     /// Whether the connection has to end: nothing comes from the client, or another connection uses
     /// its stream. Then a pending batch goes to its subscribers first, if that takes no longer than
     /// [`FENCE_PATIENCE`].
+    #[inline(never)]
     pub(super) fn poll_signals(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.link.set_reading(false);
         if let Some(seconds) = self.link.silence() {

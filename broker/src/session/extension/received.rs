@@ -1,7 +1,7 @@
 //! The extension's frames from a client, and the answers to the others that it sends.
 
 use hpfeeds::wire::{
-    BatchExtent, Channel, HEADER_LEN,
+    Channel, FrameBatch, HEADER_LEN,
     extension::{BrokerFrame, ClientFrame, Code, ExtensionDecodeError, ExtensionHeader, ExtensionOpcode, Mode},
 };
 use tokio::time::Instant;
@@ -22,6 +22,7 @@ const HELLO_COST: usize = 64;
 impl SessionReader {
     /// Processes the frame of the extension at the start of the buffer, on a connection that was
     /// offered it. `false` when some of it is missing. An error is the ERROR text.
+    #[cold]
     pub(crate) fn extension_frame(&mut self) -> Result<bool, String> {
         let fault = |cause: ExtensionDecodeError| cause.to_string();
         let bytes = &self.buffer.bytes;
@@ -76,8 +77,17 @@ impl SessionReader {
         self.extension.as_ref().is_some_and(|extension| extension.replies())
     }
 
-    /// Refuses the messages at the start of the buffer, which are all on one channel.
-    pub(crate) fn refuse(&mut self, batch: BatchExtent, channel: &Channel, text: String) -> Result<(), String> {
+    /// Refuses the messages at the start of the buffer that are on a channel: of the first it is
+    /// known that it is one.
+    #[cold]
+    pub(crate) fn refuse(&mut self, channel: &Channel, text: String) -> Result<(), String> {
+        let passing = FrameBatch::new(self.buffer.passing(), self.context.config.limits);
+        let Some((first, body)) = passing.publish_at(0) else {
+            return Ok(());
+        };
+        let names = FrameBatch::names(body).unwrap_or_default().len();
+        let batch = passing.same_names(first, names, |_, _| ());
+        self.budget.charge_lookup(0);
         if let Some(extension) = &mut self.extension {
             extension.refuse(batch.messages, Code::NOT_ALLOWED, channel, || text)?;
         }
