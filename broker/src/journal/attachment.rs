@@ -56,7 +56,7 @@ pub(crate) struct Mail {
     pub(crate) gap: Option<(u64, Reason)>,
 }
 
-/// What the mailbox has to say at the moment.
+/// The answer of the mailbox at the moment.
 enum Look {
     Mail(Mail),
     /// The page is used up, or the head is elsewhere: look again.
@@ -135,8 +135,8 @@ impl Attachment {
     }
 
     /// The next messages for its collector, about so many bytes, at least one message or a gap. It
-    /// waits while it does not own the mailbox. What `allows` says no to is passed over. Cancel
-    /// safe: what was returned was handed out, nothing else.
+    /// waits while it does not own the mailbox. Channels that `allows` says no to are passed over.
+    /// Cancel safe: what was returned was handed out, nothing else.
     pub(crate) async fn next(&mut self, bytes: u64, allows: &(dyn Fn(&str) -> bool + Sync)) -> Mail {
         let slot = Arc::clone(&self.slot);
         loop {

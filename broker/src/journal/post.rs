@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use super::{
     batch::{Batch, Delivery},
     keeper::Keeper,
+    last_values::LastValues,
     mailbox::{
         core::Mailbox,
         record::put_text,
@@ -28,6 +29,7 @@ use super::{
         spec::{MailboxName, MailboxSpec},
     },
     options::Now,
+    shares::Shares,
     streams::{KnownStream, StreamEnds},
     table_log::TableLog,
 };
@@ -116,7 +118,7 @@ impl Mailboxes {
         self.inner.refused.lock().push((id, range));
     }
 
-    /// What there is of each.
+    /// A snapshot of each.
     pub(crate) fn list(&self) -> Vec<MailboxSnapshot> {
         let all: Vec<_> = self.inner.all.read().values().cloned().collect();
         all.iter().map(|slot| slot.state.lock().snapshot()).collect()
@@ -152,12 +154,27 @@ pub(crate) struct PostReport {
     pub(crate) known: HashMap<[u8; 16], KnownStream>,
 }
 
+/// The tables of a keeper, opened.
+#[derive(Debug)]
+pub(super) struct Tables {
+    pub(super) cursors: TableLog,
+    /// Records of cursors that cannot be read.
+    pub(super) damaged: u64,
+    pub(super) dead: Option<Log>,
+    pub(super) last: Option<(LastValues, TableLog)>,
+    pub(super) shares: Shares,
+}
+
 /// The keeper of the cursors.
 #[derive(Debug)]
 pub(super) struct PostKeeper {
     mailboxes: Mailboxes,
     table: TableLog,
     dead: Option<Log>,
+    last: Option<(LastValues, TableLog)>,
+    shares: Shares,
+    /// Everything up to here is dropped.
+    oldest: Position,
     streams: StreamEnds,
     expire: Option<Duration>,
     stored_at: Option<Duration>,
@@ -167,12 +184,11 @@ impl PostKeeper {
     /// Reads the cursors of all mailboxes that are declared; those of others stay as they are.
     pub(super) fn open(
         specs: Vec<MailboxSpec>,
-        mut table: TableLog,
-        dead: Option<Log>,
-        damaged: u64,
+        tables: Tables,
         expire: Option<Duration>,
         journal: &Log,
     ) -> (Self, Mailboxes, PostReport) {
+        let Tables { cursors: mut table, damaged, dead, last, shares } = tables;
         let is_founded = table.rows(FOUNDED).next().is_some();
         let has_data = journal.oldest() < journal.last() && journal.oldest().epoch < journal.epoch();
         let mut report = PostReport { damaged, is_lost: !is_founded && has_data, ..PostReport::default() };
@@ -212,13 +228,32 @@ impl PostKeeper {
             refused: Mutex::default(),
         };
         let mailboxes = Mailboxes { inner: Arc::new(inner) };
-        let keeper = Self { mailboxes: mailboxes.clone(), table, dead, streams, expire, stored_at: None };
+        let keeper = Self {
+            mailboxes: mailboxes.clone(),
+            table,
+            dead,
+            last,
+            shares,
+            oldest: Position::NONE,
+            streams,
+            expire,
+            stored_at: None,
+        };
         (keeper, mailboxes, report)
     }
 
     fn take_refused(&mut self) {
         for (id, range) in mem::take(&mut *self.mailboxes.inner.refused.lock()) {
             self.streams.refused(id, range);
+        }
+    }
+
+    fn store_last(&mut self) {
+        let Some((values, table)) = &mut self.last else { return };
+        values.store(table);
+        if let Err(LogError::Failed) = table.commit() {
+            // They are in memory, and will not outlive the process.
+            self.last = None;
         }
     }
 
@@ -275,6 +310,7 @@ impl Keeper for PostKeeper {
     }
 
     fn dropped(&mut self, last: Position) {
+        self.oldest = last;
         self.mailboxes.each(|mailbox| mailbox.dropped(last));
     }
 
@@ -301,6 +337,7 @@ impl Keeper for PostKeeper {
             }
         }
         self.streams.store(&mut self.table);
+        self.store_last();
         self.table.commit()
     }
 
@@ -321,6 +358,12 @@ impl Keeper for PostKeeper {
                 self.mailboxes.changed();
             }
         }
+        let mailboxes = &self.mailboxes;
+        self.shares.settle(self.oldest, |channel| {
+            let mut lowest = None;
+            mailboxes.each(|mailbox| lowest = lowest.into_iter().chain(mailbox.open_after(channel)).min());
+            lowest
+        });
         self.store()
     }
 }

@@ -3,13 +3,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hpfeeds::log::{Disk, Log, LogError, LogOptions, OpenReport};
+use hpfeeds::{
+    log::{Disk, Log, LogError, LogOptions, OpenReport},
+    wire::Pattern,
+};
 
 use super::{
     handle::{Journal, JournalThread},
+    last_values::LastValues,
     mailbox::spec::MailboxSpec,
     options::JournalOptions,
-    post::{Mailboxes, PostKeeper, PostReport},
+    post::{Mailboxes, PostKeeper, PostReport, Tables},
+    shares::Shares,
     table_log::TableLog,
 };
 
@@ -17,10 +22,14 @@ use super::{
 const DEAD_BYTES: u64 = 64 << 20;
 
 /// The settings of a store.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct StoreOptions {
     pub(crate) journal: JournalOptions,
     pub(crate) mailboxes: Vec<MailboxSpec>,
+    /// Channels whose newest message is kept.
+    pub(crate) last_values: Vec<Pattern>,
+    /// Whether publishers have shares: not in a relay.
+    pub(crate) has_shares: bool,
     /// Mailboxes without a connection for so long are forgotten.
     pub(crate) expire: Option<Duration>,
 }
@@ -32,6 +41,8 @@ pub(crate) struct Disks {
     pub(crate) cursors: Arc<dyn Disk>,
     /// For messages that are passed over.
     pub(crate) dead: Option<Arc<dyn Disk>>,
+    /// For last values.
+    pub(crate) last: Option<Arc<dyn Disk>>,
 }
 
 /// A journal and its mailboxes.
@@ -39,7 +50,9 @@ pub(crate) struct Disks {
 pub(crate) struct Store {
     pub(crate) journal: Journal,
     pub(crate) mailboxes: Mailboxes,
-    /// What the opening has found, for the broker's log and its table of streams.
+    pub(crate) last_values: LastValues,
+    pub(crate) shares: Shares,
+    /// The findings of the opening, for the broker's log and its table of streams.
     pub(crate) report: PostReport,
     pub(crate) opened: OpenReport,
     thread: JournalThread,
@@ -48,8 +61,10 @@ pub(crate) struct Store {
 impl Store {
     /// Opens a store, and starts its writer. Blocks.
     pub(crate) fn open(disks: Disks, options: StoreOptions) -> Result<Self, LogError> {
-        let StoreOptions { journal, mailboxes, expire } = options;
-        let opening = Opening::open(&disks)?;
+        let StoreOptions { journal, mailboxes, last_values, has_shares, expire } = options;
+        let shares = Shares::new(journal.max_bytes, has_shares);
+        let opening = Opening::open(&disks, last_values, shares.clone())?;
+        let last_values = opening.last_values.clone();
         let mut post = None;
         let (thread, journal, opened) = JournalThread::start(disks.journal, journal, |log| {
             let (keeper, mailboxes, report) = opening.keeper(mailboxes, expire, log);
@@ -57,7 +72,7 @@ impl Store {
             keeper
         })?;
         let Some((mailboxes, report)) = post else { return Err(LogError::Failed) };
-        Ok(Self { journal, mailboxes, report, opened, thread })
+        Ok(Self { journal, mailboxes, last_values, shares, report, opened, thread })
     }
 
     /// Makes everything durable, and ends the writer. Blocks. Returns whether all of it has worked.
@@ -71,15 +86,21 @@ pub(super) struct Opening {
     table: TableLog,
     damaged: u64,
     dead: Option<Log>,
+    pub(super) last_values: LastValues,
+    last: Option<TableLog>,
+    shares: Shares,
 }
 
 impl Opening {
-    pub(super) fn open(disks: &Disks) -> Result<Self, LogError> {
+    pub(super) fn open(disks: &Disks, last_values: Vec<Pattern>, shares: Shares) -> Result<Self, LogError> {
         let (table, found) = TableLog::open(Arc::clone(&disks.cursors))?;
         let options = LogOptions::default().max_bytes(DEAD_BYTES);
         let dead = disks.dead.as_ref().map(|disk| Log::open(Arc::clone(disk), &options));
         let dead = dead.transpose()?.map(|(log, _)| log);
-        Ok(Self { table, damaged: found.lost, dead })
+        let last = disks.last.as_ref().map(|disk| TableLog::open(Arc::clone(disk))).transpose()?;
+        let last = last.map(|(table, _)| table);
+        let last_values = LastValues::new(last_values, last.as_ref());
+        Ok(Self { table, damaged: found.lost, dead, last_values, last, shares })
     }
 
     pub(super) fn keeper(
@@ -88,6 +109,8 @@ impl Opening {
         expire: Option<Duration>,
         journal: &Log,
     ) -> (PostKeeper, Mailboxes, PostReport) {
-        PostKeeper::open(specs, self.table, self.dead, self.damaged, expire, journal)
+        let last = self.last.map(|table| (self.last_values, table));
+        let tables = Tables { cursors: self.table, damaged: self.damaged, dead: self.dead, last, shares: self.shares };
+        PostKeeper::open(specs, tables, expire, journal)
     }
 }

@@ -419,6 +419,13 @@ impl Mailbox {
         }
     }
 
+    /// The position after which it wants messages of a channel; `None` for a channel that it does
+    /// not want.
+    pub(crate) fn open_after(&self, channel: &str) -> Option<Position> {
+        let open = || self.texts.open_after(channel).map_or(self.declared, |(_, delivered)| delivered);
+        self.wants(channel).then(open)
+    }
+
     /// Whether some message up to a position may be wanted.
     pub(crate) fn wants_until(&self, last: Position) -> bool {
         let has_any = !self.is_expired && (self.spec.filter != Filter::Auto || self.texts.len() > 0);

@@ -4,6 +4,7 @@
 mod appending;
 mod crash;
 mod faults;
+mod figures;
 #[path = "../../../../tests/support/sim_disk.rs"]
 pub(super) mod sim_disk;
 mod stack;

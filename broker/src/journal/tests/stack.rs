@@ -27,6 +27,7 @@ use super::{
         mailbox::{claims::Claim, losses::Reason, spec::MailboxName, window::End},
         options::{JournalOptions, Now},
         post::{Mailboxes, PostKeeper, PostReport},
+        shares::Shares,
         store::{Disks, Opening},
     },
     sim_disk::{Faults, Random, SimDisk},
@@ -99,8 +100,9 @@ struct Stack {
 impl Stack {
     fn open(disk: &SimDisk, options: JournalOptions, specs: &[&str]) -> Result<Self, hpfeeds::log::LogError> {
         let folder = |name| Arc::new(Folder(disk.clone(), name)) as Arc<dyn Disk>;
-        let disks = Disks { journal: folder("journal-"), cursors: folder("cursors-"), dead: Some(folder("dead-")) };
-        let opening = Opening::open(&disks)?;
+        let disks =
+            Disks { journal: folder("journal-"), cursors: folder("cursors-"), dead: Some(folder("dead-")), last: None };
+        let opening = Opening::open(&disks, Vec::new(), Shares::new(1 << 40, true))?;
         let specs = specs.iter().map(|spec| spec.parse().unwrap()).collect();
         let mut post = None;
         let (engine, _) = Engine::open(disks.journal, options, |log| {

@@ -1,16 +1,29 @@
 //! The journal's own thread, on a real disk, with several that publish.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 
-use hpfeeds::{log::RealDisk, wire::extension::Position};
+use hpfeeds::{
+    log::{RealDisk, verify},
+    wire::{Channel, Pattern, extension::Position},
+};
+use tokio::time::Instant;
 
 use super::{
     super::{
+        attachment::Attachment,
+        data_dir::DataDir,
         handle::{AppendError, JournalThread},
+        mailbox::{claims::Claim, losses::Reason, window::End},
         options::JournalOptions,
         state::Health,
+        store::{Disks, Store, StoreOptions},
     },
-    support::{draft, messages, read},
+    support::{draft, messages, parse, read},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -50,4 +63,128 @@ async fn what_several_threads_publish_is_durable_when_it_is_said_to_be_and_in_th
     assert_eq!(found.len(), 4);
     assert!(found.values().all(|numbers| numbers.iter().copied().eq(0..500)));
     drop(thread);
+}
+
+fn store(dir: &DataDir) -> Store {
+    let disks = Disks {
+        journal: dir.journal().unwrap(),
+        cursors: dir.cursors().unwrap(),
+        dead: Some(dir.dead_letters().unwrap()),
+        last: Some(dir.last_values().unwrap()),
+    };
+    let options = StoreOptions {
+        journal: JournalOptions { ring_bytes: 100_000, ..JournalOptions::default() },
+        mailboxes: vec!["c=a.*:skip-after=3".parse().unwrap(), "d=*".parse().unwrap()],
+        last_values: vec![Pattern::new("a.last").unwrap()],
+        has_shares: true,
+        expire: None,
+    };
+    Store::open(disks, options).unwrap()
+}
+
+async fn close(store: Store) {
+    assert!(tokio::task::spawn_blocking(move || store.close()).await.unwrap());
+}
+
+/// Reads until a number comes, and acknowledges each time.
+async fn collect(mut attachment: Attachment, last: u64) -> Vec<u64> {
+    let mut got = Vec::new();
+    while got.last() != Some(&last) {
+        let mail = attachment.next(50_000, &|_| true).await;
+        for delivery in &mail.deliveries {
+            got.extend(parse(&delivery.frames).iter().map(|(_, number)| *number));
+        }
+        if let Some(delivery) = mail.deliveries.last() {
+            assert!(attachment.consumed(Position::new(delivery.first.epoch, delivery.last())));
+        }
+    }
+    attachment.end(End::Fin);
+    got
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_collectors_follow_a_publisher_through_a_restart_and_each_gets_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = DataDir::open(&folder.path().join("data"), Duration::ZERO, true).unwrap();
+    let start = Instant::now();
+    let attach = |store: &Store, name: &str, id| {
+        let claim = Claim { id, address: IpAddr::V4(Ipv4Addr::LOCALHOST), acknowledges: true };
+        let name = name.parse().unwrap();
+        let attachment = Attachment::new(&store.mailboxes, &store.journal, &name, claim, start).unwrap();
+        attachment.subscribe(&Channel::new("*").unwrap()).unwrap();
+        attachment
+    };
+    let mut expected = [Vec::new(), Vec::new()];
+    for round in 0..2_u64 {
+        let store = store(&dir);
+        // The first half stands in the file when the collectors come.
+        for number in round * 1000..(round + 1) * 1000 {
+            let channel = if number % 3 == 0 { "b" } else { "a.last" };
+            let draft = draft(&[(channel, number)], 500);
+            assert!(store.shares.admits("sensor", &draft));
+            store.last_values.publish(&draft);
+            let position = store.journal.append(draft.clone()).unwrap();
+            store.shares.appended("sensor", &draft, position);
+            if number % 100 == 99 {
+                store.journal.durable(position).await.unwrap();
+            }
+            if number % 3 != 0 {
+                expected[0].push(number);
+            }
+            expected[1].push(number);
+        }
+        let one = tokio::spawn(collect(attach(&store, "c", 1), *expected[0].last().unwrap()));
+        let two = tokio::spawn(collect(attach(&store, "d", 2), *expected[1].last().unwrap()));
+        assert_eq!((one.await.unwrap(), two.await.unwrap()), (expected[0].clone(), expected[1].clone()));
+        expected = [Vec::new(), Vec::new()];
+        let values = store.last_values.matching("a.*", &|_| true);
+        assert_eq!(parse(&values[0])[0].1 / 1000, round);
+        assert!(store.mailboxes.list().iter().all(|mailbox| mailbox.lowest == store.journal.last()));
+        close(store).await;
+    }
+    let store = store(&dir);
+    assert_eq!(parse(&store.last_values.matching("a.*", &|_| true)[0])[0].1, 1999);
+    assert_eq!(store.opened.scanned, 1, "the segment that was appended to");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_is_passed_over_stands_among_the_dead_letters() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = DataDir::open(&folder.path().join("data"), Duration::ZERO, true).unwrap();
+    let store = store(&dir);
+    // The clock of the mailbox runs ahead, so that nothing waits.
+    let mut start = Instant::now();
+    for number in 0..3 {
+        store.journal.append(draft(&[("a.x", number)], 0)).unwrap();
+    }
+    let name = "c".parse().unwrap();
+    for id in 1..30 {
+        let claim = Claim { id, address: IpAddr::V4(Ipv4Addr::LOCALHOST), acknowledges: true };
+        let mut attachment = Attachment::new(&store.mailboxes, &store.journal, &name, claim, start).unwrap();
+        attachment.subscribe(&Channel::new("a.x").unwrap()).unwrap();
+        let mut got = Vec::new();
+        while got.last().is_none_or(|last| *last < 2) {
+            let mail = attachment.next(1000, &|_| true).await;
+            for delivery in &mail.deliveries {
+                got.extend(parse(&delivery.frames).iter().map(|(_, number)| *number));
+            }
+            if got.contains(&1) {
+                break;
+            }
+            // Messages before the bad one are acknowledged.
+            if let Some(delivery) = mail.deliveries.last() {
+                attachment.consumed(Position::new(1, delivery.last()));
+            }
+        }
+        attachment.end(End::Broken);
+        if got == [2] || got == [0, 2] {
+            break;
+        }
+        start -= Duration::from_secs(70);
+    }
+    let counts = &store.mailboxes.list()[0].counts;
+    assert_eq!(counts.losses.of(Reason::Skipped), 1);
+    close(store).await;
+    let dead = verify(&*dir.dead_letters().unwrap()).unwrap();
+    assert_eq!((dead.messages, dead.lost), (1, 0));
 }
