@@ -273,6 +273,15 @@ impl InFlight {
         taken
     }
 
+    /// Takes the room of the queue from messages up to here, which are durable. They stay in memory
+    /// until they are confirmed.
+    #[cfg(feature = "spool")]
+    pub(crate) fn take_room(&mut self, durable: u64) -> usize {
+        let here = self.batches.iter_mut().chain(&mut self.kept).filter_map(OutgoingBatch::batch_mut);
+        let here = here.filter(|batch| batch.last().is_some_and(|last| last <= durable)).map(Batch::take_room);
+        here.sum::<usize>() + self.unconfirmed.take_room(durable)
+    }
+
     /// Puts batches behind everything that is here.
     #[cfg(feature = "spool")]
     pub(crate) fn append_batches(&mut self, batches: &mut VecDeque<Batch>) {

@@ -6,7 +6,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicU16, Ordering::Relaxed},
+        atomic::{AtomicU16, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -26,10 +26,13 @@ use hpfeeds::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
     sync::watch,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use crate::support::IDENT;
+
+/// The time after which a broker that stalls looks whether it still does.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A handle of the broker; clones are the same one.
 #[derive(Clone)]
@@ -37,6 +40,8 @@ pub(crate) struct Broker(Arc<Inner>);
 
 struct Inner {
     port: u16,
+    /// The bytes that a pipe holds.
+    pipe: AtomicUsize,
     state: Mutex<State>,
     /// Grows when all connections are to end.
     kills: watch::Sender<u64>,
@@ -62,6 +67,8 @@ pub(crate) struct Settings {
     pub(crate) ack_after: Option<Duration>,
     /// The longest frame that it takes.
     pub(crate) largest: Option<u32>,
+    /// It reads nothing for the moment.
+    pub(crate) stalls: bool,
     /// It refuses connections.
     pub(crate) down: bool,
 }
@@ -82,7 +89,13 @@ impl Broker {
         // What is learnt about an address is the process's.
         static PORT: AtomicU16 = AtomicU16::new(1);
         let state = State {
-            settings: Settings { extended: true, ack_after: Some(Duration::ZERO), largest: None, down: false },
+            settings: Settings {
+                extended: true,
+                ack_after: Some(Duration::ZERO),
+                largest: None,
+                stalls: false,
+                down: false,
+            },
             streams: BTreeMap::new(),
             connections: 0,
             received: Vec::new(),
@@ -90,6 +103,7 @@ impl Broker {
         };
         Self(Arc::new(Inner {
             port: PORT.fetch_add(1, Relaxed),
+            pipe: AtomicUsize::new(64 << 10),
             state: Mutex::new(state),
             kills: watch::Sender::new(0),
             fences: watch::Sender::new(0),
@@ -102,6 +116,11 @@ impl Broker {
 
     pub(crate) fn session(&self) -> SessionBuilder {
         ClientSession::builder(("broker.test", self.0.port), IDENT, "secret").connector(self.clone())
+    }
+
+    /// Pipes hold so many bytes from now on.
+    pub(crate) fn set_pipe(&self, bytes: usize) {
+        self.0.pipe.store(bytes, Relaxed);
     }
 
     pub(crate) fn set(&self, change: impl FnOnce(&mut Settings)) {
@@ -182,6 +201,7 @@ impl Broker {
         loop {
             io.write_all(&out).await?;
             out.clear();
+            let stalls = self.state().settings.stalls && stream.is_some();
             tokio::select! {
                 biased;
                 _ = fences.changed(), if !is_over || due.is_some() => {
@@ -191,7 +211,8 @@ impl Broker {
                     }
                     continue;
                 }
-                read = io.read_buf(&mut received), if !is_over => if read? == 0 {
+                () = sleep(LOOK_AGAIN), if stalls => continue,
+                read = io.read_buf(&mut received), if !is_over && !stalls => if read? == 0 {
                     is_over = true;
                 },
                 () = sleep_until(due.map_or_else(Instant::now, |(at, _)| at)), if due.is_some() => {
@@ -282,7 +303,7 @@ impl Connector for Broker {
             if self.state().settings.down {
                 return Err(io::ErrorKind::ConnectionRefused.into());
             }
-            let (ours, theirs) = duplex(64 << 10);
+            let (ours, theirs) = duplex(self.0.pipe.load(Relaxed));
             tokio::spawn(self.clone().serve(theirs));
             Ok(Box::new(ours) as _)
         })

@@ -26,11 +26,12 @@ fn start(broker: &Broker, disk: &SimDisk) -> ClientSession {
 async fn weather(seed: u64) -> Result<(), String> {
     let mut random = Random(seed);
     let (broker, mut disk) = (Broker::new(), SimDisk::new(seed));
+    broker.set_pipe([2, 8, 64][usize::try_from(random.below(3)).unwrap()] << 10);
     let mut session = start(&broker, &disk);
     let (mut number, mut accepted) = (0_u32, Vec::<(u32, Instant)>::new());
     let mut may_be_lost = BTreeSet::new();
     for _ in 0..60 {
-        match random.below(10) {
+        match random.below(11) {
             0..5 => {
                 for _ in 0..random.below(80) {
                     let text = format!("{number} {}", "x".repeat(usize::try_from(random.below(1500)).unwrap()));
@@ -41,6 +42,10 @@ async fn weather(seed: u64) -> Result<(), String> {
                 }
             }
             5 | 6 => sleep(Duration::from_millis(random.below(3000))).await,
+            10 => {
+                let stalls = random.below(2) == 0;
+                broker.set(|settings| settings.stalls = stalls);
+            }
             7 => {
                 let after = [Some(0), Some(0), Some(300), Some(1500), None][usize::try_from(random.below(5)).unwrap()];
                 broker.set(|settings| settings.ack_after = after.map(Duration::from_millis));
@@ -60,7 +65,8 @@ async fn weather(seed: u64) -> Result<(), String> {
             _ => broker.set(|settings| settings.down = false),
         }
     }
-    broker.set(|settings| (settings.down, settings.ack_after) = (false, Some(Duration::ZERO)));
+    broker.set(|settings| (settings.down, settings.stalls) = (false, false));
+    broker.set(|settings| settings.ack_after = Some(Duration::ZERO));
     broker.kill(false);
     let flushed = timeout(Duration::from_secs(600), session.flush()).await;
     flushed.map_err(|_| format!("it is never confirmed: {:?}", session.stats()))?.unwrap();

@@ -144,11 +144,6 @@ impl Spooling {
         if !shared.outbox.is_low() {
             return;
         }
-        if self.parked.is_none() {
-            // Messages that were sent stay in memory until they are confirmed, and others may come:
-            // no more than half a queue of the former is sent.
-            shared.outbox.release(in_flight.unconfirmed.take_room(self.durable));
-        }
         let drops = self.when_full == WhenFull::DropOldest && self.is_failing && shared.outbox.is_starved();
         if self.parked.is_none() && self.head.is_none() && (self.durable > in_flight.unconfirmed.written() || drops) {
             // What is sent soon stays.
@@ -160,10 +155,12 @@ impl Spooling {
                 // Each message is read back once.
                 bytes <= keep || batch.last() > Some(durable) || batch.number() <= Some(self.given)
             });
-            match self.tail.front().and_then(Batch::number) {
-                Some(first) => self.head = Some(first - 1),
-                None => return,
-            }
+            self.head = self.tail.front().and_then(Batch::number).map(|first| first - 1);
+        }
+        if self.parked.is_none() {
+            // What is sent, or is soon, stays in memory until it is confirmed, and others may come: no
+            // more is taken before it is written, and while half a queue of it is unconfirmed.
+            shared.outbox.release(in_flight.take_room(self.durable));
         }
         while let Some(batch) = self.tail.front()
             && let Some(last) = batch.last()
