@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use hpfeeds::{ClientSession, WhenFull};
+use hpfeeds::{ClientSession, Limits, WhenFull};
 use tokio::time::{sleep, timeout};
 
 use super::{
@@ -129,4 +129,27 @@ async fn a_disk_that_fails_does_not_stop_a_session_that_drops() {
     assert_eq!((flushed.confirmed, flushed.confirmed + flushed.lost), (all.len() as u64, u64::from(last) + 1));
     assert_eq!(all.last(), Some(&last.to_string()));
     assert_eq!(session.stats().lost, flushed.lost);
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_that_were_read_back_stay_in_memory_until_they_are_confirmed() {
+    let (broker, disk) = (Broker::new(), SimDisk::new(1));
+    broker.set_pipe(4 << 10);
+    let builder = broker.session().limits(Limits::new(4000)).send_queue(64 << 10);
+    let session = builder.spool(small(&disk).max_bytes(16 << 20)).connect().await.unwrap();
+    broker.kill(true);
+    for number in 0..250 {
+        session.publish("c", text(number)).await.unwrap();
+    }
+    // All of it is read back, and hardly anything can be written.
+    broker.set(|settings| (settings.stalls, settings.down) = (true, false));
+    sleep(5 * SECOND).await;
+    assert!(broker.count() < 20);
+    for number in 250..600 {
+        timeout(60 * SECOND, session.publish("c", text(number))).await.expect("the disk has room").unwrap();
+    }
+    broker.set(|settings| settings.stalls = false);
+    let flushed = session.flush().await.unwrap();
+    assert_eq!((flushed.confirmed, flushed.lost), (600, 0));
+    assert_all(&broker, 600);
 }
