@@ -91,10 +91,16 @@ fn accept<T: Send + 'static>(serve: impl FnOnce(TcpStream) -> T + Send + 'static
     (addr, thread::spawn(move || serve(listener.accept().unwrap().0)))
 }
 
-/// Says who is there, and whether what the other side publishes is to be acknowledged.
+/// Says whether what the other side publishes is to be acknowledged.
 fn greet(socket: &mut TcpStream, handshake: Handshake) -> bool {
+    introduce(socket, handshake);
+    handshake == Handshake::Extended && answer_hello(socket)
+}
+
+/// Sends INFO, and reads AUTH.
+pub(crate) fn introduce(socket: &mut TcpStream, handshake: Handshake) {
     let name = match handshake {
-        Handshake::Nothing => return false,
+        Handshake::Nothing => return,
         Handshake::Plain => "peer".into(),
         Handshake::Extended => offer("peer"),
     };
@@ -114,7 +120,6 @@ fn greet(socket: &mut TcpStream, handshake: Handshake) -> bool {
         }
     };
     assert!(matches!(auth, Frame::Auth { .. }));
-    handshake == Handshake::Extended && answer_hello(socket)
 }
 
 fn answer_hello(socket: &mut TcpStream) -> bool {
@@ -130,7 +135,7 @@ fn answer_hello(socket: &mut TcpStream) -> bool {
     hello.flags.contains(Flags::CONFIRM)
 }
 
-fn encoded(frame: &BrokerFrame<'_>) -> BytesMut {
+pub(crate) fn encoded(frame: &BrokerFrame<'_>) -> BytesMut {
     let mut bytes = BytesMut::new();
     frame.encode(&mut bytes).unwrap();
     bytes
