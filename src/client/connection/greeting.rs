@@ -146,6 +146,7 @@ impl Connection<'_> {
                 in_flight.unconfirmed.take_back()
             }
             Some(level) => {
+                in_flight.unconfirmed.note_decided_before(hello.decided);
                 if hello.decided <= in_flight.unconfirmed.sent() {
                     for range in &hello.refused {
                         let cause = refusal(range.code, None, "");

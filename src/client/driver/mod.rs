@@ -152,7 +152,7 @@ impl Driver {
         loop {
             let (room, more) = self.reconnect.in_flight.settle();
             self.shared.outbox.release(room);
-            self.shared.set_figures(&self.reconnect.in_flight);
+            self.reconnect.figure(&self.shared);
             self.reconnect.in_flight.unconfirmed.answer();
             if !more {
                 break;

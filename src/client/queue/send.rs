@@ -297,8 +297,11 @@ impl Outbox {
     /// Makes bytes available again that left the queue.
     pub(crate) fn release(&self, bytes: usize) {
         if bytes > 0 {
-            self.starved.store(false, Relaxed);
             self.room.add_permits(bytes);
+            // Permits go to who waits first: those that are left mean that nobody waits.
+            if self.room.available_permits() > 0 {
+                self.starved.store(false, Relaxed);
+            }
         }
     }
 

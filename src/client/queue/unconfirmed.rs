@@ -163,6 +163,14 @@ impl Unconfirmed {
         self.keeping
     }
 
+    /// The broker has decided messages up to here: of a stream that an earlier start of the program
+    /// has stored, that start had sent them, and some of them may have been refused.
+    pub(crate) fn note_decided_before(&mut self, decided: u64) {
+        if let Some(last) = self.stored {
+            self.sent = self.sent.max(decided.min(last));
+        }
+    }
+
     /// The broker's HELLO says what is decided. Everything after it must be written again, and is
     /// returned.
     ///

@@ -18,8 +18,8 @@ use hpfeeds::{
     wire::{
         Frame, FrameRef, HEADER_LEN, Header, Limits, Nonce,
         extension::{
-            BrokerFrame, BrokerHello, ClientFrame, ExtensionHeader, Flags, Level, NodeId, StreamId, StreamNumbering,
-            offer,
+            BrokerFrame, BrokerHello, ClientFrame, ExtensionHeader, Flags, Level, NodeId, RefusedRange, StreamId,
+            StreamNumbering, offer,
         },
     },
 };
@@ -71,6 +71,8 @@ pub(crate) struct Settings {
     pub(crate) stalls: bool,
     /// It refuses connections.
     pub(crate) down: bool,
+    /// The messages of any stream that it says were refused.
+    pub(crate) refused: Vec<RefusedRange>,
 }
 
 /// A message as it came.
@@ -95,6 +97,7 @@ impl Broker {
                 largest: None,
                 stalls: false,
                 down: false,
+                refused: Vec::new(),
             },
             streams: BTreeMap::new(),
             connections: 0,
@@ -290,7 +293,7 @@ impl Broker {
             software: "model",
             largest_message,
             path: Vec::new(),
-            refused: Vec::new(),
+            refused: state.settings.refused.clone(),
         };
         BrokerFrame::Hello(hello).encode(out).unwrap();
         (id, StreamNumbering::new(next, decided).unwrap())

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use hpfeeds::ClientSession;
+use futures::StreamExt as _;
+use hpfeeds::{
+    ClientSession, SessionEvent,
+    wire::extension::{Code, RefusedRange},
+};
 use tokio::time::sleep;
 
 use super::{
@@ -255,4 +259,33 @@ async fn a_stored_message_that_a_smaller_broker_does_not_take_costs_itself_alone
     assert_eq!(session.stats().refused, 1);
     drop(session.close().await);
     assert!(disk.files().keys().all(|name| !name.contains(".seg")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_refused_before_the_program_was_killed_are_told_to_the_next_one() {
+    let (broker, disk) = (Broker::new(), SimDisk::new(1));
+    broker.set(|settings| settings.ack_after = None);
+    let session = broker.session().spool(small(&disk)).connect().await.unwrap();
+    publish(&session, 0..100, 50).await;
+    sleep(2 * SECOND).await;
+    broker.set(|settings| settings.down = true);
+    broker.kill(true);
+    drop(session);
+    // All of them are decided, and the program never heard of it.
+    broker.confuse();
+    let refused = RefusedRange { first: 90, count: 11, code: Code::NOT_ALLOWED };
+    broker.set(|settings| {
+        (settings.down, settings.ack_after, settings.refused) = (false, Some(Duration::ZERO), vec![refused]);
+    });
+    let mut session = broker.session().spool(small(&disk)).connect().await.unwrap();
+    let mut events = session.events();
+    session.flush().await.unwrap();
+    let is_refusal = |event| async move {
+        match event {
+            SessionEvent::Refused { messages, .. } => Some(messages),
+            _ => None,
+        }
+    };
+    assert_eq!(std::pin::pin!(events.by_ref().filter_map(is_refusal)).next().await, Some(11));
+    assert!(session.close().await.is_err(), "something was refused");
 }
