@@ -2,7 +2,7 @@
 //! read, on a stream in memory, and all of it is one thread. A count has that task's share too, which is
 //! small.
 
-use std::{io, mem};
+use std::{env, fs, io, mem, process, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures::{
@@ -10,7 +10,7 @@ use futures::{
     future::{BoxFuture, join_all},
 };
 use hpfeeds::{
-    BrokerAddr, ClientSession, Connector, Transport,
+    BrokerAddr, ClientSession, Connector, Spool, Transport,
     wire::{
         Codec, Frame, HEADER_LEN, Nonce,
         extension::{BrokerFrame, BrokerHello, ClientFrame, ExtensionHeader, VERSION, offer},
@@ -34,17 +34,21 @@ const IDENT: &str = "sensor-17";
 
 /// Publishes so many batches of messages with this payload.
 pub(crate) fn run(operation: &str, count: usize, payload: &'static [u8]) {
-    let (offers, receipts) = match operation {
-        "publish" => (false, false),
-        "publish-confirmed" => (true, false),
-        "receipts" => (true, true),
+    let (offers, receipts, spooled) = match operation {
+        "publish" => (false, false, false),
+        "publish-confirmed" => (true, false, false),
+        "publish-spooled" => (true, false, true),
+        "receipts" => (true, true, false),
         other => panic!("no operation {other:?}"),
     };
     let frame = HEADER_LEN + 1 + IDENT.len() + 1 + CHANNEL.len() + payload.len();
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let builder = ClientSession::builder(("peer", 10000), IDENT, "secret").connector(Peer { offers, frame });
-        let session = builder.auth_grace(std::time::Duration::ZERO).connect().await.unwrap();
+        // Nothing is written to it while the peer confirms.
+        let folder = env::temp_dir().join(format!("hpfeeds-instructions-{}", process::id()));
+        let builder = if spooled { builder.spool(Spool::dir(&folder)) } else { builder };
+        let mut session = builder.auth_grace(Duration::ZERO).connect().await.unwrap();
         let payload = Bytes::from_static(payload);
         for _ in 0..count {
             if receipts {
@@ -61,6 +65,10 @@ pub(crate) fn run(operation: &str, count: usize, payload: &'static [u8]) {
         let (confirmed, rest) = (flushed.confirmed, flushed.unconfirmed);
         let all = u64::try_from(count * BATCH).unwrap();
         assert_eq!((confirmed, rest), if offers { (all, 0) } else { (0, all) });
+        session.close().await.unwrap();
+        if spooled {
+            fs::remove_dir_all(folder).unwrap();
+        }
     });
 }
 
