@@ -78,7 +78,7 @@ pub(crate) fn run(args: &[String]) -> io::Result<()> {
                 };
                 let Sample { figures, arrival } = &sample;
                 eprintln!("[{:3}s] {} {}: {figures:.2?}{arrival}", seconds(start.elapsed()), work.name, variant.name);
-                // What was cut was not lost, and each figure is for a message that arrived.
+                // A cut message was not lost, and each figure is for a message that arrived.
                 if arrival.loss > 0.0 {
                     return Err(io::Error::other(format!("{} lost messages in {}", variant.name, work.name)));
                 }

@@ -1,5 +1,5 @@
 //! The publishers: frames are encoded before, many are written at once, and only their numbers are
-//! patched in. What a publisher that is confirmed has sent must have been acknowledged at the end.
+//! patched in. The messages of a publisher that is confirmed must have been acknowledged at the end.
 
 use std::{
     io::{self, Write as _},

@@ -23,7 +23,7 @@ type Way = Mutex<State>;
 
 struct State {
     bytes: Box<[u8]>,
-    /// What was written and not read; from the beginning again when all is.
+    /// Bytes that were written and not read; from the beginning again when all are.
     start: usize,
     end: usize,
     is_closed: bool,

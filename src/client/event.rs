@@ -155,7 +155,7 @@ pub enum SessionEvent {
     /// s. Told once, until it works again.
     #[cfg(feature = "spool")]
     SpoolFailing {
-        /// What the system says, and what to do.
+        /// The system's words, and the remedy.
         cause: Error,
     },
     /// The disk of the spool works again.

@@ -44,7 +44,7 @@ impl Model {
             }
             let before = seen.insert(id, *numbers.end());
             let next = before.map_or(1, |before| before + 1);
-            // What is released may be there or not.
+            // Released messages may be there or not.
             if *numbers.start() < next || *numbers.start() > next.max(released + 1) || *numbers.end() > appended {
                 return Err(format!("{numbers:?} of stream {id} after {before:?}, and {released} is released"));
             }
@@ -135,7 +135,7 @@ fn lives(seed: u64, options: impl Fn(&SimDisk) -> Spool, faults: &Faults) -> Res
     let spool = start(&options(&disk));
     model.read(&spool, |_| false).map_err(|error| format!("seed {seed}, at the end: {error}"))?;
     let damaged = spool.status().damaged;
-    // What was torn was never promised, and may be counted where its header survived.
+    // A torn record was never promised, and may be counted where its header survived.
     let undecided: u64 = model.streams.values().map(|(appended, durable, _)| appended - durable).sum();
     if damaged > undecided { Err(format!("seed {seed}: {damaged} are damaged")) } else { Ok(()) }
 }

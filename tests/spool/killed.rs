@@ -51,7 +51,7 @@ async fn a_killed_program_has_its_messages_delivered_by_the_next_one() {
             last = line.parse().unwrap();
         }
         child.kill().unwrap();
-        // What it had said before it died.
+        // Its last words before it died.
         last = lines.filter_map(|line| line.parse().ok()).last().unwrap_or(last);
         child.wait().unwrap();
         accepted.push(last + 1);

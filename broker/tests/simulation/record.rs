@@ -116,7 +116,7 @@ pub(crate) struct Accepted {
     /// Messages that were read, and those that were written whole, in their order.
     pub(crate) read: Vec<u64>,
     pub(crate) written: Vec<(u64, Moment, u64)>,
-    /// What it publishes, when it confirms that.
+    /// Its messages, when it confirms them.
     pub(crate) counted: Counted,
     /// Messages that were read and perhaps not acted on; likewise what was subscribed to.
     unacted: Vec<u64>,
@@ -287,7 +287,7 @@ impl Record {
                     let message = id.and_then(|id| Some((id, self.messages.get_mut(&id)?)));
                     let numbered = id.and_then(|id| connection.counted.count(id));
                     match message {
-                        // What is confirmed is sent again on another connection.
+                        // Confirmed messages are sent again on another connection.
                         Some((id, message))
                             if message
                                 .reads
@@ -331,7 +331,7 @@ impl Record {
             Seen::Broker(BrokerFrame::Ack { number }) => acknowledged.push(connection.counted.acknowledged(*number)),
             _ => {}
         });
-        // What the stream's former connections had brought.
+        // The messages of the stream's former connections.
         if let Some((Some(stream), decided)) = decided {
             for former in 0..self.accepted.len() {
                 if self.accepted[former].life == self.life && self.accepted[former].counted.stream == Some(stream) {

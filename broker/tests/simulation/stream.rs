@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use hpfeeds::wire::extension::{ClientHello, Flags, StreamId, StreamNumbering};
 
-/// What a session has sent, on all its connections.
+/// The messages that a session has sent, on all its connections.
 #[derive(Default)]
 pub(crate) struct Sent {
     stream: Option<StreamId>,
@@ -38,7 +38,7 @@ impl Sent {
         if let Some(next) = self.offered {
             self.counter = StreamNumbering::new(next, decided);
             self.decided = self.decided.max(decided);
-            // What was not decided is sent again.
+            // Undecided messages are sent again.
             self.last = None;
         }
     }
@@ -72,7 +72,7 @@ impl Sent {
     }
 }
 
-/// What the broker has read on a connection that confirms.
+/// The frames that the broker has read on a connection that confirms.
 #[derive(Default)]
 pub(crate) struct Counted {
     pub(crate) stream: Option<StreamId>,

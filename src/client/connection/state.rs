@@ -121,7 +121,7 @@ pub(super) struct Extension {
     pub(super) asks: bool,
     /// The broker has answered one.
     pub(super) answered: bool,
-    /// Those that the broker granted.
+    /// The flags that the broker granted.
     pub(super) granted: Flags,
     /// SUBSCRIBE (true) and UNSUBSCRIBE that are not answered, in order.
     pub(super) unanswered: VecDeque<(Channel, bool)>,

@@ -178,7 +178,7 @@ impl Engine {
         self.owner = if let Some(owner) = owner {
             owner
         } else {
-            // What is there says whose it is, as far as it can be read.
+            // The messages there say whose they are, as far as they can be read.
             if let Some(ident) = reading::ident(&log).filter(|ident| *ident != self.ident) {
                 return Err(other(&ident));
             }
@@ -208,7 +208,7 @@ impl Engine {
 
     /// Takes what the handle asks for.
     fn take(&mut self, work: Work) {
-        // What is released in the same turn need not be written.
+        // A batch that is released in the same turn need not be written.
         self.waiting.extend(work.batches);
         for to in work.released {
             self.release(to);
@@ -336,7 +336,7 @@ impl Engine {
         opened.lost += lost;
         let to = opened.log.cursor();
         let held = self.shared.state.lock().held;
-        // What was read ahead, and may be in the driver's memory by now.
+        // Messages that were read ahead, and may be in the driver's memory by now.
         let read = self
             .reading
             .newest()
@@ -438,7 +438,7 @@ impl Engine {
 
     fn fail(&mut self, error: SpoolError, now: Instant) {
         let is_first = !self.shared.state.lock().is_open;
-        // What could be opened once can be opened again.
+        // A spool that could be opened once can be opened again.
         self.is_hopeless = is_first && error.is_permanent();
         self.retry_at = (!self.is_hopeless).then_some(now + RETRY);
         let dir = self.spool.name();

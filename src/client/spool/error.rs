@@ -25,7 +25,7 @@ pub enum SpoolError {
     Unusable {
         /// The folder.
         dir: String,
-        /// What is wrong with it.
+        /// The fault.
         cause: String,
     },
     /// The disk fails or is full: it is tried again every 5 s.
@@ -33,7 +33,7 @@ pub enum SpoolError {
     Disk {
         /// The folder.
         dir: String,
-        /// What the system says.
+        /// The system's words.
         cause: String,
     },
 }

@@ -176,7 +176,7 @@ impl SpoolHandle {
 
 impl Drop for SpoolHandle {
     fn drop(&mut self) {
-        // What was appended is written all the same.
+        // Appended batches are written all the same.
         self.close();
     }
 }

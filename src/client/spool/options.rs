@@ -92,7 +92,7 @@ impl Spool {
     }
 
     /// The bytes of all files together. Default: 256 MiB; never more than half of the file system.
-    /// What happens above it is [`when_full`](Self::when_full).
+    /// Above it, [`when_full`](Self::when_full) decides.
     pub fn max_bytes(self, max_bytes: u64) -> Self {
         Self { max_bytes, ..self }
     }

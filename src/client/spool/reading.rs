@@ -30,7 +30,7 @@ pub(super) struct Reading {
     reader: Option<Reader>,
     /// Where the next reader begins.
     at: Position,
-    /// What was read, oldest first.
+    /// Chunks that were read, oldest first.
     ready: VecDeque<Piece>,
     /// The last message that was handed out.
     given: Option<StreamPosition>,

@@ -64,7 +64,7 @@ pub(super) struct Request {
 #[derive(Debug, Default)]
 pub(super) struct Work {
     pub(super) batches: VecDeque<Batch>,
-    /// What is confirmed, the newest of each stream, in their order.
+    /// The newest confirmed position of each stream, in their order.
     pub(super) released: VecDeque<StreamPosition>,
     pub(super) read: Option<Request>,
     pub(super) renamed: Vec<(StreamId, StreamId)>,

@@ -209,7 +209,7 @@ async fn a_full_queue_keeps_nothing_else_from_being_heard() {
         assert_eq!(receipt.unwrap().position().number, round + 1);
         sleep(Duration::from_secs(20)).await;
     }
-    // What is kept has a bound, and the rest is counted.
+    // The messages kept have a bound, and the rest is counted.
     let mut session = session;
     let mut kept = 0;
     while session.next().now_or_never().is_some() {

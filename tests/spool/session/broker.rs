@@ -88,7 +88,7 @@ pub(crate) struct Received {
 
 impl Broker {
     pub(crate) fn new() -> Self {
-        // What is learnt about an address is the process's.
+        // Knowledge about an address is the process's.
         static PORT: AtomicU16 = AtomicU16::new(1);
         let state = State {
             settings: Settings {
@@ -130,7 +130,7 @@ impl Broker {
         change(&mut self.state().settings);
     }
 
-    /// Ends all connections. What was read and not acknowledged is decided all the same, or is not
+    /// Ends all connections. Messages read and not acknowledged are decided all the same, or are not
     /// when the broker `forgets`; with `down`, no new connections come.
     pub(crate) fn kill(&self, down: bool) {
         self.state().settings.down = down;
@@ -197,7 +197,7 @@ impl Broker {
         Frame::Info { name, nonce: Nonce::new([1, 2, 3, 4]) }.encode(&mut out, Limits::default()).unwrap();
         let mut received = BytesMut::new();
         let mut stream: Option<(StreamId, StreamNumbering)> = None;
-        // What is to be acknowledged, and when.
+        // The numbers to be acknowledged, and when.
         let mut due: Option<(Instant, u64)> = None;
         let mut fences = self.0.fences.subscribe();
         let mut is_over = false;
@@ -278,7 +278,7 @@ impl Broker {
         state.hellos.push((id, next));
         let (decided, owner) = state.streams.entry(id).or_default();
         let (decided, fenced) = (*decided, std::mem::replace(owner, connection));
-        // What a fenced connection has brought and is not decided is thrown away.
+        // Messages of a fenced connection that are not decided are thrown away.
         let is_decided = |message: &Received| message.number <= decided || message.stream != id;
         state.received.retain(|message| message.connection != fenced || is_decided(message));
         let largest_message = state.settings.largest;

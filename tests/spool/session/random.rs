@@ -70,7 +70,7 @@ async fn weather(seed: u64) -> Result<(), String> {
     broker.kill(false);
     let flushed = timeout(Duration::from_secs(600), session.flush()).await;
     flushed.map_err(|_| format!("it is never confirmed: {:?}", session.stats()))?.unwrap();
-    // What earlier programs have left is none of what the flush is about.
+    // Messages of earlier programs are none of the flush's.
     sleep(Duration::from_secs(60)).await;
     let (texts, repeats) = broker.unique();
     let texts: Vec<u32> = texts.iter().map(|text| text.parse().unwrap()).collect();

@@ -153,7 +153,7 @@ async fn repeats_come_only_where_the_broker_has_forgotten_the_stream() {
     broker.kill(false);
     broker.set(|settings| settings.ack_after = Some(Duration::ZERO));
     session.flush().await.unwrap();
-    // What was confirmed does not come again, what was not does.
+    // Confirmed messages do not come again, others do.
     assert_are(&broker, 0..150, 50);
     assert_eq!(session.stats().resent, 50);
 }

@@ -46,7 +46,7 @@ pub(crate) enum Link {
     Up,
 }
 
-/// What a session leaves behind at its end: messages on disk, and others with their bytes.
+/// The remainder of a session at its end: messages on disk, and others with their bytes.
 #[derive(Debug)]
 pub(crate) struct Left {
     spooled: u64,
@@ -94,15 +94,15 @@ pub(crate) struct Spooling {
     durable: u64,
     /// The newest number that the engine was told is confirmed, of the current stream.
     released: u64,
-    /// What was read and is not in `InFlight` yet.
+    /// Batches that were read and are not in `InFlight` yet.
     chunk: Option<Chunk>,
     asked: bool,
-    /// What was on disk alone when everything was asked for, and when all of it was read.
+    /// The numbers that were on disk alone when everything was asked for, and when all were read.
     asked_for: u64,
     ended: Option<u64>,
     /// The engine had enough: there is more to store.
     is_behind: bool,
-    /// What comes next waits until nothing is unconfirmed.
+    /// The next batch waits until nothing is unconfirmed.
     is_blocked: bool,
     /// The id under which messages were stored.
     stream: StreamId,
@@ -304,7 +304,7 @@ impl Spooling {
         let unconfirmed = &in_flight.unconfirmed;
         let mut settled = unconfirmed.next() - 1;
         if self.parked.is_none() {
-            // What was never stored is not on disk.
+            // Messages that were never stored are not on disk.
             settled = settled.min(self.stored);
         }
         if settled > self.released {

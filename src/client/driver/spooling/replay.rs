@@ -44,8 +44,8 @@ impl Spooling {
 
     /// Asks for more, if there is room for it.
     fn ask(&mut self, shared: &Shared, in_flight: &InFlight, link: Link) {
-        // What was read back and is not confirmed stands in memory besides the queue. So much makes a
-        // connection without acknowledgements end, which confirms it.
+        // Messages that were read back and are not confirmed stand in memory besides the queue. So
+        // much makes a connection without acknowledgements end, which confirms it.
         let has_room = link == Link::Up && in_flight.outstanding().1 < shared.outbox.capacity() / 2;
         let is_wanted = match (self.parked.is_some(), self.head) {
             _ if self.asked || self.chunk.is_some() => false,
@@ -57,7 +57,7 @@ impl Spooling {
         };
         if is_wanted {
             let (stream, last) = (self.live(in_flight).stream(), self.live(in_flight).last());
-            // What is in memory is not wanted.
+            // Messages in memory are not wanted.
             let number = self.head.filter(|head| *head < self.on_disk).unwrap_or(last);
             (self.asked, self.asked_for, self.ended) = (true, self.on_disk, None);
             self.handle.read(Some(StreamPosition { stream, number }));
@@ -128,7 +128,7 @@ impl Spooling {
                 continue;
             }
             let known = u32::try_from((before + 1).saturating_sub(first - messages)).unwrap_or(u32::MAX);
-            // What is known already stays behind.
+            // Messages that are known already stay behind.
             drop(batch.split_messages(known));
             in_flight.append_batches(&mut [batch].into());
         }
@@ -136,7 +136,7 @@ impl Spooling {
         in_flight.hold_longer(shared.outbox.largest());
         if self.parked.is_none() {
             (self.head, self.given) = (Some(last), last);
-            // What is in memory as well is not needed twice.
+            // A message that is in memory as well is not needed twice.
             while let Some(mut batch) = self.tail.pop_front() {
                 if batch.number() > Some(last) {
                     self.tail.push_front(batch);

@@ -146,7 +146,7 @@ impl Spooling {
         }
         let drops = self.when_full == WhenFull::DropOldest && self.is_failing && shared.outbox.is_starved();
         if self.parked.is_none() && self.head.is_none() && (self.durable > in_flight.unconfirmed.written() || drops) {
-            // What is sent soon stays.
+            // Messages that are sent soon stay.
             let keep = if link == Link::Up { shared.outbox.capacity() / 8 } else { 0 };
             let (mut bytes, durable) = (0, if drops { u64::MAX } else { self.durable });
             in_flight.number();
@@ -158,7 +158,7 @@ impl Spooling {
             self.head = self.tail.front().and_then(Batch::number).map(|first| first - 1);
         }
         if self.parked.is_none() {
-            // What is sent, or is soon, stays in memory until it is confirmed, and others may come: no
+            // A message that is sent, or is soon, stays in memory until it is confirmed, and others may come: no
             // more is taken before it is written, and while half a queue of it is unconfirmed.
             shared.outbox.release(in_flight.take_room(self.durable));
         }
