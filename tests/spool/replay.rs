@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hpfeeds::{
     WhenFull,
-    spool::{SpoolHandle, SpoolNews},
+    spool::{Answer, SpoolHandle, SpoolNews, Want},
 };
 use tokio::time::advance;
 
@@ -254,4 +254,23 @@ async fn a_full_spool_reads_back_what_it_has_behind_what_is_in_memory() {
         last = chunk.last();
     }
     assert_eq!(Some(at(1, last)), spool.durable());
+}
+
+#[tokio::test(start_paused = true)]
+async fn older_streams_are_read_without_passing_over_anything_of_the_newest() {
+    let disk = SimDisk::new(1);
+    append(&start(&small(&disk)), 1, 1, 10);
+    let spool = start(&small(&disk));
+    append(&spool, 2, 1, 10);
+    for expected in [Some(1..=10), None, None] {
+        spool.read(Want::Before(stream(2)));
+        let numbers = match spool.answer().unwrap() {
+            Answer::Chunk(chunk) => Some(check(&chunk).unwrap()),
+            Answer::End => None,
+        };
+        assert_eq!(numbers, expected);
+    }
+    // It was in memory then, and is not any more.
+    let chunk = next(&spool, Some(at(2, 4))).unwrap();
+    assert_eq!((chunk.stream, check(&chunk).unwrap()), (stream(2), 5..=10));
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hpfeeds::{
     Limits, Spool,
-    spool::{Answer, Batch, Chunk, SpoolHandle},
+    spool::{Answer, Batch, Chunk, SpoolHandle, Want},
     wire::{
         FrameBatch,
         extension::{StreamId, StreamPosition},
@@ -86,7 +86,7 @@ pub(crate) fn check(chunk: &Chunk) -> Result<std::ops::RangeInclusive<u64>, Stri
 
 /// The next chunk of an inline spool.
 pub(crate) fn next(spool: &SpoolHandle, skip: Option<StreamPosition>) -> Option<Chunk> {
-    spool.read(skip);
+    spool.read(skip.map_or(Want::Any, Want::After));
     match spool.answer() {
         Some(Answer::Chunk(chunk)) => Some(chunk),
         Some(Answer::End) => None,

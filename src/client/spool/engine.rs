@@ -15,7 +15,7 @@ use super::{
     owner::{Found, Owner},
     reading::{self, Reading},
     runs::Runs,
-    shared::{Answer, Batch, Request, Shared, Work},
+    shared::{Answer, Batch, Shared, Want, Work},
     status::SpoolNews,
 };
 use crate::{
@@ -54,7 +54,7 @@ pub(super) struct Engine {
     /// The number in the log of the last message of earlier programs.
     old: u64,
     reading: Reading,
-    request: Option<Request>,
+    request: Option<Want>,
     /// The disk fails, and is tried again then.
     retry_at: Option<Instant>,
     is_failing: bool,
@@ -355,12 +355,19 @@ impl Engine {
 
     /// Answers a request for more.
     fn read(&mut self, now: Instant) {
-        while let Some(request) = self.request {
+        while let Some(want) = self.request {
             let Some(opened) = &self.opened else { return };
-            if let Some(chunk) = self.reading.take(opened.log.cursor(), request.skip) {
+            if self.reading.is_at(want) {
+                return self.answer(Answer::End);
+            }
+            let after = if let Want::After(after) = want { Some(after) } else { None };
+            if let Some(chunk) = self.reading.take(opened.log.cursor(), want) {
                 return self.answer(Answer::Chunk(chunk));
             }
-            self.reading.seek(&opened.log, request.skip.and_then(|skip| self.runs.locate(skip)));
+            if self.reading.is_at(want) {
+                return self.answer(Answer::End);
+            }
+            self.reading.seek(&opened.log, after.and_then(|after| self.runs.locate(after)));
             match self.read_ahead(now) {
                 Some(true) => {}
                 Some(false) => return self.answer(Answer::End),

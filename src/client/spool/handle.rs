@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{
     engine::Engine,
     options::Spool,
-    shared::{Answer, Batch, Request, Shared, State},
+    shared::{Answer, Batch, Shared, State, Want},
     status::{SpoolNews, SpoolStatus},
 };
 use crate::wire::{
@@ -80,13 +80,12 @@ impl SpoolHandle {
     }
 
     /// Asks for the next messages; [`answer`](Self::answer) has them later. Each message is read
-    /// once, oldest stream first; those of a stream up to `skip` are not wanted. Until it is
-    /// answered, asking again changes nothing.
-    pub fn read(&self, skip: Option<StreamPosition>) {
+    /// once, oldest stream first. Until it is answered, asking again changes nothing.
+    pub fn read(&self, want: Want) {
         self.ask(|state| {
             if !state.is_reading {
                 state.is_reading = true;
-                state.work.read = Some(Request { skip });
+                state.work.read = Some(want);
                 state.work.is_new = true;
             }
         });

@@ -22,6 +22,6 @@ pub use self::{
     error::SpoolError,
     handle::SpoolHandle,
     options::{Spool, WhenFull},
-    shared::{Answer, Batch},
+    shared::{Answer, Batch, Want},
     status::{SpoolNews, SpoolStatus},
 };

@@ -9,6 +9,7 @@ use super::{
     chunk::{self, Chunk, Piece},
     owner::Owner,
     runs::Runs,
+    shared::Want,
 };
 use crate::{
     log::{Extent, Item, Log, Reader},
@@ -85,8 +86,13 @@ impl Reading {
         }
     }
 
+    /// Whether the stream comes next before which everything is wanted.
+    pub(super) fn is_at(&self, want: Want) -> bool {
+        self.ready.front().is_some_and(|piece| want == Want::Before(piece.stream))
+    }
+
     /// The next messages of what was read, and is not released.
-    pub(super) fn take(&mut self, released: Position, skip: Option<StreamPosition>) -> Option<Chunk> {
+    pub(super) fn take(&mut self, released: Position, want: Want) -> Option<Chunk> {
         while let Some(piece) = self.ready.front()
             && piece.at.number <= released.number
         {
@@ -97,7 +103,8 @@ impl Reading {
                 break;
             }
         }
-        let chunk = chunk::take(&mut self.ready, [self.given, skip])?;
+        let after = if let Want::After(after) = want { Some(after) } else { None };
+        let chunk = chunk::take(&mut self.ready, [self.given, after])?;
         self.given = Some(StreamPosition { stream: chunk.stream, number: chunk.last() });
         Some(chunk)
     }

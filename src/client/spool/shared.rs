@@ -53,11 +53,16 @@ pub enum Answer {
     End,
 }
 
-/// The request for a chunk.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Request {
-    /// Messages of this stream up to this number are in memory, and not wanted.
-    pub(super) skip: Option<StreamPosition>,
+/// The messages that are wanted next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// Those of streams that come before this one. Of this one, nothing is passed over.
+    Before(StreamId),
+    /// Those behind this message, and of streams before. The ones up to it are in memory: they are
+    /// passed over for good.
+    After(StreamPosition),
+    /// Whatever comes next.
+    Any,
 }
 
 /// The work that the handle asks the engine for.
@@ -66,7 +71,7 @@ pub(super) struct Work {
     pub(super) batches: VecDeque<Batch>,
     /// The newest confirmed position of each stream, in their order.
     pub(super) released: VecDeque<StreamPosition>,
-    pub(super) read: Option<Request>,
+    pub(super) read: Option<Want>,
     pub(super) renamed: Vec<(StreamId, StreamId)>,
     pub(super) close: bool,
     /// Something of this was asked for.

@@ -153,3 +153,35 @@ async fn messages_that_were_read_back_stay_in_memory_until_they_are_confirmed() 
     assert_eq!((flushed.confirmed, flushed.lost), (600, 0));
     assert_all(&broker, 600);
 }
+
+#[tokio::test(start_paused = true)]
+async fn messages_that_leave_memory_while_older_streams_are_replayed_are_read_back() {
+    let (broker, disk) = (Broker::new(), SimDisk::new(1));
+    broker.set_pipe(4 << 10);
+    broker.set(|settings| settings.down = true);
+    let start = || {
+        let builder = broker.session().limits(Limits::new(4000)).send_queue(64 << 10);
+        builder.spool(small(&disk).max_bytes(16 << 20)).start().unwrap()
+    };
+    let session = start();
+    for number in 0..100 {
+        session.publish("c", text(number)).await.unwrap();
+    }
+    sleep(2 * SECOND).await;
+    drop(session);
+    broker.set(|settings| (settings.stalls, settings.down) = (true, false));
+    let session = start();
+    for number in 100..600 {
+        timeout(60 * SECOND, session.publish("c", text(number))).await.expect("the disk has room").unwrap();
+        if number % 20 == 0 {
+            sleep(SECOND).await;
+        }
+        if number == 400 {
+            // Now and then a little of the older stream goes out.
+            broker.set(|settings| settings.stalls = false);
+        }
+    }
+    let flushed = session.flush().await.unwrap();
+    assert_eq!((flushed.confirmed, flushed.lost), (500, 0));
+    assert_all(&broker, 600);
+}

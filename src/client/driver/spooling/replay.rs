@@ -11,7 +11,7 @@ use crate::{
         driver::desired::Shared,
         error::{Cause, Error},
         queue::{batch::Batch, in_flight::InFlight, unconfirmed::Unconfirmed},
-        spool::{Answer, Chunk},
+        spool::{Answer, Chunk, Want},
     },
     wire::extension::StreamPosition,
 };
@@ -56,11 +56,14 @@ impl Spooling {
             (false, None) => false,
         };
         if is_wanted {
-            let (stream, last) = (self.live(in_flight).stream(), self.live(in_flight).last());
-            // Messages in memory are not wanted.
-            let number = self.head.filter(|head| *head < self.on_disk).unwrap_or(last);
-            (self.asked, self.asked_for, self.ended) = (true, self.on_disk, None);
-            self.handle.read(Some(StreamPosition { stream, number }));
+            let stream = self.live(in_flight).stream();
+            (self.asked, self.ended) = (true, None);
+            let behind = self.head.filter(|_| self.is_read && self.parked.is_none());
+            // Messages that are passed over stay in memory until they are confirmed. While an older
+            // stream is replayed, those in memory may leave it before their turn.
+            (self.asked_for, self.given) = behind.map_or((0, self.given), |head| (self.on_disk, self.given.max(head)));
+            let after = behind.map(|number| Want::After(StreamPosition { stream, number }));
+            self.handle.read(after.unwrap_or(Want::Before(stream)));
         }
     }
 
