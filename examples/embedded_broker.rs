@@ -32,30 +32,23 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (ident, channel, payload) = session.read().await.ok_or("the session ended early")?;
     println!("allowed:        {ident} on {channel}: {payload:?}");
 
-    // A channel that the key does not cover. The message is queued and sent, so this call succeeds.
-    // The broker's refusal comes later, as an event; then the broker closes the connection, and the
-    // session makes another one.
+    // A channel that the key does not cover. `publish` only queues the message, so it succeeds; the
+    // broker's refusal comes later, as an event.
     session.publish("dionaea.capture", "malware").await?;
-    let mut denied = false;
     while let Some(event) = events.next().await {
-        match event {
-            SessionEvent::PublishDenied { cause, .. } => {
-                println!("denied, event:  {cause}");
-                denied = true;
-            }
-            SessionEvent::Connected { .. } if denied => break,
-            _ => {}
+        if let SessionEvent::Refused { cause, .. } = event {
+            println!("denied, event:  {cause}");
+            break;
         }
     }
 
-    // For 60 seconds the session refuses the channel itself, so that it does not lose the
-    // connection each time.
-    let Err(denied) = session.publish("dionaea.capture", "more malware").await else {
-        return Err("the session took a message for a denied channel".into());
+    // `publish_confirmed` waits for the broker's decision, and fails with its refusal.
+    let Err(denied) = session.publish_confirmed("dionaea.capture", "more malware").await else {
+        return Err("the broker took a message for a channel that it denies".into());
     };
     println!("denied, error:  {denied}");
 
-    // The other channels still flow.
+    // The connection stays, and the other channels still flow.
     session.publish("cowrie.sessions", "still here").await?;
     let (ident, channel, payload) = session.read().await.ok_or("the session ended early")?;
     println!("still allowed:  {ident} on {channel}: {payload:?}");
