@@ -5,6 +5,8 @@ use crate::protocol::Protocol;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Relay,
+    /// The loop that stores: see `storage`.
+    Plain,
     Ours,
     /// Ours, too, whose publishers and idle clients say HELLO, so that what they publish is acknowledged.
     Confirmed,
@@ -22,6 +24,7 @@ impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Relay => "relay",
+            Self::Plain => "plain",
             Self::Ours => "ours",
             Self::Confirmed => "confirmed",
             Self::Python => "python",
@@ -33,7 +36,7 @@ impl Kind {
 
     pub(crate) fn protocol(self) -> Protocol {
         match self {
-            Self::Relay => Protocol::Blind,
+            Self::Relay | Self::Plain => Protocol::Blind,
             Self::Ours | Self::Python => Protocol::Hpfeeds,
             Self::Confirmed => Protocol::Confirmed,
             Self::Nats => Protocol::Nats,

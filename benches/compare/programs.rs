@@ -19,7 +19,7 @@ const DIRECTORIES: &str = "/usr/local/sbin:/usr/sbin:/sbin";
 pub(crate) fn find(kind: Kind) -> Option<PathBuf> {
     let target = || env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     let path = match kind {
-        Kind::Relay => env::current_exe().ok()?,
+        Kind::Relay | Kind::Plain => env::current_exe().ok()?,
         Kind::Ours | Kind::Confirmed => {
             env::var_os("HPFEEDS_BROKER").map_or_else(|| target().join("release/hpfeeds-broker"), PathBuf::from)
         }
@@ -42,7 +42,7 @@ fn in_path(name: &str) -> Option<PathBuf> {
 pub(crate) fn version(kind: Kind, program: &Path) -> Option<String> {
     let argument = if kind == Kind::Mosquitto { "-h" } else { "--version" };
     let text = match kind {
-        Kind::Relay => return None,
+        Kind::Relay | Kind::Plain => return None,
         Kind::Python => python_version(program)?,
         Kind::Ours | Kind::Confirmed | Kind::Nats | Kind::Redis | Kind::Mosquitto => {
             let output = Command::new(program).arg(argument).output().ok()?;
@@ -70,6 +70,7 @@ pub(crate) fn command(kind: Kind, program: &Path, directory: &Path, port: u16, p
     let address = format!("127.0.0.1:{port}");
     match kind {
         Kind::Relay => command.args(plan.arguments()),
+        Kind::Plain => command.args(["plain", &port.to_string(), &plan.frame.to_string()]),
         Kind::Ours | Kind::Confirmed => hpfeeds(&mut command).args(["--auth", "env", "--bind", &address]),
         // Without --exporter it serves its metrics on port 8080 of every interface.
         Kind::Python => hpfeeds(&mut command).args(["--auth", "env", "--bind", &address, "--exporter", "127.0.0.1:0"]),

@@ -16,6 +16,7 @@ use crate::{
     relay::{self, Plan},
     report::{self, Table},
     server::check_file_limit,
+    storage,
     work::{Pace, Work},
 };
 
@@ -29,11 +30,13 @@ pub(crate) fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
     let done = match args.split_first() {
         Some((mode, rest)) if mode == "relay" => relay(rest),
+        Some((mode, rest)) if mode == "plain" => storage::plain_loop(rest),
         // `cargo test --all-targets` runs benchmarks too, without it.
         _ if !args.iter().any(|arg| arg == "--bench") => return ExitCode::SUCCESS,
         Some((mode, rest)) if mode == "extension" => extension::run(rest),
         Some((mode, rest)) if mode == "growth" => growth::run(rest),
         Some((mode, rest)) if mode == "isolation" => isolation::run(rest),
+        Some((mode, rest)) if mode == "storage" => storage::run(rest),
         _ if args.iter().any(|arg| arg == "--help") => {
             println!("{USAGE}");
             return ExitCode::SUCCESS;

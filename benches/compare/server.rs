@@ -64,17 +64,23 @@ impl Dialer {
 }
 
 impl Server {
-    /// `more` are arguments besides those that it always gets.
+    /// `more` are arguments of our broker, besides those that it always gets.
     pub(crate) fn start(kind: Kind, program: &Path, clients: Clients, more: &[String]) -> io::Result<Self> {
+        Self::start_with(kind, program, clients, if matches!(kind, Kind::Ours | Kind::Confirmed) { more } else { &[] })
+    }
+
+    /// `more` are arguments of any server.
+    pub(crate) fn start_with(kind: Kind, program: &Path, clients: Clients, more: &[String]) -> io::Result<Self> {
         let Clients { publishers, subscribers, size } = clients;
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
         let port = free_port();
         let publishers_port = if kind == Kind::Relay { free_port() } else { port };
-        let frame = if publishers == 1 { 1 } else { kind.protocol().delivered(size).frame.len() };
+        let frame =
+            if publishers == 1 && kind == Kind::Relay { 1 } else { kind.protocol().delivered(size).frame.len() };
         let plan = Plan { subscribers: (port, subscribers), publishers: (publishers_port, publishers), frame };
         let log = fs::File::create(directory.path().join("log"))?;
         let child = programs::command(kind, program, directory.path(), port, &plan)?
-            .args(if matches!(kind, Kind::Ours | Kind::Confirmed) { more } else { &[] })
+            .args(more)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
