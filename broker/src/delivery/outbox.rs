@@ -3,8 +3,8 @@
 //!
 //! A publisher that finds more than the low mark queued waits, unless the subscriber is slow: see
 //! [`slow_consumer`](super::slow_consumer) for the states. While the writer waits because of a rate
-//! limit of the broker ([`pause_for_rate_limit`](Outbox::pause_for_rate_limit)), publishers do not
-//! wait, and the subscriber is not slow: at its high mark it loses messages as a slow one does, but
+//! limit of the broker, or for CONSUMED that the broker does not read yet
+//! ([`pause_for_rate_limit`](Outbox::pause_for_rate_limit)), publishers do not wait, and the subscriber is not slow: at its high mark it loses messages as a slow one does, but
 //! it has no deadline.
 //!
 //! All connections of one ident and network together may hold publishers up for one window in ten

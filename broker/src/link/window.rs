@@ -1,6 +1,6 @@
 //! The window of a client: how many bytes of PUBLISH frames it takes beyond what it has consumed.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 /// A window of this size is none.
 const NONE: u64 = u64::MAX;
@@ -13,6 +13,8 @@ pub(crate) struct Window {
     sent: AtomicU64,
     /// How many of those the client has consumed.
     consumed: AtomicU64,
+    /// The connection's task waits for something else than the client, and does not read CONSUMED.
+    unread: AtomicBool,
 }
 
 /// The room that a window has.
@@ -25,7 +27,12 @@ pub(crate) struct WindowRoom {
 
 impl Default for Window {
     fn default() -> Self {
-        Self { size: AtomicU64::new(NONE), sent: AtomicU64::new(0), consumed: AtomicU64::new(0) }
+        Self {
+            size: AtomicU64::new(NONE),
+            sent: AtomicU64::new(0),
+            consumed: AtomicU64::new(0),
+            unread: AtomicBool::new(false),
+        }
     }
 }
 
@@ -57,6 +64,19 @@ impl Window {
         // One that stands before another says nothing new.
         self.consumed.store(self.consumed.load(Relaxed).max(bytes), Relaxed);
         Ok(())
+    }
+
+    /// Says whether CONSUMED is not read for now, and returns whether that is new.
+    pub(crate) fn set_unread(&self, unread: bool) -> bool {
+        self.unread.load(Relaxed) != unread && {
+            self.unread.store(unread, Relaxed);
+            true
+        }
+    }
+
+    /// Whether it is the broker that keeps the window closed, as it does not read CONSUMED.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.unread.load(Relaxed)
     }
 
     pub(crate) fn room(&self) -> WindowRoom {

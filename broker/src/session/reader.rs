@@ -173,9 +173,13 @@ impl SessionReader {
             if suspension.until_stopped && is_stopped(stop, half, cx) {
                 return Poll::Ready(Err(None));
             }
+            if let Some(extension) = &mut self.extension {
+                extension.set_suspended(!suspension.yields);
+            }
             ready!(suspension.future.as_mut().poll(cx));
             self.suspension = None;
             if let Some(extension) = &mut self.extension {
+                extension.set_suspended(false);
                 extension.settle();
                 // It may have been fenced meanwhile.
                 return Poll::Ready(Ok(()));

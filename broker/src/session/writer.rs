@@ -108,7 +108,12 @@ impl<'a> Writer<'a> {
                 }
             }
             if self.is_limited() && !ready!(self.poll_grant(cx)) {
-                // The window is closed, and the socket counts as full.
+                // The window is closed, and the socket counts as full, unless it is the broker that
+                // does not read how far the client is.
+                if self.control.as_ref().is_some_and(|control| control.link.window.is_unread()) {
+                    self.hold(cx);
+                    return Poll::Pending;
+                }
                 return self.poll_blocked(cx);
             }
             // One system call, until the socket takes no more.
@@ -127,6 +132,14 @@ impl<'a> Writer<'a> {
                 }
             }
         }
+    }
+
+    /// A limit of the broker is waited for: the subscriber is not slow.
+    fn hold(&mut self, cx: &Context<'_>) {
+        if !mem::replace(&mut self.held, true) {
+            self.outbox.pause_for_rate_limit();
+        }
+        self.outbox.register(cx);
     }
 
     /// The subscriber is waited for, and may be slow for too long.
@@ -252,10 +265,7 @@ impl<'a> Writer<'a> {
         }
         if let Some(timer) = self.timer.as_mut().filter(|_| self.pacing) {
             if timer.as_mut().poll(cx).is_pending() {
-                if !mem::replace(&mut self.held, true) {
-                    self.outbox.pause_for_rate_limit();
-                }
-                self.outbox.register(cx);
+                self.hold(cx);
                 return Poll::Pending;
             }
             self.timer = None;

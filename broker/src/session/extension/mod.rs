@@ -169,6 +169,13 @@ impl Extension {
             .map_err(|sent| format!("CONSUMED counts {bytes} bytes of messages, and {sent} were sent"))
     }
 
+    /// Whether the connection waits for something else than the client: a subscriber, or its rate
+    /// limit. The writer is to know that, as CONSUMED is not read meanwhile.
+    #[inline(never)]
+    pub(super) fn set_suspended(&mut self, suspended: bool) {
+        self.said |= self.link.window.set_unread(suspended);
+    }
+
     /// Queues any other frame for the client.
     pub(super) fn say(&mut self, frame: &BrokerFrame<'_>) {
         self.link.control().push(frame);

@@ -256,3 +256,61 @@ async fn a_window_and_a_rate_limit_hold_together() {
         }
     }
 }
+
+/// Writes so many messages of 16 KiB on a channel before it reads anything, then receives as many,
+/// each of which is consumed at once.
+async fn write_ahead(client: &mut Scripted<TcpStream>, channel: &str, messages: u64) {
+    let frames = (0..messages).map(|n| publish("dev", channel, numbered(n, 16 * 1024)));
+    client.send(&crate::support::bytes(frames)).await;
+    let mut bytes = 0;
+    for n in 0..messages {
+        let Got::Publish(_, payload) = client.next().await else { panic!("message {n} of {messages}") };
+        assert_eq!(payload[..8], n.to_be_bytes());
+        bytes += (OVERHEAD + payload.len()) as u64;
+        client.send(&consumed(bytes)).await;
+    }
+}
+
+/// CONSUMED stands behind what it has published, and that waits for its own queue.
+#[tokio::test]
+async fn a_client_with_a_window_publishes_any_amount_to_its_own_channel() {
+    // Publishers wait for it as long as the test lasts, if they wait.
+    let broker = start(builder().floor_window(Duration::from_secs(100_000))).await;
+    let mut client = subscriber(broker.local_addr(), 64 * 1024).await;
+    write_ahead(&mut client, "c", 512).await;
+    assert_eq!(broker.stats().dropped, 0);
+}
+
+#[tokio::test]
+async fn two_clients_with_windows_publish_any_amount_to_each_other() {
+    let broker = start(builder().floor_window(Duration::from_secs(100_000))).await;
+    let (mut one, mut two) = tokio::join!(
+        Scripted::dev(broker.local_addr(), windowed(64 * 1024)),
+        Scripted::dev(broker.local_addr(), windowed(100_000))
+    );
+    for (client, own) in [(&mut one.0, "1"), (&mut two.0, "2")] {
+        client.subscribe(own).await;
+        assert_eq!(client.next().await, sub_ack(Code::DONE, own));
+    }
+    tokio::join!(write_ahead(&mut one.0, "2", 512), write_ahead(&mut two.0, "1", 512));
+    assert_eq!(broker.stats().dropped, 0);
+}
+
+#[tokio::test]
+async fn a_client_whose_own_messages_have_waited_is_slow_like_any_other_once_it_is_read_again() {
+    let window = Duration::from_millis(100);
+    let broker = start(builder().low_mark(10_000).high_mark(4 << 20).floor_window(window).slow_deadline(window)).await;
+    let mut client = subscriber(broker.local_addr(), 10_000).await;
+    // More than is read at once.
+    let messages = |n| crate::support::bytes((0..n).map(|n| publish("dev", "c", numbered(n, 16 * 1024))));
+    client.send(&messages(128)).await;
+    let mut publisher = Peer::dev(&broker).await;
+    publisher.send_raw(&messages(512)).await;
+    let end = loop {
+        match client.next().await {
+            Got::Publish(..) => {}
+            end => break end,
+        }
+    };
+    assert_eq!(end, Got::Error("Backpressure deadline timer expired".to_owned()));
+}
