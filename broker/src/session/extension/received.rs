@@ -62,11 +62,13 @@ impl SessionReader {
                     self.subscribe(&channel)?;
                 } else {
                     let text = format!("{} has no mailbox, and channels keep no last values", self.membership.ident());
+                    self.budget.charge_lookup(0);
                     self.answer(&channel, Code::NO_MAILBOX, text)?;
                 }
             }
             other => return Err(fault(ExtensionDecodeError::Direction(other.opcode()))),
         }
+        self.budget.charge(1);
         self.buffer.skip(header.length);
         Ok(true)
     }

@@ -7,4 +7,5 @@ mod hello;
 mod model;
 mod replies;
 mod streams;
+mod turns;
 mod window;
