@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 #[cfg(feature = "spool")]
-use super::spool::Spool;
+use super::spool::{Feed, Spool};
 use super::{
     connect::{addr::BrokerAddr, connector::Connector},
     driver::backoff::Backoff,
@@ -41,6 +41,8 @@ pub(crate) struct Config {
     pub(crate) rotation: Option<Duration>,
     #[cfg(feature = "spool")]
     pub(crate) spool: Option<Spool>,
+    #[cfg(feature = "spool")]
+    pub(crate) feed: Option<Feed>,
     pub(crate) connector: Arc<dyn Connector>,
 }
 

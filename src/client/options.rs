@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 #[cfg(feature = "tls")]
 use super::connect::tls::TlsOptions;
 #[cfg(feature = "spool")]
-use super::spool::Spool;
+use super::spool::{Feed, Spool};
 use super::{
     config::{Config, FOREVER},
     connect::{
@@ -61,6 +61,8 @@ pub struct SessionBuilder {
     connector: Option<Arc<dyn Connector>>,
     #[cfg(feature = "spool")]
     spool: Option<Spool>,
+    #[cfg(feature = "spool")]
+    feed: Option<Feed>,
     #[cfg(feature = "tls")]
     tls: Option<TlsOptions>,
 }
@@ -91,6 +93,8 @@ impl SessionBuilder {
             connector: None,
             #[cfg(feature = "spool")]
             spool: None,
+            #[cfg(feature = "spool")]
+            feed: None,
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -245,6 +249,15 @@ impl SessionBuilder {
         self
     }
 
+    /// Sends what a store of the program's own holds, for relays. Takes the place of a spool;
+    /// nothing is published on the session besides.
+    #[cfg(feature = "spool")]
+    #[doc(hidden)]
+    pub fn feed(mut self, feed: Feed) -> Self {
+        self.feed = Some(feed);
+        self
+    }
+
     /// Reaches the broker in another way than TCP or TLS.
     pub fn connector(mut self, connector: impl Connector) -> Self {
         self.connector = Some(Arc::new(connector));
@@ -290,7 +303,7 @@ impl SessionBuilder {
             None => Arc::new(tcp),
         };
         #[cfg(feature = "spool")]
-        let rotation = self.rotation.or(self.spool.as_ref().map(|_| ROTATION));
+        let rotation = self.rotation.or((self.spool.is_some() || self.feed.is_some()).then_some(ROTATION));
         #[cfg(not(feature = "spool"))]
         let rotation = self.rotation;
         Ok(Config {
@@ -311,6 +324,8 @@ impl SessionBuilder {
             rotation: rotation.filter(|_| self.confirm != Confirm::Off),
             #[cfg(feature = "spool")]
             spool: self.spool,
+            #[cfg(feature = "spool")]
+            feed: self.feed,
             connector,
         })
     }

@@ -71,7 +71,12 @@ impl Connection<'_> {
         } else {
             self.split_written(range.first.saturating_add(u64::from(range.count)).saturating_sub(1));
             match self.reconnect.in_flight.unconfirmed.refuse(range.first, range.count, &cause) {
-                Ok(refused) => refused,
+                Ok(refused) => {
+                    // The last of them are news.
+                    let first = range.first.saturating_add(range.count.into()).saturating_sub(refused);
+                    self.reconnect.tell_refused(first, refused, Some(range.code));
+                    refused
+                }
                 Err(NeverSent) => {
                     return Err(self.unexpected(format!("it refused message {}, which was not sent", range.first)));
                 }

@@ -130,6 +130,9 @@ impl Connection<'_> {
         match channel {
             Some(channel) => {
                 self.outcome.repaired |= self.shared.outbox.quarantine(&channel, &cause, Instant::now());
+                if let Some(spooling) = &self.reconnect.spooling {
+                    spooling.denied(&channel);
+                }
                 self.reconnect.deny(self.shared, channel, cause.clone());
             }
             None => self.shared.emit(SessionEvent::PublishDenied { channel: None, discarded: 0, cause: cause.clone() }),

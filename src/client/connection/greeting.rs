@@ -85,9 +85,12 @@ impl Connection<'_> {
             return false;
         }
         let cause = Error::new(Cause::TooLong { limit: largest });
-        let room = in_flight.give_up_held(&cause);
+        let (room, number) = in_flight.give_up_held(&cause);
         while in_flight.settle().1 {}
         self.shared.outbox.release(room);
+        if let Some(number) = number {
+            self.reconnect.tell_refused(number, 1, None);
+        }
         self.shared.refused(None, 1, &cause);
         self.change_stream();
         true
@@ -154,6 +157,11 @@ impl Connection<'_> {
                         let below = hello.decided.saturating_add(1).saturating_sub(range.first);
                         let count = range.count.min(u32::try_from(below).unwrap_or(u32::MAX));
                         let known = in_flight.unconfirmed.refuse(range.first, count, &cause).unwrap_or_default();
+                        if let Some(spooling) = &self.reconnect.spooling {
+                            // The last of them are news.
+                            let first = range.first + u64::from(count) - known;
+                            spooling.refused(in_flight, first, known, Some(range.code));
+                        }
                         self.shared.refused(None, known, &cause);
                         self.reconnect.denial.get_or_insert(cause);
                     }
@@ -186,6 +194,7 @@ impl Connection<'_> {
             }
         }
         addresses::answered(addr);
+        self.reconnect.tell_accepted(Some((hello, confirms)));
         if matches!(self.phase, Phase::Greeting { .. }) {
             if self.outcome.accepted.is_some() {
                 self.phase = Phase::Accepted;

@@ -99,6 +99,7 @@ impl Connection<'_> {
         let again = in_flight.unconfirmed.take_back();
         in_flight.put_back(again);
         self.shared.outbox.set_largest(u32::MAX);
+        self.reconnect.tell_accepted(None);
         self.shared.set_confirms(if keeping == Keeping::Eof { Confirms::Yes } else { Confirms::No });
         if mem::take(&mut self.reconnect.leaves_out) {
             addresses::leave_out(&self.shared.config.addr);

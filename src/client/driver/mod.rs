@@ -169,9 +169,13 @@ impl Driver {
     /// Opens the spool, if there is to be one.
     #[cfg(feature = "spool")]
     async fn open_spool(&mut self) -> Result<(), Error> {
+        let ReconnectState { spooling, in_flight, .. } = &mut self.reconnect;
+        if let Some(feed) = &self.shared.config.feed {
+            *spooling = Some(spooling::Spooling::fed(feed));
+            return Ok(());
+        }
         let Some(spool) = &self.shared.config.spool else { return Ok(()) };
         let started = spooling::Spooling::start(spool, &self.shared).map_err(|cause| Error::no_thread(&cause))?;
-        let ReconnectState { spooling, in_flight, .. } = &mut self.reconnect;
         spooling.insert(started).open(&self.shared, in_flight).await
     }
 

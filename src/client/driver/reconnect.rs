@@ -18,7 +18,10 @@ use crate::{
         event::SessionEvent,
         queue::{in_flight::InFlight, send::MAX_QUARANTINED},
     },
-    wire::Channel,
+    wire::{
+        Channel,
+        extension::{BrokerHello, Code, Level},
+    },
 };
 
 /// The state that one connection leaves to the next.
@@ -91,6 +94,20 @@ impl ReconnectState {
     /// Whether there is more to send than what stands in outbox and `in_flight`.
     pub(crate) fn holds_more(&self) -> bool {
         self.spooling.as_ref().is_some_and(Spooling::holds_more)
+    }
+
+    /// Tells the feed, if there is one, of messages that were refused; `None`: they are too long.
+    pub(crate) fn tell_refused(&self, first: u64, count: u64, code: Option<Code>) {
+        if let Some(spooling) = &self.spooling {
+            spooling.refused(&self.in_flight, first, count, code);
+        }
+    }
+
+    /// Tells the feed of the broker that has accepted the key.
+    pub(crate) fn tell_accepted(&self, hello: Option<(&BrokerHello<'_>, Option<Level>)>) {
+        if let Some(spooling) = &self.spooling {
+            spooling.accepted(hello);
+        }
     }
 
     /// Brings the figures of the session up to date.

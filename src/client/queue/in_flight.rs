@@ -363,12 +363,12 @@ impl InFlight {
     }
 
     /// Gives up the message that is held back first, and takes the others back. Returns the room
-    /// that is free.
-    pub(crate) fn give_up_held(&mut self, cause: &Error) -> usize {
+    /// that is free, and its number.
+    pub(crate) fn give_up_held(&mut self, cause: &Error) -> (usize, Option<u64>) {
         self.batches.append(&mut self.kept);
         let controls = self.batches.iter().take_while(|batch| matches!(batch, OutgoingBatch::Control(_))).count();
         let Some(OutgoingBatch::Messages(mut batch)) = self.batches.remove(controls) else {
-            return 0;
+            return (0, None);
         };
         let first = match batch.split_messages(1) {
             Some(first) => {
@@ -381,7 +381,7 @@ impl InFlight {
         if let Some(number) = first.last() {
             self.unconfirmed.give_up(number, cause);
         }
-        first.room()
+        (first.room(), first.last())
     }
 
     /// The batches that are not written whole, oldest first.

@@ -7,12 +7,13 @@ use tokio::time::Instant;
 
 use super::{
     engine::Engine,
+    feed::{Feed, FeedBroker, FeedRefused},
     options::Spool,
     shared::{Answer, Batch, Shared, State, Want},
     status::{SpoolNews, SpoolStatus},
 };
 use crate::wire::{
-    Limits,
+    Channel, Limits,
     extension::{StreamId, StreamPosition},
 };
 
@@ -46,6 +47,48 @@ impl SpoolHandle {
         }
         thread::Builder::new().name("hpfeeds-spool".to_owned()).spawn(move || engine.serve())?;
         Ok(Self { shared, inline: None })
+    }
+
+    /// The session's end of a feed.
+    #[must_use]
+    pub fn fed(feed: &Feed) -> Self {
+        Self { shared: Arc::clone(&feed.shared), inline: None }
+    }
+
+    /// Whether a feeder gives what is read.
+    #[must_use]
+    pub fn is_fed(&self) -> bool {
+        self.shared.state.lock().is_fed
+    }
+
+    /// Tells the feeder of messages that were refused.
+    pub fn refused(&self, refused: FeedRefused) {
+        if refused.count > 0 {
+            self.tell(|state| state.fed.refuse(refused));
+        }
+    }
+
+    /// Tells the feeder of the broker that has accepted the key.
+    pub fn accepted(&self, broker: FeedBroker) {
+        self.tell(|state| state.fed.broker = Some(broker));
+    }
+
+    /// Tells the feeder of a channel that a broker without the extension denies.
+    pub fn denied(&self, channel: Channel) {
+        self.tell(|state| {
+            if !state.fed.denied.contains(&channel) {
+                state.fed.denied.push(channel);
+            }
+        });
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.shared.state.lock();
+        if state.is_fed {
+            change(&mut state);
+            drop(state);
+            self.shared.feeder.wake();
+        }
     }
 
     /// Wakes this task when there is something new.
@@ -132,6 +175,8 @@ impl SpoolHandle {
         self.ask(|state| {
             state.work.close = true;
             state.work.is_new = true;
+            // There is nothing to make durable.
+            state.is_closed |= state.is_fed;
         });
     }
 
@@ -156,11 +201,11 @@ impl SpoolHandle {
 
     fn ask<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let result = change(&mut self.shared.state.lock());
-        match self.inline {
-            Some(_) => self.run(),
-            None => {
-                self.shared.asked.notify_one();
-            }
+        if self.inline.is_some() {
+            self.run();
+        } else {
+            self.shared.asked.notify_one();
+            self.shared.feeder.wake();
         }
         result
     }

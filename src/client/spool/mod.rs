@@ -9,6 +9,7 @@
 mod chunk;
 mod engine;
 mod error;
+mod feed;
 mod handle;
 mod options;
 mod owner;
@@ -20,6 +21,7 @@ mod status;
 pub use self::{
     chunk::Chunk,
     error::SpoolError,
+    feed::{Feed, FeedBroker, FeedNews, FeedRefused, Feeder, feed},
     handle::SpoolHandle,
     options::{Spool, WhenFull},
     shared::{Answer, Batch, Want},

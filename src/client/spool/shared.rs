@@ -9,9 +9,13 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{
     chunk::Chunk,
+    feed::{FeedBroker, FeedRefused},
     status::{SpoolNews, SpoolStatus},
 };
-use crate::wire::extension::{StreamId, StreamPosition};
+use crate::wire::{
+    Channel,
+    extension::{StreamId, StreamPosition},
+};
 
 /// The frames that may wait to be durable, in bytes; a batch that is longer goes alone. They are
 /// still the driver's own memory.
@@ -78,6 +82,33 @@ pub(super) struct Work {
     pub(super) is_new: bool,
 }
 
+/// The news of a session for the feeder of its feed.
+#[derive(Debug, Default)]
+pub(super) struct Fed {
+    pub(super) refused: Vec<FeedRefused>,
+    pub(super) broker: Option<FeedBroker>,
+    pub(super) denied: Vec<Channel>,
+}
+
+impl Fed {
+    pub(super) fn is_empty(&self) -> bool {
+        self.refused.is_empty() && self.broker.is_none() && self.denied.is_empty()
+    }
+
+    /// Neighbours with one reason are one.
+    pub(super) fn refuse(&mut self, refused: FeedRefused) {
+        match self.refused.last_mut() {
+            Some(last)
+                if (last.stream, last.code) == (refused.stream, refused.code)
+                    && last.first + last.count == refused.first =>
+            {
+                last.count += refused.count;
+            }
+            _ => self.refused.push(refused),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "each is told by one side and read by the other")]
 pub(super) struct State {
@@ -96,6 +127,11 @@ pub(super) struct State {
     /// There is something for the driver to look at.
     pub(super) has_changed: bool,
     pub(super) is_closed: bool,
+    /// There is no engine: a feeder gives what is read.
+    pub(super) is_fed: bool,
+    /// The feeder was asked for a chunk.
+    pub(super) is_wanted: bool,
+    pub(super) fed: Fed,
 }
 
 /// The state behind its lock. The lock is a leaf, and no I/O happens while it is held.
@@ -105,6 +141,8 @@ pub(super) struct Shared {
     pub(super) asked: Condvar,
     /// The driver.
     pub(super) waker: AtomicWaker,
+    /// The feeder, where there is one in place of an engine.
+    pub(super) feeder: AtomicWaker,
 }
 
 impl State {

@@ -2,6 +2,7 @@
 
 mod broker;
 mod ending;
+mod feed;
 mod full;
 mod online;
 mod random;

@@ -3,9 +3,15 @@
 use std::task::Context;
 
 use super::desired::Shared;
-use crate::client::{
-    error::{Cause, Error},
-    queue::in_flight::InFlight,
+use crate::{
+    client::{
+        error::{Cause, Error},
+        queue::in_flight::InFlight,
+    },
+    wire::{
+        Channel,
+        extension::{BrokerHello, Code, Level},
+    },
 };
 
 /// The connection, as far as it matters to a spool.
@@ -34,6 +40,18 @@ impl Spooling {
     }
 
     pub(crate) fn holds_more(&self) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn refused(&self, _: &InFlight, _: u64, _: u64, _: Option<Code>) {
+        match *self {}
+    }
+
+    pub(crate) fn accepted(&self, _: Option<(&BrokerHello<'_>, Option<Level>)>) {
+        match *self {}
+    }
+
+    pub(crate) fn denied(&self, _: &Channel) {
         match *self {}
     }
 

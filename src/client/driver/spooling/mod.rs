@@ -27,9 +27,12 @@ use crate::{
         error::{Cause, Error},
         event::SessionEvent,
         queue::{batch::Batch, in_flight::InFlight, unconfirmed::Unconfirmed},
-        spool::{Chunk, Spool, SpoolHandle, SpoolNews, WhenFull},
+        spool::{Chunk, Feed, FeedBroker, FeedRefused, Spool, SpoolHandle, SpoolNews, WhenFull},
     },
-    wire::extension::{StreamId, StreamPosition},
+    wire::{
+        Channel,
+        extension::{BrokerHello, Code, Level, StreamId, StreamPosition},
+    },
 };
 
 /// The time that an opening may take before the session goes on without what is on disk.
@@ -121,11 +124,26 @@ impl Spooling {
         let handle = SpoolHandle::start(spool, &shared.config.ident, shared.config.limits)?;
         shared.outbox.wake_when_low();
         Ok(Self {
-            handle,
             after: spool.after,
             when_full: spool.when_full,
             required: spool.required,
             write_through: spool.write_through,
+            ..Self::new(handle)
+        })
+    }
+
+    /// The session's half of a feed, which is a spool that is only replayed.
+    pub(crate) fn fed(feed: &Feed) -> Self {
+        Self::new(SpoolHandle::fed(feed))
+    }
+
+    fn new(handle: SpoolHandle) -> Self {
+        Self {
+            handle,
+            after: Duration::ZERO,
+            when_full: WhenFull::Wait,
+            required: false,
+            write_through: false,
             parked: None,
             is_read: false,
             head: None,
@@ -147,7 +165,31 @@ impl Spooling {
             since: None,
             is_failing: false,
             fault: None,
-        })
+        }
+    }
+
+    /// Messages of the stream that is being sent were refused; `None`: they are too long.
+    pub(crate) fn refused(&self, in_flight: &InFlight, first: u64, count: u64, code: Option<Code>) {
+        let stream = in_flight.unconfirmed.stream();
+        self.handle.refused(FeedRefused { stream, first, count, code });
+    }
+
+    /// A broker has accepted the key: one with the extension, by its HELLO, and the level at which
+    /// it confirms; or another.
+    pub(crate) fn accepted(&self, hello: Option<(&BrokerHello<'_>, Option<Level>)>) {
+        if self.handle.is_fed() {
+            self.handle.accepted(hello.map_or_else(FeedBroker::default, |(hello, level)| FeedBroker {
+                level,
+                is_extended: true,
+                node: hello.node,
+                path: hello.path.clone(),
+            }));
+        }
+    }
+
+    /// A broker without the extension denies a channel.
+    pub(crate) fn denied(&self, channel: &Channel) {
+        self.handle.denied(channel.clone());
     }
 
     /// Does what can be done now. True when `in_flight` holds another stream, or goes on with
