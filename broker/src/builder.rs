@@ -319,8 +319,8 @@ impl BrokerBuilder {
         self
     }
 
-    /// The time that [`SlowPolicy::Disconnect`] waits for recovery. Default: 60 s, as in the Python
-    /// broker.
+    /// The time that [`SlowPolicy::Disconnect`] waits for recovery, and after which a client ends
+    /// that takes none of the extension's answers. Default: 60 s, as in the Python broker.
     pub fn slow_deadline(mut self, deadline: Duration) -> Self {
         self.config.slow_deadline = deadline;
         self

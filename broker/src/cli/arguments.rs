@@ -32,7 +32,8 @@ Memory:
   Partial messages     their size and 256k for each, from 1k on
   Idle connection      2k, and some hundred bytes for each subscription (--max-subscriptions) and
                        for each of as many channels that it publishes to
-                       1k more with the extension hpx/1, and 64k while it does not read
+                       1k more with the extension hpx/1; 64k more while it does not read its
+                       answers, and what was read of it counts as a stalled publisher's
   Streams              0.4k for each that was published lately, up to 1k more for refused messages
   Before AUTH          4k; 100k in the middle of a TLS handshake
   Keys in a JSON file  0.3k for each; up to 1.5k once the file has been read again

@@ -33,6 +33,11 @@ impl Outbox {
     pub(crate) fn expire(&self, taken: &mut VecDeque<Bytes>, written: usize, now: Instant) {
         self.clear(taken, written, Fate::Dropped, now);
         self.exhaust(now);
+        self.count_slow();
+    }
+
+    /// Counts that the connection ends because the client takes nothing.
+    pub(crate) fn count_slow(&self) {
         self.delivery.counters.slow_disconnects.add(1);
         self.session.error(Category::DeadlineTimerExpired);
     }

@@ -27,6 +27,7 @@ use std::{
     pin::{Pin, pin},
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -308,6 +309,11 @@ impl Outbox {
             timer.as_mut().reset(deadline);
         }
         timer.as_mut().poll(cx)
+    }
+
+    /// For how long a slow subscriber may stay at its high mark.
+    pub(crate) fn slow_deadline(&self) -> Duration {
+        self.delivery.rules.deadline
     }
 
     /// Queues a frame of the broker itself behind the queue.

@@ -13,12 +13,27 @@ pub(super) struct Beat {
     /// How many sweeps have found nothing new of either.
     still: u16,
     silent: u32,
+    /// How many sweeps have found the queue of control frames full and nothing new written.
+    stuck: u32,
+}
+
+/// The findings of a sweep.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Found {
+    /// A HEARTBEAT is due.
+    pub(super) is_due: bool,
+    /// The client counts as gone.
+    pub(super) is_gone: bool,
+    /// For so many sweeps the client has taken nothing of a full queue.
+    pub(super) stuck: u32,
 }
 
 impl Beat {
-    /// Counts a sweep: whether a HEARTBEAT is due, and whether the client counts as gone.
-    pub(super) fn sweep(&mut self, written: u64, read: u64, is_reading: bool) -> (bool, bool) {
-        self.still = if written == self.written { self.still.saturating_add(1) } else { 0 };
+    /// Counts a sweep. `is_full` says that so many control frames wait that the client is not read.
+    pub(super) fn sweep(&mut self, written: u64, read: u64, is_reading: bool, is_full: bool) -> Found {
+        let is_still = written == self.written;
+        self.still = if is_still { self.still.saturating_add(1) } else { 0 };
+        self.stuck = if is_still && is_full { self.stuck.saturating_add(1) } else { 0 };
         if read != self.read {
             self.silent = 0;
         } else if is_reading {
@@ -28,7 +43,7 @@ impl Beat {
         // Up to a second has passed since the write before the first of them, and another passes
         // before the next sweep.
         let is_due = self.wanted > 0 && self.still.saturating_add(2) >= self.wanted;
-        (is_due, self.patience > 0 && self.silent >= self.patience)
+        Found { is_due, is_gone: self.patience > 0 && self.silent >= self.patience, stuck: self.stuck }
     }
 }
 
@@ -36,8 +51,8 @@ impl Beat {
 mod tests {
     use super::*;
 
-    fn sweeps(beat: &mut Beat, figures: &[(u64, u64, bool)]) -> Vec<(bool, bool)> {
-        figures.iter().map(|(written, read, is_reading)| beat.sweep(*written, *read, *is_reading)).collect()
+    fn sweeps(beat: &mut Beat, figures: &[(u64, u64, bool)]) -> Vec<Found> {
+        figures.iter().map(|(written, read, is_reading)| beat.sweep(*written, *read, *is_reading, false)).collect()
     }
 
     #[test]
@@ -45,12 +60,12 @@ mod tests {
         let mut beat = Beat { wanted: 4, ..Beat::default() };
         let due: Vec<_> = sweeps(&mut beat, &[(7, 0, true), (7, 0, true), (7, 0, true), (13, 0, true), (13, 0, true)])
             .into_iter()
-            .map(|(due, _)| due)
+            .map(|found| found.is_due)
             .collect();
         assert_eq!(due, [false, false, true, false, false]);
         for (wanted, expected) in [(0, false), (1, true), (2, true), (3, false)] {
             let mut beat = Beat { wanted, ..Beat::default() };
-            assert_eq!(sweeps(&mut beat, &[(1, 0, true)])[0].0, expected, "{wanted}");
+            assert_eq!(sweeps(&mut beat, &[(1, 0, true)])[0].is_due, expected, "{wanted}");
         }
     }
 
@@ -74,10 +89,18 @@ mod tests {
             ],
         )
         .into_iter()
-        .map(|(_, gone)| gone)
+        .map(|found| found.is_gone)
         .collect();
         assert_eq!(gone, [false, false, false, false, false, false, false, false, true]);
         let mut never = Beat::default();
-        assert!(sweeps(&mut never, &[(0, 0, true); 100]).iter().all(|(due, gone)| !due && !gone));
+        assert!(sweeps(&mut never, &[(0, 0, true); 100]).iter().all(|found| *found == Found::default()));
+    }
+
+    #[test]
+    fn a_full_queue_counts_only_while_nothing_is_written() {
+        let mut beat = Beat::default();
+        let stuck = [(0, true), (0, true), (1, true), (1, true), (1, false), (1, true), (1, true)]
+            .map(|(written, is_full)| beat.sweep(written, 0, false, is_full).stuck);
+        assert_eq!(stuck, [1, 2, 0, 1, 0, 1, 2]);
     }
 }

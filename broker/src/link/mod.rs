@@ -21,7 +21,11 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     delivery::outbox::Outbox,
-    link::{beat::Beat, control::Control, window::Window},
+    link::{
+        beat::{Beat, Found},
+        control::Control,
+        window::Window,
+    },
 };
 
 /// One connection that speaks the extension.
@@ -36,13 +40,15 @@ pub(crate) struct Link {
     silent: AtomicBool,
     /// Another connection uses the stream now.
     fenced: AtomicBool,
+    /// The client has taken none of its control frames for too long.
+    stuck: AtomicBool,
 }
 
 impl Link {
     pub(crate) fn new(outbox: Arc<Outbox>) -> Arc<Self> {
-        let [reading, silent, fenced] = [(); 3].map(|()| AtomicBool::new(false));
+        let [reading, silent, fenced, stuck] = [(); 4].map(|()| AtomicBool::new(false));
         let (control, beat, window) = (Mutex::default(), Mutex::default(), Window::default());
-        Arc::new(Self { outbox, control, beat, window, reading, silent, fenced })
+        Arc::new(Self { outbox, control, beat, window, reading, silent, fenced, stuck })
     }
 
     pub(crate) fn outbox(&self) -> &Arc<Outbox> {
@@ -69,14 +75,21 @@ impl Link {
     /// Counts a sweep, and wakes the connection up when there is something to do.
     fn sweep(&self) {
         let (written, read) = self.outbox.session().progress();
-        let (is_due, is_gone) = self.beat.lock().sweep(written, read, self.reading.load(Relaxed));
+        let is_full = self.control.lock().is_full();
+        let found = self.beat.lock().sweep(written, read, self.reading.load(Relaxed), is_full);
+        let Found { is_due, is_gone, stuck } = found;
+        // As for a slow subscriber, in whole sweeps.
+        let is_stuck = stuck > 0 && pulse::SWEEP * stuck >= self.outbox.slow_deadline();
         if is_due {
             self.control.lock().heartbeat();
         }
         if is_gone {
             self.silent.store(true, Relaxed);
         }
-        if is_due || is_gone {
+        if is_stuck {
+            self.stuck.store(true, Relaxed);
+        }
+        if is_due || is_gone || is_stuck {
             self.outbox.wake();
         }
     }
@@ -84,6 +97,11 @@ impl Link {
     /// For how many seconds nothing has come from the client, if that is too long.
     pub(crate) fn silence(&self) -> Option<u32> {
         self.silent.load(Relaxed).then(|| self.beat.lock().patience)
+    }
+
+    /// Whether the client has taken none of its control frames for too long.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stuck.load(Relaxed)
     }
 
     /// Fences the connection: it must not use its stream any more.

@@ -21,7 +21,7 @@ use tokio::{
 use crate::link::Link;
 
 /// The time between two sweeps.
-const SWEEP: Duration = Duration::from_secs(1);
+pub(super) const SWEEP: Duration = Duration::from_secs(1);
 
 /// How many connections are looked at before other tasks run.
 const PORTION: usize = 512;

@@ -52,7 +52,8 @@ pub struct Stats {
     pub discarded: u64,
     /// Bytes written to authenticated connections.
     pub sent_bytes: u64,
-    /// Subscribers that were disconnected because they stayed slow.
+    /// Subscribers that were disconnected because they stayed slow, and clients that took none of
+    /// the answers that the extension `hpx/1` gives them.
     pub slow_disconnects: u64,
     /// Bytes that are queued for subscribers now, with the overhead of keeping them.
     pub buffered: u64,

@@ -188,8 +188,10 @@ impl SessionReader {
         if let Some(extension) = &mut self.extension {
             extension.claim(&self.context).map_err(|text| Some(End::Refused(text)))?;
             if extension.is_waiting() {
+                extension.park(&mut self.buffer, &self.context.pool);
                 return if is_stopped(stop, half, cx) { Poll::Ready(Err(None)) } else { Poll::Pending };
             }
+            extension.unpark();
         }
         // All whole frames are processed, before any more is read.
         let mut suspension = self.process_frames(half)?;

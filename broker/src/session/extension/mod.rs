@@ -21,7 +21,8 @@ use tokio::time::{Sleep, sleep};
 use crate::{
     context::BrokerContext,
     link::Link,
-    session::{end::End, extension::asked::Asked},
+    net::buffer_pool::{BufferPool, WaitingBytes},
+    session::{end::End, extension::asked::Asked, read_buffer::ReadBuffer},
     streams::{StreamClaim, StreamHold},
 };
 
@@ -47,6 +48,8 @@ pub(crate) struct Extension {
     said: bool,
     /// HELLO was answered, and the writer has not heard of it.
     renewed: bool,
+    /// Accounts for the memory of the read buffer, while the next frame has to wait.
+    parked: Option<WaitingBytes>,
 }
 
 /// A stream that this connection holds.
@@ -74,7 +77,16 @@ impl Stream {
 
 impl Extension {
     fn new(link: Arc<Link>) -> Self {
-        Self { link, flags: Flags::default(), stream: None, asked: None, patience: None, said: false, renewed: false }
+        Self {
+            link,
+            flags: Flags::default(),
+            stream: None,
+            asked: None,
+            patience: None,
+            said: false,
+            renewed: false,
+            parked: None,
+        }
     }
 
     pub(crate) fn link(&self) -> &Arc<Link> {
@@ -188,14 +200,30 @@ impl Extension {
         self.asked.is_some() || self.link.control().is_full()
     }
 
-    /// Whether the connection has to end: nothing comes from the client, or another connection uses
-    /// its stream. Then a pending batch goes to its subscribers first, if that takes no longer than
+    /// The connection waits with what it has read.
+    pub(super) fn park(&mut self, buffer: &mut ReadBuffer, pool: &Arc<BufferPool>) {
+        if self.parked.is_none() {
+            self.parked = pool.track_waiting(buffer.release_if_idle(pool));
+        }
+    }
+
+    /// It goes on.
+    pub(super) fn unpark(&mut self) {
+        self.parked = None;
+    }
+
+    /// Whether the connection has to end: nothing comes from the client, it takes nothing, or another
+    /// connection uses its stream. Then a pending batch goes to its subscribers first, if that takes no longer than
     /// [`FENCE_PATIENCE`].
     #[inline(never)]
     pub(super) fn poll_signals(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.link.set_reading(false);
         if let Some(seconds) = self.link.silence() {
             return Poll::Ready(End::Silent(seconds));
+        }
+        if self.link.is_stuck() {
+            self.link.outbox().count_slow();
+            return Poll::Ready(End::Slow);
         }
         if !self.link.is_fenced() {
             return Poll::Pending;

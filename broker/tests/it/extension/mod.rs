@@ -7,5 +7,6 @@ mod hello;
 mod model;
 mod replies;
 mod streams;
+mod stuck;
 mod turns;
 mod window;
