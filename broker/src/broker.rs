@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 #[cfg(feature = "exporter")]
 use crate::http;
@@ -26,6 +26,7 @@ use crate::{
     delivery::context::DeliveryContext,
     error::{ReloadError, StartError},
     identity::{IdentRegistry, recheck},
+    journal::{setup::Setup, store::Store},
     limits::{auth_failures::AuthFailureDelay, connections::Admission},
     link::pulse::Pulse,
     metrics::{drops::Dropped, registry::Metrics, render::render, stats::Stats, text::Exposition},
@@ -37,11 +38,16 @@ use crate::{
         },
         tls::reload::Reloader,
     },
+    streams::StreamTable,
 };
 
 /// How long publishers are read after a shutdown has asked them to end their streams: some round
 /// trips.
 const STREAM_END_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long the last sync of the data folder may take at a shutdown: together with the longest drain
+/// less than a supervisor waits for.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running broker.
 ///
@@ -86,6 +92,8 @@ impl Broker {
         let mut store = ChainStore::new();
         store.push(users);
         store.push(stores);
+        // Before the listeners: another broker that uses the folder may have their addresses, too.
+        let storage = open_store(config.storage.clone()).await?;
         let (listeners, addrs) = open(endpoints, listeners).await?;
         #[cfg(feature = "exporter")]
         let (mut exporter, _) = open(builder.exporter.into_iter().collect(), Vec::new()).await?;
@@ -95,18 +103,21 @@ impl Broker {
         let admission = Arc::new(Admission::new(config.max_connections, config.max_connections_per_address));
         let identities = Arc::new(IdentRegistry::new(config.quota_rules()));
         let metrics = Arc::new(Metrics::new(&addrs));
-        let mut node = [0; 16];
-        getrandom::fill(&mut node).map_err(|cause| StartError::Random(io::Error::other(cause)))?;
-        let node = NodeId::new(node);
+        let (journal, node) = match storage {
+            Some((store, node)) => (Some(Arc::new(store)), node),
+            None => (None, random_node()?),
+        };
+        let streams = StreamTable::new(journal.as_ref().map(|store| store.report.known.clone()).unwrap_or_default());
         let context = Arc::new(BrokerContext {
             config,
             store: Arc::new(store),
             router: Arc::default(),
             delivery: DeliveryContext::new(rules, metrics.counters.clone()),
             pool,
-            streams: Arc::default(),
+            streams: Arc::new(streams),
             pulse: Pulse::default(),
             node,
+            journal,
             auth_failures,
             tls_handshakes: Arc::default(),
             log: Samplers::default(),
@@ -328,6 +339,10 @@ impl Broker {
             aborted.cancel();
             tasks.wait().await;
         }
+        // After the last connection, whose mailboxes' cursors are stored, too.
+        if let Some(store) = &self.context.journal {
+            close_store(store.clone()).await;
+        }
         #[cfg(feature = "exporter")]
         if let Some(exporter) = &self.exporter {
             exporter.stop().await;
@@ -383,6 +398,52 @@ fn handlers(context: &Arc<BrokerContext>) -> http::Handlers {
 fn dev_key() -> Key {
     let key = Key::new("dev", "dev").and_then(|key| key.publish(["*"])).and_then(|key| key.subscribe(["*"]));
     key.expect("these names are legal")
+}
+
+/// An identifier for a broker without a data folder.
+fn random_node() -> Result<NodeId, StartError> {
+    let mut node = [0; 16];
+    getrandom::fill(&mut node).map_err(|cause| StartError::Random(io::Error::other(cause)))?;
+    Ok(NodeId::new(node))
+}
+
+/// Opens the store of the data folder, if there is one, and says what was found there that an
+/// operator has to know.
+async fn open_store(setup: Setup) -> Result<Option<(Store, NodeId)>, StartError> {
+    if setup.dir.is_none() {
+        return Ok(None);
+    }
+    // The lock may be waited for, and the last segment is read.
+    let opening = tokio::task::spawn_blocking(move || setup.open());
+    let opened = opening.await.map_err(|cause| StartError::DataDir(cause.to_string()))?;
+    let opened = opened.map_err(StartError::DataDir)?;
+    if let Some((store, _)) = &opened {
+        let (report, found) = (&store.report, &store.opened);
+        if report.is_lost {
+            warn!("the cursors of the mailboxes are gone: mailboxes begin at the oldest stored message");
+        }
+        for name in &report.foreign {
+            warn!(mailbox = %name, "its cursors are of another journal: it begins at the oldest stored message");
+        }
+        if report.damaged > 0 {
+            warn!(
+                records = report.damaged,
+                "records of cursors are damaged: mailboxes begin at the newest that are not"
+            );
+        }
+        info!(?found, mailboxes = store.mailboxes.list().len(), streams = report.known.len(), "the store is open");
+    }
+    Ok(opened)
+}
+
+/// Closes the store: everything that was appended is durable then, and the cursors are stored.
+async fn close_store(store: Arc<Store>) {
+    let closing = tokio::task::spawn_blocking(move || store.close());
+    match timeout(CLOSE_TIMEOUT, closing).await {
+        Ok(Ok(true)) => {}
+        Ok(_) => error!("the journal has failed: what was not confirmed since then may be lost"),
+        Err(_) => error!("the disk of the data folder does not answer: what was not confirmed may be lost"),
+    }
 }
 
 /// Opens the listeners of all endpoints, or of none.

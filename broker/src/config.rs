@@ -12,6 +12,7 @@ use crate::{
     delivery::policy::{Rules, SlowPolicy},
     error::StartError,
     identity::quota::QuotaRules,
+    journal::setup::Setup,
     limits::rate::Rate,
     net::{buffer_pool::MAX_CHUNK, socket::UNSENT},
 };
@@ -47,6 +48,7 @@ pub(crate) struct Config {
     pub(crate) slow_policy: SlowPolicy,
     pub(crate) slow_deadline: Duration,
     pub(crate) max_buffered: usize,
+    pub(crate) storage: Setup,
 }
 
 impl Default for Config {
@@ -78,6 +80,7 @@ impl Default for Config {
             slow_policy: SlowPolicy::Disconnect,
             slow_deadline: Duration::from_secs(60),
             max_buffered: 512 << 20,
+            storage: Setup::default(),
         }
     }
 }
@@ -187,7 +190,7 @@ impl Config {
         if let Some(high) = self.high_mark.filter(|high| *high < self.low_mark) {
             return fault(format!("the high mark ({high} bytes) is below the low mark ({} bytes)", self.low_mark));
         }
-        Ok(())
+        self.storage.check().map_err(StartError::Option)
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     config::Config,
     delivery::context::DeliveryContext,
     identity::IdentRegistry,
+    journal::store::Store,
     limits::{
         auth_failures::AuthFailureDelay, connections::Admission, log_sampler::LogSampler,
         tls_handshakes::HandshakeLimiter,
@@ -45,8 +46,11 @@ pub(crate) struct BrokerContext {
     pub(crate) pool: Arc<BufferPool>,
     pub(crate) streams: Arc<StreamTable>,
     pub(crate) pulse: Pulse,
-    /// This broker in the frames of the extension, from its start on.
+    /// This broker in the frames of the extension: for as long as its data folder exists, or, without
+    /// one, from its start on.
     pub(crate) node: NodeId,
+    /// The journal with its mailboxes, if there is a data folder. (`store` is that of keys.)
+    pub(crate) journal: Option<Arc<Store>>,
 
     // For the shutdown, in the order of its steps.
     /// The broker accepts nothing more, and publishers are asked to end their streams.

@@ -57,6 +57,10 @@ pub enum StartError {
     /// The system has no random bytes.
     #[error("no random bytes: {0}")]
     Random(io::Error),
+    /// The data folder cannot be used: another process has it, it is on a network file system, or
+    /// its disk fails. The text names the folder, and the process that has it.
+    #[error("{0}")]
+    DataDir(String),
     /// A key store could not be opened.
     #[error(transparent)]
     Auth(#[from] AuthError),

@@ -84,6 +84,7 @@ pub use broker::Broker;
 pub use builder::BrokerBuilder;
 pub use delivery::policy::SlowPolicy;
 pub use error::{ReloadError, StartError};
+pub use journal::{mailbox::spec::MailboxError, options::JournalFull};
 pub use metrics::drops::Dropped;
 pub use metrics::stats::Stats;
 pub use metrics::text::Exposition;

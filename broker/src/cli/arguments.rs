@@ -18,6 +18,7 @@ use crate::{
         listen::Listen,
         logging::Logging,
         output::{complain, one_line},
+        storage::Storage,
         store::{Store, StoreParser},
         values::{parse_threads, switch},
     },
@@ -37,6 +38,8 @@ Memory:
   Streams              0.4k for each that was published lately, up to 1k more for refused messages
   Before AUTH          4k; 100k in the middle of a TLS handshake
   Keys in a JSON file  0.3k for each; up to 1.5k once the file has been read again
+  Data folder          32M for the newest messages and those that wait for the disk; 0.3k for each
+                       channel with a last value, and its message
   Log                  8M of lines that wait to be written
 
 Signals:
@@ -114,6 +117,9 @@ pub(crate) struct Cli {
     backpressure: Backpressure,
 
     #[command(flatten)]
+    storage: Storage,
+
+    #[command(flatten)]
     pub(crate) logging: Logging,
 
     #[command(flatten)]
@@ -175,6 +181,7 @@ impl Cli {
         builder = self.exporter.apply(builder);
         builder = self.limits.apply(builder);
         builder = self.backpressure.apply(builder);
+        builder = self.storage.apply(builder);
         Ok(builder.name(&self.name).extensions(self.extensions))
     }
 

@@ -11,6 +11,7 @@ mod listen;
 mod logging;
 pub(crate) mod output;
 mod serve;
+mod storage;
 mod store;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]

@@ -40,7 +40,8 @@ fn control_characters_of_arguments_are_escaped_in_errors() {
 }
 
 /// Values of which each flag takes one.
-const VALUES: [&str; 9] = ["1", "1M", "127.0.0.1:1", "tcp:port=1", "env", "drop-oldest", "json", "warn", "off"];
+const VALUES: [&str; 10] =
+    ["1", "1M", "127.0.0.1:1", "tcp:port=1", "env", "drop-oldest", "json", "warn", "off", "collector=*"];
 
 #[test]
 fn a_switch_is_on_or_off_and_true_or_false_in_a_file() {

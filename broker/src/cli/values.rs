@@ -1,6 +1,9 @@
 //! Parsers of the values of arguments: sizes, times, limits, addresses.
 
-use std::num::{NonZeroU64, NonZeroUsize};
+use std::{
+    num::{NonZeroU64, NonZeroUsize},
+    time::Duration,
+};
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser as _, ValueParser};
 use hpfeeds::units;
@@ -23,6 +26,15 @@ pub(super) fn parse_address(text: &str) -> Result<Address, EndpointError> {
 pub(super) fn parse_size(text: &str) -> Result<usize, &'static str> {
     usize::try_from(units::size(text)?).map_err(|_| "too large")
 }
+
+/// A period such as 7d; zero stands for no limit.
+pub(super) fn parse_period(text: &str) -> Result<Period, &'static str> {
+    units::period(text).map(|period| Period(Some(period).filter(|period| !period.is_zero())))
+}
+
+/// A time, or none.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Period(pub(super) Option<Duration>);
 
 /// A switch: on or off, in a file also true or false.
 pub(super) fn switch() -> ValueParser {

@@ -13,9 +13,11 @@ use std::{
 };
 
 use hpfeeds::{
-    log::{Disk as _, Guard, LockError, RealDisk},
+    log::{Disk, Guard, LockError, RealDisk},
     wire::extension::NodeId,
 };
+
+use super::store::Disks;
 
 const JOURNAL: &str = "journal";
 const CURSORS: &str = "cursors";
@@ -39,7 +41,7 @@ pub(crate) enum DataDirError {
     /// Names the process that has it.
     #[error(transparent)]
     Lock(#[from] LockError),
-    #[error("the data folder {0} cannot be used: {1}")]
+    #[error("{0}: {1}")]
     Io(PathBuf, io::Error),
 }
 
@@ -89,6 +91,17 @@ impl DataDir {
         let path = self.path.join(name);
         let disk = open(&path, self.allows_network);
         disk.map(Arc::new).map_err(|error| DataDirError::Io(path, error))
+    }
+}
+
+impl Disks {
+    /// The disks of a folder, which they keep locked, and the broker's identifier.
+    pub(super) fn of(dir: DataDir, keeps_last_values: bool) -> Result<(Self, NodeId), DataDirError> {
+        let dir = Arc::new(dir);
+        let last = if keeps_last_values { Some(dir.last_values()? as Arc<dyn Disk>) } else { None };
+        let dead = Some(dir.dead_letters()? as Arc<dyn Disk>);
+        let disks = Self { journal: dir.journal()?, cursors: dir.cursors()?, dead, last, held: Some(dir.clone()) };
+        Ok((disks, dir.node()))
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use super::{
     batch::Batch,
     keeper::Keeper,
-    options::{JournalOptions, Now, WhenFull},
+    options::{JournalFull, JournalOptions, Now},
     ring::{Limits, Ring},
     state::{Health, Inner, Progress, Shared},
     wall_clock::WallClock,
@@ -263,7 +263,7 @@ impl<K: Keeper> Engine<K> {
     fn drop_front(&mut self, need: Need) -> Result<bool, Health> {
         let Some(front) = self.log.front() else { return Ok(false) };
         if self.keeper.wants(front.after, front.last) {
-            if self.options.when_full == WhenFull::Wait && need != Need::Age {
+            if self.options.when_full == JournalFull::Wait && need != Need::Age {
                 return Ok(false);
             }
             self.count(front.after, front.last);

@@ -2,6 +2,7 @@
 //! the thread of its writer.
 
 use std::{
+    any::Any,
     io,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -12,6 +13,7 @@ use hpfeeds::{
     log::{Disk, Extent, Item, LogError, Lost, OpenReport, Reader},
     wire::extension::Position,
 };
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
@@ -234,28 +236,33 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct JournalThread {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<bool>>,
+    thread: Mutex<Option<JoinHandle<bool>>>,
 }
 
 impl JournalThread {
-    /// Opens the journal of a disk, and starts its writer.
+    /// Opens the journal of a disk, and starts its writer, which drops what is `held` when it ends.
     pub(super) fn start<K: Keeper + 'static>(
         disk: Arc<dyn Disk>,
         options: JournalOptions,
+        held: Option<Arc<dyn Any + Send + Sync>>,
         keeper: impl FnOnce(&hpfeeds::log::Log) -> K,
     ) -> Result<(Self, Journal, OpenReport), LogError> {
         let (engine, report) = Engine::open(disk, options, keeper)?;
         let shared = Arc::clone(&engine.shared);
-        let thread = thread::Builder::new().name("journal".to_owned()).spawn(move || run(engine))?;
+        let work = move || {
+            let _held = held;
+            run(engine)
+        };
+        let thread = thread::Builder::new().name("journal".to_owned()).spawn(work)?;
         let journal = Journal { shared: Arc::clone(&shared) };
-        Ok((Self { shared, thread: Some(thread) }, journal, report))
+        Ok((Self { shared, thread: Mutex::new(Some(thread)) }, journal, report))
     }
 
     /// Takes nothing more, makes everything durable that was appended, and ends the thread. Blocks
-    /// for as long as the disk does. Returns whether all of it has worked.
-    pub(crate) fn close(mut self) -> bool {
+    /// for as long as the disk does. Returns whether all of it has worked; only the first call tells.
+    pub(crate) fn close(&self) -> bool {
         self.stop();
-        let thread = self.thread.take();
+        let thread = self.thread.lock().take();
         thread.is_some_and(|thread| thread.join().unwrap_or(false))
     }
 

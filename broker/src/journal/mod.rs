@@ -17,6 +17,7 @@ pub(crate) mod mailbox;
 pub(crate) mod options;
 pub(crate) mod post;
 mod ring;
+pub(crate) mod setup;
 pub(crate) mod shares;
 mod state;
 pub(crate) mod store;

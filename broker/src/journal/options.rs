@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// The policy of a journal that holds as much as it may, all of it wanted by some mailbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum WhenFull {
+pub enum JournalFull {
     /// The oldest segment goes; what mailboxes lose is counted.
     #[default]
     DropOldest,
@@ -27,7 +27,7 @@ pub(crate) struct JournalOptions {
     pub(crate) queue_bytes: usize,
     /// The newest batches that stay in memory, in bytes.
     pub(crate) ring_bytes: usize,
-    pub(crate) when_full: WhenFull,
+    pub(crate) when_full: JournalFull,
 }
 
 impl Default for JournalOptions {
@@ -39,7 +39,7 @@ impl Default for JournalOptions {
             segment_bytes: 64 << 20,
             queue_bytes: 16 << 20,
             ring_bytes: 16 << 20,
-            when_full: WhenFull::DropOldest,
+            when_full: JournalFull::DropOldest,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The store of a broker: the journal of a data folder with its mailboxes, opened and closed
 //! together.
 
-use std::{sync::Arc, time::Duration};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use hpfeeds::{
     log::{Disk, Log, LogError, LogOptions, OpenReport},
@@ -43,6 +43,8 @@ pub(crate) struct Disks {
     pub(crate) dead: Option<Arc<dyn Disk>>,
     /// For last values.
     pub(crate) last: Option<Arc<dyn Disk>>,
+    /// Something that is kept until the last write is done: the lock of the folder.
+    pub(crate) held: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// A journal and its mailboxes.
@@ -66,7 +68,7 @@ impl Store {
         let opening = Opening::open(&disks, last_values, shares.clone())?;
         let last_values = opening.last_values.clone();
         let mut post = None;
-        let (thread, journal, opened) = JournalThread::start(disks.journal, journal, |log| {
+        let (thread, journal, opened) = JournalThread::start(disks.journal, journal, disks.held, |log| {
             let (keeper, mailboxes, report) = opening.keeper(mailboxes, expire, log);
             post = Some((mailboxes, report));
             keeper
@@ -75,8 +77,9 @@ impl Store {
         Ok(Self { journal, mailboxes, last_values, shares, report, opened, thread })
     }
 
-    /// Makes everything durable, and ends the writer. Blocks. Returns whether all of it has worked.
-    pub(crate) fn close(self) -> bool {
+    /// Makes everything durable, and ends the writer. Blocks. Returns whether all of it has worked;
+    /// only the first call tells.
+    pub(crate) fn close(&self) -> bool {
         self.thread.close()
     }
 }

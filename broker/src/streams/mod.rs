@@ -20,6 +20,7 @@ use std::{collections::HashMap, mem, sync::Arc};
 use parking_lot::Mutex;
 
 use crate::{
+    journal::streams::KnownStream,
     link::Link,
     streams::{
         idle::{Idle, Turn},
@@ -38,6 +39,14 @@ pub(crate) struct Progress {
     pub(crate) refusals: Refusals,
 }
 
+impl From<KnownStream> for Progress {
+    fn from(known: KnownStream) -> Self {
+        let mut progress = Self { decided: known.decided, ..Self::default() };
+        known.refused.into_iter().for_each(|range| progress.refusals.add(range));
+        progress
+    }
+}
+
 impl Progress {
     fn is_nothing(&self) -> bool {
         self.decided == 0 && self.refusals.is_empty()
@@ -52,6 +61,8 @@ pub(crate) struct StreamTable(Mutex<State>);
 struct State {
     streams: HashMap<StreamKey, Entry>,
     idle: Idle,
+    /// What a journal knows of streams that have not been asked for since the start.
+    stored: HashMap<[u8; 16], KnownStream>,
 }
 
 #[derive(Debug)]
@@ -91,6 +102,11 @@ struct Seat {
 }
 
 impl StreamTable {
+    /// A table with what a journal knows of streams.
+    pub(crate) fn new(stored: HashMap<[u8; 16], KnownStream>) -> Self {
+        Self(Mutex::new(State { stored, ..State::default() }))
+    }
+
     /// Claims a stream for a connection that holds none. The one that holds it, and one that waits
     /// for it, are fenced.
     pub(crate) fn claim(self: &Arc<Self>, key: StreamKey, link: &Arc<Link>) -> Claimed {
@@ -99,7 +115,12 @@ impl StreamTable {
         let Some(entry) = state.streams.get_mut(&seat.key) else {
             let entry = Entry { holder: Some(link.clone()), claimant: None, progress: Progress::default(), turn: None };
             state.streams.insert(seat.key.clone(), entry);
-            return Claimed::Now(StreamHold { seat, progress: Progress::default() }, false);
+            let stored = state.stored.remove(seat.key.stream.as_bytes());
+            let is_known = stored.is_some();
+            return Claimed::Now(
+                StreamHold { seat, progress: stored.map(Progress::from).unwrap_or_default() },
+                is_known,
+            );
         };
         if let Some(turn) = entry.turn.take() {
             entry.holder = Some(link.clone());

@@ -82,6 +82,12 @@ pub(crate) struct MailboxSpec {
     pub(crate) skip_after: Option<u32>,
 }
 
+/// The error of a declaration of a mailbox. `Display` is one line that says what is possible; it does
+/// not hold the declaration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(transparent)]
+pub struct MailboxError(#[from] SpecError);
+
 /// A fault of a declaration. None holds the text, which the command line names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SpecError {

@@ -10,7 +10,7 @@ use super::{
         batch::Batch,
         handle::{AppendError, Entry, NotDurable},
         keeper::Keeper,
-        options::{JournalOptions, Now, WhenFull},
+        options::{JournalFull, JournalOptions, Now},
         state::Health,
     },
     sim_disk::SimDisk,
@@ -93,7 +93,7 @@ fn a_segment_stays_when_the_cursors_cannot_be_stored() {
 
 #[test]
 fn a_journal_that_waits_when_it_is_full_drops_nothing_and_goes_on_when_nobody_wants_it() {
-    let options = JournalOptions { max_bytes: 60_000, when_full: WhenFull::Wait, ..small() };
+    let options = JournalOptions { max_bytes: 60_000, when_full: JournalFull::Wait, ..small() };
     let mut hand = Hand::open_with(&SimDisk::new(1), options, Wanting::default()).unwrap();
     fill(&mut hand, 0, 1000);
     assert_eq!(hand.journal.health(), Health::Full);
@@ -114,13 +114,13 @@ fn a_journal_that_waits_when_it_is_full_drops_nothing_and_goes_on_when_nobody_wa
 
 #[test]
 fn a_full_file_system_costs_the_oldest_or_waits_for_room() {
-    for when_full in [WhenFull::DropOldest, WhenFull::Wait] {
+    for when_full in [JournalFull::DropOldest, JournalFull::Wait] {
         let disk = SimDisk::new(1);
         let options = JournalOptions { when_full, ..small() };
         let mut hand = Hand::open_with(&disk, options, Wanting::default()).unwrap();
         disk.faults(|faults| faults.capacity = Some(80_000));
         let appended = fill(&mut hand, 0, 200);
-        let is_waiting = when_full == WhenFull::Wait;
+        let is_waiting = when_full == JournalFull::Wait;
         let expected = if is_waiting { Health::NoSpace } else { Health::Good };
         assert_eq!((hand.journal.health(), is_waiting), (expected, appended < 200));
         assert_eq!(hand.engine.keeper.lost.is_empty(), is_waiting);

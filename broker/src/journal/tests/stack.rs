@@ -100,8 +100,13 @@ struct Stack {
 impl Stack {
     fn open(disk: &SimDisk, options: JournalOptions, specs: &[&str]) -> Result<Self, hpfeeds::log::LogError> {
         let folder = |name| Arc::new(Folder(disk.clone(), name)) as Arc<dyn Disk>;
-        let disks =
-            Disks { journal: folder("journal-"), cursors: folder("cursors-"), dead: Some(folder("dead-")), last: None };
+        let disks = Disks {
+            journal: folder("journal-"),
+            cursors: folder("cursors-"),
+            dead: Some(folder("dead-")),
+            last: None,
+            held: None,
+        };
         let opening = Opening::open(&disks, Vec::new(), Shares::new(1 << 40, true))?;
         let specs = specs.iter().map(|spec| spec.parse().unwrap()).collect();
         let mut post = None;

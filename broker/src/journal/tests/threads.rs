@@ -31,7 +31,7 @@ async fn what_several_threads_publish_is_durable_when_it_is_said_to_be_and_in_th
     let folder = tempfile::tempdir().unwrap();
     let disk = || Arc::new(RealDisk::open(folder.path().join("journal")).unwrap());
     let options = JournalOptions { queue_bytes: 40_000, ring_bytes: 40_000, ..JournalOptions::default() };
-    let (thread, journal, _) = JournalThread::start(disk(), options.clone(), |_| ()).unwrap();
+    let (thread, journal, _) = JournalThread::start(disk(), options.clone(), None, |_| ()).unwrap();
     let publish = |publisher: u64, journal: super::super::handle::Journal| async move {
         for number in 0..500 {
             let draft = draft(&[("a", publisher * 1000 + number)], 300);
@@ -54,7 +54,7 @@ async fn what_several_threads_publish_is_durable_when_it_is_said_to_be_and_in_th
     }
     assert!(tokio::task::spawn_blocking(move || thread.close()).await.unwrap());
     assert_eq!((journal.health(), journal.durable_position()), (Health::Closed, Position::new(1, 2000)));
-    let (thread, journal, report) = JournalThread::start(disk(), options, |_| ()).unwrap();
+    let (thread, journal, report) = JournalThread::start(disk(), options, None, |_| ()).unwrap();
     assert_eq!(report.bad, Vec::<String>::new());
     let mut found: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
     for (_, text) in messages(&read(&journal, Position::NONE), Position::NONE) {
@@ -71,6 +71,7 @@ fn store(dir: &DataDir) -> Store {
         cursors: dir.cursors().unwrap(),
         dead: Some(dir.dead_letters().unwrap()),
         last: Some(dir.last_values().unwrap()),
+        held: None,
     };
     let options = StoreOptions {
         journal: JournalOptions { ring_bytes: 100_000, ..JournalOptions::default() },

@@ -1,5 +1,7 @@
 //! The broker's builder: every option, with its default.
 
+mod storage;
+
 #[cfg(feature = "cli")]
 use std::net::SocketAddr;
 use std::{

@@ -1,0 +1,9 @@
+//! The broker with a data folder: what it stores, confirms and delivers, over real sockets.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+#[path = "../support/extension.rs"]
+mod extension_client;
+mod folder;
+#[path = "../support/mod.rs"]
+mod support;
