@@ -84,11 +84,14 @@ impl InFlight {
         }
     }
 
+    /// Puts batches behind everything that is here.
     pub(crate) fn append(&mut self, batches: &mut VecDeque<OutgoingBatch>) {
         for batch in &*batches {
             self.count(batch.messages(), batch.weight());
         }
-        self.batches.append(batches);
+        // What is held back comes before them, on this connection or the next.
+        let last = if self.kept.is_empty() { &mut self.batches } else { &mut self.kept };
+        last.append(batches);
     }
 
     /// Puts messages that must be written again before all others.
@@ -475,6 +478,23 @@ mod tests {
             assert_eq!(first.messages + second.messages, whole as u64);
             assert_eq!(first.room + second.room, frames[..whole].iter().map(Bytes::len).sum::<usize>());
             assert_eq!(in_flight.unsent().0, (frames.len() - whole) as u64);
+        }
+    }
+
+    #[test]
+    fn batches_that_come_while_some_are_held_back_go_behind_these() {
+        for cut in [0, 7 + 5] {
+            let mut in_flight = flight();
+            let all = rest(&in_flight)[7..].to_vec();
+            in_flight.advance(cut);
+            in_flight.part();
+            assert!(in_flight.holds());
+            let now = rest(&in_flight);
+            in_flight.append(&mut VecDeque::from([batch(&["e"])]));
+            assert_eq!(rest(&in_flight), now, "not on this connection, cut at {cut}");
+            in_flight.rewind();
+            assert_eq!(rest(&in_flight), [&all[..], &frame("e", b"xyz")[..]].concat(), "cut at {cut}");
+            assert_eq!(in_flight.unsent().0, 6);
         }
     }
 

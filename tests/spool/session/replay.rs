@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use hpfeeds::{
-    ClientSession, SessionEvent,
+    ClientSession, Limits, SessionEvent,
     wire::extension::{Code, RefusedRange},
 };
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{
     broker::{Broker, assert_all, assert_are},
@@ -259,6 +259,54 @@ async fn a_stored_message_that_a_smaller_broker_does_not_take_costs_itself_alone
     assert_eq!(session.stats().refused, 1);
     drop(session.close().await);
     assert!(disk.files().keys().all(|name| !name.contains(".seg")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_that_are_stored_while_a_longer_one_is_held_back_go_behind_it() {
+    let (broker, disk) = (Broker::new(), SimDisk::new(1));
+    broker.set(|settings| (settings.down, settings.largest) = (true, Some(2000)));
+    broker.set(|settings| settings.ack_after = Some(3 * SECOND));
+    let session = broker.session().spool(small(&disk).write_through()).start().unwrap();
+    publish(&session, 0..10, 100).await;
+    publish(&session, 10..11, 5000).await;
+    publish(&session, 11..15, 100).await;
+    broker.set(|settings| settings.down = false);
+    while broker.count() < 10 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    // The long one waits until those before it are confirmed.
+    publish(&session, 15..20, 100).await;
+    assert_eq!(broker.count(), 10);
+    let flushed = session.flush().await.unwrap();
+    assert_eq!((flushed.confirmed, flushed.refused), (19, 1));
+    assert_are(&broker, (0..10).chain(11..20), 0);
+    for message in broker.received() {
+        assert_eq!(message.number, message.text.parse::<u64>().unwrap() + 1, "numbers are counted on both sides");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_that_are_taken_while_one_from_disk_is_held_back_go_behind_those_on_disk() {
+    let (broker, disk) = (Broker::new(), SimDisk::new(1));
+    let builder = broker.session().limits(Limits::new(4000)).send_queue(64 << 10);
+    let session = builder.spool(small(&disk).max_bytes(16 << 20)).connect().await.unwrap();
+    broker.kill(true);
+    publish(&session, 0..5, 1000).await;
+    publish(&session, 5..6, 3000).await;
+    publish(&session, 6..300, 1000).await;
+    broker.set(|settings| (settings.down, settings.largest) = (false, Some(2000)));
+    broker.set(|settings| settings.ack_after = Some(3 * SECOND));
+    while broker.count() < 5 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(session.stats().spooled > 200, "{:?}", session.stats());
+    let rest = async {
+        publish(&session, 300..400, 1000).await;
+        session.flush().await.unwrap()
+    };
+    let flushed = timeout(600 * SECOND, rest).await.expect("nothing waits for ever");
+    assert_eq!((flushed.confirmed, flushed.refused), (399, 1));
+    assert_are(&broker, (0..5).chain(6..400), 0);
 }
 
 #[tokio::test(start_paused = true)]

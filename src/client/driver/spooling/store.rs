@@ -1,6 +1,6 @@
 //! Storing: which messages go to disk and when, and which of them leave memory.
 
-use std::{collections::VecDeque, mem, time::Duration};
+use std::{mem, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -112,20 +112,19 @@ impl Spooling {
 
     /// Takes everything that is accepted out of the outbox, and gives it numbers.
     fn take(&mut self, shared: &Shared, in_flight: &mut InFlight) {
-        let goes_behind = self.parked.is_some() || self.head.is_some();
-        let head = self.head.unwrap_or(0);
-        let is_parked = self.parked.is_some();
-        let behind = self.with_live(in_flight, |live| {
-            // The second time there is nothing, and the next message wakes the driver.
-            while shared.outbox.take(live) {}
-            live.number();
-            if goes_behind {
-                live.split_off(|batch| !is_parked && batch.last().is_none_or(|last| last <= head))
-            } else {
-                VecDeque::new()
-            }
-        });
-        self.tail.extend(behind);
+        // The second time there is nothing, and the next message wakes the driver.
+        if self.parked.is_none() && self.head.is_none() {
+            while shared.outbox.take(in_flight) {}
+            in_flight.number();
+            return;
+        }
+        // Everything in `InFlight` has its number, and comes before what is on disk and in the tail.
+        let mut own = InFlight::default();
+        mem::swap(&mut own.unconfirmed, self.live_mut(in_flight));
+        while shared.outbox.take(&mut own) {}
+        own.number();
+        self.tail.extend(own.split_off(|_| false));
+        mem::swap(&mut own.unconfirmed, self.live_mut(in_flight));
     }
 
     /// Does something with the queue of this program's messages, which is that of no connection
