@@ -132,6 +132,29 @@ async fn a_disk_that_fails_does_not_stop_a_session_that_drops() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_that_was_dropped_alone_is_not_confirmed_by_the_next_one() {
+    let (broker, disk) = (Broker::new(), SimDisk::new(1));
+    disk.faults(|faults| faults.halt_after = Some(0));
+    broker.set(|settings| settings.down = true);
+    let spool = small(&disk).when_full(WhenFull::DropOldest);
+    let session = broker.session().send_queue(1 << 20).spool(spool).start().unwrap();
+    let large = |number: u32| format!("{number} {}", "x".repeat(600 << 10));
+    // The queue holds one of them.
+    let publisher = session.publisher();
+    let first = tokio::spawn(async move { publisher.publish_confirmed("c", large(0)).await });
+    sleep(SECOND).await;
+    for number in 1..3 {
+        timeout(10 * SECOND, session.publish("c", large(number))).await.expect("the older one goes").unwrap();
+    }
+    broker.set(|settings| settings.down = false);
+    let flushed = timeout(60 * SECOND, session.flush()).await.expect("all that is left is confirmed").unwrap();
+    assert_eq!((flushed.confirmed, flushed.lost), (1, 2));
+    assert!(first.await.unwrap().is_err(), "it was dropped");
+    let received = broker.received();
+    assert_eq!(received.iter().map(|message| (message.number, &message.text[..])).collect::<Vec<_>>(), [(3, "2")]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn messages_that_were_read_back_stay_in_memory_until_they_are_confirmed() {
     let (broker, disk) = (Broker::new(), SimDisk::new(1));
     broker.set_pipe(4 << 10);

@@ -204,9 +204,9 @@ impl Spooling {
             return false;
         }
         let mut changed = false;
-        if let Some(first) = self.tail.front().and_then(Batch::number)
-            && first > head + 1
-        {
+        // Without a tail, all that was numbered behind `head` was dropped.
+        let first = self.tail.front().and_then(Batch::number).unwrap_or(in_flight.unconfirmed.last() + 1);
+        if first > head + 1 {
             if in_flight.outstanding().0 > 0 || link == Link::Pending {
                 self.is_blocked = true;
                 return false;
