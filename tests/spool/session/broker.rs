@@ -2,7 +2,7 @@
 //! forgets them, is killed and comes back, and knows everything that it was ever sent.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     sync::{
         Arc, Mutex, MutexGuard,
@@ -198,7 +198,7 @@ impl Broker {
         let mut received = BytesMut::new();
         let mut stream: Option<(StreamId, StreamNumbering)> = None;
         // The numbers to be acknowledged, and when.
-        let mut due: Option<(Instant, u64)> = None;
+        let mut due = VecDeque::<(Instant, u64)>::new();
         let mut fences = self.0.fences.subscribe();
         let mut is_over = false;
         loop {
@@ -207,7 +207,7 @@ impl Broker {
             let stalls = self.state().settings.stalls && stream.is_some();
             tokio::select! {
                 biased;
-                _ = fences.changed(), if !is_over || due.is_some() => {
+                _ = fences.changed(), if !is_over || !due.is_empty() => {
                     let owner = stream.map(|(id, _)| self.state().streams[&id].1);
                     if owner.is_some_and(|owner| owner != connection) {
                         return Ok(());
@@ -218,8 +218,8 @@ impl Broker {
                 read = io.read_buf(&mut received), if !is_over && !stalls => if read? == 0 {
                     is_over = true;
                 },
-                () = sleep_until(due.map_or_else(Instant::now, |(at, _)| at)), if due.is_some() => {
-                    let number = due.take().map_or(0, |(_, number)| number);
+                () = sleep_until(due.front().map_or_else(Instant::now, |(at, _)| *at)), if !due.is_empty() => {
+                    let number = due.pop_front().map_or(0, |(_, number)| number);
                     let (id, _) = stream.unwrap();
                     let mut state = self.state();
                     let (decided, owner) = state.streams.entry(id).or_default();
@@ -235,7 +235,7 @@ impl Broker {
                 if let Ok(Some(header)) = ExtensionHeader::parse(&received) {
                     let Some(body) = header.body(&received) else { break };
                     if let ClientFrame::Hello(hello) = ClientFrame::parse(header.opcode, body).unwrap() {
-                        due = None;
+                        due.clear();
                         stream = Some(self.greet(hello.stream, hello.next, hello.flags, connection, &mut out));
                     }
                     received.advance(header.length);
@@ -260,7 +260,11 @@ impl Broker {
                 if number > 0
                     && let Some(after) = state.settings.ack_after
                 {
-                    due = Some((due.map_or_else(|| Instant::now() + after, |(at, _)| at), number));
+                    let at = due.back().map_or_else(Instant::now, |(at, _)| *at).max(Instant::now() + after);
+                    match due.back_mut() {
+                        Some(last) if last.0 == at => last.1 = number,
+                        _ => due.push_back((at, number)),
+                    }
                 }
             }
         }

@@ -72,6 +72,61 @@ async fn streams_of_several_programs_come_oldest_first_and_each_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn messages_that_are_stored_while_the_spool_is_opened_go_behind_older_streams() {
+    for is_up in [false, true] {
+        let (broker, disk) = (Broker::new(), SimDisk::new(1));
+        broker.set(|settings| settings.down = true);
+        let session = broker.session().spool(small(&disk).write_through()).start().unwrap();
+        publish(&session, 0..50, 100).await;
+        drop(session);
+        broker.set(|settings| settings.down = !is_up);
+        let session = broker.session().spool(small(&disk.kill()).write_through()).start().unwrap();
+        // The driver has not run yet.
+        publish(&session, 50..60, 100).await;
+        sleep(2 * SECOND).await;
+        broker.set(|settings| settings.down = false);
+        publish(&session, 60..70, 100).await;
+        let flushed = session.flush().await.unwrap();
+        assert_eq!((flushed.confirmed, flushed.lost), (20, 0));
+        assert_all(&broker, 70);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_stream_that_is_found_late_is_not_starved_by_a_steady_publisher() {
+    let (broker, disk) = (Broker::new(), SimDisk::new(1));
+    broker.set(|settings| settings.down = true);
+    let session = broker.session().spool(small(&disk)).start().unwrap();
+    publish(&session, 0..50, 100).await;
+    sleep(2 * SECOND).await;
+    drop(session);
+    let disk = disk.kill();
+    disk.faults(|faults| faults.halt_after = Some(0));
+    broker.set(|settings| (settings.down, settings.ack_after) = (false, Some(Duration::from_millis(300))));
+    let session = broker.session().spool(small(&disk)).connect().await.unwrap();
+    publish(&session, 50..51, 100).await;
+    sleep(SECOND).await;
+    assert_eq!(broker.count(), 1, "the disk fails: the session goes on in memory");
+    disk.faults(|faults| faults.halt_after = None);
+    // Something is unconfirmed all the time.
+    for number in 51..251 {
+        publish(&session, number..number + 1, 100).await;
+        sleep(Duration::from_millis(100)).await;
+    }
+    let stats = session.stats();
+    assert_eq!(broker.received().iter().filter(|message| message.text.parse::<u32>().unwrap() < 50).count(), 50);
+    assert!(stats.spooled < 20, "{stats:?}");
+    session.flush().await.unwrap();
+    let (mut texts, repeats) = broker.unique();
+    assert_eq!(repeats, 0);
+    // In order but for the older ones, which came between them.
+    let first = texts.iter().position(|text| text == "0").unwrap();
+    assert!(first < 150, "{first}");
+    let older: Vec<_> = texts.drain(first..first + 50).collect();
+    assert_eq!((older, texts), (self::texts(0..50), self::texts(50..251)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_does_not_fit_in_memory_is_read_back_in_order_behind_what_does() {
     let (broker, disk) = (Broker::new(), SimDisk::new(1));
     let spool = small(&disk).max_bytes(64 << 20);

@@ -81,6 +81,8 @@ pub(crate) struct Spooling {
     write_through: bool,
     /// The unconfirmed messages of this program, while an earlier one's stream is replayed.
     parked: Option<Unconfirmed>,
+    /// It is not known yet whether there are older streams: what is taken waits behind them.
+    is_opening: bool,
     /// Nothing of earlier programs is left to read.
     is_read: bool,
     /// The newest number of this program in `InFlight` or before it, where more stands behind on
@@ -128,6 +130,7 @@ impl Spooling {
             when_full: spool.when_full,
             required: spool.required,
             write_through: spool.write_through,
+            is_opening: true,
             ..Self::new(handle)
         })
     }
@@ -145,6 +148,7 @@ impl Spooling {
             required: false,
             write_through: false,
             parked: None,
+            is_opening: false,
             is_read: false,
             head: None,
             on_disk: 0,
@@ -247,6 +251,7 @@ impl Spooling {
             if is_known || limit.as_mut().poll(cx).is_ready() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
+        self.is_opening = false;
         self.fault.clone().map_or(Ok(()), Err)
     }
 

@@ -100,6 +100,10 @@ impl Spooling {
             self.chunk = Some(chunk);
             return true;
         }
+        if !is_live {
+            // However long it takes to find an older stream, what is taken from now on goes behind it.
+            self.go_behind(in_flight);
+        }
         if in_flight.outstanding().0 > 0 || link == Link::Pending {
             (self.is_blocked, self.chunk) = (true, Some(chunk));
             return false;
@@ -112,13 +116,18 @@ impl Spooling {
             stored.keep(keeping);
             self.released = chunk.first - 1;
             let before = mem::replace(&mut in_flight.unconfirmed, stored);
-            if self.parked.is_none() {
-                self.head.get_or_insert(before.last());
-                self.parked = Some(before);
-            }
+            self.parked.get_or_insert(before);
         }
         self.chunk = Some(chunk);
         true
+    }
+
+    /// What is taken from now on is not sent before something that is on disk.
+    pub(super) fn go_behind(&mut self, in_flight: &mut InFlight) {
+        if self.parked.is_none() && self.head.is_none() {
+            in_flight.number();
+            self.head = Some(in_flight.unconfirmed.last());
+        }
     }
 
     fn push(&mut self, chunk: Chunk, before: u64, shared: &Shared, in_flight: &mut InFlight) {
@@ -200,7 +209,7 @@ impl Spooling {
     /// when its first number is not the next one.
     pub(super) fn load(&mut self, shared: &Shared, in_flight: &mut InFlight, link: Link) -> bool {
         let Some(head) = self.head else { return false };
-        if self.parked.is_some() || head < self.on_disk || self.chunk.is_some() {
+        if self.is_opening || self.parked.is_some() || head < self.on_disk || self.chunk.is_some() {
             return false;
         }
         let mut changed = false;

@@ -112,6 +112,9 @@ impl Spooling {
 
     /// Takes everything that is accepted out of the outbox, and gives it numbers.
     fn take(&mut self, shared: &Shared, in_flight: &mut InFlight) {
+        if self.is_opening {
+            self.go_behind(in_flight);
+        }
         // The second time there is nothing, and the next message wakes the driver.
         if self.parked.is_none() && self.head.is_none() {
             while shared.outbox.take(in_flight) {}
