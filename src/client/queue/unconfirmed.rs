@@ -381,9 +381,10 @@ impl Unconfirmed {
         durable.map(Batch::take_room).sum()
     }
 
-    /// Answers those who wait until messages up to here are durable.
+    /// Answers those who wait until messages up to here are durable: that they are, or why they never
+    /// will be.
     #[cfg(feature = "spool")]
-    pub(crate) fn answer_stored(&mut self, to: u64) {
+    pub(crate) fn answer_stored(&mut self, to: u64, answer: &Result<(), Error>) {
         if self.storing == 0 {
             return;
         }
@@ -395,7 +396,7 @@ impl Unconfirmed {
                 && let Waiter::Stored(stored) = std::mem::replace(waiter, Waiter::Told)
             {
                 self.storing -= 1;
-                drop(stored.send(Ok(())));
+                drop(stored.send(answer.clone()));
             }
         }
     }

@@ -28,6 +28,10 @@ pub enum SpoolError {
         /// The fault.
         cause: String,
     },
+    /// The thread that uses it has ended by a panic. A session goes on in memory; start another one
+    /// to use the spool again.
+    #[error("the thread of the spool {0} has ended by a panic: start the session anew")]
+    Ended(String),
     /// The disk fails or is full: it is tried again every 5 s.
     #[error("the disk of the spool {dir} fails: {cause}")]
     Disk {

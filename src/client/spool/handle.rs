@@ -1,12 +1,13 @@
 //! The handle of a spool: what the driver asks of it. No call waits for the disk.
 
-use std::{fmt, io, sync::Arc, task::Waker, thread};
+use std::{fmt, io, mem, sync::Arc, task::Waker, thread};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
     engine::Engine,
+    error::SpoolError,
     feed::{Feed, FeedBroker, FeedRefused},
     options::Spool,
     shared::{Answer, Batch, Shared, State, Want},
@@ -39,13 +40,20 @@ impl SpoolHandle {
     /// Fails when no thread can be made.
     pub fn start(spool: &Spool, ident: &str, limits: Limits) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let mut engine = Engine::new(spool.clone(), ident, limits, Arc::clone(&shared));
+        let engine = Engine::new(spool.clone(), ident, limits, Arc::clone(&shared));
         if spool.inline {
             let handle = Self { shared, inline: Some(Mutex::new(Inline { engine, due: None })) };
             handle.run();
             return Ok(handle);
         }
-        thread::Builder::new().name("hpfeeds-spool".to_owned()).spawn(move || engine.serve())?;
+        let ended = Ended { shared: Arc::clone(&shared), dir: spool.name() };
+        let serve = move || {
+            // Let go behind the engine: the folder is free before it is said to be.
+            let _ended = ended;
+            let mut engine = engine;
+            engine.serve();
+        };
+        thread::Builder::new().name("hpfeeds-spool".to_owned()).spawn(serve)?;
         Ok(Self { shared, inline: None })
     }
 
@@ -215,6 +223,27 @@ impl SpoolHandle {
             let mut inline = inline.lock();
             inline.due = inline.engine.turn(Instant::now());
         }
+    }
+}
+
+/// Tells the driver that the thread has ended, unless that was in order.
+struct Ended {
+    shared: Arc<Shared>,
+    dir: String,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        if state.is_closed {
+            return;
+        }
+        let error = SpoolError::Ended(mem::take(&mut self.dir));
+        state.is_closed = true;
+        state.status.failing = Some(error.clone());
+        state.tell(SpoolNews::Failing(error));
+        drop(state);
+        self.shared.waker.wake();
     }
 }
 

@@ -1,9 +1,20 @@
 //! The end of a session with a spool, and spools that cannot be used.
 
-use std::time::Duration;
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
-use hpfeeds::{Spool, wire::Ident};
-use tokio::time::{Instant, sleep};
+use hpfeeds::{
+    Spool,
+    log::{Disk, Entry, File, Guard, LockError, Space},
+    wire::Ident,
+};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     broker::{Broker, assert_all},
@@ -128,6 +139,86 @@ async fn writing_through_makes_publish_wait_for_the_disk_and_writes_once() {
     broker.set(|settings| settings.down = false);
     session.flush().await.unwrap();
     assert_eq!(broker.count(), 50);
+}
+
+/// A disk whose operations panic from a moment on.
+#[derive(Debug, Clone)]
+struct Faulty(SimDisk, Arc<AtomicBool>);
+
+impl Faulty {
+    fn disk(&self) -> &SimDisk {
+        assert!(!self.1.load(Relaxed), "a fault of the spool's thread, made by this test");
+        &self.0
+    }
+}
+
+impl Disk for Faulty {
+    fn list(&self) -> io::Result<Vec<Entry>> {
+        self.disk().list()
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn File>> {
+        self.disk().create(name)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn File>> {
+        self.disk().open(name)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk().rename(from, to)
+    }
+
+    fn unlink(&self, name: &str) -> io::Result<()> {
+        self.disk().unlink(name)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.disk().sync_dir()
+    }
+
+    fn lock(&self) -> Result<Guard, LockError> {
+        self.disk().lock()
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        self.disk().space()
+    }
+
+    fn random(&self) -> u64 {
+        self.disk().random()
+    }
+}
+
+#[tokio::test]
+async fn a_spool_whose_thread_panics_is_said_and_nobody_waits_for_it() {
+    for required in [false, true] {
+        let (broker, faults) = (Broker::new(), Arc::new(AtomicBool::new(false)));
+        let disk = Faulty(SimDisk::new(1), faults.clone());
+        let spool = Spool::disk(Arc::new(disk.clone())).write_through().required(required);
+        let mut session = broker.session().spool(spool.clone()).connect().await.unwrap();
+        broker.set(|settings| settings.ack_after = None);
+        let mut events = session.events();
+        faults.store(true, Relaxed);
+        let published = timeout(60 * SECOND, session.publish("c", "0")).await.expect("it does not wait");
+        assert_eq!(published.is_err(), required, "{published:?}");
+        assert_eq!(told(&mut events), ["failing"]);
+        let next = timeout(60 * SECOND, session.publish("c", "1")).await.expect("nor does the next");
+        assert_eq!(next.map_err(|error| error.is_spool()), if required { Err(true) } else { Ok(()) });
+        broker.set(|settings| settings.ack_after = Some(Duration::ZERO));
+        broker.kill(false);
+        session.flush().await.unwrap();
+        // The folder is free again.
+        faults.store(false, Relaxed);
+        let mut other = broker.session().spool(spool.clone()).connect().await.unwrap();
+        other.close().await.unwrap();
+        drop(session.close().await);
+        assert_all(&broker, if required { 1 } else { 2 });
+        // So it is at the opening.
+        faults.store(true, Relaxed);
+        let error = broker.session().spool(spool).connect().await.unwrap_err();
+        assert!(error.to_string().contains("has ended by a panic"), "{error}");
+    }
 }
 
 #[tokio::test]

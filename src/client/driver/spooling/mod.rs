@@ -209,6 +209,7 @@ impl Spooling {
         self.unload(shared, in_flight, link);
         let changed = self.load(shared, in_flight, link) || changed;
         self.release(in_flight);
+        self.answer_stored(in_flight);
         if let Some(parked) = &mut self.parked {
             parked.answer();
         }
@@ -341,9 +342,20 @@ impl Spooling {
                 self.check_at = None;
             }
         }
-        // Where the disk fails, the session goes on in memory.
-        let stored = if self.is_failing && !self.required { u64::MAX } else { self.durable };
-        self.live_mut(in_flight).answer_stored(stored);
+        self.answer_stored(in_flight);
+    }
+
+    /// Answers those who wait for the disk.
+    fn answer_stored(&mut self, in_flight: &mut InFlight) {
+        match (self.is_failing, self.required, self.fault.clone()) {
+            // Where the disk fails, the session goes on in memory.
+            (true, false, _) => self.live_mut(in_flight).answer_stored(u64::MAX, &Ok(())),
+            (_, true, Some(fault)) => self.live_mut(in_flight).answer_stored(u64::MAX, &Err(fault)),
+            _ => {
+                let durable = self.durable;
+                self.live_mut(in_flight).answer_stored(durable, &Ok(()));
+            }
+        }
     }
 
     /// Tells the engine what is confirmed.
