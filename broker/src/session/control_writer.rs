@@ -2,11 +2,13 @@
 
 use std::{
     io::{self, IoSlice},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::BytesMut;
+use tokio::time::Sleep;
 
 use crate::{delivery::outbox::Outbox, link::Link, net::socket::WriteHalf};
 
@@ -22,6 +24,8 @@ pub(super) struct ControlWriter {
     pub(super) blocked: Option<Offer>,
     /// The client has a window.
     pub(super) windowed: bool,
+    /// The deadline for a slow subscriber, while the socket takes no more of the control frames.
+    pub(super) timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// An offer to the socket.
@@ -33,7 +37,7 @@ pub(super) enum Offer {
 
 impl ControlWriter {
     pub(super) fn new(link: Arc<Link>) -> Self {
-        Self { link, chunk: BytesMut::new(), written: 0, total: 0, blocked: None, windowed: false }
+        Self { link, chunk: BytesMut::new(), written: 0, total: 0, blocked: None, windowed: false, timer: None }
     }
 
     /// Writes what there is, if it is the turn of control frames: `between` two frames of the

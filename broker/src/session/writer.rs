@@ -37,6 +37,7 @@ pub(crate) struct Writer<'a> {
     taken: VecDeque<Bytes>,
     /// How many bytes of the first are written.
     written: usize,
+    /// The deadline for a slow subscriber, or the limit that the next bytes wait for.
     timer: Option<Pin<Box<Sleep>>>,
     /// The quota of the account, if that limits deliveries.
     quota: Option<Arc<Quota>>,
@@ -86,12 +87,12 @@ impl<'a> Writer<'a> {
         loop {
             if let Some(control) = &mut self.control {
                 match control.poll_write(&mut self.half, &self.outbox, self.written == 0, cx) {
-                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Ok(())) => control.timer = None,
                     Poll::Ready(Err(_)) => {
                         self.abandon();
                         return Poll::Ready(WriteEnd::Failed);
                     }
-                    Poll::Pending => return self.poll_blocked(cx),
+                    Poll::Pending => return self.poll_blocked(Offer::Control, cx),
                 }
             }
             // The next batches, or a registration for them.
@@ -114,7 +115,7 @@ impl<'a> Writer<'a> {
                     self.hold(cx);
                     return Poll::Pending;
                 }
-                return self.poll_blocked(cx);
+                return self.poll_blocked(Offer::Batches, cx);
             }
             // One system call, until the socket takes no more.
             match self.poll_write(cx) {
@@ -128,7 +129,7 @@ impl<'a> Writer<'a> {
                 }
                 Poll::Pending => {
                     self.block(Some(Offer::Batches));
-                    return self.poll_blocked(cx);
+                    return self.poll_blocked(Offer::Batches, cx);
                 }
             }
         }
@@ -142,15 +143,19 @@ impl<'a> Writer<'a> {
         self.outbox.register(cx);
     }
 
-    /// The subscriber is waited for, and may be slow for too long.
-    fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<WriteEnd> {
+    /// The subscriber is waited for with an offer, and may be slow for too long.
+    fn poll_blocked(&mut self, offer: Offer, cx: &mut Context<'_>) -> Poll<WriteEnd> {
         if mem::take(&mut self.held) {
             self.outbox.resume();
         }
-        if self.outbox.poll_deadline(cx, &mut self.timer).is_pending() {
+        let timer = match &mut self.control {
+            // Batches may be waiting for their limit meanwhile.
+            Some(control) if offer == Offer::Control => &mut control.timer,
+            _ => &mut self.timer,
+        };
+        if self.outbox.poll_deadline(cx, timer).is_pending() {
             return Poll::Pending;
         }
-        self.timer = None;
         self.commit();
         let called_in = self.outbox.is_called_in();
         self.outbox.expire(&mut self.taken, self.written, Instant::now());

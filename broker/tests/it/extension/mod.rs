@@ -5,6 +5,7 @@ mod endings;
 mod heartbeat;
 mod hello;
 mod model;
+mod pacing;
 mod replies;
 mod streams;
 mod stuck;
