@@ -36,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) close_stall_timeout: Option<Duration>,
     pub(crate) unacknowledged: Duration,
     pub(crate) confirm: Confirm,
+    /// Received messages are processed only when the program says so.
+    pub(crate) manual_commit: bool,
     /// After how long without a confirmation a connection to a broker that acknowledges nothing is
     /// ended, for a session that only publishes. `None`: never.
     pub(crate) rotation: Option<Duration>,

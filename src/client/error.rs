@@ -2,11 +2,11 @@
 
 use std::{convert::Infallible, error, fmt, io, sync::Arc, time::Duration};
 
-use super::connect::addr::BrokerAddr;
 #[cfg(feature = "tls")]
 use super::connect::tls::fault;
 #[cfg(feature = "spool")]
 use super::spool::SpoolError;
+use super::{connect::addr::BrokerAddr, mailbox_fault::MailboxFault};
 use crate::wire::{
     Channel, DecodeError, EncodeError, Field, Ident, NameError,
     extension::{ExtensionDecodeError, Level},
@@ -52,6 +52,8 @@ pub(crate) enum Cause {
         channel: Option<Channel>,
         message: String,
     },
+    /// The broker has not what a subscription is to begin with.
+    Mailbox(MailboxFault),
     /// A message was taken for those who are connected, and not stored.
     NotStored {
         channel: Option<Channel>,
@@ -239,6 +241,13 @@ impl Error {
         }
     }
 
+    /// The broker has no such mailbox or keeps no last values, or does not know such things:
+    /// [`subscribe_from`](crate::ClientSession::subscribe_from) cannot begin there.
+    #[must_use]
+    pub fn is_no_mailbox(&self) -> bool {
+        matches!(self.root(), Cause::Mailbox(_))
+    }
+
     /// The session was closed or dropped.
     #[must_use]
     pub fn is_closed(&self) -> bool {
@@ -345,6 +354,7 @@ impl fmt::Display for Error {
             ),
             Cause::PublishDenied { channel, message } => denied(f, "publish to", channel.as_ref(), message),
             Cause::SubscribeDenied { channel, message } => denied(f, "subscribe to", channel.as_ref(), message),
+            Cause::Mailbox(cause) => cause.fmt(f),
             Cause::NotStored { channel: Some(channel), message } => {
                 write!(f, "the broker did not store a message to {channel:?}: {message:?}")
             }

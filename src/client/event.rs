@@ -12,7 +12,7 @@ use tokio::sync::broadcast;
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 
 use super::error::Error;
-use crate::wire::Channel;
+use crate::wire::{Channel, extension::GapReason};
 
 /// The current state of a session.
 ///
@@ -135,6 +135,19 @@ pub enum SessionEvent {
         /// The fault of this one, and what to do.
         cause: Error,
     },
+    /// A mailbox has lost messages that this session would have got. Told at most 16 times a second;
+    /// [`SessionStats::missed`](crate::SessionStats) counts all.
+    Gap {
+        /// How many more these are.
+        messages: u64,
+        /// Why: removed by age or by the journal's size, damaged on the disk, or above the
+        /// publisher's share.
+        reason: GapReason,
+        /// Which mailbox; empty for the ident's own.
+        mailbox: String,
+        /// The broker's words; may be empty.
+        text: String,
+    },
     /// Messages are on disk since now: the broker is away, or does not confirm in time. Also told
     /// at the start when earlier programs have left some.
     #[cfg(feature = "spool")]
@@ -206,6 +219,15 @@ impl fmt::Display for SessionEvent {
             }
             Self::Skipped { messages, cause } => write!(f, "{cause}; messages skipped so far: {messages}"),
             Self::BrokerError { message } => write!(f, "the broker reported: {message:?}"),
+            Self::Gap { messages, reason, mailbox, text } => {
+                let what = if *messages == 1 { "message" } else { "messages" };
+                match mailbox.as_str() {
+                    "" => f.write_str("the mailbox")?,
+                    mailbox => write!(f, "the mailbox {mailbox:?}")?,
+                }
+                write!(f, " has lost {messages} {what} ({reason})")?;
+                if text.is_empty() { Ok(()) } else { write!(f, ": {text:?}") }
+            }
             #[cfg(feature = "spool")]
             Self::Spooling { messages, oldest: None } => write!(f, "spooling: messages on disk: {messages}"),
             #[cfg(feature = "spool")]

@@ -57,6 +57,7 @@ pub struct SessionBuilder {
     close_timeout: Duration,
     close_stall_timeout: Option<Duration>,
     confirm: Confirm,
+    manual_commit: bool,
     rotation: Option<Duration>,
     connector: Option<Arc<dyn Connector>>,
     #[cfg(feature = "spool")]
@@ -89,6 +90,7 @@ impl SessionBuilder {
             close_timeout: Duration::from_secs(5),
             close_stall_timeout: None,
             confirm: Confirm::default(),
+            manual_commit: false,
             rotation: None,
             connector: None,
             #[cfg(feature = "spool")]
@@ -227,6 +229,18 @@ impl SessionBuilder {
         self
     }
 
+    /// Leaves it to the program to say which messages of [mailboxes](ClientSession::subscribe_from)
+    /// are processed: those before each [`commit`](ClientSession::commit). Default: false, where a
+    /// message is processed when the program asks for the next one.
+    ///
+    /// For programs that take more than one message before they are done with the first, such as with
+    /// `ready_chunks`, a buffer or tasks: without it, a message that such a program had taken and not
+    /// finished when it crashed does not come again.
+    pub fn manual_commit(mut self, manual: bool) -> Self {
+        self.manual_commit = manual;
+        self
+    }
+
     /// Ends connections to brokers without the extension after so long with something unconfirmed.
     /// Sessions with a spool do so; this is for tests.
     #[doc(hidden)]
@@ -321,6 +335,7 @@ impl SessionBuilder {
             close_stall_timeout: self.close_stall_timeout,
             unacknowledged: self.unacknowledged_timeout,
             confirm: self.confirm,
+            manual_commit: self.manual_commit,
             rotation: rotation.filter(|_| self.confirm != Confirm::Off),
             #[cfg(feature = "spool")]
             spool: self.spool,

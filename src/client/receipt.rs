@@ -62,7 +62,7 @@ pub struct Flushed {
     pub lost: u64,
 }
 
-/// The figures of a session at one moment, in messages that it publishes.
+/// The figures of a session at one moment, in messages: all but the last of those that it publishes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionStats {
@@ -88,4 +88,7 @@ pub struct SessionStats {
     /// [`unconfirmed`](crate::ClientSession::unconfirmed); with a spool, also messages that it
     /// dropped for room or cannot read any more.
     pub lost: u64,
+    /// Lost by the [mailboxes](crate::ClientSession::subscribe_from) of this session before it could
+    /// have them, over the life of the session, as the broker told ([`SessionEvent::Gap`](crate::SessionEvent::Gap)).
+    pub missed: u64,
 }

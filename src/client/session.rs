@@ -19,14 +19,12 @@ use tokio::{
 use super::{
     config::{Config, FOREVER},
     connect::addr::BrokerAddr,
-    driver::{
-        Driver,
-        desired::{Intent, Shared},
-        shared_task::SharedTask,
-    },
+    driver::{Driver, desired::Shared, shared_task::SharedTask, wanted::Intent},
     error::{Cause, Error},
     event::{Events, SessionEvent, SessionState},
+    mailbox::SubscribeFrom,
     publisher::{self, PublishSink, Publisher, TryPublishError},
+    queue::consumption::Run,
     receipt::{Flushed, Receipt, SessionStats},
 };
 use crate::wire::{Channel, Header, Ident, Limits, NameCache, payload_of};
@@ -36,6 +34,9 @@ use crate::wire::{Channel, Header, Ident, Limits, NameCache, payload_of};
 /// The payload is a slice of the receive buffer (256 KiB and more). Copy it
 /// (`Bytes::copy_from_slice`) to keep a small one for long.
 pub type Message = (Ident, Channel, Bytes);
+
+/// The broker's answer about a channel, when it comes.
+pub(super) type Granted = oneshot::Receiver<Result<(), Error>>;
 
 /// The driver has seen to it.
 const ANY_LENGTH: Limits = Limits::new(u32::MAX);
@@ -70,15 +71,17 @@ const ANY_LENGTH: Limits = Limits::new(u32::MAX);
 /// ```
 pub struct ClientSession {
     /// In one box: combinators such as `select_all` move a session with each message.
-    inner: Box<Inner>,
+    pub(super) inner: Box<Inner>,
 }
 
-struct Inner {
-    shared: Arc<Shared>,
+pub(super) struct Inner {
+    pub(super) shared: Arc<Shared>,
     task: Arc<SharedTask>,
     publisher: Publisher,
     /// The batch that is being read, message by message.
     batch: BytesMut,
+    /// The run of a mailbox that the batch is, or the one before was.
+    pub(super) run: Option<Box<Run>>,
     last: Option<NameCache>,
     terminated: bool,
     /// Sees every event from the start; taken by the first call of `events`.
@@ -113,16 +116,19 @@ impl ClientSession {
     /// meanwhile, and when the session ends. The future does not borrow the session, which can be
     /// read while it waits. Cancel safe: the channel is wanted from the call on, and stays so.
     pub fn subscribe_confirmed<C: AsRef<str>>(&self, channel: C) -> impl Future<Output = Result<(), Error>> + use<C> {
-        let granted = self.ask_for(channel.as_ref());
+        let granted = publisher::parse(channel.as_ref()).and_then(|channel| self.await_answer(channel, None));
         async move { granted?.await.unwrap_or_else(|_ended| Err(Error::closed())) }
     }
 
-    fn ask_for(&self, channel: &str) -> Result<oneshot::Receiver<Result<(), Error>>, Error> {
-        let channel = publisher::parse(channel)?;
+    /// Wants a channel; the broker's answer comes later.
+    pub(super) fn await_answer(&self, channel: Channel, from: Option<SubscribeFrom>) -> Result<Granted, Error> {
         if self.inner.shared.outcome().is_some() {
             return Err(self.inner.shared.outbox.closed());
         }
-        self.inner.shared.want(channel.clone(), true);
+        match from {
+            None => self.inner.shared.want(channel.clone(), true),
+            Some(from) => self.inner.shared.want_from(channel.clone(), from),
+        }
         let granted = self.inner.shared.await_grant(channel);
         self.inner.shared.driver.wake();
         // It may have ended before it could hear of this.
@@ -323,6 +329,7 @@ impl ClientSession {
             publisher: Publisher::new(shared.clone()),
             shared,
             batch: BytesMut::new(),
+            run: None,
             last: None,
             terminated: false,
             first_events,
@@ -335,6 +342,9 @@ impl ClientSession {
     #[allow(clippy::inline_always, reason = "a message is built where it is returned, instead of being moved there")]
     #[inline(always)]
     pub(super) fn next_in_batch(&mut self) -> Option<Message> {
+        if self.inner.run.is_some() {
+            self.ask_mailbox();
+        }
         loop {
             // The names of the message before are cloned, which allocates nothing.
             if let Some(last) = &self.inner.last
@@ -345,6 +355,9 @@ impl ClientSession {
                 if self.inner.batch.is_empty() {
                     // It would keep the driver from receiving into the same memory again.
                     self.inner.batch = BytesMut::new();
+                }
+                if let Some(run) = &mut self.inner.run {
+                    run.taken += 1;
                 }
                 return Some((ident, channel, payload));
             }
@@ -361,8 +374,20 @@ impl ClientSession {
         if let Err(fault) = NameCache::remember(&mut self.inner.last, self.inner.batch.get(..length)?) {
             self.inner.shared.skip(fault);
             self.inner.batch.advance(length);
+            if let Some(run) = &mut self.inner.run {
+                run.taken += 1;
+            }
         }
         Some(())
+    }
+
+    /// The program asks for the message after the last one of a mailbox. The rest of a batch
+    /// whose connection has ended comes again.
+    #[inline(never)]
+    fn ask_mailbox(&mut self) {
+        if self.inner.run.as_ref().is_some_and(|run| !self.inner.shared.consumption.ask(run)) {
+            self.inner.batch = BytesMut::new();
+        }
     }
 
     #[cfg(test)]
@@ -380,7 +405,11 @@ impl ClientSession {
             self.inner.terminated = true;
             return Poll::Ready(false);
         };
+        if self.inner.run.is_some() || popped.run.is_some() {
+            self.inner.shared.consumption.turn(self.inner.run.as_deref(), popped.run.as_deref());
+        }
         self.inner.batch = popped.batch;
+        self.inner.run = popped.run;
         if popped.wakes_driver {
             self.inner.shared.driver.wake();
         }

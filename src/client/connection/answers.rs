@@ -2,10 +2,12 @@
 
 use super::{
     greeting::refusal,
+    mailboxes::denial,
     state::{Connection, End},
 };
 use crate::{
     client::{
+        driver::wanted::Wish,
         error::{Cause, Error},
         event::SessionEvent,
         queue::unconfirmed::{Keeping, NeverSent},
@@ -34,8 +36,14 @@ impl Connection<'_> {
                 self.subscription_answered(code, channel, text);
                 Ok(())
             }
-            // A sign of life, or about mailboxes, for which nothing has asked.
-            _ => Ok(()),
+            BrokerFrame::Origin { position, count, source, mailbox } => {
+                self.announced(position, count, source, mailbox)
+            }
+            BrokerFrame::Gap { messages, reason, mailbox, text } => {
+                self.missed(messages, reason, mailbox, text);
+                Ok(())
+            }
+            BrokerFrame::Heartbeat => Ok(()),
         }
     }
 
@@ -95,19 +103,18 @@ impl Connection<'_> {
         let Some(at) = extension.unanswered.iter().position(|(asked, _)| *asked == *channel) else {
             return;
         };
-        let Some((channel, wanted)) = extension.unanswered.remove(at) else {
+        let Some((channel, wish)) = extension.unanswered.remove(at) else {
             return;
         };
         let again = extension.unanswered.iter().any(|(asked, _)| *asked == channel);
-        if !wanted || again {
+        if wish == Wish::Nothing || again {
             return;
         }
         if code == Code::DONE {
             self.shared.granted(&channel);
             return;
         }
-        let message = if text.is_empty() { format!("code {}", code.0) } else { text.to_owned() };
-        let cause = Error::new(Cause::SubscribeDenied { channel: Some(channel.clone()), message });
+        let cause = denial(code, &channel, &wish, text);
         self.subscribed.remove(&channel);
         self.shared.unwant(&channel, &cause);
         self.shared.emit(SessionEvent::SubscribeDenied { channel: Some(channel), cause });

@@ -51,7 +51,7 @@ impl Extension {
     pub(super) fn new(confirm: Confirm) -> Self {
         let confirm = if confirm == Confirm::Off { Flags::default() } else { Flags::CONFIRM };
         Self {
-            asked: Flags::REPLIES | Flags::HEARTBEAT | Flags::WINDOW | confirm,
+            asked: Flags::REPLIES | Flags::HEARTBEAT | Flags::WINDOW | Flags::ORIGIN | confirm,
             granted: Flags::default(),
             asks: true,
             answered: false,

@@ -4,8 +4,10 @@ mod answers;
 mod denial;
 #[doc(hidden)]
 pub mod error_text;
+mod expected;
 pub(super) mod greeting;
 mod life;
+mod mailboxes;
 mod parting;
 mod proving;
 pub(super) mod state;
@@ -31,15 +33,17 @@ use tokio::{
 
 use self::{
     answers::MAX_UNANSWERED,
-    state::{Connection, End, Extension, Phase, encode, subscribe, unsubscribe},
+    expected::Mailboxes,
+    state::{Connection, End, Extension, Phase, encode, unsubscribe},
     transport::{FrameTransport, Received},
     watch::Watch,
 };
 use super::{
     driver::{
-        desired::{Intent, Shared},
+        desired::Shared,
         reconnect::{ConnectionOutcome, ReconnectState},
         spooling::Link,
+        wanted::{Intent, Wish},
     },
     error::{Cause, Error},
     queue::{in_flight::Written, unconfirmed::Keeping},
@@ -88,6 +92,7 @@ impl<'a> Connection<'a> {
             parting: None,
             hold: None,
             subscribed: BTreeMap::new(),
+            mailboxes: Mailboxes::default(),
             rotation: None,
             granting: None,
             complaint: None,
@@ -230,6 +235,7 @@ impl<'a> Connection<'a> {
                     if let DecodeError::TooLong { length, .. } = cause {
                         self.received(length as usize, false)?;
                     }
+                    self.passed_over_one();
                     self.shared.skip(cause);
                 }
                 Received::Extension(opcode, body) => self.answered(opcode, &body)?,
@@ -247,12 +253,7 @@ impl<'a> Connection<'a> {
 
     fn delivered(&mut self, batch: BytesMut) -> Result<(), End> {
         self.proven();
-        let kept = self.keeps(&batch);
-        self.received(batch.len(), kept)?;
-        if kept {
-            self.shared.inbox.push(batch);
-        }
-        Ok(())
+        self.queue(batch)
     }
 
     /// The connection as the spool sees it.
@@ -348,32 +349,39 @@ impl<'a> Connection<'a> {
             Phase::Proving { .. } if !self.reconnect.careful => {}
             _ => return,
         }
-        let answers = self.extension.as_mut().filter(|answers| !answers.answered || answers.grants(Flags::REPLIES));
-        let mut unanswered = answers.map(|answers| &mut answers.unanswered);
-        if unanswered.as_ref().is_some_and(|unanswered| unanswered.len() >= MAX_UNANSWERED) {
+        let extension = self.extension.as_ref();
+        let answers = extension.is_some_and(|extension| !extension.answered || extension.grants(Flags::REPLIES));
+        if answers && extension.is_some_and(|extension| extension.unanswered.len() >= MAX_UNANSWERED) {
             return;
         }
-        let mut frames = Vec::new();
-        for (channel, wanted) in self.shared.changes() {
-            if wanted && !self.subscribed.contains_key(&channel) {
-                frames.push(subscribe(self.shared, &channel));
+        let mut changes = self.shared.changes();
+        changes.retain(|(channel, wish)| match wish {
+            Wish::Nothing => self.subscribed.remove(channel).is_some(),
+            Wish::Plain if self.subscribed.contains_key(channel) => {
+                // Unsubscribed and wanted again between two looks: the answer is known, or on its way.
+                if answers && !self.is_unanswered(channel) {
+                    self.shared.granted(channel);
+                }
+                false
+            }
+            Wish::Plain | Wish::From(_) if self.can(channel, wish) => {
                 self.subscribed.insert(channel.clone(), Instant::now());
-            } else if !wanted && self.subscribed.remove(&channel).is_some() {
-                frames.push(unsubscribe(self.shared, channel.clone()));
-            } else {
-                continue;
+                true
             }
-            if let Some(unanswered) = &mut unanswered {
-                unanswered.push_back((channel, wanted));
-            }
+            Wish::Plain | Wish::From(_) => false,
+        });
+        let frames = self.asking(changes.iter().map(|(channel, wish)| (channel, wish)));
+        self.reconnect.in_flight.push_control(frames);
+        if let Some(extension) = self.extension.as_mut().filter(|_| answers) {
+            extension.unanswered.extend(changes);
         }
-        self.reconnect.in_flight.push_control(encode(self.shared, &frames));
     }
 
     /// Sends the queue, and then asks for no more messages, so that the broker's EOF is not far.
     fn begin_closing(&mut self) {
         self.reconnect.discard(self.shared);
         self.shared.outbox.take(&mut self.reconnect.in_flight);
+        self.tell_processed();
         let subscribed = mem::take(&mut self.subscribed);
         let frames: Vec<_> = subscribed.into_keys().map(|channel| unsubscribe(self.shared, channel)).collect();
         self.reconnect.in_flight.push_last(encode(self.shared, &frames));

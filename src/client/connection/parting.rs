@@ -7,11 +7,7 @@ use tokio::time::sleep;
 
 use super::state::{Connection, End, Parting, Phase};
 use crate::client::{
-    driver::{
-        addresses,
-        desired::{Confirms, Intent},
-        reconnect::Recent,
-    },
+    driver::{addresses, desired::Confirms, reconnect::Recent, wanted::Intent},
     error::{Cause, Error},
     queue::unconfirmed::Keeping,
 };

@@ -5,10 +5,10 @@ use std::{collections::VecDeque, mem, task::Context};
 
 use tokio::time::{Instant, sleep_until};
 
-use super::state::{Connection, Phase, encode, subscribe};
+use super::state::{Connection, Phase, encode};
 use crate::{
     client::{
-        driver::{addresses, desired::Confirms},
+        driver::{addresses, desired::Confirms, wanted::Wish},
         event::{SessionEvent, SessionState},
         queue::unconfirmed::Keeping,
     },
@@ -24,8 +24,9 @@ impl Connection<'_> {
     pub(super) fn begin(&mut self, nonce: &Nonce) {
         let config = &self.shared.config;
         let (mut now, mut later) = (self.shared.channels(), VecDeque::new());
+        now.retain(|channel, wish| self.can(channel, wish));
         if self.reconnect.careful && self.extension.is_none() {
-            now.retain(|channel| {
+            now.retain(|channel, _| {
                 let proven = self.reconnect.proven.contains(channel);
                 if !proven {
                     later.push_back(channel.clone());
@@ -38,12 +39,12 @@ impl Connection<'_> {
         let auth = Frame::Auth { ident: config.ident.clone(), digest: config.secret.sign(nonce) };
         self.reconnect.in_flight.push_control(encode(self.shared, &[auth]));
         self.say_hello();
-        let frames: Vec<_> = now.iter().map(|channel| subscribe(self.shared, channel)).collect();
-        self.reconnect.in_flight.push_control(encode(self.shared, &frames));
+        let frames = self.asking(&now);
+        self.reconnect.in_flight.push_control(frames);
+        self.subscribed = now.keys().map(|channel| (channel.clone(), Instant::now())).collect();
         if let Some(extension) = &mut self.extension {
-            extension.unanswered.extend(now.iter().map(|channel| (channel.clone(), true)));
+            extension.unanswered.extend(now);
         }
-        self.subscribed = now.into_iter().map(|channel| (channel, Instant::now())).collect();
         if let Phase::Proving { replay, .. } = &mut self.phase {
             *replay = later;
         }
@@ -80,10 +81,11 @@ impl Connection<'_> {
             self.accept();
             return;
         }
-        let frames: Vec<_> = last.iter().map(|channel| subscribe(self.shared, channel)).collect();
-        self.subscribed.extend(last.iter().map(|channel| (channel.clone(), now)));
+        let asked = last.clone();
+        self.subscribed.extend(asked.iter().map(|channel| (channel.clone(), now)));
         grace.as_mut().reset(now + reconnect.grace(self.shared));
-        reconnect.in_flight.push_control(encode(self.shared, &frames));
+        let frames = self.asking(asked.iter().map(|channel| (channel, &Wish::Plain)));
+        self.reconnect.in_flight.push_control(frames);
     }
 
     /// A broker that confirms nothing: what another one did not acknowledge is sent once more.

@@ -12,12 +12,13 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::{life::Life, transport::FrameTransport, watch::Watch};
+use super::{expected::Mailboxes, life::Life, transport::FrameTransport, watch::Watch};
 use crate::{
     client::{
         driver::{
             desired::Shared,
             reconnect::{ConnectionOutcome, ReconnectState},
+            wanted::Wish,
         },
         error::Error,
     },
@@ -81,6 +82,7 @@ pub(crate) struct Connection<'a> {
     pub(super) hold: Option<Pin<Box<Sleep>>>,
     /// The channels that the broker was asked for, and when.
     pub(super) subscribed: BTreeMap<Channel, Instant>,
+    pub(super) mailboxes: Mailboxes,
     /// When the connection is ended to have messages confirmed.
     pub(super) rotation: Option<Pin<Box<Sleep>>>,
     /// When the next of them counts as delivered, for a broker that never says so.
@@ -123,8 +125,8 @@ pub(super) struct Extension {
     pub(super) answered: bool,
     /// The flags that the broker granted.
     pub(super) granted: Flags,
-    /// SUBSCRIBE (true) and UNSUBSCRIBE that are not answered, in order.
-    pub(super) unanswered: VecDeque<(Channel, bool)>,
+    /// Changes of subscriptions that are not answered, in order.
+    pub(super) unanswered: VecDeque<(Channel, Wish)>,
     /// The longest frame of a message that the broker takes.
     pub(super) largest: u32,
     /// The window that HELLO told.

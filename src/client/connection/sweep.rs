@@ -94,12 +94,14 @@ impl Connection<'_> {
     }
 
     /// Tells the broker what is taken, when that is a quarter of the window; `all` for what there is.
-    pub(super) fn tell_taken(&mut self, all: bool) {
+    /// Whether it has said something.
+    pub(super) fn tell_taken(&mut self, all: bool) -> bool {
+        let mut told = false;
         loop {
             let popped = self.shared.inbox.popped();
             let window = self.extension.as_mut().and_then(|extension| extension.life.as_mut()?.window.as_mut());
             let Some(window) = window else {
-                return;
+                return told;
             };
             let (taken, quarter) = (popped.saturating_sub(window.before) + window.dropped, window.size / TELL_AFTER);
             let more = taken.saturating_sub(window.told);
@@ -110,12 +112,13 @@ impl Connection<'_> {
             // Here the driver is woken for the next quarter.
             let next = window.before + (window.told + quarter.max(1)).saturating_sub(window.dropped);
             self.shared.inbox.tell_at(next);
+            told |= tell;
             if tell {
                 self.push_frame(ClientFrame::Consumed { bytes: taken, position: Position::NONE, mailbox: "" });
             }
             // So much may have been taken before that was known.
             if self.shared.inbox.popped() < next {
-                return;
+                return told;
             }
         }
     }
@@ -155,7 +158,11 @@ impl Connection<'_> {
                 self.push_frame(ClientFrame::Heartbeat);
             }
         }
-        self.tell_taken(swept);
+        let committed = self.shared.consumption.take_committed();
+        let told = self.tell_taken(swept);
+        if swept || committed || told {
+            self.tell_processed();
+        }
         Ok(swept)
     }
 }

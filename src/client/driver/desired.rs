@@ -1,8 +1,7 @@
 //! The desired state of a session, and all else that its handles share with the driver.
 
 use std::{
-    collections::BTreeSet,
-    mem,
+    collections::BTreeMap,
     sync::{
         OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
@@ -17,6 +16,7 @@ use tokio::{
     time::Instant,
 };
 
+use super::wanted::{Intent, Wanted, Wish};
 #[cfg(feature = "spool")]
 use crate::client::spool::SpoolStatus;
 use crate::{
@@ -24,7 +24,8 @@ use crate::{
         config::Config,
         error::{Cause, Error},
         event::{Events, SessionEvent, SessionState},
-        queue::{in_flight::InFlight, receive::Inbox, send::Outbox},
+        mailbox::SubscribeFrom,
+        queue::{consumption::Consumption, in_flight::InFlight, receive::Inbox, send::Outbox},
         receipt::{Flushed, SessionStats},
     },
     wire::{Channel, DecodeError},
@@ -37,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) outbox: Outbox,
     pub(crate) inbox: Inbox,
+    pub(crate) consumption: Consumption,
     pub(crate) driver: AtomicWaker,
     /// The driver could go on, and lets others run.
     gave_way: AtomicBool,
@@ -61,22 +63,8 @@ pub(crate) struct Shared {
     awaits: AtomicBool,
     skipped: Mutex<Skipped>,
     refused: Mutex<Refused>,
+    missed: Mutex<Missed>,
     outcome: OnceLock<Result<(), Error>>,
-}
-
-#[derive(Debug, Default)]
-struct Wanted {
-    channels: BTreeSet<Channel>,
-    /// Channels whose membership changed since the driver looked.
-    changed: BTreeSet<Channel>,
-    /// There is a connection whose driver looks at what changed. Without one, nothing needs to be
-    /// remembered.
-    connected: bool,
-    /// Channels that the broker of this connection has said it delivers.
-    granted: BTreeSet<Channel>,
-    /// The programs' waits for the broker's answer about a channel.
-    waiting: Vec<(Channel, oneshot::Sender<Result<(), Error>>)>,
-    intent: Intent,
 }
 
 /// Whether the broker confirms messages.
@@ -112,6 +100,14 @@ struct Refused {
 /// How many channels of refused messages are told of in one [`TELL_AGAIN`].
 const MAX_TOLD: usize = 16;
 
+/// Messages that mailboxes have lost, and how many events have told of some lately.
+#[derive(Debug, Default)]
+struct Missed {
+    messages: u64,
+    told: usize,
+    since: Option<Instant>,
+}
+
 /// Received messages that were passed over.
 #[derive(Debug, Default)]
 struct Skipped {
@@ -124,23 +120,12 @@ struct Skipped {
 /// passed over, one event in this time tells.
 const TELL_AGAIN: Duration = Duration::from_secs(1);
 
-/// The intent of the program for the session as a whole.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Intent {
-    /// Stay connected.
-    #[default]
-    Run,
-    /// Send what is queued, have it confirmed, be done by then.
-    Close(Instant),
-    /// End at once: nobody holds the session any more.
-    Abort,
-}
-
 impl Shared {
     pub(crate) fn new(config: Config) -> Self {
         Self {
             outbox: Outbox::new(config.ident.clone(), config.limits, config.send_queue),
             inbox: Inbox::new(config.receive_queue),
+            consumption: Consumption::new(config.manual_commit),
             driver: AtomicWaker::new(),
             gave_way: AtomicBool::new(false),
             sent: AtomicU64::new(0),
@@ -157,6 +142,7 @@ impl Shared {
             awaits: AtomicBool::new(false),
             skipped: Mutex::default(),
             refused: Mutex::default(),
+            missed: Mutex::default(),
             outcome: OnceLock::new(),
             config,
         }
@@ -165,82 +151,56 @@ impl Shared {
     /// Wants a channel, or no longer. The driver sends what that takes, now or when it is
     /// connected.
     pub(crate) fn want(&self, channel: Channel, wanted: bool) {
-        let mut state = self.wanted.lock();
-        let changed = if wanted { state.channels.insert(channel.clone()) } else { state.channels.remove(&channel) };
-        // Changed twice, it is as the driver knows it.
-        if !wanted {
-            state.granted.remove(&channel);
-            let cause = Error::new(Cause::Unsubscribed { channel: channel.clone() });
-            state.answer(&channel, &Err(cause));
-        }
-        if changed && state.connected && !state.changed.remove(&channel) {
-            state.changed.insert(channel);
-        }
-        drop(state);
+        let changed = self.wanted.lock().want(channel, wanted);
         if changed {
             self.driver.wake();
         }
     }
 
+    /// Wants a channel from some point on, in place of what was wanted of it before.
+    pub(crate) fn want_from(&self, channel: Channel, from: SubscribeFrom) {
+        self.wanted.lock().want_from(channel, from);
+        self.driver.wake();
+    }
+
     /// All wanted channels, for a new connection.
-    pub(crate) fn channels(&self) -> BTreeSet<Channel> {
-        let mut state = self.wanted.lock();
-        state.connected = true;
-        state.changed.clear();
-        state.channels.clone()
+    pub(crate) fn channels(&self) -> BTreeMap<Channel, Wish> {
+        self.wanted.lock().channels()
+    }
+
+    /// Whether a mailbox is among what is wanted.
+    pub(crate) fn wants_mailbox(&self) -> bool {
+        self.wanted.lock().has_mailbox()
     }
 
     /// The connection is over: what changes from now on is part of the next one's
-    /// [`channels`](Self::channels).
+    /// [`channels`](Self::channels), and what the broker was not told of as processed comes again.
     pub(crate) fn disconnected(&self) {
-        let mut state = self.wanted.lock();
-        state.connected = false;
-        state.changed.clear();
-        state.granted.clear();
+        self.wanted.lock().disconnected();
+        self.consumption.disconnected();
+        self.inbox.let_runs_go();
     }
 
-    /// Channels whose membership changed, each with whether it is wanted now.
-    pub(crate) fn changes(&self) -> Vec<(Channel, bool)> {
-        let mut state = self.wanted.lock();
-        mem::take(&mut state.changed)
-            .into_iter()
-            .map(|channel| {
-                let wanted = state.channels.contains(&channel);
-                (channel, wanted)
-            })
-            .collect()
+    /// Channels whose wish changed, each with what is wanted of it now.
+    pub(crate) fn changes(&self) -> Vec<(Channel, Wish)> {
+        self.wanted.lock().changes()
     }
 
     /// Takes a channel that the broker denied out of what is wanted; says whether it was.
     pub(crate) fn unwant(&self, channel: &Channel, cause: &Error) -> bool {
-        let mut state = self.wanted.lock();
-        state.changed.remove(channel);
-        state.granted.remove(channel);
-        let wanted = state.channels.remove(channel);
-        state.answer(channel, &Err(cause.clone()));
-        wanted
+        self.wanted.lock().unwant(channel, cause)
     }
 
     /// The broker delivers a channel.
     pub(crate) fn granted(&self, channel: &Channel) {
-        let mut state = self.wanted.lock();
-        state.granted.insert(channel.clone());
-        state.answer(channel, &Ok(()));
+        self.wanted.lock().grant(channel);
     }
 
     /// Waits for the broker's word about a channel that is [wanted](Self::want); the answer may be
     /// there already.
     pub(crate) fn await_grant(&self, channel: Channel) -> oneshot::Receiver<Result<(), Error>> {
-        let (sender, receiver) = oneshot::channel();
-        let mut state = self.wanted.lock();
-        // Futures that were dropped wait for nothing.
-        state.waiting.retain(|(_, waiting)| !waiting.is_closed());
-        if state.granted.contains(&channel) {
-            drop(sender.send(Ok(())));
-        } else {
-            state.waiting.push((channel, sender));
-            self.awaits.store(true, Relaxed);
-        }
+        let receiver = self.wanted.lock().wait(channel);
+        self.awaits.store(true, Relaxed);
         receiver
     }
 
@@ -249,9 +209,10 @@ impl Shared {
         if !self.awaits.load(Relaxed) {
             return Vec::new();
         }
-        let state = self.wanted.lock();
-        self.awaits.store(!state.waiting.is_empty(), Relaxed);
-        state.waiting.iter().map(|(channel, _)| channel.clone()).collect()
+        let wanted = self.wanted.lock();
+        let awaited = wanted.waited_for();
+        self.awaits.store(!awaited.is_empty(), Relaxed);
+        awaited
     }
 
     pub(crate) fn intent(&self) -> Intent {
@@ -308,6 +269,23 @@ impl Shared {
         drop(refused);
         tracing::warn!(%cause, messages = total, "message refused");
         self.emit(SessionEvent::Refused { channel, messages: total, cause: cause.clone() });
+    }
+
+    /// Counts messages that mailboxes have lost.
+    pub(crate) fn missed(&self, messages: u64, event: impl FnOnce() -> SessionEvent) {
+        let mut missed = self.missed.lock();
+        missed.messages = missed.messages.saturating_add(messages);
+        let now = Instant::now();
+        if missed.since.is_none_or(|since| now >= since + TELL_AGAIN) {
+            (missed.since, missed.told) = (Some(now), 0);
+        }
+        missed.told += 1;
+        if missed.told <= MAX_TOLD {
+            drop(missed);
+            let event = event();
+            tracing::warn!(%event, "messages missed");
+            self.emit(event);
+        }
     }
 
     /// Counts messages that were taken out of the queue, as they are too long for the broker.
@@ -442,6 +420,7 @@ impl Shared {
             resent: figures.resent,
             refused: refused + discarded,
             lost: self.unconfirmed() + figures.lost + self.dropped.load(Relaxed),
+            missed: self.missed.lock().messages,
         }
     }
 
@@ -492,29 +471,12 @@ impl Shared {
         self.outbox.end(refusal);
         self.emit(SessionEvent::Closed { cause });
         self.inbox.end();
-        for (_, waiting) in mem::take(&mut self.wanted.lock().waiting) {
-            drop(waiting.send(Err(refusal.clone())));
-        }
+        self.wanted.lock().end(refusal);
         self.state.send_replace(SessionState::Closed);
     }
 
     /// How the session ended, once it has.
     pub(crate) fn outcome(&self) -> Option<Result<(), Error>> {
         self.outcome.get().cloned()
-    }
-}
-
-impl Wanted {
-    /// Answers everyone who waits for a channel.
-    fn answer(&mut self, channel: &Channel, answer: &Result<(), Error>) {
-        let mut at = 0;
-        while let Some((waits_for, _)) = self.waiting.get(at) {
-            if waits_for == channel {
-                // A future that was dropped needs no answer.
-                drop(self.waiting.swap_remove(at).1.send(answer.clone()));
-            } else {
-                at += 1;
-            }
-        }
     }
 }

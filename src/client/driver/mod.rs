@@ -7,6 +7,7 @@ pub(super) mod reconnect;
 pub(super) mod shared_task;
 #[cfg_attr(not(feature = "spool"), path = "spooling/absent.rs")]
 pub(super) mod spooling;
+pub(super) mod wanted;
 
 use std::{io, pin::pin, sync::Arc, task::Poll, time::Duration};
 
@@ -19,8 +20,9 @@ use tokio::{
 
 use self::{
     backoff::Backoff,
-    desired::{Intent, Shared},
+    desired::Shared,
     reconnect::{ConnectionOutcome, ReconnectState},
+    wanted::Intent,
 };
 use super::{
     connection::{
@@ -188,7 +190,8 @@ impl Driver {
     /// Whether to say HELLO to a broker that offers the extension.
     fn says_hello(&mut self) -> bool {
         let config = &self.shared.config;
-        if matches!(config.confirm, Confirm::Required(_)) || addresses::has_answered(&config.addr) {
+        let needs = matches!(config.confirm, Confirm::Required(_)) || self.shared.wants_mailbox();
+        if needs || addresses::has_answered(&config.addr) {
             return true;
         }
         self.reconnect.leaves_out = self.reconnect.silent >= SILENT_ENDS;

@@ -1,6 +1,7 @@
 //! The queues of a session: to send, being written, unconfirmed, received.
 
 pub(super) mod batch;
+pub(super) mod consumption;
 pub(super) mod in_flight;
 pub(super) mod receive;
 pub(super) mod retain;

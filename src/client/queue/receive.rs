@@ -10,6 +10,8 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::task::coop;
 
+use super::consumption::Run;
+
 /// Batches of received PUBLISH frames between the driver and the session, bounded in bytes.
 ///
 /// Whole batches are handed over, not messages: one lock and at most one wake-up for many messages.
@@ -27,13 +29,16 @@ pub(crate) struct Inbox {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Popped {
     pub(crate) batch: BytesMut,
+    /// Its run, if a mailbox has delivered it.
+    pub(crate) run: Option<Box<Run>>,
     /// The driver had stopped reading, and may go on now, or wants to know that so much is taken.
     pub(crate) wakes_driver: bool,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    batches: VecDeque<BytesMut>,
+    /// Each with what it is of a mailbox.
+    batches: VecDeque<(BytesMut, Option<Box<Run>>)>,
     bytes: usize,
     /// All bytes that were ever put in.
     pushed: u64,
@@ -82,15 +87,36 @@ impl Inbox {
     }
 
     pub(crate) fn push(&self, batch: BytesMut) {
+        self.put(batch, None);
+    }
+
+    /// A batch that a mailbox has delivered.
+    pub(crate) fn push_run(&self, batch: BytesMut, run: Run) {
+        self.put(batch, Some(Box::new(run)));
+    }
+
+    fn put(&self, batch: BytesMut, run: Option<Box<Run>>) {
         let mut state = self.state.lock();
         state.bytes += batch.len();
         state.pushed += batch.len() as u64;
-        state.batches.push_back(batch);
+        state.batches.push_back((batch, run));
         let reader = state.reader.take();
         drop(state);
         if let Some(reader) = reader {
             reader.wake();
         }
+    }
+
+    /// Lets go what mailboxes have delivered.
+    pub(crate) fn let_runs_go(&self) {
+        let mut state = self.state.lock();
+        let mut gone = 0;
+        state.batches.retain(|(batch, run)| {
+            gone += if run.is_some() { batch.len() } else { 0 };
+            run.is_none()
+        });
+        state.bytes -= gone;
+        self.popped.store(self.popped.load(Relaxed) + gone as u64, Relaxed);
     }
 
     /// Nothing more comes: the stream ends when what is here has been read.
@@ -109,7 +135,7 @@ impl Inbox {
         // A backlog must not keep its reader from letting others run.
         let budget = ready!(coop::poll_proceed(cx));
         let mut state = self.state.lock();
-        if let Some(batch) = state.batches.pop_front() {
+        if let Some((batch, run)) = state.batches.pop_front() {
             let full = state.bytes >= self.capacity;
             state.bytes -= batch.len();
             let popped = self.popped.load(Relaxed) + batch.len() as u64;
@@ -120,7 +146,7 @@ impl Inbox {
             }
             let wakes_driver = told || full && state.bytes < self.capacity;
             budget.made_progress();
-            return Poll::Ready(Some(Popped { batch, wakes_driver }));
+            return Poll::Ready(Some(Popped { batch, run, wakes_driver }));
         }
         if state.ended {
             budget.made_progress();
@@ -150,8 +176,9 @@ mod tests {
         inbox.push(BytesMut::from(&b"1234"[..]));
         inbox.push(BytesMut::from(&b"5"[..]));
         assert!(!inbox.has_room());
-        let popped =
-            |batch: &[u8], wakes_driver| Poll::Ready(Some(Popped { batch: BytesMut::from(batch), wakes_driver }));
+        let popped = |batch: &[u8], wakes_driver| {
+            Poll::Ready(Some(Popped { batch: BytesMut::from(batch), run: None, wakes_driver }))
+        };
         assert_eq!(inbox.poll_pop(cx), popped(b"12345678", true));
         assert!(inbox.has_room());
         assert_eq!(inbox.poll_pop(cx), popped(b"1234", false));

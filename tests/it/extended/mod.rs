@@ -3,5 +3,6 @@
 mod confirming;
 mod flowing;
 mod greeting;
+mod mailboxes;
 mod peer;
 mod subscribing;

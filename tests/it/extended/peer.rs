@@ -8,12 +8,13 @@ use hpfeeds::{
     wire::{
         DecodeError, Frame, Header, Limits, Nonce,
         extension::{
-            BrokerFrame, BrokerHello, ClientFrame, Code, ExtensionHeader, Flags, Level, RefusedRange, StreamId, offer,
+            BrokerFrame, BrokerHello, ClientFrame, Code, ExtensionHeader, Flags, Level, Mode, Position, RefusedRange,
+            StreamId, offer,
         },
     },
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     time::timeout,
 };
 
@@ -30,7 +31,12 @@ pub(crate) enum Heard {
     Frame(Frame),
     Hello(Hello),
     Heartbeat,
+    /// Bytes that are taken, and nothing of a mailbox.
     Consumed(u64),
+    /// A mailbox, and the last message of it that is processed.
+    Processed(String, Position),
+    /// A mode, a position, a mailbox and a channel.
+    SubscribeFrom(Mode, Position, String, String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,28 +48,26 @@ pub(crate) struct Hello {
     pub(crate) window: Option<u32>,
 }
 
+/// A pipe or a socket.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
 /// One connection, as a broker with the extension sees it.
 pub(crate) struct Peer {
-    io: DuplexStream,
+    io: Box<dyn Io>,
     received: BytesMut,
 }
 
 impl Script {
     /// The next connection, to which the extension is offered, up to its HELLO.
     pub(crate) async fn greet(&mut self) -> (Peer, Hello) {
-        let mut peer = self.offer().await;
-        assert!(matches!(peer.heard().await, Heard::Frame(Frame::Auth { .. })));
-        match peer.heard().await {
-            Heard::Hello(hello) => (peer, hello),
-            other => panic!("not HELLO: {other:?}"),
-        }
+        self.offer().await.greeted().await
     }
 
     /// The next connection, to which the extension is offered.
     pub(crate) async fn offer(&mut self) -> Peer {
-        let mut peer = Peer { io: self.accept().await, received: BytesMut::new() };
-        peer.send(Frame::Info { name: offer("scripted").into_owned(), nonce: Nonce::new(NONCE) }).await;
-        peer
+        Peer::new(self.accept().await).await
     }
 
     /// The next connection, whose HELLO is answered: this much of the stream is decided.
@@ -75,6 +79,28 @@ impl Script {
 }
 
 impl Peer {
+    /// A connection to which the extension is offered.
+    async fn new(io: impl Io + 'static) -> Self {
+        let mut peer = Self { io: Box::new(io), received: BytesMut::new() };
+        peer.send(Frame::Info { name: offer("scripted").into_owned(), nonce: Nonce::new(NONCE) }).await;
+        peer
+    }
+
+    /// A connection whose HELLO is answered.
+    pub(crate) async fn greeting(io: impl Io + 'static) -> Self {
+        let (mut peer, hello) = Self::new(io).await.greeted().await;
+        peer.answer(grants(&hello, Level::ROUTED)).await;
+        peer
+    }
+
+    async fn greeted(mut self) -> (Self, Hello) {
+        assert!(matches!(self.heard().await, Heard::Frame(Frame::Auth { .. })));
+        match self.heard().await {
+            Heard::Hello(hello) => (self, hello),
+            other => panic!("not HELLO: {other:?}"),
+        }
+    }
+
     pub(crate) async fn raw(&mut self, bytes: &[u8]) {
         self.io.write_all(bytes).await.unwrap();
     }
@@ -115,6 +141,49 @@ impl Peer {
     pub(crate) async fn publish(&mut self, channel: &str, payload: impl Into<Bytes>) {
         let (ident, channel) = ("them".parse().unwrap(), channel.parse().unwrap());
         self.send(Frame::Publish { ident, channel, payload: payload.into() }).await;
+    }
+
+    /// Messages of a mailbox: their first number in epoch 7, and their payloads.
+    pub(crate) async fn deliver(&mut self, mailbox: &str, number: u64, channel: &str, payloads: &[&str]) {
+        let (position, count) = (Position::new(7, number), payloads.len().try_into().unwrap());
+        self.say(BrokerFrame::Origin { position, count, source: None, mailbox }).await;
+        for payload in payloads {
+            self.publish(channel, payload.to_string()).await;
+        }
+    }
+
+    /// The next thing that is said about a mailbox.
+    pub(crate) async fn processed(&mut self) -> (String, u64) {
+        loop {
+            match self.heard().await {
+                Heard::Processed(mailbox, position) => {
+                    assert_eq!(position.epoch, 7);
+                    return (mailbox, position.number);
+                }
+                Heard::Consumed(_) | Heard::Heartbeat => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Nothing is said about a mailbox for a while.
+    pub(crate) async fn processed_nothing(&mut self) {
+        let quiet = async {
+            loop {
+                match self.read().await.expect("the session closed the connection") {
+                    Heard::Consumed(_) | Heard::Heartbeat => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        assert!(timeout(Duration::from_secs(5), quiet).await.is_err());
+    }
+
+    pub(crate) async fn expect_from(&mut self, mode: Mode, number: u64, mailbox: &str, channel: &str) {
+        let position = if number == 0 { Position::NONE } else { Position::new(7, number) };
+        let expected = Heard::SubscribeFrom(mode, position, mailbox.to_owned(), channel.to_owned());
+        assert_eq!(self.heard().await, expected);
+        self.suback(Code::DONE, channel).await;
     }
 
     /// The next frame; waits, in virtual time.
@@ -162,7 +231,11 @@ impl Peer {
                         window: hello.window(),
                     }),
                     ClientFrame::Heartbeat => Heard::Heartbeat,
-                    ClientFrame::Consumed { bytes, .. } => Heard::Consumed(bytes),
+                    ClientFrame::Consumed { bytes, position: Position::NONE, mailbox: "" } => Heard::Consumed(bytes),
+                    ClientFrame::Consumed { position, mailbox, .. } => Heard::Processed(mailbox.to_owned(), position),
+                    ClientFrame::SubscribeFrom { mode, position, mailbox, channel } => {
+                        Heard::SubscribeFrom(mode, position, mailbox.to_owned(), channel.to_owned())
+                    }
                     other => panic!("{other:?}"),
                 };
                 self.received.advance(header.length);

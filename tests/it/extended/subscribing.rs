@@ -90,6 +90,29 @@ async fn a_stale_answer_says_nothing_about_a_channel_that_was_asked_for_again() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_channel_that_is_wanted_again_before_anything_was_sent_is_granted() {
+    let (mut script, builder) = script();
+    let session = builder.start().unwrap();
+    let (mut peer, _) = script.confirm(0).await;
+    session.subscribe("a").unwrap();
+    peer.expect_subscribe("a").await;
+    // Its answer is on its way, or known.
+    for known in [false, true] {
+        session.unsubscribe("a").unwrap();
+        let waiting = session.subscribe_confirmed("a");
+        sleep(Duration::from_millis(1)).await;
+        if !known {
+            peer.suback(Code::DONE, "a").await;
+        }
+        tokio::time::timeout(Duration::from_secs(5), waiting).await.unwrap().unwrap();
+    }
+    // What takes the place of a subscription is not forgotten when it is taken back at once.
+    drop(session.subscribe_from("a", hpfeeds::SubscribeFrom::live()));
+    session.unsubscribe("a").unwrap();
+    assert!(matches!(peer.heard().await, super::peer::Heard::Frame(hpfeeds::wire::Frame::Unsubscribe { .. })));
+}
+
+#[tokio::test(start_paused = true)]
 async fn waiting_for_a_channel_ends_with_unsubscribing_and_with_the_session() {
     let (mut script, builder) = script();
     let mut session = builder.start().unwrap();

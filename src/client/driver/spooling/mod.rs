@@ -20,7 +20,7 @@ use std::{
 use futures::future::poll_fn;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use super::desired::{Intent, Shared};
+use super::{desired::Shared, wanted::Intent};
 use crate::{
     client::{
         config::SPOOL_ENDING,
