@@ -104,10 +104,9 @@ impl Link {
         self.stuck.load(Relaxed)
     }
 
-    /// Fences the connection: it must not use its stream any more.
+    /// Fences the connection: it must not use its stream any more. It is to be woken up after that.
     pub(crate) fn fence(&self) {
         self.fenced.store(true, Relaxed);
-        self.outbox.wake();
     }
 
     pub(crate) fn is_fenced(&self) -> bool {

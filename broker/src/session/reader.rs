@@ -251,8 +251,9 @@ impl SessionReader {
                 return Ok(Some(Suspension::yield_now()));
             }
             if let Some(extension) = &self.extension {
-                // The writer looks at a new HELLO before the next frame is.
-                if extension.is_renewed() {
+                // The writer looks at a new HELLO before the next frame is; a fenced connection reads
+                // nothing more.
+                if extension.is_renewed() || extension.link().is_fenced() {
                     return Ok(Some(Suspension::yield_now()));
                 }
                 if extension.is_waiting() {

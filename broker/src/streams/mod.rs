@@ -130,8 +130,10 @@ impl StreamTable {
         }
         let before = entry.claimant.replace(link.clone());
         let holder = entry.holder.clone();
-        drop(state);
+        // Under the lock: a connection that has given its stream back is not fenced for it later.
         before.iter().chain(&holder).for_each(|link| link.fence());
+        drop(state);
+        before.iter().chain(&holder).for_each(|link| link.outbox().wake());
         Claimed::Later(StreamClaim(Some(seat)))
     }
 }

@@ -41,6 +41,10 @@ impl Extension {
             other => {
                 // Before another is claimed: no connection holds one and waits for another.
                 drop(other);
+                if self.link.is_fenced() {
+                    // It ends, and must not take another stream from the connection that holds it.
+                    return Ok(());
+                }
                 match context.streams.claim(key, &self.link) {
                     Claimed::Now(hold, known) => self.answer(asked, Some((hold, known)), context),
                     Claimed::Later(claim) => {

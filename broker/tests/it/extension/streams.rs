@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use hpfeeds::wire::extension::Flags;
+use hpfeeds::wire::extension::{ClientFrame, ClientHello, Flags, StreamId};
 use hpfeeds_broker::Key;
 use tokio::time::timeout;
 
 use crate::{
-    extension_client::{Got, Scripted, ack, confirming},
+    extension_client::{Got, Scripted, ack, confirming, encoded},
     support::{Peer, builder, number, numbered, publish, start},
 };
 
@@ -154,4 +154,46 @@ async fn a_fenced_connection_gives_a_batch_up_that_takes_too_long_and_never_ackn
     }
     assert_eq!(second.next().await, ack(sent));
     assert_eq!(broker.stats().discarded, 1);
+}
+
+/// A connection that is told to leave its stream, while it changes to a third one's, either has left
+/// it before or ends without that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_connection_that_is_fenced_while_it_changes_its_stream_takes_none_from_a_third() {
+    let broker = start(builder()).await;
+    let beats = encoded(&ClientFrame::Heartbeat).repeat(1000);
+    let (mut changed, mut fenced) = (0, 0);
+    for round in 0..100u8 {
+        let [own, wanted] =
+            [1, 2].map(|n| ClientHello { stream: StreamId::new([2 * round + n; 16]), ..confirming(1, 1) });
+        let (mut first, _) = Scripted::dev(broker.local_addr(), own).await;
+        let (mut holder, _) = Scripted::dev(broker.local_addr(), wanted).await;
+        let mut claimant = Scripted::connect(broker.local_addr()).await;
+        let mut claim = claimant.auth("dev", "dev");
+        claim.extend(encoded(&ClientFrame::Hello(own)));
+        let mut change = beats.clone();
+        change.extend(encoded(&ClientFrame::Hello(wanted)));
+        change.extend(&beats);
+        tokio::join!(first.send(&change), claimant.send(&claim));
+        claimant.answer().await;
+        let error = Got::Error(FENCED.to_owned());
+        match first.next().await {
+            // The holder has given way.
+            Got::Hello(_) => {
+                changed += 1;
+                assert_eq!(holder.next().await, error, "round {round}");
+                first.publish("c", [1]).await;
+                assert_eq!(first.next().await, ack(1), "round {round}");
+            }
+            end => {
+                fenced += 1;
+                assert_eq!(end, error, "round {round}");
+                holder.publish("c", [1]).await;
+                assert_eq!(holder.next().await, ack(1), "round {round}");
+            }
+        }
+        drop((first, holder, claimant));
+        crate::support::until(|| broker.stats().connections == 0).await;
+    }
+    assert_eq!(changed + fenced, 100);
 }
