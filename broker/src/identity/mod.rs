@@ -188,6 +188,12 @@ impl Membership {
         self.ident.generation.load(Acquire) != self.seen
     }
 
+    /// Whether a lookup has found that the key does not count any more.
+    pub(crate) fn is_revoked(&self) -> bool {
+        let live = self.ident.state.lock();
+        live.as_of >= self.number && live.found.as_ref().is_none_or(|new| !new.accepts(&self.secret))
+    }
+
     /// Looks at what a lookup has found, and keeps the new key.
     pub(crate) fn look(&mut self) -> KeyChange {
         let live = self.ident.state.lock();
@@ -288,12 +294,16 @@ mod tests {
         assert!(!member.has_news());
         ident.found(Some(key("s", &["b"])), ident.latest());
         assert!(member.has_news());
+        assert!(!member.is_revoked());
         assert_eq!(member.look(), KeyChange::Changed);
         assert!(!member.has_news() && member.key().may_publish("b"));
         ident.found(Some(key("other", &["b"])), ident.latest());
+        assert!(member.is_revoked());
         assert_eq!(member.look(), KeyChange::Revoked);
         let mut other = join(&registry, &key("other", &["b"]));
+        assert!(!other.is_revoked(), "what was found before it came");
         ident.found(None, ident.latest());
+        assert!(other.is_revoked());
         assert_eq!((member.look(), other.look()), (KeyChange::Revoked, KeyChange::Revoked));
     }
 

@@ -319,6 +319,12 @@ impl SessionReader {
         if !self.membership.has_news() {
             return Ok(());
         }
+        // A batch that waits for subscribers was allowed: all of them get it, and it is acknowledged,
+        // before a change that may end the connection.
+        let waits = self.suspension.as_ref().is_some_and(|suspension| suspension.messages > 0);
+        if waits && !self.membership.is_revoked() {
+            return Ok(());
+        }
         match self.membership.look() {
             KeyChange::Same => {}
             KeyChange::Revoked => return Err(Some(End::Revoked)),

@@ -194,3 +194,23 @@ async fn figures_tell_of_the_extension() {
     let stats = broker.stats();
     assert_eq!((stats.refused_messages, stats.fenced, stats.silent, stats.refused), (7, 1, 0, 0));
 }
+
+/// Otherwise those that have it would get it again.
+#[tokio::test]
+async fn a_key_that_loses_a_subscription_ends_its_connection_after_the_batch_that_waits() {
+    let store = store();
+    let (broker, mut slow) = stuck(Duration::from_secs(5), &store).await;
+    let (mut client, _) = Scripted::connect(broker.local_addr()).await.login("bob", "s", confirming(1, 1)).await;
+    client.subscribe("secret").await;
+    assert_eq!(client.next().await, sub_ack(Code::DONE, "secret"));
+    let (sent, acked) = wait_behind(&mut client, "bob").await;
+    assert_eq!(acked + 1, sent);
+    *store.0.lock().unwrap() = Some(Key::new("bob", "s").unwrap().publish(["*"]).unwrap());
+    broker.recheck_now();
+    assert!(timeout(Duration::from_millis(200), client.read_next()).await.is_err(), "its batch waits");
+    for n in 1..=sent {
+        assert_eq!(slow.next().await.as_ref().map(crate::support::number), Some(n));
+    }
+    let error = "Authkey not allowed to sub here. ident=bob, chan=secret";
+    assert_eq!(last_words(&mut client).await, (sent, Some(error.to_owned())));
+}
