@@ -84,6 +84,14 @@ impl Control {
         debug_assert!(encoded.is_ok(), "names are checked, and lists bounded: {encoded:?}");
     }
 
+    /// Queues a frame of the base protocol that no window keeps back.
+    pub(crate) fn push_base(&mut self, frame: &[u8]) {
+        if !self.closed {
+            self.seal();
+            self.frames.extend_from_slice(frame);
+        }
+    }
+
     /// Whether so much waits that the client is not to be read.
     pub(crate) fn is_full(&self) -> bool {
         let ack = if self.ack.is_some() { ACK_LEN } else { 0 };

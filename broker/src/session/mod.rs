@@ -194,7 +194,11 @@ async fn drive(
             if stop.is_some() || (!reader.has_published() && !read.has_unread()) {
                 publishing = None;
             } else if !read.is_finished(cx) {
-                reader.outbox().say(error_frame(END_YOUR_STREAM, context.config.limits).freeze());
+                let frame = error_frame(END_YOUR_STREAM, context.config.limits);
+                match &mut reader.extension {
+                    Some(extension) => extension.say_base(&frame),
+                    None => reader.outbox().say(frame.freeze()),
+                }
             }
         }
         if draining && stop.is_none() && shutdown.as_mut().poll(cx).is_ready() {

@@ -194,6 +194,13 @@ impl Extension {
         self.said = true;
     }
 
+    /// Queues a frame of the base protocol, which no window keeps back.
+    #[cold]
+    pub(crate) fn say_base(&mut self, frame: &[u8]) {
+        self.link.control().push_base(frame);
+        self.said = true;
+    }
+
     /// Whether the next frame has to wait: for the answer to HELLO, or until the client takes what
     /// it is told.
     pub(super) fn is_waiting(&self) -> bool {

@@ -10,7 +10,7 @@ use hpfeeds_broker::{AuthStore, Broker, Key, Lookup};
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
-    extension_client::{Got, Scripted, ack, confirming, hello, sub_ack},
+    extension_client::{Got, Scripted, ack, confirming, consumed, hello, sub_ack},
     support::{Peer, builder, bytes, numbered, publish, start, within},
 };
 
@@ -213,4 +213,32 @@ async fn a_key_that_loses_a_subscription_ends_its_connection_after_the_batch_tha
     }
     let error = "Authkey not allowed to sub here. ident=bob, chan=secret";
     assert_eq!(last_words(&mut client).await, (sent, Some(error.to_owned())));
+}
+
+/// It has all that it takes, and a publisher is asked all the same.
+#[tokio::test]
+async fn a_closed_window_does_not_keep_a_publisher_from_hearing_of_a_shutdown() {
+    let broker = start(builder().drain_timeout(Duration::from_secs(3600))).await;
+    let flags = Flags::CONFIRM | Flags::REPLIES | Flags::WINDOW;
+    let closed = ClientHello { window: Some(1), ..hello(flags, 1, 1) };
+    let (mut client, _) = Scripted::dev(broker.local_addr(), closed).await;
+    client.subscribe("c").await;
+    assert_eq!(client.next().await, sub_ack(Code::DONE, "c"));
+    client.publish("c", [1, 2]).await;
+    let before = client.until_ack(2).await;
+    assert!(before.len() <= 1, "{before:?}");
+    let ending = tokio::spawn(broker.shutdown());
+    let mut next = client.next().await;
+    if before.is_empty() {
+        assert!(matches!(next, Got::Publish(..)), "{next:?}");
+        next = client.next().await;
+    }
+    assert_eq!(next, Got::Error("The broker is shutting down; end your stream".to_owned()));
+    // Its bytes are none of the window's: the next message comes when the first is consumed.
+    let len = 5 + 4 + 2 + 8;
+    client.send(&consumed(len)).await;
+    assert!(matches!(client.next().await, Got::Publish(..)));
+    client.finish().await;
+    assert_eq!(client.next().await, Got::End);
+    within(ending).await.unwrap();
 }
