@@ -2,6 +2,7 @@
 
 use super::{
     error::Error,
+    handle,
     mailbox::{Origin, SubscribeFrom},
     publisher,
     session::ClientSession,
@@ -37,11 +38,11 @@ impl ClientSession {
         async move { granted?.await.unwrap_or_else(|_ended| Err(Error::closed())) }
     }
 
-    fn ask_for_from(&self, channel: &str, from: SubscribeFrom) -> Result<super::session::Granted, Error> {
+    fn ask_for_from(&self, channel: &str, from: SubscribeFrom) -> Result<handle::Granted, Error> {
         let channel = publisher::parse(channel)?;
         let (mode, position, mailbox) = (from.mode(), from.position(), &**from.name());
         ClientFrame::SubscribeFrom { mode, position, mailbox, channel: &channel }.encode(&mut BytesMut::new())?;
-        self.await_answer(channel, Some(from))
+        handle::await_answer(&self.inner.shared, channel, Some(from))
     }
 
     /// The origin of the message that was returned last: its mailbox and its place in the broker's

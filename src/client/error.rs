@@ -124,6 +124,10 @@ pub(crate) enum Cause {
     },
     /// The send queue has no room right now.
     Full,
+    /// Nothing that was waited for has come in time.
+    Timeout {
+        after: Duration,
+    },
     // The disk is at fault.
     #[cfg(feature = "spool")]
     Spool(SpoolError),
@@ -309,6 +313,13 @@ impl Error {
         matches!(self.cause(), Cause::Full)
     }
 
+    /// Nothing that was waited for has come in time, as [`wait_for`](crate::ClientSession::wait_for)
+    /// says; the session goes on.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.cause(), Cause::Timeout { .. })
+    }
+
     /// [`close`](crate::ClientSession::close) had to leave messages behind: some were never
     /// written, or the broker did not confirm that it read them.
     #[must_use]
@@ -397,6 +408,7 @@ impl fmt::Display for Error {
             }
             Cause::Eof { addr } => write!(f, "{addr} closed the connection"),
             Cause::Full => f.write_str(FULL),
+            Cause::Timeout { after } => write!(f, "no message that was waited for came within {after:?}"),
             Cause::Io { addr, cause } => write!(f, "the connection to {addr} failed: {}", words(cause)),
             Cause::Closed => f.write_str("the session is closed"),
             Cause::Unsent { messages, bytes, why } => {

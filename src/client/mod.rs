@@ -8,6 +8,7 @@ mod consume;
 mod driver;
 mod error;
 mod event;
+mod handle;
 mod mailbox;
 mod mailbox_fault;
 mod merge;
@@ -22,6 +23,7 @@ pub mod spool;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests;
+mod wait;
 
 #[cfg(feature = "tls")]
 pub use connect::tls::TlsOptions;
@@ -35,6 +37,7 @@ pub use connection::error_text;
 pub use driver::backoff::Backoff;
 pub use error::Error;
 pub use event::{Events, SessionEvent, SessionState};
+pub use handle::SessionHandle;
 pub use mailbox::{Origin, SubscribeFrom};
 pub use merge::{Merged, merge};
 pub use options::SessionBuilder;

@@ -11,21 +11,19 @@ use std::{
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures::{Stream, StreamExt as _, stream::FusedStream};
 use parking_lot::Mutex;
-use tokio::{
-    sync::{broadcast, oneshot, watch},
-    time::{Instant, timeout},
-};
+use tokio::sync::{broadcast, oneshot, watch};
 
 use super::{
-    config::{Config, FOREVER},
+    config::Config,
     connect::addr::BrokerAddr,
     driver::{Driver, desired::Shared, shared_task::SharedTask, wanted::Intent},
-    error::{Cause, Error},
+    error::Error,
     event::{Events, SessionEvent, SessionState},
-    mailbox::SubscribeFrom,
-    publisher::{self, PublishSink, Publisher, TryPublishError},
+    handle::{self, SessionHandle},
+    publisher::{PublishSink, Publisher, TryPublishError},
     queue::consumption::Run,
     receipt::{Flushed, Receipt, SessionStats},
+    wait,
 };
 use crate::wire::{Channel, Header, Ident, Limits, NameCache, payload_of};
 
@@ -34,9 +32,6 @@ use crate::wire::{Channel, Header, Ident, Limits, NameCache, payload_of};
 /// The payload is a slice of the receive buffer (256 KiB and more). Copy it
 /// (`Bytes::copy_from_slice`) to keep a small one for long.
 pub type Message = (Ident, Channel, Bytes);
-
-/// The broker's answer about a channel, when it comes.
-pub(super) type Granted = oneshot::Receiver<Result<(), Error>>;
 
 /// The driver has seen to it.
 const ANY_LENGTH: Limits = Limits::new(u32::MAX);
@@ -97,12 +92,12 @@ impl ClientSession {
     /// `cowrie*` is the channel of that name
     /// ([`Pattern::has_literal_star`](crate::wire::Pattern::has_literal_star) tells).
     pub fn subscribe(&self, channel: impl AsRef<str>) -> Result<(), Error> {
-        self.want(channel.as_ref(), true)
+        handle::want(&self.inner.shared, channel.as_ref(), true)
     }
 
     /// No longer wants the messages of a channel. Messages that are on their way still arrive.
     pub fn unsubscribe(&self, channel: impl AsRef<str>) -> Result<(), Error> {
-        self.want(channel.as_ref(), false)
+        handle::want(&self.inner.shared, channel.as_ref(), false)
     }
 
     /// Wants the messages of a channel as [`subscribe`](Self::subscribe) does, and waits until the
@@ -116,35 +111,7 @@ impl ClientSession {
     /// meanwhile, and when the session ends. The future does not borrow the session, which can be
     /// read while it waits. Cancel safe: the channel is wanted from the call on, and stays so.
     pub fn subscribe_confirmed<C: AsRef<str>>(&self, channel: C) -> impl Future<Output = Result<(), Error>> + use<C> {
-        let granted = publisher::parse(channel.as_ref()).and_then(|channel| self.await_answer(channel, None));
-        async move { granted?.await.unwrap_or_else(|_ended| Err(Error::closed())) }
-    }
-
-    /// Wants a channel; the broker's answer comes later.
-    pub(super) fn await_answer(&self, channel: Channel, from: Option<SubscribeFrom>) -> Result<Granted, Error> {
-        if self.inner.shared.outcome().is_some() {
-            return Err(self.inner.shared.outbox.closed());
-        }
-        match from {
-            None => self.inner.shared.want(channel.clone(), true),
-            Some(from) => self.inner.shared.want_from(channel.clone(), from),
-        }
-        let granted = self.inner.shared.await_grant(channel);
-        self.inner.shared.driver.wake();
-        // It may have ended before it could hear of this.
-        if self.inner.shared.outcome().is_some() {
-            return Err(self.inner.shared.outbox.closed());
-        }
-        Ok(granted)
-    }
-
-    fn want(&self, channel: &str, wanted: bool) -> Result<(), Error> {
-        let channel = publisher::parse(channel)?;
-        if self.inner.shared.outcome().is_some() {
-            return Err(self.inner.shared.outbox.closed());
-        }
-        self.inner.shared.want(channel, wanted);
-        Ok(())
+        self.handle().subscribe_confirmed(channel)
     }
 
     /// See [`Publisher::publish`].
@@ -194,12 +161,46 @@ impl ClientSession {
         self.inner.publisher.clone()
     }
 
+    /// A handle that subscribes, closes and watches this session, for other tasks.
+    #[must_use]
+    pub fn handle(&self) -> SessionHandle {
+        SessionHandle::new(Arc::clone(&self.inner.shared), Arc::clone(&self.inner.task))
+    }
+
     /// The next message; `None` when the session is over. The same as `next()`, for programs that
     /// import no traits.
     ///
     /// Cancel safe: a dropped future has taken nothing.
     pub async fn read(&mut self) -> Option<Message> {
         self.next().await
+    }
+
+    /// The next message that satisfies `wanted`; those before it are taken and let go.
+    ///
+    /// Fails with an error that [is a timeout](Error::is_timeout) when none has come within `limit`,
+    /// and with [why the session ended](Self::close) when it does first. Cancel safe in so far as
+    /// nothing behind the message is ever taken; messages before it may have been.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = hpfeeds_broker::Broker::dev().await?;
+    /// # let mut session = hpfeeds::ClientSession::connect(broker.local_addr(), "dev", "dev").await?;
+    /// use std::time::Duration;
+    ///
+    /// session.subscribe_confirmed("replies").await?;
+    /// session.publish("replies", "41").await?;
+    /// session.publish("replies", "42").await?;
+    /// let (_, _, payload) = session.wait_for(|(_, _, payload)| payload == "42", Duration::from_secs(5)).await?;
+    /// assert_eq!(payload, "42");
+    /// # Ok(()) }
+    /// ```
+    pub async fn wait_for(&mut self, wanted: impl FnMut(&Message) -> bool, limit: Duration) -> Result<Message, Error> {
+        match wait::wait_for(self, wanted, limit).await {
+            Ok(Some(message)) => Ok(message),
+            Ok(None) => Err(self.inner.shared.outcome().and_then(Result::err).unwrap_or_else(Error::closed)),
+            Err(timeout) => Err(timeout),
+        }
     }
 
     /// How many received messages were passed over, over the whole life of the session: an ident or
@@ -242,8 +243,7 @@ impl ClientSession {
         if let Some(first) = self.inner.first_events.lock().take() {
             return Events::new(first);
         }
-        let events = Events::new(self.inner.shared.events.subscribe());
-        if self.inner.shared.outcome().is_some() { events.ended() } else { events }
+        handle::events(&self.inner.shared)
     }
 
     /// How many messages may have been lost, over the life of the session: those that were written
@@ -289,20 +289,7 @@ impl ClientSession {
     /// [`close_timeout`](crate::SessionBuilder::close_timeout): for a program that knows only at the
     /// end how long it may wait. The first call decides about the limit.
     pub async fn close_within(&mut self, limit: Duration) -> Result<(), Error> {
-        let limit = limit.min(FOREVER);
-        if self.inner.shared.intent() == Intent::Run {
-            let deadline = self.inner.task.inside(Instant::now) + limit;
-            self.inner.shared.ask(Intent::Close(deadline));
-        }
-        let mut state = self.inner.shared.state.subscribe();
-        // The driver keeps the deadline; this second one holds even if its runtime stands still.
-        let closed = state.wait_for(|state| *state == SessionState::Closed);
-        let closed = self.inner.task.inside(|| timeout(limit + self.inner.shared.config.ending(), closed));
-        drop(closed.await);
-        self.inner.shared.outcome().unwrap_or_else(|| {
-            let (messages, bytes) = self.inner.shared.outbox.unsent();
-            Err(Error::new(Cause::Unsent { messages, bytes, why: None }))
-        })
+        handle::close_within(&self.inner.shared, &self.inner.task, limit).await
     }
 
     pub(crate) fn spawn(config: Config) -> Self {

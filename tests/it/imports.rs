@@ -6,18 +6,19 @@ use std::{fs, path::Path};
 mod checker;
 
 /// The library, from the top floor down.
-const LIBRARY: [&[&str]; 17] = [
+const LIBRARY: &[&[&str]] = &[
     &["lib"],
     &["client/mod"],
     &["client/merge", "client/options", "client/consume"],
     &["client/session"],
+    &["client/handle"],
     &["client/publisher", "client/driver"],
     &["client/connection"],
     &["client/driver/reconnect", "client/driver/addresses"],
     &["client/driver/spooling"],
     &["client/driver/desired"],
     &["client/queue", "client/config", "client/event", "client/driver/wanted"],
-    &["client/connect", "client/driver/backoff", "client/receipt", "client/mailbox"],
+    &["client/connect", "client/driver/backoff", "client/receipt", "client/mailbox", "client/wait"],
     &["client/error"],
     &["client/mailbox_fault"],
     &["client/connect/addr", "client/connect/tls/fault"],
@@ -86,7 +87,7 @@ const COMPARE: [&[&str]; 2] = [
 
 #[test]
 fn imports_of_the_library_run_downwards() {
-    assert_downwards("src", &LIBRARY);
+    assert_downwards("src", LIBRARY);
 }
 
 #[test]

@@ -8,10 +8,12 @@ mod certificates;
 mod ending;
 mod extended;
 mod extension;
+mod handles;
 mod imports;
 mod properties;
 mod real;
 mod real_confirmed;
+mod runtimes;
 mod script;
 mod scripted;
 #[cfg(feature = "tls")]
