@@ -14,9 +14,9 @@ use crate::{
 /// A broker that is killed may take with it what it has acknowledged for less than that.
 const ACKNOWLEDGED: Duration = Duration::from_secs(1);
 
-/// A sensor that is killed may take with it what is younger than the spool's `after` and an fsync, which lasts as long
-/// as the disk likes.
-const FSYNC: Duration = Duration::from_secs(1);
+/// A sensor that is killed may take with it what is younger than the spool's `after` and an fsync or two. Its age is the
+/// time for which the sensor was awake: a machine that does not run it, or a disk that does not answer, stops that clock.
+const FSYNC: Duration = Duration::from_millis(500);
 
 /// Faults that are told one by one.
 const TOLD: usize = 20;
@@ -41,7 +41,7 @@ pub(crate) struct Sums {
     spooled: u64,
     unheard: u64,
     lost: u64,
-    /// The age of the oldest that is lost, when its sensor was killed.
+    /// The age of the oldest that is lost, when its sensor was killed: time that it was awake.
     oldest_lost: Duration,
     /// Acknowledged by a broker that was then killed.
     gone: u64,
@@ -186,7 +186,7 @@ fn account(ledger: &Ledger, number: u64, event: &Event, delivered: bool) -> Resu
     if delivered || ledger.went_with_a_broker(event.at, killed, ACKNOWLEDGED) && life.mode == Mode::WriteThrough {
         return Ok(End::Unheard);
     }
-    let age = killed.since(event.at).unwrap_or_default();
+    let age = life.awake_since(event.at);
     match life.mode {
         Mode::After(after) if age <= after + FSYNC => Ok(End::Lost(age)),
         Mode::After(after) => Err(format!("{number} is lost with its sensor, {age:?} old; after was {after:?}")),

@@ -36,11 +36,6 @@ impl Moment {
     pub(crate) fn plus(self, length: Duration) -> Self {
         Self(self.0 + u64::try_from(length.as_micros()).unwrap())
     }
-
-    /// The time from an earlier moment to this one; none when it is later.
-    pub(crate) fn since(self, earlier: Self) -> Option<Duration> {
-        self.0.checked_sub(earlier.0).map(Duration::from_micros)
-    }
 }
 
 /// The payload of a number: the number, and then as many bytes as follow from it. Most are short, some are longer than
@@ -98,6 +93,11 @@ pub(crate) enum Line {
         refused: u64,
         lost: u64,
     },
+    /// For so many microseconds until then, timers of this process fired and the disk answered.
+    Awake {
+        at: Moment,
+        micros: u64,
+    },
     /// The session was closed, with nothing left.
     Drained,
     /// Something for people.
@@ -114,6 +114,7 @@ impl fmt::Display for Line {
             Self::Flushed { number, at } => write!(f, "flushed {number} {}", at.0),
             Self::Refused { number, at } => write!(f, "refused {number} {}", at.0),
             Self::Stats { resent, refused, lost } => write!(f, "stats {resent} {refused} {lost}"),
+            Self::Awake { at, micros } => write!(f, "awake {} {micros}", at.0),
             Self::Drained => f.write_str("drained"),
             Self::Note(text) => write!(f, "note {text}"),
         }
@@ -137,6 +138,7 @@ impl FromStr for Line {
             ("flushed", Ok(&[number, at])) => Ok(Self::Flushed { number, at: Moment(at) }),
             ("refused", Ok(&[number, at])) => Ok(Self::Refused { number, at: Moment(at) }),
             ("stats", Ok(&[resent, refused, lost])) => Ok(Self::Stats { resent, refused, lost }),
+            ("awake", Ok(&[at, micros])) => Ok(Self::Awake { at: Moment(at), micros }),
             ("drained", Ok(&[])) => Ok(Self::Drained),
             _ => Err(format!("a line that no sensor prints: {line:?}")),
         }

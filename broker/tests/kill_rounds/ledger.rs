@@ -23,6 +23,8 @@ pub(crate) struct Life {
     /// Up to here, a flush has returned.
     flushed: u64,
     pub(crate) killed: Option<Moment>,
+    /// How long it had been awake at some moments, in microseconds.
+    awake: BTreeMap<Moment, u64>,
     /// The numbers that its folder held when it had been killed, of its own and of former lives.
     pub(crate) on_disk: BTreeSet<u64>,
     pub(crate) resent: u64,
@@ -55,6 +57,15 @@ struct BrokerLife {
     killed: Option<Moment>,
 }
 
+impl Life {
+    /// How long the process was awake from a moment on.
+    pub(crate) fn awake_since(&self, from: Moment) -> Duration {
+        let before = self.awake.range(..=from).next_back().map_or(0, |(_, micros)| *micros);
+        let all = self.awake.last_key_value().map_or(0, |(_, micros)| *micros);
+        Duration::from_micros(all.saturating_sub(before))
+    }
+}
+
 impl Ledger {
     /// The number of a broker's new life.
     pub(crate) fn began_broker(&mut self, began: Moment) -> u64 {
@@ -72,9 +83,9 @@ impl Ledger {
     }
 
     pub(crate) fn began_sensor(&mut self, orders: &Orders) -> LifeNumber {
-        let (killed, on_disk) = (None, BTreeSet::new());
+        let (killed, awake, on_disk) = (None, BTreeMap::new(), BTreeSet::new());
         let (mode, first) = (orders.mode, orders.first);
-        self.lives.push(Life { mode, first, flushed: first - 1, killed, on_disk, resent: 0, lost: 0 });
+        self.lives.push(Life { mode, first, flushed: first - 1, killed, awake, on_disk, resent: 0, lost: 0 });
         LifeNumber(self.lives.len() - 1)
     }
 
@@ -108,6 +119,7 @@ impl Ledger {
                 let life = &mut self.lives[life.0];
                 (life.resent, life.lost) = (resent, lost);
             }
+            Line::Awake { at, micros } => _ = self.lives[life.0].awake.insert(at, micros),
             Line::Started | Line::Drained | Line::Note(_) => {}
         }
     }

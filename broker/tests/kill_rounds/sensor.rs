@@ -1,6 +1,7 @@
 //! The sensor: the process that publishes numbered events with a spool, and prints what becomes of them.
 
 use std::{
+    fs::File,
     io::{BufRead as _, Write as _, stdin, stdout},
     net::SocketAddr,
     path::PathBuf,
@@ -15,12 +16,19 @@ use std::{
 use fastrand::Rng;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use hpfeeds::{Backoff, ClientSession, Publisher, Spool};
-use tokio::time::sleep;
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
 
 use crate::event::{CHANNEL, DENIED_EACH, FORBIDDEN, IDENT, Line, Moment, SECRET, payload};
 
 /// Orders of this process: address, mode, first number, seed, and the spool's folder.
 pub(crate) const CHILD: &str = "HPFEEDS_KILL_SENSOR";
+
+/// How long a turn of the clock lasts at least, and as how much it counts at most.
+const TURN: Duration = Duration::from_millis(10);
+const LONGEST_TURN: Duration = Duration::from_millis(40);
 
 /// How many events wait for their receipts at once, in a life that waits for each.
 pub(crate) const PIPELINED: u64 = 64;
@@ -88,6 +96,7 @@ async fn publish(orders: Orders) {
     let builder = ClientSession::builder(orders.addr, IDENT, SECRET).backoff(backoff);
     let mut session = builder.spool(spool).start().expect("the spool opens");
     say(&Line::Started);
+    tokio::spawn(stay_awake(orders.folder.with_extension("awake")));
     let mut events = session.events();
     tokio::spawn(async move {
         while let Some(event) = events.next().await {
@@ -127,6 +136,26 @@ async fn publish(orders: Orders) {
         say(&Line::Note(format!("close: {error}")));
     }
     say(&Line::Drained);
+}
+
+/// The clock of this process: it goes on while timers fire, threads run and a file can be made durable, which is all that
+/// a spool needs.
+async fn stay_awake(path: PathBuf) {
+    let (mut awake, mut last) = (Duration::ZERO, Instant::now());
+    loop {
+        sleep(TURN).await;
+        let path = path.clone();
+        let written = spawn_blocking(move || {
+            let mut file = File::create(path)?;
+            file.write_all(b"awake")?;
+            file.sync_all()
+        });
+        written.await.expect("the thread ends").expect("the disk works");
+        let now = Instant::now();
+        awake += (now - last).min(LONGEST_TURN);
+        last = now;
+        say(&Line::Awake { at: Moment::now(), micros: u64::try_from(awake.as_micros()).unwrap() });
+    }
 }
 
 /// Publishes, and flushes every now and then, when what was accepted before is confirmed or refused.
