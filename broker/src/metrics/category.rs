@@ -1,4 +1,5 @@
-//! Error categories: why the broker ended a connection, in the words of the Python broker.
+//! Error categories: why the broker ended a connection or refused a part of it, in the words of the
+//! Python broker.
 
 /// The fault of a client, a label of `hpfeeds_broker_connection_error`. All but the last are those
 /// of the Python broker.

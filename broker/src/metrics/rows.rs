@@ -61,8 +61,9 @@ pub(super) const ROWS: &[Row] = &[
     Row::new(
         Counter,
         "hpfeeds_broker_connection_error",
-        "Connections that the broker ended because of what the client did, by category; the ident is empty \
-         when it has not authenticated, unless somebody else has proved to be that.",
+        "Connections that the broker ended because of what the client did, and denials that the extension \
+         answers without ending them, by category; the ident is empty when it has not authenticated, unless \
+         somebody else has proved to be that.",
         Samples(errors),
     ),
     Row::new(

@@ -93,6 +93,11 @@ impl SessionMetrics {
         self.series.error(category);
     }
 
+    /// Counts something that the key does not allow; the session goes on.
+    pub(crate) fn denied(&self, category: Category) {
+        self.series.error(category);
+    }
+
     /// The session is refused. Counts an invalid message, unless another [`error`](Self::error) has
     /// been counted.
     pub(crate) fn refused(&self) {

@@ -10,6 +10,7 @@ use tracing::info;
 use crate::{
     limits::log_sampler::Suppressed,
     link::Link,
+    metrics::category::Category,
     session::{
         extension::{Extension, asked::Asked},
         reader::SessionReader,
@@ -94,6 +95,7 @@ impl SessionReader {
             extension.refuse(batch.messages, Code::NOT_ALLOWED, channel, || text)?;
         }
         self.context.metrics.counters.denied.add(batch.messages.into());
+        self.outbox().session().denied(Category::NoPubPermission);
         self.buffer.skip(batch.len);
         self.log_denial("denied: publish", channel);
         Ok(())
@@ -105,8 +107,13 @@ impl SessionReader {
         match &mut self.extension {
             Some(extension) if extension.replies() => {
                 extension.say(&BrokerFrame::SubAck { code, channel, text: &text });
-                if code == Code::NOT_ALLOWED {
-                    self.log_denial("denied: subscribe", channel);
+                match code {
+                    Code::NOT_ALLOWED => {
+                        self.outbox().session().denied(Category::NoSubPermission);
+                        self.log_denial("denied: subscribe", channel);
+                    }
+                    Code::TOO_MANY => self.log_denial("too many subscriptions: subscribe", channel),
+                    _ => {}
                 }
                 Ok(())
             }

@@ -181,8 +181,13 @@ async fn figures_tell_of_the_extension() {
     second.publish("a", [1]).await;
     assert_eq!(second.next().await, ack(8));
     crate::support::until(|| broker.stats().connections == 1).await;
+    for channel in ["x", "y"] {
+        second.subscribe(channel).await;
+        assert_eq!(second.next().await, sub_ack(Code::NOT_ALLOWED, channel));
+    }
     let metrics = broker.metrics(hpfeeds_broker::Exposition::Prometheus);
     for line in [
+        "hpfeeds_broker_connection_error_total{ident=\"alice\",category=\"no-sub-permission\"} 2",
         "hpfeeds_broker_extension_connections 1",
         "hpfeeds_broker_streams 1",
         "hpfeeds_broker_refused_messages_total{reason=\"not-allowed\"} 7",
@@ -191,6 +196,10 @@ async fn figures_tell_of_the_extension() {
     ] {
         assert!(metrics.lines().any(|one| one == line), "{line}: {metrics}");
     }
+    // A run of messages is one: they may have been read in pieces.
+    let denied = "hpfeeds_broker_connection_error_total{ident=\"alice\",category=\"no-pub-permission\"} ";
+    let runs = metrics.lines().find_map(|line| line.strip_prefix(denied)).map(str::parse::<u64>);
+    assert!(matches!(runs, Some(Ok(1..=7))), "{metrics}");
     let stats = broker.stats();
     assert_eq!((stats.refused_messages, stats.fenced, stats.silent, stats.refused), (7, 1, 0, 0));
 }
