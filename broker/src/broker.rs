@@ -226,6 +226,12 @@ impl Broker {
         accept::admit_stream(stream, peer, &self.context);
     }
 
+    /// This broker in the frames of the extension.
+    #[cfg(test)]
+    pub(crate) fn node(&self) -> NodeId {
+        self.context.node
+    }
+
     /// The addresses that the broker listens on, in the order of the endpoints, with the ports that
     /// the system picked.
     #[must_use]

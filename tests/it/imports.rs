@@ -28,9 +28,10 @@ const LIBRARY: &[&[&str]] = &[
 ];
 
 /// The broker.
-const BROKER: [&[&str]; 17] = [
+const BROKER: [&[&str]; 18] = [
     &["lib", "main", "fuzzing"],
     &["cli"],
+    &["relay"],
     &["broker"],
     &["builder"],
     &["accept"],

@@ -19,10 +19,10 @@ pub(crate) mod post;
 mod ring;
 pub(crate) mod setup;
 pub(crate) mod shares;
-mod state;
+pub(crate) mod state;
 pub(crate) mod store;
 pub(crate) mod streams;
-mod table_log;
+pub(crate) mod table_log;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests;

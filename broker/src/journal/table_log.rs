@@ -21,11 +21,11 @@ const GARBAGE: u64 = 4 << 20;
 const OVERHEAD: u64 = 64;
 
 /// The key of a row: which table it is of, and its name there.
-pub(super) type Key = (u8, Box<[u8]>);
+pub(crate) type Key = (u8, Box<[u8]>);
 
 /// The rows, in memory and on disk.
 #[derive(Debug)]
-pub(super) struct TableLog {
+pub(crate) struct TableLog {
     log: Log,
     rows: BTreeMap<Key, Bytes>,
     /// Keys whose rows have changed since the last commit.
@@ -36,16 +36,16 @@ pub(super) struct TableLog {
 
 /// The result of an opening.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct TableReport {
+pub(crate) struct TableReport {
     /// There was no log.
-    pub(super) is_new: bool,
+    pub(crate) is_new: bool,
     /// Records that cannot be read: rows may be older than they were.
-    pub(super) lost: u64,
+    pub(crate) lost: u64,
 }
 
 impl TableLog {
     /// Opens the table of a folder. Damage costs the rows that it has touched their newest values.
-    pub(super) fn open(disk: Arc<dyn Disk>) -> Result<(Self, TableReport), LogError> {
+    pub(crate) fn open(disk: Arc<dyn Disk>) -> Result<(Self, TableReport), LogError> {
         let options = LogOptions::default().segment_bytes(1 << 20).max_bytes(8 << 30).when_full(WhenFull::Refuse);
         let (log, opened) = Log::open(disk, &options)?;
         let is_new = opened.segments == 0 && opened.bad.is_empty();
@@ -92,7 +92,7 @@ impl TableLog {
     }
 
     /// The rows of one table.
-    pub(super) fn rows(&self, table: u8) -> impl Iterator<Item = (&[u8], &Bytes)> {
+    pub(crate) fn rows(&self, table: u8) -> impl Iterator<Item = (&[u8], &Bytes)> {
         self.rows
             .range((table, Box::default())..)
             .take_while(move |((own, _), _)| *own == table)
@@ -100,7 +100,7 @@ impl TableLog {
     }
 
     /// Sets a row, or with `None` removes it; not durable before [`commit`](Self::commit).
-    pub(super) fn put(&mut self, table: u8, name: &[u8], value: Option<Bytes>) {
+    pub(crate) fn put(&mut self, table: u8, name: &[u8], value: Option<Bytes>) {
         let key = (table, Box::from(name));
         if self.rows.get(&key) != value.as_ref() {
             self.set(&key, value);
@@ -109,7 +109,7 @@ impl TableLog {
     }
 
     /// Makes all changes durable, with one sync. After an error they stay to be committed.
-    pub(super) fn commit(&mut self) -> Result<(), LogError> {
+    pub(crate) fn commit(&mut self) -> Result<(), LogError> {
         if self.changed.is_empty() {
             return Ok(());
         }
@@ -136,7 +136,7 @@ impl TableLog {
     }
 
     #[cfg(test)]
-    pub(super) fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.log.size()
     }
 }

@@ -86,6 +86,8 @@ impl Connection<'_> {
         }
         let cause = Error::new(Cause::TooLong { limit: largest });
         let (room, number) = in_flight.give_up_held(&cause);
+        // The next one may be as long.
+        in_flight.hold_longer(largest);
         while in_flight.settle().1 {}
         self.shared.outbox.release(room);
         if let Some(number) = number {

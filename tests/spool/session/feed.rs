@@ -129,7 +129,13 @@ async fn a_feeder_hears_what_was_refused_before_it_is_released() {
     assert_eq!(news.refused, [refused(12, 1, None)]);
     feeder.give(chunk(id(1), 13, 12..13, 10));
     until(&mut feeder, at(id(1), 13)).await;
-    assert_are(&broker, (0..11).chain(12..13), 0);
+    // Two in a row, in one chunk with others.
+    let parts = [chunk(id(1), 14, 13..15, 10), chunk(id(1), 16, 15..17, 600), chunk(id(1), 18, 17..19, 10)];
+    let pieces = parts.map(|chunk| chunk.pieces).concat();
+    feeder.give(Chunk::new(id(1), 14, pieces).unwrap());
+    let news = until(&mut feeder, at(id(1), 19)).await;
+    assert_eq!(news.refused, [refused(16, 2, None)]);
+    assert_are(&broker, (0..11).chain(12..15).chain(17..19), 0);
 }
 
 #[tokio::test(start_paused = true)]

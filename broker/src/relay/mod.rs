@@ -1,0 +1,15 @@
+//! The relay: a journal on this machine that takes everything, and for each ident a session upwards
+//! that hands it to the parent with confirmation.
+
+mod aside;
+mod cursor;
+mod drain;
+pub(crate) mod figures;
+mod piece;
+mod queue;
+mod source;
+mod table;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests;
+pub(crate) mod uplink;
