@@ -11,6 +11,7 @@ use hpfeeds::wire::extension::NodeId;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     runtime::Handle,
+    sync::watch,
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -26,7 +27,11 @@ use crate::{
     delivery::context::DeliveryContext,
     error::{ReloadError, StartError},
     identity::{IdentRegistry, recheck},
-    journal::{setup::Setup, store::Store},
+    journal::{
+        setup::Setup,
+        state::{Health, Progress},
+        store::Store,
+    },
     limits::{auth_failures::AuthFailureDelay, connections::Admission},
     link::pulse::Pulse,
     metrics::{drops::Dropped, registry::Metrics, render::render, stats::Stats, text::Exposition},
@@ -140,6 +145,9 @@ impl Broker {
             let context_too = context.clone();
             let sweeping = async move { context_too.closing.run_until_cancelled(context_too.pulse.run()).await };
             context.tasks.spawn(sweeping);
+        }
+        if let Some(store) = &context.journal {
+            context.tasks.spawn(tell_failure(store.journal.progress(), context.clone()));
         }
         if !context.certificates.is_empty() {
             let context_too = context.clone();
@@ -440,6 +448,17 @@ async fn open_store(setup: Setup) -> Result<Option<(Store, NodeId)>, StartError>
         info!(?found, mailboxes = store.mailboxes.list().len(), streams = report.known.len(), "the store is open");
     }
     Ok(opened)
+}
+
+/// Ends the publishers that get confirmations once the journal has failed: they keep what they have.
+async fn tell_failure(mut progress: watch::Receiver<Progress>, context: Arc<BrokerContext>) {
+    let failed = progress.wait_for(|progress| progress.health == Health::Failed);
+    if let Some(Ok(_)) = context.closing.run_until_cancelled(failed).await {
+        error!(
+            "the journal has failed: mailboxes get nothing more until the broker is started again; look at its disk"
+        );
+        context.pulse.fail();
+    }
 }
 
 /// Closes the store: everything that was appended is durable then, and the cursors are stored.

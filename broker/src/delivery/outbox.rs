@@ -30,9 +30,10 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use futures::task::AtomicWaker;
-use hpfeeds::wire::Ident;
+use hpfeeds::wire::{Ident, Pattern};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::Notify,
@@ -81,6 +82,8 @@ pub(crate) struct Outbox {
     pub(super) writer: AtomicWaker,
     /// Publishers that wait for room, first come, first served.
     room: Notify,
+    /// The channels that the connection gets from its mailbox alone, where they are stored.
+    withheld: ArcSwapOption<Vec<Pattern>>,
 }
 
 impl Outbox {
@@ -93,7 +96,7 @@ impl Outbox {
                 "reconnecting slow consumer: publishers do not wait for it (probation)");
         }
         let (state, writer, room) = (Mutex::new(state), AtomicWaker::new(), Notify::const_new());
-        Arc::new(Self { session, peer, delivery, state, writer, room })
+        Arc::new(Self { session, peer, delivery, state, writer, room, withheld: ArcSwapOption::empty() })
     }
 
     pub(crate) fn ident(&self) -> &Ident {
@@ -211,6 +214,16 @@ impl Outbox {
         if state.consumer() == ConsumerState::RateLimited {
             state.pressure().detector.state = ConsumerState::KeepingUp;
         }
+    }
+
+    /// Whether the connection gets some stored channels from its mailbox alone.
+    pub(crate) fn withholds_any(&self) -> bool {
+        self.withheld.load().is_some()
+    }
+
+    /// Whether it gets this channel from its mailbox alone, as far as that is stored.
+    pub(crate) fn withholds(&self, channel: &str) -> bool {
+        self.withheld.load().as_ref().is_some_and(|patterns| patterns.iter().any(|pattern| pattern.matches(channel)))
     }
 
     /// Has the connection's task woken up by [`wake`](Self::wake).

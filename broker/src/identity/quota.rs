@@ -121,6 +121,11 @@ impl QuotaTable {
 }
 
 impl Quota {
+    /// The name of the account.
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
     pub(crate) fn account(&self) -> Account {
         Account { name: self.name.clone(), shared: self.shared }
     }

@@ -69,6 +69,15 @@ impl Batch {
         (draft.messages == record.messages).then(|| draft.at(record.first))
     }
 
+    /// The ident of its publisher, which all of its messages have.
+    pub(super) fn ident(&self) -> Option<&str> {
+        let (header, body) = FrameBatch::checked(&self.frames).publish_at(0)?;
+        match FrameRef::parse(header.opcode, body) {
+            Ok(FrameRef::Publish { ident, .. }) => Some(ident),
+            _ => None,
+        }
+    }
+
     /// The position of its last message.
     pub(crate) fn last(&self) -> Position {
         Position::new(self.first.epoch, self.first.number + u64::from(self.messages) - 1)

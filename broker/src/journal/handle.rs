@@ -85,7 +85,18 @@ pub(crate) struct Page {
 impl Journal {
     /// Appends a batch, and returns the position of its last message. Mailboxes see it at once; it
     /// is not durable before [`durable`](Self::durable) says so.
+    #[cfg(test)]
     pub(crate) fn append(&self, draft: Draft) -> Result<Position, AppendError> {
+        self.push(draft, false)
+    }
+
+    /// The same for a batch of which [`has_room`](Self::has_room) was asked before: the queue exceeds
+    /// its bound by at most one batch for each thread that asks at the same time.
+    pub(crate) fn append_admitted(&self, draft: Draft) -> Result<Position, AppendError> {
+        self.push(draft, true)
+    }
+
+    fn push(&self, draft: Draft, is_admitted: bool) -> Result<Position, AppendError> {
         if draft.frames.len() > LONGEST {
             return Err(AppendError::TooLong);
         }
@@ -99,7 +110,7 @@ impl Journal {
             return Err(AppendError::Closed);
         }
         let was_idle = inner.ring.pending_bytes() == 0;
-        let last = inner.ring.push(draft).ok_or(AppendError::QueueFull)?;
+        let last = inner.ring.push(draft, is_admitted).ok_or(AppendError::QueueFull)?;
         let readable = inner.ring.readable();
         self.shared.pushed(&mut inner, was_idle);
         drop(inner);
@@ -136,6 +147,26 @@ impl Journal {
         }
         let end = progress.wait_for(is_done).await.map_err(|_| NotDurable)?;
         if end.durable >= position { Ok(()) } else { Err(NotDurable) }
+    }
+
+    /// Has the disk synced for a position at once, without waiting for that.
+    pub(crate) fn want(&self, position: Position) {
+        self.shared.want(position);
+    }
+
+    /// Waits until a batch of this length would fit into the queue, or nothing is stored any more.
+    /// Cancel safe; the caller has the deadline.
+    pub(crate) async fn room_or_end(&self, bytes: usize) {
+        let mut progress = self.shared.progress.subscribe();
+        let ended = async {
+            if progress.wait_for(|progress| progress.health.is_over()).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = self.room(bytes) => {}
+            () = ended => {}
+        }
     }
 
     /// The position up to which everything is durable.

@@ -15,6 +15,7 @@ mod keeper;
 pub(crate) mod last_values;
 pub(crate) mod mailbox;
 pub(crate) mod options;
+pub(crate) mod pace;
 pub(crate) mod post;
 mod ring;
 pub(crate) mod setup;

@@ -30,7 +30,7 @@ use super::{
     },
     options::Now,
     shares::Shares,
-    streams::{KnownStream, StreamEnds},
+    streams::{KnownStream, StreamEnds, StreamName, lengthen},
     table_log::TableLog,
 };
 
@@ -58,7 +58,7 @@ struct Inner {
     trusted_ms: AtomicI64,
     unix_ms: AtomicI64,
     dead: Mutex<Vec<(MailboxName, Delivery)>>,
-    refused: Mutex<Vec<([u8; 16], RefusedRange)>>,
+    refused: Mutex<Vec<(StreamName, RefusedRange)>>,
 }
 
 /// A mailbox and those who wait for it.
@@ -114,8 +114,12 @@ impl Mailboxes {
     }
 
     /// A range of a stream is refused: told before anything behind it is appended.
-    pub(crate) fn refused(&self, id: [u8; 16], range: RefusedRange) {
-        self.inner.refused.lock().push((id, range));
+    pub(crate) fn refused(&self, name: StreamName, range: RefusedRange) {
+        let mut refused = self.inner.refused.lock();
+        let last = refused.last_mut().filter(|(last, _)| *last == name);
+        if !last.is_some_and(|(_, last)| lengthen(last, range)) {
+            refused.push((name, range));
+        }
     }
 
     /// A snapshot of each.
@@ -151,7 +155,7 @@ pub(crate) struct PostReport {
     /// Mailboxes whose cursors are of a journal that is gone: they begin at the oldest message.
     pub(crate) foreign: Vec<MailboxName>,
     /// Streams of which the journal knows something.
-    pub(crate) known: HashMap<[u8; 16], KnownStream>,
+    pub(crate) known: HashMap<StreamName, KnownStream>,
 }
 
 /// The tables of a keeper, opened.
@@ -243,8 +247,8 @@ impl PostKeeper {
     }
 
     fn take_refused(&mut self) {
-        for (id, range) in mem::take(&mut *self.mailboxes.inner.refused.lock()) {
-            self.streams.refused(id, range);
+        for (name, range) in mem::take(&mut *self.mailboxes.inner.refused.lock()) {
+            self.streams.refused(name, range);
         }
     }
 

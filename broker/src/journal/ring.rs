@@ -72,12 +72,12 @@ impl Ring {
     }
 
     /// Appends a batch, and returns the position of its last message; `None` if the queue is full.
-    /// A single batch always fits.
-    pub(super) fn push(&mut self, draft: Draft) -> Option<Position> {
+    /// A single batch always fits, and so does one that was admitted before.
+    pub(super) fn push(&mut self, draft: Draft, is_admitted: bool) -> Option<Position> {
         let next = self.next.checked_add(u64::from(draft.messages))?;
         let batch = draft.at(Position::new(self.epoch, self.next));
         let cost = cost(&batch);
-        if self.pending > 0 && self.pending_bytes + cost > self.limits.queue {
+        if !is_admitted && self.pending > 0 && self.pending_bytes + cost > self.limits.queue {
             return None;
         }
         self.next = next;

@@ -13,6 +13,7 @@ use super::{
     last_values::LastValues,
     mailbox::spec::MailboxSpec,
     options::JournalOptions,
+    pace::Pace,
     post::{Mailboxes, PostKeeper, PostReport, Tables},
     shares::Shares,
     table_log::TableLog,
@@ -54,6 +55,7 @@ pub(crate) struct Store {
     pub(crate) mailboxes: Mailboxes,
     pub(crate) last_values: LastValues,
     pub(crate) shares: Shares,
+    pub(crate) pace: Pace,
     /// The findings of the opening, for the broker's log and its table of streams.
     pub(crate) report: PostReport,
     pub(crate) opened: OpenReport,
@@ -74,7 +76,8 @@ impl Store {
             keeper
         })?;
         let Some((mailboxes, report)) = post else { return Err(LogError::Failed) };
-        Ok(Self { journal, mailboxes, last_values, shares, report, opened, thread })
+        let pace = Pace::default();
+        Ok(Self { journal, mailboxes, last_values, shares, pace, report, opened, thread })
     }
 
     /// Makes everything durable, and ends the writer. Blocks. Returns whether all of it has worked;

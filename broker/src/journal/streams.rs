@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::{Buf, BufMut, Bytes};
-use hpfeeds::wire::extension::{Code, Position, RefusedRange};
+use hpfeeds::wire::extension::{Code, Position, RefusedRange, StreamId};
 
 use super::{batch::Batch, table_log::TableLog};
 
@@ -16,6 +16,29 @@ pub(super) const COVERED: u8 = 4;
 const MOST: usize = 65_536;
 /// Refused ranges of one stream.
 const RANGES: usize = 64;
+
+/// The name of a stream: the ident of its publisher, as ids are chosen by clients, and its id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct StreamName {
+    pub(crate) id: [u8; 16],
+    pub(crate) ident: Box<str>,
+}
+
+impl StreamName {
+    pub(crate) fn new(id: StreamId, ident: &str) -> Self {
+        Self { id: *id.as_bytes(), ident: ident.into() }
+    }
+
+    /// Its key in a table: the id, then the ident.
+    fn row(&self) -> Vec<u8> {
+        [&self.id, self.ident.as_bytes()].concat()
+    }
+
+    fn from_row(row: &[u8]) -> Option<Self> {
+        let (id, ident) = row.split_first_chunk()?;
+        Some(Self { id: *id, ident: std::str::from_utf8(ident).ok()?.into() })
+    }
+}
 
 /// A stream that the journal knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,13 +52,13 @@ pub(crate) struct KnownStream {
 #[derive(Debug, Default)]
 pub(super) struct StreamEnds {
     /// The last number of each that is durable, and where it stands.
-    ends: HashMap<[u8; 16], (u64, Position)>,
+    ends: HashMap<StreamName, (u64, Position)>,
     /// Appended, and not known to be durable.
-    coming: Vec<([u8; 16], u64, Position)>,
-    refused: HashMap<[u8; 16], Vec<RefusedRange>>,
+    coming: Vec<(StreamName, u64, Position)>,
+    refused: HashMap<StreamName, Vec<RefusedRange>>,
     /// Streams whose refused ranges, and whose ends, are not in the table yet.
-    changed: Vec<[u8; 16]>,
-    moved: HashSet<[u8; 16]>,
+    changed: Vec<StreamName>,
+    moved: HashSet<StreamName>,
     covered: Position,
 }
 
@@ -43,14 +66,14 @@ impl StreamEnds {
     /// Reads what was stored.
     pub(super) fn load(table: &TableLog) -> Self {
         let mut ends = Self::default();
-        for (id, value) in table.rows(ENDS) {
-            if let (Ok(id), Some(end)) = (id.try_into(), end(value)) {
-                ends.ends.insert(id, end);
+        for (row, value) in table.rows(ENDS) {
+            if let (Some(name), Some(end)) = (StreamName::from_row(row), end(value)) {
+                ends.ends.insert(name, end);
             }
         }
-        for (id, value) in table.rows(REFUSED) {
-            if let Ok(id) = id.try_into() {
-                ends.refused.insert(id, ranges(value));
+        for (row, value) in table.rows(REFUSED) {
+            if let Some(name) = StreamName::from_row(row) {
+                ends.refused.insert(name, ranges(value));
             }
         }
         let covered = table.rows(COVERED).next().and_then(|(_, value)| end(value));
@@ -65,19 +88,21 @@ impl StreamEnds {
 
     /// A batch is appended.
     pub(super) fn appended(&mut self, batch: &Batch) {
-        if let Some(stream) = batch.stream {
-            self.coming.push((stream.id, stream.last, batch.last()));
+        if let (Some(stream), Some(ident)) = (batch.stream, batch.ident()) {
+            self.coming.push((StreamName { id: stream.id, ident: ident.into() }, stream.last, batch.last()));
         }
     }
 
     /// A range of a stream was refused, and is stored before anything behind it.
-    pub(super) fn refused(&mut self, id: [u8; 16], range: RefusedRange) {
-        let ranges = self.refused.entry(id).or_default();
-        if ranges.len() == RANGES {
-            ranges.remove(0);
+    pub(super) fn refused(&mut self, name: StreamName, range: RefusedRange) {
+        let ranges = self.refused.entry(name.clone()).or_default();
+        if !ranges.last_mut().is_some_and(|last| lengthen(last, range)) {
+            if ranges.len() == RANGES {
+                ranges.remove(0);
+            }
+            ranges.push(range);
         }
-        ranges.push(range);
-        self.changed.push(id);
+        self.changed.push(name);
     }
 
     /// Whether something was refused that is not in the table yet.
@@ -89,18 +114,18 @@ impl StreamEnds {
     pub(super) fn durable(&mut self, position: Position) {
         self.covered = self.covered.max(position);
         let durable = self.coming.partition_point(|(.., at)| *at <= position);
-        for (id, last, at) in self.coming.drain(..durable) {
-            let end = self.ends.entry(id).or_default();
+        for (name, last, at) in self.coming.drain(..durable) {
+            let end = self.ends.entry(name.clone()).or_default();
             *end = (end.0.max(last), at);
-            self.moved.insert(id);
+            self.moved.insert(name);
         }
         self.coming.shrink_to(1024);
     }
 
     /// Puts what has changed into the table.
     pub(super) fn store(&mut self, table: &mut TableLog) {
-        for id in self.changed.drain(..) {
-            let ranges = self.refused.get(&id).map(|ranges| {
+        for name in self.changed.drain(..) {
+            let ranges = self.refused.get(&name).map(|ranges| {
                 let mut value = Vec::with_capacity(ranges.len() * 13);
                 for range in ranges {
                     value.put_u64(range.first);
@@ -109,12 +134,12 @@ impl StreamEnds {
                 }
                 value.into()
             });
-            table.put(REFUSED, &id, ranges);
+            table.put(REFUSED, &name.row(), ranges);
         }
         self.bound(table);
-        for id in std::mem::take(&mut self.moved) {
-            if let Some((last, at)) = self.ends.get(&id) {
-                table.put(ENDS, &id, Some(put_end(*last, *at)));
+        for name in std::mem::take(&mut self.moved) {
+            if let Some((last, at)) = self.ends.get(&name) {
+                table.put(ENDS, &name.row(), Some(put_end(*last, *at)));
             }
         }
         if !self.ends.is_empty() {
@@ -124,31 +149,46 @@ impl StreamEnds {
 
     /// Forgets the streams that were stored the longest time ago.
     fn bound(&mut self, table: &mut TableLog) {
+        if self.refused.len() > MOST {
+            // Of these nothing was ever stored.
+            let ends = &self.ends;
+            let gone = self.refused.extract_if(|name, _| !ends.contains_key(name));
+            gone.for_each(|(name, _)| table.put(REFUSED, &name.row(), None));
+        }
         if self.ends.len() <= MOST {
             return;
         }
-        let mut order: BTreeMap<Position, [u8; 16]> = self.ends.iter().map(|(id, (_, at))| (*at, *id)).collect();
+        let mut order: BTreeMap<Position, StreamName> =
+            self.ends.iter().map(|(name, (_, at))| (*at, name.clone())).collect();
         // Some more than must, so that it is not done each time.
         for _ in 0..self.ends.len() - MOST + MOST / 16 {
-            let Some((_, id)) = order.pop_first() else { return };
-            self.ends.remove(&id);
-            self.refused.remove(&id);
-            table.put(ENDS, &id, None);
-            table.put(REFUSED, &id, None);
+            let Some((_, name)) = order.pop_first() else { return };
+            self.ends.remove(&name);
+            self.refused.remove(&name);
+            table.put(ENDS, &name.row(), None);
+            table.put(REFUSED, &name.row(), None);
         }
     }
 
     /// All that is known, for the table of streams of a broker that starts.
-    pub(super) fn known(&self) -> HashMap<[u8; 16], KnownStream> {
+    pub(super) fn known(&self) -> HashMap<StreamName, KnownStream> {
         let mut known: HashMap<_, KnownStream> = HashMap::new();
-        for (id, (decided, _)) in &self.ends {
-            known.entry(*id).or_default().decided = *decided;
+        for (name, (decided, _)) in &self.ends {
+            known.entry(name.clone()).or_default().decided = *decided;
         }
-        for (id, ranges) in &self.refused {
-            known.entry(*id).or_default().refused.clone_from(ranges);
+        for (name, ranges) in &self.refused {
+            known.entry(name.clone()).or_default().refused.clone_from(ranges);
         }
         known
     }
+}
+
+/// Lengthens a range by another that follows it for the same reason. `false` if it does not.
+pub(super) fn lengthen(last: &mut RefusedRange, range: RefusedRange) -> bool {
+    let follows = last.first.checked_add(last.count.into()) == Some(range.first) && last.code == range.code;
+    let count = last.count.checked_add(range.count).filter(|_| follows);
+    last.count = count.unwrap_or(last.count);
+    count.is_some()
 }
 
 fn put_end(last: u64, at: Position) -> Bytes {

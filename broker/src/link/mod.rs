@@ -42,13 +42,15 @@ pub(crate) struct Link {
     fenced: AtomicBool,
     /// The client has taken none of its control frames for too long.
     stuck: AtomicBool,
+    /// What is published here cannot be stored any more.
+    failed: AtomicBool,
 }
 
 impl Link {
     pub(crate) fn new(outbox: Arc<Outbox>) -> Arc<Self> {
-        let [reading, silent, fenced, stuck] = [(); 4].map(|()| AtomicBool::new(false));
+        let [reading, silent, fenced, stuck, failed] = [(); 5].map(|()| AtomicBool::new(false));
         let (control, beat, window) = (Mutex::default(), Mutex::default(), Window::default());
-        Arc::new(Self { outbox, control, beat, window, reading, silent, fenced, stuck })
+        Arc::new(Self { outbox, control, beat, window, reading, silent, fenced, stuck, failed })
     }
 
     pub(crate) fn outbox(&self) -> &Arc<Outbox> {
@@ -111,6 +113,16 @@ impl Link {
 
     pub(crate) fn is_fenced(&self) -> bool {
         self.fenced.load(Relaxed)
+    }
+
+    /// Tells the connection that what it publishes cannot be stored any more.
+    pub(crate) fn fail(&self) {
+        self.failed.store(true, Relaxed);
+        self.outbox.wake();
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Relaxed)
     }
 
     /// Moves all frames that wait into an empty buffer; `false` when there are none.

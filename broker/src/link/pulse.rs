@@ -46,6 +46,11 @@ impl Pulse {
         self.links.lock().iter().filter(|link| link.strong_count() > 0).count()
     }
 
+    /// Tells each connection that what it publishes cannot be stored any more.
+    pub(crate) fn fail(&self) {
+        self.links.lock().iter().filter_map(Weak::upgrade).for_each(|link| link.fail());
+    }
+
     /// Sweeps once a second, for as long as there are connections.
     pub(crate) async fn run(&self) {
         loop {

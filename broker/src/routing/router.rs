@@ -189,6 +189,10 @@ pub(crate) struct TopicHandle {
 }
 
 impl TopicHandle {
+    pub(crate) fn channel(&self) -> &Channel {
+        &self.topic.channel
+    }
+
     /// A snapshot of the subscribers; each is there once.
     pub(crate) fn subscribers(&self) -> Subscribers {
         let Self { router, topic, .. } = self;

@@ -21,6 +21,9 @@ pub(crate) enum End {
     Silent(u32),
     /// Another connection publishes its stream.
     Fenced,
+    /// The client has ended its stream, and messages that a mailbox wants are not stored: the end of
+    /// ours must not confirm them.
+    Unstored,
     /// The broker is shutting down.
     Shutdown {
         /// The client may have sent messages that were not read: the end of the stream must not
@@ -40,6 +43,7 @@ impl fmt::Display for End {
             Self::Evicted => f.write_str("it read too little while the memory for all subscribers was full"),
             Self::Revoked => f.write_str("its key was removed or has another secret"),
             Self::Silent(seconds) => write!(f, "no sign of life within {seconds} s"),
+            Self::Unstored => f.write_str("closed by the client, and what it sent could not be stored"),
             Self::Fenced => f.write_str("its stream is used by another connection"),
             Self::Shutdown { .. } => f.write_str("shutdown"),
         }

@@ -3,7 +3,8 @@
 
 use std::{mem, sync::Arc};
 
-use hpfeeds::wire::BatchExtent;
+use bytes::Bytes;
+use hpfeeds::wire::{self, BatchExtent};
 use tokio::time::Instant;
 
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
     metrics::{counters::Counters, stall::Stall},
     net::buffer_pool::BufferPool,
     routing::{router::TopicHandle, topic::Subscribers},
-    session::{read_buffer::ReadBuffer, work_budget::WorkBudget},
+    session::{read_buffer::ReadBuffer, storing::Storage, work_budget::WorkBudget},
 };
 
 /// Coalesced batches at the start of a read buffer, and the subscribers that the channels of all of
@@ -29,6 +30,10 @@ pub(crate) struct Fanout {
     payload: usize,
     /// How many batches were coalesced, each of one channel.
     batches: usize,
+    /// The parts of the store that they go to.
+    storage: Storage,
+    /// A subscriber gets some stored channels from its mailbox only: each channel goes by itself.
+    is_single: bool,
 }
 
 impl Fanout {
@@ -36,25 +41,37 @@ impl Fanout {
         self.extent
     }
 
+    pub(super) fn storage(&self) -> Storage {
+        self.storage
+    }
+
     /// Whether a batch of this channel may be added, as far as that is known without looking at its
     /// subscribers.
-    pub(crate) fn is_known_to_take(&self, topic: &TopicHandle) -> bool {
-        self.subscribers.as_ref().is_some_and(|own| topic.is_known_to_have(own))
+    pub(super) fn is_known_to_take(&self, topic: &TopicHandle, storage: Storage) -> bool {
+        self.accepts(storage) && self.subscribers.as_ref().is_some_and(|own| topic.is_known_to_have(own))
     }
 
     /// Whether a batch for these subscribers may be added.
-    pub(crate) fn takes(&self, subscribers: &Subscribers) -> bool {
-        self.subscribers.as_ref().is_none_or(|own| own.are(subscribers))
+    pub(super) fn takes(&self, subscribers: &Subscribers, storage: Storage) -> bool {
+        self.subscribers.as_ref().is_none_or(|own| self.accepts(storage) && own.are(subscribers))
     }
 
-    /// Sets the subscribers, if it is empty.
-    pub(crate) fn begin(&mut self, subscribers: Subscribers) {
-        self.subscribers.get_or_insert(subscribers);
+    fn accepts(&self, storage: Storage) -> bool {
+        self.storage == storage && !self.is_single
     }
 
-    /// Whether the batches have no subscribers.
-    pub(crate) fn is_unrouted(&self) -> bool {
-        self.subscribers.as_ref().is_none_or(Subscribers::is_empty)
+    /// Sets the subscribers and the storage, if it is empty.
+    pub(super) fn begin(&mut self, subscribers: Subscribers, storage: Storage) {
+        if self.subscribers.is_none() {
+            self.storage = storage;
+            self.is_single = storage.journal && subscribers.iter().any(|outbox| outbox.withholds_any());
+            self.subscribers = Some(subscribers);
+        }
+    }
+
+    /// Whether the batches go to nobody.
+    pub(super) fn is_unrouted(&self) -> bool {
+        !self.storage.journal && self.subscribers.as_ref().is_none_or(Subscribers::is_empty)
     }
 
     /// The number of subscribers.
@@ -80,7 +97,7 @@ impl Fanout {
         pool: &Arc<BufferPool>,
         budget: &mut WorkBudget,
     ) -> Option<PendingFanout> {
-        let Self { subscribers, extent, payload, batches } = mem::take(self);
+        let Self { subscribers, extent, payload, batches, .. } = mem::take(self);
         // Received, whatever becomes of them.
         counters.received_messages.add(extent.messages.into());
         counters.received_bytes.add(extent.len as u64);
@@ -95,31 +112,72 @@ impl Fanout {
             None => (FrameBatch::received(&buffer.bytes[..extent.len], extent.messages, payload), None),
         };
         batch.one_channel = batches == 1;
-        // To each subscriber; publishers wait for those that keep up and have no room.
-        let (mut waiting, mut left) = (Vec::new(), subscribers.len());
-        for outbox in subscribers.iter() {
-            left = left.saturating_sub(1);
-            batch.is_last = left == 0 && waiting.is_empty();
-            budget.charge(match outbox.enqueue(&mut batch, Instant::now) {
-                EnqueueOutcome::Queued { .. } => 1,
-                // Drops are counted for each channel.
-                EnqueueOutcome::Refused => batches,
-                EnqueueOutcome::Wait(until) => {
-                    waiting.push((outbox.clone(), until));
-                    1
-                }
-            });
-        }
-        let pending = (!waiting.is_empty()).then(|| {
-            let holds = mem::size_of_val(&*waiting) + taken.unwrap_or(extent.len);
-            PendingFanout { batch: batch.into_own(), holds, waiting }
-        });
+        let holds = taken.unwrap_or(extent.len);
+        let (pending, rest) = offer(batch, batches, subscribers.iter(), subscribers.len(), budget);
+        let pending = pending.map(|waiting| PendingFanout::new(rest.into_own(), holds, waiting));
         // Only now, as they were still in the read buffer.
         if taken.is_none() {
             buffer.skip(extent.len);
         }
         pending
     }
+
+    /// The same for batches that were taken out of the buffer already, and went to the store. If that
+    /// `is_stored` by the journal, subscribers get what their mailboxes cover from there.
+    pub(super) fn queue_stored(
+        &mut self,
+        counters: &Counters,
+        frames: Bytes,
+        holds: usize,
+        is_stored: bool,
+        budget: &mut WorkBudget,
+    ) -> Option<PendingFanout> {
+        let Self { subscribers, extent, payload, batches, is_single, .. } = mem::take(self);
+        counters.received_messages.add(extent.messages.into());
+        counters.received_bytes.add(extent.len as u64);
+        budget.charge(batches);
+        let subscribers = subscribers.unwrap_or_default();
+        if subscribers.is_empty() && !is_stored {
+            counters.unrouted.add(extent.messages.into());
+        }
+        let channel = if is_single && is_stored { wire::FrameBatch::checked(&frames).first_channel() } else { None };
+        let channel = channel.map(str::to_owned);
+        let gets = |outbox: &&Arc<Outbox>| channel.as_ref().is_none_or(|channel| !outbox.withholds(channel));
+        let mut batch = FrameBatch::new(frames, extent.messages, payload);
+        batch.one_channel = batches == 1;
+        let (pending, rest) = offer(batch, batches, subscribers.iter().filter(gets), usize::MAX, budget);
+        pending.map(|waiting| PendingFanout::new(rest.into_own(), holds, waiting))
+    }
+}
+
+/// Outboxes that have no room yet, and when to try again at the latest.
+type Waiting = Vec<(Arc<Outbox>, Instant)>;
+
+/// Offers a batch to each subscriber; publishers wait for those that keep up and have no room.
+/// `count` is how many these are, or more.
+#[inline]
+fn offer<'a, 'b>(
+    mut batch: FrameBatch<'a>,
+    batches: usize,
+    subscribers: impl Iterator<Item = &'b Arc<Outbox>>,
+    count: usize,
+    budget: &mut WorkBudget,
+) -> (Option<Waiting>, FrameBatch<'a>) {
+    let (mut waiting, mut left) = (Vec::new(), count);
+    for outbox in subscribers {
+        left = left.saturating_sub(1);
+        batch.is_last = left == 0 && waiting.is_empty();
+        budget.charge(match outbox.enqueue(&mut batch, Instant::now) {
+            EnqueueOutcome::Queued { .. } => 1,
+            // Drops are counted for each channel.
+            EnqueueOutcome::Refused => batches,
+            EnqueueOutcome::Wait(until) => {
+                waiting.push((outbox.clone(), until));
+                1
+            }
+        });
+    }
+    ((!waiting.is_empty()).then_some(waiting), batch)
 }
 
 /// A batch that a subscriber which keeps up has no room for yet.
@@ -132,6 +190,10 @@ pub(crate) struct PendingFanout {
 }
 
 impl PendingFanout {
+    fn new(batch: FrameBatch<'static>, holds: usize, waiting: Waiting) -> Self {
+        Self { batch, holds: mem::size_of_val(&*waiting) + holds, waiting }
+    }
+
     /// The memory that it holds on to, in bytes.
     pub(crate) fn holds(&self) -> usize {
         self.holds
@@ -187,7 +249,7 @@ mod tests {
             let mut buffer = ReadBuffer::new(BytesMut::from(&[0; 100][..]));
             let pool = Arc::new(BufferPool::new(usize::MAX));
             let (mut fanout, mut budget) = (Fanout::default(), WorkBudget::default());
-            fanout.begin(topic.subscribers());
+            fanout.begin(topic.subscribers(), Storage::default());
             for _ in 0..3 {
                 fanout.add(BatchExtent { len: 30, messages: 1 }, 10);
             }

@@ -11,6 +11,8 @@ mod publish_cache;
 mod read_buffer;
 mod read_sizer;
 mod reader;
+mod route;
+mod storing;
 mod subscribing;
 mod work_budget;
 mod writer;
@@ -326,7 +328,7 @@ async fn finish(end: &End, read: &mut ReadHalf<'_>, writer: &mut Writer<'_>, con
         // subscribed gets no ERROR, as from the Python broker: that one's command line would end
         // instead of connecting again.
         End::Shutdown { unread } => (unread.then_some(SHUTTING_DOWN), config.drain_timeout),
-        End::Evicted | End::Failed(_) => return writer.abandon(),
+        End::Evicted | End::Failed(_) | End::Unstored => return writer.abandon(),
     };
     writer.outbox().close(text.map(|text| error_frame(text, config.limits).freeze()));
     let writing = async {

@@ -1,11 +1,11 @@
 //! Publish cache of a connection: the channels that it may publish to, with their topic and metrics.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{cell::Cell, collections::HashMap, sync::Arc};
 
 use foldhash::quality::RandomState;
 use hpfeeds::wire::FrameBatch;
 
-use crate::{metrics::channels::ChannelSeries, routing::router::TopicHandle};
+use crate::{metrics::channels::ChannelSeries, routing::router::TopicHandle, session::storing::Lookup};
 
 /// A publish cache holds so many targets, however low the limit on subscriptions is: sensors publish
 /// to some channels by turns.
@@ -17,6 +17,8 @@ pub(crate) struct PublishTarget {
     pub(crate) names: Arc<[u8]>,
     pub(crate) topic: TopicHandle,
     pub(crate) series: Arc<ChannelSeries>,
+    /// The storage of the channel, as far as it was looked up.
+    pub(super) storage: Cell<Lookup>,
 }
 
 /// Publish targets by their names. A target that is found needs no check of the key, and neither
@@ -98,7 +100,7 @@ mod tests {
             assert!(!is_found(&mut cache, channel, series), "{channel} is not there yet");
             let names = FrameBatch::names(&body(channel)).unwrap().into();
             let topic = router.topic(&channel.parse().unwrap());
-            cache.add(PublishTarget { names, topic, series: series.clone() }, MAX);
+            cache.add(PublishTarget { names, topic, series: series.clone(), storage: Cell::default() }, MAX);
             // In order, around the end, and backwards: the guess is right or wrong.
             for (rotated, reversed) in [(0, false), (7, false), (7, true)] {
                 let mut channels = channels.clone();
@@ -120,7 +122,7 @@ mod tests {
         for channel in &channels {
             let names = FrameBatch::names(&body(channel)).unwrap().into();
             let topic = router.topic(&channel.parse().unwrap());
-            cache.add(PublishTarget { names, topic, series: Arc::clone(&series) }, 1);
+            cache.add(PublishTarget { names, topic, series: Arc::clone(&series), storage: Cell::default() }, 1);
         }
         assert!(channels.iter().rev().all(|channel| is_found(&mut cache, channel, &series)));
     }
@@ -130,7 +132,7 @@ mod tests {
         let (router, mut cache) = (Arc::<Router>::default(), PublishCache::default());
         assert!(cache.find(&body("c")).is_none());
         let (names, topic) = (body("c")[..4].into(), router.topic(&"c".parse().unwrap()));
-        cache.add(PublishTarget { names, topic, series: Arc::default() }, MAX);
+        cache.add(PublishTarget { names, topic, series: Arc::default(), storage: Cell::default() }, MAX);
         assert!(cache.find(&body("c")).is_some());
         assert!(cache.find(b"").is_none());
         assert!(cache.find(b"\x01i\x09c").is_none());

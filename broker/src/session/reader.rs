@@ -1,6 +1,7 @@
 //! Session reader: receives and processes the frames of one authenticated client.
 
 use std::{
+    cell::Cell,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -28,9 +29,25 @@ use crate::{
         fanout::{Fanout, PendingFanout},
         publish_cache::{PublishCache, PublishTarget},
         read_buffer::ReadBuffer,
+        route::Route,
+        storing::{Storage, Storing},
         work_budget::WorkBudget,
     },
 };
+
+/// The route of a batch through a session. A function would borrow all of that.
+macro_rules! route {
+    ($session:ident) => {
+        Route {
+            context: &$session.context,
+            buffer: &mut $session.buffer,
+            budget: &mut $session.budget,
+            extension: &mut $session.extension,
+            storing: &mut $session.storing,
+            ident: $session.membership.ident(),
+        }
+    };
+}
 
 /// Reads and processes the frames of one authenticated client.
 pub(crate) struct SessionReader {
@@ -49,12 +66,14 @@ pub(crate) struct SessionReader {
     pub(super) extension: Option<Box<Extension>>,
     /// Completes before the next frame is processed.
     suspension: Option<Suspension>,
+    /// The broker stores messages, and the client has published.
+    pub(super) storing: Option<Box<Storing>>,
 }
 
 /// A wait between two frames.
 struct Suspension {
-    /// In a box, as idle connections have none.
-    future: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// In a box, as idle connections have none. `false`: what was to be stored is not.
+    future: Pin<Box<dyn Future<Output = bool> + Send>>,
     /// A reason to end the connection ends the wait.
     until_stopped: bool,
     /// It only lets other tasks run.
@@ -68,8 +87,15 @@ struct Suspension {
 
 impl Suspension {
     fn new(future: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self::settling(Box::pin(async move {
+            future.await;
+            true
+        }))
+    }
+
+    fn settling(future: Pin<Box<dyn Future<Output = bool> + Send>>) -> Self {
         let (until_stopped, yields) = (false, false);
-        Self { future: Box::pin(future), until_stopped, yields, kept: 0, messages: 0, tracked: None }
+        Self { future, until_stopped, yields, kept: 0, messages: 0, tracked: None }
     }
 
     /// Lets other tasks run.
@@ -111,6 +137,7 @@ impl SessionReader {
             offered,
             extension: None,
             suspension: None,
+            storing: None,
         }
     }
 
@@ -164,7 +191,7 @@ impl SessionReader {
         // Also while suspended: a revoked key ends the wait for a slow subscriber.
         self.follow_key()?;
         if let Some(extension) = &mut self.extension
-            && let Poll::Ready(end) = extension.poll_signals(cx)
+            && let Poll::Ready(end) = extension.poll_signals(&self.context, cx)
         {
             return Poll::Ready(Err(Some(end)));
         }
@@ -176,8 +203,11 @@ impl SessionReader {
             if let Some(extension) = &mut self.extension {
                 extension.set_suspended(!suspension.yields);
             }
-            ready!(suspension.future.as_mut().poll(cx));
+            let is_good = ready!(suspension.future.as_mut().poll(cx));
             self.suspension = None;
+            if let (false, Some(storing)) = (is_good, &mut self.storing) {
+                storing.miss();
+            }
             if let Some(extension) = &mut self.extension {
                 extension.set_suspended(false);
                 extension.settle();
@@ -198,7 +228,7 @@ impl SessionReader {
         if let Some(extension) = &mut self.extension {
             // Before the connection waits for anything but its turn.
             if suspension.as_ref().is_none_or(|suspension| !suspension.yields) {
-                extension.acknowledge(&self.context);
+                extension.poll_durable(&self.context, cx);
             }
             if suspension.is_none() && extension.is_waiting() {
                 return Poll::Ready(Ok(()));
@@ -231,7 +261,14 @@ impl SessionReader {
             self.buffer.release(&self.context.pool);
         }
         Poll::Ready(match ready!(read) {
-            Ok(0) => Err(Some(self.eof())),
+            Ok(0) => match self.storing.as_mut().and_then(|storing| storing.settle()) {
+                // The end of our stream confirms all of theirs: first the disk must have it.
+                Some(settling) => {
+                    self.suspension = Some(Suspension::settling(settling));
+                    Ok(())
+                }
+                None => Err(Some(self.eof())),
+            },
             Ok(n) => {
                 self.budget.charge_read(n);
                 self.outbox().session().received(n);
@@ -355,7 +392,13 @@ impl SessionReader {
     /// Publishes the PUBLISH frames at the start of the buffer, of which the first is whole. When a
     /// subscriber has no room yet, returns the wait for it.
     fn publish(&mut self) -> Result<Option<Suspension>, String> {
-        let (limits, counters, pool) = (self.context.config.limits, &self.context.metrics.counters, &self.context.pool);
+        if let Some(storing) = &mut self.storing {
+            let confirms = self.extension.as_ref().is_some_and(|extension| extension.confirms());
+            if let Some(wait) = storing.pace(self.buffer.passing().len(), confirms) {
+                return Ok(Some(Suspension { until_stopped: true, ..Suspension::new(wait) }));
+            }
+        }
+        let limits = self.context.config.limits;
         let mut fanout = Fanout::default();
         while !self.budget.is_exceeded() {
             // The fanout stands at the start of the buffer; the next message is the one behind it.
@@ -366,7 +409,7 @@ impl SessionReader {
                 break;
             };
             // The channel is checked and looked up once, and then found in the cache.
-            let Some(PublishTarget { names, topic, series }) = self.cache.find(body) else {
+            let Some(PublishTarget { names, topic, series, storage }) = self.cache.find(body) else {
                 // The fanout goes first: an error must not take it along.
                 if position > 0 {
                     break;
@@ -378,29 +421,28 @@ impl SessionReader {
                 };
                 self.budget.charge_lookup(prefixes);
                 self.cache.add(target, self.context.config.max_subscriptions);
+                self.begin_storing();
                 continue;
+            };
+            let storage = match &self.storing {
+                Some(storing) => storing.storage(topic.channel(), storage),
+                None => Storage::default(),
             };
             // Channels with the same subscribers go to them together; otherwise the fanout is
             // queued, and another begins.
-            if fanout.is_known_to_take(topic) {
+            if fanout.is_known_to_take(topic, storage) {
                 self.budget.charge_comparison(fanout.subscribers());
             } else {
                 let subscribers = topic.subscribers();
                 if position > 0 {
                     self.budget.charge_comparison(subscribers.len());
                 }
-                if !fanout.takes(&subscribers) {
-                    if let Some(extension) = &mut self.extension {
-                        extension.count(fanout.extent().messages)?;
-                    }
-                    if let Some(pending) = fanout.queue(counters, &mut self.buffer, pool, &mut self.budget) {
-                        return Ok(Some(self.wait(pending)));
-                    }
-                    if let Some(extension) = &mut self.extension {
-                        extension.settle();
-                    }
+                if !fanout.takes(&subscribers, storage)
+                    && let Some(pending) = route!(self).take(&mut fanout)?
+                {
+                    return Ok(Some(self.wait(pending)));
                 }
-                fanout.begin(subscribers);
+                fanout.begin(subscribers, storage);
             }
             // All messages on the same channel that follow are one step, whatever their number.
             let position = fanout.extent().len;
@@ -416,16 +458,17 @@ impl SessionReader {
             }
             fanout.add(batch, payload);
         }
-        if let Some(extension) = &mut self.extension {
-            extension.count(fanout.extent().messages)?;
+        Ok(route!(self).take(&mut fanout)?.map(|pending| self.wait(pending)))
+    }
+
+    /// Has what the client publishes stored from now on, as far as it is to be.
+    #[cold]
+    fn begin_storing(&mut self) {
+        if let (None, Some(store)) = (&self.storing, &self.context.journal) {
+            let stores_all = self.extension.as_ref().is_some_and(|extension| extension.stores_all());
+            let account = self.membership.quota().name().clone();
+            self.storing = Some(Box::new(Storing::new(store.clone(), account, stores_all)));
         }
-        let pending = fanout.queue(counters, &mut self.buffer, pool, &mut self.budget);
-        if let Some(extension) = &mut self.extension
-            && pending.is_none()
-        {
-            extension.settle();
-        }
-        Ok(pending.map(|pending| self.wait(pending)))
     }
 
     /// The wait until all subscribers have a batch.
@@ -464,12 +507,14 @@ impl SessionReader {
         let prefixes = prefixes(channel).count();
         let names = FrameBatch::names(body).unwrap_or(body).into();
         let topic = self.context.router.topic(&owned);
-        Ok((PublishTarget { names, topic, series: session.channel(&owned) }, prefixes))
+        let series = session.channel(&owned);
+        Ok((PublishTarget { names, topic, series, storage: Cell::default() }, prefixes))
     }
 
     /// The client has ended its stream: an error when that is inside of a frame.
     fn eof(&self) -> End {
         let missing = match (self.buffer.bytes.len(), self.buffer.missing()) {
+            (0, _) if self.storing.as_ref().is_some_and(|storing| storing.has_missed()) => return End::Unstored,
             (0, _) => return End::Eof,
             (received, 0) => HEADER_LEN - received,
             (_, missing) => missing,

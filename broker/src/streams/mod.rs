@@ -17,10 +17,11 @@ mod tests;
 
 use std::{collections::HashMap, mem, sync::Arc};
 
+use hpfeeds::wire::extension::StreamId;
 use parking_lot::Mutex;
 
 use crate::{
-    journal::streams::KnownStream,
+    journal::streams::{KnownStream, StreamName},
     link::Link,
     streams::{
         idle::{Idle, Turn},
@@ -62,7 +63,7 @@ struct State {
     streams: HashMap<StreamKey, Entry>,
     idle: Idle,
     /// What a journal knows of streams that have not been asked for since the start.
-    stored: HashMap<[u8; 16], KnownStream>,
+    stored: HashMap<StreamName, KnownStream>,
 }
 
 #[derive(Debug)]
@@ -103,7 +104,7 @@ struct Seat {
 
 impl StreamTable {
     /// A table with what a journal knows of streams.
-    pub(crate) fn new(stored: HashMap<[u8; 16], KnownStream>) -> Self {
+    pub(crate) fn new(stored: HashMap<StreamName, KnownStream>) -> Self {
         Self(Mutex::new(State { stored, ..State::default() }))
     }
 
@@ -115,7 +116,7 @@ impl StreamTable {
         let Some(entry) = state.streams.get_mut(&seat.key) else {
             let entry = Entry { holder: Some(link.clone()), claimant: None, progress: Progress::default(), turn: None };
             state.streams.insert(seat.key.clone(), entry);
-            let stored = state.stored.remove(seat.key.stream.as_bytes());
+            let stored = state.stored.remove(&StreamName::new(seat.key.stream, link.outbox().ident()));
             let is_known = stored.is_some();
             return Claimed::Now(
                 StreamHold { seat, progress: stored.map(Progress::from).unwrap_or_default() },
@@ -198,6 +199,10 @@ impl Drop for StreamClaim {
 impl StreamHold {
     pub(crate) fn is(&self, key: &StreamKey) -> bool {
         self.seat.key == *key
+    }
+
+    pub(crate) fn id(&self) -> StreamId {
+        self.seat.key.stream
     }
 }
 

@@ -5,5 +5,6 @@
 #[path = "../support/extension.rs"]
 mod extension_client;
 mod folder;
+mod publishing;
 #[path = "../support/mod.rs"]
 mod support;

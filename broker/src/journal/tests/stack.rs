@@ -12,7 +12,7 @@ use hpfeeds::{
     log::{Disk, Entry, File, Guard, LockError, Space, StreamEnd},
     wire::{
         Channel, Pattern,
-        extension::{Code, Position, RefusedRange},
+        extension::{Code, Position, RefusedRange, StreamId},
     },
 };
 use tokio::time::{Instant, timeout};
@@ -29,6 +29,7 @@ use super::{
         post::{Mailboxes, PostKeeper, PostReport},
         shares::Shares,
         store::{Disks, Opening},
+        streams::StreamName,
     },
     sim_disk::{Faults, Random, SimDisk},
     support::{START_MS, draft, parse, seeds, small},
@@ -384,13 +385,14 @@ async fn a_restarted_broker_knows_the_streams_and_what_of_them_was_refused() {
     stack.engine.shared.want(stack.journal.last());
     stack.turn(1500);
     let range = RefusedRange { first: 2, count: 1, code: Code::NOT_ALLOWED };
-    stack.mailboxes.refused([7; 16], range);
+    let name = StreamName::new(StreamId::new([7; 16]), "sensor");
+    stack.mailboxes.refused(name.clone(), range);
     stack.journal.append(stream(2, 3)).unwrap();
     stack.engine.shared.want(stack.journal.last());
     stack.turn(1);
     for seed in 0..20 {
         let stack = Stack::open(&disk.crash(seed), small(), &["c=a"]).unwrap();
-        let known = &stack.report.known[&[7; 16]];
+        let known = &stack.report.known[&name];
         assert_eq!((known.decided, &known.refused[..]), (3, &[range][..]), "what covers it came later");
     }
     // Written, and not durable, while the table is stored: it may be there, and is not promised.
@@ -400,7 +402,7 @@ async fn a_restarted_broker_knows_the_streams_and_what_of_them_was_refused() {
     drop(stack);
     for seed in 0..50 {
         let stack = Stack::open(&disk.crash(seed), small(), &["c=a"]).unwrap();
-        let known = &stack.report.known[&[7; 16]];
+        let known = &stack.report.known[&name];
         assert!((3..=4).contains(&known.decided), "{known:?}");
         assert_eq!(known.refused, [range]);
         let last = stack.journal.last().number;

@@ -20,12 +20,15 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// Of the flags, those that this broker grants.
-    pub(super) fn of(hello: &ClientHello<'_>) -> Self {
+    /// Of the flags, those that this broker grants, which `stores` messages or does not.
+    pub(super) fn of(hello: &ClientHello<'_>, stores: bool) -> Self {
         let mut flags = hello.flags & GRANTED;
+        if stores {
+            flags = flags | (hello.flags & Flags::STORE);
+        }
         if hello.stream == StreamId::default() {
             // That stands for no stream: nothing could be confirmed.
-            flags = flags & UNNUMBERED;
+            flags = flags & (UNNUMBERED | Flags::STORE);
         }
         let ClientHello { version, stream, next, .. } = *hello;
         let heartbeat = if flags.contains(Flags::HEARTBEAT) { hello.heartbeat } else { 0 };

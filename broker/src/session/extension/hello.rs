@@ -11,7 +11,7 @@ use crate::{
     identity::Membership,
     session::{
         error_frame::SHUTTING_DOWN,
-        extension::{Extension, NO_NUMBERS, Stream, asked::Asked},
+        extension::{Extension, JOURNAL_FAILED, NO_NUMBERS, asked::Asked, stream::Stream},
     },
     streams::{Claimed, StreamHold, key::StreamKey},
 };
@@ -78,6 +78,9 @@ impl Extension {
             // Subscribers have ended: what was routed since then may have been discarded.
             return Err(SHUTTING_DOWN.to_owned());
         }
+        if stream.is_some() && context.journal.as_ref().is_some_and(|store| store.journal.health().is_over()) {
+            return Err(JOURNAL_FAILED.to_owned());
+        }
         let timeout = context.config.client_timeout.filter(|_| asked.flags.contains(Flags::HEARTBEAT));
         // Three signs of life in that time.
         let heartbeat = timeout.map_or(0, |timeout| (timeout.get() / 3).max(1));
@@ -87,7 +90,7 @@ impl Extension {
             flags: asked.flags,
             heartbeat,
             node: context.node,
-            level: Level::ROUTED,
+            level: if stream.is_some() && context.journal.is_some() { Level::STORED } else { Level::ROUTED },
             software: SOFTWARE,
             largest_message: Some(context.config.limits.of(Opcode::Publish)),
             ..BrokerHello::default()
@@ -99,8 +102,7 @@ impl Extension {
             hello.decided = hold.progress.decided;
             hello.refused = hold.progress.refusals.from(asked.next);
             let numbering = StreamNumbering::new(asked.next, hello.decided).ok_or(NO_NUMBERS)?;
-            let first = numbering.next();
-            self.stream = Some(Stream { hold, numbering, first, acked: hello.decided, pending: 0 });
+            self.stream = Some(Stream::new(hold, numbering));
         }
         self.flags = asked.flags;
         self.link.window.resize(asked.window);

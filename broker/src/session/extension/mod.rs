@@ -4,6 +4,7 @@
 mod asked;
 mod hello;
 mod received;
+mod stream;
 
 use std::{
     pin::Pin,
@@ -14,21 +15,29 @@ use std::{
 
 use hpfeeds::wire::{
     Channel,
-    extension::{BrokerFrame, Code, Flags, RefusedRange, StreamNumbering},
+    extension::{BrokerFrame, Code, Flags, Position, RefusedRange, StreamId},
 };
 use tokio::time::{Sleep, sleep};
 
 use crate::{
     context::BrokerContext,
+    journal::{handle::NotDurable, streams::StreamName},
     link::Link,
     net::buffer_pool::{BufferPool, WaitingBytes},
-    session::{end::End, extension::asked::Asked, read_buffer::ReadBuffer},
-    streams::{StreamClaim, StreamHold},
+    session::{
+        end::End,
+        extension::{asked::Asked, stream::Stream},
+        read_buffer::ReadBuffer,
+    },
+    streams::StreamClaim,
 };
 
 /// How long a fenced connection waits until its pending batch has gone to all subscribers. After
 /// that the batch is given up: those that have got it will get its messages again.
 const FENCE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The text for a publisher whose messages are to be stored, and cannot be any more.
+const JOURNAL_FAILED: &str = "The journal has failed";
 
 /// The text for a stream without numbers.
 const NO_NUMBERS: &str = "The stream has no numbers left: take a new stream id";
@@ -50,30 +59,13 @@ pub(crate) struct Extension {
     renewed: bool,
     /// Accounts for the memory of the read buffer, while the next frame has to wait.
     parked: Option<WaitingBytes>,
+    /// The wait until the journal has synced what was published.
+    syncing: Option<Syncing>,
+    /// A HELLO that waits until all before it is durable.
+    settling: bool,
 }
 
-/// A stream that this connection holds.
-struct Stream {
-    hold: StreamHold,
-    numbering: StreamNumbering,
-    /// The number of the first message on this connection.
-    first: u64,
-    /// The number that was acknowledged last.
-    acked: u64,
-    /// How many messages were counted last that subscribers have no room for yet.
-    pending: u64,
-}
-
-impl Stream {
-    /// Takes over what is decided of the messages that were counted. It begins with the first of
-    /// this connection: what the publisher gave up before is decided along with that.
-    fn settle(&mut self) {
-        let decided = self.numbering.next() - 1 - self.pending;
-        if decided >= self.first {
-            self.hold.progress.decided = decided;
-        }
-    }
-}
+type Syncing = Pin<Box<dyn Future<Output = Result<(), NotDurable>> + Send>>;
 
 impl Extension {
     fn new(link: Arc<Link>) -> Self {
@@ -86,6 +78,8 @@ impl Extension {
             said: false,
             renewed: false,
             parked: None,
+            syncing: None,
+            settling: false,
         }
     }
 
@@ -145,6 +139,75 @@ impl Extension {
         }
     }
 
+    /// Whether the publisher gets confirmations.
+    pub(super) fn confirms(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    /// Whether everything is to be stored, wanted or not.
+    pub(super) fn stores_all(&self) -> bool {
+        self.flags.contains(Flags::STORE)
+    }
+
+    /// The stream, and the number that the last of so many messages more will have.
+    pub(super) fn last_of(&self, messages: u32) -> Option<(StreamId, u64)> {
+        let stream = self.stream.as_ref()?;
+        Some((stream.id(), stream.numbering.next().saturating_add(messages.into()) - 1))
+    }
+
+    /// So many messages, which were counted last, are in the journal, the last one at a position. The
+    /// publisher waits for that to be durable.
+    pub(super) fn stored(&mut self, messages: u32, position: Position, context: &BrokerContext) {
+        if let (Some(stream), Some(store)) = (&mut self.stream, &context.journal) {
+            stream.stored(messages, position);
+            store.journal.want(position);
+        }
+    }
+
+    /// So many messages, which were counted last, cannot be stored, and are never confirmed.
+    pub(super) fn missed(&mut self, messages: u32) {
+        if let Some(stream) = &mut self.stream {
+            stream.stored(messages, Position::new(u64::MAX, u64::MAX));
+            self.link.fail();
+        }
+    }
+
+    /// Takes over what has become durable, and acknowledges it. The task is woken up when there is
+    /// more.
+    #[inline(never)]
+    pub(super) fn poll_durable(&mut self, context: &BrokerContext, cx: &mut Context<'_>) {
+        let (Some(stream), Some(store)) = (&mut self.stream, &context.journal) else {
+            return self.acknowledge(context);
+        };
+        while let Some(next) = stream.waits_for() {
+            let durable = store.journal.durable_position();
+            if durable >= next {
+                self.syncing = None;
+                stream.durable(durable);
+                continue;
+            }
+            let journal = store.journal.clone();
+            let syncing = self.syncing.get_or_insert_with(|| Box::pin(async move { journal.durable(next).await }));
+            match syncing.as_mut().poll(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(())) => self.syncing = None,
+                Poll::Ready(Err(_)) => {
+                    self.syncing = None;
+                    self.link.fail();
+                    break;
+                }
+            }
+        }
+        self.settling &= stream.is_storing();
+        self.acknowledge(context);
+    }
+
+    /// Whether HELLO has to wait, as what stands before it is not durable.
+    pub(super) fn settles_first(&mut self) -> bool {
+        self.settling = self.stream.as_ref().is_some_and(Stream::is_storing);
+        self.settling
+    }
+
     /// Whether messages that are not allowed are answered with REFUSED.
     pub(super) fn replies(&self) -> bool {
         self.flags.contains(Flags::REPLIES)
@@ -157,11 +220,15 @@ impl Extension {
         code: Code,
         channel: &Channel,
         text: impl FnOnce() -> String,
+        context: &BrokerContext,
     ) -> Result<(), String> {
         let mut range = RefusedRange { first: 0, count: messages, code };
         if let Some(stream) = &mut self.stream {
             range.first = stream.numbering.count(messages.into()).ok_or(NO_NUMBERS)?;
             stream.hold.progress.refusals.add(range);
+            if let Some(store) = &context.journal {
+                store.mailboxes.refused(StreamName::new(stream.id(), self.link.outbox().ident()), range);
+            }
             stream.settle();
         }
         self.link.control().refuse(range, channel, text);
@@ -204,7 +271,7 @@ impl Extension {
     /// Whether the next frame has to wait: for the answer to HELLO, or until the client takes what
     /// it is told.
     pub(super) fn is_waiting(&self) -> bool {
-        self.asked.is_some() || self.link.control().is_full()
+        self.asked.is_some() || self.settling || self.link.control().is_full()
     }
 
     /// The connection waits with what it has read.
@@ -220,11 +287,15 @@ impl Extension {
     }
 
     /// Whether the connection has to end: nothing comes from the client, it takes nothing, or another
-    /// connection uses its stream. Then a pending batch goes to its subscribers first, if that takes no longer than
-    /// [`FENCE_PATIENCE`].
+    /// connection uses its stream. Then a pending batch goes to its subscribers and to the disk first,
+    /// if that takes no longer than [`FENCE_PATIENCE`].
     #[inline(never)]
-    pub(super) fn poll_signals(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+    pub(super) fn poll_signals(&mut self, context: &BrokerContext, cx: &mut Context<'_>) -> Poll<End> {
         self.link.set_reading(false);
+        self.poll_durable(context, cx);
+        if self.link.has_failed() && self.stream.is_some() {
+            return Poll::Ready(End::Refused(JOURNAL_FAILED.to_owned()));
+        }
         if let Some(seconds) = self.link.silence() {
             return Poll::Ready(End::Silent(seconds));
         }
@@ -235,7 +306,7 @@ impl Extension {
         if !self.link.is_fenced() {
             return Poll::Pending;
         }
-        if self.stream.as_ref().is_some_and(|stream| stream.pending > 0) {
+        if self.stream.as_ref().is_some_and(|stream| stream.pending > 0 || stream.is_storing()) {
             let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(FENCE_PATIENCE)));
             if patience.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
@@ -246,9 +317,11 @@ impl Extension {
 
     /// The connection is not read any more: acknowledges what is decided, and gives its stream
     /// back. A batch that is still pending is not.
-    pub(crate) fn part(&mut self, context: &BrokerContext) {
+    pub(crate) fn part(&mut self, context: &Arc<BrokerContext>) {
         self.acknowledge(context);
-        self.stream = None;
+        if let Some(stream) = self.stream.take() {
+            stream.give_back(context);
+        }
         self.asked = None;
     }
 }

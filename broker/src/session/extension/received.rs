@@ -42,13 +42,21 @@ impl SessionReader {
         };
         match ClientFrame::parse(header.opcode, body).map_err(fault)? {
             ClientFrame::Hello(hello) => {
-                let (asked, outbox) = (Asked::of(&hello), self.subscriptions.outbox());
+                if self.extension.as_mut().is_some_and(|extension| extension.settles_first()) {
+                    return Ok(false);
+                }
+                let stores = self.context.journal.is_some();
+                let (asked, outbox) = (Asked::of(&hello, stores), self.subscriptions.outbox());
                 let new = || {
                     let link = Link::new(outbox.clone());
                     self.context.pulse.add(&link);
                     Box::new(Extension::new(link))
                 };
-                self.extension.get_or_insert_with(new).hello(asked, &self.membership, &self.context)?;
+                let extension = self.extension.get_or_insert_with(new);
+                extension.hello(asked, &self.membership, &self.context)?;
+                if let Some(storing) = &mut self.storing {
+                    storing.stores_all = extension.stores_all();
+                }
                 self.budget.charge(HELLO_COST);
             }
             ClientFrame::Heartbeat => {}
@@ -92,7 +100,7 @@ impl SessionReader {
         let batch = passing.same_names(first, names, |_, _| ());
         self.budget.charge_lookup(0);
         if let Some(extension) = &mut self.extension {
-            extension.refuse(batch.messages, Code::NOT_ALLOWED, channel, || text)?;
+            extension.refuse(batch.messages, Code::NOT_ALLOWED, channel, || text, &self.context)?;
         }
         self.context.metrics.counters.denied.add(batch.messages.into());
         self.outbox().session().denied(Category::NoPubPermission);
