@@ -12,6 +12,7 @@ use hpfeeds::Channel;
 #[cfg(unix)]
 use crate::spool::args::{SpoolAction, SpoolArgs};
 use crate::{
+    beginning::BeginningArgs,
     bench::args::BenchArgs,
     connection::ConnectionArgs,
     delivery::{PatienceArgs, SpoolingArgs},
@@ -25,7 +26,7 @@ Exit codes:
   1    the network, the broker or a file failed; stderr says what is not sent or confirmed
   2    the command line makes no sense
   3    the broker does not accept the ident and secret
-  4    the broker does not let this key use a channel
+  4    the broker does not let this key use a channel, or has no such mailbox
   5    subscribe: --timeout passed before enough messages arrived
   6    publish: --skip-long or --skip-bad left lines out; the broker has read all others
   7    with --spool, and spool drain: the rest is on disk, and the next run sends it
@@ -131,6 +132,9 @@ pub(crate) struct SubscribeArgs {
     /// End after this time in total. Exit code 5 when nothing arrived, or fewer than --count.
     #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds)]
     pub(crate) timeout: Option<Duration>,
+
+    #[command(flatten)]
+    pub(crate) beginning: BeginningArgs,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -139,7 +143,7 @@ pub(crate) enum Format {
     #[default]
     Line,
     /// A JSON object a line: time, ident, channel, and payload, or `payload_base64` when it is not
-    /// UTF-8.
+    /// UTF-8; of a mailbox also position.
     Ndjson,
     /// The payload's bytes and nothing else, not even a newline; not to a terminal.
     Raw,
@@ -305,7 +309,7 @@ impl SubscribeArgs {
             let message = "--save-dir prints where each payload is stored, which --format raw has no place for";
             return Err((ErrorKind::ArgumentConflict, message.to_owned()));
         }
-        Ok(())
+        self.beginning.check().map_err(|message| (ErrorKind::ArgumentConflict, message.to_owned()))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The `hpfeeds` command-line tool: subscribe, publish, send files, measure brokers.
 
 mod args;
+mod beginning;
 mod bench;
 mod completions;
 mod connection;

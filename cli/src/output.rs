@@ -12,14 +12,14 @@ use std::{
     thread,
 };
 
-use hpfeeds::Message;
+use hpfeeds::{Message, Origin};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::{Format, SubscribeArgs},
     exit::Failure,
     record::{self, Saved},
-    save::SaveDir,
+    save::{self, SaveDir},
 };
 
 /// From so many bytes on the buffer is written even if there is more to print.
@@ -51,7 +51,7 @@ pub(crate) enum Stuck {
 impl Output {
     pub(crate) fn open(args: &SubscribeArgs) -> Result<Self, Failure> {
         let to = match &args.output {
-            Some(path) => Target::File(Appended::open(path).map_err(Failure::new)?),
+            Some(path) => Target::File(Appended::open(path, args.beginning.commits()).map_err(Failure::new)?),
             None if args.format == Format::Raw && io::stdout().is_terminal() => {
                 return Err(Failure::with_code(
                     crate::exit::USAGE,
@@ -64,7 +64,8 @@ impl Output {
         let save = match &args.save_dir {
             Some(dir) => Some(
                 SaveDir::new(dir.clone())
-                    .map_err(|cause| Failure::new(format!("cannot make the directory {}: {cause}", dir.display())))?,
+                    .map_err(|cause| Failure::new(format!("cannot make the directory {}: {cause}", dir.display())))?
+                    .durable(args.beginning.commits()),
             ),
             None => None,
         };
@@ -78,7 +79,7 @@ impl Output {
 
     /// Takes a message. It is printed at the next [`flush`](Self::flush), or now when a lot has
     /// gathered.
-    pub(crate) fn print(&mut self, message: &Message) -> Result<(), Stuck> {
+    pub(crate) fn print(&mut self, message: &Message, origin: Option<&Origin>) -> Result<(), Stuck> {
         let stored = match &self.save {
             Some(dir) => {
                 Some(dir.store(&message.2).map_err(|cause| Stuck::Failed(format!("cannot store a payload: {cause}")))?)
@@ -86,7 +87,7 @@ impl Output {
             None => None,
         };
         let saved = stored.as_ref().map(|(path, sha256)| Saved { path, sha256 });
-        record::format(&mut self.buffer, self.format, message, saved.as_ref())
+        record::format(&mut self.buffer, self.format, message, origin, saved.as_ref())
             .map_err(|cause| Stuck::Failed(format!("cannot print a message: {cause}")))?;
         self.unprinted.fetch_add(1, Relaxed);
         if self.buffer.len() >= FULL { self.flush() } else { Ok(()) }
@@ -124,6 +125,22 @@ impl Output {
             Target::Stdout(_) => Stuck::Failed(format!("cannot write to stdout: {cause}")),
             Target::File(to) => Stuck::Failed(format!("cannot write to {}: {cause}", to.path.display())),
         })
+    }
+
+    /// Whether what is flushed may still be lost in a power cut, until it is [synced](Self::sync).
+    pub(crate) fn needs_sync(&self) -> bool {
+        self.save.is_some() || matches!(&self.to, Target::File(to) if to.identity.is_some())
+    }
+
+    /// Forces all that was flushed to the disk. Bytes that stdout or a pipe has taken are its reader's.
+    pub(crate) fn sync(&mut self) -> Result<(), Stuck> {
+        if let Some(dir) = &self.save {
+            dir.sync().map_err(|cause| Stuck::Failed(format!("cannot sync the directory of payloads: {cause}")))?;
+        }
+        match &mut self.to {
+            Target::File(to) => to.sync().map_err(Stuck::Failed),
+            Target::Stdout(_) => Ok(()),
+        }
     }
 
     /// Opens the file again, as SIGHUP asks for when it has been moved away.
@@ -168,18 +185,36 @@ struct Appended {
     path: PathBuf,
     /// Nothing for what is no regular file, such as a pipe: that is opened once.
     identity: Option<Identity>,
+    /// Whether it is forced to the disk before another one takes its place.
+    durable: bool,
 }
 
 impl Appended {
-    fn open(path: &Path) -> Result<Self, String> {
+    fn open(path: &Path, durable: bool) -> Result<Self, String> {
         let fault = |cause: io::Error| format!("cannot open {}: {cause}", path.display());
         let file = OpenOptions::new().append(true).create(true).open(path).map_err(fault)?;
         let identity = identity(&file.metadata().map_err(fault)?);
-        Ok(Self { file, path: path.to_owned(), identity })
+        if durable && identity.is_some() {
+            // Its name must last as its lines do.
+            let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            save::sync_dir(dir).map_err(|cause| format!("cannot sync {}: {cause}", dir.display()))?;
+        }
+        Ok(Self { file, path: path.to_owned(), identity, durable })
+    }
+
+    /// Forces what was written to the disk.
+    fn sync(&mut self) -> Result<(), String> {
+        if self.identity.is_none() {
+            return Ok(());
+        }
+        self.file.sync_data().map_err(|cause| format!("cannot sync {}: {cause}", self.path.display()))
     }
 
     fn reopen(&mut self) -> Result<(), String> {
-        *self = Self::open(&self.path)?;
+        if self.durable {
+            self.sync()?;
+        }
+        *self = Self::open(&self.path, self.durable)?;
         tracing::debug!(file = %self.path.display(), "opened again");
         Ok(())
     }

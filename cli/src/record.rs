@@ -6,7 +6,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use hpfeeds::Message;
+use hpfeeds::{Message, Origin};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter, Serializer};
@@ -23,17 +23,23 @@ pub(crate) struct Saved<'a> {
 }
 
 /// Appends a message to `to`. A payload that is stored is not printed as well.
-pub(crate) fn format(to: &mut Vec<u8>, format: Format, message: &Message, saved: Option<&Saved<'_>>) -> io::Result<()> {
+pub(crate) fn format(
+    to: &mut Vec<u8>,
+    format: Format,
+    message: &Message,
+    origin: Option<&Origin>,
+    saved: Option<&Saved<'_>>,
+) -> io::Result<()> {
     match format {
         Format::Line => line(to, message, saved),
-        Format::Ndjson => json(to, message, saved, Timestamp::now()),
+        Format::Ndjson => json(to, message, origin, saved, Timestamp::now()),
         Format::Raw => to.write_all(&message.2),
     }
 }
 
 /// Writes a message of that time as a JSON object on a line.
 pub(crate) fn ndjson(to: impl io::Write, message: &Message, time: Timestamp) -> io::Result<()> {
-    json(to, message, None, time)
+    json(to, message, None, None, time)
 }
 
 fn line(to: &mut Vec<u8>, (ident, channel, payload): &Message, saved: Option<&Saved<'_>>) -> io::Result<()> {
@@ -51,6 +57,9 @@ struct Record<'a> {
     time: String,
     ident: &'a str,
     channel: &'a str,
+    /// Where it stands in the broker's journal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<String>,
     #[serde(flatten)]
     payload: Payload<'a>,
 }
@@ -66,6 +75,7 @@ enum Payload<'a> {
 fn json(
     mut to: impl io::Write,
     (ident, channel, payload): &Message,
+    origin: Option<&Origin>,
     saved: Option<&Saved<'_>>,
     time: Timestamp,
 ) -> io::Result<()> {
@@ -78,7 +88,8 @@ fn json(
         (None, Ok(text)) => Payload::Text { payload: text },
         (None, Err(_)) => Payload::Bytes { payload_base64: STANDARD.encode(payload) },
     };
-    let record = Record { time: format!("{time:.3}"), ident, channel, payload };
+    let position = origin.map(ToString::to_string);
+    let record = Record { time: format!("{time:.3}"), ident, channel, position, payload };
     record.serialize(&mut Serializer::with_formatter(&mut to, Printable(CompactFormatter)))?;
     to.write_all(b"\n")
 }
@@ -119,7 +130,7 @@ mod tests {
     fn printed(payload: &'static [u8], saved: Option<&Saved<'_>>) -> [String; 2] {
         let (mut one, mut other) = (Vec::new(), Vec::new());
         line(&mut one, &message(payload), saved).unwrap();
-        json(&mut other, &message(payload), saved, "2025-01-02T03:04:05.678901Z".parse().unwrap()).unwrap();
+        json(&mut other, &message(payload), None, saved, "2025-01-02T03:04:05.678901Z".parse().unwrap()).unwrap();
         [one, other].map(|bytes| String::from_utf8(bytes).unwrap())
     }
 

@@ -10,30 +10,52 @@ use sha2::{Digest as _, Sha256};
 
 /// A directory of payloads, each under its SHA-256 in hex. Nothing that comes from the network
 /// becomes part of a path.
-pub(crate) struct SaveDir(PathBuf);
+pub(crate) struct SaveDir {
+    path: PathBuf,
+    /// Whether payloads are forced to the disk.
+    durable: bool,
+}
 
 impl SaveDir {
     /// Makes the directory when it is not there.
     pub(crate) fn new(path: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&path)?;
-        Ok(Self(path))
+        Ok(Self { path, durable: false })
+    }
+
+    /// Forces payloads to the disk; their names with [`sync`](Self::sync).
+    pub(crate) fn durable(self, durable: bool) -> Self {
+        Self { durable, ..self }
+    }
+
+    /// Forces the names of all payloads to the disk.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        sync_dir(&self.path)
     }
 
     /// Stores a payload; returns where, and its hash. A file that is there already is left alone.
     ///
-    /// The file appears with all its content or not at all. It is not forced to the disk: one that
-    /// a power failure cut short has the wrong length, and is replaced when the payload comes
-    /// again.
+    /// The file appears with all its content or not at all. Unless it is [durable](Self::durable), it
+    /// is not forced to the disk: one that a power failure cut short has the wrong length, and is
+    /// replaced when the payload comes again.
     pub(crate) fn store(&self, payload: &[u8]) -> io::Result<(PathBuf, String)> {
         let hash = sha256(payload);
-        let path = self.0.join(&hash);
+        let path = self.path.join(&hash);
         if !is_stored(&path, payload.len()) {
-            let mut file = new_file(&self.0)?;
+            let mut file = new_file(&self.path)?;
             file.write_all(payload)?;
+            if self.durable {
+                file.as_file().sync_data()?;
+            }
             file.persist(&path)?;
         }
         Ok((path, hash))
     }
+}
+
+/// Forces the names in a directory to the disk, where the system can.
+pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
+    if cfg!(unix) { fs::File::open(path)?.sync_all() } else { Ok(()) }
 }
 
 /// The SHA-256 of a payload, in hex.

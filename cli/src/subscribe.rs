@@ -7,14 +7,17 @@ use futures::{
     future::{BoxFuture, pending},
     stream::FuturesOrdered,
 };
-use hpfeeds::{Channel, ClientSession, Message, SessionEvent, wire::Pattern};
-use tokio::{task::yield_now, time::sleep};
+use hpfeeds::{Channel, ClientSession, Message, SessionEvent, SubscribeFrom, wire::Pattern};
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep, sleep_until},
+};
 
 use crate::{
     args::{Format, SubscribeArgs},
     connection::ConnectionArgs,
     escape::Escaped,
-    exit::{Failure, TOO_FEW, messages, notice},
+    exit::{Failure, TOO_FEW, USAGE, messages, notice},
     output::{Output, Stuck},
     signals::{Hangup, Stop},
     watch::Watch,
@@ -23,15 +26,20 @@ use crate::{
 /// How long saying good-bye to the broker may take.
 const GOODBYE: Duration = Duration::from_secs(1);
 
+/// How long printed messages of a mailbox wait until the disk has them: one sync for all.
+const COMMIT: Duration = Duration::from_secs(1);
+
 pub(crate) async fn run(connection: ConnectionArgs, args: SubscribeArgs, mut stop: Stop) -> Result<(), Failure> {
     let output = Output::open(&args)?;
     let hangup = Hangup::listen(args.output.is_some())?;
     let channels = args.channels.channels;
     tracing::debug!(addr = %connection.addr(), "connecting");
-    let session = connection.builder().close_timeout(GOODBYE).start()?;
+    let commits = args.beginning.commits();
+    let session = connection.builder().close_timeout(GOODBYE).manual_commit(commits).start()?;
+    let from = args.beginning.of(session.ident()).map_err(|why| Failure::with_code(USAGE, why))?;
     // Before it is connected: the subscriptions go out together with the key, so that the broker
     // has looked at them by the time that the session counts as connected.
-    let grants = subscribe(&session, &channels);
+    let grants = subscribe(&session, &channels, from.as_ref());
     let watch = Watch::new(connection.addr(), channels);
     let unprinted = output.unprinted();
     stop.last_words(move || match unprinted.load(Relaxed) {
@@ -40,7 +48,9 @@ pub(crate) async fn run(connection: ConnectionArgs, args: SubscribeArgs, mut sto
     });
     let is_for_programs = args.format == Format::Ndjson;
     let (wanted, received) = (args.count, 0);
-    let mut subscriber = Subscriber { session, output, hangup, watch, wanted, received, grants, is_for_programs };
+    let uncommitted = None;
+    let mut subscriber =
+        Subscriber { session, output, hangup, watch, wanted, received, grants, is_for_programs, commits, uncommitted };
     let end = tokio::select! {
         end = subscriber.receive() => end,
         _ = stop.requested() => Ok(End::Asked),
@@ -50,14 +60,28 @@ pub(crate) async fn run(connection: ConnectionArgs, args: SubscribeArgs, mut sto
 }
 
 /// Subscribes to the channels.
-fn subscribe(session: &ClientSession, channels: &[Channel]) -> FuturesOrdered<Granted> {
+fn subscribe(session: &ClientSession, channels: &[Channel], from: Option<&SubscribeFrom>) -> FuturesOrdered<Granted> {
     for channel in channels {
         // Legal, and one channel of that name: nothing else would ever arrive, without a word.
         if Pattern::new(channel).is_ok_and(|pattern| pattern.has_literal_star()) {
             notice(format!("{} is the name of one channel: a pattern is * or ends in .*", Escaped(channel.as_bytes())));
         }
     }
-    channels.iter().map(|channel| granted(session, channel)).collect()
+    let ask = |channel: &Channel| match from {
+        None => granted(session, channel),
+        Some(from) => {
+            let (granted, channel) = (session.subscribe_from(channel.clone(), from.clone()), channel.clone());
+            async move { granted.await.is_ok().then_some(channel) }.boxed()
+        }
+    };
+    channels.iter().map(ask).collect()
+}
+
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
 }
 
 async fn deadline(timeout: Option<Duration>) {
@@ -70,7 +94,7 @@ async fn deadline(timeout: Option<Duration>) {
 /// A channel, once the broker delivers it; nothing if it never will.
 type Granted = BoxFuture<'static, Option<Channel>>;
 
-/// Subscribes to a channel, if that has not been done.
+/// Subscribes to a channel, if that has not been done in one way or another.
 fn granted(session: &ClientSession, channel: &Channel) -> Granted {
     let (granted, channel) = (session.subscribe_confirmed(channel.clone()), channel.clone());
     async move { granted.await.is_ok().then_some(channel) }.boxed()
@@ -87,6 +111,10 @@ struct Subscriber {
     grants: FuturesOrdered<Granted>,
     /// A program that reads the output wants to know of a message that is missing in it.
     is_for_programs: bool,
+    /// A mailbox is told of what is printed.
+    commits: bool,
+    /// When it is told of what was printed since the last time; set while there is something.
+    uncommitted: Option<Instant>,
 }
 
 /// Why no more is received.
@@ -125,6 +153,11 @@ impl Subscriber {
                     Some(Err(Stuck::Failed(why))) => return Err(Failure::new(why)),
                     None => return Err(Failure::new("the session ended")),
                 },
+                () = due(self.uncommitted) => match self.commit() {
+                    Ok(()) => {}
+                    Err(Stuck::ClosedPipe) => return Ok(End::ClosedPipe),
+                    Err(Stuck::Failed(why)) => return Err(Failure::new(why)),
+                },
                 () = self.hangup.next() => self.output.reopen()?,
                 () = self.output.closed() => return Ok(End::ClosedPipe),
             }
@@ -146,7 +179,7 @@ impl Subscriber {
         // Not without end: events want to be told.
         let mut budget = 1000;
         while let Some(message) = next {
-            if let Err(stuck) = self.output.print(&message) {
+            if let Err(stuck) = self.output.print(&message, self.session.origin().as_ref()) {
                 // The messages before it are taken, and stored: their lines are printed whatever is
                 // wrong with this one.
                 drop(self.output.flush());
@@ -160,7 +193,23 @@ impl Subscriber {
             next = self.session.next().now_or_never().flatten();
         }
         self.output.flush()?;
+        if self.commits {
+            let wait = if self.output.needs_sync() { COMMIT } else { Duration::ZERO };
+            let due = *self.uncommitted.get_or_insert_with(|| Instant::now() + wait);
+            if due <= Instant::now() {
+                self.commit()?;
+            }
+        }
         Ok(self.is_done())
+    }
+
+    /// Tells the mailbox that everything that was taken is printed, once that is where it stays.
+    fn commit(&mut self) -> Result<(), Stuck> {
+        if self.uncommitted.take().is_some() {
+            self.output.sync()?;
+            self.session.commit();
+        }
+        Ok(())
     }
 
     fn is_done(&self) -> bool {
@@ -169,6 +218,9 @@ impl Subscriber {
 
     async fn finish(mut self, end: Result<End, Failure>, timeout: Option<Duration>) -> Result<(), Failure> {
         let end = end?;
+        if self.commits {
+            self.commit_last(&end).await?;
+        }
         // Nothing is queued: this tells the broker that we go, and how it takes that no longer
         // matters.
         drop(self.session.close().now_or_never());
@@ -184,6 +236,24 @@ impl Subscriber {
         }
         self.watch.verdict()?;
         if let End::TimedOut = end { self.enough(timeout) } else { Ok(()) }
+    }
+
+    /// Tells the mailbox of the last messages. Messages that were not taken come again, and are let go;
+    /// what else came live is still there.
+    async fn commit_last(&mut self, end: &End) -> Result<(), Failure> {
+        if !matches!(end, End::ClosedPipe)
+            && let Err(Stuck::Failed(why)) = self.commit()
+        {
+            return Err(Failure::new(why));
+        }
+        drop(self.session.close().await);
+        // From now on nothing that is printed is a mailbox's.
+        self.commits = false;
+        let missed = self.session.stats().missed;
+        if missed > 0 {
+            notice(format_args!("the mailbox had lost {}", messages(missed)));
+        }
+        Ok(())
     }
 
     /// Prints what has been received, and what is still on its way when the broker hears that we

@@ -48,6 +48,7 @@ impl Watch {
             SessionEvent::SubscribeDenied { channel, cause } => return self.denied(channel.as_ref(), &cause),
             SessionEvent::Disconnected { cause, .. } => return self.disconnected(&cause),
             SessionEvent::Skipped { cause, .. } => self.say(cause.to_string()),
+            SessionEvent::Gap { .. } => notice(Escaped(event.to_string().as_bytes())),
             SessionEvent::BrokerError { message } => {
                 self.say(format!("the broker reported: {message:?}"));
             }

@@ -58,7 +58,18 @@ const TOOL: [&[&str]; 8] = [
     &["output", "sending", "watch"],
     &["link", "ndjson", "record"],
     &["args", "save", "stdin", "signals"],
-    &["connection", "delivery", "bench/args", "spool/args", "bench/batch", "escape", "exit", "pace", "values"],
+    &[
+        "connection",
+        "delivery",
+        "bench/args",
+        "spool/args",
+        "beginning",
+        "bench/batch",
+        "escape",
+        "exit",
+        "pace",
+        "values",
+    ],
 ];
 
 /// The benchmark `compare`: a flat folder, in which no two files need each other.

@@ -12,6 +12,7 @@ mod forward;
 mod interrupted;
 mod keep_going;
 mod lines;
+mod mailbox;
 mod ndjson;
 mod publish;
 mod reconnect;
