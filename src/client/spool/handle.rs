@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use super::{
     engine::Engine,
     error::SpoolError,
-    feed::{Feed, FeedBroker, FeedRefused},
+    feed::Feed,
+    feed_news::{FeedBroker, FeedRefused},
     options::Spool,
     shared::{Answer, Batch, Shared, State, Want},
     status::{SpoolNews, SpoolStatus},

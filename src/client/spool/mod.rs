@@ -10,6 +10,7 @@ mod chunk;
 mod engine;
 mod error;
 mod feed;
+mod feed_news;
 mod handle;
 mod options;
 mod owner;
@@ -21,7 +22,8 @@ mod status;
 pub use self::{
     chunk::Chunk,
     error::SpoolError,
-    feed::{Feed, FeedBroker, FeedNews, FeedRefused, Feeder, feed},
+    feed::{Feed, Feeder, feed},
+    feed_news::{FeedBroker, FeedNews, FeedRefused},
     handle::SpoolHandle,
     options::{Spool, WhenFull},
     shared::{Answer, Batch, Want},

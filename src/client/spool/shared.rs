@@ -9,13 +9,10 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{
     chunk::Chunk,
-    feed::{FeedBroker, FeedRefused},
+    feed_news::Fed,
     status::{SpoolNews, SpoolStatus},
 };
-use crate::wire::{
-    Channel,
-    extension::{StreamId, StreamPosition},
-};
+use crate::wire::extension::{StreamId, StreamPosition};
 
 /// The frames that may wait to be durable, in bytes; a batch that is longer goes alone. They are
 /// still the driver's own memory.
@@ -80,33 +77,6 @@ pub(super) struct Work {
     pub(super) close: bool,
     /// Something of this was asked for.
     pub(super) is_new: bool,
-}
-
-/// The news of a session for the feeder of its feed.
-#[derive(Debug, Default)]
-pub(super) struct Fed {
-    pub(super) refused: Vec<FeedRefused>,
-    pub(super) broker: Option<FeedBroker>,
-    pub(super) denied: Vec<Channel>,
-}
-
-impl Fed {
-    pub(super) fn is_empty(&self) -> bool {
-        self.refused.is_empty() && self.broker.is_none() && self.denied.is_empty()
-    }
-
-    /// Neighbours with one reason are one.
-    pub(super) fn refuse(&mut self, refused: FeedRefused) {
-        match self.refused.last_mut() {
-            Some(last)
-                if (last.stream, last.code) == (refused.stream, refused.code)
-                    && last.first + last.count == refused.first =>
-            {
-                last.count += refused.count;
-            }
-            _ => self.refused.push(refused),
-        }
-    }
 }
 
 #[derive(Debug, Default)]
