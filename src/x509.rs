@@ -1,8 +1,8 @@
 //! The few fields of an X.509 certificate that TLS needs when a certificate is trusted for itself.
 //!
 //! webpki, which checks chains, reads version 3 only. Certificates of version 1 have no extensions;
-//! a certificate that is trusted byte for byte needs no chain either. All input comes from files of
-//! the user, never from a peer.
+//! a certificate that is trusted byte for byte needs no chain either. What decides about trust comes
+//! from files of the user; a peer's certificate is read only to show its dates to a person.
 
 /// The fields of a certificate. All slices are of the DER that it was read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct Certificate<'a> {
     /// Whether it lists names of hosts (`subjectAltName`); then the common name says nothing about
     /// them.
     pub has_alt_names: bool,
+    /// Whether it names itself as the one that signed it.
+    pub is_self_issued: bool,
     /// The contents of the subject, a list of attributes.
     subject: &'a [u8],
 }
@@ -56,7 +58,7 @@ impl<'a> Certificate<'a> {
         body.take_if(VERSION);
         body.take(INTEGER)?;
         let _signature = body.take(SEQUENCE)?;
-        let _issuer = body.take(SEQUENCE)?;
+        let issuer = body.take(SEQUENCE)?;
         let mut validity = Reader(body.take(SEQUENCE)?);
         let (not_before, not_after) = (validity.time()?, validity.time()?);
         let subject = body.take(SEQUENCE)?;
@@ -71,7 +73,7 @@ impl<'a> Certificate<'a> {
                 }
             }
         }
-        Some(Self { not_before, not_after, public_key, has_alt_names, subject })
+        Some(Self { not_before, not_after, public_key, has_alt_names, is_self_issued: issuer == subject, subject })
     }
 
     /// The common names of the subject, of which there is rarely more than one.

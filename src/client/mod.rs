@@ -27,6 +27,9 @@ mod wait;
 
 #[cfg(feature = "tls")]
 pub use connect::tls::TlsOptions;
+#[cfg(feature = "tls")]
+#[doc(hidden)]
+pub use connect::tls::probe as tls_probe;
 pub use connect::{
     addr::BrokerAddr,
     connector::{Connector, Transport, TransportStatus},

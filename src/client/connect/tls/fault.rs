@@ -38,7 +38,7 @@ pub(super) fn of_handshake(cause: io::Error, first: &[u8]) -> io::Error {
     }
 }
 
-fn of(cause: &io::Error) -> Option<&rustls::Error> {
+pub(super) fn of(cause: &io::Error) -> Option<&rustls::Error> {
     cause.get_ref()?.downcast_ref()
 }
 
@@ -140,7 +140,7 @@ fn alert(alert: AlertDescription) -> Option<String> {
 }
 
 /// At most five names of a certificate, which come as `DnsName("…")`.
-fn names(presented: &[String]) -> String {
+pub(super) fn names(presented: &[String]) -> String {
     const MAX: usize = 5;
     let bare = |name: &String| {
         let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));

@@ -1,6 +1,8 @@
 //! The TLS connector: trust, client certificates, and TLS over TCP with rustls.
 
 pub(crate) mod fault;
+#[doc(hidden)]
+pub mod probe;
 mod verifier;
 
 use std::{
@@ -13,9 +15,9 @@ use std::{
 
 use futures::future::BoxFuture;
 use rustls::{
-    ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier,
-    client::WantsClientCert,
-    crypto::ring,
+    ClientConfig, RootCertStore,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
+    crypto::{CryptoProvider, ring},
     pki_types::{
         CertificateDer, PrivateKeyDer, ServerName,
         pem::{self, PemObject},
@@ -87,13 +89,29 @@ impl TlsOptions {
 
     /// Reads the files. Blocks, shortly; the errors name the file.
     pub(crate) fn connector(&self, tcp: TcpConnector, addr: &BrokerAddr) -> Result<TlsConnector, Error> {
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|cause| tls_error("TLS cannot be set up".to_owned(), cause))?;
-        let config = match &self.ca_file {
-            Some(path) => trust_file(config, path)?,
-            None => config.with_root_certificates(system_roots()?),
+        self.connector_with(tcp, addr, |verifier| verifier)
+    }
+
+    /// As [`connector`](Self::connector), with something around the verifier.
+    fn connector_with(
+        &self,
+        tcp: TcpConnector,
+        addr: &BrokerAddr,
+        wrap: impl FnOnce(Arc<dyn ServerCertVerifier>) -> Arc<dyn ServerCertVerifier>,
+    ) -> Result<TlsConnector, Error> {
+        const NOT_SET_UP: &str = "TLS cannot be set up";
+        let provider = Arc::new(ring::default_provider());
+        let verifier: Arc<dyn ServerCertVerifier> = match &self.ca_file {
+            Some(path) => Arc::new(trust_file(path, &provider)?),
+            None => WebPkiServerVerifier::builder_with_provider(system_roots()?.into(), provider.clone())
+                .build()
+                .map_err(|cause| tls_error(NOT_SET_UP.to_owned(), cause))?,
         };
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|cause| tls_error(NOT_SET_UP.to_owned(), cause))?
+            .dangerous()
+            .with_custom_certificate_verifier(wrap(verifier));
         let config = match &self.client_cert {
             None => config.with_no_client_auth(),
             Some((cert, key)) => {
@@ -131,19 +149,14 @@ fn is_of_key(certified: &CertifiedKey) -> bool {
     matches!((cert, key), (Some(cert), Some(key)) if cert.public_key.bits == key.bits)
 }
 
-fn trust_file(
-    config: ConfigBuilder<ClientConfig, WantsVerifier>,
-    path: &Path,
-) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, Error> {
+fn trust_file(path: &Path, provider: &Arc<CryptoProvider>) -> Result<FileVerifier, Error> {
     let unusable = |cause: BoxError| tls_error(format!("a certificate in {} is unusable", path.display()), cause);
     let listed = certificates(path)?;
     let mut roots = RootCertStore::empty();
     for cert in &listed {
         roots.add(cert.clone()).map_err(|cause| unusable(cause.into()))?;
     }
-    let verifier =
-        FileVerifier::new(listed, roots, config.crypto_provider()).map_err(|cause| unusable(cause.into()))?;
-    Ok(config.dangerous().with_custom_certificate_verifier(Arc::new(verifier)))
+    FileVerifier::new(listed, roots, provider).map_err(|cause| unusable(cause.into()))
 }
 
 fn system_roots() -> Result<RootCertStore, Error> {
@@ -197,10 +210,10 @@ pub(crate) struct TlsConnector {
 impl Connector for TlsConnector {
     fn connect<'a>(&'a self, addr: &'a BrokerAddr) -> BoxFuture<'a, io::Result<Box<dyn Transport>>> {
         Box::pin(async move {
-            let stream = Observed { tcp: self.tcp.dial(addr).await?, first: [0; OtherProtocol::LEN], len: 0 };
+            let stream = Observed::new(self.tcp.dial(addr).await?);
             match self.config.connect(self.server_name.clone(), stream).into_fallible().await {
                 Ok(stream) => Ok(Box::new(stream) as _),
-                Err((cause, stream)) => Err(fault::of_handshake(cause, &stream.first[..stream.len])),
+                Err((cause, stream)) => Err(fault::of_handshake(cause, stream.first())),
             }
         })
     }
@@ -234,6 +247,16 @@ struct Observed {
     tcp: TcpStream,
     first: [u8; OtherProtocol::LEN],
     len: usize,
+}
+
+impl Observed {
+    fn new(tcp: TcpStream) -> Self {
+        Self { tcp, first: [0; OtherProtocol::LEN], len: 0 }
+    }
+
+    fn first(&self) -> &[u8] {
+        &self.first[..self.len]
+    }
 }
 
 impl AsyncRead for Observed {
