@@ -32,6 +32,12 @@ pub(crate) enum Cause {
     Address {
         given: String,
     },
+    /// The fault of a URL, without any part of it.
+    Url(String),
+    Variable {
+        name: &'static str,
+        fault: String,
+    },
     Encode(EncodeError),
     #[cfg(feature = "tls")]
     Tls {
@@ -179,6 +185,15 @@ impl Error {
         Self::new(Cause::Address { given: given.to_owned() })
     }
 
+    /// `fault` is a predicate, without any part of the URL.
+    pub(crate) fn url(fault: impl Into<String>) -> Self {
+        Self::new(Cause::Url(fault.into()))
+    }
+
+    pub(crate) fn variable(name: &'static str, fault: &dyn fmt::Display) -> Self {
+        Self::new(Cause::Variable { name, fault: fault.to_string() })
+    }
+
     /// The spool's thread cannot be made.
     #[cfg(feature = "spool")]
     pub(crate) fn no_thread(cause: &io::Error) -> Self {
@@ -217,6 +232,7 @@ impl Error {
     pub fn is_usage(&self) -> bool {
         match self.cause() {
             Cause::Name { .. } | Cause::BareName(_) | Cause::Address { .. } | Cause::Encode(_) => true,
+            Cause::Url(_) | Cause::Variable { .. } => true,
             #[cfg(feature = "tls")]
             Cause::Tls { .. } => true,
             _ => false,
@@ -353,6 +369,8 @@ impl fmt::Display for Error {
             Cause::Address { given } => {
                 write!(f, "{given:?} is not a broker address: use HOST:PORT, such as \"localhost:20000\"")
             }
+            Cause::Url(fault) => write!(f, "the URL of the broker {fault}"),
+            Cause::Variable { name, fault } => write!(f, "the variable {name}: {fault}"),
             Cause::Encode(cause) => write!(f, "{cause}; raise the maximum on both sides or send less"),
             #[cfg(feature = "tls")]
             Cause::Tls { what, cause } => write!(f, "{what}: {cause}"),

@@ -1,11 +1,14 @@
 //! The client: a session that stays connected, receives as a `Stream` and publishes through a
 //! bounded queue.
 
+mod access;
 mod config;
 mod connect;
 mod connection;
 mod consume;
 mod driver;
+#[doc(hidden)]
+pub mod environment;
 mod error;
 mod event;
 mod handle;
@@ -34,6 +37,7 @@ pub use connect::{
     addr::BrokerAddr,
     connector::{Connector, Transport, TransportStatus},
     tcp::{Keepalive, TcpConnector},
+    url::BrokerUrl,
 };
 #[doc(hidden)]
 pub use connection::error_text;

@@ -1,6 +1,6 @@
 //! The options of a session, and its constructors.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, mem, sync::Arc, time::Duration};
 
 #[cfg(feature = "tls")]
 use super::connect::tls::TlsOptions;
@@ -18,7 +18,7 @@ use super::{
     receipt::Confirm,
     session::ClientSession,
 };
-use crate::wire::{Field, Ident, Limits, Secret};
+use crate::wire::{Channel, Field, Ident, Limits, Secret};
 
 /// How long a session with a spool leaves messages unconfirmed on a connection to a broker that
 /// confirms them only by its end.
@@ -60,6 +60,7 @@ pub struct SessionBuilder {
     manual_commit: bool,
     rotation: Option<Duration>,
     connector: Option<Arc<dyn Connector>>,
+    channels: Vec<Channel>,
     #[cfg(feature = "spool")]
     spool: Option<Spool>,
     #[cfg(feature = "spool")]
@@ -93,6 +94,7 @@ impl SessionBuilder {
             manual_commit: false,
             rotation: None,
             connector: None,
+            channels: Vec::new(),
             #[cfg(feature = "spool")]
             spool: None,
             #[cfg(feature = "spool")]
@@ -272,6 +274,12 @@ impl SessionBuilder {
         self
     }
 
+    /// Subscribes to these channels, besides those that were given before, when the session is made.
+    pub fn subscribe(mut self, channels: impl IntoIterator<Item = Channel>) -> Self {
+        self.channels.extend(channels);
+        self
+    }
+
     /// Reaches the broker in another way than TCP or TLS.
     pub fn connector(mut self, connector: impl Connector) -> Self {
         self.connector = Some(Arc::new(connector));
@@ -294,8 +302,9 @@ impl SessionBuilder {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub async fn connect(self) -> Result<ClientSession, Error> {
-        ClientSession::open(self.build()?).await
+    pub async fn connect(mut self) -> Result<ClientSession, Error> {
+        let channels = mem::take(&mut self.channels);
+        subscribed(ClientSession::open(self.build()?).await?, &channels)
     }
 
     /// Returns at once and connects in the background, as often as it takes. Fails only when an
@@ -303,8 +312,9 @@ impl SessionBuilder {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn start(self) -> Result<ClientSession, Error> {
-        Ok(ClientSession::spawn(self.build()?))
+    pub fn start(mut self) -> Result<ClientSession, Error> {
+        let channels = mem::take(&mut self.channels);
+        subscribed(ClientSession::spawn(self.build()?), &channels)
     }
 
     fn build(self) -> Result<Config, Error> {
@@ -344,6 +354,13 @@ impl SessionBuilder {
             connector,
         })
     }
+}
+
+fn subscribed(session: ClientSession, channels: &[Channel]) -> Result<ClientSession, Error> {
+    for channel in channels {
+        session.subscribe(channel)?;
+    }
+    Ok(session)
 }
 
 impl fmt::Debug for SessionBuilder {

@@ -9,7 +9,7 @@ mod checker;
 const LIBRARY: &[&[&str]] = &[
     &["lib"],
     &["client/mod"],
-    &["client/merge", "client/options", "client/consume"],
+    &["client/merge", "client/options", "client/consume", "client/access"],
     &["client/session"],
     &["client/handle"],
     &["client/publisher", "client/driver"],
@@ -19,6 +19,8 @@ const LIBRARY: &[&[&str]] = &[
     &["client/driver/desired"],
     &["client/queue", "client/config", "client/event", "client/driver/wanted"],
     &["client/connect", "client/driver/backoff", "client/receipt", "client/mailbox", "client/wait"],
+    &["client/environment"],
+    &["client/connect/url"],
     &["client/error"],
     &["client/mailbox_fault"],
     &["client/connect/addr", "client/connect/tls/fault"],

@@ -8,3 +8,4 @@ mod sock_diag;
 pub(super) mod tcp;
 #[cfg(feature = "tls")]
 pub(super) mod tls;
+pub(super) mod url;
