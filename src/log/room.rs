@@ -27,9 +27,15 @@ impl Log {
     /// durable, unless the log keeps them. Without such a segment nothing is written: see
     /// [`store_cursor`](Self::store_cursor).
     pub fn consume(&mut self, to: Position) -> Result<(), LogError> {
+        self.advance(to);
+        self.release()
+    }
+
+    /// As [`consume`](Self::consume), in memory alone: nothing is written or removed before that is
+    /// called, with the same position or a later one.
+    pub fn advance(&mut self, to: Position) {
         let to = Position::new(to.epoch, to.number.min(self.next - 1));
         self.cursor.advance(to.min(self.last()));
-        self.release()
     }
 
     /// Makes the cursor durable.

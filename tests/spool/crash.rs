@@ -30,7 +30,7 @@ impl Model {
         let mut random = Random(self.streams.len() as u64);
         let mut seen: BTreeMap<u8, u64> = BTreeMap::new();
         loop {
-            spool.read(Want::Any);
+            spool.read(Want::Any, 0);
             let chunk = match spool.answer() {
                 Some(Answer::Chunk(chunk)) => chunk,
                 Some(Answer::End) => break,
@@ -98,7 +98,7 @@ fn live(spool: &Spool, id: u8, model: &mut Model, random: &mut Random) -> Result
             }
             6 => {
                 held = held.max(random.below(number));
-                spool.read(Want::After(at(id, held)));
+                spool.read(Want::After(at(id, held)), 0);
                 if let Some(Answer::Chunk(chunk)) = spool.answer() {
                     let numbers = check(&chunk)?;
                     if chunk.stream.as_bytes()[0] == id {

@@ -99,7 +99,7 @@ async fn a_disk_that_fails_at_the_opening_is_opened_later() {
     let spool = start(&small(&disk));
     assert!(!spool.is_open());
     spool.append(batch(2, 1, 10)).unwrap();
-    spool.read(Want::Any);
+    spool.read(Want::Any, 0);
     assert_eq!(spool.answer(), None, "nothing is known yet");
     disk.faults(|faults| faults.halt_after = None);
     advance(RETRY).await;
@@ -121,10 +121,10 @@ async fn a_bad_block_costs_the_records_in_it_after_three_tries() {
     let spool = start(&small(&disk));
     let mut read = Vec::new();
     for _ in 0..40 {
-        spool.read(Want::Any);
+        spool.read(Want::Any, 0);
         while let Some(hpfeeds::spool::Answer::Chunk(chunk)) = spool.answer() {
             read.extend(crate::support::check(&chunk).unwrap());
-            spool.read(Want::Any);
+            spool.read(Want::Any, 0);
         }
         advance(RETRY).await;
         spool.poll();
@@ -288,7 +288,7 @@ fn a_disk_that_stands_still_holds_nobody_up() {
         assert!(first < 100_000, "the queue is bounded");
     }
     spool.release(at(1, 5));
-    spool.read(Want::Any);
+    spool.read(Want::Any, 0);
     assert_eq!((spool.durable(), spool.answer()), (Some(at(1, 10)), None));
     let started = Instant::now();
     spool.close();

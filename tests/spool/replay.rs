@@ -263,7 +263,7 @@ async fn older_streams_are_read_without_passing_over_anything_of_the_newest() {
     let spool = start(&small(&disk));
     append(&spool, 2, 1, 10);
     for expected in [Some(1..=10), None, None] {
-        spool.read(Want::Before(stream(2)));
+        spool.read(Want::Before(stream(2)), 0);
         let numbers = match spool.answer().unwrap() {
             Answer::Chunk(chunk) => Some(check(&chunk).unwrap()),
             Answer::End => None,
@@ -273,4 +273,63 @@ async fn older_streams_are_read_without_passing_over_anything_of_the_newest() {
     // It was in memory then, and is not any more.
     let chunk = next(&spool, Some(at(2, 4))).unwrap();
     assert_eq!((chunk.stream, check(&chunk).unwrap()), (stream(2), 5..=10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_is_answered_with_as_many_chunks_as_are_wanted_and_with_the_end() {
+    let disk = SimDisk::new(1);
+    let spool = start(&small(&disk).max_bytes(16 << 20));
+    for first in (1..4000).step_by(100) {
+        append(&spool, 1, first, 100);
+    }
+    let mut last = 0;
+    loop {
+        spool.read(Want::Any, 600_000);
+        let (mut bytes, mut is_over, mut pieces) = (0, false, 0);
+        while let Some(answer) = spool.answer() {
+            // Not all of it was taken.
+            spool.read(Want::Any, usize::MAX);
+            let Answer::Chunk(chunk) = answer else {
+                is_over = true;
+                break;
+            };
+            assert!(bytes < 600_000, "enough is enough: {bytes}");
+            assert_eq!(*check(&chunk).unwrap().start(), last + 1);
+            (last, bytes, pieces) = (chunk.last(), bytes + chunk.bytes(), pieces + 1);
+            if bytes >= 600_000 {
+                break;
+            }
+        }
+        assert!(is_over || pieces > 2, "{pieces}");
+        if is_over {
+            break;
+        }
+    }
+    assert_eq!(last, 4000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn segments_that_are_released_go_within_a_second_or_before_something_is_written() {
+    let disk = SimDisk::new(1);
+    let segments = || disk.files().into_keys().filter(|name| name.contains(".seg")).count();
+    let spool = start(&small(&disk).max_bytes(1 << 20));
+    let mut number = 1;
+    while segments() < 4 {
+        append(&spool, 1, number, 50);
+        number += 50;
+    }
+    let before = disk.operations();
+    spool.release(at(1, number - 51));
+    assert_eq!((disk.operations(), segments()), (before, 4), "a replay waits for no file to go");
+    assert_eq!(spool.status().messages, 50);
+    append(&spool, 1, number, 50);
+    assert_eq!(segments(), 1, "what is written may need the room");
+    while segments() < 4 {
+        number += 50;
+        append(&spool, 1, number, 50);
+    }
+    spool.release(at(1, number - 1));
+    advance(Duration::from_secs(1)).await;
+    spool.poll();
+    assert_eq!(segments(), 1);
 }

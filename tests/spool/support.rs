@@ -86,7 +86,7 @@ pub(crate) fn check(chunk: &Chunk) -> Result<std::ops::RangeInclusive<u64>, Stri
 
 /// The next chunk of an inline spool.
 pub(crate) fn next(spool: &SpoolHandle, skip: Option<StreamPosition>) -> Option<Chunk> {
-    spool.read(skip.map_or(Want::Any, Want::After));
+    spool.read(skip.map_or(Want::Any, Want::After), 0);
     match spool.answer() {
         Some(Answer::Chunk(chunk)) => Some(chunk),
         Some(Answer::End) => None,

@@ -54,7 +54,7 @@ pub(super) struct Engine {
     /// The number in the log of the last message of earlier programs.
     old: u64,
     reading: Reading,
-    request: Option<Want>,
+    request: Option<(Want, usize)>,
     /// The disk fails, and is tried again then.
     retry_at: Option<Instant>,
     is_failing: bool,
@@ -253,14 +253,25 @@ impl Engine {
         }
         let Some(to) = to.filter(|to| to.number > opened.log.cursor().number) else { return };
         self.settle_at.get_or_insert(now + SETTLE);
-        // Consumed segments go at once; otherwise the cursor is written when it is settled.
-        if let Err(error) = opened.log.consume(to) {
+        // Removing files takes milliseconds, in which a replay would wait.
+        opened.log.advance(to);
+    }
+
+    /// Removes the segments that are consumed.
+    fn remove(&mut self, now: Instant) {
+        if let Some(opened) = &mut self.opened
+            && let Err(error) = opened.log.consume(opened.log.cursor())
+        {
             self.fail_log(&error, now);
         }
     }
 
     /// Appends what waits, and makes it durable.
     fn write(&mut self, now: Instant) {
+        if !self.waiting.is_empty() {
+            // They may need the room.
+            self.remove(now);
+        }
         if let Some(opened) = self.opened.as_ref().filter(|_| !self.renamed.is_empty()) {
             match self.owner.store(&*opened.disk) {
                 Ok(()) => self.renamed.clear(),
@@ -355,31 +366,36 @@ impl Engine {
 
     /// Answers a request for more.
     fn read(&mut self, now: Instant) {
-        while let Some(want) = self.request {
-            let Some(opened) = &self.opened else { return };
-            if self.reading.is_at(want) {
-                return self.answer(Answer::End);
+        let Some((want, wanted)) = self.request else { return };
+        let after = if let Want::After(after) = want { Some(after) } else { None };
+        let (mut answers, mut bytes) = (VecDeque::new(), 0);
+        while let Some(opened) = &self.opened {
+            if !self.reading.is_at(want)
+                && let Some(chunk) = self.reading.take(opened.log.cursor(), want)
+            {
+                bytes += chunk.bytes();
+                answers.push_back(Answer::Chunk(chunk));
+                if bytes >= wanted {
+                    break;
+                }
+                continue;
             }
-            let after = if let Want::After(after) = want { Some(after) } else { None };
-            if let Some(chunk) = self.reading.take(opened.log.cursor(), want) {
-                return self.answer(Answer::Chunk(chunk));
+            if !self.reading.is_at(want) {
+                self.reading.seek(&opened.log, after.and_then(|after| self.runs.locate(after)));
+                match self.read_ahead(now) {
+                    Some(true) => continue,
+                    Some(false) => {}
+                    None => break,
+                }
             }
-            if self.reading.is_at(want) {
-                return self.answer(Answer::End);
-            }
-            self.reading.seek(&opened.log, after.and_then(|after| self.runs.locate(after)));
-            match self.read_ahead(now) {
-                Some(true) => {}
-                Some(false) => return self.answer(Answer::End),
-                None => return,
-            }
+            answers.push_back(Answer::End);
+            break;
         }
-    }
-
-    fn answer(&mut self, answer: Answer) {
-        self.request = None;
-        let mut state = self.shared.state.lock();
-        (state.answer, state.has_changed) = (Some(answer), true);
+        if !answers.is_empty() {
+            self.request = None;
+            let mut state = self.shared.state.lock();
+            (state.answers, state.has_changed) = (answers, true);
+        }
     }
 
     /// Reads about a chunk; whether there was something. `None` when the disk fails.
@@ -404,11 +420,12 @@ impl Engine {
 
     /// Writes what could wait: the cursor, and the end of a spool that is drained.
     fn settle(&mut self, now: Instant, close: bool) {
-        let Some(opened) = &mut self.opened else { return };
-        if !close && self.settle_at.is_none_or(|at| now < at) {
+        if self.opened.is_none() || !close && self.settle_at.is_none_or(|at| now < at) {
             return;
         }
         self.settle_at = None;
+        self.remove(now);
+        let Some(opened) = &mut self.opened else { return };
         let is_drained = self.appended.is_empty() && opened.log.cursor().number >= opened.log.last().number;
         let mut result = opened.log.store_cursor();
         if is_drained && self.since.is_some() {

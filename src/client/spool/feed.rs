@@ -86,7 +86,7 @@ impl Feeder {
     fn answer(&self, answer: Answer) {
         let mut state = self.shared.state.lock();
         state.is_wanted = false;
-        state.answer = Some(answer);
+        state.answers.push_back(answer);
         drop(state);
         self.shared.waker.wake();
     }

@@ -131,23 +131,25 @@ impl SpoolHandle {
         self.shared.state.lock().held = Some(up_to);
     }
 
-    /// Asks for the next messages; [`answer`](Self::answer) has them later. Each message is read
-    /// once, oldest stream first. Until it is answered, asking again changes nothing.
-    pub fn read(&self, want: Want) {
+    /// Asks for the next messages, in chunks that are about so many bytes together: at least one, and
+    /// at most one that goes beyond. [`answer`](Self::answer) has them later, all at once. Each
+    /// message is read once, oldest stream first. Until all answers are taken, asking again changes
+    /// nothing.
+    pub fn read(&self, want: Want, bytes: usize) {
         self.ask(|state| {
             if !state.is_reading {
                 state.is_reading = true;
-                state.work.read = Some(want);
+                state.work.read = Some((want, bytes));
                 state.work.is_new = true;
             }
         });
     }
 
-    /// The answer to [`read`](Self::read), once.
+    /// The next answer to [`read`](Self::read).
     pub fn answer(&self) -> Option<Answer> {
         let mut state = self.shared.state.lock();
-        let answer = state.answer.take();
-        state.is_reading &= answer.is_none();
+        let answer = state.answers.pop_front();
+        state.is_reading &= answer.is_none() || !state.answers.is_empty();
         answer
     }
 

@@ -45,7 +45,7 @@ impl Batch {
     }
 }
 
-/// The answer to a request for more.
+/// An answer to a request for more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// The next messages, oldest stream first.
@@ -72,7 +72,8 @@ pub(super) struct Work {
     pub(super) batches: VecDeque<Batch>,
     /// The newest confirmed position of each stream, in their order.
     pub(super) released: VecDeque<StreamPosition>,
-    pub(super) read: Option<Want>,
+    /// The messages that are wanted, and about how many bytes of them.
+    pub(super) read: Option<(Want, usize)>,
     pub(super) renamed: Vec<(StreamId, StreamId)>,
     pub(super) close: bool,
     /// Something of this was asked for.
@@ -88,8 +89,9 @@ pub(super) struct State {
     pub(super) durable: Option<StreamPosition>,
     /// The newest message of a stream that is in memory, as all before it that are not released.
     pub(super) held: Option<StreamPosition>,
-    pub(super) answer: Option<Answer>,
-    /// A chunk was asked for, and the answer was not taken yet.
+    /// The answers to one request, oldest first.
+    pub(super) answers: VecDeque<Answer>,
+    /// Chunks were asked for, and not all answers were taken yet.
     pub(super) is_reading: bool,
     pub(super) news: VecDeque<SpoolNews>,
     pub(super) status: SpoolStatus,

@@ -27,7 +27,7 @@ use crate::{
         error::{Cause, Error},
         event::SessionEvent,
         queue::{batch::Batch, in_flight::InFlight, unconfirmed::Unconfirmed},
-        spool::{Chunk, Feed, FeedBroker, FeedRefused, Spool, SpoolHandle, SpoolNews, WhenFull},
+        spool::{Answer, Chunk, Feed, FeedBroker, FeedRefused, Spool, SpoolHandle, SpoolNews, WhenFull},
     },
     wire::{
         Channel,
@@ -99,8 +99,9 @@ pub(crate) struct Spooling {
     durable: u64,
     /// The newest number that the engine was told is confirmed, of the current stream.
     released: u64,
-    /// Batches that were read and are not in `InFlight` yet.
+    /// Batches that were read and are not in `InFlight` yet, and the answers behind them.
     chunk: Option<Chunk>,
+    answers: VecDeque<Answer>,
     asked: bool,
     /// The numbers that were on disk alone when everything was asked for, and when all were read.
     asked_for: u64,
@@ -158,6 +159,7 @@ impl Spooling {
             durable: 0,
             released: 0,
             chunk: None,
+            answers: VecDeque::new(),
             asked: false,
             asked_for: 0,
             ended: None,
@@ -238,7 +240,7 @@ impl Spooling {
 
     /// Whether there is more to send than what stands in outbox and `InFlight`.
     pub(crate) fn holds_more(&self) -> bool {
-        self.parked.is_some() || self.head.is_some() || self.chunk.is_some() || !self.is_read && !self.is_failing
+        self.parked.is_some() || self.head.is_some() || self.has_answers() || !self.is_read && !self.is_failing
     }
 
     /// Waits until it is known what is on disk, at most 5 s, also when the session is closed: what

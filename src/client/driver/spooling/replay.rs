@@ -19,6 +19,10 @@ use crate::{
 /// More than any number of a stored stream: how many it has is known when it was read.
 const NO_LAST: u64 = u64::MAX - 1;
 
+/// So many bytes are asked for at once, where there is room: the engine and the session, two threads,
+/// wake each other up once for each answer.
+const READ_AHEAD: usize = 1 << 20;
+
 impl Spooling {
     /// Takes in what was read, and asks for more. True when the stream, or its next number, has
     /// changed.
@@ -26,29 +30,45 @@ impl Spooling {
         if !self.handle.is_open() {
             return false;
         }
-        match self.handle.answer() {
-            Some(Answer::Chunk(chunk)) => (self.asked, self.chunk) = (false, Some(chunk)),
-            Some(Answer::End) => {
-                (self.asked, self.ended) = (false, Some(self.asked_for));
-                self.is_read = true;
-            }
-            None => {}
+        while let Some(answer) = self.handle.answer() {
+            self.asked = false;
+            self.answers.push_back(answer);
         }
-        let changed = match self.chunk.take() {
-            Some(chunk) => self.place(chunk, shared, in_flight, link),
-            None => self.at_end(in_flight, link),
-        };
+        let mut changed = false;
+        while !changed {
+            let chunk = self.chunk.take().or_else(|| match self.answers.pop_front()? {
+                Answer::Chunk(chunk) => Some(chunk),
+                Answer::End => {
+                    (self.ended, self.is_read) = (Some(self.asked_for), true);
+                    None
+                }
+            });
+            let Some(chunk) = chunk else {
+                changed = self.at_end(in_flight, link);
+                break;
+            };
+            changed = self.place(chunk, shared, in_flight, link);
+            if self.chunk.is_some() {
+                break;
+            }
+        }
         self.ask(shared, in_flight, link);
         changed
+    }
+
+    /// Whether something was read that is not in `InFlight` yet.
+    pub(super) fn has_answers(&self) -> bool {
+        self.chunk.is_some() || !self.answers.is_empty()
     }
 
     /// Asks for more, if there is room for it.
     fn ask(&mut self, shared: &Shared, in_flight: &InFlight, link: Link) {
         // Messages that were read back and are not confirmed stand in memory besides the queue. So
         // much makes a connection without acknowledgements end, which confirms it.
-        let has_room = link == Link::Up && in_flight.outstanding().1 < shared.outbox.capacity() / 2;
+        let room = (shared.outbox.capacity() / 2).saturating_sub(in_flight.outstanding().1);
+        let has_room = link == Link::Up && room > 0;
         let is_wanted = match (self.parked.is_some(), self.head) {
-            _ if self.asked || self.chunk.is_some() => false,
+            _ if self.asked || self.has_answers() => false,
             // Whether there is anything.
             (false, _) if !self.is_read => true,
             (true, _) => !self.is_read && has_room,
@@ -63,7 +83,7 @@ impl Spooling {
             // stream is replayed, those in memory may leave it before their turn.
             (self.asked_for, self.given) = behind.map_or((0, self.given), |head| (self.on_disk, self.given.max(head)));
             let after = behind.map(|number| Want::After(StreamPosition { stream, number }));
-            self.handle.read(after.unwrap_or(Want::Before(stream)));
+            self.handle.read(after.unwrap_or(Want::Before(stream)), room.min(READ_AHEAD));
         }
     }
 
@@ -209,7 +229,7 @@ impl Spooling {
     /// when its first number is not the next one.
     pub(super) fn load(&mut self, shared: &Shared, in_flight: &mut InFlight, link: Link) -> bool {
         let Some(head) = self.head else { return false };
-        if self.is_opening || self.parked.is_some() || head < self.on_disk || self.chunk.is_some() {
+        if self.is_opening || self.parked.is_some() || head < self.on_disk || self.has_answers() {
             return false;
         }
         let mut changed = false;
