@@ -19,3 +19,4 @@ mod tally;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests;
+pub(crate) mod withheld;

@@ -33,7 +33,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use futures::task::AtomicWaker;
-use hpfeeds::wire::{Ident, Pattern};
+use hpfeeds::wire::Ident;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::Notify,
@@ -49,6 +49,7 @@ use crate::{
         slow_consumer::{ConsumerState, SlowConsumerDetector},
         state::{OutboxState, Pressure, Room},
         tally::Tally,
+        withheld::Withheld,
     },
     metrics::session::SessionMetrics,
 };
@@ -83,7 +84,7 @@ pub(crate) struct Outbox {
     /// Publishers that wait for room, first come, first served.
     room: Notify,
     /// The channels that the connection gets from its mailbox alone, where they are stored.
-    withheld: ArcSwapOption<Vec<Pattern>>,
+    withheld: ArcSwapOption<Vec<Withheld>>,
 }
 
 impl Outbox {
@@ -216,6 +217,11 @@ impl Outbox {
         }
     }
 
+    /// Sets what the connection gets from its mailboxes alone.
+    pub(crate) fn withhold(&self, withheld: Vec<Withheld>) {
+        self.withheld.store((!withheld.is_empty()).then(|| Arc::new(withheld)));
+    }
+
     /// Whether the connection gets some stored channels from its mailbox alone.
     pub(crate) fn withholds_any(&self) -> bool {
         self.withheld.load().is_some()
@@ -223,7 +229,7 @@ impl Outbox {
 
     /// Whether it gets this channel from its mailbox alone, as far as that is stored.
     pub(crate) fn withholds(&self, channel: &str) -> bool {
-        self.withheld.load().as_ref().is_some_and(|patterns| patterns.iter().any(|pattern| pattern.matches(channel)))
+        self.withheld.load().as_ref().is_some_and(|all| all.iter().any(|withheld| withheld.holds(channel)))
     }
 
     /// Has the connection's task woken up by [`wake`](Self::wake).
@@ -304,6 +310,13 @@ impl Outbox {
         self.session.sent(bytes);
     }
 
+    /// Accounts for bytes from a mailbox, which are written without being queued here, and for
+    /// messages of which the last byte was among them.
+    pub(crate) fn sent_mail(&self, bytes: usize, messages: u32) {
+        self.delivery.counters.queued.add(messages.into());
+        self.sent_control(bytes);
+    }
+
     /// Ready when the subscriber has been slow for too long, or its loan is called in. Otherwise
     /// the task is woken when there is a deadline to wait for, or when it has passed.
     pub(crate) fn poll_deadline(&self, cx: &mut Context<'_>, timer: &mut Option<Pin<Box<Sleep>>>) -> Poll<()> {
@@ -334,6 +347,17 @@ impl Outbox {
         let mut state = self.lock();
         if !state.closed {
             self.push_own(&mut state, frame);
+            drop(state);
+            self.writer.wake();
+        }
+    }
+
+    /// Queues a message, whatever is queued already. The caller bounds how many there are.
+    pub(crate) fn push_message(&self, frame: Bytes) {
+        let mut state = self.lock();
+        if !state.closed {
+            self.push_own(&mut state, frame);
+            self.delivery.counters.queued.add(1);
             drop(state);
             self.writer.wake();
         }

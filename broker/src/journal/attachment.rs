@@ -1,7 +1,14 @@
 //! The attachment of a connection to a mailbox: it waits for messages, reads them from memory or
 //! from the file, and tells the mailbox what has become of them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use hpfeeds::{
     log::Reader,
@@ -13,7 +20,7 @@ use super::{
     batch::Delivery,
     handle::{Entry, Found, Journal},
     mailbox::{
-        claims::Claim,
+        claims::{Claim, ClaimId},
         core::{Taken, Taking, TooManyTexts, Took},
         losses::Reason,
         spec::MailboxName,
@@ -25,19 +32,25 @@ use super::{
 /// So much is looked at in one go: some of it may be wanted.
 const PORTION: usize = 256 << 10;
 
-/// A connection at a mailbox. Dropped, it has ended as by a reset.
+/// A connection at a mailbox: the part of it that reads. Dropped, it has ended as by a reset.
 #[derive(Debug)]
 pub(crate) struct Attachment {
+    handle: Arc<Handle>,
+    readable: watch::Receiver<Position>,
+    page: Option<Piece>,
+    reader: Option<Reader>,
+}
+
+/// The part of an attachment that tells the mailbox something, also while the other one waits.
+#[derive(Debug)]
+pub(crate) struct Handle {
     mailboxes: Mailboxes,
     journal: Journal,
     slot: Arc<Slot>,
     claim: Claim,
-    readable: watch::Receiver<Position>,
     /// The moment from which times are counted, the same for all attachments.
     start: Instant,
-    page: Option<Piece>,
-    reader: Option<Reader>,
-    is_ended: bool,
+    is_ended: AtomicBool,
 }
 
 /// A part of the journal that was read from its file, and is not used up.
@@ -76,18 +89,38 @@ impl Attachment {
         claim: Claim,
         start: Instant,
     ) -> Option<Self> {
-        let slot = mailboxes.slot(name)?;
-        Some(Self {
-            mailboxes: mailboxes.clone(),
-            readable: journal.readable(),
-            journal: journal.clone(),
-            slot,
-            claim,
-            start,
-            page: None,
-            reader: None,
-            is_ended: false,
-        })
+        let (slot, is_ended) = (mailboxes.slot(name)?, AtomicBool::new(false));
+        let (mailboxes, readable, journal) = (mailboxes.clone(), journal.readable(), journal.clone());
+        let handle = Arc::new(Handle { mailboxes, journal, slot, claim, start, is_ended });
+        Some(Self { handle, readable, page: None, reader: None })
+    }
+
+    pub(crate) fn handle(&self) -> &Arc<Handle> {
+        &self.handle
+    }
+}
+
+impl Deref for Attachment {
+    type Target = Handle;
+
+    fn deref(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+impl Handle {
+    pub(crate) fn name(&self) -> &MailboxName {
+        &self.slot.name
+    }
+
+    /// Whether its collector acknowledges what it has processed.
+    pub(crate) fn acknowledges(&self) -> bool {
+        self.claim.acknowledges
+    }
+
+    /// Its number, and that of the mailbox's owner, as it changes.
+    pub(crate) fn ownership(&self) -> (ClaimId, Arc<AtomicU64>) {
+        (self.claim.id, self.slot.state.lock().claims.shared_owner())
     }
 
     fn now(&self) -> Duration {
@@ -119,11 +152,11 @@ impl Attachment {
         self.slot.changed.notify_waiters();
     }
 
-    /// Unsubscribes from a text.
-    pub(crate) fn unsubscribe(&self, text: &Channel) {
+    /// Unsubscribes from parts of texts.
+    pub(crate) fn unsubscribe(&self, parts: &[Channel]) {
         let mut mailbox = self.slot.state.lock();
-        for part in mailbox.parts(text) {
-            mailbox.unsubscribe(self.claim.id, &part);
+        for part in parts {
+            mailbox.unsubscribe(self.claim.id, part);
         }
         drop(mailbox);
         self.slot.changed.notify_waiters();
@@ -133,21 +166,23 @@ impl Attachment {
     pub(crate) fn is_owner(&self) -> bool {
         self.slot.state.lock().claims.owner() == Some(self.claim.id)
     }
+}
 
+impl Attachment {
     /// The next messages for its collector, about so many bytes, at least one message or a gap. It
     /// waits while it does not own the mailbox. Channels that `allows` says no to are passed over.
     /// Cancel safe: what was returned was handed out, nothing else.
     pub(crate) async fn next(&mut self, bytes: u64, allows: &(dyn Fn(&str) -> bool + Sync)) -> Mail {
-        let slot = Arc::clone(&self.slot);
+        let handle = Arc::clone(&self.handle);
         loop {
-            let mut changed = std::pin::pin!(slot.changed.notified());
+            let mut changed = std::pin::pin!(handle.slot.changed.notified());
             changed.as_mut().enable();
             self.readable.mark_unchanged();
             match self.look(bytes, allows) {
                 Look::Mail(mail) => return mail,
                 // Others have their turn, whatever there is to pass over.
                 Look::Again => tokio::task::yield_now().await,
-                Look::File(after) => match self.journal.page(after, self.reader.take()).await {
+                Look::File(after) => match handle.journal.page(after, self.reader.take()).await {
                     Ok(page) => {
                         self.reader = Some(page.reader);
                         if page.entries.is_empty() && page.end <= after {
@@ -182,8 +217,8 @@ impl Attachment {
     }
 
     fn look(&mut self, bytes: u64, allows: &dyn Fn(&str) -> bool) -> Look {
-        let now = self.now();
-        let mut mailbox = self.slot.state.lock();
+        let (now, handle) = (self.now(), Arc::clone(&self.handle));
+        let mut mailbox = handle.slot.state.lock();
         if mailbox.claims.owner() != Some(self.claim.id) {
             return Look::Wait(None);
         }
@@ -196,7 +231,7 @@ impl Attachment {
         }
         let piece = match self.page.take().filter(|page| page.after <= head && head < page.end) {
             Some(page) => page,
-            None => match self.journal.after(head, PORTION) {
+            None => match handle.journal.after(head, PORTION) {
                 Found::Batches(batches) => {
                     let end = batches.last().map_or(head, |batch| batch.last());
                     Piece { after: head, end, entries: batches.into_iter().map(Entry::Batch).collect() }
@@ -205,7 +240,7 @@ impl Attachment {
                 Found::Nothing => return Look::Wait(None),
             },
         };
-        let with = Taking { now, oldest_ms: self.mailboxes.oldest_ms(mailbox.spec.max_age), allows };
+        let with = Taking { now, oldest_ms: handle.mailboxes.oldest_ms(mailbox.spec.max_age), allows };
         let mut taken = Taken::default();
         let mut took = Took::All;
         for entry in &piece.entries {
@@ -225,7 +260,7 @@ impl Attachment {
         }
         drop(mailbox);
         if !taken.dead.is_empty() {
-            self.mailboxes.add_dead(&self.slot.name, taken.dead);
+            handle.mailboxes.add_dead(&handle.slot.name, taken.dead);
         }
         match took {
             _ if !taken.deliveries.is_empty() => Look::Mail(Mail { deliveries: taken.deliveries, gap: None }),
@@ -233,7 +268,9 @@ impl Attachment {
             Took::All | Took::Full => Look::Again,
         }
     }
+}
 
+impl Handle {
     /// So many bytes of what it got are written to the socket.
     pub(crate) fn wrote(&self, bytes: u64) {
         self.slot.state.lock().wrote(self.claim.id, bytes, self.now());
@@ -244,13 +281,9 @@ impl Attachment {
         self.slot.state.lock().consumed(self.claim.id, position)
     }
 
-    /// The connection has ended.
-    pub(crate) fn end(mut self, end: End) {
-        self.finish(end);
-    }
-
-    fn finish(&mut self, end: End) {
-        if std::mem::replace(&mut self.is_ended, true) {
+    /// The connection has ended, for the reason that is given first.
+    pub(crate) fn end(&self, end: End) {
+        if self.is_ended.swap(true, Ordering::Relaxed) {
             return;
         }
         let mut mailbox = self.slot.state.lock();
@@ -263,6 +296,6 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        self.finish(End::Broken);
+        self.handle.end(End::Broken);
     }
 }

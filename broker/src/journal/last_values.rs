@@ -80,15 +80,29 @@ impl LastValues {
         }
     }
 
-    /// The newest messages of the channels of a text that `allows` says yes to, as frames, oldest
-    /// first.
-    pub(crate) fn matching(&self, text: &str, allows: &dyn Fn(&str) -> bool) -> Vec<Bytes> {
+    /// Gives the newest messages of the channels of a text that `allows` says yes to, as frames,
+    /// oldest first. None of them is replaced meanwhile.
+    pub(crate) fn each(&self, text: &str, allows: &dyn Fn(&str) -> bool, mut give: impl FnMut(&Bytes)) {
+        if self.patterns.is_empty() {
+            return;
+        }
         let state = self.state.lock();
         if let Some((_, frame)) = state.values.get(text) {
-            return if allows(text) { vec![frame.clone()] } else { Vec::new() };
+            if allows(text) {
+                give(frame);
+            }
+            return;
         }
         let wanted = state.order.values().filter(|channel| covers(text, channel) && allows(channel));
-        wanted.filter_map(|channel| state.values.get(channel)).map(|(_, frame)| frame.clone()).collect()
+        wanted.filter_map(|channel| state.values.get(channel)).for_each(|(_, frame)| give(frame));
+    }
+
+    /// The same, all at once.
+    #[cfg(test)]
+    pub(crate) fn matching(&self, text: &str, allows: &dyn Fn(&str) -> bool) -> Vec<Bytes> {
+        let mut frames = Vec::new();
+        self.each(text, allows, |frame| frames.push(frame.clone()));
+        frames
     }
 
     /// Channels with a value, their bytes, and how many have gone for want of room.

@@ -1,17 +1,31 @@
 //! The store of a broker: the journal of a data folder with its mailboxes, opened and closed
 //! together.
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use hpfeeds::{
     log::{Disk, Log, LogError, LogOptions, OpenReport},
     wire::Pattern,
 };
 
+use tokio::time::Instant;
+
 use super::{
+    attachment::Attachment,
     handle::{Journal, JournalThread},
     last_values::LastValues,
-    mailbox::spec::MailboxSpec,
+    mailbox::{
+        claims::Claim,
+        spec::{MailboxName, MailboxSpec},
+    },
     options::JournalOptions,
     pace::Pace,
     post::{Mailboxes, PostKeeper, PostReport, Tables},
@@ -60,9 +74,18 @@ pub(crate) struct Store {
     pub(crate) report: PostReport,
     pub(crate) opened: OpenReport,
     thread: JournalThread,
+    /// The moment from which the mailboxes count their times.
+    start: Instant,
+    claims: AtomicU64,
 }
 
 impl Store {
+    /// Attaches a connection to a mailbox, without any text. `None` if there is no such mailbox.
+    pub(crate) fn attach(&self, name: &MailboxName, address: IpAddr, acknowledges: bool) -> Option<Attachment> {
+        let claim = Claim { id: self.claims.fetch_add(1, Ordering::Relaxed), address, acknowledges };
+        Attachment::new(&self.mailboxes, &self.journal, name, claim, self.start)
+    }
+
     /// Opens a store, and starts its writer. Blocks.
     pub(crate) fn open(disks: Disks, options: StoreOptions) -> Result<Self, LogError> {
         let StoreOptions { journal, mailboxes, last_values, has_shares, expire } = options;
@@ -77,7 +100,18 @@ impl Store {
         })?;
         let Some((mailboxes, report)) = post else { return Err(LogError::Failed) };
         let pace = Pace::default();
-        Ok(Self { journal, mailboxes, last_values, shares, pace, report, opened, thread })
+        Ok(Self {
+            journal,
+            mailboxes,
+            last_values,
+            shares,
+            pace,
+            report,
+            opened,
+            thread,
+            start: Instant::now(),
+            claims: AtomicU64::new(0),
+        })
     }
 
     /// Makes everything durable, and ends the writer. Blocks. Returns whether all of it has worked;

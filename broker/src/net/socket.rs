@@ -262,6 +262,14 @@ impl WriteHalf<'_> {
         Poll::Ready(if n == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(n) })
     }
 
+    /// Lets the system take little more than so many bytes that the peer has not.
+    pub(crate) fn limit_send_buffer(&self, bytes: usize) {
+        if let Sink::Tcp { tcp, .. } = &self.sink {
+            // It fails when the connection is gone already.
+            let _ = SockRef::from(tcp.as_ref()).set_send_buffer_size(bytes);
+        }
+    }
+
     /// How many bytes of the last write will be sent whatever comes next: TLS has encrypted them,
     /// or the stream has taken them.
     pub(crate) fn committed(&mut self) -> usize {

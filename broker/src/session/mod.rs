@@ -6,14 +6,18 @@ pub(crate) mod error_frame;
 mod extension;
 mod fanout;
 mod handshake;
+mod mail;
+mod mail_writer;
 mod proxy;
 mod publish_cache;
+mod publishing;
 mod read_buffer;
 mod read_sizer;
 mod reader;
 mod route;
 mod storing;
 mod subscribing;
+mod suspension;
 mod work_budget;
 mod writer;
 
@@ -32,6 +36,7 @@ use crate::{
     config::Config,
     context::BrokerContext,
     delivery::outbox::Outbox,
+    journal::mailbox,
     limits::{connections::Permit, pre_auth::PendingConnection, tls_handshakes::HandshakePermit},
     metrics::endpoints::Phase,
     net::{
@@ -46,6 +51,9 @@ use crate::{
         writer::{WriteEnd, Writer},
     },
 };
+
+/// How often mailboxes are asked for more before other connections have their turn.
+const DELIVERIES: usize = 4;
 
 /// An accepted connection. The permit is given back after the socket is closed.
 pub(crate) struct Connection {
@@ -74,6 +82,15 @@ pub(crate) async fn serve(connection: Box<Connection>) {
     }
     if let Some(extension) = &mut reader.extension {
         extension.part(&connection.context);
+    }
+    writer.close_mail();
+    if let Some(post) = reader.post.take() {
+        // After its end of stream, what our system holds may still arrive.
+        post.end(if let End::Eof | End::Unstored = end {
+            mailbox::window::End::Fin
+        } else {
+            mailbox::window::End::Broken
+        });
     }
     // Nothing more is queued for the client from here on.
     reader.unsubscribe_all().await;
@@ -221,6 +238,9 @@ async fn drive(
         if ended.is_pending() && reader.extension.is_some() {
             speak(reader, writer, &mut writing, &mut stop, cx);
         }
+        if ended.is_pending() && writing && reader.post.is_some() {
+            deliver(reader, writer, &mut writing, &mut stop, cx);
+        }
         ended
     })
     .await;
@@ -255,6 +275,31 @@ fn speak(
     if was_waiting && !extension.is_waiting() {
         cx.waker().wake_by_ref();
     }
+}
+
+/// Lets the writer write what the mailboxes of the client have for it.
+#[inline(never)]
+fn deliver(
+    reader: &mut SessionReader,
+    writer: &mut Writer<'_>,
+    writing: &mut bool,
+    stop: &mut Option<End>,
+    cx: &mut Context<'_>,
+) {
+    let SessionReader { post: Some(post), extension, .. } = reader else { return };
+    for _ in 0..DELIVERIES {
+        if !post.poll(writer, extension.as_deref(), cx) {
+            return;
+        }
+        if let Poll::Ready(end) = writer.poll_run(cx) {
+            *writing = false;
+            stop_for(&end, stop);
+            cx.waker().wake_by_ref();
+            return;
+        }
+    }
+    // Others have their turn.
+    cx.waker().wake_by_ref();
 }
 
 /// The reason to stop reading once the writer has ended. Of a broken connection, frames that have

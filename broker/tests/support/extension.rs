@@ -8,8 +8,8 @@ use bytes::{Bytes, BytesMut};
 use hpfeeds::wire::{
     DecodeError, Frame, Header, Limits, Nonce, Secret,
     extension::{
-        BrokerFrame, ClientFrame, ClientHello, Code, ExtensionHeader, Flags, NodeId, Position, RefusedRange, StreamId,
-        VERSION,
+        BrokerFrame, ClientFrame, ClientHello, Code, ExtensionHeader, Flags, GapReason, NodeId, Position, RefusedRange,
+        StreamId, StreamPosition, VERSION,
     },
 };
 use tokio::{
@@ -36,6 +36,14 @@ pub(crate) enum Got {
         channel: String,
     },
     Heartbeat,
+    Origin {
+        position: Position,
+        count: u32,
+        source: Option<StreamPosition>,
+        mailbox: String,
+    },
+    /// Messages, reason, mailbox.
+    Gap(u64, GapReason, String),
     /// Channel and payload.
     Publish(String, Bytes),
     Error(String),
@@ -257,6 +265,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Scripted<S> {
                 },
                 BrokerFrame::SubAck { code, channel, .. } => Got::SubAck { code, channel: channel.to_owned() },
                 BrokerFrame::Heartbeat => Got::Heartbeat,
+                BrokerFrame::Origin { position, count, source, mailbox } => {
+                    Got::Origin { position, count, source, mailbox: mailbox.to_owned() }
+                }
+                BrokerFrame::Gap { messages, reason, mailbox, .. } => Got::Gap(messages, reason, mailbox.to_owned()),
                 other => panic!("{other:?}"),
             },
         }

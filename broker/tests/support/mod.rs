@@ -121,9 +121,10 @@ impl Peer {
         self
     }
 
-    async fn send_subscribe(&mut self, channels: &[&str]) {
+    pub(crate) async fn send_subscribe(&mut self, channels: &[&str]) {
+        let ident = self.ident.clone();
         for channel in channels {
-            self.send(subscribe("dev", channel)).await;
+            self.send(subscribe(&ident, channel)).await;
         }
     }
 

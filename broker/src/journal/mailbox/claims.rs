@@ -1,6 +1,13 @@
 //! The connections that claim a mailbox, oldest first, of which one owns it.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use hpfeeds::wire::Channel;
 
@@ -16,19 +23,45 @@ pub(crate) struct Claim {
     pub(crate) acknowledges: bool,
 }
 
+/// The number that no connection has.
+const NOBODY: ClaimId = ClaimId::MAX;
+
 /// The connections of one mailbox.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Claims {
     /// In the order in which they have subscribed.
     all: Vec<(Claim, BTreeSet<Channel>)>,
-    owner: Option<ClaimId>,
+    /// Shared with the publishers, who ask which connection gets messages from here alone.
+    owner: Arc<AtomicU64>,
     /// Of the owner before the last change.
     acknowledged: bool,
 }
 
+impl Default for Claims {
+    fn default() -> Self {
+        Self { all: Vec::new(), owner: Arc::new(AtomicU64::new(NOBODY)), acknowledged: false }
+    }
+}
+
 impl Claims {
     pub(crate) fn owner(&self) -> Option<ClaimId> {
-        self.owner
+        Some(self.owner.load(Ordering::Acquire)).filter(|id| *id != NOBODY)
+    }
+
+    fn set_owner(&self, owner: Option<ClaimId>) {
+        self.owner.store(owner.unwrap_or(NOBODY), Ordering::Release);
+    }
+
+    /// The number of the owner, as it changes.
+    pub(crate) fn shared_owner(&self) -> Arc<AtomicU64> {
+        self.owner.clone()
+    }
+
+    /// Nobody claims it any more.
+    pub(super) fn clear(&mut self) {
+        self.all.clear();
+        self.set_owner(None);
+        self.acknowledged = false;
     }
 
     pub(super) fn len(&self) -> usize {
@@ -36,7 +69,8 @@ impl Claims {
     }
 
     fn owning(&self) -> Option<&(Claim, BTreeSet<Channel>)> {
-        self.all.iter().find(|(claim, _)| Some(claim.id) == self.owner)
+        let owner = self.owner()?;
+        self.all.iter().find(|(claim, _)| claim.id == owner)
     }
 
     /// Whether the owner acknowledges.
@@ -74,7 +108,7 @@ impl Claims {
         let takes_over = self.address().is_none_or(|address| address == claim.address);
         self.all.push((*claim, BTreeSet::from([text.clone()])));
         if takes_over {
-            self.owner = Some(claim.id);
+            self.set_owner(Some(claim.id));
         }
     }
 
@@ -93,8 +127,8 @@ impl Claims {
     /// A connection has ended. The next oldest takes over from the owner.
     pub(super) fn remove(&mut self, id: ClaimId) {
         self.all.retain(|(claim, _)| claim.id != id);
-        if self.owner == Some(id) {
-            self.owner = self.all.first().map(|(claim, _)| claim.id);
+        if self.owner() == Some(id) {
+            self.set_owner(self.all.first().map(|(claim, _)| claim.id));
         }
     }
 }

@@ -382,7 +382,7 @@ impl Mailbox {
     /// anew.
     pub(crate) fn forget(&mut self, end: Position) {
         self.window = Window::default();
-        self.claims = Claims::default();
+        self.claims.clear();
         self.texts.clear();
         self.skipped.clear();
         self.probe = Probe::default();

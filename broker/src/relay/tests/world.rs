@@ -118,7 +118,13 @@ fn disk(folder: &Path, name: &str) -> Arc<RealDisk> {
 impl Relay {
     pub(super) fn open(folder: &Arc<TempDir>, parent: &Parent) -> Self {
         let path = folder.path();
-        let disks = Disks { journal: disk(path, "journal"), cursors: disk(path, "cursors"), dead: None, last: None };
+        let disks = Disks {
+            journal: disk(path, "journal"),
+            cursors: disk(path, "cursors"),
+            dead: None,
+            last: None,
+            held: None,
+        };
         let options = StoreOptions {
             journal: JournalOptions { segment_bytes: 1 << 20, ..JournalOptions::default() },
             mailboxes: Vec::new(),

@@ -6,6 +6,9 @@ use hpfeeds::wire::extension::{ClientHello, Flags, StreamId, VERSION};
 const GRANTED: Flags = Flags::from_bits(Flags::CONFIRM.bits() | UNNUMBERED.bits());
 const UNNUMBERED: Flags = Flags::from_bits(Flags::REPLIES.bits() | Flags::HEARTBEAT.bits() | Flags::WINDOW.bits());
 
+/// Those that a broker grants that stores messages.
+const STORED: Flags = Flags::from_bits(Flags::STORE.bits() | Flags::ORIGIN.bits());
+
 /// A HELLO.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked {
@@ -24,11 +27,11 @@ impl Asked {
     pub(super) fn of(hello: &ClientHello<'_>, stores: bool) -> Self {
         let mut flags = hello.flags & GRANTED;
         if stores {
-            flags = flags | (hello.flags & Flags::STORE);
+            flags = flags | (hello.flags & STORED);
         }
         if hello.stream == StreamId::default() {
             // That stands for no stream: nothing could be confirmed.
-            flags = flags & (UNNUMBERED | Flags::STORE);
+            flags = flags & (UNNUMBERED | STORED);
         }
         let ClientHello { version, stream, next, .. } = *hello;
         let heartbeat = if flags.contains(Flags::HEARTBEAT) { hello.heartbeat } else { 0 };

@@ -149,6 +149,11 @@ impl Extension {
         self.flags.contains(Flags::STORE)
     }
 
+    /// Whether messages from mailboxes are announced.
+    pub(super) fn says_origin(&self) -> bool {
+        self.flags.contains(Flags::ORIGIN)
+    }
+
     /// The stream, and the number that the last of so many messages more will have.
     pub(super) fn last_of(&self, messages: u32) -> Option<(StreamId, u64)> {
         let stream = self.stream.as_ref()?;

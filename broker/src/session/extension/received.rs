@@ -2,7 +2,9 @@
 
 use hpfeeds::wire::{
     Channel, FrameBatch, HEADER_LEN,
-    extension::{BrokerFrame, ClientFrame, Code, ExtensionDecodeError, ExtensionHeader, ExtensionOpcode, Mode},
+    extension::{
+        BrokerFrame, ClientFrame, Code, ExtensionDecodeError, ExtensionHeader, ExtensionOpcode, Mode, Position,
+    },
 };
 use tokio::time::Instant;
 use tracing::info;
@@ -14,6 +16,7 @@ use crate::{
     session::{
         extension::{Extension, asked::Asked},
         reader::SessionReader,
+        subscribing::Source,
     },
 };
 
@@ -60,19 +63,28 @@ impl SessionReader {
                 self.budget.charge(HELLO_COST);
             }
             ClientFrame::Heartbeat => {}
-            ClientFrame::Consumed { bytes, .. } => {
+            ClientFrame::Consumed { bytes, position, mailbox } => {
                 if let Some(extension) = &mut self.extension {
                     extension.consume(bytes)?;
                 }
+                if let Some(post) = self.post.as_ref().filter(|_| position != Position::NONE) {
+                    post.consumed(mailbox, position);
+                }
             }
-            ClientFrame::SubscribeFrom { mode, mailbox, channel, .. } => {
+            ClientFrame::SubscribeFrom { mode, position, mailbox, channel } => {
                 let channel = Channel::new(channel).map_err(|cause| cause.to_string())?;
-                if mode == Mode::LIVE && mailbox.is_empty() {
-                    self.subscribe(&channel)?;
-                } else {
-                    let text = format!("{} has no mailbox, and channels keep no last values", self.membership.ident());
-                    self.budget.charge_lookup(0);
-                    self.answer(&channel, Code::NO_MAILBOX, text)?;
+                let stores = self.context.journal.is_some();
+                let name = mailbox.to_owned();
+                match mode {
+                    Mode::LIVE if name.is_empty() => self.subscribe(&channel, Source::Live)?,
+                    Mode::LAST_VALUE if name.is_empty() && stores => self.subscribe(&channel, Source::LastValue)?,
+                    Mode::CURSOR if stores => self.subscribe(&channel, Source::Mailbox(&name, position))?,
+                    _ => {
+                        let ident = self.membership.ident();
+                        let text = format!("{ident} has no mailbox {name:?} here, and channels keep no last values");
+                        self.budget.charge_lookup(0);
+                        self.answer(&channel, Code::NO_MAILBOX, text)?;
+                    }
                 }
             }
             other => return Err(fault(ExtensionDecodeError::Direction(other.opcode()))),

@@ -1,6 +1,10 @@
 //! The writer of a connection: writes an outbox to a socket, no faster than its account may
 //! receive.
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests;
+
 use std::{
     collections::VecDeque,
     io::{self, IoSlice},
@@ -20,11 +24,17 @@ use crate::{
     identity::quota::Quota,
     link::{Link, window::Window},
     net::socket::WriteHalf,
-    session::control_writer::{ControlWriter, Offer},
+    session::{
+        control_writer::{ControlWriter, Offer},
+        mail_writer::{self, Letter, MailWriter},
+    },
 };
 
 /// How many batches one system call writes.
 const SLICES: usize = 64;
+
+/// The most that the system takes of mail for a client that acknowledges nothing; it doubles that.
+const UNACKNOWLEDGED: usize = 128 << 10;
 
 /// An idle connection keeps room for so many batches: one message at a time needs no allocation.
 const KEEP_CAPACITY: usize = 4;
@@ -50,6 +60,10 @@ pub(crate) struct Writer<'a> {
     held: bool,
     /// The client speaks the extension.
     control: Option<Box<ControlWriter>>,
+    /// The client gets messages from a mailbox.
+    mail: Option<Box<MailWriter>>,
+    /// A batch of the outbox was written since mail was.
+    is_mails_turn: bool,
 }
 
 /// Why the writer has stopped.
@@ -69,8 +83,9 @@ pub(crate) enum WriteEnd {
 impl<'a> Writer<'a> {
     pub(crate) fn new(half: WriteHalf<'a>, outbox: Arc<Outbox>) -> Self {
         let (taken, timer, quota) = (VecDeque::new(), None, None);
-        let (granted, control) = (usize::MAX, None);
-        Self { half, outbox, taken, written: 0, timer, quota, granted, pacing: false, held: false, control }
+        let (granted, control, mail) = (usize::MAX, None, None);
+        let (pacing, held, is_mails_turn) = (false, false, true);
+        Self { half, outbox, taken, written: 0, timer, quota, granted, pacing, held, control, mail, is_mails_turn }
     }
 
     /// Keeps to the limit of an account, if it has one.
@@ -85,6 +100,9 @@ impl<'a> Writer<'a> {
     /// Writes until one of the ends above. It may be called again after [`WriteEnd::Slow`].
     pub(crate) fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<WriteEnd> {
         loop {
+            if let Some(end) = self.poll_mail(cx) {
+                return end;
+            }
             if let Some(control) = &mut self.control {
                 match control.poll_write(&mut self.half, &self.outbox, self.written == 0, cx) {
                     Poll::Ready(Ok(())) => control.timer = None,
@@ -95,11 +113,15 @@ impl<'a> Writer<'a> {
                     Poll::Pending => return self.poll_blocked(Offer::Control, cx),
                 }
             }
-            // The next batches, or a registration for them.
+            // The next batches, or a registration for them. Mail and the outbox take turns.
             if self.taken.is_empty() {
+                if self.is_mails_turn && self.grants_mail(cx) {
+                    continue;
+                }
                 match self.outbox.poll_take(cx, &mut self.taken) {
-                    Poll::Ready(true) => {}
+                    Poll::Ready(true) => self.is_mails_turn = true,
                     Poll::Ready(false) => return Poll::Ready(WriteEnd::Drained),
+                    Poll::Pending if self.grants_mail(cx) => continue,
                     Poll::Pending => {
                         if self.taken.capacity() > KEEP_CAPACITY {
                             self.taken = VecDeque::new();
@@ -135,6 +157,62 @@ impl<'a> Writer<'a> {
         }
     }
 
+    /// Writes the chunk of mail that was begun. `None`: others may write.
+    #[inline]
+    fn poll_mail(&mut self, cx: &mut Context<'_>) -> Option<Poll<WriteEnd>> {
+        let mail = self.mail.as_mut().filter(|mail| mail.is_begun())?;
+        match mail.poll_write(&mut self.half, &self.outbox, cx) {
+            Poll::Ready(Ok(others)) => {
+                if let Some(control) = &mut self.control {
+                    control.total += others;
+                }
+                self.is_mails_turn = false;
+                None
+            }
+            Poll::Ready(Err(_)) => {
+                self.abandon();
+                Some(Poll::Ready(WriteEnd::Failed))
+            }
+            Poll::Pending => Some(self.poll_blocked(Offer::Batches, cx)),
+        }
+    }
+
+    /// Begins a chunk of mail, if there is any that may be written.
+    fn grants_mail(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(mail) = &mut self.mail else { return false };
+        let window = self.control.as_ref().filter(|control| control.windowed).map(|control| &control.link.window);
+        mail.begin(&mail_writer::Limits { quota: self.quota.as_deref(), window }, cx)
+    }
+
+    /// Whether there is room for mail.
+    pub(crate) fn wants_mail(&self) -> bool {
+        self.mail.as_ref().is_none_or(|mail| mail.is_hungry())
+    }
+
+    /// Queues messages from a mailbox, which wait for the client for as long as it takes.
+    pub(super) fn mail(&mut self, letter: Letter) {
+        let half = &self.half;
+        let mail = self.mail.get_or_insert_with(|| {
+            if !letter.handle.acknowledges() {
+                // What is in there may never reach the client.
+                half.limit_send_buffer(UNACKNOWLEDGED);
+            }
+            Box::default()
+        });
+        mail.push(letter);
+    }
+
+    /// Takes no more mail, and writes only the rest of a frame that was begun.
+    pub(crate) fn close_mail(&mut self) {
+        if let Some(mail) = &mut self.mail {
+            if mail.is_blocked() {
+                let committed = self.half.committed();
+                mail.advance(committed, &self.outbox);
+            }
+            mail.close();
+        }
+    }
+
     /// A limit of the broker is waited for: the subscriber is not slow.
     fn hold(&mut self, cx: &Context<'_>) {
         if !mem::replace(&mut self.held, true) {
@@ -156,6 +234,7 @@ impl<'a> Writer<'a> {
         if self.outbox.poll_deadline(cx, timer).is_pending() {
             return Poll::Pending;
         }
+        self.close_mail();
         self.commit();
         let called_in = self.outbox.is_called_in();
         self.outbox.expire(&mut self.taken, self.written, Instant::now());
@@ -181,7 +260,8 @@ impl<'a> Writer<'a> {
                 self.granted = self.taken.iter().map(Bytes::len).sum::<usize>() - self.written;
             }
             let (written, _) = self.outbox.session().progress();
-            link.window.begin((written - control.total).saturating_add(self.granted as u64));
+            let mail = self.mail.as_ref().map_or(0, |mail| mail.granted());
+            link.window.begin((written - control.total).saturating_add((self.granted + mail) as u64));
         } else if was_set && !is_set && self.quota.is_none() {
             self.granted = usize::MAX;
         }
@@ -208,6 +288,9 @@ impl<'a> Writer<'a> {
         if let Some(control) = &mut self.control {
             control.close();
         }
+        if let Some(mail) = &mut self.mail {
+            mail.abandon();
+        }
         self.outbox.abandon(&mut self.taken, self.written);
         self.written = 0;
     }
@@ -215,6 +298,7 @@ impl<'a> Writer<'a> {
     /// Gives up all that has not been written, but for the rest of a frame that was begun: the
     /// connection must not get it.
     pub(crate) fn revoke(&mut self) {
+        self.close_mail();
         self.commit();
         self.outbox.revoke(&mut self.taken, self.written);
         self.lift_limit();
@@ -372,94 +456,5 @@ impl Drop for Writer<'_> {
         // task that has come to its end has left nothing.
         self.abandon();
         while self.outbox.clear_portion() {}
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-mod tests {
-    use std::{sync::atomic::Ordering::Relaxed, time::Duration};
-
-    use bytes::BytesMut;
-    use futures::future::poll_fn;
-    use hpfeeds::wire::{Frame, Limits};
-    use tokio::{
-        io::AsyncReadExt as _,
-        net::{TcpListener, TcpStream},
-    };
-
-    use super::*;
-    use crate::{
-        delivery::{batch::FrameBatch, context::DeliveryContext, outbox::EnqueueOutcome, policy::Rules},
-        metrics::session::SessionMetrics,
-        net::socket::Socket,
-    };
-
-    const FRAME: &[u8] = b"\0\0\0\x0a\x03\x01i\x01cx";
-    const ERROR: &[u8] = b"\0\0\0\x07\0no";
-    const TICK: Duration = Duration::from_nanos(1);
-
-    #[tokio::test]
-    async fn a_last_word_is_written_when_the_deadline_falls_between_two_frames() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut socket = Socket::new(listener.accept().await.unwrap().0, None).unwrap();
-        let (_read, mut write) = socket.split();
-        // The system takes no more.
-        let mut filled = 0;
-        while let Poll::Ready(n) = poll_fn(|cx| Poll::Ready(write.poll_write(cx, &[IoSlice::new(&[0; 4096])]))).await {
-            filled += n.unwrap();
-        }
-        let rules = Rules {
-            low_mark: 0,
-            high_mark: 0,
-            window: TICK,
-            deadline: Duration::ZERO,
-            ..crate::config::Config::default().rules()
-        };
-        let delivery = DeliveryContext::new(rules, Arc::default());
-        let outbox = Outbox::new(SessionMetrics::for_test("test"), ([127, 0, 0, 1], 1).into(), delivery);
-        let mut batch = FrameBatch::new([FRAME, FRAME].concat().into(), 2, 0);
-        let mut writer = Writer::new(write, outbox.clone());
-        let now = Instant::now();
-        assert!(matches!(outbox.enqueue(&mut batch, || now), EnqueueOutcome::Queued { .. }));
-        assert!(poll_fn(|cx| Poll::Ready(writer.poll_run(cx))).await.is_pending());
-        // It took exactly the first frame.
-        writer.advance(FRAME.len());
-        assert!(matches!(outbox.enqueue(&mut batch, || now), EnqueueOutcome::Wait(_)));
-        assert_eq!(outbox.enqueue(&mut batch, || now + TICK), EnqueueOutcome::Refused);
-        assert!(matches!(poll_fn(|cx| writer.poll_run(cx)).await, WriteEnd::Slow));
-        outbox.close(Some(Bytes::from_static(ERROR)));
-        let mut got = vec![0; filled + ERROR.len()];
-        let (end, read) = tokio::join!(poll_fn(|cx| writer.poll_run(cx)), client.read_exact(&mut got));
-        read.unwrap();
-        assert!(matches!(end, WriteEnd::Drained), "{end:?}");
-        assert_eq!(got[filled..], *ERROR);
-        assert_eq!(outbox.dropped(), 3);
-    }
-
-    #[tokio::test]
-    async fn a_last_word_that_comes_after_the_connection_broke_inside_a_frame_is_given_up() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut socket = Socket::new(listener.accept().await.unwrap().0, None).unwrap();
-        let (_read, write) = socket.split();
-        let delivery = DeliveryContext::new(crate::config::Config::default().rules(), Arc::default());
-        let outbox = Outbox::new(SessionMetrics::for_test("test"), ([127, 0, 0, 1], 1).into(), delivery.clone());
-        let mut frame = BytesMut::new();
-        let (ident, channel) = ("i".parse().unwrap(), "c".parse().unwrap());
-        let publish = Frame::Publish { ident, channel, payload: vec![0; 16 << 20].into() };
-        publish.encode(&mut frame, Limits::new(u32::MAX)).unwrap();
-        let mut batch = FrameBatch::new(frame.freeze(), 1, 16 << 20);
-        assert!(matches!(outbox.enqueue(&mut batch, Instant::now), EnqueueOutcome::Queued { .. }));
-        let mut writer = Writer::new(write, outbox.clone());
-        assert!(poll_fn(|cx| Poll::Ready(writer.poll_run(cx))).await.is_pending());
-        assert!(writer.written > ERROR.len());
-        // With bytes that it has not read: a reset.
-        drop(client);
-        assert!(matches!(poll_fn(|cx| writer.poll_run(cx)).await, WriteEnd::Failed));
-        outbox.close(Some(Bytes::from_static(ERROR)));
-        assert!(matches!(poll_fn(|cx| writer.poll_run(cx)).await, WriteEnd::Failed));
-        assert_eq!(delivery.buffered.load(Relaxed), 0);
     }
 }
