@@ -16,6 +16,7 @@ use crate::{
     bench::args::BenchArgs,
     connection::ConnectionArgs,
     delivery::{PatienceArgs, SpoolingArgs},
+    doctor::args::DoctorArgs,
     pace::{Speed, speed},
     values::{count, seconds},
 };
@@ -86,6 +87,16 @@ pub(crate) enum Action {
     ///
     /// Exits with 0 only when the broker has read everything and refused nothing.
     Sendfile(SendfileArgs),
+
+    /// Find out which link of the chain to a broker is broken.
+    ///
+    /// Checks the settings, the clock, DNS, TCP, TLS and the certificate, the broker's greeting, the
+    /// key and the channels, one after the other, and says on the line below each fault what to do.
+    /// Needs no key for what comes before the key. Prints no secret: paste it where you ask for help.
+    ///
+    /// Ends with the code of the first problem, as any other action would, and with 0 when there are
+    /// only warnings.
+    Doctor(DoctorArgs),
 
     /// Measure what a broker can do; every message is numbered and verified.
     ///
@@ -266,6 +277,7 @@ impl Cli {
                 &mut args.channels
             }
             Action::Sendfile(args) => &mut args.channels,
+            Action::Doctor(args) => return args.settle(before, &mut self.connection),
             Action::Bench(args) => {
                 self.connection.complete()?;
                 let needs_key = args.settle(before, &self.connection, matches)?;

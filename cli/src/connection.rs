@@ -66,6 +66,17 @@ pub(crate) struct ConnectionArgs {
     pub(crate) debug: bool,
 }
 
+/// The place that a setting comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Flag,
+    /// The command line, and the variable says something else.
+    FlagOverVariable,
+    Variable,
+    /// Nothing gives it.
+    Missing,
+}
+
 /// A secret as it was typed. Redacted when it is printed, as [`Secret`] is, which does not tell
 /// whether it is empty.
 #[derive(Clone)]
@@ -113,6 +124,11 @@ impl ConnectionArgs {
         if self.secret.as_ref().is_none_or(|secret| secret.0.is_empty()) {
             return missing("secret");
         }
+        self.check_client_certificate()
+    }
+
+    /// Checks that the client certificate is complete.
+    pub(crate) fn check_client_certificate(&self) -> Result<(), (ErrorKind, String)> {
         match (&self.tls_client_cert, &self.tls_client_key) {
             (Some(_), None) => Err((
                 ErrorKind::MissingRequiredArgument,
@@ -136,6 +152,48 @@ impl ConnectionArgs {
         (self.ident.as_deref().unwrap_or_default(), Secret::from(secret))
     }
 
+    /// The secret as it was given, for what looks at its form; it is empty when it was not given.
+    pub(crate) fn secret_text(&self) -> &str {
+        self.secret.as_ref().map_or("", |secret| &*secret.0)
+    }
+
+    /// The largest message in bytes.
+    pub(crate) fn max_message(&self) -> u32 {
+        self.max_message
+    }
+
+    /// The name that the broker's certificate must have instead of the host.
+    pub(crate) fn tls_name(&self) -> Option<&str> {
+        self.tls_name.as_deref()
+    }
+
+    /// Whether a file says whom to trust.
+    pub(crate) fn has_own_trust(&self) -> bool {
+        self.tlscert.is_some()
+    }
+
+    /// Where each setting comes from that a variable can give, before [`complete`](Self::complete).
+    pub(crate) fn origins(&self) -> Vec<(&'static str, Origin)> {
+        let port = self.port.map(|port| port.to_string());
+        let secret = self.secret.as_ref().map(|secret| secret.0.as_str());
+        let flags = [
+            ("host", self.host.as_deref()),
+            ("port", port.as_deref()),
+            ("ident", self.ident.as_deref()),
+            ("secret", secret),
+        ];
+        let origin = |name: &str, flag: Option<&str>| {
+            let variable = env::var_os(format!("HPFEEDS_{}", name.to_uppercase())).filter(|value| !value.is_empty());
+            match (flag, variable) {
+                (Some(flag), Some(variable)) if variable != flag => Origin::FlagOverVariable,
+                (Some(_), _) => Origin::Flag,
+                (None, Some(_)) => Origin::Variable,
+                (None, None) => Origin::Missing,
+            }
+        };
+        flags.map(|(name, flag)| (name, origin(name, flag))).to_vec()
+    }
+
     /// A session that does not exist yet.
     pub(crate) fn builder(&self) -> SessionBuilder {
         let (ident, secret) = self.key();
@@ -146,7 +204,7 @@ impl ConnectionArgs {
         }
     }
 
-    fn tls_options(&self) -> Option<TlsOptions> {
+    pub(crate) fn tls_options(&self) -> Option<TlsOptions> {
         let mut tls = self.tls.then(TlsOptions::new);
         if let Some(file) = &self.tlscert {
             tls = Some(tls.unwrap_or_default().ca_file(file));

@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     args::{Action, Cli},
-    bench, completions,
+    bench, completions, doctor,
     exit::{self, Failure},
     publish, sendfile,
     signals::supervise,
@@ -46,6 +46,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         #[cfg(unix)]
         Action::Spool(args) => spool::look(&args.action),
         Action::Bench(args) => in_runtime(supervise(|stop| bench::run(args, stop), Duration::ZERO)),
+        Action::Doctor(args) => in_runtime(supervise(|stop| doctor::run(connection, args, stop), Duration::ZERO)),
         Action::Subscribe(args) => in_runtime(supervise(|stop| subscribe::run(connection, args, stop), Duration::ZERO)),
         Action::Publish(args) => {
             let patience = args.spooling.patience(&args.patience);

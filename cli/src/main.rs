@@ -7,6 +7,7 @@ mod completions;
 mod connection;
 mod delivery;
 mod dispatch;
+mod doctor;
 mod escape;
 mod exit;
 mod lines;

@@ -55,7 +55,7 @@ const BROKER: [&[&str]; 18] = [
 const TOOL: [&[&str]; 8] = [
     &["main"],
     &["dispatch"],
-    &["completions", "publish", "sendfile", "subscribe", "bench", "spool"],
+    &["completions", "publish", "sendfile", "subscribe", "bench", "doctor", "spool"],
     &["lines"],
     &["output", "sending", "watch"],
     &["link", "ndjson", "record"],
@@ -64,6 +64,7 @@ const TOOL: [&[&str]; 8] = [
         "connection",
         "delivery",
         "bench/args",
+        "doctor/args",
         "spool/args",
         "beginning",
         "bench/batch",

@@ -1,0 +1,114 @@
+//! The check of the broker's certificate: whom it is trusted by, whom it names, how long it lasts.
+
+use std::time::Duration;
+
+use hpfeeds::{tls_probe::TlsFault, x509::Certificate};
+use jiff::Timestamp;
+
+use super::{
+    report::Check,
+    words::{days, shown},
+};
+
+const NAME: &str = "certificate";
+
+/// How a broker gets another one.
+const RENEW: &str = "renew it: the broker reads a new file by itself";
+
+/// What the check needs to know besides the certificates.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Expected<'a> {
+    /// The name that the certificate must have.
+    pub(super) name: &'a str,
+    /// Whether a file says whom to trust.
+    pub(super) own_trust: bool,
+    /// A certificate that expires within so many days is worth a warning.
+    pub(super) warn_days: u32,
+    /// The time of now.
+    pub(super) now: Timestamp,
+}
+
+/// Judges the certificates that a broker presented, DER, its own first. `None` when the fault is not
+/// about them.
+pub(super) fn check(chain: &[Vec<u8>], fault: Option<&TlsFault>, expected: Expected<'_>) -> Option<Check> {
+    let parsed: Vec<_> = chain.iter().map(|der| Certificate::parse(der)).collect();
+    let own = parsed.first().copied().flatten();
+    let check = match fault {
+        None => valid(&parsed, expected),
+        Some(fault) => wrong(fault, own.is_some_and(|own| own.is_self_issued), chain.len(), expected)?,
+    };
+    let check = check.with("chain", chain.len());
+    let Some(own) = own else { return Some(check) };
+    let left = own.not_after.saturating_sub(expected.now.as_second());
+    let check = check.with("days_left", left.div_euclid(86_400)).with("self_signed", own.is_self_issued);
+    Some(match Timestamp::from_second(own.not_after) {
+        Ok(end) => check.with("not_after", end.to_string()),
+        Err(_) => check,
+    })
+}
+
+/// The check of a certificate that is trusted.
+fn valid(chain: &[Option<Certificate<'_>>], expected: Expected<'_>) -> Check {
+    let ends = chain.iter().enumerate().filter_map(|(at, cert)| Some((cert.as_ref()?.not_after, at)));
+    // A link of the chain that expires earlier ends the trust as well.
+    let Some((end, at)) = ends.min() else {
+        return Check::passed(NAME, format!("trusted, for {}", shown(expected.name.as_bytes())));
+    };
+    let left = Duration::from_secs(u64::try_from(end.saturating_sub(expected.now.as_second())).unwrap_or_default());
+    let date =
+        Timestamp::from_second(end).map_or_else(|_| String::new(), |end| end.strftime(" (%Y-%m-%d)").to_string());
+    let soon = left < Duration::from_secs(86_400) * expected.warn_days;
+    match (soon, at) {
+        (false, _) => {
+            let name = shown(expected.name.as_bytes());
+            Check::passed(NAME, format!("trusted, for {name}, expires in {}{date}", days(left)))
+        }
+        (true, 0) => Check::warning(NAME, format!("expires in {}{date}", days(left)), RENEW),
+        (true, _) => Check::warning(
+            NAME,
+            format!("an intermediate certificate expires in {}{date}", days(left)),
+            "renew the chain in the broker's file, which it reads by itself",
+        ),
+    }
+}
+
+/// The check of a certificate that is not trusted.
+fn wrong(fault: &TlsFault, self_issued: bool, chain: usize, expected: Expected<'_>) -> Option<Check> {
+    let now = expected.now.strftime("%Y-%m-%d %H:%M UTC");
+    Some(match fault {
+        TlsFault::Expired(ago) => Check::problem(NAME, format!("expired {} ago", days(*ago)), RENEW)
+            .and(format!("if it has been renewed, see the clock here: it shows {now}")),
+        TlsFault::NotYetValid(wait) => Check::problem(
+            NAME,
+            format!("is valid only in {}", days(*wait)),
+            format!("see the clock here, which shows {now}; if it is right, wait or take another certificate"),
+        ),
+        TlsFault::Name(names) => Check::problem(
+            NAME,
+            format!("is for {}, not for {}", shown(names.as_bytes()), shown(expected.name.as_bytes())),
+            "connect to a name that it has with --host, or say with --tls-name NAME that another is meant",
+        ),
+        TlsFault::Untrusted if self_issued => Check::problem(
+            NAME,
+            "is self-signed, and not trusted",
+            "copy the certificate (not the key) from the broker, and give it with --tlscert FILE",
+        ),
+        TlsFault::Untrusted => {
+            let whose = if expected.own_trust { "by none in the file of --tlscert" } else { "by none that is trusted" };
+            let check = Check::problem(
+                NAME,
+                format!("is signed {whose}"),
+                "give the certificate of its authority with --tlscert FILE",
+            );
+            if chain == 1 {
+                check.and("or the broker leaves intermediates out: its file needs the whole chain")
+            } else {
+                check
+            }
+        }
+        TlsFault::Certificate(words) => {
+            Check::problem(NAME, format!("cannot be used: {}", shown(words.as_bytes())), "take another certificate")
+        }
+        _ => return None,
+    })
+}
