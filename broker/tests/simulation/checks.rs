@@ -71,8 +71,10 @@ pub(crate) fn life(record: &mut Record, stats: Option<&Stats>) {
                 "{missing} messages vanished: {dropped} are counted as dropped, {discarded} as discarded"
             ));
         }
-        // One that was sent again is acted on once. Some that were refused may have been acted on in that way.
-        let read = read(record, record.life).count() as u64;
+        // One that was sent again is acted on once, but for those that were given up before. Some that were refused may
+        // have been acted on in that way.
+        let read =
+            read(record, record.life).map(|(_, message)| 1 + given_up(record, message, record.life)).sum::<u64>();
         let acted = routed(record).count() as u64;
         if !(acted..=read).contains(&stats.received_messages) {
             let counted = stats.received_messages;
@@ -95,10 +97,19 @@ pub(crate) fn life(record: &mut Record, stats: Option<&Stats>) {
     }
 }
 
+/// How many deliveries of this life were of messages that the connection had got before.
+pub(crate) fn repeated(record: &Record) -> u64 {
+    let repeated = |connection: &Accepted| {
+        let ids: BTreeSet<u64> = connection.written.iter().map(|(id, ..)| *id).collect();
+        connection.written.len() - ids.len()
+    };
+    all(record).map(repeated).sum::<usize>() as u64
+}
+
 /// Faults in the messages that a connection got.
 fn delivered(record: &Record, connection: &Accepted) -> Option<String> {
     let ident = connection.ident.as_deref().unwrap_or_default();
-    let mut seen = BTreeSet::new();
+    let mut seen: BTreeMap<u64, u64> = BTreeMap::new();
     let mut last: BTreeMap<(bool, usize), u64> = BTreeMap::new();
     for (id, at, step) in &connection.written {
         let Some(message) = record.messages.get(id) else {
@@ -108,13 +119,16 @@ fn delivered(record: &Record, connection: &Accepted) -> Option<String> {
         let Some(read) = reads.first() else {
             return Some(format!("{ident} got a message that the broker had not read in this life"));
         };
-        if !seen.insert(id) {
-            return Some(format!("{ident} got message {id:x} twice on one connection"));
+        let (times, given_up) = (seen.entry(*id).or_default(), given_up(record, message, connection.life));
+        *times += 1;
+        if *times > 1 + given_up {
+            return Some(format!("{ident} got message {id:x} {times} times on one connection"));
         }
         // Of a session that confirms, the order is that of all its connections.
         let source = if record.sessions[message.session].confirms { message.session } else { read.connection };
         if let Some(before) = last.insert((record.sessions[message.session].confirms, source), *id)
             && before >= *id
+            && given_up == 0
         {
             return Some(format!("{ident} got message {id:x} after {before:x}"));
         }
@@ -193,6 +207,14 @@ fn reads<'a>(record: &'a Record, message: &'a Message, life: u32) -> impl Iterat
     message.reads.iter().filter(move |read| record.accepted[read.connection].life == life)
 }
 
+/// How often a message was given up in one of the broker's lives before it was read again: as often it may have been
+/// delivered once more.
+fn given_up(record: &Record, message: &Message, life: u32) -> u64 {
+    let mut reads = reads(record, message, life).collect::<Vec<_>>();
+    reads.pop();
+    reads.iter().filter(|read| read.given_up).count() as u64
+}
+
 /// The messages of this life that were certainly routed: acted on, and not refused.
 fn routed(record: &Record) -> impl Iterator<Item = (u64, &Message)> {
     read(record, record.life).filter(|(_, message)| {
@@ -222,7 +244,8 @@ fn all(record: &Record) -> impl Iterator<Item = &Accepted> {
 /// How many messages a connection may have been meant to get: those that were read while it was there, on what it has ever
 /// subscribed to.
 fn wanted(record: &Record, connection: &Accepted) -> u64 {
-    read(record, connection.life).filter(|(_, message)| is_wanted(record, connection, message)).count() as u64
+    let wanted = read(record, connection.life).filter(|(_, message)| is_wanted(record, connection, message));
+    wanted.map(|(_, message)| 1 + given_up(record, message, connection.life)).sum()
 }
 
 /// Events that the sessions of clients got.

@@ -74,6 +74,9 @@ pub(crate) struct Read {
     pub(crate) connection: usize,
     /// When the broker had certainly acted on it.
     pub(crate) acted: Option<Moment>,
+    /// It was not decided when the broker ended the connection: some subscribers may have it, and
+    /// it may be routed again.
+    pub(crate) given_up: bool,
 }
 
 impl Message {
@@ -299,7 +302,13 @@ impl Record {
                             }) {
                                 self.faults.push(format!("{id:x} has another number for the broker: {numbered:?}"));
                             }
-                            message.reads.push(Read { at: now, step, connection: number, acted: None });
+                            message.reads.push(Read {
+                                at: now,
+                                step,
+                                connection: number,
+                                acted: None,
+                                given_up: false,
+                            });
                             connection.read.push(id);
                             connection.unacted.push(id);
                         }
@@ -317,13 +326,18 @@ impl Record {
         let step = self.step;
         let connection = &mut self.accepted[number];
         connection.ending |= bytes.is_empty();
-        let (mut acknowledged, mut decided) = (Vec::new(), None);
+        let (mut acknowledged, mut decided, mut given_up) = (Vec::new(), None, Vec::new());
         tap.pass(bytes, Side::Broker, |frame| match frame {
             Seen::Base(FrameRef::Publish { payload, .. }) => {
                 connection.written.push((id(payload).unwrap_or(u64::MAX), now, step));
             }
             Seen::Base(FrameRef::Error { message: b"The broker is shutting down; end your stream" }) => {}
-            Seen::Base(FrameRef::Error { .. }) => connection.ending = true,
+            Seen::Base(FrameRef::Error { message }) => {
+                connection.ending = true;
+                if is_given_up(message) {
+                    given_up.extend(connection.counted.waiting());
+                }
+            }
             Seen::Broker(BrokerFrame::Hello(hello)) => {
                 connection.counted.answered(hello.decided);
                 decided = Some((connection.counted.stream, hello.decided));
@@ -331,6 +345,12 @@ impl Record {
             Seen::Broker(BrokerFrame::Ack { number }) => acknowledged.push(connection.counted.acknowledged(*number)),
             _ => {}
         });
+        for id in given_up {
+            let message = self.messages.get_mut(&id);
+            if let Some(read) = message.and_then(|message| message.reads.last_mut()) {
+                read.given_up = true;
+            }
+        }
         // The messages of the stream's former connections.
         if let Some((Some(stream), decided)) = decided {
             for former in 0..self.accepted.len() {
@@ -393,4 +413,10 @@ impl Record {
 /// The number that a payload starts with.
 pub(crate) fn id(payload: &[u8]) -> Option<u64> {
     payload.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+/// Whether an ERROR ends a connection without what it waits with: a batch that some subscribers may
+/// have, and for which others had no room. The client is told of nothing, and sends it again.
+fn is_given_up(error: &[u8]) -> bool {
+    error == b"The stream is used by another connection" || error.starts_with(b"Authentication failed for ")
 }

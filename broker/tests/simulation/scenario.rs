@@ -1,6 +1,6 @@
 //! The scenario of a simulation: all of it follows from the seed.
 
-use std::{env, time::Duration};
+use std::time::Duration;
 
 use hpfeeds_broker::SlowPolicy;
 
@@ -163,9 +163,7 @@ impl Scenario {
             max_buffered: 1 << rng.u32(14..19),
             policy: if rng.bool() { SlowPolicy::Disconnect } else { SlowPolicy::DropOldest },
             largest: 1 << rng.u32(5..13),
-            // Of the seeds from 500 on, five in 500 disagree with the model about what a fenced connection
-            // had brought. They are asked for by name until they agree.
-            extensions: rng.u8(..4) > 0 && (seed < 500 || env::var_os("HPFEEDS_SIM_EXTENSIONS").is_some()),
+            extensions: rng.u8(..4) > 0,
         }
     }
 

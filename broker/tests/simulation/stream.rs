@@ -104,6 +104,11 @@ impl Counted {
         Some(number)
     }
 
+    /// The messages that were read and are not acknowledged.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = u64> {
+        self.waiting.iter().map(|(_, id)| *id)
+    }
+
     /// The messages that an acknowledgement is about, or what is wrong with it.
     pub(crate) fn acknowledged(&mut self, number: u64) -> Result<Vec<u64>, String> {
         let read = self.counter.map_or(0, |counter| counter.next() - 1);

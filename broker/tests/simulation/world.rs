@@ -31,6 +31,8 @@ pub(crate) struct Summary {
     pub(crate) messages: u64,
     pub(crate) delivered: u64,
     pub(crate) dropped: u64,
+    /// Deliveries of messages that a connection had got before.
+    pub(crate) repeated: u64,
     pub(crate) connections: u64,
     pub(crate) lives: u64,
     pub(crate) steps: u64,
@@ -83,6 +85,7 @@ impl Summary {
         self.messages += other.messages;
         self.delivered += other.delivered;
         self.dropped += other.dropped;
+        self.repeated += other.repeated;
         self.connections += other.connections;
         self.lives += other.lives;
         self.steps += other.steps;
@@ -344,6 +347,7 @@ impl World {
             record.mark(11, stats.received_messages, stats.discarded);
             record.mark(12, stats.unrouted, 0);
         }
+        self.summary.repeated += checks::repeated(&record);
         checks::life(&mut record, stats.as_ref());
     }
 
