@@ -21,6 +21,8 @@ mod ring;
 pub(crate) mod setup;
 pub(crate) mod shares;
 pub(crate) mod state;
+pub(crate) mod stock;
+mod stocktaking;
 pub(crate) mod store;
 pub(crate) mod streams;
 pub(crate) mod table_log;

@@ -30,6 +30,7 @@ use super::{
     },
     options::Now,
     shares::Shares,
+    stock::Stock,
     streams::{KnownStream, StreamEnds, StreamName, lengthen},
     table_log::TableLog,
 };
@@ -41,6 +42,8 @@ const FOUNDED: u8 = 0;
 const DEAD: u16 = 18;
 /// Dead letters that wait for the disk; what comes beyond is counted only.
 const MOST_DEAD: usize = 1000;
+/// Channels that are looked at in one go.
+const CHUNK: usize = 256;
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// All mailboxes. Clones are the same ones.
@@ -57,6 +60,7 @@ struct Inner {
     /// The time by a clock that can be trusted, in milliseconds since 1970; 0 without one.
     trusted_ms: AtomicI64,
     unix_ms: AtomicI64,
+    stock: Stock,
     dead: Mutex<Vec<(MailboxName, Delivery)>>,
     refused: Mutex<Vec<(StreamName, RefusedRange)>>,
 }
@@ -122,10 +126,33 @@ impl Mailboxes {
         }
     }
 
+    /// The counts of what stands in the journal.
+    pub(crate) fn stock(&self) -> &Stock {
+        &self.inner.stock
+    }
+
     /// A snapshot of each.
     pub(crate) fn list(&self) -> Vec<MailboxSnapshot> {
         let all: Vec<_> = self.inner.all.read().values().cloned().collect();
-        all.iter().map(|slot| slot.state.lock().snapshot()).collect()
+        all.iter().map(|slot| self.snapshot(slot)).collect()
+    }
+
+    /// A snapshot of one; `None` if there is none of that name.
+    pub(crate) fn show(&self, name: &MailboxName) -> Option<MailboxSnapshot> {
+        self.slot(name).map(|slot| self.snapshot(&slot))
+    }
+
+    fn snapshot(&self, slot: &Slot) -> MailboxSnapshot {
+        let channels = self.inner.stock.channels();
+        let mut after = Vec::with_capacity(channels.len());
+        for some in channels.chunks(CHUNK) {
+            // The owner has its turn between them.
+            let mailbox = slot.state.lock();
+            after.extend(some.iter().map(|channel| mailbox.open_after(channel)));
+        }
+        let snapshot = slot.state.lock().snapshot();
+        let lowest = (!snapshot.is_expired).then_some(snapshot.lowest);
+        MailboxSnapshot { waiting: self.inner.stock.waiting(lowest, &after), ..snapshot }
     }
 
     /// Calls something for a mailbox, as a command of the operator. `None` if there is none of that
@@ -223,11 +250,15 @@ impl PostKeeper {
         read_streams(&mut streams, journal);
         report.known = streams.known();
         table.put(FOUNDED, &[], Some(Bytes::from_static(b"1")));
+        let stock = Stock::default();
+        let lowest = all.values().map(|slot: &Arc<Slot>| slot.state.lock().lowest()).min();
+        stock.open(lowest.unwrap_or(journal.last()).max(journal.oldest()), journal.last());
         let inner = Inner {
             all: RwLock::new(all),
             generation: AtomicU64::new(0),
             trusted_ms: AtomicI64::new(0),
             unix_ms: AtomicI64::new(now),
+            stock,
             dead: Mutex::default(),
             refused: Mutex::default(),
         };
@@ -315,10 +346,12 @@ impl Keeper for PostKeeper {
 
     fn dropped(&mut self, last: Position) {
         self.oldest = last;
+        self.mailboxes.inner.stock.dropped(last);
         self.mailboxes.each(|mailbox| mailbox.dropped(last));
     }
 
     fn appended(&mut self, batch: &Batch) {
+        self.mailboxes.inner.stock.appended(batch);
         self.streams.appended(batch);
     }
 

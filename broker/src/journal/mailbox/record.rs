@@ -8,7 +8,7 @@
 use bytes::{Buf, BufMut};
 use hpfeeds::wire::{Channel, extension::Position};
 
-use super::{core::Mailbox, losses::Reason, snapshot::MailboxSnapshot, spec::MailboxSpec};
+use super::{super::stock::Waiting, core::Mailbox, losses::Reason, snapshot::MailboxSnapshot, spec::MailboxSpec};
 
 const VERSION: u8 = 1;
 
@@ -19,8 +19,10 @@ impl Mailbox {
             name: self.spec.name.clone(),
             owner: self.claims.owner(),
             claims: self.claims.len(),
+            address: self.claims.address(),
             texts: self.texts.iter().map(|(name, text)| (name.clone(), text.cursor)).collect(),
             lowest: self.lowest(),
+            waiting: Waiting::default(),
             on_its_way: self.window.messages(),
             counts: self.counts.clone(),
             stuck: self.probe.suspect().map(|position| (position, self.probe.crashes())),

@@ -1,8 +1,10 @@
 //! The snapshot of a mailbox: its counts and state as an operator sees them.
 
+use std::net::IpAddr;
+
 use hpfeeds::wire::{Channel, extension::Position};
 
-use super::{losses::Losses, spec::MailboxName};
+use super::{super::stock::Waiting, losses::Losses, spec::MailboxName};
 
 /// The counts of a mailbox, since it was declared.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,10 +27,14 @@ pub(crate) struct MailboxSnapshot {
     /// The connection that owns it, and how many claim it.
     pub(crate) owner: Option<u64>,
     pub(crate) claims: usize,
+    /// The owner's address.
+    pub(crate) address: Option<IpAddr>,
     /// Texts and their cursors.
     pub(crate) texts: Vec<(Channel, Position)>,
     /// Nothing up to here is wanted any more.
     pub(crate) lowest: Position,
+    /// Messages that are wanted and not delivered.
+    pub(crate) waiting: Waiting,
     /// Messages that were handed out and are not delivered.
     pub(crate) on_its_way: u64,
     pub(crate) counts: Counts,
