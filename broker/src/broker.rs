@@ -235,9 +235,15 @@ impl Broker {
     }
 
     /// This broker in the frames of the extension.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "cli"))]
     pub(crate) fn node(&self) -> NodeId {
         self.context.node
+    }
+
+    /// The journal, if there is a data folder.
+    #[cfg(feature = "cli")]
+    pub(crate) fn journal(&self) -> Option<&crate::journal::handle::Journal> {
+        self.context.journal.as_ref().map(|store| &store.journal)
     }
 
     /// The addresses that the broker listens on, in the order of the endpoints, with the ports that

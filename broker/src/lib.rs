@@ -64,7 +64,7 @@ mod limits;
 mod link;
 mod metrics;
 mod net;
-#[allow(dead_code, reason = "the program does not run it yet: it is the next step")]
+#[cfg(feature = "cli")]
 mod relay;
 mod routing;
 mod session;

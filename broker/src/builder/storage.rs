@@ -10,6 +10,10 @@ use crate::journal::{
     options::JournalFull,
 };
 
+/// What waits for the disk of a relay, in bytes: publishers do not.
+#[cfg(feature = "cli")]
+const RELAY_QUEUE: usize = 64 << 20;
+
 impl BrokerBuilder {
     /// The data folder, in which the broker stores what [mailboxes](Self::mailbox) want. It is made
     /// where it is missing, with mode 0700, and locked while the broker runs. Default: none, and
@@ -67,6 +71,15 @@ impl BrokerBuilder {
     /// has only connected again. Default: none. Needs a [data folder](Self::data_dir).
     pub fn last_value(mut self, pattern: Pattern) -> Self {
         self.config.storage.last_values.push(pattern);
+        self
+    }
+
+    /// Makes the journal a relay's: everything that is published is stored, nobody waits for the
+    /// disk, and no ident has a share.
+    #[cfg(feature = "cli")]
+    pub(crate) fn store_all(mut self) -> Self {
+        self.config.storage.is_relay = true;
+        self.config.storage.journal.queue_bytes = RELAY_QUEUE;
         self
     }
 

@@ -18,6 +18,7 @@ use crate::{
         listen::Listen,
         logging::Logging,
         output::{complain, one_line},
+        relay_args::RelayCommand,
         storage::Storage,
         store::{Store, StoreParser},
         values::{parse_threads, switch},
@@ -129,7 +130,8 @@ pub(crate) struct Cli {
 /// A subcommand, which runs instead of a broker.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    Keys(KeysCommand),
+    Keys(Box<KeysCommand>),
+    Relay(Box<RelayCommand>),
 }
 
 impl Cli {

@@ -1,25 +1,20 @@
 //! The broker as a program: runs a [`Broker`] until a signal ends it, and reloads at SIGHUP.
 
-use std::{
-    hint::black_box,
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::{io, process::ExitCode};
 
 use sd_notify::NotifyState;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     broker::Broker,
     cli::{
         arguments::{Cli, Command},
         output::{complain, hints},
+        process::{Stop, keep_freed_memory, notify, print, reload},
+        relay,
     },
     error::StartError,
 };
-
-/// The size of the largest short-lived blocks, in bytes: the default low mark.
-const LARGEST_FLEETING: usize = 1 << 20;
 
 /// Runs the program: reads the arguments, then runs a broker until a signal ends it.
 #[must_use]
@@ -36,6 +31,9 @@ pub fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         };
+    }
+    if let Some(Command::Relay(command)) = &cli.command {
+        return relay::main(command);
     }
     let log = match cli.logging.start() {
         Ok(log) => log,
@@ -71,13 +69,6 @@ fn serve(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
     done
 }
 
-/// Keeps glibc from returning the end of its heap to the system, and getting it again page by page
-/// for the next read, whenever more than 128 KiB of it are free: glibc keeps twice the size of the
-/// largest block that has ever been mapped and freed. No effect on other allocators.
-fn keep_freed_memory() {
-    drop(black_box(Vec::<u8>::with_capacity(LARGEST_FLEETING)));
-}
-
 async fn check(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let addrs = cli.builder().await?.check().await?;
     let printed = print(|out| {
@@ -96,7 +87,7 @@ async fn check(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
 
 async fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
     // Before anything is printed: a reader of that may signal at once.
-    let mut stop = Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
+    let mut stop = Stop::listen()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let broker = cli.builder().await?.start().await?;
     if let Err(cause) = print(|out| announce(out, cli, &broker)) {
@@ -119,44 +110,6 @@ async fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
     }
 }
 
-/// The signals that end the broker.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Stop {
-    /// The name of the next one, and the exit code of what it has cut short, as shells have it.
-    async fn recv(&mut self) -> (&'static str, u8) {
-        tokio::select! {
-            _ = self.terminate.recv() => ("SIGTERM", 128 + 15),
-            _ = self.interrupt.recv() => ("SIGINT", 128 + 2),
-        }
-    }
-}
-
-/// Reloads at each SIGHUP.
-async fn reload(broker: &Broker, hangup: &mut Signal) {
-    while hangup.recv().await.is_some() {
-        match broker.reload().await {
-            Ok(()) => tracing::info!("reloaded"),
-            Err(failed) => {
-                for cause in failed.failures() {
-                    tracing::error!(cause, "reload failed, keeping the previous configuration");
-                }
-            }
-        }
-    }
-    std::future::pending::<()>().await;
-}
-
-/// Tells the supervisor, if there is one that wants to know.
-fn notify(state: NotifyState<'_>) {
-    if let Err(cause) = sd_notify::notify(&[state]) {
-        tracing::warn!(%cause, "cannot notify the supervisor");
-    }
-}
-
 fn announce(out: &mut dyn io::Write, cli: &Cli, broker: &Broker) -> io::Result<()> {
     for addr in broker.local_addrs() {
         writeln!(out, "listening on {addr}")?;
@@ -168,14 +121,4 @@ fn announce(out: &mut dyn io::Write, cli: &Cli, broker: &Broker) -> io::Result<(
         out.write_all(hints(broker.local_addr()).as_bytes())?;
     }
     Ok(())
-}
-
-/// Prints to stdout.
-fn print(text: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    match text(&mut out).and_then(|()| out.flush()) {
-        // The reader has closed the pipe, which is no reason to stop.
-        Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        printed => printed,
-    }
 }

@@ -40,8 +40,9 @@ pub(crate) struct Setup {
     pub(crate) last_values: Vec<Pattern>,
     /// Mailboxes without a connection for so long are forgotten.
     pub(crate) expire: Option<Duration>,
-    /// Whether publishers have shares: not in a relay.
-    pub(crate) has_shares: bool,
+    /// Whether the journal is a relay's: everything that is published is stored, publishers do not
+    /// wait while the disk cannot follow, and have no shares.
+    pub(crate) is_relay: bool,
 }
 
 impl Default for Setup {
@@ -54,7 +55,7 @@ impl Default for Setup {
             mailboxes: Vec::new(),
             last_values: Vec::new(),
             expire: Some(Duration::from_secs(30 * 24 * 3600)),
-            has_shares: true,
+            is_relay: false,
         }
     }
 }
@@ -111,7 +112,7 @@ impl Setup {
             journal: self.journal(),
             mailboxes: self.mailboxes,
             last_values: self.last_values,
-            has_shares: self.has_shares,
+            has_shares: !self.is_relay,
             expire: self.expire,
         };
         let store = Store::open(disks, options).map_err(|cause| fault(path, &cause))?;

@@ -5,9 +5,12 @@ mod aside;
 mod cursor;
 mod drain;
 pub(crate) mod figures;
+pub(crate) mod local_keys;
 mod piece;
 mod queue;
+pub(crate) mod service;
 mod source;
+pub(crate) mod status;
 mod table;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]

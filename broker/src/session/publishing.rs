@@ -132,9 +132,10 @@ impl SessionReader {
     #[cold]
     fn begin_storing(&mut self) {
         if let (None, Some(store)) = (&self.storing, &self.context.journal) {
-            let stores_all = self.extension.as_ref().is_some_and(|extension| extension.stores_all());
+            let is_relay = self.context.config.storage.is_relay;
+            let stores_all = is_relay || self.extension.as_ref().is_some_and(|extension| extension.stores_all());
             let account = self.membership.quota().name().clone();
-            self.storing = Some(Box::new(Storing::new(store.clone(), account, stores_all)));
+            self.storing = Some(Box::new(Storing::new(store.clone(), account, stores_all, !is_relay)));
         }
     }
 

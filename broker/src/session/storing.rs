@@ -46,11 +46,14 @@ pub(super) struct Lookup {
 }
 
 /// The storing of one connection that has published.
+#[allow(clippy::struct_excessive_bools, reason = "facts about one connection that do not depend on each other")]
 pub(super) struct Storing {
     store: Arc<Store>,
     account: Arc<str>,
     /// The publisher has everything stored.
     pub(super) stores_all: bool,
+    /// It waits while the disk cannot follow.
+    paces: bool,
     /// The last message that the journal was given: an end of stream waits until it is durable.
     last: Option<Position>,
     /// Messages that a mailbox wants are not stored: an end of stream would confirm them.
@@ -74,9 +77,9 @@ pub(super) enum Stored {
 }
 
 impl Storing {
-    pub(super) fn new(store: Arc<Store>, account: Arc<str>, stores_all: bool) -> Self {
+    pub(super) fn new(store: Arc<Store>, account: Arc<str>, stores_all: bool, paces: bool) -> Self {
         let (last, missed, waiting, gave_up) = (None, false, None, false);
-        Self { store, account, stores_all, last, missed, waiting, gave_up }
+        Self { store, account, stores_all, paces, last, missed, waiting, gave_up }
     }
 
     /// The storage of a channel: a comparison, unless mailboxes have changed.
@@ -109,7 +112,7 @@ impl Storing {
         let now = Instant::now();
         let since = *self.waiting.get_or_insert(now);
         let until = self.store.pace.fall_behind(now).min(since + pace::PATIENCE);
-        self.gave_up = until <= now;
+        self.gave_up = until <= now || !self.paces;
         if self.gave_up {
             return None;
         }

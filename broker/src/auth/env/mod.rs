@@ -59,6 +59,22 @@ impl EnvStore {
         remarks::on(env::vars_os())
     }
 
+    /// The secret of an ident, of which dashes and dots may stand as underscores in the variable.
+    #[cfg(feature = "cli")]
+    pub(crate) fn secret(&self, ident: &str) -> Result<Option<String>, AuthError> {
+        let upper = ident.to_uppercase();
+        let plain = upper.replace(['-', '.'], "_");
+        let found = match self.source(&upper)? {
+            None if plain != upper => self.source(&plain)?,
+            found => found,
+        };
+        Ok(match found {
+            None => None,
+            Some(Source::Value(secret)) => Some(secret),
+            Some(Source::File { variable, path }) => Some(read(&variable, &path)?),
+        })
+    }
+
     fn variable(&self, upper: &str, field: &str) -> Result<Option<String>, AuthError> {
         let name = format!("HPFEEDS_{upper}_{field}");
         match (self.variable)(&name) {
@@ -192,6 +208,16 @@ mod tests {
         assert_eq!((key.ident.as_str(), key.owner.as_str()), ("Bob", "team"));
         assert!(key.may_publish("a") && key.may_publish("b.x") && !key.may_publish("c"));
         assert!(key.may_subscribe("c") && !key.may_subscribe("a"));
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn secret_of_an_ident_with_dashes_and_dots_may_stand_under_underscores() {
+        let exact = store(&[("HPFEEDS_COWRIE-1.A_SECRET", "one"), ("HPFEEDS_COWRIE_1_A_SECRET", "two")]);
+        assert_eq!(exact.secret("cowrie-1.a").unwrap().as_deref(), Some("one"));
+        let plain = store(&[("HPFEEDS_COWRIE_1_A_SECRET", "two")]);
+        assert_eq!(plain.secret("cowrie-1.a").unwrap().as_deref(), Some("two"));
+        assert_eq!(plain.secret("cowrie").unwrap(), None);
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl SessionReader {
                 let extension = self.extension.get_or_insert_with(new);
                 extension.hello(asked, &self.membership, &self.context)?;
                 if let Some(storing) = &mut self.storing {
-                    storing.stores_all = extension.stores_all();
+                    storing.stores_all = self.context.config.storage.is_relay || extension.stores_all();
                 }
                 self.budget.charge(HELLO_COST);
             }

@@ -1,0 +1,220 @@
+//! The relay as a program: a broker for the sensors of this machine, and its uplinks.
+
+use std::{io, process::ExitCode, sync::Arc, time::Duration};
+
+use hpfeeds::{Backoff, BrokerAddr, ClientSession, Ident, Limits, Secret, TlsOptions, wire::Opcode};
+use sd_notify::NotifyState;
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use super::{
+    output::complain,
+    process::{Stop, keep_freed_memory, notify, print, reload},
+    relay_args::{LocalAuth, RelayAction, RelayCommand, data_dir},
+};
+use crate::{
+    auth::{AuthError, env::EnvStore},
+    broker::Broker,
+    builder::BrokerBuilder,
+    relay::{
+        local_keys::LocalKeys,
+        service::Relay,
+        status::{self, StatusSocket},
+        uplink::{Connect, Settings},
+    },
+};
+
+/// The interval of attempts with a key or channel that the parent refuses.
+const AGAIN: Duration = Duration::from_secs(30);
+/// The first delay before the parent is dialled again.
+const FIRST_DELAY: Duration = Duration::from_millis(250);
+/// The send queue of each ident, in bytes: at most half of it and a chunk is unconfirmed.
+const SEND_QUEUE: usize = 4 << 20;
+
+type AnyError = Box<dyn std::error::Error>;
+
+/// Runs the subcommand: a relay until a signal ends it, or one look at a running one.
+pub(super) fn main(command: &RelayCommand) -> ExitCode {
+    if let Some(RelayAction::Status { data_dir: dir }) = &command.action {
+        return show(&data_dir(dir.as_ref()));
+    }
+    if let Err(cause) = command.check() {
+        complain(format_args!("{cause} (try --help)"));
+        return ExitCode::from(2);
+    }
+    let log = match command.logging.start() {
+        Ok(log) => log,
+        Err(cause) => {
+            complain(format_args!("cannot log: {cause}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match serve(command) {
+        Ok(code) => code,
+        Err(cause) => {
+            log.fatal(&*cause);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints the status of the relay that uses a folder.
+fn show(data_dir: &std::path::Path) -> ExitCode {
+    let screen = match status::read(data_dir) {
+        Ok(screen) => screen,
+        Err(cause) => {
+            let dir = data_dir.display();
+            complain(format_args!("no relay answers in {dir}: {cause} (is it running, and is --data-dir its folder?)"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match print(|out| out.write_all(screen.as_bytes())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(cause) => {
+            complain(format_args!("cannot print to stdout: {cause}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(command: &RelayCommand) -> Result<ExitCode, AnyError> {
+    keep_freed_memory();
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    let done = runtime.block_on(run(command));
+    runtime.shutdown_background();
+    done
+}
+
+/// The secret of each ident.
+fn secrets(idents: &[Ident]) -> Result<Vec<(Ident, Secret)>, AuthError> {
+    let store = EnvStore::new();
+    let secret = |ident: &Ident| {
+        let name = ident.to_uppercase().replace(['-', '.'], "_");
+        let missing = format_args!(
+            "no secret for --key {ident}: set HPFEEDS_{name}_SECRET, or HPFEEDS_{name}_SECRET_FILE to a file with it"
+        );
+        let secret = store.secret(ident)?.ok_or_else(|| AuthError::new(missing))?;
+        Ok((ident.clone(), Secret::new(secret)))
+    };
+    idents.iter().map(secret).collect()
+}
+
+/// The broker that sensors talk to.
+fn builder(command: &RelayCommand, keys: &[(Ident, Secret)]) -> Result<BrokerBuilder, AnyError> {
+    let storage = &command.storage;
+    let mut builder = Broker::builder().auth(LocalKeys::new(keys, command.local_auth == LocalAuth::Any)?);
+    if let Some(endpoint) = command.bind() {
+        builder = builder.endpoint(endpoint.clone());
+    }
+    let builder = builder
+        .name(&command.name)
+        .max_message(command.max_message)
+        // Sensors that failed once are on this machine, too, and some wait for the greeting for a second.
+        .auth_failure_delay(Duration::ZERO)
+        .data_dir(storage.data_dir())
+        .data_dir_wait(storage.data_dir_wait)
+        .allow_network_fs(storage.allow_network_fs)
+        .journal_max_bytes(storage.journal_max_bytes)
+        .journal_max_age(storage.journal_max_age.0)
+        .journal_sync(storage.journal_sync)
+        .store_all();
+    Ok(command.exporter.apply(builder))
+}
+
+/// The way to the parent, for each ident with its key.
+fn connect(command: &RelayCommand, parent: &BrokerAddr, keys: Vec<(Ident, Secret)>) -> Connect {
+    let (parent, limits) = (parent.clone(), Limits::new(command.max_message));
+    let mut tls = TlsOptions::new();
+    if let Some(file) = &command.parent_ca {
+        tls = tls.ca_file(file);
+    }
+    if let Some(name) = &command.parent_tls_name {
+        tls = tls.server_name(name);
+    }
+    if let (Some(cert), Some(key)) = (&command.parent_tls_cert, &command.parent_tls_key) {
+        tls = tls.client_certificate(cert, key);
+    }
+    let tls = command.uses_tls().then_some(tls);
+    Arc::new(move |ident, feed| {
+        let secret = keys.iter().find(|(own, _)| own == ident).map(|(_, secret)| secret.clone());
+        let mut session = ClientSession::builder(parent.clone(), ident, secret.unwrap_or_else(|| Secret::new("")))
+            .limits(limits)
+            .send_queue(SEND_QUEUE)
+            .backoff(Backoff::new(FIRST_DELAY, AGAIN))
+            .feed(feed);
+        if let Some(tls) = &tls {
+            session = session.tls(tls.clone());
+        }
+        session.start()
+    })
+}
+
+async fn run(command: &RelayCommand) -> Result<ExitCode, AnyError> {
+    // Before anything is printed: a reader of that may signal at once.
+    let mut stop = Stop::listen()?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let parent = command.parent.as_ref().ok_or("--parent is missing")?;
+    let keys = secrets(&command.key)?;
+    let broker = builder(command, &keys)?.start().await?;
+    let settings = Settings {
+        connect: connect(command, parent, keys),
+        node: broker.node(),
+        denied_for: command.parent_denied_for,
+        again: AGAIN,
+        largest: Limits::new(command.parent_max_message).of(Opcode::Publish) as usize,
+        path: watch::Sender::new(Vec::new()),
+    };
+    let data_dir = command.storage.data_dir();
+    let allows = command.storage.allow_network_fs;
+    let relay = Relay::start(&broker, &data_dir, allows, command.key.clone(), settings).await?;
+    let figures = relay.figures().to_vec();
+    let answering = match StatusSocket::open(&data_dir) {
+        Ok(socket) => Some(tokio::spawn(socket.serve(parent.to_string(), figures))),
+        Err(cause) => {
+            tracing::warn!(%cause, "`hpfeeds-broker relay status` will not work");
+            None
+        }
+    };
+    if let Err(cause) = print(|out| announce(out, parent, &broker)) {
+        // The log has the same. A full disk must not keep the sensors out.
+        tracing::warn!(%cause, "cannot print to stdout");
+    }
+    notify(NotifyState::Ready);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), endpoints = ?broker.local_addrs(), %parent, "started");
+    tokio::select! {
+        (name, _) = stop.recv() => tracing::info!("{name}: stopping"),
+        () = reload(&broker, &mut hangup) => {}
+    }
+    notify(NotifyState::Stopping);
+    let ending = async {
+        for uplink in relay.stop().await {
+            let (ident, delivered, waiting, lost) = (uplink.ident, uplink.delivered, uplink.waiting, uplink.lost);
+            tracing::info!(%ident, delivered, waiting, lost, "the uplink has ended");
+        }
+        if let Some(answering) = answering {
+            answering.abort();
+        }
+        broker.shutdown().await
+    };
+    tokio::select! {
+        _ = ending => Ok(ExitCode::SUCCESS),
+        (name, code) = stop.recv() => {
+            tracing::warn!("{name} again: ending at once");
+            Ok(ExitCode::from(code))
+        }
+    }
+}
+
+fn announce(out: &mut dyn io::Write, parent: &BrokerAddr, broker: &Broker) -> io::Result<()> {
+    for addr in broker.local_addrs() {
+        writeln!(out, "listening on {addr}")?;
+    }
+    if let Some(addr) = broker.exporter_addr() {
+        writeln!(out, "metrics at http://{addr}/metrics")?;
+    }
+    writeln!(out, "relaying to {parent}")
+}

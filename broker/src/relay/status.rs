@@ -1,0 +1,192 @@
+//! The status of a relay: its figures as a screen for an operator, and the socket that gives it.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{self, Read as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use hpfeeds::wire::extension::Level;
+use tokio::{io::AsyncWriteExt as _, net::UnixListener, time::timeout};
+use tracing::debug;
+
+use super::figures::{Figures, LinkState, Refusals, UplinkSnapshot};
+use crate::journal::handle::unix_ms;
+
+/// The name of the socket in the data folder.
+const SOCKET: &str = "relay.sock";
+/// A reader of the status that takes longer is left alone.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A socket that gives the status to each that connects. Only the user of the relay can.
+pub(crate) struct StatusSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl StatusSocket {
+    /// Opens the socket in a data folder, which is locked for this process.
+    pub(crate) fn open(data_dir: &Path) -> io::Result<Self> {
+        let path = data_dir.join(SOCKET);
+        // Of an earlier process, which does not listen any more.
+        match fs::remove_file(&path) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        Ok(Self { listener, path })
+    }
+
+    /// Answers, one after the other, until it is dropped.
+    pub(crate) async fn serve(self, parent: String, figures: Vec<Figures>) {
+        loop {
+            let Ok((mut stream, _)) = self.listener.accept().await else {
+                tokio::time::sleep(PATIENCE).await;
+                continue;
+            };
+            let snapshots: Vec<_> = figures.iter().map(Figures::snapshot).collect();
+            let text = screen(&parent, &snapshots, unix_ms());
+            if let Err(cause) = timeout(PATIENCE, stream.write_all(text.as_bytes())).await {
+                debug!(%cause, "a reader of the status is too slow");
+            }
+        }
+    }
+}
+
+impl Drop for StatusSocket {
+    fn drop(&mut self) {
+        // The next start removes it otherwise.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Reads the status of the relay that uses a data folder.
+pub(crate) fn read(data_dir: &Path) -> io::Result<String> {
+    let mut stream = UnixStream::connect(data_dir.join(SOCKET))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// The screen: two lines for each ident, and one for each denied channel.
+pub(crate) fn screen(parent: &str, uplinks: &[UplinkSnapshot], now_ms: i64) -> String {
+    let mut text = format!("parent {parent}\n");
+    for uplink in uplinks {
+        // Memory takes everything.
+        let _ = write_uplink(&mut text, uplink, now_ms);
+    }
+    text
+}
+
+fn write_uplink(text: &mut String, uplink: &UplinkSnapshot, now_ms: i64) -> std::fmt::Result {
+    let state = match uplink.state {
+        LinkState::Connecting => "connecting",
+        LinkState::Connected(None) => "connected, confirmed by the end of the stream every 30s",
+        LinkState::Connected(Some(level)) if level >= Level::STORED => "connected, the parent stores",
+        LinkState::Connected(Some(_)) => "connected, the parent does not store",
+        LinkState::Rejected => "the parent refuses the key",
+        LinkState::Away => "the parent is away",
+        LinkState::Loop => "the parent leads back here",
+    };
+    writeln!(text, "{}: {state}", uplink.ident.escape_debug())?;
+    if let Some(fault) = &uplink.fault {
+        writeln!(text, "    last fault  {}", fault.escape_debug())?;
+    }
+    let oldest = uplink.oldest_ms.map(|ms| format!(", the oldest {}", age(now_ms - ms))).unwrap_or_default();
+    writeln!(text, "    waiting     {}{oldest}", uplink.waiting)?;
+    writeln!(text, "    delivered   {}", uplink.delivered)?;
+    for held in &uplink.held {
+        let (channel, for_long) =
+            (held.channel.escape_debug(), age(i64::try_from(held.age.as_millis()).unwrap_or(i64::MAX)));
+        writeln!(text, "    denied      {channel}: {} kept for {for_long}", held.messages)?;
+    }
+    let Refusals { denied, too_long, share, other } = uplink.refused;
+    if uplink.refused != Refusals::default() {
+        writeln!(
+            text,
+            "    refused     {denied} denied for too long, {too_long} too long, {share} above the share, {other} otherwise"
+        )?;
+    }
+    writeln!(text, "    lost        {}", uplink.lost)
+}
+
+fn age(ms: i64) -> String {
+    let seconds = ms.max(0) / 1000;
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m", seconds / 60),
+        7200..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+    use crate::relay::figures::Held;
+
+    fn uplink() -> UplinkSnapshot {
+        let figures = Figures::new("cowrie-1".parse().unwrap());
+        figures.change(|figures| {
+            figures.state = LinkState::Connected(Some(Level::STORED));
+            (figures.delivered, figures.waiting, figures.oldest_ms) = (100, 7, Some(1_000_000));
+        });
+        figures.snapshot()
+    }
+
+    #[test]
+    fn the_screen_says_who_how_much_how_old_and_why() {
+        let quiet = "parent central:20000\ncowrie-1: connected, the parent stores\n    waiting     7, the oldest 3m\n    \
+                     delivered   100\n    lost        0\n";
+        assert_eq!(screen("central:20000", &[uplink()], 1_200_000), quiet);
+        let held = Held { channel: "c.d".parse().unwrap(), messages: 5, age: Duration::from_secs(90) };
+        let refused = Refusals { denied: 1, too_long: 2, share: 3, other: 4 };
+        let worse = UplinkSnapshot {
+            state: LinkState::Rejected,
+            fault: Some("Authentication failed\u{1b}".to_owned()),
+            held: vec![held],
+            refused,
+            lost: 9,
+            oldest_ms: None,
+            ..uplink()
+        };
+        let text = screen("central:20000", &[worse], 0);
+        let lines: Vec<_> = text.lines().skip(1).map(str::trim).collect();
+        assert_eq!(
+            lines,
+            [
+                "cowrie-1: the parent refuses the key",
+                "last fault  Authentication failed\\u{1b}",
+                "waiting     7",
+                "delivered   100",
+                "denied      c.d: 5 kept for 90s",
+                "refused     1 denied for too long, 2 too long, 3 above the share, 4 otherwise",
+                "lost        9",
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn the_socket_gives_the_screen_and_takes_the_place_of_an_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(read(folder.path()).is_err());
+        std::os::unix::net::UnixListener::bind(folder.path().join(SOCKET)).unwrap();
+        let socket = StatusSocket::open(folder.path()).unwrap();
+        let mode = fs::metadata(folder.path().join(SOCKET)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let figures = vec![Figures::new("one".parse().unwrap())];
+        let serving = tokio::spawn(socket.serve("p:1".to_owned(), figures));
+        let path = folder.path().to_owned();
+        let text = tokio::task::spawn_blocking(move || read(&path)).await.unwrap().unwrap();
+        assert!(text.starts_with("parent p:1\none: connecting\n"), "{text}");
+        serving.abort();
+        let _ = serving.await;
+        assert!(!folder.path().join(SOCKET).exists());
+    }
+}
