@@ -75,7 +75,7 @@ const TOOL: [&[&str]; 8] = [
     ],
 ];
 
-/// The benchmark `compare`: a flat folder, in which no two files need each other.
+/// The benchmark `compare`: a floor below `main`, in which no two files need each other.
 const COMPARE: [&[&str]; 2] = [
     &["main"],
     &[
@@ -96,6 +96,7 @@ const COMPARE: [&[&str]; 2] = [
         "run",
         "sender",
         "server",
+        "storage",
         "work",
     ],
 ];

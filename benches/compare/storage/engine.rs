@@ -5,13 +5,15 @@ use std::{
     net::TcpStream,
 };
 
-use super::SIZE;
 use crate::{
     kind::Kind,
     programs,
     protocol::{CHANNEL, Role},
     server::{Clients, Server},
 };
+
+/// Bytes of payload of each message.
+pub(super) const SIZE: usize = 256;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Engine {

@@ -3,6 +3,7 @@
 
 use std::{fmt::Write as _, io, path::Path, time::Duration, time::Instant};
 
+use super::engine::SIZE;
 use crate::{
     kind::Kind,
     measure::{Sample, measure, seconds},
@@ -32,7 +33,7 @@ const VARIANTS: [Variant; 4] = [
 ];
 
 /// 1 → 1, 256 B.
-const LOAD: Load = Load::Throughput(Flow { publishers: 1, subscribers: 1, size: super::SIZE, most: 8_000_000 });
+const LOAD: Load = Load::Throughput(Flow { publishers: 1, subscribers: 1, size: SIZE, most: 8_000_000 });
 
 /// The second table, as Markdown.
 pub(super) fn table(length: Duration, rounds: usize) -> io::Result<String> {

@@ -14,7 +14,10 @@ pub(crate) use self::plain::run as plain_loop;
 
 use std::{fmt::Write as _, io, time::Duration, time::Instant};
 
-use self::{engine::Engine, window::Window};
+use self::{
+    engine::{Engine, SIZE},
+    window::Window,
+};
 use crate::{arguments::chosen, measure::seconds, report, server::check_file_limit, support::quantile};
 
 pub(crate) const USAGE: &str = "\
@@ -25,8 +28,6 @@ usage: scripts/bench-delivery storage [--quick] [--rounds N] [--only NAME,...] [
   --only      of the first table: plain, ours, redis-always, redis-everysec, jetstream; the plain loop always runs
   --table     one of the two tables";
 
-/// Bytes of payload of each message.
-const SIZE: usize = 256;
 /// Publishers, and how many messages each has under way that are not acknowledged.
 const PUBLISHERS: usize = 64;
 const UNCONFIRMED: usize = 64;
