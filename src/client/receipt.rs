@@ -15,7 +15,9 @@ pub enum Confirm {
     /// subscriptions are.
     Off,
     /// As much as the broker offers: what it has not acknowledged when a connection breaks is sent
-    /// again on the next one. The default.
+    /// again on the next one. A broker that says nothing for 30 s is taken for dead; one that sends
+    /// no heartbeats, when it says nothing for 120 s while a message waits for its acknowledgement.
+    /// The default.
     #[default]
     IfOffered,
     /// At least this level. A broker that offers less is refused, and tried again later.

@@ -16,6 +16,11 @@ pub(super) const SWEEP: Duration = Duration::from_secs(1);
 /// So many sweeps in a row that find no byte are the death of the broker.
 pub(super) const DEATH: u32 = 30;
 
+/// So many sweeps in a row that find no byte, while something waits for its confirmation, are the
+/// death of a broker that confirms and sends no heartbeats. It is longer than a broker waits for a
+/// slow subscriber before it acknowledges.
+pub(super) const UNCONFIRMED_DEATH: u32 = 120;
+
 /// The part of the window after which the broker is told that it is taken.
 pub(super) const TELL_AFTER: u64 = 4;
 
@@ -26,6 +31,8 @@ pub(super) struct Life {
     pub(super) sweep: Pin<Box<Sleep>>,
     /// The broker sends something at least every [`HEARTBEAT`].
     beats: bool,
+    /// It confirms messages.
+    confirms: bool,
     /// In how many seconds at the latest the broker wants to hear something; 0 for never.
     interval: u16,
     /// Since the last sweep: something was read; something could have been read and was not;
@@ -57,7 +64,7 @@ pub(super) struct Window {
 impl Life {
     /// For what the broker has granted, if that takes a sweep.
     pub(super) fn new(granted: Flags, interval: u16, window: u32, before: u64) -> Option<Self> {
-        let beats = granted.contains(Flags::HEARTBEAT);
+        let (beats, confirms) = (granted.contains(Flags::HEARTBEAT), granted.contains(Flags::CONFIRM));
         let window = granted.contains(Flags::WINDOW).then(|| Window {
             size: window.into(),
             received: 0,
@@ -65,9 +72,10 @@ impl Life {
             dropped: 0,
             told: 0,
         });
-        (beats || window.is_some()).then(|| Self {
+        (beats || confirms || window.is_some()).then(|| Self {
             sweep: Box::pin(sleep(SWEEP)),
             beats,
+            confirms,
             interval: if beats { interval } else { 0 },
             heard: false,
             held: false,
@@ -98,17 +106,20 @@ impl Life {
         self.window.is_some()
     }
 
-    /// The sweep: true when the broker must be taken for dead.
-    pub(super) fn sweep(&mut self) -> bool {
+    /// The sweep; something may wait for its confirmation. For how many seconds nothing was heard,
+    /// when the broker must be taken for dead.
+    pub(super) fn sweep(&mut self, waits: bool) -> Option<u32> {
         let (heard, held) = (std::mem::take(&mut self.heard), std::mem::take(&mut self.held));
-        if heard {
+        // Without heartbeats it need not say anything unless it is to confirm something.
+        if heard || !self.beats && !waits {
             self.silent = 0;
         } else if !held {
             self.silent += 1;
         }
         // A write since the last sweep may be as old as that.
         self.quiet = if std::mem::take(&mut self.wrote) { 1 } else { self.quiet + 1 };
-        self.beats && self.silent >= DEATH
+        let death = if self.beats { Some(DEATH) } else { self.confirms.then_some(UNCONFIRMED_DEATH) };
+        death.filter(|death| self.silent >= *death)
     }
 
     /// Whether the broker would wait too long if nothing were sent before the next sweep.
@@ -126,18 +137,35 @@ mod tests {
         let mut life = Life::new(Flags::HEARTBEAT, 5, 0, 0).expect("it is granted");
         for round in 0..3 {
             for sweep in 1..DEATH {
-                assert!(!life.sweep(), "sweep {sweep} of round {round}");
+                assert_eq!(life.sweep(true), None, "sweep {sweep} of round {round}");
             }
             // Not reading, it cannot know.
             life.held();
-            assert!(!life.sweep());
+            assert_eq!(life.sweep(true), None);
             if round < 2 {
                 life.heard();
-                assert!(!life.sweep());
+                assert_eq!(life.sweep(true), None);
             }
         }
-        assert!(life.sweep());
-        assert!(Life::new(Flags::CONFIRM | Flags::REPLIES, 5, 0, 0).is_none());
+        assert_eq!(life.sweep(false), Some(30));
+        assert!(Life::new(Flags::REPLIES, 5, 0, 0).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_heartbeats_death_is_two_minutes_in_which_something_waits_for_its_confirmation() {
+        let mut life = Life::new(Flags::CONFIRM, 0, 0, 0).expect("it is granted");
+        for _ in 0..10 {
+            for _ in 1..UNCONFIRMED_DEATH {
+                assert_eq!(life.sweep(true), None);
+            }
+            assert_eq!(life.sweep(false), None, "everything is confirmed");
+        }
+        for _ in 1..UNCONFIRMED_DEATH {
+            assert_eq!(life.sweep(true), None);
+        }
+        assert_eq!(life.sweep(true), Some(120));
+        let mut window = Life::new(Flags::WINDOW, 0, 1000, 0).expect("it is granted");
+        assert!((0..1000).all(|_| window.sweep(true).is_none()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -147,16 +175,16 @@ mod tests {
             let mut quiet = 0;
             while !life.beat_due() {
                 quiet += 1;
-                life.sweep();
+                life.sweep(false);
             }
             assert_eq!(quiet, u32::from(interval) - 1);
             life.wrote();
-            life.sweep();
+            life.sweep(false);
             assert_eq!(life.beat_due(), interval <= 2);
         }
         let mut never = Life::new(Flags::HEARTBEAT, 0, 0, 0).expect("it is granted");
         for _ in 0..1000 {
-            never.sweep();
+            never.sweep(false);
             assert!(!never.beat_due());
         }
     }

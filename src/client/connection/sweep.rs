@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::{
-    life::{DEATH, Life, SWEEP, TELL_AFTER},
+    life::{Life, SWEEP, TELL_AFTER},
     state::{Connection, End, Phase},
 };
 use crate::wire::{
@@ -138,19 +138,20 @@ impl Connection<'_> {
         if matches!(self.phase, Phase::HalfClosed) {
             return Ok(false);
         }
+        let waits = self.reconnect.in_flight.unconfirmed.waiting().0 > 0;
         let Some(life) = self.life() else {
             return Ok(false);
         };
         let mut swept = false;
         if life.sweep.as_mut().poll(cx).is_ready() {
             swept = true;
-            let dead = life.sweep();
+            let dead = life.sweep(waits);
             life.sweep.as_mut().reset(Instant::now() + SWEEP);
             // It has just been set: this is for its waker.
             let _pending = life.sweep.as_mut().poll(cx);
-            if dead {
+            if let Some(seconds) = dead {
                 self.transport.abort();
-                let silence = format!("nothing was heard for {DEATH} s");
+                let silence = format!("nothing was heard for {seconds} s");
                 return Err(self.broken(io::Error::new(io::ErrorKind::TimedOut, silence)));
             }
             // Bytes that wait to be written will be one.

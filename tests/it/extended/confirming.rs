@@ -3,9 +3,9 @@ use std::time::Duration;
 use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use hpfeeds::{
     ClientSession, SessionEvent, SessionState,
-    wire::extension::{BrokerHello, Code, Level, RefusedRange},
+    wire::extension::{BrokerHello, Code, Flags, Level, RefusedRange},
 };
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::peer::{Heard, Peer, grants, script};
 use crate::script::{Script, events_so_far};
@@ -95,6 +95,34 @@ async fn what_is_not_acknowledged_is_sent_again_and_nothing_else() {
     assert_eq!((session.stats().resent, session.unconfirmed()), (4, 0));
     session.publish("x", "7").await.unwrap();
     peer.expect_publish("7").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_without_heartbeats_that_says_nothing_is_left_and_gets_the_messages_again() {
+    let (mut script, builder) = script();
+    let session = builder.start().unwrap();
+    let flags = Flags::CONFIRM | Flags::REPLIES;
+    let (mut peer, hello) = script.greet().await;
+    peer.answer(BrokerHello { flags, ..grants(&hello, Level::ROUTED) }).await;
+    // With nothing to confirm it may be silent for as long as it likes.
+    sleep(Duration::from_secs(3600)).await;
+    let serve = async {
+        assert_eq!(peer.payloads(3).await, numbers(1..=3));
+        let since = Instant::now();
+        // What it says is a sign of life.
+        sleep(Duration::from_secs(100)).await;
+        peer.ack(1).await;
+        peer.expect_eof().await;
+        let silent = since.elapsed().as_secs();
+        assert!((219..=222).contains(&silent), "{silent}");
+        let (mut peer, again) = script.confirm(1).await;
+        assert_eq!((again.stream, again.next), (hello.stream, 2));
+        assert_eq!(peer.payloads(2).await, numbers(2..=3));
+        peer.ack(3).await;
+        peer
+    };
+    let (outcomes, _peer) = tokio::join!(publish(&session, 1..=3), serve);
+    assert_eq!(outcomes, (1..=3).map(Ok).collect::<Vec<_>>());
 }
 
 #[tokio::test(start_paused = true)]
