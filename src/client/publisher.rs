@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::{Sink, Stream, StreamExt as _};
 use tokio::{
     sync::{TryAcquireError, oneshot},
-    task::yield_now,
+    task::{coop, yield_now},
 };
 use tokio_util::sync::PollSemaphore;
 
@@ -55,7 +55,7 @@ impl Publisher {
         if self.shared.config.spool.as_ref().is_some_and(|spool| spool.write_through) {
             let (sender, stored) = oneshot::channel();
             self.accept(channel.as_ref(), payload.into(), Some(Waiter::Stored(sender))).await?;
-            return stored.await.unwrap_or_else(|_ended| Err(Error::closed()));
+            return coop::unconstrained(stored).await.unwrap_or_else(|_ended| Err(Error::closed()));
         }
         self.accept(channel.as_ref(), payload.into(), None).await
     }
@@ -100,7 +100,9 @@ impl Publisher {
         }
         let (sender, receipt) = oneshot::channel();
         self.accept(channel.as_ref(), payload.into(), Some(Waiter::Receipt(sender))).await?;
-        receipt.await.unwrap_or_else(|_ended| Err(Error::closed()))
+        // Of very many that are polled together, most would have no budget left, and be polled again
+        // and again: it is the driver that decides when a receipt is there, and it gives way.
+        coop::unconstrained(receipt).await.unwrap_or_else(|_ended| Err(Error::closed()))
     }
 
     /// Waits until everything that the session has accepted before this call is decided, over as

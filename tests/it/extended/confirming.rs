@@ -1,6 +1,6 @@
-use std::time::Duration;
+use std::{cell::Cell, future::poll_fn, time::Duration};
 
-use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
+use futures::{FutureExt as _, StreamExt as _, future::join_all, stream::FuturesUnordered};
 use hpfeeds::{
     ClientSession, SessionEvent, SessionState,
     wire::extension::{BrokerHello, Code, Flags, Level, RefusedRange},
@@ -46,6 +46,30 @@ async fn a_receipt_comes_with_the_acknowledgement_that_covers_it() {
     assert_eq!(second.await.unwrap().position().number, 2);
     let stats = session.stats();
     assert_eq!((stats.unconfirmed, stats.queued, stats.confirmed, stats.oldest), (0, 0, 2, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn receipts_that_come_together_cost_one_poll_each() {
+    const MANY: u64 = 2000;
+    let (mut script, builder) = script();
+    let session = builder.start().unwrap();
+    let (mut peer, _) = script.confirm(0).await;
+    let polls = Cell::new(0);
+    let all = join_all((1..=MANY).map(|number| {
+        let mut confirmed = Box::pin(session.publish_confirmed("x", number.to_string()));
+        let polls = &polls;
+        poll_fn(move |cx| {
+            polls.set(polls.get() + 1);
+            confirmed.as_mut().poll(cx)
+        })
+    }));
+    let serve = async {
+        peer.payloads(2000).await;
+        peer.ack(MANY).await;
+    };
+    let (outcomes, ()) = tokio::join!(all, serve);
+    assert!(outcomes.into_iter().map(|receipt| receipt.unwrap().position().number).eq(1..=MANY));
+    assert_eq!(polls.get(), 2 * MANY, "one to queue it, one for the receipt");
 }
 
 #[tokio::test(start_paused = true)]
