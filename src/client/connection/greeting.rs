@@ -34,6 +34,10 @@ use crate::{
 /// How the session names itself.
 const SOFTWARE: &str = concat!("hpfeeds-client/", env!("CARGO_PKG_VERSION"));
 
+/// The largest message of a broker, in bytes with its names, is no smaller unless the broker is
+/// broken: shorter frames than that hold hardly more than long names.
+const LEAST_LARGEST: u32 = 256;
+
 /// A broker that knows another stream of the same id so often in a row makes it up.
 const MAX_RENEWED: u32 = 3;
 
@@ -135,6 +139,11 @@ impl Connection<'_> {
             let what = "it sent HELLO once more".to_owned();
             return Err(End::Failed(Error::new(Cause::Unexpected { addr: addr.clone(), what })));
         };
+        if let Some(largest) = hello.largest_message.filter(|largest| *largest < LEAST_LARGEST) {
+            // What is stored, and longer, would be given up.
+            let what = format!("it takes no message longer than {largest} bytes; it must take {LEAST_LARGEST}");
+            return Err(End::Failed(Error::new(Cause::Unexpected { addr: addr.clone(), what })));
+        }
         extension.granted = hello.flags & extension.asked;
         let confirms = extension.granted.contains(Flags::CONFIRM).then_some(hello.level);
         if let Confirm::Required(required) = self.shared.config.confirm

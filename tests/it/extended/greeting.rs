@@ -202,6 +202,15 @@ async fn frames_that_make_no_sense_end_the_connection_with_a_reason() {
     let (mut peer, _) = script.confirm(0).await;
     peer.refuse(1, 1, "x").await;
     peer.expect_eof().await;
+    // It would take no message at all.
+    for largest in [0, 1, 255] {
+        let (mut peer, hello) = script.greet().await;
+        peer.answer(BrokerHello { largest_message: Some(largest), ..grants(&hello, Level::ROUTED) }).await;
+        peer.expect_eof().await;
+        let text = format!("no message longer than {largest} bytes");
+        let told = |event: &SessionEvent| matches!(event, SessionEvent::Disconnected { cause, .. } if cause.to_string().contains(&text));
+        while !told(&events.next().await.unwrap()) {}
+    }
     // Malformed, too long, from the wrong side.
     for bytes in [&b"\0\0\0\x05\x81"[..], b"\0\0\x10\x01\x81", b"\0\0\0\x05\x85", b"\0\0\0\x05\x99"] {
         let (mut peer, _) = script.confirm(0).await;

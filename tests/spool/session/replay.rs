@@ -317,6 +317,25 @@ async fn a_stored_message_that_a_smaller_broker_does_not_take_costs_itself_alone
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_broker_that_takes_no_message_at_all_costs_none() {
+    let (broker, disk) = (Broker::new(), SimDisk::new(1));
+    broker.set(|settings| settings.down = true);
+    let session = broker.session().spool(small(&disk)).start().unwrap();
+    publish(&session, 0..50, 100).await;
+    sleep(2 * SECOND).await;
+    drop(session);
+    broker.set(|settings| (settings.down, settings.largest) = (false, Some(0)));
+    let session = broker.session().spool(small(&disk)).start().unwrap();
+    publish(&session, 50..60, 100).await;
+    sleep(60 * SECOND).await;
+    let stats = session.stats();
+    assert_eq!((stats.refused, stats.lost, broker.count()), (0, 0, 0));
+    broker.set(|settings| settings.largest = None);
+    session.flush().await.unwrap();
+    assert_all(&broker, 60);
+}
+
+#[tokio::test(start_paused = true)]
 async fn messages_that_are_stored_while_a_longer_one_is_held_back_go_behind_it() {
     let (broker, disk) = (Broker::new(), SimDisk::new(1));
     broker.set(|settings| (settings.down, settings.largest) = (true, Some(2000)));
