@@ -3,10 +3,11 @@
 use std::{
     fmt, io,
     net::{SocketAddr, TcpListener},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use hpfeeds::wire::extension::NodeId;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -34,7 +35,7 @@ use crate::{
     },
     limits::{auth_failures::AuthFailureDelay, connections::Admission},
     link::pulse::Pulse,
-    metrics::{drops::Dropped, registry::Metrics, render::render, stats::Stats, text::Exposition},
+    metrics::{drops::Dropped, registry::Metrics, stats::Stats, text::Exposition},
     net::{
         buffer_pool::BufferPool,
         endpoint::{
@@ -61,7 +62,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// the queues of subscribers first.
 #[must_use = "a broker that is dropped stops"]
 pub struct Broker {
-    context: Arc<BrokerContext>,
+    pub(crate) context: Arc<BrokerContext>,
     addrs: Vec<SocketAddr>,
     #[cfg(feature = "exporter")]
     exporter: Option<http::Exporter>,
@@ -122,6 +123,8 @@ impl Broker {
             streams: Arc::new(streams),
             pulse: Pulse::default(),
             node,
+            above: ArcSwap::default(),
+            more_metrics: OnceLock::new(),
             journal,
             auth_failures,
             tls_handshakes: Arc::default(),
@@ -234,18 +237,6 @@ impl Broker {
         accept::admit_stream(stream, peer, &self.context);
     }
 
-    /// This broker in the frames of the extension.
-    #[cfg(any(test, feature = "cli"))]
-    pub(crate) fn node(&self) -> NodeId {
-        self.context.node
-    }
-
-    /// The journal, if there is a data folder.
-    #[cfg(feature = "cli")]
-    pub(crate) fn journal(&self) -> Option<&crate::journal::handle::Journal> {
-        self.context.journal.as_ref().map(|store| &store.journal)
-    }
-
     /// The addresses that the broker listens on, in the order of the endpoints, with the ports that
     /// the system picked.
     #[must_use]
@@ -273,7 +264,7 @@ impl Broker {
     /// most 10,000: an asynchronous program may want to call it in a blocking task.
     #[must_use]
     pub fn metrics(&self, exposition: Exposition) -> String {
-        render(&self.context.snapshot(), exposition)
+        self.context.render(exposition)
     }
 
     /// Whether the broker accepts connections: until its shutdown begins.
@@ -410,7 +401,7 @@ impl fmt::Debug for Broker {
 fn handlers(context: &Arc<BrokerContext>) -> http::Handlers {
     let (rendered, ready) = (Arc::downgrade(context), Arc::downgrade(context));
     http::Handlers {
-        render: Box::new(move |exposition| Some(render(&rendered.upgrade()?.snapshot(), exposition))),
+        render: Box::new(move |exposition| Some(rendered.upgrade()?.render(exposition))),
         readiness: Box::new(move || ready.upgrade().map_or(Err("shutting down"), |context| context.readiness())),
     }
 }

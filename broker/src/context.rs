@@ -1,10 +1,11 @@
 //! Broker context: the state and services that all tasks and connections share.
 
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{Arc, OnceLock, atomic::Ordering::Relaxed},
     time::Instant,
 };
 
+use arc_swap::ArcSwap;
 use hpfeeds::wire::extension::NodeId;
 use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -20,11 +21,21 @@ use crate::{
         tls_handshakes::HandshakeLimiter,
     },
     link::pulse::Pulse,
-    metrics::{levels::Levels, registry::Metrics, snapshot::Snapshot, stats::Stats},
+    metrics::{
+        levels::Levels,
+        registry::Metrics,
+        render::render,
+        snapshot::Snapshot,
+        stats::Stats,
+        text::{Exposition, Text},
+    },
     net::{buffer_pool::BufferPool, tls::reload::Reloader},
     routing::router::Router,
     streams::StreamTable,
 };
+
+/// Writes more metrics behind those of the broker.
+pub(crate) type MoreMetrics = Box<dyn Fn(&mut Text) + Send + Sync>;
 
 /// State and services that the tasks and connections of one broker share.
 pub(crate) struct BrokerContext {
@@ -49,6 +60,10 @@ pub(crate) struct BrokerContext {
     /// This broker in the frames of the extension: for as long as its data folder exists, or, without
     /// one, from its start on.
     pub(crate) node: NodeId,
+    /// The brokers above this one, nearest first: of a relay, its parent and what that has told.
+    pub(crate) above: ArcSwap<Vec<NodeId>>,
+    /// Metrics of what runs this broker, behind its own.
+    pub(crate) more_metrics: OnceLock<MoreMetrics>,
     /// The journal with its mailboxes, if there is a data folder. (`store` is that of keys.)
     pub(crate) journal: Option<Arc<Store>>,
 
@@ -80,6 +95,21 @@ pub(crate) struct Samplers {
 }
 
 impl BrokerContext {
+    /// The nodes from here upwards, this one first; empty where there is none above.
+    pub(crate) fn path(&self) -> Vec<NodeId> {
+        let above = self.above.load();
+        if above.is_empty() { Vec::new() } else { [&[self.node], &above[..]].concat() }
+    }
+
+    /// All metrics as text.
+    pub(crate) fn render(&self, exposition: Exposition) -> String {
+        render(&self.snapshot(), exposition, |text| {
+            if let Some(more) = self.more_metrics.get() {
+                more(text);
+            }
+        })
+    }
+
     /// Totals of the counters now.
     pub(crate) fn stats(&self) -> Stats {
         Stats::of(&self.metrics.counters.totals(), &self.levels())

@@ -1,8 +1,11 @@
 //! The relay as a program: a broker for the sensors of this machine, and its uplinks.
 
-use std::{io, process::ExitCode, sync::Arc, time::Duration};
+use std::{future::pending, io, process::ExitCode, sync::Arc, time::Duration};
 
-use hpfeeds::{Backoff, BrokerAddr, ClientSession, Ident, Limits, Secret, TlsOptions, wire::Opcode};
+use hpfeeds::{
+    Backoff, BrokerAddr, ClientSession, Ident, Limits, Secret, SessionBuilder, TlsOptions,
+    wire::{Opcode, extension::NodeId},
+};
 use sd_notify::NotifyState;
 use tokio::{
     runtime,
@@ -20,10 +23,12 @@ use crate::{
     broker::Broker,
     builder::BrokerBuilder,
     relay::{
+        downlink,
         local_keys::LocalKeys,
+        metrics,
         service::Relay,
         status::{self, StatusSocket},
-        uplink::{Connect, Settings},
+        uplink::Settings,
     },
 };
 
@@ -126,7 +131,9 @@ fn builder(command: &RelayCommand, keys: &[(Ident, Secret)]) -> Result<BrokerBui
 }
 
 /// The way to the parent, for each ident with its key.
-fn connect(command: &RelayCommand, parent: &BrokerAddr, keys: Vec<(Ident, Secret)>) -> Connect {
+type Way = Arc<dyn Fn(&Ident) -> SessionBuilder + Send + Sync>;
+
+fn way(command: &RelayCommand, parent: &BrokerAddr, keys: Vec<(Ident, Secret)>) -> Way {
     let (parent, limits) = (parent.clone(), Limits::new(command.max_message));
     let mut tls = TlsOptions::new();
     if let Some(file) = &command.parent_ca {
@@ -139,18 +146,27 @@ fn connect(command: &RelayCommand, parent: &BrokerAddr, keys: Vec<(Ident, Secret
         tls = tls.client_certificate(cert, key);
     }
     let tls = command.uses_tls().then_some(tls);
-    Arc::new(move |ident, feed| {
+    Arc::new(move |ident| {
         let secret = keys.iter().find(|(own, _)| own == ident).map(|(_, secret)| secret.clone());
         let mut session = ClientSession::builder(parent.clone(), ident, secret.unwrap_or_else(|| Secret::new("")))
             .limits(limits)
             .send_queue(SEND_QUEUE)
-            .backoff(Backoff::new(FIRST_DELAY, AGAIN))
-            .feed(feed);
+            .backoff(Backoff::new(FIRST_DELAY, AGAIN));
         if let Some(tls) = &tls {
             session = session.tls(tls.clone());
         }
-        session.start()
+        session
     })
+}
+
+/// A session that receives what the parent publishes, if some of it is wanted.
+fn downwards(command: &RelayCommand, way: &Way) -> Result<Option<ClientSession>, hpfeeds::Error> {
+    let Some(ident) = command.key.first().filter(|_| !command.parent_subscribe.is_empty()) else { return Ok(None) };
+    let session = way(ident).start()?;
+    for channel in &command.parent_subscribe {
+        session.subscribe(channel)?;
+    }
+    Ok(Some(session))
 }
 
 async fn run(command: &RelayCommand) -> Result<ExitCode, AnyError> {
@@ -160,18 +176,24 @@ async fn run(command: &RelayCommand) -> Result<ExitCode, AnyError> {
     let parent = command.parent.as_ref().ok_or("--parent is missing")?;
     let keys = secrets(&command.key)?;
     let broker = builder(command, &keys)?.start().await?;
+    let way = way(command, parent, keys);
+    let (connect, path) = (way.clone(), watch::Sender::new(Vec::new()));
+    let mut above = path.subscribe();
     let settings = Settings {
-        connect: connect(command, parent, keys),
+        connect: Arc::new(move |ident, feed| connect(ident).feed(feed).start()),
         node: broker.node(),
         denied_for: command.parent_denied_for,
         again: AGAIN,
         largest: Limits::new(command.parent_max_message).of(Opcode::Publish) as usize,
-        path: watch::Sender::new(Vec::new()),
+        path,
     };
     let data_dir = command.storage.data_dir();
     let allows = command.storage.allow_network_fs;
     let relay = Relay::start(&broker, &data_dir, allows, command.key.clone(), settings).await?;
     let figures = relay.figures().to_vec();
+    let more = figures.clone();
+    broker.add_metrics(Box::new(move |text| metrics::write(&more, text)));
+    let downwards = downwards(command, &way)?;
     let answering = match StatusSocket::open(&data_dir) {
         Ok(socket) => Some(tokio::spawn(socket.serve(parent.to_string(), figures))),
         Err(cause) => {
@@ -188,6 +210,8 @@ async fn run(command: &RelayCommand) -> Result<ExitCode, AnyError> {
     tokio::select! {
         (name, _) = stop.recv() => tracing::info!("{name}: stopping"),
         () = reload(&broker, &mut hangup) => {}
+        () = deliver(downwards, &broker) => {}
+        () = follow(&mut above, &broker) => {}
     }
     notify(NotifyState::Stopping);
     let ending = async {
@@ -207,6 +231,24 @@ async fn run(command: &RelayCommand) -> Result<ExitCode, AnyError> {
             Ok(ExitCode::from(code))
         }
     }
+}
+
+/// Hands what the parent publishes to the sensors, if some of it is wanted; for ever.
+async fn deliver(session: Option<ClientSession>, broker: &Broker) {
+    if let Some(session) = session {
+        downlink::run(session, broker).await;
+        tracing::error!("nothing more comes from the parent");
+    }
+    pending::<()>().await;
+}
+
+/// Tells the clients of the broker when there are others above it; for ever.
+async fn follow(above: &mut watch::Receiver<Vec<NodeId>>, broker: &Broker) {
+    while above.changed().await.is_ok() {
+        let nodes = above.borrow_and_update().clone();
+        broker.set_above(nodes);
+    }
+    pending::<()>().await;
 }
 
 fn announce(out: &mut dyn io::Write, parent: &BrokerAddr, broker: &Broker) -> io::Result<()> {

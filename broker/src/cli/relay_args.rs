@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, env, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
-use hpfeeds::{BrokerAddr, Ident, units};
+use hpfeeds::{BrokerAddr, Channel, Ident, units};
 
 use super::{
     exporter::Exporter,
@@ -67,6 +67,11 @@ pub(crate) struct RelayCommand {
     /// The longest message for a parent that does not say what it takes, as Python's does not
     #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = parse_message, help_heading = "Parent")]
     pub(super) parent_max_message: u32,
+
+    /// A channel, or a pattern such as commands.*, whose messages sensors here get from the parent
+    /// (repeatable); the first --key subscribes
+    #[arg(long, value_name = "CHANNEL", help_heading = "Parent")]
+    pub(super) parent_subscribe: Vec<Channel>,
 
     /// Listen on this address and port
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:20000", value_parser = parse_address)]

@@ -44,13 +44,15 @@ pub(crate) struct Link {
     stuck: AtomicBool,
     /// What is published here cannot be stored any more.
     failed: AtomicBool,
+    /// The path that HELLO has told is not true any more.
+    moved: AtomicBool,
 }
 
 impl Link {
     pub(crate) fn new(outbox: Arc<Outbox>) -> Arc<Self> {
-        let [reading, silent, fenced, stuck, failed] = [(); 5].map(|()| AtomicBool::new(false));
+        let [reading, silent, fenced, stuck, failed, moved] = [(); 6].map(|()| AtomicBool::new(false));
         let (control, beat, window) = (Mutex::default(), Mutex::default(), Window::default());
-        Arc::new(Self { outbox, control, beat, window, reading, silent, fenced, stuck, failed })
+        Arc::new(Self { outbox, control, beat, window, reading, silent, fenced, stuck, failed, moved })
     }
 
     pub(crate) fn outbox(&self) -> &Arc<Outbox> {
@@ -123,6 +125,17 @@ impl Link {
 
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.load(Relaxed)
+    }
+
+    /// Tells the connection that the path which HELLO has told is not true any more.
+    #[cfg(feature = "cli")]
+    pub(crate) fn move_away(&self) {
+        self.moved.store(true, Relaxed);
+        self.outbox.wake();
+    }
+
+    pub(crate) fn has_moved(&self) -> bool {
+        self.moved.load(Relaxed)
     }
 
     /// Moves all frames that wait into an empty buffer; `false` when there are none.

@@ -51,6 +51,12 @@ impl Pulse {
         self.links.lock().iter().filter_map(Weak::upgrade).for_each(|link| link.fail());
     }
 
+    /// Tells each connection that the path which HELLO has told is not true any more.
+    #[cfg(feature = "cli")]
+    pub(crate) fn move_away(&self) {
+        self.links.lock().iter().filter_map(Weak::upgrade).for_each(|link| link.move_away());
+    }
+
     /// Sweeps once a second, for as long as there are connections.
     pub(crate) async fn run(&self) {
         loop {

@@ -6,12 +6,13 @@ use crate::metrics::{
     text::{Exposition, Text},
 };
 
-/// All metrics of a snapshot as text.
-pub(crate) fn render(snapshot: &Snapshot, exposition: Exposition) -> String {
+/// All metrics of a snapshot as text, and `more` behind them.
+pub(crate) fn render(snapshot: &Snapshot, exposition: Exposition, more: impl FnOnce(&mut Text)) -> String {
     let mut text = Text::new(exposition);
     for row in ROWS {
         row.write(snapshot, &mut text);
     }
+    more(&mut text);
     text.finish()
 }
 
@@ -33,7 +34,7 @@ mod tests {
 
     #[test]
     fn empty_snapshot_has_every_metric_but_those_of_the_process() {
-        let text = render(&Snapshot::default(), Exposition::OpenMetrics);
+        let text = render(&Snapshot::default(), Exposition::OpenMetrics, |_| ());
         let headers: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         assert_eq!(headers.len(), ROWS.len() - 6);
         assert!(!text.contains("process_"), "{text}");
@@ -64,7 +65,7 @@ mod tests {
             unrouted: vec![("old".parse().unwrap(), 4), ("p".parse().unwrap(), 0), ("s".parse().unwrap(), 0)],
             ..Snapshot::default()
         };
-        let text = render(&snapshot, Exposition::Prometheus);
+        let text = render(&snapshot, Exposition::Prometheus, |_| ());
         let expected: [(&str, &[&str]); 9] = [
             ("forwarded_messages_total", &[" 9"]),
             ("withdrawn_messages_total", &[" 2"]),

@@ -26,7 +26,7 @@ impl Exposition {
 
 /// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Gauge,
     /// The names of its samples end with `_total`.
     Counter,
@@ -34,11 +34,11 @@ pub(super) enum Kind {
     Histogram,
 }
 
-pub(super) type Labels<'a> = &'a [(&'a str, &'a str)];
+pub(crate) type Labels<'a> = &'a [(&'a str, &'a str)];
 
 /// Encodes metrics one after the other.
 #[derive(Debug)]
-pub(super) struct Text {
+pub(crate) struct Text {
     exposition: Exposition,
     out: String,
     name: &'static str,
@@ -52,7 +52,7 @@ impl Text {
 
     /// Starts a metric. All its samples must follow before the next metric. The name is without
     /// `_total`.
-    pub(super) fn metric(&mut self, kind: Kind, name: &'static str, help: &str) {
+    pub(crate) fn metric(&mut self, kind: Kind, name: &'static str, help: &str) {
         (self.name, self.kind) = (name, kind);
         let suffix = match (self.exposition, kind) {
             // In this format the name of a counter is that of its samples.
@@ -68,7 +68,7 @@ impl Text {
     }
 
     /// A sample of a gauge or counter.
-    pub(super) fn sample(&mut self, labels: Labels<'_>, value: impl Display) {
+    pub(crate) fn sample(&mut self, labels: Labels<'_>, value: impl Display) {
         let suffix = if self.kind == Kind::Counter { "_total" } else { "" };
         self.write(suffix, labels, None, value);
     }

@@ -3,9 +3,12 @@
 
 mod aside;
 mod cursor;
+pub(crate) mod downlink;
 mod drain;
 pub(crate) mod figures;
+mod host;
 pub(crate) mod local_keys;
+pub(crate) mod metrics;
 mod piece;
 mod queue;
 pub(crate) mod service;

@@ -180,6 +180,17 @@ fn offer<'a, 'b>(
     ((!waiting.is_empty()).then_some(waiting), batch)
 }
 
+/// Hands one message to subscribers, and waits for those that keep up and have no room.
+#[cfg(feature = "cli")]
+pub(crate) async fn deliver(frame: Bytes, payload: usize, subscribers: &Subscribers, stall: impl FnOnce() -> Stall) {
+    let holds = frame.len();
+    let batch = FrameBatch::new(frame, 1, payload);
+    let (waiting, rest) = offer(batch, 1, subscribers.iter(), subscribers.len(), &mut WorkBudget::default());
+    if let Some(waiting) = waiting {
+        PendingFanout::new(rest.into_own(), holds, waiting).deliver(stall()).await;
+    }
+}
+
 /// A batch that a subscriber which keeps up has no room for yet.
 pub(crate) struct PendingFanout {
     batch: FrameBatch<'static>,

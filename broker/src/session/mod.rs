@@ -4,7 +4,7 @@ mod control_writer;
 mod end;
 pub(crate) mod error_frame;
 mod extension;
-mod fanout;
+pub(crate) mod fanout;
 mod handshake;
 mod mail;
 mod mail_writer;

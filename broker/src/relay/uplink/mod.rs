@@ -308,9 +308,12 @@ impl Uplink {
         if broker.is_extended {
             self.kept.clear();
         }
+        // One without a path has nothing above itself.
+        let nodes = if broker.path.is_empty() { vec![broker.node] } else { broker.path.clone() };
+        let nodes = if broker.is_extended { nodes } else { Vec::new() };
         self.settings.path.send_if_modified(|path| {
-            let has_changed = *path != broker.path;
-            path.clone_from(&broker.path);
+            let has_changed = *path != nodes;
+            *path = nodes;
             has_changed
         });
         self.figures.change(|figures| {

@@ -93,6 +93,7 @@ impl Extension {
             level: if stream.is_some() && context.journal.is_some() { Level::STORED } else { Level::ROUTED },
             software: SOFTWARE,
             largest_message: Some(context.config.limits.of(Opcode::Publish)),
+            path: context.path(),
             ..BrokerHello::default()
         };
         if let Some((hold, known)) = stream {

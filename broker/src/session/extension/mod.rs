@@ -39,6 +39,9 @@ const FENCE_PATIENCE: Duration = Duration::from_secs(5);
 /// The text for a publisher whose messages are to be stored, and cannot be any more.
 const JOURNAL_FAILED: &str = "The journal has failed";
 
+/// The text for clients of a relay whose parents have changed: they may be among these.
+const MOVED: &str = "The brokers above this one have changed: connect again";
+
 /// The text for a stream without numbers.
 const NO_NUMBERS: &str = "The stream has no numbers left: take a new stream id";
 
@@ -300,6 +303,9 @@ impl Extension {
         self.poll_durable(context, cx);
         if self.link.has_failed() && self.stream.is_some() {
             return Poll::Ready(End::Refused(JOURNAL_FAILED.to_owned()));
+        }
+        if self.link.has_moved() {
+            return Poll::Ready(End::Refused(MOVED.to_owned()));
         }
         if let Some(seconds) = self.link.silence() {
             return Poll::Ready(End::Silent(seconds));
