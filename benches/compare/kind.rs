@@ -10,6 +10,8 @@ pub(crate) enum Kind {
     Ours,
     /// Ours, too, whose publishers and idle clients say HELLO, so that what they publish is acknowledged.
     Confirmed,
+    /// `hpfeeds-broker relay`, which hands on to our broker.
+    OurRelay,
     Python,
     Nats,
     Redis,
@@ -27,6 +29,7 @@ impl Kind {
             Self::Plain => "plain",
             Self::Ours => "ours",
             Self::Confirmed => "confirmed",
+            Self::OurRelay => "our relay",
             Self::Python => "python",
             Self::Nats => "nats",
             Self::Redis => "redis",
@@ -37,7 +40,7 @@ impl Kind {
     pub(crate) fn protocol(self) -> Protocol {
         match self {
             Self::Relay | Self::Plain => Protocol::Blind,
-            Self::Ours | Self::Python => Protocol::Hpfeeds,
+            Self::Ours | Self::OurRelay | Self::Python => Protocol::Hpfeeds,
             Self::Confirmed => Protocol::Confirmed,
             Self::Nats => Protocol::Nats,
             Self::Redis => Protocol::Redis,

@@ -74,6 +74,11 @@ fn throughput(kind: Kind, program: &Path, flow: Flow, pace: Pace, more: &[String
 fn latency(kind: Kind, program: &Path, rate: u32, pace: Pace, more: &[String]) -> io::Result<Sample> {
     let clients = Clients { publishers: 1, subscribers: 1, size: SIZE };
     let mut bench = Bench::open(kind, program, clients, u64::MAX, more)?;
+    delays(&mut bench, rate, pace)
+}
+
+/// Median and p99 of the time that a message takes, in µs.
+pub(crate) fn delays(bench: &mut Bench, rate: u32, pace: Pace) -> io::Result<Sample> {
     let epoch = Instant::now();
     bench.receiver.check().delays = Some((epoch, Vec::new()));
     let arrival = bench.drive(move |sender| sender.pace(rate, epoch, epoch + pace.sending))?;
@@ -130,10 +135,14 @@ impl Bench {
         batch: Batch,
         more: &[String],
     ) -> io::Result<Self> {
+        Self::of(Server::start(kind, program, clients, more)?, clients, most, batch)
+    }
+
+    /// A server that runs already, with its clients, which are new.
+    pub(crate) fn of(mut server: Server, clients: Clients, most: u64, batch: Batch) -> io::Result<Self> {
         let Clients { publishers, subscribers, size } = clients;
-        let mut server = Server::start(kind, program, clients, more)?;
+        let protocol = server.dialer().protocol();
         let mut connect = |count, role| (0..count).map(|_| server.connect(role)).collect::<io::Result<Vec<_>>>();
-        let protocol = kind.protocol();
         let (receiving, sending) = (connect(subscribers, Role::Subscriber)?, connect(publishers, Role::Publisher)?);
         let mut receiver = Receiver::new(receiving, publishers, protocol.delivered(size), protocol.noise())?;
         let mut sender = Sender::new(sending, protocol.published(size), most, batch)?;

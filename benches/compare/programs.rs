@@ -20,7 +20,7 @@ pub(crate) fn find(kind: Kind) -> Option<PathBuf> {
     let target = || env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     let path = match kind {
         Kind::Relay | Kind::Plain => env::current_exe().ok()?,
-        Kind::Ours | Kind::Confirmed => {
+        Kind::Ours | Kind::Confirmed | Kind::OurRelay => {
             env::var_os("HPFEEDS_BROKER").map_or_else(|| target().join("release/hpfeeds-broker"), PathBuf::from)
         }
         Kind::Python => target().join("interop-venv/bin/hpfeeds-broker"),
@@ -44,7 +44,7 @@ pub(crate) fn version(kind: Kind, program: &Path) -> Option<String> {
     let text = match kind {
         Kind::Relay | Kind::Plain => return None,
         Kind::Python => python_version(program)?,
-        Kind::Ours | Kind::Confirmed | Kind::Nats | Kind::Redis | Kind::Mosquitto => {
+        Kind::Ours | Kind::Confirmed | Kind::OurRelay | Kind::Nats | Kind::Redis | Kind::Mosquitto => {
             let output = Command::new(program).arg(argument).output().ok()?;
             String::from_utf8(output.stdout).ok()?.lines().next()?.to_owned()
         }
@@ -72,6 +72,7 @@ pub(crate) fn command(kind: Kind, program: &Path, directory: &Path, port: u16, p
         Kind::Relay => command.args(plan.arguments()),
         Kind::Plain => command.args(["plain", &port.to_string(), &plan.frame.to_string()]),
         Kind::Ours | Kind::Confirmed => hpfeeds(&mut command).args(["--auth", "env", "--bind", &address]),
+        Kind::OurRelay => hpfeeds(&mut command).args(["relay", "--bind", &address]),
         // Without --exporter it serves its metrics on port 8080 of every interface.
         Kind::Python => hpfeeds(&mut command).args(["--auth", "env", "--bind", &address, "--exporter", "127.0.0.1:0"]),
         Kind::Nats => command.args(["-a", "127.0.0.1", "-p", &port.to_string(), "--user", USER, "--pass", PASSWORD]),

@@ -12,7 +12,13 @@ use std::{
 use rustix::process::{Resource, getrlimit};
 use tempfile::TempDir;
 
-use crate::{kind::Kind, programs, protocol::Role, relay::Plan, support::process::Process};
+use crate::{
+    kind::Kind,
+    programs,
+    protocol::{Protocol, Role},
+    relay::Plan,
+    support::process::Process,
+};
 
 /// How long a broker may take to start, or to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -43,6 +49,10 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
+    pub(crate) fn protocol(self) -> Protocol {
+        self.kind.protocol()
+    }
+
     /// A client that has authenticated and, if that is its role, subscribed.
     pub(crate) fn connect(self, role: Role) -> io::Result<TcpStream> {
         let mut socket = self.dial(role)?;
@@ -104,6 +114,16 @@ impl Server {
         };
         self.dialer.hello(role, &mut socket).map_err(|error| self.report(&error))?;
         Ok(socket)
+    }
+
+    /// From now on publishers connect to another server, which hands on to this one.
+    pub(crate) fn publish_to(&mut self, other: &Self) {
+        self.dialer.publishers_port = other.dialer.port;
+    }
+
+    /// Its address.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.dialer.port)
     }
 
     /// For another thread.

@@ -3,7 +3,7 @@
 
 use std::{fmt::Write as _, io, path::Path, time::Duration, time::Instant};
 
-use super::engine::SIZE;
+use super::{engine::SIZE, ways};
 use crate::{
     kind::Kind,
     measure::{Sample, measure, seconds},
@@ -48,7 +48,9 @@ pub(super) fn table(length: Duration, rounds: usize) -> io::Result<String> {
             samples[column].push(figure);
         }
     }
-    Ok(markdown(rounds, &samples))
+    let hop = ways::hop(&program, length, rounds)?;
+    let (catching_up, others) = (ways::catching_up(&program, rounds)?, ways::others(&program, length, rounds)?);
+    Ok(format!("{}\n{hop}\n{catching_up}\n{others}", markdown(rounds, &samples)))
 }
 
 /// Processor time of the broker for each message, in ns.

@@ -8,6 +8,7 @@
 mod engine;
 mod journal;
 mod plain;
+mod ways;
 mod window;
 
 pub(crate) use self::plain::run as plain_loop;
