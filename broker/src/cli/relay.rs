@@ -192,10 +192,11 @@ async fn run(command: &RelayCommand) -> Result<ExitCode, AnyError> {
     let relay = Relay::start(&broker, &data_dir, allows, command.key.clone(), settings).await?;
     let figures = relay.figures().to_vec();
     let more = figures.clone();
-    broker.add_metrics(Box::new(move |text| metrics::write(&more, text)));
+    let (not_stored, told) = (broker.not_stored(), broker.not_stored());
+    broker.add_metrics(Box::new(move |text| metrics::write(&more, told(), text)));
     let downwards = downwards(command, &way)?;
     let answering = match StatusSocket::open(&data_dir) {
-        Ok(socket) => Some(tokio::spawn(socket.serve(parent.to_string(), figures))),
+        Ok(socket) => Some(tokio::spawn(socket.serve(parent.to_string(), figures, not_stored))),
         Err(cause) => {
             tracing::warn!(%cause, "`hpfeeds-broker relay status` will not work");
             None

@@ -18,6 +18,13 @@ impl Broker {
         self.context.journal.as_ref().map(|store| &store.journal)
     }
 
+    /// How many messages the journal did not get, since the start: the disk did not follow for too
+    /// long, or the journal has failed.
+    pub(crate) fn not_stored(&self) -> impl Fn() -> u64 + Clone + Send + Sync + use<> {
+        let store = self.context.journal.clone();
+        move || store.as_ref().map_or(0, |store| store.pace.not_stored())
+    }
+
     /// Sets the brokers above this one, nearest first. If they are others than before, clients that
     /// know the path have to connect again.
     pub(crate) fn set_above(&self, above: Vec<NodeId>) {

@@ -42,14 +42,14 @@ impl StatusSocket {
     }
 
     /// Answers, one after the other, until it is dropped.
-    pub(crate) async fn serve(self, parent: String, figures: Vec<Figures>) {
+    pub(crate) async fn serve(self, parent: String, figures: Vec<Figures>, not_stored: impl Fn() -> u64) {
         loop {
             let Ok((mut stream, _)) = self.listener.accept().await else {
                 tokio::time::sleep(PATIENCE).await;
                 continue;
             };
             let snapshots: Vec<_> = figures.iter().map(Figures::snapshot).collect();
-            let text = screen(&parent, &snapshots, unix_ms());
+            let text = screen(&parent, &snapshots, not_stored(), unix_ms());
             if let Err(cause) = timeout(PATIENCE, stream.write_all(text.as_bytes())).await {
                 debug!(%cause, "a reader of the status is too slow");
             }
@@ -73,9 +73,14 @@ pub(crate) fn read(data_dir: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// The screen: two lines for each ident, and one for each denied channel.
-pub(crate) fn screen(parent: &str, uplinks: &[UplinkSnapshot], now_ms: i64) -> String {
+/// The screen: some lines for each ident, one for each denied channel, and one for messages of all
+/// sensors that are not stored.
+pub(crate) fn screen(parent: &str, uplinks: &[UplinkSnapshot], not_stored: u64, now_ms: i64) -> String {
     let mut text = format!("parent {parent}\n");
+    if not_stored > 0 {
+        // Memory takes everything.
+        let _ = writeln!(text, "not stored: {not_stored} messages are lost, as the disk did not follow or failed");
+    }
     for uplink in uplinks {
         // Memory takes everything.
         let _ = write_uplink(&mut text, uplink, now_ms);
@@ -144,7 +149,7 @@ mod tests {
     fn the_screen_says_who_how_much_how_old_and_why() {
         let quiet = "parent central:20000\ncowrie-1: connected, the parent stores\n    waiting     7, the oldest 3m\n    \
                      delivered   100\n    lost        0\n";
-        assert_eq!(screen("central:20000", &[uplink()], 1_200_000), quiet);
+        assert_eq!(screen("central:20000", &[uplink()], 0, 1_200_000), quiet);
         let held = Held { channel: "c.d".parse().unwrap(), messages: 5, age: Duration::from_secs(90) };
         let refused = Refusals { denied: 1, too_long: 2, share: 3, other: 4 };
         let worse = UplinkSnapshot {
@@ -156,11 +161,12 @@ mod tests {
             oldest_ms: None,
             ..uplink()
         };
-        let text = screen("central:20000", &[worse], 0);
+        let text = screen("central:20000", &[worse], 12, 0);
         let lines: Vec<_> = text.lines().skip(1).map(str::trim).collect();
         assert_eq!(
             lines,
             [
+                "not stored: 12 messages are lost, as the disk did not follow or failed",
                 "cowrie-1: the parent refuses the key",
                 "last fault  Authentication failed\\u{1b}",
                 "waiting     7",
@@ -181,7 +187,7 @@ mod tests {
         let mode = fs::metadata(folder.path().join(SOCKET)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let figures = vec![Figures::new("one".parse().unwrap())];
-        let serving = tokio::spawn(socket.serve("p:1".to_owned(), figures));
+        let serving = tokio::spawn(socket.serve("p:1".to_owned(), figures, || 0));
         let path = folder.path().to_owned();
         let text = tokio::task::spawn_blocking(move || read(&path)).await.unwrap().unwrap();
         assert!(text.starts_with("parent p:1\none: connecting\n"), "{text}");

@@ -135,7 +135,7 @@ impl SessionReader {
             let is_relay = self.context.config.storage.is_relay;
             let stores_all = is_relay || self.extension.as_ref().is_some_and(|extension| extension.stores_all());
             let account = self.membership.quota().name().clone();
-            self.storing = Some(Box::new(Storing::new(store.clone(), account, stores_all, !is_relay)));
+            self.storing = Some(Box::new(Storing::new(store.clone(), account, stores_all)));
         }
     }
 

@@ -52,8 +52,6 @@ pub(super) struct Storing {
     account: Arc<str>,
     /// The publisher has everything stored.
     pub(super) stores_all: bool,
-    /// It waits while the disk cannot follow.
-    paces: bool,
     /// The last message that the journal was given: an end of stream waits until it is durable.
     last: Option<Position>,
     /// Messages that a mailbox wants are not stored: an end of stream would confirm them.
@@ -77,9 +75,9 @@ pub(super) enum Stored {
 }
 
 impl Storing {
-    pub(super) fn new(store: Arc<Store>, account: Arc<str>, stores_all: bool, paces: bool) -> Self {
+    pub(super) fn new(store: Arc<Store>, account: Arc<str>, stores_all: bool) -> Self {
         let (last, missed, waiting, gave_up) = (None, false, None, false);
-        Self { store, account, stores_all, paces, last, missed, waiting, gave_up }
+        Self { store, account, stores_all, last, missed, waiting, gave_up }
     }
 
     /// The storage of a channel: a comparison, unless mailboxes have changed.
@@ -95,7 +93,8 @@ impl Storing {
     }
 
     /// The wait before so many bytes more are published, if the journal's queue has no room for them.
-    /// A publisher that gets confirmations waits for as long as it takes.
+    /// A publisher that gets confirmations waits for as long as it takes. One of a relay waits like any
+    /// other: its socket holds what would be lost.
     pub(super) fn pace(&mut self, bytes: usize, confirms: bool) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
         if self.last.is_none() && !self.missed {
             return None;
@@ -112,7 +111,7 @@ impl Storing {
         let now = Instant::now();
         let since = *self.waiting.get_or_insert(now);
         let until = self.store.pace.fall_behind(now).min(since + pace::PATIENCE);
-        self.gave_up = until <= now || !self.paces;
+        self.gave_up = until <= now;
         if self.gave_up {
             return None;
         }
