@@ -1,8 +1,8 @@
 //! The few fields of an X.509 certificate that TLS needs when a certificate is trusted for itself.
 //!
 //! webpki, which checks chains, reads version 3 only. Certificates of version 1 have no extensions;
-//! a certificate that is trusted byte for byte needs no chain either. What decides about trust comes
-//! from files of the user; a peer's certificate is read only to show its dates to a person.
+//! a certificate that is trusted byte for byte needs no chain either. Trust is decided by files of
+//! the user; a peer's certificate is read only to show its dates to a person.
 
 /// The fields of a certificate. All slices are of the DER that it was read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,8 @@
 
     link.py PID PID        the namespaces of these processes; prints "ready" when 10.213.0.1 and 10.213.0.2 are up
 
-Reads lines from stdin, and ends with it: `LOSS DELAY JITTER DUPLICATES` (percent, ms, ms, percent), or `partition`.
+Reads lines from stdin, and ends with it: `LOSS DELAY JITTER DUPLICATES` (percent, ms, ms, percent), or `partition`,
+or `largest BYTES`: longer packets vanish, as behind a tunnel that does not say so.
 Packets overtake each other by the jitter. It does what `tc netem` would, which many kernels lack.
 """
 
@@ -27,6 +28,7 @@ def main():
         os.set_blocking(end, False)
     other = {ends[0]: ends[1], ends[1]: ends[0]}
     loss = delay = jitter = duplicates = 0.0
+    largest = 65536
     late, count = [], 0
     selector = selectors.DefaultSelector()
     for source in [*ends, sys.stdin.fileno()]:
@@ -41,11 +43,15 @@ def main():
                     return
                 if line.strip() == "partition":
                     loss, late = 100.0, []
+                elif line.startswith("largest "):
+                    largest = int(line.split()[1])
                 else:
                     loss, delay, jitter, duplicates = map(float, line.split())
                 print("done", flush=True)
                 continue
             packet = os.read(key.fd, 65536)
+            if len(packet) > largest:
+                continue
             copies = (random.random() * 100 >= loss) * (1 + (random.random() * 100 < duplicates))
             for _ in range(copies):
                 at = time.monotonic() + (delay + random.random() * jitter) / 1000

@@ -25,7 +25,7 @@ const AUTH: &str = "AUTH";
 /// How the tool names itself to a broker.
 const SOFTWARE: &str = concat!("hpfeeds-doctor/", env!("CARGO_PKG_VERSION"));
 
-/// What programs of this project name themselves before their version.
+/// The name of this project's broker before its version.
 const BROKER: &str = "hpfeeds-broker/";
 
 /// A connection whose key is accepted.
@@ -139,7 +139,7 @@ fn rejected(route: &Route, key: &Key, why: &Rejection, extended: bool) -> Check 
         let check = Check::problem(AUTH, summary, show.clone()).code(REJECTED);
         match key.oddity {
             Some(oddity) => check.first(format!("the secret {oddity}: is that meant?")),
-            None => check.and("the broker's log has the reason behind \"authentication failed\""),
+            None => check.and("its log says why, behind \"authentication failed\""),
         }
     };
     match why {

@@ -15,7 +15,7 @@ const NAME: &str = "certificate";
 /// How a broker gets another one.
 const RENEW: &str = "renew it: the broker reads a new file by itself";
 
-/// What the check needs to know besides the certificates.
+/// The expectations of a certificate: its name, and how long it should last.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Expected<'a> {
     /// The name that the certificate must have.
@@ -85,7 +85,7 @@ fn wrong(fault: &TlsFault, self_issued: bool, chain: usize, expected: Expected<'
         ),
         TlsFault::Name(names) => Check::problem(
             NAME,
-            format!("is for {}, not for {}", shown(names.as_bytes()), shown(expected.name.as_bytes())),
+            format!("is for {}, not for \"{}\"", shown(names.as_bytes()), shown(expected.name.as_bytes())),
             "connect to a name that it has with --host, or say with --tls-name NAME that another is meant",
         ),
         TlsFault::Untrusted if self_issued => Check::problem(

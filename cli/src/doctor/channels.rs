@@ -23,7 +23,7 @@ use crate::exit::DENIED;
 
 const SUBSCRIBE: &str = "subscribe";
 
-/// What came of a channel.
+/// The outcome of one subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
     Granted,

@@ -39,7 +39,7 @@ pub(super) struct Hello {
     pub(super) decided: u64,
 }
 
-/// What a broker says.
+/// A frame of a broker.
 #[derive(Debug)]
 pub(super) enum Heard {
     Frame(Frame),

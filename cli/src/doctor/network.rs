@@ -94,7 +94,7 @@ fn is_temporary(cause: &io::Error) -> bool {
     text.contains("temporary failure") || text.contains("non-recoverable failure") || text.contains("try again")
 }
 
-/// What came of one address.
+/// The outcome of one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reached {
     Yes(Duration),
@@ -226,7 +226,7 @@ fn judge(results: &[(SocketAddr, Reached)], wait: Duration) -> Vec<Check> {
     checks.into_iter().map(|check| check.with("port", port).with("addresses", details.clone())).collect()
 }
 
-/// What to do when no address can be reached.
+/// The advice when no address can be reached.
 fn advice(results: &[(SocketAddr, Reached)], port: u16) -> String {
     let any = |wanted| results.iter().any(|(_, reached)| *reached == wanted);
     if any(Reached::Refused) {

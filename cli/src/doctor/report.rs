@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::exit::{FAILED, count};
 
-/// What came of a check.
+/// The outcome of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
     Passed,
@@ -34,7 +34,7 @@ pub(super) struct Check {
     pub(super) name: &'static str,
     pub(super) status: Status,
     pub(super) summary: String,
-    /// What to do, on lines of their own.
+    /// The advice, on lines of its own.
     pub(super) advice: Vec<String>,
     /// For programs.
     pub(super) details: Map<String, Value>,

@@ -21,7 +21,7 @@ pub(super) struct Times {
 }
 
 impl Times {
-    /// Those of the checks, or one for all of them.
+    /// The checks' own times, or one for all of them.
     pub(super) fn new(all: Option<Duration>) -> Self {
         let seconds = |own| all.unwrap_or(Duration::from_secs(own));
         Self {
@@ -56,6 +56,6 @@ pub(super) struct Route {
 pub(super) struct Key {
     pub(super) ident: Ident,
     pub(super) secret: Secret,
-    /// What is odd about the secret, as a part of a sentence.
+    /// The oddity of the secret, as a part of a sentence.
     pub(super) oddity: Option<&'static str>,
 }

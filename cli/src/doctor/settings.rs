@@ -14,7 +14,7 @@ const EARLIEST: i64 = 1_767_225_600;
 /// No clock that is right shows a later time (2100-01-01) to this version of the tool.
 const LATEST: i64 = 4_102_444_800;
 
-/// What is odd about a secret or an ident, as a part of a sentence. Never a part of it.
+/// The oddity of a secret or an ident, as a part of a sentence. Nothing of the value is in it.
 pub(super) fn oddity(value: &str) -> Option<&'static str> {
     let (first, last) = (value.chars().next()?, value.chars().next_back()?);
     let breaks = |char| matches!(char, '\n' | '\r');

@@ -48,8 +48,8 @@ pub(super) fn shown(text: &[u8]) -> String {
     }
 }
 
-/// A name as a word of a shell command, quoted where that is needed. What a terminal would act on
-/// is escaped, so that such a name has to be typed otherwise.
+/// A name as a word of a shell command, quoted where that is needed. Characters that a terminal
+/// would act on are escaped, so that such a name has to be typed otherwise.
 pub(super) fn word(name: &str) -> String {
     let name = shown(name.as_bytes());
     let plain = |char: char| char.is_ascii_alphanumeric() || "._-@%+=:,/".contains(char);
@@ -65,7 +65,7 @@ pub(super) fn command(words: &[&str]) -> String {
     words.join(" ").replace(' ', "\u{a0}")
 }
 
-/// What `hpfeeds-broker keys` is to do with a key.
+/// The command of `hpfeeds-broker keys` for a key.
 pub(super) fn keys(action: &str, ident: &str, more: &[&str]) -> String {
     let ident = word(ident);
     let words: Vec<_> = ["hpfeeds-broker", "keys", action, &ident].into_iter().chain(more.iter().copied()).collect();
