@@ -1,7 +1,7 @@
 //! Dispatch: the parsed command line to the function of its subcommand, in a tokio runtime where it
 //! needs one.
 
-use std::{io, process::ExitCode, time::Duration};
+use std::{env, io, process::ExitCode, time::Duration};
 
 use tokio::runtime;
 use tracing_subscriber::EnvFilter;
@@ -27,6 +27,7 @@ use crate::{
 pub(crate) fn main() -> ExitCode {
     match Cli::from_arguments() {
         Ok(cli) => exit::report(run(cli)),
+        Err(error) if error.use_stderr() && doctor::is_for_nagios(env::args_os()) => doctor::unknown(&error).into(),
         Err(error) => exit::usage(&error),
     }
 }

@@ -59,7 +59,8 @@ pub(crate) struct OutputArgs {
     #[arg(long, conflicts_with = "nagios")]
     pub(crate) json: bool,
 
-    /// Print one line for Nagios or Icinga, and end with their codes: 0 OK, 1 WARNING, 2 CRITICAL.
+    /// Print one line for Nagios or Icinga, and end with their codes: 0 OK, 1 WARNING, 2 CRITICAL,
+    /// 3 UNKNOWN (the command line makes no sense).
     #[arg(long)]
     pub(crate) nagios: bool,
 }

@@ -112,3 +112,53 @@ fn wrong(fault: &TlsFault, self_issued: bool, chain: usize, expected: Expected<'
         _ => return None,
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+    use crate::doctor::report::Status;
+
+    /// A certificate that ends so many days after 2026-01-01.
+    fn until(days: u64) -> Vec<u8> {
+        let mut params = CertificateParams::new(["broker.example".to_owned()]).unwrap();
+        params.not_after = date_time_ymd(2026, 1, 1) + Duration::from_secs(days * 86_400);
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    }
+
+    fn found(chain: &[Vec<u8>], fault: Option<&TlsFault>) -> Check {
+        let now = Timestamp::from_second(1_767_225_600).unwrap();
+        let expected = Expected { name: "broker.example", own_trust: false, warn_days: 14, now };
+        check(chain, fault, expected).unwrap()
+    }
+
+    #[test]
+    fn the_link_of_the_chain_that_expires_first_counts() {
+        let check = found(&[until(90), until(400)], None);
+        let summary = "trusted, for broker.example, expires in 90 days (2026-04-01)";
+        assert_eq!((check.status, &*check.summary), (Status::Passed, summary));
+        let check = found(&[until(13), until(400)], None);
+        assert_eq!((check.status, &*check.summary), (Status::Warning, "expires in 13 days (2026-01-14)"));
+        let check = found(&[until(90), until(5)], None);
+        assert_eq!(check.summary, "an intermediate certificate expires in 5 days (2026-01-06)");
+        assert_eq!(check.details["days_left"], 90);
+        // The last day, and one that has passed: the verifier's clock was another.
+        assert_eq!(found(&[until(14)], None).status, Status::Passed);
+        assert_eq!(found(&[until(0)], None).summary, "expires in 0 min (2026-01-01)");
+    }
+
+    #[test]
+    fn certificates_that_cannot_be_read_have_no_dates() {
+        for chain in [&[][..], &[Vec::new()], &[vec![0x30; 100]]] {
+            let check = found(chain, None);
+            assert_eq!((check.status, &*check.summary), (Status::Passed, "trusted, for broker.example"));
+            assert!(!check.details.contains_key("days_left"));
+        }
+        let check = found(&[vec![0x30; 100]], Some(&TlsFault::Untrusted));
+        assert_eq!(check.summary, "is signed by none that is trusted");
+        let hostile = TlsFault::Name("\u{1b}[2J\u{202e}".to_owned());
+        assert_eq!(found(&[], Some(&hostile)).summary, r#"is for \u{1b}[2J\u{202e}, not for "broker.example""#);
+    }
+}

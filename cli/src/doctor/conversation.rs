@@ -80,11 +80,20 @@ impl Fault {
                 Some(TlsFault::ClientCertificateRefused(alert)) => {
                     format!("the broker does not take our certificate ({alert})")
                 }
-                Some(fault) => format!("TLS failed: {fault:?}"),
+                Some(fault) => tls_words(&fault),
                 None => format!("the connection broke: {}", shown(cause.to_string().as_bytes())),
             },
             Self::Malformed(what) => format!("not hpfeeds: {what}"),
         }
+    }
+}
+
+/// A fault of TLS that is not about the broker's certificate, as a part of a sentence.
+pub(super) fn tls_words(fault: &TlsFault) -> String {
+    match fault {
+        TlsFault::Other(words) | TlsFault::Certificate(words) => format!("TLS failed: {}", shown(words.as_bytes())),
+        TlsFault::Closed => "the connection was closed in the TLS handshake".to_owned(),
+        _ => "TLS failed".to_owned(),
     }
 }
 

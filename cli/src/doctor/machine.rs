@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::report::{Check, Report, Status};
+use crate::escape::Escaped;
 
 /// The whole report. Keys are only added in later versions.
 #[derive(Serialize)]
@@ -61,6 +62,14 @@ pub(super) fn json(report: &Report) -> String {
     };
     // Only keys that are no strings, and numbers that are none, can fail; there are none of them.
     serde_json::to_string(&whole).unwrap_or_default() + "\n"
+}
+
+/// The exit code of a Nagios plugin that could not check anything.
+pub(super) const UNKNOWN: u8 = 3;
+
+/// The line of a Nagios plugin that could not check anything.
+pub(super) fn nagios_unknown(why: &str) -> String {
+    format!("HPFEEDS UNKNOWN - {}\n", Escaped(why.replace('|', "/").as_bytes()))
 }
 
 /// The line of a Nagios plugin, and its exit code.

@@ -16,6 +16,8 @@ mod settings;
 mod text;
 mod words;
 
+use std::ffi::OsString;
+
 use hpfeeds::{Ident, Limits};
 use jiff::Timestamp;
 
@@ -52,6 +54,20 @@ pub(crate) async fn run(connection: ConnectionArgs, args: DoctorArgs, mut stop: 
     };
     text::print(&text);
     if code == 0 { Ok(()) } else { Err(Failure::silent(code)) }
+}
+
+/// Whether these arguments ask for a line for Nagios.
+pub(crate) fn is_for_nagios(arguments: impl IntoIterator<Item = OsString>) -> bool {
+    let mut arguments = arguments.into_iter();
+    arguments.any(|argument| argument == "doctor") && arguments.any(|argument| argument == "--nagios")
+}
+
+/// Says to Nagios that the command line makes no sense: nothing is known of the broker.
+pub(crate) fn unknown(error: &clap::Error) -> u8 {
+    let text = error.render().to_string();
+    let line = text.lines().next().unwrap_or_default();
+    text::print(&machine::nagios_unknown(line.strip_prefix("error: ").unwrap_or(line)));
+    machine::UNKNOWN
 }
 
 /// The report as it grows, shown to a person check by check.

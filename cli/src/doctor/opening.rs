@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     certificate::{self, Expected},
-    conversation::{Conversation, Fault, Heard},
+    conversation::{Conversation, Fault, Heard, tls_words},
     network::Connected,
     report::Check,
     route::Route,
@@ -25,6 +25,9 @@ use super::{
 /// The check of what speaks there.
 const PROTOCOL: &str = "protocol";
 const INFO: &str = "INFO";
+
+/// The advice for a broker that wants to know this side by TLS.
+const CLIENT_CERTIFICATE: &str = "give one that the broker trusts: --tls-client-cert FILE and --tls-client-key FILE";
 
 /// After so long without a word, a peer is asked by TLS what it is, besides twice the time of the
 /// connection.
@@ -82,7 +85,6 @@ pub(super) async fn secure(route: &Route, tcp: TcpStream) -> (Vec<Check>, Option
 
 /// The check of a handshake that failed, and not for the broker's certificate.
 fn no_tls(fault: &TlsFault) -> Check {
-    const OURS: &str = "give one that the broker trusts: --tls-client-cert FILE and --tls-client-key FILE";
     match fault {
         TlsFault::NotTls(Some(OtherProtocol::Hpfeeds)) => Check::problem(
             PROTOCOL,
@@ -107,20 +109,16 @@ fn no_tls(fault: &TlsFault) -> Check {
             "check the port, and search the broker's log for \"TLS handshake failed\"",
         ),
         TlsFault::ClientCertificateMissing => {
-            Check::problem(PROTOCOL, "the broker asks for a certificate of ours", OURS).with("speaks", "TLS")
+            Check::problem(PROTOCOL, "the broker asks for a certificate of ours", CLIENT_CERTIFICATE)
+                .with("speaks", "TLS")
         }
         TlsFault::ClientCertificateRefused(alert) => {
-            Check::problem(PROTOCOL, format!("the broker does not take our certificate ({alert})"), OURS)
+            Check::problem(PROTOCOL, format!("the broker does not take our certificate ({alert})"), CLIENT_CERTIFICATE)
                 .with("speaks", "TLS")
         }
         fault => {
-            let words = if let TlsFault::Other(words) = fault { words.clone() } else { format!("{fault:?}") };
-            Check::problem(
-                PROTOCOL,
-                format!("TLS failed: {}", shown(words.as_bytes())),
-                "search the broker's log for \"TLS handshake failed\"",
-            )
-            .with("speaks", "TLS")
+            let advice = "search the broker's log for \"TLS handshake failed\"";
+            Check::problem(PROTOCOL, tls_words(fault), advice).with("speaks", "TLS")
         }
     }
 }
@@ -276,20 +274,18 @@ fn silent(route: &Route, why: NoGreeting, wait: Duration) -> Check {
             Check::problem(name, format!("connected, and not a word in {}", time(wait)), advice)
         }
         NoGreeting::Fault(fault @ (Fault::Closed | Fault::Broken(_))) => {
-            let check = Check::problem(
+            if let Fault::Broken(cause) = &fault
+                && let Some(TlsFault::ClientCertificateMissing | TlsFault::ClientCertificateRefused(_)) =
+                    TlsFault::of(cause)
+            {
+                // TLS 1.3 says so only now.
+                return Check::problem(name, fault.words(wait), CLIENT_CERTIFICATE);
+            }
+            Check::problem(
                 name,
                 format!("{}, without a greeting", fault.words(wait)),
                 "the broker is ending, or turns this address away: see its log",
-            );
-            match &fault {
-                Fault::Broken(cause) if TlsFault::of(cause).is_some_and(|fault| fault.is_tls()) => Check::problem(
-                    name,
-                    fault.words(wait),
-                    "give one that the broker trusts: --tls-client-cert FILE and \
-                        --tls-client-key FILE",
-                ),
-                _ => check,
-            }
+            )
         }
         NoGreeting::Fault(fault) => Check::problem(name, fault.words(wait), "check --host and --port"),
     }

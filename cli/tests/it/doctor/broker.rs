@@ -226,6 +226,27 @@ fn the_nagios_form_is_one_line_with_its_codes() {
 }
 
 #[test]
+fn a_check_of_nagios_that_makes_no_sense_is_unknown() {
+    for (args, says) in [
+        (&["-c", "a"][..], "HPFEEDS UNKNOWN - no ident: give --ident IDENT or set HPFEEDS_IDENT\n"),
+        (&["--no|such"], "HPFEEDS UNKNOWN - unexpected argument '--no/such' found\n"),
+        (&["--json"], "HPFEEDS UNKNOWN - the argument '--nagios' cannot be used with '--json'\n"),
+    ] {
+        tool().args(["doctor", "--nagios"]).args(args).assert().code(3).stdout(says).stderr("");
+    }
+    tool().args(["doctor", "--nagios", "--help"]).assert().code(0);
+    tool().args(["publish", "--nagios"]).assert().code(2).stdout("");
+}
+
+#[test]
+fn channels_before_the_action_are_checked_once() {
+    let peer = broker(true, 1 << 20);
+    let mut command = tool();
+    command.args(["-c", "a", "-i", "dev", "-s", "dev", "-p", &peer.port.to_string(), "doctor", "-c", "b", "-c", "a"]);
+    run(&mut command).says("ok", "subscribe", &["a, b | confirmed in "]);
+}
+
+#[test]
 fn no_form_of_the_report_holds_the_secret() {
     let broker = TestBroker::start();
     let port = broker.port().to_string();

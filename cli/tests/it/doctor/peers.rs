@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 use super::{Found, doctor};
 use crate::{
     skip::skip,
-    support::{Scripted, greet, read_frame, tool},
+    support::{Running, Scripted, bare_tool, greet, read_frame, tool},
 };
 
 /// A server that does this with each connection, until the test ends.
@@ -132,6 +132,16 @@ fn a_peer_that_says_nothing_is_silent_for_the_time_that_is_named() {
         found.ends(1, "1 problem, 4 passed");
         found.says("FAIL", "protocol", &[words]);
     }
+}
+
+#[test]
+fn an_interrupt_ends_it_with_130() {
+    let port = server(drain).to_string();
+    let mut waiting =
+        Running::start(bare_tool().args(["doctor", "--host", "127.0.0.1", "-p", &port, "--timeout", "60"]));
+    waiting.wait_for_stdout(b"127.0.0.1:");
+    waiting.signal("INT");
+    assert_eq!(waiting.wait(), Some(130));
 }
 
 #[test]
