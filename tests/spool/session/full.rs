@@ -178,6 +178,44 @@ async fn messages_that_were_read_back_stay_in_memory_until_they_are_confirmed() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn messages_that_leave_memory_between_an_older_stream_and_their_own_hello_are_read_back() {
+    let (broker, disk) = (Broker::new(), SimDisk::new(1));
+    broker.set(|settings| (settings.down, settings.ack_after) = (true, Some(SECOND)));
+    let start = || {
+        let builder = broker.session().limits(Limits::new(4000)).send_queue(64 << 10);
+        builder.spool(small(&disk).max_bytes(16 << 20)).start().unwrap()
+    };
+    let session = start();
+    // More than is asked for at once.
+    for number in 0..60 {
+        session.publish("c", text(number)).await.unwrap();
+    }
+    sleep(2 * SECOND).await;
+    drop(session);
+    let session = start();
+    for number in 60..70 {
+        session.publish("c", text(number)).await.unwrap();
+    }
+    sleep(2 * SECOND).await;
+    // They are durable, and in memory as well.
+    broker.set(|settings| settings.down = false);
+    while broker.count() < 60 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    broker.set(|settings| settings.stalls = true);
+    sleep(2 * SECOND).await;
+    // The older stream is confirmed, and HELLO of this one is not answered yet: now they leave.
+    for number in 70..110 {
+        timeout(60 * SECOND, session.publish("c", text(number))).await.expect("the disk has room").unwrap();
+    }
+    assert_eq!(broker.count(), 60);
+    broker.set(|settings| settings.stalls = false);
+    let flushed = timeout(60 * SECOND, session.flush()).await.expect("all are confirmed").unwrap();
+    assert_eq!((flushed.confirmed, flushed.lost), (50, 0));
+    assert_all(&broker, 110);
+}
+
+#[tokio::test(start_paused = true)]
 async fn messages_that_leave_memory_while_older_streams_are_replayed_are_read_back() {
     let (broker, disk) = (Broker::new(), SimDisk::new(1));
     broker.set_pipe(4 << 10);

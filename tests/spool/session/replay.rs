@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use hpfeeds::{
-    ClientSession, Limits, SessionEvent,
+    Backoff, ClientSession, Limits, SessionEvent,
     wire::extension::{Code, RefusedRange},
 };
 use tokio::time::{sleep, timeout};
@@ -233,6 +233,32 @@ async fn a_stream_that_another_program_has_sent_is_released_without_sending_it()
     assert_are(&broker, (0..9000).chain(10_000..10_010), 0);
     let names: Vec<_> = copy.files().into_keys().collect();
     assert_eq!(names, ["cursor", "spool"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_that_are_about_to_be_sent_are_let_go_when_another_program_has_sent_them() {
+    let (broker, disk) = (Broker::new(), SimDisk::new(1));
+    broker.set_pipe(4 << 10);
+    broker.set(|settings| settings.down = true);
+    let session = broker.session().spool(small(&disk)).start().unwrap();
+    publish(&session, 0..300, 100).await;
+    sleep(2 * SECOND).await;
+    drop(session);
+    let copy = disk.kill();
+    // The first program has all of them in memory when its connection breaks.
+    broker.set(|settings| (settings.down, settings.stalls) = (false, true));
+    let backoff = Backoff::new(20 * SECOND, 20 * SECOND);
+    let first = broker.session().backoff(backoff).spool(small(&disk)).connect().await.unwrap();
+    sleep(2 * SECOND).await;
+    broker.kill(true);
+    sleep(SECOND).await;
+    broker.set(|settings| (settings.down, settings.stalls) = (false, false));
+    let mut second = broker.session().spool(small(&copy)).connect().await.unwrap();
+    second.close().await.unwrap();
+    assert_all(&broker, 300);
+    publish(&first, 1000..1010, 100).await;
+    first.flush().await.unwrap();
+    assert_are(&broker, (0..300).chain(1000..1010), 0);
 }
 
 #[tokio::test(start_paused = true)]

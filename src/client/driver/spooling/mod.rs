@@ -390,3 +390,26 @@ impl Spooling {
         shared.set_spool_figures(in_flight, &self.handle.status(), tail, live);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+    use crate::client::spool::feed;
+
+    #[tokio::test]
+    async fn numbers_that_were_never_stored_are_not_released() {
+        let (mut feeder, feed) = feed();
+        let (mut spooling, mut in_flight) = (Spooling::fed(&feed), InFlight::default());
+        for (settled, stored, expected) in [(5, 0, None), (7, 3, Some(3)), (8, 3, None), (9, 20, Some(9))] {
+            in_flight.unconfirmed.give_up_to(settled, &Error::closed());
+            spooling.stored = stored;
+            spooling.release(&in_flight);
+            // Nobody is woken up for nothing: online, an acknowledgement costs the spool's thread no turn.
+            let news = feeder.news().now_or_never();
+            let released = news.and_then(|news| news.released.last().map(|position| position.number));
+            assert_eq!(released, expected, "{settled} settled, {stored} stored");
+        }
+    }
+}
