@@ -95,14 +95,23 @@ fn deliveries(ledger: &Ledger, faults: &mut Vec<String>) -> BTreeMap<u64, usize>
     for (place, delivery) in ledger.deliveries.iter().enumerate() {
         let (number, broker) = (delivery.number, delivery.broker);
         first.entry(number).or_insert(place);
-        if last_broker.insert(number, broker) == Some(broker) {
-            faults.push(format!("{number} came twice from broker {broker}"));
+        if let Some((_, before)) = last_broker.insert(number, (broker, place)).filter(|(last, _)| *last == broker) {
+            faults.push(format!("{number} came twice from broker {broker}: {}", twice(ledger, number, before, place)));
         }
         if !ledger.was_published(number) || number % DENIED_EACH == 0 {
             faults.push(format!("{number} came, which was not published, or was refused"));
         }
     }
     first
+}
+
+/// All that helps to tell why a number came at two places.
+fn twice(ledger: &Ledger, number: u64, one: usize, other: usize) -> String {
+    let around = |place: usize| {
+        let places = place.saturating_sub(2)..(place + 3).min(ledger.deliveries.len());
+        places.map(|place| ledger.deliveries[place].number).collect::<Vec<_>>()
+    };
+    format!("at {one} in {:?}, at {other} in {:?}; {}", around(one), around(other), ledger.tell_of(number))
 }
 
 /// The events of a sensor come in their order, and what was on disk when it was killed comes before anything newer.
@@ -115,7 +124,7 @@ fn order(ledger: &Ledger, first: &BTreeMap<u64, usize>, faults: &mut Vec<String>
             && this == life
             && at > place
         {
-            faults.push(format!("{number} came before {before}"));
+            faults.push(format!("{number} came before {before}: {}", ledger.tell_of(before)));
         }
         (last, life) = (Some((number, place)), this);
     }
@@ -189,8 +198,10 @@ fn account(ledger: &Ledger, number: u64, event: &Event, delivered: bool) -> Resu
     let age = life.awake_since(event.at);
     match life.mode {
         Mode::After(after) if age <= after + FSYNC => Ok(End::Lost(age)),
-        Mode::After(after) => Err(format!("{number} is lost with its sensor, {age:?} old; after was {after:?}")),
-        Mode::WriteThrough => Err(format!("{number} is lost with its sensor, though it was on disk")),
+        Mode::After(_) => Err(format!("{number} is lost with its sensor, {age:?} old: {}", ledger.tell_of(number))),
+        Mode::WriteThrough => {
+            Err(format!("{number} is lost with its sensor, though it was on disk: {}", ledger.tell_of(number)))
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The ledger: what sensors, brokers and the collector have told of each event.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     ops::Range,
     time::Duration,
@@ -12,6 +12,9 @@ use crate::{
     event::{Line, Moment},
     sensor::{Mode, Orders, PIPELINED},
 };
+
+/// So many notes of each life are kept.
+const NOTES: usize = 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct LifeNumber(pub(crate) usize);
@@ -29,6 +32,8 @@ pub(crate) struct Life {
     pub(crate) on_disk: BTreeSet<u64>,
     pub(crate) resent: u64,
     lost: u64,
+    /// The last that its session has told, with the newest number that it had accepted then.
+    notes: VecDeque<(u64, String)>,
 }
 
 pub(crate) struct Event {
@@ -67,6 +72,26 @@ impl Life {
 }
 
 impl Ledger {
+    /// All that is known of an event and the life that has published it, for people.
+    pub(crate) fn tell_of(&self, number: u64) -> String {
+        let Some(event) = self.events.get(&number) else { return format!("{number} is of no life") };
+        let life = &self.lives[event.life.0];
+        let last = self.events.iter().rev().find(|(_, other)| other.life == event.life).map_or(0, |(last, _)| *last);
+        let ages = [Some(number), Some(last)]
+            .map(|number| Some(life.killed?.0.saturating_sub(self.events.get(&number?)?.at.0)));
+        format!(
+            "life {} ({:?}) has published {} to {last}; {number} and the last of them were {ages:?} us old when it was \
+             killed; on disk were {} numbers, {number} among them: {}; confirmed: {:?}; told: {:?}",
+            event.life.0,
+            life.mode,
+            life.first,
+            life.on_disk.len(),
+            life.on_disk.contains(&number),
+            event.confirmed,
+            life.notes
+        )
+    }
+
     /// The number of a broker's new life.
     pub(crate) fn began_broker(&mut self, began: Moment) -> u64 {
         self.brokers.push(BrokerLife { began, killed: None });
@@ -85,7 +110,17 @@ impl Ledger {
     pub(crate) fn began_sensor(&mut self, orders: &Orders) -> LifeNumber {
         let (killed, awake, on_disk) = (None, BTreeMap::new(), BTreeSet::new());
         let (mode, first) = (orders.mode, orders.first);
-        self.lives.push(Life { mode, first, flushed: first - 1, killed, awake, on_disk, resent: 0, lost: 0 });
+        self.lives.push(Life {
+            mode,
+            first,
+            flushed: first - 1,
+            killed,
+            awake,
+            on_disk,
+            resent: 0,
+            lost: 0,
+            notes: VecDeque::new(),
+        });
         LifeNumber(self.lives.len() - 1)
     }
 
@@ -120,7 +155,15 @@ impl Ledger {
                 (life.resent, life.lost) = (resent, lost);
             }
             Line::Awake { at, micros } => _ = self.lives[life.0].awake.insert(at, micros),
-            Line::Started | Line::Drained | Line::Note(_) => {}
+            Line::Note(ref note) => {
+                let newest = self.events.last_key_value().map_or(0, |(number, _)| *number);
+                let notes = &mut self.lives[life.0].notes;
+                notes.push_back((newest, note.clone()));
+                if notes.len() > NOTES {
+                    notes.pop_front();
+                }
+            }
+            Line::Started | Line::Drained => {}
         }
     }
 
