@@ -35,6 +35,7 @@ Exit codes:
   130  publish, sendfile: ended by Ctrl-C before everything was sent (143: by SIGTERM)
 
 Environment:
+  HPFEEDS_URL stands in for --url where no option says where the broker is. Without it,
   HPFEEDS_HOST, HPFEEDS_PORT, HPFEEDS_IDENT and HPFEEDS_SECRET stand in for the options of
   these names: one whose option is given is not read, and an empty one counts as not set.
   Give the secret this way: others on this machine can read a command line.
@@ -292,23 +293,31 @@ impl Cli {
             Action::Spool(_) => return Ok(()),
             Action::Completions(_) => return Ok(()),
         };
-        channels.complete(before, may_lack_channels)?;
+        channels.complete(before);
         self.connection.complete()?;
+        channels.check(may_lack_channels, self.connection.channels())?;
         self.connection.check()
     }
 }
 
 impl ChannelArgs {
     /// Each channel once: a message must not go twice to the same one.
-    fn complete(&mut self, before: Vec<Channel>, may_lack: bool) -> Result<(), (ErrorKind, String)> {
+    fn complete(&mut self, before: Vec<Channel>) {
         let after = std::mem::take(&mut self.channels);
         for channel in before.into_iter().chain(after) {
             if !self.channels.contains(&channel) {
                 self.channels.push(channel);
             }
         }
+    }
+
+    /// Takes the channels of the URL where no option names one.
+    fn check(&mut self, may_lack: bool, of_url: &[Channel]) -> Result<(), (ErrorKind, String)> {
         if self.channels.is_empty() && !may_lack {
-            let message = "no channel: give at least one with --chan CHANNEL";
+            self.channels.extend_from_slice(of_url);
+        }
+        if self.channels.is_empty() && !may_lack {
+            let message = "no channel: give at least one with --chan CHANNEL, or in the URL";
             return Err((ErrorKind::MissingRequiredArgument, message.to_owned()));
         }
         Ok(())

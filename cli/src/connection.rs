@@ -3,9 +3,11 @@
 use std::{env, fmt, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueHint, error::ErrorKind};
-use hpfeeds::{BrokerAddr, Channel, ClientSession, Ident, Limits, Secret, SessionBuilder, TlsOptions, wire};
+use hpfeeds::{
+    BrokerAddr, BrokerUrl, Channel, ClientSession, Ident, Limits, Secret, SessionBuilder, TlsOptions, environment, wire,
+};
 
-use crate::{exit::Failure, values};
+use crate::{exit::Failure, profile::Profile, values};
 
 /// The port that hpfeeds clients try by default.
 const PORT: u16 = 20000;
@@ -15,6 +17,28 @@ const PORT: u16 = 20000;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectionArgs {
+    #[arg(
+        help = "Broker, key and channels in one: hpfeeds://IDENT:SECRET@HOST:PORT/CHANNEL,CHANNEL, or hpfeeds+tls://… \
+            for TLS; better without the secret [env: HPFEEDS_URL]",
+        long,
+        global = true,
+        overrides_with = "url",
+        value_name = "URL"
+    )]
+    url: Option<Hidden>,
+
+    /// Broker and key of the file ~/.config/hpfeeds/profiles/NAME, which only its owner may read:
+    /// lines such as `url = hpfeeds://IDENT:SECRET@HOST:PORT` and `tlscert = FILE`.
+    #[arg(long, global = true, overrides_with = "profile", value_name = "NAME")]
+    profile: Option<String>,
+
+    /// The channels of the URL, and its secret if that is no text.
+    #[arg(skip)]
+    channels: Vec<Channel>,
+
+    #[arg(skip)]
+    url_secret: Option<Secret>,
+
     #[arg(help = "The broker's name or address [env: HPFEEDS_HOST] [default: localhost]",
         long, global = true, overrides_with = "host", value_parser = host, value_hint = ValueHint::Hostname)]
     host: Option<String>,
@@ -35,7 +59,7 @@ pub(crate) struct ConnectionArgs {
         overrides_with = "secret",
         allow_hyphen_values = true
     )]
-    secret: Option<GivenSecret>,
+    secret: Option<Hidden>,
 
     /// Connect over TLS, trusting the system's roots.
     #[arg(long, global = true, overrides_with = "tls")]
@@ -77,18 +101,18 @@ pub(crate) enum Origin {
     Missing,
 }
 
-/// A secret as it was typed. Redacted when it is printed, as [`Secret`] is, which does not tell
-/// whether it is empty.
+/// A secret, or a URL with one in it, as it was typed. Redacted when it is printed, as [`Secret`] is,
+/// which does not tell whether it is empty.
 #[derive(Clone)]
-struct GivenSecret(String);
+struct Hidden(String);
 
-impl From<String> for GivenSecret {
+impl From<String> for Hidden {
     fn from(secret: String) -> Self {
         Self(secret)
     }
 }
 
-impl fmt::Debug for GivenSecret {
+impl fmt::Debug for Hidden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
     }
@@ -99,10 +123,87 @@ impl ConnectionArgs {
     /// would read a variable before it has seen what follows the action, and end on one that is not
     /// used.
     pub(crate) fn complete(&mut self) -> Result<(), (ErrorKind, String)> {
-        fill(&mut self.host, "HPFEEDS_HOST", |text| host(&text))?;
-        fill(&mut self.port, "HPFEEDS_PORT", |text| port_variable(&text))?;
-        fill(&mut self.ident, "HPFEEDS_IDENT", |text| values::name(&text).map_err(|cause| cause.to_string()))?;
-        fill(&mut self.secret, "HPFEEDS_SECRET", |text| Ok(text.into()))
+        if let Some(url) = self.find_url()? {
+            self.take(&url);
+        } else {
+            fill(&mut self.host, environment::HOST, |text| host(&text))?;
+            fill(&mut self.port, environment::PORT, |text| environment::port(&text))?;
+        }
+        if self.host.as_ref().is_some_and(|host| host.contains("://")) {
+            return Err((
+                ErrorKind::ValueValidation,
+                "the host is a URL: give it with --url, or in HPFEEDS_URL".into(),
+            ));
+        }
+        fill(&mut self.ident, environment::IDENT, |text| values::name(&text).map_err(|cause| cause.to_string()))?;
+        if self.url_secret.is_none() {
+            fill(&mut self.secret, environment::SECRET, |text| Ok(text.into()))?;
+        }
+        Ok(())
+    }
+
+    /// The URL of the command line, of the profile, or of the environment, where no option says where
+    /// the broker is.
+    fn find_url(&mut self) -> Result<Option<BrokerUrl>, (ErrorKind, String)> {
+        let is_placed = self.names_a_broker();
+        let conflict = |text: &str| Err((ErrorKind::ArgumentConflict, text.to_owned()));
+        let invalid = |text: String| (ErrorKind::ValueValidation, text);
+        match (&self.url, &self.profile) {
+            (Some(_), Some(_)) => conflict("--url URL and --profile NAME both say where the broker is: give one"),
+            (Some(_), None) if is_placed => {
+                conflict("--url URL says where the broker is, so there can be no --host or --port")
+            }
+            (None, Some(_)) if is_placed => {
+                conflict("--profile NAME says where the broker is, so there can be no --host or --port")
+            }
+            (Some(url), None) => url.0.parse().map(Some).map_err(|fault: hpfeeds::Error| invalid(fault.to_string())),
+            (None, Some(name)) => {
+                let profile = Profile::load(name).map_err(invalid)?;
+                let url: BrokerUrl =
+                    profile.url.parse().map_err(|fault| invalid(format!("the profile {name}: {fault}")))?;
+                self.tls_name = self.tls_name.take().or(profile.tls_name);
+                self.tlscert = self.tlscert.take().or(profile.tlscert);
+                if self.tls_client_cert.is_none() && self.tls_client_key.is_none() {
+                    (self.tls_client_cert, self.tls_client_key) = (profile.tls_client_cert, profile.tls_client_key);
+                }
+                Ok(Some(url))
+            }
+            (None, None) if is_placed => Ok(None),
+            (None, None) => {
+                let mut url = None;
+                fill(&mut url, environment::URL, |text| {
+                    text.parse().map_err(|fault: hpfeeds::Error| fault.to_string())
+                })?;
+                Ok(url)
+            }
+        }
+    }
+
+    /// Takes over what a URL says and no option does.
+    fn take(&mut self, url: &BrokerUrl) {
+        self.host = Some(url.addr().host().to_owned());
+        self.port = Some(url.addr().port());
+        self.tls |= url.is_tls();
+        if self.ident.is_none() {
+            self.ident = url.ident().map(ToString::to_string);
+        }
+        if self.secret.is_none() {
+            match url.secret_text() {
+                Some(text) => self.secret = Some(Hidden(text.to_owned())),
+                None => self.url_secret = url.secret(),
+            }
+        }
+        self.channels = url.channels().to_vec();
+    }
+
+    /// The channels of the URL.
+    pub(crate) fn channels(&self) -> &[Channel] {
+        &self.channels
+    }
+
+    /// Whether an option or the URL wants TLS.
+    pub(crate) fn speaks_tls(&self) -> bool {
+        self.tls_client_cert.is_some() || self.tls_options().is_some()
     }
 
     /// Whether the user has said where the broker is.
@@ -121,7 +222,7 @@ impl ConnectionArgs {
         if self.ident.as_deref().unwrap_or_default().is_empty() {
             return missing("ident");
         }
-        if self.secret.as_ref().is_none_or(|secret| secret.0.is_empty()) {
+        if self.url_secret.is_none() && self.secret.as_ref().is_none_or(|secret| secret.0.is_empty()) {
             return missing("secret");
         }
         self.check_client_certificate()
@@ -148,8 +249,8 @@ impl ConnectionArgs {
 
     /// The key's name and secret, which are empty when they were not given.
     pub(crate) fn key(&self) -> (&str, Secret) {
-        let secret = self.secret.as_ref().map_or("", |secret| &*secret.0);
-        (self.ident.as_deref().unwrap_or_default(), Secret::from(secret))
+        let given = || Secret::from(self.secret.as_ref().map_or("", |secret| &*secret.0));
+        (self.ident.as_deref().unwrap_or_default(), self.url_secret.clone().unwrap_or_else(given))
     }
 
     /// The secret as it was given, for what looks at its form; it is empty when it was not given.
@@ -191,7 +292,16 @@ impl ConnectionArgs {
                 (None, None) => Origin::Missing,
             }
         };
-        flags.map(|(name, flag)| (name, origin(name, flag))).to_vec()
+        let of_url = match (&self.url, &self.profile) {
+            (None, None) if self.names_a_broker() => None,
+            (None, None) => Some(("url", origin("url", None))).filter(|(_, origin)| *origin != Origin::Missing),
+            (Some(_), _) => Some(("url", Origin::Flag)),
+            (None, Some(_)) => Some(("profile", Origin::Flag)),
+        };
+        // A URL says both, and then their variables are not read.
+        let has_url = of_url.is_some();
+        let others = flags.into_iter().filter(|(name, _)| !has_url || !matches!(*name, "host" | "port"));
+        of_url.into_iter().chain(others.map(|(name, flag)| (name, origin(name, flag)))).collect()
     }
 
     /// A session that does not exist yet.
@@ -286,22 +396,11 @@ fn port(text: &str) -> Result<u16, &'static str> {
     text.parse().ok().filter(|port| *port != 0).ok_or("not a port from 1 to 65535")
 }
 
-/// Kubernetes sets `HPFEEDS_PORT=tcp://ADDR:PORT` in each pod beside a service named hpfeeds. It is
-/// no setting of the user, but a default taken instead could be the wrong broker.
-fn port_variable(text: &str) -> Result<u16, String> {
-    port(text).map_err(|fault| {
-        if text.contains("://") {
-            format!(
-                "{text:?} is a link that Kubernetes sets for a service named hpfeeds, and no port: give --port, or set \
-                 the variable or enableServiceLinks: false in the pod"
-            )
-        } else {
-            format!("{text:?} is {fault}")
-        }
-    })
-}
-
 fn host(text: &str) -> Result<String, String> {
+    // Refused later: here, the message would hold the value, with a secret.
+    if text.contains("://") {
+        return Ok(text.to_owned());
+    }
     let host = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     if host.is_empty() {
         return Err("it is empty".to_owned());

@@ -15,6 +15,7 @@ mod link;
 mod ndjson;
 mod output;
 mod pace;
+mod profile;
 mod publish;
 mod record;
 mod save;

@@ -40,7 +40,7 @@ impl SessionBuilder {
         let url = url.try_into().map_err(Into::into)?;
         let ident = url.ident().ok_or_else(|| Error::url("names no ident: hpfeeds://IDENT:SECRET@HOST"))?;
         let secret = url.secret().ok_or_else(|| Error::url("has no secret: hpfeeds://IDENT:SECRET@HOST"))?;
-        Self::of(url.addr().clone(), url.is_tls(), ident, secret.clone(), url.channels().to_vec())
+        Self::of(url.addr().clone(), url.is_tls(), ident, secret, url.channels().to_vec())
     }
 
     /// A builder for the broker and the key that the environment names: in `HPFEEDS_URL`, a URL as
@@ -74,6 +74,7 @@ impl SessionBuilder {
     }
 
     #[cfg(not(feature = "tls"))]
+    #[allow(clippy::unused_self, reason = "with the feature it is what connects")]
     fn over_tls(self) -> Result<Self, Error> {
         Err(Error::url("wants TLS, which this program was built without: enable the feature tls of hpfeeds-client"))
     }

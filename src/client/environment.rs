@@ -24,7 +24,7 @@ pub const IDENT: &str = "HPFEEDS_IDENT";
 /// The key's secret.
 pub const SECRET: &str = "HPFEEDS_SECRET";
 
-/// What the environment says.
+/// The settings that the environment holds.
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) addr: BrokerAddr,
@@ -76,7 +76,7 @@ impl Settings {
             None => value(IDENT)?.ok_or_else(|| Error::variable(IDENT, &MISSING))?,
         };
         let secret = match url.as_ref().and_then(BrokerUrl::secret) {
-            Some(secret) => secret.clone(),
+            Some(secret) => secret,
             None => Secret::from(value(SECRET)?.ok_or_else(|| Error::variable(SECRET, &MISSING))?),
         };
         Ok(Self { addr, is_tls, ident, secret, channels })

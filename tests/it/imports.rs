@@ -71,6 +71,7 @@ const TOOL: [&[&str]; 8] = [
         "escape",
         "exit",
         "pace",
+        "profile",
         "values",
     ],
 ];

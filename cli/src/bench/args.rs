@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{ArgMatches, Args, Subcommand, ValueHint, error::ErrorKind, parser::ValueSource};
+use clap::{ArgMatches, Args, Subcommand, ValueHint, error::ErrorKind};
 use hpfeeds::{BrokerAddr, Channel, Secret};
 
 use super::batch::STAMP;
@@ -165,7 +165,7 @@ impl BenchArgs {
         if channels.next().is_some() {
             return conflict("bench publishes to one channel: give --chan once");
         }
-        if matches.get_flag("tls") || ["tlscert", "tls_name", "tls_client_cert"].iter().any(|id| is_set(matches, id)) {
+        if connection.speaks_tls() {
             return conflict("bench does not speak TLS: it would measure its own cryptography");
         }
         self.max_message = matches.get_one("max_message").copied().unwrap_or_default();
@@ -191,11 +191,6 @@ impl CommonArgs {
             None => CHANNEL.parse().unwrap_or_else(|_| unreachable!("it is a channel")),
         }
     }
-}
-
-/// By the user.
-fn is_set(matches: &ArgMatches, id: &str) -> bool {
-    matches.value_source(id).is_some_and(|source| source != ValueSource::DefaultValue)
 }
 
 fn payload(text: &str) -> Result<usize, String> {

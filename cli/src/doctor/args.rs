@@ -81,7 +81,12 @@ impl DoctorArgs {
         before: Vec<Channel>,
         connection: &mut ConnectionArgs,
     ) -> Result<(), (ErrorKind, String)> {
-        let after = std::mem::take(&mut self.channels);
+        self.given.settings = connection.origins();
+        connection.complete()?;
+        let mut after = std::mem::take(&mut self.channels);
+        if before.is_empty() && after.is_empty() {
+            after = connection.channels().to_vec();
+        }
         for channel in before.into_iter().chain(after) {
             if !self.channels.contains(&channel) {
                 self.channels.push(channel);
@@ -95,8 +100,6 @@ impl DoctorArgs {
             let message = "--listen SECONDS needs a channel to listen on: give at least one with --chan CHANNEL";
             return Err((ErrorKind::MissingRequiredArgument, message.to_owned()));
         }
-        self.given.settings = connection.origins();
-        connection.complete()?;
         if self.channels.is_empty() && self.echo.is_none() {
             connection.check_client_certificate()
         } else {

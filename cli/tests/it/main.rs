@@ -28,3 +28,4 @@ mod subscribe;
 mod support;
 mod terminal;
 mod tls;
+mod url;

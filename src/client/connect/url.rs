@@ -39,7 +39,7 @@ pub struct BrokerUrl {
     addr: BrokerAddr,
     is_tls: bool,
     ident: Option<Ident>,
-    secret: Option<Secret>,
+    secret: Vec<u8>,
     channels: Vec<Channel>,
 }
 
@@ -64,8 +64,15 @@ impl BrokerUrl {
 
     /// The secret, if there is one in it.
     #[must_use]
-    pub fn secret(&self) -> Option<&Secret> {
-        self.secret.as_ref()
+    pub fn secret(&self) -> Option<Secret> {
+        if self.secret.is_empty() { None } else { Some(Secret::new(&self.secret)) }
+    }
+
+    /// The secret as text, if it is some, for what looks at its form.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn secret_text(&self) -> Option<&str> {
+        str::from_utf8(&self.secret).ok().filter(|text| !text.is_empty())
     }
 
     /// The channels, in their order.
@@ -103,12 +110,11 @@ fn parse(url: &str) -> Result<BrokerUrl, String> {
     }
     let (key, place) = authority.rsplit_once('@').unwrap_or(("", authority));
     let (ident, secret) = key.split_once(':').unwrap_or((key, ""));
-    let secret = decode(secret, "the secret")?;
     Ok(BrokerUrl {
         addr: address(place)?,
         is_tls,
         ident: if ident.is_empty() { None } else { Some(name(ident, "ident", |ident| Ident::new(ident))?) },
-        secret: if secret.is_empty() { None } else { Some(Secret::new(secret)) },
+        secret: decode(secret, "the secret")?,
         channels: match path {
             "" => Vec::new(),
             path => path

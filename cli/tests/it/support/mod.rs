@@ -32,7 +32,7 @@ pub(crate) fn tool() -> Command {
 
 pub(crate) fn bare_tool() -> std::process::Command {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hpfeeds"));
-    for name in ["HPFEEDS_HOST", "HPFEEDS_PORT", "HPFEEDS_IDENT", "HPFEEDS_SECRET"] {
+    for name in ["HPFEEDS_URL", "HPFEEDS_HOST", "HPFEEDS_PORT", "HPFEEDS_IDENT", "HPFEEDS_SECRET"] {
         command.env_remove(name);
     }
     command
