@@ -47,7 +47,7 @@ use crate::wire::{Channel, Ident};
 /// ```
 #[derive(Clone)]
 pub struct SessionHandle {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     task: Arc<SharedTask>,
 }
 
@@ -152,9 +152,10 @@ pub(super) fn await_answer(shared: &Shared, channel: Channel, from: Option<Subsc
     if shared.outcome().is_some() {
         return Err(shared.outbox.closed());
     }
-    match from {
-        None => shared.want(channel.clone(), true),
-        Some(from) => shared.want_from(channel.clone(), from),
+    if let Some(from) = from {
+        shared.want_from(channel.clone(), from);
+    } else {
+        shared.want(channel.clone(), true);
     }
     let granted = shared.await_grant(channel);
     shared.driver.wake();

@@ -2,6 +2,7 @@
 //! bounded queue.
 
 mod access;
+mod channel_stream;
 mod config;
 mod connect;
 mod connection;
@@ -27,7 +28,9 @@ pub mod spool;
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests;
 mod wait;
+mod when_full;
 
+pub use channel_stream::ChannelStream;
 #[cfg(feature = "tls")]
 pub use connect::tls::TlsOptions;
 #[cfg(feature = "tls")]
@@ -52,4 +55,5 @@ pub use publisher::{PublishSink, Publisher, TryPublishError};
 pub use receipt::{Confirm, Flushed, Receipt, SessionStats};
 pub use session::{ClientSession, Message};
 #[cfg(feature = "spool")]
-pub use spool::{Spool, SpoolError, SpoolStatus, WhenFull};
+pub use spool::{Spool, SpoolError, SpoolStatus};
+pub use when_full::WhenFull;

@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::PollSemaphore;
 
 #[cfg(feature = "spool")]
-use super::spool::WhenFull;
+use super::when_full::WhenFull;
 use super::{
     driver::desired::{Confirms, Shared},
     error::{Cause, Error, FULL},

@@ -388,7 +388,7 @@ impl ClientSession {
         if self.inner.shared.gave_way() && self.inner.shared.inbox.is_empty() {
             self.inner.task.poll_inline();
         }
-        let Some(popped) = ready!(self.inner.shared.inbox.poll_pop(cx)) else {
+        let Some(popped) = ready!(self.inner.shared.channels.poll_session(cx, &*self.inner.shared)) else {
             self.inner.terminated = true;
             return Poll::Ready(false);
         };

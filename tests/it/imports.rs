@@ -9,7 +9,13 @@ mod checker;
 const LIBRARY: &[&[&str]] = &[
     &["lib"],
     &["client/mod"],
-    &["client/merge", "client/options", "client/consume", "client/access"],
+    &[
+        "client/merge",
+        "client/options",
+        "client/consume",
+        "client/access",
+        "client/channel_stream",
+    ],
     &["client/session"],
     &["client/handle"],
     &["client/publisher", "client/driver"],
@@ -25,6 +31,7 @@ const LIBRARY: &[&[&str]] = &[
     &["client/mailbox_fault"],
     &["client/connect/addr", "client/connect/tls/fault"],
     &["client/spool"],
+    &["client/when_full"],
     &["log"],
     &["wire", "x509", "units"],
 ];

@@ -5,6 +5,7 @@ mod batch;
 #[cfg(feature = "tls")]
 #[path = "../support/certificates.rs"]
 mod certificates;
+mod channels;
 mod ending;
 mod extended;
 mod extension;

@@ -25,7 +25,13 @@ use crate::{
         error::{Cause, Error},
         event::{Events, SessionEvent, SessionState},
         mailbox::SubscribeFrom,
-        queue::{consumption::Consumption, in_flight::InFlight, receive::Inbox, send::Outbox},
+        queue::{
+            channels::{Channels, Surroundings},
+            consumption::Consumption,
+            in_flight::InFlight,
+            receive::Inbox,
+            send::Outbox,
+        },
         receipt::{Flushed, SessionStats},
     },
     wire::{Channel, DecodeError},
@@ -38,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) outbox: Outbox,
     pub(crate) inbox: Inbox,
+    pub(crate) channels: Channels,
     pub(crate) consumption: Consumption,
     pub(crate) driver: AtomicWaker,
     /// The driver could go on, and lets others run.
@@ -125,6 +132,7 @@ impl Shared {
         Self {
             outbox: Outbox::new(config.ident.clone(), config.limits, config.send_queue),
             inbox: Inbox::new(config.receive_queue),
+            channels: Channels::default(),
             consumption: Consumption::new(config.manual_commit),
             driver: AtomicWaker::new(),
             gave_way: AtomicBool::new(false),
@@ -148,13 +156,14 @@ impl Shared {
         }
     }
 
-    /// Wants a channel, or no longer. The driver sends what that takes, now or when it is
-    /// connected.
-    pub(crate) fn want(&self, channel: Channel, wanted: bool) {
+    /// Wants a channel, or no longer; whether that is news. The driver sends what that takes, now or
+    /// when it is connected.
+    pub(crate) fn want(&self, channel: Channel, wanted: bool) -> bool {
         let changed = self.wanted.lock().want(channel, wanted);
         if changed {
             self.driver.wake();
         }
+        changed
     }
 
     /// Wants a channel from some point on, in place of what was wanted of it before.
@@ -356,6 +365,24 @@ impl Shared {
 
     pub(crate) fn set_figures(&self, in_flight: &InFlight) {
         *self.figures.lock() = Figures::of(in_flight);
+    }
+}
+
+impl Surroundings for Shared {
+    fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    fn wants(&self, channel: &str) -> bool {
+        self.wanted.lock().covers(channel)
+    }
+
+    fn skip(&self, fault: DecodeError) {
+        Shared::skip(self, fault);
+    }
+
+    fn wake_driver(&self) {
+        self.driver.wake();
     }
 }
 

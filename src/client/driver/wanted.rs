@@ -13,7 +13,7 @@ use crate::{
         error::{Cause, Error},
         mailbox::SubscribeFrom,
     },
-    wire::{Channel, extension::Position},
+    wire::{Channel, Pattern, extension::Position},
 };
 
 /// The channels that are wanted, and what the program wants of the session as a whole.
@@ -106,6 +106,11 @@ impl Wanted {
         self.connected = true;
         self.changed.clear();
         self.channels.iter().map(|(channel, from)| (channel.clone(), Wish::of(Some(from)))).collect()
+    }
+
+    /// Whether a channel is among what is wanted, or below a pattern that is.
+    pub(super) fn covers(&self, channel: &str) -> bool {
+        self.channels.keys().any(|wanted| Pattern::new(wanted).is_ok_and(|pattern| pattern.matches(channel)))
     }
 
     /// Whether a mailbox is among what is wanted.

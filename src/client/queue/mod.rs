@@ -1,6 +1,7 @@
 //! The queues of a session: to send, being written, unconfirmed, received.
 
 pub(super) mod batch;
+pub(super) mod channels;
 pub(super) mod consumption;
 pub(super) mod in_flight;
 pub(super) mod receive;

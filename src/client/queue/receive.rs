@@ -152,9 +152,14 @@ impl Inbox {
             budget.made_progress();
             return Poll::Ready(None);
         }
-        match &mut state.reader {
-            Some(reader) => reader.clone_from(cx.waker()),
-            reader => *reader = Some(cx.waker().clone()),
+        let before = match &mut state.reader {
+            Some(reader) if reader.will_wake(cx.waker()) => None,
+            reader => reader.replace(cx.waker().clone()),
+        };
+        drop(state);
+        // The session, in whose place the streams of channels read now, or a task that reads no more.
+        if let Some(before) = before {
+            before.wake();
         }
         Poll::Pending
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     error::SpoolError,
-    options::{Spool, WhenFull},
+    options::Spool,
     owner::{Found, Owner},
     reading::{self, Reading},
     runs::Runs,
@@ -19,6 +19,7 @@ use super::{
     status::SpoolNews,
 };
 use crate::{
+    client::when_full::WhenFull,
     log::{self, Append, Disk, FRAMES, Log, LogError, LogOptions, StreamEnd},
     wire::{
         Limits,

@@ -25,7 +25,7 @@ pub use self::{
     feed::{Feed, Feeder, feed},
     feed_news::{FeedBroker, FeedNews, FeedRefused},
     handle::SpoolHandle,
-    options::{Spool, WhenFull},
+    options::Spool,
     shared::{Answer, Batch, Want},
     status::{SpoolNews, SpoolStatus},
 };

@@ -2,21 +2,7 @@
 
 use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
-use crate::log::Disk;
-
-/// The policy for messages that find no room.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WhenFull {
-    /// `publish` waits, and `try_publish` gives the payload back. The default.
-    #[default]
-    Wait,
-    /// The oldest messages go, counted. A message that was sent and is not confirmed yet stays: the
-    /// oldest after it go.
-    DropOldest,
-    /// `publish` fails at once.
-    Refuse,
-}
+use crate::{client::when_full::WhenFull, log::Disk};
 
 /// A spool: a folder in which a session keeps messages that the broker has not confirmed, so that
 /// they outlive the connection and the program.

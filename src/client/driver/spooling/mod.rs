@@ -27,7 +27,8 @@ use crate::{
         error::{Cause, Error},
         event::SessionEvent,
         queue::{batch::Batch, in_flight::InFlight, unconfirmed::Unconfirmed},
-        spool::{Answer, Chunk, Feed, FeedBroker, FeedRefused, Spool, SpoolHandle, SpoolNews, WhenFull},
+        spool::{Answer, Chunk, Feed, FeedBroker, FeedRefused, Spool, SpoolHandle, SpoolNews},
+        when_full::WhenFull,
     },
     wire::{
         Channel,

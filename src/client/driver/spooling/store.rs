@@ -10,7 +10,8 @@ use crate::{
     client::{
         driver::desired::Shared,
         queue::{batch::Batch, in_flight::InFlight, unconfirmed::Keeping},
-        spool::{self, WhenFull},
+        spool,
+        when_full::WhenFull,
     },
     wire::extension::{StreamId, StreamPosition},
 };
