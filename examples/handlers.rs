@@ -1,4 +1,5 @@
-//! Handlers: one function per channel, a wait for a particular message, and a filter on senders.
+//! Handlers: one asynchronous function per channel, a wait for a particular message, and a filter on
+//! senders.
 //!
 //! ```text
 //! cargo run --example handlers
@@ -6,37 +7,73 @@
 //!
 //! It starts the broker itself, with the keys of a few sensors.
 
-use std::{collections::HashMap, error::Error, pin::pin, time::Duration};
+use std::{
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::Duration,
+};
 
-use futures::{Stream, StreamExt as _};
-use hpfeeds::{ClientSession, Ident, Message, wire::Pattern};
+use hpfeeds::{ClientSession, Dispatcher, Message, wire::Pattern};
 use hpfeeds_broker::{Broker, Key};
 use serde_json::Value;
-use tokio::time::timeout;
 
-type Handler = fn(&Ident, &Value);
+type Error = Box<dyn std::error::Error + Send + Sync>;
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> Result<(), Error> {
     let sensors = ["europe.athens", "europe.bergen", "africa.cairo"];
     let mut builder = Broker::builder().listen("127.0.0.1:0")?;
     for ident in ["collector"].into_iter().chain(sensors) {
         builder = builder.user(Key::new(ident, "secret")?.publish(["*"])?.subscribe(["*"])?);
     }
     let broker = builder.start().await?;
-
-    let handlers: HashMap<&str, Handler> =
-        HashMap::from([("cowrie.sessions", on_login as Handler), ("glastopf.events", on_request)]);
     let mut collector = ClientSession::connect(broker.local_addr(), "collector", "secret").await?;
-    for channel in handlers.keys() {
+
+    // An ident can be trusted: the broker lets no client publish under the ident of another.
+    let europe = &Pattern::new("europe.*")?;
+    let (good, bad) = (&AtomicU32::new(0), &AtomicU32::new(0));
+    let handle = &collector.handle();
+    let count = |outcome: Result<String, serde_json::Error>| {
+        let counter = match outcome {
+            Ok(line) => {
+                println!("{line}");
+                good
+            }
+            Err(error) => {
+                println!("bad message: {error}");
+                bad
+            }
+        };
+        counter.fetch_add(1, Relaxed);
+    };
+    let count = &count;
+    // The functions get messages in turns. One that ends the session ends the dispatcher.
+    let dispatcher = Dispatcher::<Error>::new()
+        .on("cowrie.sessions", async move |message: Message| {
+            if europe.matches(&message.0) {
+                count(login(&message));
+            }
+            Ok(())
+        })?
+        .on("glastopf.*", async move |message: Message| {
+            if europe.matches(&message.0) {
+                count(request(&message));
+            }
+            Ok(())
+        })?
+        .on("collector.done", async move |_| Ok(handle.close().await?))?
+        .otherwise(async |(ident, channel, _)| {
+            println!("{ident}: no handler for {channel}");
+            Ok(())
+        });
+
+    for channel in ["cowrie.sessions", "glastopf.*", "collector.ready"] {
         collector.subscribe(channel)?;
     }
-
-    // A broker does not confirm a subscription, but it reads a connection in order: when a message
-    // that we send after it comes back, the subscriptions are in place.
-    collector.subscribe("collector.ready")?;
+    // The broker reads a connection in order: when a message that we send behind the subscriptions
+    // comes back, they are in place.
     collector.publish("collector.ready", "").await?;
-    wait_for(&mut collector, |(_, channel, _)| channel == "collector.ready").await?;
+    let is_ready = |message: &Message| message.1 == "collector.ready";
+    collector.wait_for(is_ready, Duration::from_secs(5)).await?;
 
     for ident in sensors {
         let mut sensor = ClientSession::connect(broker.local_addr(), ident, "secret").await?;
@@ -45,49 +82,24 @@ async fn main() -> Result<(), Box<dyn Error>> {
         sensor.publish("glastopf.events", "<html>").await?;
         sensor.close().await?;
     }
+    collector.publish("collector.done", "").await?;
+    dispatcher.run(&mut collector).await?;
 
-    // An ident can be trusted: the broker lets no client publish under the ident of another.
-    let wanted = Pattern::new("europe.*")?;
-    let (mut good, mut bad) = (0, 0);
-    while good + bad < 6 {
-        let from_europe = |(ident, ..): &Message| wanted.matches(ident);
-        let (ident, channel, payload) = wait_for(&mut collector, from_europe).await?;
-        match (handlers.get(channel.as_str()), serde_json::from_slice(&payload)) {
-            (Some(handler), Ok(event)) => {
-                handler(&ident, &event);
-                good += 1;
-            }
-            (None, _) => println!("{ident}: no handler for {channel}"),
-            (_, Err(error)) => {
-                println!("{ident}: bad message on {channel}: {error}");
-                bad += 1;
-            }
-        }
+    match (good.load(Relaxed), bad.load(Relaxed)) {
+        (4, 2) => Ok(()),
+        (good, bad) => Err(format!("{good} good messages and {bad} bad ones").into()),
     }
-    collector.close().await?;
-    if (good, bad) == (4, 2) { Ok(()) } else { Err(format!("{good} good messages and {bad} bad ones").into()) }
 }
 
-fn on_login(ident: &Ident, event: &Value) {
-    println!("{ident}: {} tried {} passwords", event["peerIP"], event["credentials"].as_array().map_or(0, Vec::len));
+fn login((ident, _, payload): &Message) -> serde_json::Result<String> {
+    let event: Value = serde_json::from_slice(payload)?;
+    let passwords = event["credentials"].as_array().map_or(0, Vec::len);
+    Ok(format!("{ident}: {} tried {passwords} passwords", event["peerIP"]))
 }
 
-fn on_request(ident: &Ident, event: &Value) {
-    println!("{ident}: {} asked for {}", event["source"][0], event["request_url"]);
-}
-
-/// The next message that satisfies `wanted`; messages before it are skipped. Gives up after five
-/// seconds.
-async fn wait_for<S>(messages: &mut S, wanted: impl Fn(&Message) -> bool) -> Result<Message, Box<dyn Error>>
-where
-    S: Stream<Item = Message> + Unpin,
-{
-    let mut matching = pin!(messages.filter(|message| std::future::ready(wanted(message))));
-    match timeout(Duration::from_secs(5), matching.next()).await {
-        Ok(Some(message)) => Ok(message),
-        Ok(None) => Err("the session ended".into()),
-        Err(_elapsed) => Err("nothing of the kind arrived within five seconds".into()),
-    }
+fn request((ident, _, payload): &Message) -> serde_json::Result<String> {
+    let event: Value = serde_json::from_slice(payload)?;
+    Ok(format!("{ident}: {} asked for {}", event["source"][0], event["request_url"]))
 }
 
 fn first_line(text: &'static str) -> &'static str {

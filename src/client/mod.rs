@@ -7,6 +7,7 @@ mod config;
 mod connect;
 mod connection;
 mod consume;
+mod dispatch;
 mod driver;
 #[doc(hidden)]
 pub mod environment;
@@ -44,6 +45,7 @@ pub use connect::{
 };
 #[doc(hidden)]
 pub use connection::error_text;
+pub use dispatch::Dispatcher;
 pub use driver::backoff::Backoff;
 pub use error::Error;
 pub use event::{Events, SessionEvent, SessionState};

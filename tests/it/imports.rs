@@ -15,6 +15,7 @@ const LIBRARY: &[&[&str]] = &[
         "client/consume",
         "client/access",
         "client/channel_stream",
+        "client/dispatch",
     ],
     &["client/session"],
     &["client/handle"],

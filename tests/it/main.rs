@@ -6,6 +6,7 @@ mod batch;
 #[path = "../support/certificates.rs"]
 mod certificates;
 mod channels;
+mod dispatching;
 mod ending;
 mod extended;
 mod extension;
