@@ -19,6 +19,8 @@
 //!   the combinators that you know (`select_all`, `StreamMap`, `forward`), or for less with
 //!   [`merge`].
 //! - [`Publisher`] is its cloneable sending half, and [`PublishSink`] a `Sink` for one channel.
+//! - [`SessionHandle`] subscribes and closes while another task reads, [`ChannelStream`] has the
+//!   messages of one subscription, and [`Dispatcher`] hands messages to functions.
 //! - [`SessionEvent`] and [`SessionState`] tell an operator why nothing arrives.
 //! - [`wire`] is the protocol itself, without any I/O, and a codec for `tokio_util`.
 //!
@@ -59,6 +61,9 @@
 //! - `tls`: TLS with rustls, see [`SessionBuilder::tls`](SessionBuilder).
 //! - `spool`: messages that no broker has confirmed outlive the connection and the program, in a
 //!   folder, see [`SessionBuilder::spool`](SessionBuilder).
+//! - `json`: values are published as JSON, and payloads read as such, see
+//!   [`publish_json`](ClientSession).
+//! - `blocking`: a session for programs without asynchronous code, `hpfeeds::blocking`.
 //! - `serde`: [`Ident`] and [`Channel`] implement `Serialize` and `Deserialize`.
 //!
 //! None is on by default.

@@ -32,11 +32,10 @@ pub(crate) enum Cause {
     Address {
         given: String,
     },
-    /// The fault of a URL, without any part of it.
-    Url(String),
-    Variable {
-        name: &'static str,
-        fault: String,
+    /// A fault that has all its words.
+    Told {
+        kind: Told,
+        text: String,
     },
     Encode(EncodeError),
     #[cfg(feature = "tls")]
@@ -169,6 +168,19 @@ pub(crate) enum Cause {
     },
 }
 
+/// The kinds of faults that have all their words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// A URL or a variable, neither of which is shown.
+    Usage,
+    /// A value that is no JSON, or JSON that is not the value that is expected.
+    #[cfg(feature = "json")]
+    Json,
+    /// The thread of a session cannot be made.
+    #[cfg(feature = "blocking")]
+    Thread,
+}
+
 /// The text of a full queue, also in the error of `try_publish`.
 pub(super) const FULL: &str = "the send queue is full: the broker is away or slower than this program";
 
@@ -187,11 +199,12 @@ impl Error {
 
     /// `fault` is a predicate, without any part of the URL.
     pub(crate) fn url(fault: impl Into<String>) -> Self {
-        Self::new(Cause::Url(fault.into()))
+        let text = format!("the URL of the broker {}", fault.into());
+        Self::new(Cause::Told { kind: Told::Usage, text })
     }
 
     pub(crate) fn variable(name: &'static str, fault: &dyn fmt::Display) -> Self {
-        Self::new(Cause::Variable { name, fault: fault.to_string() })
+        Self::new(Cause::Told { kind: Told::Usage, text: format!("the variable {name}: {fault}") })
     }
 
     /// The spool's thread cannot be made.
@@ -232,7 +245,7 @@ impl Error {
     pub fn is_usage(&self) -> bool {
         match self.cause() {
             Cause::Name { .. } | Cause::BareName(_) | Cause::Address { .. } | Cause::Encode(_) => true,
-            Cause::Url(_) | Cause::Variable { .. } => true,
+            Cause::Told { kind, .. } => *kind == Told::Usage,
             #[cfg(feature = "tls")]
             Cause::Tls { .. } => true,
             _ => false,
@@ -329,6 +342,13 @@ impl Error {
         matches!(self.cause(), Cause::Full)
     }
 
+    /// A value cannot be written as JSON, or a payload is not the JSON that is expected.
+    #[cfg(feature = "json")]
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        matches!(self.cause(), Cause::Told { kind: Told::Json, .. })
+    }
+
     /// Nothing that was waited for has come in time, as [`wait_for`](crate::ClientSession::wait_for)
     /// says; the session goes on.
     #[must_use]
@@ -369,8 +389,7 @@ impl fmt::Display for Error {
             Cause::Address { given } => {
                 write!(f, "{given:?} is not a broker address: use HOST:PORT, such as \"localhost:20000\"")
             }
-            Cause::Url(fault) => write!(f, "the URL of the broker {fault}"),
-            Cause::Variable { name, fault } => write!(f, "the variable {name}: {fault}"),
+            Cause::Told { text, .. } => f.write_str(text),
             Cause::Encode(cause) => write!(f, "{cause}; raise the maximum on both sides or send less"),
             #[cfg(feature = "tls")]
             Cause::Tls { what, cause } => write!(f, "{what}: {cause}"),

@@ -2,6 +2,8 @@
 //! bounded queue.
 
 mod access;
+#[cfg(feature = "blocking")]
+pub mod blocking;
 mod channel_stream;
 mod config;
 mod connect;
@@ -14,6 +16,8 @@ pub mod environment;
 mod error;
 mod event;
 mod handle;
+#[cfg(feature = "json")]
+mod json;
 mod mailbox;
 mod mailbox_fault;
 mod merge;
@@ -50,6 +54,8 @@ pub use driver::backoff::Backoff;
 pub use error::Error;
 pub use event::{Events, SessionEvent, SessionState};
 pub use handle::SessionHandle;
+#[cfg(feature = "json")]
+pub use json::JsonPayload;
 pub use mailbox::{Origin, SubscribeFrom};
 pub use merge::{Merged, merge};
 pub use options::SessionBuilder;

@@ -9,6 +9,7 @@ mod checker;
 const LIBRARY: &[&[&str]] = &[
     &["lib"],
     &["client/mod"],
+    &["client/blocking"],
     &[
         "client/merge",
         "client/options",
@@ -16,6 +17,7 @@ const LIBRARY: &[&[&str]] = &[
         "client/access",
         "client/channel_stream",
         "client/dispatch",
+        "client/json",
     ],
     &["client/session"],
     &["client/handle"],

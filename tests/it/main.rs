@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
 mod batch;
+#[cfg(feature = "blocking")]
+mod blocking;
 #[cfg(feature = "tls")]
 #[path = "../support/certificates.rs"]
 mod certificates;
