@@ -15,7 +15,7 @@ use crate::{
     config::Config,
     delivery::context::DeliveryContext,
     identity::IdentRegistry,
-    journal::store::Store,
+    journal::{state::Health, store::Store},
     limits::{
         auth_failures::AuthFailureDelay, connections::Admission, log_sampler::LogSampler,
         tls_handshakes::HandshakeLimiter,
@@ -127,6 +127,9 @@ impl BrokerContext {
         }
         if !self.metrics.endpoints.all_listening() {
             return Err("not listening");
+        }
+        if self.journal.as_ref().is_some_and(|store| store.journal.health() == Health::Failed) {
+            return Err("the journal has failed");
         }
         Ok(())
     }

@@ -126,6 +126,12 @@ impl Quota {
         &self.name
     }
 
+    /// Whether a mailbox that is declared for an ident belongs to this account, one of whose idents is
+    /// `own`: it is that one, or another spelling of an account that knows several.
+    pub(crate) fn has_mailbox_of(&self, declared: &str, own: &str) -> bool {
+        declared == own || declared == &*self.name || (self.shared && declared.eq_ignore_ascii_case(&self.name))
+    }
+
     pub(crate) fn account(&self) -> Account {
         Account { name: self.name.clone(), shared: self.shared }
     }
@@ -144,6 +150,17 @@ mod tests {
     use super::*;
 
     const RULES: QuotaRules = QuotaRules { max_connections: 2, publish: Rate::UNLIMITED, deliver: Rate::UNLIMITED };
+
+    #[test]
+    fn mailbox_of_an_ident_is_that_of_all_spellings_of_its_account_and_of_no_other() {
+        let (mut quotas, now) = (QuotaTable::new(RULES), Instant::now());
+        let spelled = quotas.connect(Owner::Account("BOB"), now).unwrap();
+        let own = quotas.connect(Owner::Ident("Bob"), now).unwrap();
+        let found =
+            |quota: &Quota, own| ["bob", "Bob", "BOB", "eve"].map(|declared| quota.has_mailbox_of(declared, own));
+        assert_eq!(found(&spelled, "bOb"), [true, true, true, false]);
+        assert_eq!(found(&own, "Bob"), [false, true, false, false]);
+    }
 
     #[test]
     fn account_and_ident_of_the_same_name_have_quotas_of_their_own() {

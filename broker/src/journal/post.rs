@@ -93,6 +93,13 @@ impl Mailboxes {
         self.inner.all.read().get(name).cloned()
     }
 
+    /// The mailbox of a name that belongs to an ident, where `belongs` says so of the ident that it is
+    /// declared for.
+    pub(crate) fn find(&self, name: &str, belongs: impl Fn(&str) -> bool) -> Option<MailboxName> {
+        let all = self.inner.all.read();
+        all.keys().find(|other| *other.name == *name && belongs(&other.account)).cloned()
+    }
+
     /// The mailboxes of an account: its own first.
     pub(crate) fn of(&self, account: &str) -> Vec<MailboxName> {
         let first = MailboxName { account: account.into(), name: "".into() };

@@ -7,7 +7,6 @@ use hpfeeds::wire::{
 use tracing::{info, warn};
 
 use crate::{
-    journal::mailbox::spec::MailboxName,
     metrics::category::Category,
     net::endpoint::Mode,
     routing::patterns::{allowed, prefixes},
@@ -121,7 +120,12 @@ impl SessionReader {
                 (name, Some(before).filter(|_| position != Position::NONE))
             }
         };
-        let name = MailboxName { account: (&**self.membership.quota().name()).into(), name: name.into() };
+        let (quota, ident, is_wanted) =
+            (self.membership.quota(), self.membership.ident(), matches!(source, Source::Mailbox(..)));
+        let Some(name) = store.mailboxes.find(name, |declared| quota.has_mailbox_of(declared, ident)) else {
+            let text = || format!("{ident} has no mailbox {name:?} here");
+            return if is_wanted { Err((Code::NO_MAILBOX, text())) } else { Ok(()) };
+        };
         let acknowledges = self.extension.as_ref().is_some_and(|extension| extension.link().window.is_set());
         let key = self.membership.key();
         let post = self.post.get_or_insert_with(|| Box::new(Post::new(store.clone(), key)));
@@ -129,7 +133,6 @@ impl SessionReader {
         if post.is_empty() {
             self.post = None;
         }
-        let is_wanted = matches!(source, Source::Mailbox(..));
         match attached {
             Err(Unattached::NoMailbox) if is_wanted => Err((Code::NO_MAILBOX, format!("there is no mailbox {name}"))),
             Err(Unattached::Uncovered) if is_wanted => {

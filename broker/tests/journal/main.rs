@@ -2,9 +2,11 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod collectors;
 mod delivery;
 #[path = "../support/extension.rs"]
 mod extension_client;
+mod faults;
 mod folder;
 mod publishing;
 #[path = "../support/mod.rs"]

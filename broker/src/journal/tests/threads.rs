@@ -189,3 +189,35 @@ async fn a_message_that_is_passed_over_stands_among_the_dead_letters() {
     let dead = verify(&*dir.dead_letters().unwrap()).unwrap();
     assert_eq!((dead.messages, dead.lost), (1, 0));
 }
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_store_hands_everything_out_that_was_durable_after_each_of_several_kills() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |round: u64| folder.path().join(round.to_string());
+    for round in 0..4_u64 {
+        let dir = DataDir::open(&path(round), Duration::ZERO, true).unwrap();
+        let store = store(&dir);
+        let attachment = store.attach(&"d".parse().unwrap(), IpAddr::V4(Ipv4Addr::LOCALHOST), true).unwrap();
+        attachment.subscribe(&Channel::new("*").unwrap()).unwrap();
+        for number in round * 10..round * 10 + 10 {
+            let position = store.journal.append(draft(&[("x", number)], 50)).unwrap();
+            store.journal.durable(position).await.unwrap();
+        }
+        // The image of a process that is killed now.
+        copy(&path(round), &path(round + 1));
+        let got = tokio::time::timeout(Duration::from_secs(20), collect(attachment, round * 10 + 9)).await.unwrap();
+        assert_eq!(got, (0..round * 10 + 10).collect::<Vec<_>>(), "in life {round}");
+    }
+}
