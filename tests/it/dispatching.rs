@@ -37,16 +37,17 @@ async fn a_message_goes_to_the_first_function_that_matches() {
     let heard = Mutex::new(Vec::new());
     let note = |name: &str, (_, channel, payload): Message| {
         heard.lock().push(format!("{name} {channel} {}", payload.escape_ascii()));
+        Ok(())
     };
     let (note, handle) = (&note, &session.handle());
     let dispatcher = Dispatcher::<Error>::new()
-        .on("a.one", async move |message| Ok(note("exact", message)))
+        .on("a.one", async move |message| note("exact", message))
         .unwrap()
-        .on("a.*", async move |message| Ok(note("below", message)))
+        .on("a.*", async move |message| note("below", message))
         .unwrap()
         .on("end", async move |_| handle.close().await)
         .unwrap()
-        .otherwise(async move |message| Ok(note("other", message)));
+        .otherwise(async move |message| note("other", message));
     assert!(Dispatcher::<Error>::new().on("", async |_| Ok(())).unwrap_err().is_usage());
     assert_eq!(format!("{dispatcher:?}"), "Dispatcher { channels: [\"a.one\", \"a.*\", \"end\"], at_once: 1, .. }");
     for (channel, payload) in [("a.one", "1"), ("a.two", "2"), ("z", "3"), ("a.one", "4"), ("end", "")] {
