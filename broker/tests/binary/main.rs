@@ -6,6 +6,7 @@ mod logs;
 #[path = "../support/pki.rs"]
 mod pki;
 mod python;
+mod relay;
 #[path = "../support/scrape.rs"]
 mod scrape;
 mod signals;

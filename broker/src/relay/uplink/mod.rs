@@ -466,7 +466,7 @@ impl Uplink {
         }
     }
 
-    fn figure(&self) {
+    pub(super) fn figure(&self) {
         let cursor = self.cursor();
         let waiting = self.journal.last().number.saturating_sub(cursor.position.number);
         let oldest_ms = self.queue.oldest().map(|oldest| oldest.piece.unix_ms);

@@ -18,8 +18,9 @@ const TELL_AGAIN: Duration = Duration::from_secs(10);
 impl Uplink {
     /// Takes note of everything that is decided.
     pub(super) fn settle(&mut self) {
+        let mut has_any = false;
         while let Some((outgoing, fate)) = self.queue.settle() {
-            self.is_dirty = true;
+            (self.is_dirty, has_any) = (true, true);
             match (fate, outgoing.aside.clone()) {
                 (Fate::Accepted, aside) => {
                     let messages = u64::from(outgoing.piece.messages);
@@ -40,6 +41,9 @@ impl Uplink {
             }
         }
         self.drained();
+        if has_any {
+            self.figure();
+        }
     }
 
     /// Accepted messages open their channels.
