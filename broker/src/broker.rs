@@ -442,7 +442,11 @@ async fn open_store(setup: Setup) -> Result<Option<(Store, NodeId)>, StartError>
                 "records of cursors are damaged: mailboxes begin at the newest that are not"
             );
         }
-        info!(?found, mailboxes = store.mailboxes.list().len(), streams = report.known.len(), "the store is open");
+        for file in &found.bad {
+            warn!(%file, "a file of the journal cannot be read, and is set aside");
+        }
+        let (segments, mailboxes) = (found.segments, store.mailboxes.list().len());
+        info!(segments, mailboxes, streams = report.known.len(), "the store is open");
     }
     Ok(opened)
 }
