@@ -1,4 +1,4 @@
-//! The `hpfeeds` command-line tool: subscribe, publish, send files, measure brokers.
+//! The `hpfeeds` command-line tool: subscribe, publish, send files, diagnose and measure brokers.
 
 mod args;
 mod beginning;

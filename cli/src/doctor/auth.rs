@@ -66,9 +66,9 @@ pub(super) async fn authenticate(route: &Route, key: &Key, greeted: Greeted) -> 
         conversation.say_extended(ClientFrame::Hello(hello));
     }
     let wait = if extended { route.times.auth } else { route.times.grace };
-    let deadline = Deadline::now() + wait;
+    let (deadline, longest) = (Deadline::now() + wait, Deadline::now() + route.times.auth);
     loop {
-        match conversation.next(deadline).await {
+        match conversation.next_before_consent(deadline, longest).await {
             Ok(Heard::Hello(hello)) => return Ok(Session { conversation, hello: Some(hello) }),
             Ok(Heard::Frame(Frame::Error { message })) => {
                 return Err(Rejection::Said(String::from_utf8_lossy(&message).into_owned()));
@@ -105,10 +105,10 @@ fn accepted(hello: Option<&Hello>, route: &Route, elapsed: Duration) -> Check {
         }
         Some(hello) => {
             let level = match hello.level {
-                _ if !hello.flags.contains(Flags::CONFIRM) => "messages are not confirmed",
-                Level::ROUTED => "messages are confirmed as routed",
-                Level::STORED => "messages are confirmed as stored",
-                _ => "messages are confirmed as replicated",
+                _ if !hello.flags.contains(Flags::CONFIRM) => "confirms nothing",
+                Level::ROUTED => "confirms as routed",
+                Level::STORED => "confirms as stored",
+                _ => "confirms as replicated",
             };
             let largest = hello.largest.map_or_else(String::new, |largest| {
                 // Without the header: as --max-message counts.

@@ -134,9 +134,9 @@ async fn by_silence(
 /// Waits for a denial, for as long as a broker may take that only denies.
 async fn denied(route: &Route, key: &Key, session: &mut Session, channel: Option<&Channel>) -> Option<Outcome> {
     let wait = route.times.grace;
-    let deadline = Deadline::now() + wait;
+    let (deadline, longest) = (Deadline::now() + wait, Deadline::now() + route.times.subscribe);
     loop {
-        match session.conversation.next(deadline).await {
+        match session.conversation.next_before_consent(deadline, longest).await {
             Err(Fault::TimedOut) => return None,
             Err(Fault::Closed) => {
                 return Some(Outcome::Denied("the broker closed the connection without a word".to_owned()));

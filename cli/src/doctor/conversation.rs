@@ -167,8 +167,21 @@ impl Conversation {
         }
     }
 
+    /// Waits for the next frame as long as silence means consent. One that has begun to arrive by
+    /// then is waited for until `longest`: it may be the refusal.
+    pub(super) async fn next_before_consent(&mut self, grace: Instant, longest: Instant) -> Result<Heard, Fault> {
+        match self.next(grace).await {
+            Err(Fault::TimedOut) if !self.incoming.is_empty() => self.next(longest).await,
+            heard => heard,
+        }
+    }
+
     /// Waits for more bytes, and writes meanwhile. Cancel safe.
     pub(super) async fn receive(&mut self, deadline: Instant) -> Result<(), Fault> {
+        // A peer that never stops would otherwise be read from for ever.
+        if Instant::now() >= deadline {
+            return Err(Fault::TimedOut);
+        }
         match timeout_at(deadline, poll_fn(|cx| self.poll(cx))).await {
             Err(_elapsed) => Err(Fault::TimedOut),
             Ok(Err(cause)) if cause.kind() == io::ErrorKind::UnexpectedEof => Err(Fault::Closed),

@@ -98,7 +98,7 @@ pub(super) async fn echo(route: &Route, key: &Key, session: Session, channel: &C
             Ok(()) => {
                 let elapsed = begun.elapsed();
                 first.get_or_insert(elapsed);
-                done.push(format!("{} {}", label(payload_len, room), time(elapsed)));
+                done.push(format!("{} {}", label(payload_len, room), time(elapsed)).replace(' ', "\u{a0}"));
                 details.push(json!({"bytes": payload_len, "seconds": elapsed.as_secs_f64()}));
             }
             Err(why) => {

@@ -41,7 +41,7 @@ fn a_good_broker_passes_every_check() {
         ("TCP", &["127.0.0.1 "]),
         ("protocol", &["hpfeeds, without TLS"]),
         ("INFO", &["\"hpfeeds\" in ", "nonce of 4 bytes", "extension hpx/1"]),
-        ("AUTH", &["accepted in ", "confirmed as routed", "at most 1 MiB each"]),
+        ("AUTH", &["accepted in ", "confirms as routed", "at most 1 MiB each"]),
         ("version", &[concat!("hpfeeds-broker/", env!("CARGO_PKG_VERSION"))]),
         ("subscribe", &["a, b | confirmed in "]),
         ("echo", &["test | 1 KiB ", " | 64 KiB ", " | largest (1048567 B) "]),

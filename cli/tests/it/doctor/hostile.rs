@@ -4,7 +4,7 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use socket2::{Domain, Socket, Type};
@@ -109,7 +109,7 @@ fn names_of_publishers_do_not_act_on_a_terminal() {
         greet(stream);
         assert_eq!(read_frame(stream).unwrap()[4], 4);
         // Behind the time in which a denial would come.
-        thread::sleep(std::time::Duration::from_millis(700));
+        thread::sleep(Duration::from_millis(700));
         let names = "\u{1b}[2J\u{202e}".as_bytes();
         let length = u8::try_from(names.len()).unwrap();
         let body = [&[length], names, &[length], names, b"\x1b[3J"].concat();
@@ -198,9 +198,44 @@ fn a_broker_that_stops_reading_is_told_from_a_network_that_loses() {
 }
 
 #[test]
+fn an_echo_that_is_slow_and_goes_on_passes() {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    socket.listen(10).unwrap();
+    // 16 KiB a second.
+    let port = serve(socket.into(), |stream| {
+        greet(stream);
+        let mut all = Vec::new();
+        let mut chunk = [0; 4096];
+        while let Ok(n @ 1..) = stream.read(&mut chunk) {
+            all.extend_from_slice(&chunk[..n]);
+            thread::sleep(Duration::from_millis(250));
+            while let Some(length) = all.first_chunk().map(|bytes| u32::from_be_bytes(*bytes) as usize)
+                && length <= all.len()
+            {
+                let frame: Vec<_> = all.drain(..length).collect();
+                if frame[4] == 3 {
+                    stream.write_all(&frame).unwrap();
+                }
+            }
+        }
+    });
+    let found = doctor(port, &[&KEY[..], &["--echo", "test", "--timeout", "3", "--max-message", "80000"]].concat());
+    found.ends(0, "8 passed");
+    let echo = found.check("echo").unwrap();
+    // Each longer than the time that may pass without any progress.
+    assert!(echo.contains(" s | largest (79988 B) ") && echo.ends_with(" s"), "{echo}");
+}
+
+#[test]
 fn a_message_that_the_broker_keeps_is_told_from_one_that_is_stuck() {
     let port = server(|stream| {
         greet(stream);
+        assert_eq!(read_frame(stream).unwrap()[4], 4);
+        // Somebody else's, of the same length.
+        let length = u32::try_from(5 + 1 + 6 + 1 + 4 + 1024).unwrap().to_be_bytes();
+        drop(stream.write_all(&[&length[..], b"\x03\x06sensor\x04test", &[b'x'; 1024]].concat()));
         drain(stream);
     });
     let found = doctor(port, &[&KEY[..], &["--echo", "test", "--timeout", "1"]].concat());

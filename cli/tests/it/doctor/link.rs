@@ -11,7 +11,7 @@ use crate::{
     support::{SECRET, TestBroker},
 };
 
-/// What a person would have seen on a terminal of 80 columns; nothing when there is no `script`.
+/// The screen of a terminal of 80 columns; nothing when there is no `script`.
 fn on_a_terminal(arguments: &str, variables: &[(&str, &str)]) -> Option<String> {
     let mut script = Command::new("script");
     let command = format!("stty cols 80; {} doctor {arguments}", env!("CARGO_BIN_EXE_hpfeeds"));
@@ -57,8 +57,7 @@ const UNICODE: &str = "\
   ✓ TCP           127.0.0.1 N ms
   ✓ protocol      hpfeeds, without TLS
   ✓ INFO          \"hpfeeds\" in N ms · nonce of 4 bytes · extension hpx/1
-  ✓ AUTH          accepted in N ms · messages are confirmed as routed · at most
-                  1 MiB each
+  ✓ AUTH          accepted in N ms · confirms as routed · at most 1 MiB each
   ✓ version       hpfeeds-broker/VERSION
   ✗ subscribe     nö denied: \"Authkey not allowed to sub here. ident=sensor,
                   chan=nö\"

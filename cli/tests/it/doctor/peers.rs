@@ -201,18 +201,49 @@ fn a_slow_line_passes_and_a_slow_greeting_is_a_warning() {
 }
 
 #[test]
-fn a_denial_without_a_name_is_found_channel_by_channel() {
-    // A broker of the old kind: it says which kind of thing is denied, and closes.
+fn a_broker_that_closes_after_subscribe_has_denied_the_channel() {
     let port = server(|stream| {
         greet(stream);
-        while let Some(frame) = read_frame(stream) {
-            if frame.ends_with(b"no") {
-                drop(stream.write_all(b"\0\0\0\x10\0accessfail."));
-                return;
-            }
-        }
+        read_frame(stream);
     });
-    let found = greeting(port, &["-c", "a", "-c", "no", "-c", "b"]);
+    let found = greeting(port, &["-c", "a", "--listen", "1"]);
+    found.ends(4, "1 problem, 7 passed, 1 not checked");
+    found.says("FAIL", "subscribe", &["a denied: \"the broker closed the connection without a word\""]);
+    found.says("skip", "listen", &["no channel is subscribed to"]);
+}
+
+/// A broker of the old kind that denies `no` without naming it, and publishes on `a` as soon and as long as that is
+/// subscribed to.
+fn old(stream: &mut TcpStream) {
+    greet(stream);
+    let mut publishes = false;
+    while let Some(frame) = read_frame(stream) {
+        if frame.ends_with(b"no") {
+            drop(stream.write_all(b"\0\0\0\x10\0accessfail."));
+            return;
+        }
+        if frame.ends_with(b"a") && !publishes {
+            publishes = true;
+            let mut stream = stream.try_clone().unwrap();
+            thread::spawn(move || {
+                while stream.write_all(b"\0\0\0\x0b\x03\x02me\x01a!").is_ok() {
+                    thread::sleep(Duration::from_millis(20));
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn what_is_granted_beside_a_denial_is_listened_to() {
+    let found = greeting(server(old), &["-c", "a", "-c", "no", "--listen", "1"]);
+    found.ends(4, "1 problem, 9 passed");
+    found.says("ok", "listen", &[" messages in 1 s | me on a "]);
+}
+
+#[test]
+fn a_denial_without_a_name_is_found_channel_by_channel() {
+    let found = greeting(server(old), &["-c", "a", "-c", "no", "-c", "b"]);
     found.ends(4, "1 problem, 8 passed");
     found.says("ok", "subscribe", &["a, b | no refusal in 500 ms"]);
     assert!(found.text.contains("no denied: \"accessfail.\""), "{}", found.text);
