@@ -114,7 +114,7 @@ fn twice(ledger: &Ledger, number: u64, one: usize, other: usize) -> String {
     format!("at {one} in {:?}, at {other} in {:?}; {}", around(one), around(other), ledger.tell_of(number))
 }
 
-/// The events of a sensor come in their order, and what was on disk when it was killed comes before anything newer.
+/// The events of a sensor come in their order (but for those that a broker had acknowledged and took along), and what was on disk when it was killed comes before anything newer.
 fn order(ledger: &Ledger, first: &BTreeMap<u64, usize>, faults: &mut Vec<String>) {
     let mut last: Option<(u64, usize)> = None;
     let mut life = None;
@@ -123,6 +123,7 @@ fn order(ledger: &Ledger, first: &BTreeMap<u64, usize>, faults: &mut Vec<String>
         if let Some((before, at)) = last
             && this == life
             && at > place
+            && !ledger.may_come_late(before, ACKNOWLEDGED)
         {
             faults.push(format!("{number} came before {before}: {}", ledger.tell_of(before)));
         }
@@ -141,7 +142,7 @@ fn order(ledger: &Ledger, first: &BTreeMap<u64, usize>, faults: &mut Vec<String>
             continue;
         };
         for number in &life.on_disk {
-            if first.get(number).is_some_and(|at| at > place) {
+            if first.get(number).is_some_and(|at| at > place) && !ledger.may_come_late(*number, ACKNOWLEDGED) {
                 faults.push(format!("{newer} came before {number}, which was on disk when {newer} was published"));
             }
         }
@@ -196,8 +197,11 @@ fn account(ledger: &Ledger, number: u64, event: &Event, delivered: bool) -> Resu
         return Ok(End::Unheard);
     }
     let age = life.awake_since(event.at);
+    // What is older was acknowledged before it was due to be stored.
+    let was_acknowledged = || ledger.went_with_a_broker(event.at, killed, ACKNOWLEDGED);
     match life.mode {
         Mode::After(after) if age <= after + FSYNC => Ok(End::Lost(age)),
+        Mode::After(_) if was_acknowledged() => Ok(End::Unheard),
         Mode::After(_) => Err(format!("{number} is lost with its sensor, {age:?} old: {}", ledger.tell_of(number))),
         Mode::WriteThrough => {
             Err(format!("{number} is lost with its sensor, though it was on disk: {}", ledger.tell_of(number)))

@@ -102,9 +102,10 @@ impl Ledger {
         self.brokers.last_mut().expect("there was one").killed = Some(at);
     }
 
-    /// A number that no sensor has used.
+    /// A number that no sensor has used: of the last one, nothing may have been told.
     pub(crate) fn free(&self) -> u64 {
-        self.events.last_key_value().map_or(1, |(last, _)| last + PIPELINED + 1)
+        let told = self.events.last_key_value().map(|(last, _)| *last);
+        told.max(self.lives.last().map(|life| life.first)).map_or(1, |last| last + PIPELINED + 1)
     }
 
     pub(crate) fn began_sensor(&mut self, orders: &Orders) -> LifeNumber {
@@ -186,8 +187,15 @@ impl Ledger {
     /// Whether some sensor can have published this number.
     pub(crate) fn was_published(&self, number: u64) -> bool {
         // Beyond the last that it has told, it may have had as many as it keeps under way.
-        let near = self.events.range(number.saturating_sub(PIPELINED)..=number);
-        near.count() > 0
+        let near = number.saturating_sub(PIPELINED)..=number;
+        self.events.range(near.clone()).next().is_some() || self.lives.iter().any(|life| near.contains(&life.first))
+    }
+
+    /// Whether a sensor has heard that a broker has an event which may then have gone with that broker. It comes all the
+    /// same, late, when it was on disk, and the sensor was killed before its release was.
+    pub(crate) fn may_come_late(&self, number: u64, within: Duration) -> bool {
+        let confirmed = self.events.get(&number).and_then(|event| Some((event.at, event.confirmed?)));
+        confirmed.is_some_and(|(from, until)| self.went_with_a_broker(from, until, within))
     }
 
     /// Whether a broker can have acknowledged something in that time, and was killed within so long.
