@@ -161,11 +161,14 @@ impl SessionReader {
         // All whole frames are processed, before any more is read.
         let mut suspension = self.process_frames(half)?;
         if let Some(extension) = &mut self.extension {
-            // Before the connection waits for anything but its turn.
-            if suspension.as_ref().is_none_or(|suspension| !suspension.yields) {
-                extension.poll_durable(&self.context, cx);
+            match &suspension {
+                None => extension.poll_durable(&self.context, cx),
+                // Before the connection waits for anything but its turn.
+                Some(suspension) if !suspension.yields => extension.acknowledge(&self.context),
+                Some(_) => {}
             }
             if suspension.is_none() && extension.is_waiting() {
+                extension.acknowledge(&self.context);
                 return Poll::Ready(Ok(()));
             }
         }
@@ -194,6 +197,9 @@ impl SessionReader {
         // An idle connection keeps no buffer.
         if read.is_pending() {
             self.buffer.release(&self.context.pool);
+            if let Some(extension) = &mut self.extension {
+                extension.acknowledge_soon(&self.context, cx);
+            }
         }
         Poll::Ready(match ready!(read) {
             Ok(0) => match self.storing.as_mut().and_then(|storing| storing.settle()) {
@@ -207,6 +213,9 @@ impl SessionReader {
             Ok(n) => {
                 self.budget.charge_read(n);
                 self.outbox().session().received(n);
+                if let Some(extension) = &mut self.extension {
+                    extension.has_read(n);
+                }
                 Ok(())
             }
             Err(cause) => Err(Some(End::Failed(cause))),

@@ -1,6 +1,7 @@
 //! The extension on one connection, as its reader has it: what HELLO has agreed on, and how far the
 //! client's stream is decided.
 
+mod acks;
 mod asked;
 mod hello;
 mod received;
@@ -137,8 +138,39 @@ impl Extension {
             && !context.closing.is_cancelled()
         {
             stream.acked = stream.hold.progress.decided;
+            stream.acks.sent();
             self.link.control().ack(stream.acked);
             self.said = true;
+        }
+    }
+
+    /// Acknowledges what is decided, unless more is likely to come: the connection waits for the
+    /// client, and is woken up when it is time.
+    #[inline(never)]
+    pub(super) fn acknowledge_soon(&mut self, context: &BrokerContext, cx: &mut Context<'_>) {
+        if let Some(stream) = &mut self.stream
+            && stream.hold.progress.decided > stream.acked
+            && stream.acks.poll_due(cx).is_ready()
+        {
+            self.acknowledge(context);
+        }
+    }
+
+    /// The same on a connection of which more is read at once.
+    fn acknowledge_much(&mut self, context: &BrokerContext) {
+        // The disk decides about many at once.
+        if let Some(stream) = &mut self.stream
+            && stream.hold.progress.decided > stream.acked
+            && (context.journal.is_some() || stream.acks.are_enough())
+        {
+            self.acknowledge(context);
+        }
+    }
+
+    /// So many bytes were read.
+    pub(super) fn has_read(&mut self, bytes: usize) {
+        if let Some(stream) = &mut self.stream {
+            stream.acks.read(bytes);
         }
     }
 
@@ -180,12 +212,12 @@ impl Extension {
         }
     }
 
-    /// Takes over what has become durable, and acknowledges it. The task is woken up when there is
-    /// more.
+    /// Takes over what has become durable, and acknowledges much that is decided. The task is woken
+    /// up when there is more.
     #[inline(never)]
     pub(super) fn poll_durable(&mut self, context: &BrokerContext, cx: &mut Context<'_>) {
         let (Some(stream), Some(store)) = (&mut self.stream, &context.journal) else {
-            return self.acknowledge(context);
+            return self.acknowledge_much(context);
         };
         while let Some(next) = stream.waits_for() {
             let durable = store.journal.durable_position();
@@ -207,7 +239,7 @@ impl Extension {
             }
         }
         self.settling &= stream.is_storing();
-        self.acknowledge(context);
+        self.acknowledge_much(context);
     }
 
     /// Whether HELLO has to wait, as what stands before it is not durable.

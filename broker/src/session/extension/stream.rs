@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use hpfeeds::wire::extension::{Position, StreamId, StreamNumbering};
 use tokio::time::timeout;
 
-use crate::{context::BrokerContext, journal::store::Store, streams::StreamHold};
+use crate::{context::BrokerContext, journal::store::Store, session::extension::acks::Acks, streams::StreamHold};
 
 /// How long a stream that was given back waits until what the journal has of it is durable: who
 /// claims it meanwhile gets it then.
@@ -22,6 +22,7 @@ pub(super) struct Stream {
     pub(super) first: u64,
     /// The number that was acknowledged last.
     pub(super) acked: u64,
+    pub(super) acks: Acks,
     /// How many messages were counted last that subscribers have no room for yet.
     pub(super) pending: u64,
     /// What is in the journal and not known to be durable: the number of the first message of each
@@ -32,7 +33,7 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new(hold: StreamHold, numbering: StreamNumbering) -> Self {
         let (first, acked) = (numbering.next(), hold.progress.decided);
-        Self { hold, numbering, first, acked, pending: 0, storing: VecDeque::new() }
+        Self { hold, numbering, first, acked, acks: Acks::default(), pending: 0, storing: VecDeque::new() }
     }
 
     pub(super) fn id(&self) -> StreamId {

@@ -1,5 +1,6 @@
 //! The extension `hpx/1`, spoken by a scripted client over real sockets.
 
+mod acks;
 mod confirm;
 mod endings;
 mod heartbeat;
