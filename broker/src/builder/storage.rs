@@ -10,10 +10,6 @@ use crate::journal::{
     options::JournalFull,
 };
 
-/// What waits for the disk of a relay, in bytes: publishers do not.
-#[cfg(feature = "cli")]
-const RELAY_QUEUE: usize = 64 << 20;
-
 impl BrokerBuilder {
     /// The data folder, in which the broker stores what [mailboxes](Self::mailbox) want. It is made
     /// where it is missing, with mode 0700, and locked while the broker runs. Default: none, and
@@ -79,7 +75,6 @@ impl BrokerBuilder {
     #[cfg(feature = "cli")]
     pub(crate) fn store_all(mut self) -> Self {
         self.config.storage.is_relay = true;
-        self.config.storage.journal.queue_bytes = RELAY_QUEUE;
         self
     }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use hpfeeds::wire::extension::{Level, NodeId};
 
 use super::world::{Parent, Relay, lines};
-use crate::{auth::key::Key, relay::figures::LinkState};
+use crate::{auth::key::Key, journal::options::JournalOptions, relay::figures::LinkState};
 
 fn folder() -> Arc<tempfile::TempDir> {
     Arc::new(tempfile::tempdir().unwrap())
@@ -156,6 +156,91 @@ async fn a_message_that_is_longer_than_the_parent_takes_is_counted_and_holds_not
     let figures = one.until(|figures| figures.delivered == 8).await;
     assert_eq!(figures.refused.too_long, 2);
     one.stop().await;
+}
+
+/// Stores the cursor of a journal's first epoch, all of whose messages are of one ident.
+async fn set_cursor(relay: &Relay, number: u64) {
+    let row = [1, number, number].map(u64::to_be_bytes).concat();
+    relay.table.put(1, b"one", Some(row.into()));
+    relay.table.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_batch_that_was_decided_in_part_goes_on_behind_that_under_the_same_numbers() {
+    let mut parent = Parent::start(|parent| parent).await;
+    let relay = Relay::open(&folder(), &parent);
+    relay.publish("one", &["a"], 0..100, 10);
+    relay.store.journal.durable(relay.store.journal.last()).await.unwrap();
+    set_cursor(&relay, 50).await;
+    let one = relay.start("one");
+    parent.receive(50).await;
+    assert_eq!(parent.received, lines("one", &["a"], 50..100));
+    one.until(|figures| figures.delivered == 50).await;
+    // With the numbers that they had before: what the parent knows is not sent again from earlier on.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let folder = relay.kill(vec![one]);
+    let relay = Relay::open(&folder, &parent);
+    set_cursor(&relay, 20).await;
+    let one = relay.start("one");
+    parent.rests().await;
+    let figures = one.until(|figures| figures.waiting == 0).await;
+    assert_eq!(figures.delivered, 80, "by HELLO alone");
+    one.stop().await;
+}
+
+#[tokio::test]
+async fn messages_that_go_for_room_are_counted_and_the_rest_arrives() {
+    let mut parent = Parent::start(|parent| parent).await;
+    let folder = folder();
+    let small =
+        JournalOptions { max_bytes: 4 << 20, segment_bytes: 1 << 20, ring_bytes: 1 << 16, ..JournalOptions::default() };
+    let relay = Relay::with(&folder, &parent, small);
+    // Nobody hands them upwards yet, and there is room for a part.
+    for number in 0..100 {
+        relay.publish("one", &["a"], number..number + 1, 100_000);
+        relay.store.journal.durable(relay.store.journal.last()).await.unwrap();
+    }
+    // The uplink has been there when they came.
+    set_cursor(&relay, 0).await;
+    let one = relay.start("one");
+    let figures = one.until(|figures| figures.lost > 0 && figures.waiting == 0).await;
+    assert_eq!(figures.lost + figures.delivered, 100, "{figures:?}");
+    assert!((50..100).contains(&figures.lost), "{figures:?}");
+    parent.receive(figures.delivered as usize).await;
+    assert_eq!(parent.received, lines("one", &["a"], figures.lost as u32..100));
+    // Numbers behind the gap are those of nothing else, also after a kill.
+    let folder = relay.kill(vec![one]);
+    let relay = Relay::open(&folder, &parent);
+    let one = relay.start("one");
+    relay.publish("one", &["a"], 100..110, 10);
+    parent.receive(figures.delivered as usize + 10).await;
+    assert_eq!(parent.received[figures.delivered as usize..], lines("one", &["a"], 100..110));
+    parent.rests().await;
+    one.stop().await;
+}
+
+#[tokio::test]
+async fn copies_of_a_relay_send_what_they_have_in_common_once_and_nothing_of_theirs_is_taken_for_it() {
+    let mut parent = Parent::start(|parent| parent).await;
+    let folder = folder();
+    let relay = Relay::open(&folder, &parent);
+    relay.publish("one", &["a"], 0..50, 100);
+    relay.store.journal.durable(relay.store.journal.last()).await.unwrap();
+    // The stream of that epoch has its name: some of it is sent.
+    let one = relay.start("one");
+    parent.receive(50).await;
+    one.until(|figures| figures.delivered == 50).await;
+    relay.table.commit().await.unwrap();
+    let (first, second) = (relay.copy(), relay.kill(vec![one]));
+    for (folder, from) in [(first, 50), (second, 60)] {
+        let relay = Relay::open(&folder, &parent);
+        let one = relay.start("one");
+        relay.publish("one", &["a"], from..from + 10, 100);
+        parent.receive(from as usize + 10).await;
+        relay.kill(vec![one]);
+    }
+    assert_eq!(parent.received, lines("one", &["a"], 0..70));
+    parent.rests().await;
 }
 
 #[tokio::test]

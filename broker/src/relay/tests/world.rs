@@ -117,6 +117,11 @@ fn disk(folder: &Path, name: &str) -> Arc<RealDisk> {
 
 impl Relay {
     pub(super) fn open(folder: &Arc<TempDir>, parent: &Parent) -> Self {
+        let journal = JournalOptions { segment_bytes: 1 << 20, ..JournalOptions::default() };
+        Self::with(folder, parent, journal)
+    }
+
+    pub(super) fn with(folder: &Arc<TempDir>, parent: &Parent, journal: JournalOptions) -> Self {
         let path = folder.path();
         let disks = Disks {
             journal: disk(path, "journal"),
@@ -126,7 +131,7 @@ impl Relay {
             held: None,
         };
         let options = StoreOptions {
-            journal: JournalOptions { segment_bytes: 1 << 20, ..JournalOptions::default() },
+            journal,
             mailboxes: Vec::new(),
             last_values: Vec::<Pattern>::new(),
             has_shares: false,
@@ -177,6 +182,11 @@ impl Relay {
         for running in running {
             running.task.abort();
         }
+        self.copy()
+    }
+
+    /// An image of the folder as it is.
+    pub(super) fn copy(&self) -> Arc<TempDir> {
         let left = tempfile::tempdir().unwrap();
         for name in ["journal", "cursors", "relay"] {
             fs::create_dir(left.path().join(name)).unwrap();

@@ -53,6 +53,9 @@ const CLOSING: Duration = Duration::from_secs(6);
 /// Nodes between a sensor and the last parent, at most.
 const LONGEST_PATH: usize = 8;
 
+/// The begin of every journal: a reader there is told of what was dropped before the oldest message.
+const FIRST: Position = Position::new(1, 0);
+
 /// Starts a session with a feed.
 pub(crate) type Connect = Arc<dyn Fn(&Ident, Feed) -> Result<ClientSession, Error> + Send + Sync>;
 
@@ -128,11 +131,12 @@ impl Uplink {
     ) -> Self {
         let row = table.rows(CURSORS, ident.as_bytes()).into_iter().find(|(name, _)| *name == ident.as_bytes());
         let is_new = row.is_none();
-        let mut stored = row.and_then(|(_, value)| Cursor::decode(&value)).unwrap_or_default();
+        let first = Cursor { position: FIRST, number: 0 };
+        let mut stored = row.and_then(|(_, value)| Cursor::decode(&value)).unwrap_or(first);
         let epoch = journal.last().epoch;
         if stored.position > journal.last() {
             error!(%ident, "the cursor is of a journal that is gone: what is stored now is sent from its begin");
-            stored = Cursor::default();
+            stored = first;
         }
         let streams = table.rows(STREAMS, &prefix(&ident)).into_iter().filter_map(|(name, id)| {
             let epoch = u64::from_be_bytes(name.get(prefix(&ident).len()..)?.try_into().ok()?);
@@ -342,9 +346,10 @@ impl Uplink {
             return;
         }
         let mut bytes = 0;
-        while bytes < CHUNK
-            && let Some(entry) = self.source.take()
-        {
+        while bytes < CHUNK {
+            // A batch may have been decided in part.
+            let before = self.source.position();
+            let Some(entry) = self.source.take() else { break };
             match entry {
                 Entry::Lost(lost) => {
                     self.enter(lost.after.epoch);
@@ -357,7 +362,7 @@ impl Uplink {
                 Entry::Batch(batch) => {
                     self.is_new = false;
                     let stream = self.enter(batch.first.epoch);
-                    for piece in pieces(&batch, &self.ident, |_, _| false) {
+                    for piece in pieces(&batch, &self.ident, |_, position| position <= before) {
                         bytes += piece.frames.len();
                         self.plan_piece(stream, piece);
                     }
