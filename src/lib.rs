@@ -82,6 +82,9 @@ pub mod wire;
 pub mod x509;
 
 pub use client::*;
+/// The TLS library, in the version whose types [`TlsOptions::config`] takes.
+#[cfg(feature = "tls")]
+pub use rustls;
 pub use wire::{Channel, Ident, Limits, Secret};
 
 /// The code blocks of the README are tests.

@@ -12,6 +12,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use futures::{Stream, StreamExt as _, stream::FusedStream};
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, oneshot, watch};
+use tracing::Instrument as _;
 
 use super::{
     config::Config,
@@ -47,6 +48,9 @@ const ANY_LENGTH: Limits = Limits::new(u32::MAX);
 /// The stream ends (`None`) only after [`close`](Self::close), or when the session gives up
 /// ([`max_retries`](crate::SessionBuilder::max_retries)); then `close` says why. Dropping the
 /// session ends it at once, without sending what is queued.
+///
+/// What it logs stands in a span of `tracing`, `session`, with the fields `addr` and `ident`: a program
+/// with several sessions tells them apart.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -310,7 +314,9 @@ impl ClientSession {
         let shared = Arc::new(Shared::new(config));
         let first_events = Mutex::new(Some(shared.events.subscribe()));
         // The task ends itself soon after `Intent::Abort`, which our `Drop` asks for.
-        let task = SharedTask::start(Driver::new(shared.clone(), first).run());
+        let span =
+            tracing::info_span!("session", addr = %shared.config.addr, ident = %shared.config.ident.escape_debug());
+        let task = SharedTask::start(Driver::new(shared.clone(), first).run().instrument(span));
         let inner = Inner {
             task,
             publisher: Publisher::new(shared.clone()),

@@ -149,6 +149,29 @@ async fn the_name_in_the_certificate_can_be_given() {
 }
 
 #[tokio::test]
+async fn a_configuration_of_rustls_is_taken_as_it_is() {
+    use hpfeeds::rustls::{ClientConfig, RootCertStore};
+
+    let server = Server::start("localhost", false).await;
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(server.file("ca.pem")).unwrap()).unwrap();
+    let config = |roots| {
+        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()));
+        let config = config.with_safe_default_protocol_versions().unwrap();
+        Arc::new(config.with_root_certificates(roots).with_no_client_auth())
+    };
+    let mut session = server.builder(TlsOptions::new().config(config(roots.clone()))).connect().await.unwrap();
+    echo(&mut session).await;
+    session.close().await.unwrap();
+    // Its trust counts, and nothing beside it.
+    let error = server.refused(TlsOptions::new().config(config(RootCertStore::empty()))).await;
+    assert!(error.to_string().contains("is signed by none"), "{error}");
+    let both = TlsOptions::new().config(config(roots)).ca_file(server.file("ca.pem"));
+    let error = server.builder(both).connect().await.unwrap_err();
+    assert!(error.is_usage() && error.to_string().contains("ca_file"), "{error}");
+}
+
+#[tokio::test]
 async fn a_client_certificate_is_presented() {
     let server = Server::start("localhost", true).await;
     server.refused(server.trusted()).await;

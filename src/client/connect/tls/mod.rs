@@ -51,6 +51,7 @@ pub struct TlsOptions {
     ca_file: Option<PathBuf>,
     client_cert: Option<(PathBuf, PathBuf)>,
     server_name: Option<String>,
+    config: Option<Arc<ClientConfig>>,
 }
 
 impl TlsOptions {
@@ -87,8 +88,27 @@ impl TlsOptions {
         self
     }
 
+    /// Takes a configuration of rustls as it is, with its trust, its certificate and its versions: for
+    /// keys in hardware, another provider of cryptography, or pinned certificates. The types are those of
+    /// `hpfeeds::rustls`. Beside it only [`server_name`](Self::server_name) may be set.
+    #[must_use]
+    pub fn config(mut self, config: Arc<ClientConfig>) -> Self {
+        self.config = Some(config);
+        self
+    }
+
     /// Reads the files. Blocks, shortly; the errors name the file.
     pub(crate) fn connector(&self, tcp: TcpConnector, addr: &BrokerAddr) -> Result<TlsConnector, Error> {
+        if let Some(config) = &self.config {
+            if self.ca_file.is_some() || self.client_cert.is_some() {
+                let what = "TLS cannot be set up".to_owned();
+                return Err(tls_error(
+                    what,
+                    "a configuration of rustls is given, and ca_file or client_certificate as well",
+                ));
+            }
+            return Ok(TlsConnector { tcp, config: Arc::clone(config).into(), server_name: self.name(addr)? });
+        }
         self.connector_with(tcp, addr, |verifier| verifier)
     }
 
@@ -129,10 +149,13 @@ impl TlsOptions {
                 config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
             }
         };
+        Ok(TlsConnector { tcp, config: Arc::new(config).into(), server_name: self.name(addr)? })
+    }
+
+    fn name(&self, addr: &BrokerAddr) -> Result<ServerName<'static>, Error> {
         let name = self.server_name.as_deref().unwrap_or(addr.host());
-        let server_name = ServerName::try_from(name.to_owned())
-            .map_err(|cause| tls_error(format!("{name:?} cannot be a TLS server name"), cause))?;
-        Ok(TlsConnector { tcp, config: Arc::new(config).into(), server_name })
+        ServerName::try_from(name.to_owned())
+            .map_err(|cause| tls_error(format!("{name:?} cannot be a TLS server name"), cause))
     }
 }
 
