@@ -1,6 +1,6 @@
 //! The options of a session, and its constructors.
 
-use std::{fmt, mem, sync::Arc, time::Duration};
+use std::{fmt, mem, net::IpAddr, sync::Arc, time::Duration};
 
 #[cfg(feature = "tls")]
 use super::connect::tls::TlsOptions;
@@ -60,6 +60,7 @@ pub struct SessionBuilder {
     manual_commit: bool,
     rotation: Option<Duration>,
     connector: Option<Arc<dyn Connector>>,
+    local_address: Option<IpAddr>,
     channels: Vec<Channel>,
     #[cfg(feature = "spool")]
     spool: Option<Spool>,
@@ -94,6 +95,7 @@ impl SessionBuilder {
             manual_commit: false,
             rotation: None,
             connector: None,
+            local_address: None,
             channels: Vec::new(),
             #[cfg(feature = "spool")]
             spool: None,
@@ -157,6 +159,14 @@ impl SessionBuilder {
     /// [`connector`](Self::connector) of your own.
     pub fn keepalive(mut self, keepalive: Keepalive) -> Self {
         self.keepalive = keepalive;
+        self
+    }
+
+    /// The address of this machine that connections are made from, where it has several. Only addresses
+    /// of the broker of the same family (IPv4 or IPv6) are tried then. Default: the system chooses. Has
+    /// no effect with a [`connector`](Self::connector) of your own.
+    pub fn local_address(mut self, address: IpAddr) -> Self {
+        self.local_address = Some(address);
         self
     }
 
@@ -319,7 +329,7 @@ impl SessionBuilder {
 
     fn build(self) -> Result<Config, Error> {
         let addr = self.addr?;
-        let tcp = TcpConnector { keepalive: self.keepalive };
+        let tcp = TcpConnector { keepalive: self.keepalive, local_address: self.local_address };
         let connector: Arc<dyn Connector> = match self.connector {
             Some(connector) => connector,
             #[cfg(feature = "tls")]

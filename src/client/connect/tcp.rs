@@ -1,14 +1,18 @@
 //! The TCP connector: dialling all addresses of a host, keepalive, and what the system knows of a
 //! connection.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    net::{TcpStream, lookup_host},
+    net::{TcpSocket, TcpStream, lookup_host},
     time::timeout,
 };
 
@@ -112,11 +116,24 @@ impl Default for Keepalive {
 pub struct TcpConnector {
     /// The keepalive of each connection.
     pub keepalive: Keepalive,
+    /// The address of this machine that connections are made from; `None`: the system chooses.
+    pub local_address: Option<IpAddr>,
 }
 
 impl TcpConnector {
     pub(crate) async fn dial(&self, addr: &BrokerAddr) -> io::Result<TcpStream> {
-        let stream = connect_any(lookup_host((addr.host(), addr.port())).await?, TcpStream::connect).await?;
+        let found = lookup_host((addr.host(), addr.port())).await?;
+        let stream = match self.local_address {
+            None => connect_any(found, TcpStream::connect).await?,
+            Some(local) => {
+                let same: Vec<_> = found.filter(|addr| addr.is_ipv4() == local.is_ipv4()).collect();
+                if same.is_empty() {
+                    let text = format!("the host has no address of the family of the local address {local}");
+                    return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text));
+                }
+                connect_any(same.into_iter(), |addr| connect_from(local, addr)).await?
+            }
+        };
         stream.set_nodelay(true)?;
         let keepalive = TcpKeepalive::new().with_time(self.keepalive.idle).with_interval(self.keepalive.interval);
         #[cfg(not(target_os = "windows"))]
@@ -126,6 +143,14 @@ impl TcpConnector {
         SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
         Ok(stream)
     }
+}
+
+/// Connects from an address of this machine, at a port that the system chooses.
+async fn connect_from(local: IpAddr, addr: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if local.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let bound = socket.bind(SocketAddr::new(local, 0));
+    bound.map_err(|cause| io::Error::new(cause.kind(), format!("cannot connect from {local}: {cause}")))?;
+    socket.connect(addr).await
 }
 
 /// Tries the addresses of a host in their order, the next when one has failed or has not answered
@@ -179,6 +204,23 @@ mod tests {
             assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
             assert_eq!(socket.tcp_user_timeout().unwrap(), None);
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn connections_are_made_from_the_local_address() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = BrokerAddr::from(listener.local_addr().unwrap());
+        let from =
+            |local: &str| TcpConnector { local_address: Some(local.parse().unwrap()), ..TcpConnector::default() };
+        let stream = from("127.0.0.7").dial(&addr).await.unwrap();
+        let (_, peer) = listener.accept().await.unwrap();
+        assert_eq!((peer.ip().to_string().as_str(), peer), ("127.0.0.7", stream.local_addr().unwrap()));
+        // None of this machine, and one of the other family.
+        let error = from("192.0.2.1").dial(&addr).await.unwrap_err();
+        assert!(error.to_string().starts_with("cannot connect from 192.0.2.1: "), "{error}");
+        let error = from("::1").dial(&addr).await.unwrap_err();
+        assert!(error.to_string().contains("family of the local address ::1"), "{error}");
     }
 
     #[tokio::test]
