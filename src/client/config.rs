@@ -8,6 +8,7 @@ use super::{
     connect::{addr::BrokerAddr, connector::Connector},
     driver::backoff::Backoff,
     receipt::Confirm,
+    when_full::WhenFull,
 };
 use crate::wire::{Ident, Limits, Secret};
 
@@ -41,6 +42,8 @@ pub(crate) struct Config {
     /// After how long without a confirmation a connection to a broker that acknowledges nothing is
     /// ended, for a session that only publishes. `None`: never.
     pub(crate) rotation: Option<Duration>,
+    /// The policy for messages that find no room in the queue; with a spool, that of the spool holds.
+    pub(crate) on_full: WhenFull,
     #[cfg(feature = "spool")]
     pub(crate) spool: Option<Spool>,
     #[cfg(feature = "spool")]
@@ -53,6 +56,11 @@ impl Config {
     /// is made durable.
     pub(crate) fn ending(&self) -> Duration {
         if self.has_spool() { DRIVER_ENDING + SPOOL_ENDING } else { DRIVER_ENDING }
+    }
+
+    /// Whether the driver can make room in a queue that is full.
+    pub(crate) fn makes_room(&self) -> bool {
+        self.has_spool() || self.on_full == WhenFull::DropOldest
     }
 
     #[cfg(feature = "spool")]

@@ -173,6 +173,8 @@ pub(crate) enum Cause {
 pub(crate) enum Told {
     /// A URL or a variable, neither of which is shown.
     Usage,
+    /// A message was dropped for newer ones.
+    Dropped,
     /// A value that is no JSON, or JSON that is not the value that is expected.
     #[cfg(feature = "json")]
     Json,
@@ -212,6 +214,12 @@ impl Error {
     pub(crate) fn no_thread(cause: &io::Error) -> Self {
         let (dir, cause) = ("of the session".to_owned(), format!("no thread can be made: {cause}"));
         Self::new(Cause::Spool(SpoolError::Unusable { dir, cause }))
+    }
+
+    /// A message made room for newer ones.
+    pub(crate) fn dropped() -> Self {
+        let text = "the message was dropped from the full send queue, for newer ones".to_owned();
+        Self::new(Cause::Told { kind: Told::Dropped, text })
     }
 
     pub(crate) fn closed() -> Self {
@@ -339,7 +347,7 @@ impl Error {
     /// said; trying again later may help.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        matches!(self.cause(), Cause::Full)
+        matches!(self.cause(), Cause::Full | Cause::Told { kind: Told::Dropped, .. })
     }
 
     /// A value cannot be written as JSON, or a payload is not the JSON that is expected.

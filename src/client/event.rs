@@ -111,6 +111,12 @@ pub enum SessionEvent {
         /// How many messages were sent twice and are taken for delivered, since the session was made.
         messages: u64,
     },
+    /// The send queue was full, and its oldest messages were dropped for newer ones
+    /// ([`WhenFull::DropOldest`](crate::WhenFull::DropOldest)). Told at most once a second.
+    Dropped {
+        /// How many there were since the session was made.
+        messages: u64,
+    },
     /// The broker refused a subscription. It is not asked for again until
     /// [`subscribe`](crate::ClientSession::subscribe) is called again.
     SubscribeDenied {
@@ -216,6 +222,9 @@ impl fmt::Display for SessionEvent {
             }
             Self::DeliveryAssumed { messages } => {
                 write!(f, "the broker confirms nothing; messages taken for delivered so far: {messages}")
+            }
+            Self::Dropped { messages } => {
+                write!(f, "the send queue is full; oldest messages dropped so far: {messages}")
             }
             Self::Skipped { messages, cause } => write!(f, "{cause}; messages skipped so far: {messages}"),
             Self::BrokerError { message } => write!(f, "the broker reported: {message:?}"),

@@ -17,6 +17,7 @@ use super::{
     error::Error,
     receipt::Confirm,
     session::ClientSession,
+    when_full::WhenFull,
 };
 use crate::wire::{Channel, Field, Ident, Limits, Secret};
 
@@ -60,6 +61,7 @@ pub struct SessionBuilder {
     manual_commit: bool,
     rotation: Option<Duration>,
     connector: Option<Arc<dyn Connector>>,
+    on_full: WhenFull,
     local_address: Option<IpAddr>,
     channels: Vec<Channel>,
     #[cfg(feature = "spool")]
@@ -95,6 +97,7 @@ impl SessionBuilder {
             manual_commit: false,
             rotation: None,
             connector: None,
+            on_full: WhenFull::default(),
             local_address: None,
             channels: Vec::new(),
             #[cfg(feature = "spool")]
@@ -125,6 +128,23 @@ impl SessionBuilder {
     /// in 100 ms are 80 MiB/s).
     pub fn send_queue(mut self, bytes: usize) -> Self {
         self.send_queue = bytes;
+        self
+    }
+
+    /// The policy for messages that find the [send queue](Self::send_queue) full. Default:
+    /// [`WhenFull::Wait`]. With a [spool](Self::spool), the policy of the spool holds.
+    ///
+    /// [`WhenFull::DropOldest`] makes room by messages that were never written to a connection, in pieces
+    /// of 64 KiB, or of an eighth of a smaller queue. They count as [lost](crate::SessionStats::lost), receipts that were waited
+    /// for fail, and [`SessionEvent::Dropped`](crate::SessionEvent::Dropped) tells of them. Messages that
+    /// were written and are not confirmed stay, and while the queue holds nothing else, `publish` waits.
+    /// `try_publish` gives the payload back, and makes room for the next.
+    ///
+    /// [`WhenFull::Refuse`] has `publish` fail at once with an error that
+    /// [`is_full`](crate::Error::is_full); such messages count as
+    /// [turned away](crate::SessionStats::turned_away).
+    pub fn on_full(mut self, policy: WhenFull) -> Self {
+        self.on_full = policy;
         self
     }
 
@@ -337,6 +357,14 @@ impl SessionBuilder {
             None => Arc::new(tcp),
         };
         #[cfg(feature = "spool")]
+        let on_full = match (&self.spool, &self.feed) {
+            (Some(spool), _) => spool.when_full,
+            (None, Some(_)) => WhenFull::Wait,
+            (None, None) => self.on_full,
+        };
+        #[cfg(not(feature = "spool"))]
+        let on_full = self.on_full;
+        #[cfg(feature = "spool")]
         let rotation = self.rotation.or((self.spool.is_some() || self.feed.is_some()).then_some(ROTATION));
         #[cfg(not(feature = "spool"))]
         let rotation = self.rotation;
@@ -357,6 +385,7 @@ impl SessionBuilder {
             confirm: self.confirm,
             manual_commit: self.manual_commit,
             rotation: rotation.filter(|_| self.confirm != Confirm::Off),
+            on_full,
             #[cfg(feature = "spool")]
             spool: self.spool,
             #[cfg(feature = "spool")]

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    future::poll_fn,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
@@ -10,18 +11,17 @@ use std::{
 use bytes::Bytes;
 use futures::{Sink, Stream, StreamExt as _};
 use tokio::{
-    sync::{TryAcquireError, oneshot},
+    sync::{SemaphorePermit, TryAcquireError, oneshot},
     task::{coop, yield_now},
 };
 use tokio_util::sync::PollSemaphore;
 
-#[cfg(feature = "spool")]
-use super::when_full::WhenFull;
 use super::{
     driver::desired::{Confirms, Shared},
     error::{Cause, Error, FULL},
     queue::waiter::Waiter,
     receipt::{Flushed, Receipt, SessionStats},
+    when_full::WhenFull,
 };
 use crate::wire::{Channel, Field};
 
@@ -140,11 +140,12 @@ impl Publisher {
         }
         match self.shared.outbox.room().try_acquire_many(size) {
             Ok(permit) => permit.forget(),
-            Err(TryAcquireError::NoPermits) if self.is_refused_when_full() => return Err(Error::new(Cause::Full)),
-            Err(TryAcquireError::NoPermits) => match self.shared.outbox.room().acquire_many(size).await {
-                Ok(permit) => permit.forget(),
-                Err(_closed) => return Err(self.shared.outbox.closed()),
-            },
+            Err(TryAcquireError::NoPermits) if self.is_refused_when_full() => {
+                self.starve();
+                self.shared.count_turned_away();
+                return Err(Error::new(Cause::Full));
+            }
+            Err(TryAcquireError::NoPermits) => self.wait_for_room(size).await?,
             Err(TryAcquireError::Closed) => return Err(self.shared.outbox.closed()),
         }
         self.push(channel, payload, size, waiter).map_err(|(cause, _payload)| cause)
@@ -218,16 +219,31 @@ impl Publisher {
         self.shared.sent()
     }
 
-    /// Notes that there was no room; whether a message that finds none is refused.
-    #[cfg_attr(not(feature = "spool"), allow(clippy::unused_self, reason = "only a spool can be so"))]
+    /// Whether a message that finds no room is refused.
     fn is_refused_when_full(&self) -> bool {
-        #[cfg(feature = "spool")]
-        if let Some(spool) = &self.shared.config.spool {
+        self.shared.config.on_full == WhenFull::Refuse
+    }
+
+    /// Notes that a message has found no room, for a spool or the policy of the queue.
+    fn starve(&self) {
+        if self.shared.config.makes_room() {
             self.shared.outbox.starve();
             self.shared.driver.wake();
-            return spool.when_full == WhenFull::Refuse;
         }
-        false
+    }
+
+    /// Waits for room. The driver hears of it when this stands in the line: what it then makes free
+    /// comes here.
+    async fn wait_for_room(&self, size: u32) -> Result<(), Error> {
+        let mut acquired = pin!(self.shared.outbox.room().acquire_many(size));
+        let acquired = poll_fn(|cx| {
+            let polled = acquired.as_mut().poll(cx);
+            if polled.is_pending() {
+                self.starve();
+            }
+            polled
+        });
+        acquired.await.map(SemaphorePermit::forget).map_err(|_closed| self.shared.outbox.closed())
     }
 
     fn try_push(&self, channel: &str, payload: Bytes, size: u32) -> Result<(), TryPublishError> {
@@ -242,7 +258,10 @@ impl Publisher {
                     .map_err(|(cause, payload)| TryPublishError { payload, cause: Some(cause) });
             }
             Err(TryAcquireError::NoPermits) => {
-                self.is_refused_when_full();
+                self.starve();
+                if self.is_refused_when_full() {
+                    self.shared.count_turned_away();
+                }
                 None
             }
             Err(TryAcquireError::Closed) => Some(self.shared.outbox.closed()),
@@ -342,7 +361,11 @@ impl PublishSink {
         let Some((_, size)) = &self.waiting else {
             return Poll::Ready(Ok(()));
         };
-        let permit = ready!(self.room.poll_acquire_many(cx, *size));
+        let polled = self.room.poll_acquire_many(cx, *size);
+        if polled.is_pending() {
+            self.publisher.starve();
+        }
+        let permit = ready!(polled);
         let Some((payload, size)) = self.waiting.take() else {
             return Poll::Ready(Ok(()));
         };
@@ -399,7 +422,7 @@ impl<T: Into<Bytes>> Sink<T> for PublishSink {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
-    use futures::{FutureExt as _, SinkExt, future::poll_fn};
+    use futures::{FutureExt as _, SinkExt};
 
     use super::*;
     use crate::client::session::ClientSession;

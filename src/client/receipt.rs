@@ -60,7 +60,7 @@ pub struct Flushed {
     pub refused: u64,
     /// Messages that were written to a broker that confirms nothing.
     pub unconfirmed: u64,
-    /// Messages that a spool had to drop for room, or can no longer read.
+    /// Messages that were dropped for room, by the queue or a spool, or that a spool can no longer read.
     pub lost: u64,
 }
 
@@ -88,8 +88,12 @@ pub struct SessionStats {
     /// Written to connections that broke before anything had confirmed them, over the life of the
     /// session: at most so many are lost. The same as
     /// [`unconfirmed`](crate::ClientSession::unconfirmed); with a spool, also messages that it
-    /// dropped for room or cannot read any more.
+    /// dropped for room or cannot read any more; and those that were dropped for newer ones, where
+    /// [`on_full`](crate::SessionBuilder::on_full) says so.
     pub lost: u64,
+    /// Refused by `publish` and `try_publish` as the queue was full, over the life of the session, where
+    /// [`on_full`](crate::SessionBuilder::on_full) says so.
+    pub turned_away: u64,
     /// Lost by the [mailboxes](crate::ClientSession::subscribe_from) of this session before it could
     /// have them, over the life of the session, as the broker told ([`SessionEvent::Gap`](crate::SessionEvent::Gap)).
     pub missed: u64,

@@ -5,6 +5,7 @@ mod confirmed;
 mod denied;
 mod edges;
 mod flow;
+mod overflowing;
 mod parting;
 mod reconnect;
 mod refused;

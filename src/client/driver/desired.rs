@@ -58,8 +58,12 @@ pub(crate) struct Shared {
     /// [`Confirms`] of the last broker that accepted the key.
     confirms: AtomicU8,
     figures: Mutex<Figures>,
-    /// Messages that were dropped in memory, as no disk could take them.
+    /// Messages that were dropped in memory: for newer ones, or as no disk could take them.
     dropped: AtomicU64,
+    /// When an event told of messages that were dropped for newer ones.
+    told_dropped: Mutex<Option<Instant>>,
+    /// Messages that were refused, as the queue was full.
+    turned_away: AtomicU64,
     /// Why nothing can be published.
     has_spool_fault: AtomicBool,
     spool_fault: Mutex<Option<Error>>,
@@ -142,6 +146,8 @@ impl Shared {
             confirms: AtomicU8::new(Confirms::Unknown as u8),
             figures: Mutex::default(),
             dropped: AtomicU64::new(0),
+            told_dropped: Mutex::default(),
+            turned_away: AtomicU64::new(0),
             has_spool_fault: AtomicBool::new(false),
             spool_fault: Mutex::default(),
             state: watch::Sender::new(SessionState::Connecting),
@@ -402,6 +408,24 @@ impl Figures {
 }
 
 impl Shared {
+    /// Counts messages that were dropped for newer ones, and tells of them.
+    pub(crate) fn dropped(&self, messages: u64) {
+        let total = self.dropped.fetch_add(messages, Relaxed) + messages;
+        let (mut told, now) = (self.told_dropped.lock(), Instant::now());
+        if told.is_some_and(|told| now < told + TELL_AGAIN) {
+            return;
+        }
+        *told = Some(now);
+        drop(told);
+        tracing::warn!(messages = total, "the send queue is full: its oldest messages are dropped");
+        self.emit(SessionEvent::Dropped { messages: total });
+    }
+
+    /// Counts a message that was refused, as the queue is full.
+    pub(crate) fn count_turned_away(&self) {
+        self.turned_away.fetch_add(1, Relaxed);
+    }
+
     /// Counts messages that were dropped in memory, as no disk could take them.
     #[cfg(feature = "spool")]
     pub(crate) fn count_dropped(&self, messages: u64) {
@@ -447,6 +471,7 @@ impl Shared {
             resent: figures.resent,
             refused: refused + discarded,
             lost: self.unconfirmed() + figures.lost + self.dropped.load(Relaxed),
+            turned_away: self.turned_away.load(Relaxed),
             missed: self.missed.lock().messages,
         }
     }

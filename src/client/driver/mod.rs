@@ -3,6 +3,7 @@
 pub(super) mod addresses;
 pub(super) mod backoff;
 pub(super) mod desired;
+mod dropping;
 pub(super) mod reconnect;
 pub(super) mod shared_task;
 #[cfg_attr(not(feature = "spool"), path = "spooling/absent.rs")]

@@ -75,8 +75,9 @@ const SEARCH_AGAIN: Duration = Duration::from_millis(250);
 const LATEST: Duration = Duration::from_secs(5);
 
 impl ReconnectState {
-    /// Does for the spool what can be done now. True when HELLO must be said again.
+    /// Does for the spool, or for a queue that is full, what can be done now. True when HELLO must be said again.
     pub(crate) fn keep(&mut self, cx: &mut Context<'_>, shared: &Shared, link: Link) -> bool {
+        self.make_room(shared);
         let Self { spooling: Some(spooling), in_flight, .. } = self else { return false };
         spooling.poll(cx, shared, in_flight, link)
     }

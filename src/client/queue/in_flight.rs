@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     batch::{Batch, OutgoingBatch},
+    dropping::drop_oldest,
     retain::{Removed, retain},
     unconfirmed::Unconfirmed,
     waiter::Waiter,
@@ -211,12 +212,7 @@ impl InFlight {
     /// Keeps everything for the next connection but the rest of a frame that is partly written.
     /// Returns what had been written whole before it.
     pub(crate) fn part(&mut self) -> Written {
-        if let Some(OutgoingBatch::Messages(batch)) = self.batches.front_mut()
-            && self.offset > 0
-            && let Some(begun) = batch.split_begun(self.offset)
-        {
-            self.batches.push_front(OutgoingBatch::Messages(begun));
-        }
+        self.split_begun();
         let mut rest = self.batches.split_off(usize::from(self.offset > 0).min(self.batches.len()));
         rest.append(&mut self.kept);
         self.kept = rest;
@@ -239,6 +235,31 @@ impl InFlight {
     pub(crate) fn retain(&mut self, refusal: impl FnMut(&str, usize) -> Option<Error>) -> Removed {
         debug_assert!(self.offset == 0 || self.has_next(true), "a frame that is partly written must be finished");
         let (removed, barriers) = retain(&mut self.batches, refusal);
+        self.uncount(removed.messages, removed.room);
+        self.push_barriers(barriers);
+        removed
+    }
+
+    /// Splits the frames that are written, or begun, off those behind them.
+    fn split_begun(&mut self) {
+        if let Some(OutgoingBatch::Messages(batch)) = self.batches.front_mut()
+            && self.offset > 0
+            && let Some(begun) = batch.split_begun(self.offset)
+        {
+            self.batches.push_front(OutgoingBatch::Messages(begun));
+        }
+    }
+
+    /// Takes so many bytes of the oldest messages out that were never sent. Their room is for the caller
+    /// to release.
+    pub(crate) fn drop_oldest(&mut self, bytes: usize) -> Removed {
+        self.split_begun();
+        let begun = usize::from(self.offset > 0);
+        let (mut removed, mut barriers) = drop_oldest(&mut self.batches, begun, bytes);
+        let (more, others) = drop_oldest(&mut self.kept, 0, bytes.saturating_sub(removed.room));
+        removed.room += more.room;
+        removed.messages += more.messages;
+        barriers.extend(others);
         self.uncount(removed.messages, removed.room);
         self.push_barriers(barriers);
         removed

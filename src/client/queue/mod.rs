@@ -3,6 +3,7 @@
 pub(super) mod batch;
 pub(super) mod channels;
 pub(super) mod consumption;
+pub(super) mod dropping;
 pub(super) mod in_flight;
 pub(super) mod receive;
 pub(super) mod retain;

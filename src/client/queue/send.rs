@@ -16,8 +16,9 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
     batch::{Batch, OutgoingBatch},
+    dropping::drop_oldest,
     in_flight::{InFlight, SPENT},
-    retain::retain,
+    retain::{Removed, retain},
     waiter::Waiter,
 };
 use crate::{
@@ -121,6 +122,11 @@ impl Outbox {
     #[cfg(feature = "spool")]
     pub(crate) fn largest(&self) -> u32 {
         self.largest.load(Relaxed)
+    }
+
+    /// The longest message that was ever to be queued, in bytes.
+    pub(crate) fn longest(&self) -> usize {
+        self.longest.load(Relaxed) as usize
     }
 
     pub(crate) fn capacity(&self) -> usize {
@@ -264,13 +270,11 @@ impl Outbox {
     }
 
     /// Notes that somebody waits for room.
-    #[cfg(feature = "spool")]
     pub(crate) fn starve(&self) {
         self.starved.store(true, Relaxed);
     }
 
     /// Whether somebody waits for room, or has found none since some was released.
-    #[cfg(feature = "spool")]
     pub(crate) fn is_starved(&self) -> bool {
         self.starved.load(Relaxed)
     }
@@ -328,6 +332,15 @@ impl Outbox {
         state.barriers.extend(barriers);
         drop(state);
         self.release(removed.room);
+    }
+
+    /// Takes so many bytes of the oldest messages out. Their room is for the caller to release.
+    pub(crate) fn drop_oldest(&self, bytes: usize) -> Removed {
+        let mut state = self.state.lock();
+        state.seal();
+        let (removed, barriers) = drop_oldest(&mut state.sealed, 0, bytes);
+        state.barriers.extend(barriers);
+        removed
     }
 
     /// The channels that are refused at the moment, and why.

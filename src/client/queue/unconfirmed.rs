@@ -471,6 +471,11 @@ impl Unconfirmed {
         (self.messages, self.bytes)
     }
 
+    /// Counts messages that were dropped before they were sent.
+    pub(crate) fn lose(&mut self, messages: u64) {
+        self.totals.lost += messages;
+    }
+
     /// The fates of everything that is settled.
     pub(crate) fn totals(&self) -> Flushed {
         self.totals
