@@ -29,7 +29,6 @@ macro_rules! route {
             budget: &mut $session.budget,
             extension: &mut $session.extension,
             storing: &mut $session.storing,
-            ident: $session.membership.ident(),
         }
     };
 }

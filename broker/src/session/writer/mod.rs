@@ -100,7 +100,9 @@ impl<'a> Writer<'a> {
     /// Writes until one of the ends above. It may be called again after [`WriteEnd::Slow`].
     pub(crate) fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<WriteEnd> {
         loop {
-            if let Some(end) = self.poll_mail(cx) {
+            if self.mail.is_some()
+                && let Some(end) = self.poll_mail(cx)
+            {
                 return end;
             }
             if let Some(control) = &mut self.control {
@@ -158,7 +160,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes the chunk of mail that was begun. `None`: others may write.
-    #[inline]
+    #[inline(never)]
     fn poll_mail(&mut self, cx: &mut Context<'_>) -> Option<Poll<WriteEnd>> {
         let mail = self.mail.as_mut().filter(|mail| mail.is_begun())?;
         match mail.poll_write(&mut self.half, &self.outbox, cx) {
@@ -178,7 +180,13 @@ impl<'a> Writer<'a> {
     }
 
     /// Begins a chunk of mail, if there is any that may be written.
+    #[inline]
     fn grants_mail(&mut self, cx: &mut Context<'_>) -> bool {
+        self.mail.is_some() && self.begin_mail(cx)
+    }
+
+    #[inline(never)]
+    fn begin_mail(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(mail) = &mut self.mail else { return false };
         let window = self.control.as_ref().filter(|control| control.windowed).map(|control| &control.link.window);
         mail.begin(&mail_writer::Limits { quota: self.quota.as_deref(), window }, cx)
