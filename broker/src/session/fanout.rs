@@ -32,9 +32,16 @@ pub(crate) struct Fanout {
     batches: usize,
     /// The parts of the store that they go to.
     storage: Storage,
-    /// A subscriber gets some stored channels from its mailbox only: each channel goes by itself.
-    is_single: bool,
+    /// Some subscriber gets stored channels from its mailbox alone.
+    withholds: bool,
+    /// The first [`MARKED`] subscribers for which that is so of the channels of these batches, a bit
+    /// for each.
+    withheld: u64,
 }
+
+/// Among so many subscribers those are told apart that get something from their mailboxes alone. With
+/// more, each stored channel goes by itself.
+const MARKED: usize = 64;
 
 impl Fanout {
     pub(crate) fn extent(&self) -> BatchExtent {
@@ -48,24 +55,34 @@ impl Fanout {
     /// Whether a batch of this channel may be added, as far as that is known without looking at its
     /// subscribers.
     pub(super) fn is_known_to_take(&self, topic: &TopicHandle, storage: Storage) -> bool {
-        self.accepts(storage) && self.subscribers.as_ref().is_some_and(|own| topic.is_known_to_have(own))
+        self.storage == storage
+            && self.subscribers.as_ref().is_some_and(|own| topic.is_known_to_have(own))
+            && self.accepts(topic)
     }
 
     /// Whether a batch for these subscribers may be added.
-    pub(super) fn takes(&self, subscribers: &Subscribers, storage: Storage) -> bool {
-        self.subscribers.as_ref().is_none_or(|own| self.accepts(storage) && own.are(subscribers))
+    pub(super) fn takes(&self, topic: &TopicHandle, subscribers: &Subscribers, storage: Storage) -> bool {
+        let takes = |own: &Subscribers| self.storage == storage && own.are(subscribers) && self.accepts(topic);
+        self.subscribers.as_ref().is_none_or(takes)
     }
 
-    fn accepts(&self, storage: Storage) -> bool {
-        self.storage == storage && !self.is_single
+    /// Whether the same subscribers get the channel from their mailboxes alone.
+    fn accepts(&self, topic: &TopicHandle) -> bool {
+        !self.withholds || (self.subscribers() <= MARKED && self.marks(topic.channel()) == self.withheld)
+    }
+
+    fn marks(&self, channel: &str) -> u64 {
+        let first = self.subscribers.iter().flat_map(Subscribers::iter).take(MARKED).enumerate();
+        first.filter(|(_, outbox)| outbox.withholds(channel)).fold(0, |marks, (at, _)| marks | 1 << at)
     }
 
     /// Sets the subscribers and the storage, if it is empty.
-    pub(super) fn begin(&mut self, subscribers: Subscribers, storage: Storage) {
+    pub(super) fn begin(&mut self, topic: &TopicHandle, subscribers: Subscribers, storage: Storage) {
         if self.subscribers.is_none() {
             self.storage = storage;
-            self.is_single = storage.journal && subscribers.iter().any(|outbox| outbox.withholds_any());
+            self.withholds = storage.journal && subscribers.iter().any(|outbox| outbox.withholds_any());
             self.subscribers = Some(subscribers);
+            self.withheld = if self.withholds { self.marks(topic.channel()) } else { 0 };
         }
     }
 
@@ -132,7 +149,7 @@ impl Fanout {
         is_stored: bool,
         budget: &mut WorkBudget,
     ) -> Option<PendingFanout> {
-        let Self { subscribers, extent, payload, batches, is_single, .. } = mem::take(self);
+        let Self { subscribers, extent, payload, batches, withholds, withheld, .. } = mem::take(self);
         counters.received_messages.add(extent.messages.into());
         counters.received_bytes.add(extent.len as u64);
         budget.charge(batches);
@@ -140,12 +157,15 @@ impl Fanout {
         if subscribers.is_empty() && !is_stored {
             counters.unrouted.add(extent.messages.into());
         }
-        let channel = if is_single && is_stored { wire::FrameBatch::checked(&frames).first_channel() } else { None };
-        let channel = channel.map(str::to_owned);
-        let gets = |outbox: &&Arc<Outbox>| channel.as_ref().is_none_or(|channel| !outbox.withholds(channel));
+        let channel = wire::FrameBatch::checked(&frames).first_channel().map(str::to_owned).unwrap_or_default();
+        let gets = |(at, outbox): &(usize, &Arc<Outbox>)| {
+            let is_withheld = if *at < MARKED { withheld & 1 << at != 0 } else { outbox.withholds(&channel) };
+            !(withholds && is_stored && is_withheld)
+        };
+        let all = subscribers.iter().enumerate().filter(gets).map(|(_, outbox)| outbox);
         let mut batch = FrameBatch::new(frames, extent.messages, payload);
         batch.one_channel = batches == 1;
-        let waiting = offer(&mut batch, batches, subscribers.iter().filter(gets), usize::MAX, budget);
+        let waiting = offer(&mut batch, batches, all, usize::MAX, budget);
         (!waiting.is_empty()).then(|| PendingFanout::new(batch.into_own(), holds, waiting))
     }
 }
@@ -261,7 +281,7 @@ mod tests {
             let mut buffer = ReadBuffer::new(BytesMut::from(&[0; 100][..]));
             let pool = Arc::new(BufferPool::new(usize::MAX));
             let (mut fanout, mut budget) = (Fanout::default(), WorkBudget::default());
-            fanout.begin(topic.subscribers(), Storage::default());
+            fanout.begin(&topic, topic.subscribers(), Storage::default());
             for _ in 0..3 {
                 fanout.add(BatchExtent { len: 30, messages: 1 }, 10);
             }

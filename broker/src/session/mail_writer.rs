@@ -4,6 +4,7 @@
 use std::{
     collections::VecDeque,
     io::{self, IoSlice},
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -41,12 +42,25 @@ pub(super) struct Letter {
     pub(super) says_origin: bool,
 }
 
-/// Bytes that are to be written, whole.
+/// Frames for a client, which are written whole: messages of one mailbox, and ORIGIN before them.
 struct Sheet {
-    bytes: Bytes,
-    /// The mailbox that the frames are from, and how many they are; ORIGIN is of none.
-    from: Option<(Arc<Handle>, u32)>,
+    handle: Arc<Handle>,
+    frames: Bytes,
+    messages: u32,
+    /// The bytes that are no messages, as far as they are not written.
+    others: usize,
 }
+
+/// A sheet of short letters: a slice of a vectored write costs more than copying them.
+struct Draft {
+    handle: Arc<Handle>,
+    frames: BytesMut,
+    messages: u32,
+    others: usize,
+}
+
+/// Letters of up to so many bytes are short.
+const SHORT: usize = 2048;
 
 /// The limits of the client and of its account.
 pub(super) struct Limits<'a> {
@@ -94,8 +108,8 @@ impl MailWriter {
 
     /// The bytes of messages that are granted and not written.
     pub(super) fn granted(&self) -> usize {
-        let messages = self.chunk.iter().enumerate().filter(|(_, sheet)| sheet.from.is_some());
-        messages.map(|(at, sheet)| sheet.bytes.len() - if at == 0 { self.written } else { 0 }).sum()
+        let all: usize = self.chunk.iter().map(|sheet| sheet.frames.len() - sheet.others).sum();
+        all.saturating_sub(self.written)
     }
 
     /// Begins a chunk, if the limits let something of the queue pass. The task is woken up if it is a
@@ -118,7 +132,7 @@ impl MailWriter {
     fn grant(&mut self, limits: &Limits<'_>) {
         let limiter = limits.quota.and_then(|quota| quota.deliver.as_ref());
         let (most_messages, most_bytes) = limiter.map_or((u64::MAX, u64::MAX), |limiter| limiter.rate().portion());
-        let (mut messages, mut bytes) = (0, 0);
+        let (mut messages, mut bytes, mut draft) = (0, 0, None);
         while bytes < CHUNK && self.chunk.len() + 2 <= SLICES && messages < most_messages {
             let Some(letter) = self.queue.front_mut() else { break };
             let room = limits.window.map(Window::room);
@@ -130,21 +144,38 @@ impl MailWriter {
             if part.messages == 0 || (part.len as u64 > left && !may_be_longer) {
                 break;
             }
-            if letter.says_origin {
-                self.chunk.push_back(Sheet { bytes: origin(letter, part.messages), from: None });
-            }
-            let frames = letter.split(part);
-            self.chunk.push_back(Sheet { bytes: frames, from: Some((letter.handle.clone(), part.messages)) });
-            if letter.delivery.frames.is_empty() {
-                self.queue.pop_front();
-            }
             if let Some(window) = limits.window {
                 window.send(part.len as u64);
             }
             messages += u64::from(part.messages);
             bytes += part.len;
             self.queued -= part.len;
+            let origin = letter.says_origin.then(|| origin(letter, part.messages));
+            let (handle, frames) = (letter.handle.clone(), letter.split(part));
+            if letter.delivery.frames.is_empty() {
+                self.queue.pop_front();
+            }
+            if part.len > SHORT && origin.is_none() {
+                self.chunk.extend(draft.take().map(Draft::finish));
+                self.chunk.push_back(Sheet { handle, frames, messages: part.messages, others: 0 });
+                continue;
+            }
+            self.chunk
+                .extend(draft.take_if(|draft: &mut Draft| !Arc::ptr_eq(&draft.handle, &handle)).map(Draft::finish));
+            let draft = draft.get_or_insert_with(|| Draft::new(handle.clone()));
+            draft.others += origin.as_ref().map_or(0, Bytes::len);
+            draft.frames.extend(origin);
+            if part.len > SHORT {
+                // ORIGIN stands at the end of that sheet, and the frames follow in one of their own.
+                let before = mem::replace(draft, Draft::new(handle.clone()));
+                self.chunk.push_back(before.finish());
+                self.chunk.push_back(Sheet { handle, frames, messages: part.messages, others: 0 });
+            } else {
+                draft.frames.extend_from_slice(&frames);
+                draft.messages += part.messages;
+            }
         }
+        self.chunk.extend(draft.filter(|draft| !draft.frames.is_empty()).map(Draft::finish));
         if let Some(limiter) = limiter.filter(|_| bytes > 0) {
             let now = Instant::now();
             let until = limiter.reserve(messages, bytes as u64, now);
@@ -165,7 +196,7 @@ impl MailWriter {
             let mut slices: SmallVec<[IoSlice<'_>; SLICES]> = SmallVec::new();
             let mut skip = self.written;
             for sheet in self.chunk.iter().take(SLICES) {
-                slices.push(IoSlice::new(sheet.bytes.get(skip..).unwrap_or_default()));
+                slices.push(IoSlice::new(sheet.frames.get(skip..).unwrap_or_default()));
                 skip = 0;
             }
             let written = half.poll_write(cx, &slices);
@@ -183,23 +214,22 @@ impl MailWriter {
         Poll::Ready(Ok(others))
     }
 
-    /// So many bytes have been written. Returns how many of them were no messages.
+    /// So many bytes have been written. Returns how many of them were no messages, as far as that is
+    /// told: ORIGIN counts as written before the messages of its sheet.
     pub(super) fn advance(&mut self, mut n: usize, outbox: &Outbox) -> u64 {
         self.is_blocked = false;
         let mut others = 0;
         while n > 0 {
-            let Some(sheet) = self.chunk.front() else { break };
-            let part = n.min(sheet.bytes.len() - self.written);
-            let is_whole = self.written + part == sheet.bytes.len();
-            if let Some((handle, messages)) = &sheet.from {
-                handle.wrote(part as u64);
-                outbox.sent_mail(part, if is_whole { *messages } else { 0 });
-            } else {
-                outbox.sent_control(part);
-                others += part as u64;
-            }
+            let Some(sheet) = self.chunk.front_mut() else { break };
+            let part = n.min(sheet.frames.len() - self.written);
+            let own = part.min(sheet.others);
+            sheet.others -= own;
             n -= part;
             self.written += part;
+            let is_whole = self.written == sheet.frames.len();
+            sheet.handle.wrote((part - own) as u64);
+            outbox.sent_mail(part, if is_whole { sheet.messages } else { 0 });
+            others += own as u64;
             if is_whole {
                 self.written = 0;
                 self.chunk.pop_front();
@@ -214,17 +244,14 @@ impl MailWriter {
         self.queue.clear();
         self.queued = 0;
         self.timer = None;
-        let (written, begun) = (self.written, self.chunk.pop_front().filter(|_| self.written > 0));
+        let begun = self.chunk.pop_front().filter(|_| self.written > 0);
         self.chunk.clear();
-        if let Some(Sheet { mut bytes, from }) = begun {
-            let end = match &from {
-                Some(_) => FrameBatch::checked(&bytes).begun_by(written).len,
-                None => bytes.len(),
-            };
-            if end > written {
-                bytes.truncate(end);
-                let from = from.map(|(handle, _)| (handle, 1));
-                self.chunk.push_back(Sheet { bytes, from });
+        if let Some(mut sheet) = begun {
+            let end = frame_end(&sheet.frames, self.written);
+            if end > self.written {
+                sheet.frames.truncate(end);
+                (sheet.messages, sheet.others) = (1, 0);
+                self.chunk.push_back(sheet);
                 return;
             }
         }
@@ -252,6 +279,30 @@ impl Letter {
     }
 }
 
+impl Draft {
+    fn new(handle: Arc<Handle>) -> Self {
+        Self { handle, frames: BytesMut::new(), messages: 0, others: 0 }
+    }
+
+    fn finish(self) -> Sheet {
+        let Self { handle, frames, messages, others } = self;
+        Sheet { handle, frames: frames.freeze(), messages, others }
+    }
+}
+
+/// The end of the frame that so many bytes of whole frames end in, or behind.
+fn frame_end(frames: &[u8], written: usize) -> usize {
+    let mut end = 0;
+    while end < written {
+        let length = frames.get(end..).and_then(<[u8]>::first_chunk).map_or(0, |length| u32::from_be_bytes(*length));
+        if length == 0 {
+            return frames.len();
+        }
+        end += length as usize;
+    }
+    end
+}
+
 /// ORIGIN of the first messages of a letter.
 fn origin(letter: &Letter, count: u32) -> Bytes {
     let Delivery { first, source, .. } = &letter.delivery;
@@ -261,4 +312,18 @@ fn origin(letter: &Letter, count: u32) -> Bytes {
     let encoded = frame.encode(&mut bytes);
     debug_assert!(encoded.is_ok(), "a mailbox has a short name: {encoded:?}");
     bytes.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_frame_is_found_from_any_of_its_bytes() {
+        let frames = [&[0, 0, 0, 6, 3, 1][..], &[0, 0, 0, 5, 0x88], &[0, 0, 0, 7, 3, 1, 2]].concat();
+        let ends = (0..=18).map(|written| frame_end(&frames, written)).collect::<Vec<_>>();
+        assert_eq!(ends[..7], [0, 6, 6, 6, 6, 6, 6]);
+        assert_eq!(ends[7..12], [11; 5]);
+        assert_eq!(ends[12..], [18; 7]);
+    }
 }

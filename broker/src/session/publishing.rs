@@ -103,12 +103,12 @@ impl SessionReader {
                 if position > 0 {
                     self.budget.charge_comparison(subscribers.len());
                 }
-                if !fanout.takes(&subscribers, storage)
+                if !fanout.takes(topic, &subscribers, storage)
                     && let Some(pending) = route!(self).take(&mut fanout)?
                 {
                     return Ok(Some(self.wait(pending)));
                 }
-                fanout.begin(subscribers, storage);
+                fanout.begin(topic, subscribers, storage);
             }
             // All messages on the same channel that follow are one step, whatever their number.
             let position = fanout.extent().len;

@@ -18,7 +18,8 @@ use crate::{
 pub(crate) fn keys() -> BrokerBuilder {
     let sensor = Key::new("sensor", "s").unwrap().publish(["*"]).unwrap();
     let collector = Key::new("collector", "s").unwrap().subscribe(["*"]).unwrap().publish(["private"]).unwrap();
-    Broker::builder().user(sensor).user(collector).endpoint(Endpoint::tcp("127.0.0.1", 0))
+    let other = Key::new("other", "s").unwrap().subscribe(["*"]).unwrap().publish(["private"]).unwrap();
+    Broker::builder().user(sensor).user(collector).user(other).endpoint(Endpoint::tcp("127.0.0.1", 0))
 }
 
 pub(crate) fn storing(folder: &Path) -> BrokerBuilder {
@@ -133,6 +134,18 @@ async fn channels_beside_the_mailbox_stay_live_under_one_subscription() {
     assert!(live.is_sorted() && stored.is_sorted(), "{got:?}");
     got.sort_unstable();
     assert_eq!(got, (3..=200).collect::<Vec<_>>());
+    // And so they do from one read, whose channels alternate, beside a subscriber without a mailbox.
+    let mut other = Peer::connect(broker.local_addr()).await.authenticate("other", "s").await;
+    other.send_subscribe(&["*"]).await;
+    other.settle().await;
+    assert_eq!(peer.next().await, Some(crate::support::publish("other", "private", "settled")));
+    let channel = |n: u64| ["m.a", "x", "m.b", "y"][usize::try_from(n % 4).unwrap()];
+    let bytes: Vec<u8> = (201..=1000).flat_map(|n| publisher.messages(channel(n), [n])).collect();
+    publisher.send(&bytes).await;
+    assert_eq!(numbers(&mut other, 800).await, (201..=1000).collect::<Vec<_>>());
+    let mut got = numbers(&mut peer, 800).await;
+    got.sort_unstable();
+    assert_eq!(got, (201..=1000).collect::<Vec<_>>());
     broker.shutdown().await;
 }
 
