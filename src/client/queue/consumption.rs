@@ -73,10 +73,10 @@ struct State {
     run: Option<Run>,
     /// The last messages that were taken, in runs before it.
     taken: Positions,
-    /// The last messages that are processed.
+    /// The last messages that are processed, of which the broker is to be told.
     processed: Positions,
-    /// The last messages of which the broker was told.
-    told: Positions,
+    /// How many messages of the present run were among those.
+    seen: u64,
 }
 
 impl Consumption {
@@ -106,31 +106,30 @@ impl Consumption {
     pub(crate) fn turn(&self, before: Option<&Run>, next: Option<&Run>) {
         let mut state = self.state.lock();
         if let Some(run) = before.filter(|run| run.connection == self.connection())
+            && run.taken > state.seen
             && let Some(last) = run.last()
         {
-            set(&mut state.taken, &run.mailbox, last);
-            if !self.manual {
-                set(&mut state.processed, &run.mailbox, last);
-            }
+            let positions = if self.manual { &mut state.taken } else { &mut state.processed };
+            set(positions, &run.mailbox, last);
         }
         self.in_run.store(0, Release);
+        state.seen = 0;
         state.run = next.cloned();
     }
 
     /// Everything that was taken is processed.
     pub(crate) fn commit(&self, run: Option<&Run>) {
         let mut state = self.state.lock();
-        let State { taken, processed, .. } = &mut *state;
+        let State { taken, processed, seen, .. } = &mut *state;
         for (mailbox, last) in taken.drain(..) {
             set(processed, &mailbox, last);
         }
         if let Some(run) = run.filter(|run| run.connection == self.connection())
+            && run.taken > *seen
             && let Some(last) = run.last()
         {
             set(processed, &run.mailbox, last);
-            if !self.manual {
-                self.in_run.store(run.taken, Release);
-            }
+            *seen = run.taken;
         }
         drop(state);
         self.committed.store(true, Release);
@@ -158,15 +157,13 @@ impl Consumption {
     /// The positions of which the broker was not told. They count as told now.
     pub(crate) fn take_untold(&self) -> Positions {
         let mut state = self.state.lock();
-        let State { run, processed, told, .. } = &mut *state;
-        if let (Some(run), Some(index)) = (run, self.in_run.load(Acquire).checked_sub(1)) {
-            set(processed, &run.mailbox, run.position(index));
+        let State { run, processed, seen, .. } = &mut *state;
+        let in_run = self.in_run.load(Acquire);
+        if let Some(run) = run.as_ref().filter(|_| in_run > *seen) {
+            set(processed, &run.mailbox, run.position(in_run - 1));
+            *seen = in_run;
         }
-        let untold: Positions = processed.drain(..).filter(|entry| !told.contains(entry)).collect();
-        for (mailbox, last) in &untold {
-            set(told, mailbox, *last);
-        }
-        untold
+        std::mem::take(processed)
     }
 }
 
@@ -225,7 +222,14 @@ mod tests {
         assert_eq!(untold(&consumption), [("a".to_owned(), 13), (String::new(), 20)]);
         // An older position is told when it is the one that was handed out last.
         consumption.turn(Some(&b), Some(&run("a", 3, 0, 0)));
-        consumption.commit(Some(&run("a", 3, 0, 1)));
+        let a = run("a", 3, 0, 1);
+        consumption.commit(Some(&a));
+        assert_eq!(untold(&consumption), [("a".to_owned(), 3)]);
+        consumption.commit(Some(&a));
+        assert_eq!(untold(&consumption), [], "nothing new");
+        // Set back by its operator, a mailbox delivers it once more.
+        consumption.turn(Some(&a), Some(&run("a", 3, 0, 0)));
+        consumption.commit(Some(&a));
         assert_eq!(untold(&consumption), [("a".to_owned(), 3)]);
     }
 

@@ -51,6 +51,11 @@ async fn a_message_is_processed_when_the_next_one_is_asked_for() {
     assert_eq!(peer.processed().await, ("elastic".to_owned(), 12));
     peer.processed_nothing().await;
     assert_eq!(number(&session), Some(12));
+    // Set back by its operator, the mailbox delivers the same once more, and hears of it once more.
+    peer.deliver("elastic", 12, "a", &["2"]).await;
+    assert_eq!(payload(&mut session).await, "2");
+    assert!(session.next().now_or_never().is_none());
+    assert_eq!(peer.processed().await, ("elastic".to_owned(), 12));
 }
 
 #[tokio::test(start_paused = true)]
