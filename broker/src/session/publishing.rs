@@ -58,12 +58,6 @@ impl SessionReader {
     /// Publishes the PUBLISH frames at the start of the buffer, of which the first is whole. When a
     /// subscriber has no room yet, returns the wait for it.
     pub(super) fn publish(&mut self) -> Result<Option<Suspension>, String> {
-        if let Some(storing) = &mut self.storing {
-            let confirms = self.extension.as_ref().is_some_and(|extension| extension.confirms());
-            if let Some(wait) = storing.pace(self.buffer.passing().len(), confirms) {
-                return Ok(Some(Suspension { until_stopped: true, ..Suspension::new(wait) }));
-            }
-        }
         let limits = self.context.config.limits;
         let mut fanout = Fanout::default();
         while !self.budget.is_exceeded() {
@@ -107,6 +101,15 @@ impl SessionReader {
                     && let Some(pending) = route!(self).take(&mut fanout)?
                 {
                     return Ok(Some(self.wait(pending)));
+                }
+                if storage.journal
+                    && fanout.extent().len == 0
+                    && let Some(storing) = &mut self.storing
+                {
+                    let confirms = self.extension.as_ref().is_some_and(|extension| extension.confirms());
+                    if let Some(wait) = storing.pace(self.buffer.passing().len(), confirms) {
+                        return Ok(Some(Suspension { until_stopped: true, ..Suspension::new(wait) }));
+                    }
                 }
                 fanout.begin(topic, subscribers, storage);
             }

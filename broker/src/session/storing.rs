@@ -96,9 +96,6 @@ impl Storing {
     /// A publisher that gets confirmations waits for as long as it takes. One of a relay waits like any
     /// other: its socket holds what would be lost.
     pub(super) fn pace(&mut self, bytes: usize, confirms: bool) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
-        if self.last.is_none() && !self.missed {
-            return None;
-        }
         let journal = &self.store.journal;
         if journal.health().is_over() || journal.has_room(bytes) {
             (self.waiting, self.gave_up) = (None, false);
