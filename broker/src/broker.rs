@@ -18,6 +18,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
+#[cfg(unix)]
+use crate::control;
 #[cfg(feature = "exporter")]
 use crate::http;
 use crate::{
@@ -140,6 +142,8 @@ impl Broker {
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
         });
+        #[cfg(unix)]
+        serve_commands(&context);
         for ((listener, service), addr) in listeners.into_iter().zip(&addrs) {
             let listening = context.metrics.endpoints.listening(*addr);
             context.tasks.spawn(accept::run(listener, Arc::new(service), listening, context.clone()));
@@ -416,6 +420,28 @@ fn random_node() -> Result<NodeId, StartError> {
     let mut node = [0; 16];
     getrandom::fill(&mut node).map_err(|cause| StartError::Random(io::Error::other(cause)))?;
     Ok(NodeId::new(node))
+}
+
+/// Counts what the journal has, and serves the commands of its operator.
+#[cfg(unix)]
+fn serve_commands(context: &Arc<BrokerContext>) {
+    let (Some(store), Some(dir)) = (&context.journal, &context.config.storage.dir) else { return };
+    let counting = Arc::clone(store);
+    let context_too = context.clone();
+    context.tasks.spawn(async move { context_too.draining.run_until_cancelled(counting.take_stock()).await });
+    match control::Control::open(dir) {
+        Ok(control) => {
+            let (store, context_too) = (Arc::clone(store), context.clone());
+            context.tasks.spawn(async move {
+                let serving = control.run(store, context_too.tasks.clone());
+                context_too.closing.run_until_cancelled(serving).await
+            });
+        }
+        // The broker works without.
+        Err(cause) => {
+            warn!(path = %dir.join(control::NAME).display(), %cause, "no commands: the control socket cannot be made");
+        }
+    }
 }
 
 /// Opens the store of the data folder, if there is one, and says what was found there that an

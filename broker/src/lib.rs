@@ -50,6 +50,8 @@ mod builder;
 pub mod cli;
 mod config;
 mod context;
+#[cfg(unix)]
+mod control;
 mod delivery;
 mod error;
 #[cfg(fuzzing)]

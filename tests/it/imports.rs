@@ -48,7 +48,7 @@ const BROKER: [&[&str]; 18] = [
     &["builder"],
     &["accept"],
     &["session"],
-    &["context"],
+    &["context", "control"],
     &["http"],
     &["config"],
     &["streams"],

@@ -13,10 +13,12 @@ use crate::{
         backpressure::Backpressure,
         config_file::{self, ConfigFile},
         exporter::Exporter,
+        journal::JournalCommand,
         keys::KeysCommand,
         limits::Limits,
         listen::Listen,
         logging::Logging,
+        mailbox::MailboxCommand,
         output::{complain, one_line},
         relay_args::RelayCommand,
         storage::Storage,
@@ -132,6 +134,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Keys(Box<KeysCommand>),
     Relay(Box<RelayCommand>),
+    Mailbox(MailboxCommand),
+    Journal(JournalCommand),
 }
 
 impl Cli {

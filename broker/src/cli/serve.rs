@@ -23,17 +23,20 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    if let Some(Command::Keys(keys)) = &cli.command {
-        return match cli.runtime().map_err(Into::into).and_then(|runtime| runtime.block_on(keys.run())) {
+    if let Some(command) = &cli.command {
+        let done = match command {
+            Command::Keys(keys) => cli.runtime().map_err(Into::into).and_then(|runtime| runtime.block_on(keys.run())),
+            Command::Relay(relay) => return relay::main(relay),
+            Command::Mailbox(mailbox) => mailbox.run().map_err(Into::into),
+            Command::Journal(journal) => journal.run().map_err(Into::into),
+        };
+        return match done {
             Ok(()) => ExitCode::SUCCESS,
             Err(cause) => {
                 complain(cause);
                 ExitCode::FAILURE
             }
         };
-    }
-    if let Some(Command::Relay(command)) = &cli.command {
-        return relay::main(command);
     }
     let log = match cli.logging.start() {
         Ok(log) => log,

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use super::{
     batch::Batch,
+    figures::Figures,
     keeper::Keeper,
     options::{JournalFull, JournalOptions, Now},
     ring::{Limits, Ring},
@@ -35,11 +36,14 @@ const READERS: usize = 16;
 pub(super) struct Engine<K> {
     pub(super) shared: Arc<Shared>,
     pub(super) log: Log,
+    disk: Arc<dyn Disk>,
     pub(super) keeper: K,
     options: JournalOptions,
     clock: WallClock,
     /// When the oldest record was appended that is not durable.
     unsynced: Option<Duration>,
+    /// When the disk was looked at.
+    measured: Option<Duration>,
 }
 
 /// The reason why a segment must go.
@@ -65,7 +69,7 @@ impl<K: Keeper> Engine<K> {
             .max_unsynced(options.queue_bytes / 2)
             .when_full(hpfeeds::log::WhenFull::Refuse)
             .keep_consumed(true);
-        let (log, report) = Log::open(disk, &log_options)?;
+        let (log, report) = Log::open(Arc::clone(&disk), &log_options)?;
         let limits = Limits { queue: options.queue_bytes, ring: options.ring_bytes };
         let ring = Ring::new(log.last(), limits);
         let progress = Progress { durable: log.last(), health: Health::Good };
@@ -80,19 +84,29 @@ impl<K: Keeper> Engine<K> {
             }),
             wake: Condvar::new(),
             progress: watch::Sender::new(progress),
+            figures: Figures::default(),
             readers: log.readers(),
             room: Notify::new(),
             permits: Arc::new(Semaphore::new(READERS)),
         };
         let keeper = keeper(&log);
-        let engine =
-            Self { shared: Arc::new(shared), log, keeper, options, clock: WallClock::default(), unsynced: None };
+        let engine = Self {
+            shared: Arc::new(shared),
+            log,
+            disk,
+            keeper,
+            options,
+            clock: WallClock::default(),
+            unsynced: None,
+            measured: None,
+        };
         Ok((engine, report))
     }
 
     /// Appends what is queued, syncs what is due, drops what is too old. Returns after how long the
     /// next turn is due, if nobody asks for one before.
     pub(super) fn turn(&mut self, now: Now) -> Duration {
+        self.measure(now);
         if self.health().is_over() {
             return INTERVAL;
         }
@@ -212,7 +226,18 @@ impl<K: Keeper> Engine<K> {
         if last == batch.last() { Ok(()) } else { Err(Health::Failed) }
     }
 
+    /// Looks at the disk, once a second.
+    fn measure(&mut self, now: Now) {
+        if self.measured.is_none_or(|at| now.since >= at + INTERVAL) {
+            self.measured = Some(now.since);
+            let free = self.disk.space().ok().map(|space| space.available);
+            self.shared.figures.set(self.log.size(), free, self.options.max_bytes);
+        }
+    }
+
     fn sync(&mut self) -> Health {
+        let shared = Arc::clone(&self.shared);
+        let _timing = shared.figures.syncs.start();
         match self.keeper.before_sync() {
             Ok(()) => {}
             Err(LogError::NoSpace | LogError::Full { .. }) => return Health::NoSpace,

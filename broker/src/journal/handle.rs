@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use super::{
     batch::{Batch, Draft},
     engine::Engine,
+    figures::Figures,
     keeper::Keeper,
     options::{JournalOptions, Now},
     ring::After,
@@ -177,6 +178,11 @@ impl Journal {
     /// The condition of the journal.
     pub(crate) fn health(&self) -> Health {
         self.shared.progress.borrow().health
+    }
+
+    /// The figures of its disk.
+    pub(crate) fn figures(&self) -> &Figures {
+        &self.shared.figures
     }
 
     /// Durable positions and the condition, as they change.

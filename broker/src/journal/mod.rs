@@ -10,6 +10,7 @@ pub(crate) mod batch;
 #[cfg(unix)]
 pub(crate) mod data_dir;
 mod engine;
+pub(crate) mod figures;
 pub(crate) mod handle;
 mod keeper;
 pub(crate) mod last_values;

@@ -133,6 +133,16 @@ impl Mailboxes {
         }
     }
 
+    /// The names of all.
+    pub(crate) fn names(&self) -> Vec<MailboxName> {
+        self.inner.all.read().keys().cloned().collect()
+    }
+
+    /// Looks at a mailbox. `None` if there is none of that name.
+    pub(crate) fn look<T>(&self, name: &MailboxName, call: impl FnOnce(&Mailbox) -> T) -> Option<T> {
+        Some(call(&self.slot(name)?.state.lock()))
+    }
+
     /// The counts of what stands in the journal.
     pub(crate) fn stock(&self) -> &Stock {
         &self.inner.stock

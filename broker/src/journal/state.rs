@@ -7,7 +7,7 @@ use hpfeeds::{log::ReaderSource, wire::extension::Position};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, Semaphore, watch};
 
-use super::ring::Ring;
+use super::{figures::Figures, ring::Ring};
 
 /// The writer looks at the queue so often when nobody waits: what is younger dies with the process.
 const LINGER: Duration = Duration::from_millis(2);
@@ -30,6 +30,17 @@ pub(crate) enum Health {
 }
 
 impl Health {
+    /// The condition in a word or two.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Full => "full",
+            Self::NoSpace => "no space",
+            Self::Failed => "failed",
+            Self::Closed => "closed",
+        }
+    }
+
     /// Whether nothing more becomes durable.
     pub(crate) fn is_over(self) -> bool {
         matches!(self, Self::Failed | Self::Closed)
@@ -53,6 +64,7 @@ pub(super) struct Shared {
     pub(super) readable: watch::Sender<Position>,
     /// The queue has become shorter.
     pub(super) room: Notify,
+    pub(super) figures: Figures,
     pub(super) readers: ReaderSource,
     /// Readers of the file at once.
     pub(super) permits: Arc<Semaphore>,

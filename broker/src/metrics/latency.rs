@@ -20,7 +20,7 @@ impl Latency {
         Timing { latency: self, since: Instant::now() }
     }
 
-    pub(super) fn counts(&self) -> LatencyCounts {
+    pub(crate) fn counts(&self) -> LatencyCounts {
         let counts = std::array::from_fn(|bucket| self.counts[bucket].get());
         LatencyCounts { counts, nanos: self.nanos.get() }
     }

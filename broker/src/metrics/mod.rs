@@ -19,7 +19,7 @@ pub(crate) mod drops;
 pub(crate) mod endpoints;
 pub(crate) mod failures;
 mod ident;
-mod latency;
+pub(crate) mod latency;
 pub(crate) mod levels;
 mod process;
 pub(crate) mod registry;

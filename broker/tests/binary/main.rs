@@ -3,6 +3,7 @@
 
 mod config;
 mod logs;
+mod mailboxes;
 #[path = "../support/pki.rs"]
 mod pki;
 mod python;

@@ -22,6 +22,16 @@ pub(crate) enum Reason {
 
 impl Reason {
     pub(crate) const ALL: [Self; 4] = [Self::Retention, Self::Damage, Self::Expired, Self::Skipped];
+
+    /// The reason in a word.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Retention => "retention",
+            Self::Damage => "damage",
+            Self::Expired => "expired",
+            Self::Skipped => "skipped",
+        }
+    }
 }
 
 /// Counts of messages.
@@ -46,6 +56,11 @@ impl Losses {
 
     pub(crate) fn of(&self, reason: Reason) -> u64 {
         self.counts.iter().filter(|((other, _), _)| *other == reason).map(|(_, count)| count).sum()
+    }
+
+    /// All reasons with their counts.
+    pub(crate) fn by_reason(&self) -> impl Iterator<Item = (Reason, u64)> {
+        Reason::ALL.into_iter().map(|reason| (reason, self.of(reason)))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Reason, Option<&Channel>, u64)> {
