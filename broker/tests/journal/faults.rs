@@ -101,6 +101,47 @@ async fn a_full_journal_that_waits_reads_no_confirming_publisher_until_there_is_
 }
 
 #[tokio::test]
+async fn neither_ack_nor_end_of_stream_comes_for_what_waits_for_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = storing(folder.path()).journal_max_bytes(8 << 20).journal_full(JournalFull::Wait);
+    let broker = start(settings).await;
+    // As much as journal and queue take together without pacing anybody.
+    let mut publisher = sensor(&broker, 1).await;
+    flood(&mut publisher, 1..=200).await;
+    let mut old = Peer::connect(broker.local_addr()).await.authenticate("sensor", "s").await;
+    old.send(support::publish("sensor", "m.old", "x")).await;
+    support::until(|| broker.stats().received_messages == 201).await;
+    old.finish().await;
+    let mut acked = 0;
+    while let Ok(got) = tokio::time::timeout(Duration::from_millis(500), publisher.read_next()).await {
+        let Got::Ack(number) = got else { panic!("{got:?}") };
+        acked = number;
+    }
+    assert!((40..90).contains(&acked), "8 MiB of 20 MB are on disk, and {acked} messages are acknowledged");
+    let end = tokio::time::timeout(Duration::from_millis(100), futures::StreamExt::next(&mut old.framed)).await;
+    assert!(end.is_err(), "it is not confirmed: {end:?}");
+    // A collector makes room.
+    let mut client = modern(&broker).await;
+    client.subscribe("m.*").await;
+    assert_eq!(client.next().await, sub_ack(Code::DONE, "m.*"));
+    let (mut bytes, mut got, mut at) = (0, 0, Position::NONE);
+    while got < 201 {
+        match client.next().await {
+            Got::Origin { position, .. } => at = Position::new(position.epoch, position.number - 1),
+            Got::Publish(channel, payload) => {
+                (got, at.number) = (got + 1, at.number + 1);
+                bytes += support::bytes([support::publish("sensor", &channel, payload)]).len() as u64;
+                client.send(&consumed(bytes, at, "")).await;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    publisher.until_ack(200).await;
+    assert_eq!(old.next().await, None, "now it is");
+    broker.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_failed_journal_ends_confirming_publishers_and_leaves_the_others_live() {
     let folder = tempfile::tempdir().unwrap();
     let broker = start(storing(folder.path()).journal_max_bytes(8 << 20)).await;
