@@ -7,6 +7,7 @@ use tracing::{debug, warn};
 
 use crate::{
     context::BrokerContext,
+    incidents::IncidentKind,
     limits::connections::Permit,
     metrics::endpoints::Listening,
     net::{
@@ -109,6 +110,7 @@ fn begin(socket: Socket, service: Arc<Service>, permit: Permit, context: &Arc<Br
 
 fn refused(peer: SocketAddr, reason: &str, context: &BrokerContext) {
     context.metrics.counters.rejected.add(1);
+    context.incidents.add(IncidentKind::TurnedAway, None, peer.ip(), None, reason);
     context.admission.log_refusal(peer.ip(), reason);
 }
 

@@ -46,7 +46,9 @@ use crate::{
         },
         tls::reload::Reloader,
     },
+    presence,
     streams::StreamTable,
+    view::{BrokerSnapshot, sampler},
 };
 
 /// How long publishers are read after a shutdown has asked them to end their streams: some round
@@ -105,7 +107,9 @@ impl Broker {
         let (listeners, addrs) = open(endpoints, listeners).await?;
         #[cfg(feature = "exporter")]
         let (mut exporter, _) = open(builder.exporter.into_iter().collect(), Vec::new()).await?;
-        let certificates = listeners.iter().filter_map(|(_, service)| service.tls.clone()).collect();
+        let certificates = listeners.iter().zip(&addrs);
+        let certificates = certificates.filter_map(|((_, service), addr)| Some((*addr, service.tls.clone()?)));
+        let certificates = Reloader::new(certificates);
         let rules = config.rules();
         let auth_failures = AuthFailureDelay::new(config.auth_failure_delay);
         let admission = Arc::new(Admission::new(config.max_connections, config.max_connections_per_address));
@@ -116,11 +120,16 @@ impl Broker {
             None => (None, random_node()?),
         };
         let streams = StreamTable::new(journal.as_ref().map(|store| store.report.known.clone()).unwrap_or_default());
+        let presence = sampler::load(config.storage.dir.clone()).await;
+        let delivery = DeliveryContext::new(rules, metrics.counters.clone());
         let context = Arc::new(BrokerContext {
             config,
+            started: presence::now(),
+            presence: Arc::new(presence),
+            incidents: delivery.incidents.clone(),
             store: Arc::new(store),
             router: Arc::default(),
-            delivery: DeliveryContext::new(rules, metrics.counters.clone()),
+            delivery,
             pool,
             streams: Arc::new(streams),
             pulse: Pulse::default(),
@@ -132,7 +141,7 @@ impl Broker {
             tls_handshakes: Arc::default(),
             log: Samplers::default(),
             metrics,
-            certificates: Reloader::new(certificates),
+            certificates,
             admission,
             identities,
             draining: CancellationToken::new(),
@@ -148,6 +157,9 @@ impl Broker {
             let listening = context.metrics.endpoints.listening(*addr);
             context.tasks.spawn(accept::run(listener, Arc::new(service), listening, context.clone()));
         }
+        let context_too = context.clone();
+        let sampling = async move { context_too.closing.run_until_cancelled(sampler::run(context_too.clone())).await };
+        context.tasks.spawn(sampling);
         if context.config.offers_extension() {
             let context_too = context.clone();
             let sweeping = async move { context_too.closing.run_until_cancelled(context_too.pulse.run()).await };
@@ -263,6 +275,13 @@ impl Broker {
         self.context.stats()
     }
 
+    /// The operator's view: sensors and their states, consumers, channels, incidents, and the books. Takes
+    /// about 1 ms for each thousand idents.
+    #[must_use]
+    pub fn snapshot(&self) -> BrokerSnapshot {
+        self.context.view()
+    }
+
     /// The metrics as the exporter has them at `/metrics`, for a program with an HTTP server of its
     /// own. Takes about 4 ms for each thousand pairs of ident and channel, of which there are at
     /// most 10,000: an asynchronous program may want to call it in a blocking task.
@@ -354,6 +373,8 @@ impl Broker {
             aborted.cancel();
             tasks.wait().await;
         }
+        // The last connections have left.
+        sampler::save(&self.context).await;
         // After the last connection, whose mailboxes' cursors are stored, too.
         if let Some(store) = &self.context.journal {
             close_store(store.clone()).await;

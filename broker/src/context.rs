@@ -15,6 +15,7 @@ use crate::{
     config::Config,
     delivery::context::DeliveryContext,
     identity::IdentRegistry,
+    incidents::Incidents,
     journal::{state::Health, store::Store},
     limits::{
         auth_failures::AuthFailureDelay, connections::Admission, log_sampler::LogSampler,
@@ -30,6 +31,7 @@ use crate::{
         text::{Exposition, Text},
     },
     net::{buffer_pool::BufferPool, tls::reload::Reloader},
+    presence::{self, Presence},
     routing::router::Router,
     streams::StreamTable,
 };
@@ -41,6 +43,10 @@ pub(crate) type MoreMetrics = Box<dyn Fn(&mut Text) + Send + Sync>;
 pub(crate) struct BrokerContext {
     pub(crate) config: Config,
     pub(crate) metrics: Arc<Metrics>,
+    /// The start in seconds since 1970.
+    pub(crate) started: u32,
+    pub(crate) presence: Arc<Presence>,
+    pub(crate) incidents: Arc<Incidents>,
 
     // For handshakes.
     pub(crate) admission: Arc<Admission>,
@@ -117,7 +123,10 @@ impl BrokerContext {
 
     /// All numbers of the broker now, with those of each ident and channel.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        self.metrics.snapshot(self.levels(), Instant::now())
+        let mut snapshot = self.metrics.snapshot(self.levels(), Instant::now());
+        snapshot.seen = self.presence.last_seen(presence::now());
+        snapshot.certificates = self.certificates.expiries();
+        snapshot
     }
 
     /// Why the broker does not accept connections, if so.

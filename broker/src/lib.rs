@@ -60,18 +60,21 @@ pub mod fuzzing;
 #[cfg(feature = "exporter")]
 mod http;
 mod identity;
+mod incidents;
 #[allow(dead_code, reason = "sessions do not use it yet: it is the next step")]
 mod journal;
 mod limits;
 mod link;
 mod metrics;
 mod net;
+mod presence;
 #[cfg(feature = "cli")]
 mod relay;
 mod routing;
 mod session;
 mod streams;
 mod util;
+mod view;
 
 #[cfg(feature = "cli")]
 #[doc(hidden)]
@@ -81,15 +84,18 @@ pub use auth::mongo::{MongoAddress, MongoStore};
 #[cfg(feature = "sql")]
 pub use auth::sql::{SqlStore, address::DatabaseAddress};
 pub use auth::{
-    AuthError, AuthStore, Changes, Lookup, Reload, chain::ChainStore, env::EnvStore, json::JsonStore, key::Key,
+    AuthError, AuthStore, Changes, Idents, Lookup, Reload, chain::ChainStore, env::EnvStore, json::JsonStore, key::Key,
     memory::MemoryStore,
 };
 pub use broker::Broker;
 pub use builder::BrokerBuilder;
 pub use delivery::policy::SlowPolicy;
 pub use error::{ReloadError, StartError};
+pub use incidents::{Incident, IncidentKind};
 pub use journal::{mailbox::spec::MailboxError, options::JournalFull};
+pub use metrics::books::Books;
 pub use metrics::drops::Dropped;
+pub use metrics::rates::Rates;
 pub use metrics::stats::Stats;
 pub use metrics::text::Exposition;
 pub use net::endpoint::{
@@ -98,6 +104,9 @@ pub use net::endpoint::{
     parse::EndpointError,
 };
 pub use net::tls::certificate::TlsError;
+
+pub use presence::record::State;
+pub use view::{BrokerSnapshot, ChannelTotals, Consumer, List, Sensor, States};
 
 #[doc(no_inline)]
 pub use hpfeeds::{

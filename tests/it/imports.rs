@@ -40,7 +40,7 @@ const LIBRARY: &[&[&str]] = &[
 ];
 
 /// The broker.
-const BROKER: [&[&str]; 18] = [
+const BROKER: [&[&str]; 20] = [
     &["lib", "main", "fuzzing"],
     &["cli"],
     &["relay"],
@@ -48,6 +48,7 @@ const BROKER: [&[&str]; 18] = [
     &["builder"],
     &["accept"],
     &["session"],
+    &["view"],
     &["context", "control"],
     &["http"],
     &["config"],
@@ -55,6 +56,7 @@ const BROKER: [&[&str]; 18] = [
     &["journal"],
     &["identity", "routing", "link"],
     &["delivery"],
+    &["presence", "incidents"],
     &["limits"],
     &["metrics"],
     &["auth", "net", "error"],

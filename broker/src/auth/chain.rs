@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use futures::stream;
 
-use super::{AuthStore, Changes, Lookup, Reload};
+use super::{AuthStore, Changes, Idents, Lookup, Reload};
 
 /// Several stores: the first that knows the ident decides.
 ///
@@ -60,6 +60,16 @@ impl AuthStore for ChainStore {
                 result = result.and(store.reload().await);
             }
             result
+        })
+    }
+
+    fn idents(&self) -> Idents<'_> {
+        Box::pin(async move {
+            let mut all = Vec::new();
+            for store in &self.stores {
+                all.append(&mut store.idents().await?);
+            }
+            Ok(all)
         })
     }
 
@@ -145,6 +155,15 @@ mod tests {
         assert_eq!(chain.lookup("a").await.unwrap().unwrap().owner, "first");
         assert_eq!(chain.lookup("b").await.unwrap().unwrap().owner, "second");
         assert!(chain.lookup("c").await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn the_idents_of_all_stores_are_told() {
+        let mut chain = ChainStore::new();
+        chain.push(store(&["a"], "first"));
+        chain.push(Arc::new(Counted::default()));
+        chain.push(store(&["b"], "third"));
+        assert_eq!(chain.idents().await.unwrap(), ["a", "b"]);
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use tokio::sync::{oneshot, watch as signal};
 use tracing::{info, warn};
 
 use super::{
-    AuthError, AuthStore, Changes, Lookup, Reload,
+    AuthError, AuthStore, Changes, Idents, Lookup, Reload,
     entry::{Entry, kind},
     key::Key,
     memory::{Lists, MemoryStore},
@@ -131,6 +131,10 @@ impl AuthStore for JsonStore {
 
     fn may_change(&self) -> bool {
         false
+    }
+
+    fn idents(&self) -> Idents<'_> {
+        Box::pin(async { Ok(self.file.keys.load().all()) })
     }
 
     fn changes(&self) -> Changes {

@@ -9,7 +9,7 @@ use std::{
 use futures::{StreamExt as _, stream};
 use hpfeeds::wire::{Ident, Pattern};
 
-use super::{AuthStore, Changes, Lookup, key::Key, sleep_until_time};
+use super::{AuthStore, Changes, Idents, Lookup, key::Key, sleep_until_time};
 
 /// Keys that the program itself holds.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +44,10 @@ impl MemoryStore {
     /// The times at which old secrets end.
     pub(crate) fn ends(&self) -> impl Iterator<Item = SystemTime> {
         self.keys.values().flat_map(|key| key.old_secrets.iter().map(|(_, until)| *until))
+    }
+
+    pub(crate) fn all(&self) -> Vec<Ident> {
+        self.keys.keys().cloned().collect()
     }
 
     pub(crate) fn get(&self, ident: &str) -> Option<Arc<Key>> {
@@ -87,6 +91,10 @@ impl AuthStore for MemoryStore {
 
     fn may_change(&self) -> bool {
         false
+    }
+
+    fn idents(&self) -> Idents<'_> {
+        Box::pin(async { Ok(self.all()) })
     }
 
     fn changes(&self) -> Changes {

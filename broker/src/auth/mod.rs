@@ -24,6 +24,7 @@ use std::{
 };
 
 use futures::stream::{self, Stream};
+use hpfeeds::wire::Ident;
 use tokio::time::sleep;
 
 use self::key::Key;
@@ -33,6 +34,9 @@ pub type Lookup<'a> = Pin<Box<dyn Future<Output = Result<Option<Arc<Key>>, AuthE
 
 /// The boxed future of [`AuthStore::reload`].
 pub type Reload<'a> = Pin<Box<dyn Future<Output = Result<(), AuthError>> + Send + 'a>>;
+
+/// The boxed future of [`AuthStore::idents`].
+pub type Idents<'a> = Pin<Box<dyn Future<Output = Result<Vec<Ident>, AuthError>> + Send + 'a>>;
 
 /// The boxed stream of [`AuthStore::changes`]: one item for each change, or for several.
 pub type Changes = Pin<Box<dyn Stream<Item = ()> + Send>>;
@@ -91,6 +95,13 @@ pub trait AuthStore: Send + Sync + 'static {
     /// for that.
     fn may_change(&self) -> bool {
         true
+    }
+
+    /// The idents that have keys, so that a [snapshot](crate::broker::Broker::snapshot) shows those
+    /// that have never connected. At most 10,000 are of use. Asked at the start and once a minute. The
+    /// default, for stores that cannot list their keys, tells none.
+    fn idents(&self) -> Idents<'_> {
+        Box::pin(async { Ok(Vec::new()) })
     }
 
     /// Tells when answers have changed, so that the change reaches live connections at once. The

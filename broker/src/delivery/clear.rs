@@ -58,7 +58,9 @@ impl Outbox {
             let end = wire::FrameBatch::checked(&batch).begun_by(written).len;
             let rest = QueuedBatch::from(batch.split_off(end));
             self.unqueue(&mut state, rest.frames.len(), 0);
-            self.give_up(&mut state, &Tally::of(rest.channel_runs()), fate, now);
+            let tally = Tally::of(rest.channel_runs());
+            self.delivery.counters.returned.add(tally.messages);
+            self.give_up(&mut state, &tally, fate, now);
             taken.push_back(batch);
         }
     }
@@ -75,7 +77,9 @@ impl Outbox {
             // A frame that was begun has not arrived.
             first.advance(wire::FrameBatch::checked(&first).ended_by(written).len);
             let lost = QueuedBatch::from(first);
-            self.give_up(&mut state, &Tally::of(lost.channel_runs()), Fate::Discarded, now);
+            let tally = Tally::of(lost.channel_runs());
+            self.delivery.counters.returned.add(tally.messages);
+            self.give_up(&mut state, &tally, Fate::Discarded, now);
         }
         state.leave(taken, Fate::Discarded);
     }
@@ -114,6 +118,9 @@ impl Outbox {
         drop(state);
         // Publishers need not wait while the messages are counted.
         let tally = Tally::of(portion.iter().flat_map(QueuedBatch::channel_runs));
+        // The others had been taken out of the queue before.
+        let queued: u64 = portion.iter().map(|batch| u64::from(batch.messages)).sum();
+        self.delivery.counters.returned.add(tally.messages.saturating_sub(queued));
         let mut state = self.lock();
         self.unqueue(&mut state, portion.iter().map(|batch| batch.frames.len()).sum(), portion.len());
         self.give_up(&mut state, &tally, fate, Instant::now());

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::{
     delivery::{policy::Rules, reserve::Borrowers, slow_history::SlowConsumerHistory},
+    incidents::Incidents,
     metrics::counters::Counters,
 };
 
@@ -19,6 +20,7 @@ pub(crate) struct DeliveryContext {
     /// The cost of all queues together, in bytes with overhead.
     pub(crate) buffered: AtomicUsize,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) incidents: Arc<Incidents>,
     /// For how long subscribers have held publishers up lately.
     pub(crate) slow_history: SlowConsumerHistory,
     pub(crate) borrowers: Borrowers,
@@ -27,7 +29,8 @@ pub(crate) struct DeliveryContext {
 impl DeliveryContext {
     pub(crate) fn new(rules: Rules, counters: Arc<Counters>) -> Arc<Self> {
         let (buffered, slow_history) = (AtomicUsize::new(0), SlowConsumerHistory::default());
-        Arc::new(Self { rules, buffered, counters, slow_history, borrowers: Borrowers::default() })
+        let (incidents, borrowers) = (Arc::default(), Borrowers::default());
+        Arc::new(Self { rules, buffered, counters, incidents, slow_history, borrowers })
     }
 
     /// By how many bytes a batch would exceed the bound for all queues together.

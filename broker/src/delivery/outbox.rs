@@ -45,7 +45,7 @@ use crate::{
     delivery::{
         batch::FrameBatch,
         context::DeliveryContext,
-        queue::OVERHEAD,
+        queue::{OVERHEAD, QueuedBatch},
         slow_consumer::{ConsumerState, SlowConsumerDetector},
         state::{OutboxState, Pressure, Room},
         tally::Tally,
@@ -247,6 +247,11 @@ impl Outbox {
         self.delivery.counters.discarded.add(batch.messages.into());
     }
 
+    /// A publisher waits no longer to queue a batch, which is queued, dropped or discarded.
+    pub(crate) fn decided(&self, batch: &FrameBatch<'_>) {
+        self.delivery.counters.decided.add(batch.messages.into());
+    }
+
     /// Moves queued batches, up to a limit, to the end of `taken`; `false` when the outbox is
     /// closed and empty.
     pub(crate) fn poll_take(&self, cx: &mut Context<'_>, taken: &mut VecDeque<Bytes>) -> Poll<bool> {
@@ -262,14 +267,16 @@ impl Outbox {
             return Poll::Pending;
         }
         // As much as one system call may write.
-        let mut bytes = 0;
+        let (mut bytes, mut messages) = (0, 0);
         while bytes < TAKE_BYTES
             && taken.len() < TAKE_BATCHES
             && let Some(batch) = state.queue.pop()
         {
             bytes += batch.frames.len();
+            messages += u64::from(batch.messages);
             taken.push_back(batch.frames);
         }
+        self.session.taken(messages);
         Poll::Ready(true)
     }
 
@@ -346,26 +353,28 @@ impl Outbox {
     pub(crate) fn say(&self, frame: Bytes) {
         let mut state = self.lock();
         if !state.closed {
-            self.push_own(&mut state, frame);
+            self.push_own(&mut state, frame.into());
             drop(state);
             self.writer.wake();
         }
     }
 
-    /// Queues a message, whatever is queued already. The caller bounds how many there are.
+    /// Queues a message, whatever is queued already. The caller bounds how many there are. Only for the
+    /// task of the connection.
     pub(crate) fn push_message(&self, frame: Bytes) {
         let mut state = self.lock();
         if !state.closed {
-            self.push_own(&mut state, frame);
+            self.push_own(&mut state, QueuedBatch::message(frame));
+            self.session.copied(1);
             self.delivery.counters.queued.add(1);
             drop(state);
             self.writer.wake();
         }
     }
 
-    fn push_own(&self, state: &mut OutboxState, frame: Bytes) {
-        self.session.queued(frame.len(), 0);
-        let cost = state.queue.push_alone(frame.into());
+    fn push_own(&self, state: &mut OutboxState, batch: QueuedBatch) {
+        self.session.queued(batch.frames.len(), 0);
+        let cost = state.queue.push_alone(batch);
         state.queued += cost;
         self.delivery.buffered.fetch_add(cost, Relaxed);
     }
@@ -388,7 +397,7 @@ impl Outbox {
             pressure.deadline = None;
         }
         if let Some(last) = last {
-            self.push_own(&mut state, last);
+            self.push_own(&mut state, last.into());
         }
         drop(state);
         self.writer.wake();
@@ -435,6 +444,7 @@ impl Outbox {
         let messages = tally.messages;
         self.delivery.counters.drops.add(self.ident(), tally.channels());
         self.session.dropped(messages);
+        self.delivery.incidents.dropped(self.ident(), self.peer.ip(), channel, messages, now);
         if was_queued {
             self.delivery.counters.unqueued.add(messages);
         }

@@ -19,20 +19,30 @@ const KEEP_CAPACITY: usize = 64;
 /// A batch in the queue: one that was offered, or several short ones in one allocation.
 pub(super) struct QueuedBatch {
     pub(super) frames: Bytes,
-    /// The number of messages, if all are known to be on one channel.
-    on_one_channel: Option<NonZeroU32>,
+    /// The number of messages as it was counted when they were queued. Zero in a batch that a writer
+    /// had taken, and in frames of the broker itself.
+    pub(super) messages: u32,
+    /// All of them are known to be on one channel.
+    one_channel: bool,
 }
 
 impl QueuedBatch {
     /// Channels, and how many messages come one after the other on each.
     pub(super) fn channel_runs(&self) -> impl Iterator<Item = (&str, u64)> {
-        batch::channel_runs(&self.frames, self.on_one_channel)
+        batch::channel_runs(&self.frames, NonZeroU32::new(self.messages).filter(|_| self.one_channel))
+    }
+}
+
+impl QueuedBatch {
+    /// A single message.
+    pub(super) fn message(frame: Bytes) -> Self {
+        Self { frames: frame, messages: 1, one_channel: true }
     }
 }
 
 impl From<Bytes> for QueuedBatch {
     fn from(frames: Bytes) -> Self {
-        Self { frames, on_one_channel: None }
+        Self { frames, messages: 0, one_channel: false }
     }
 }
 
@@ -42,6 +52,8 @@ pub(super) struct Queue {
     batches: VecDeque<QueuedBatch>,
     /// The last batch, when more frames may be added to it.
     open: BytesMut,
+    /// The messages in that.
+    open_messages: u32,
 }
 
 impl Queue {
@@ -58,6 +70,7 @@ impl Queue {
         let used = self.open.len();
         if used > 0 && self.open.capacity() - used >= len {
             self.open.extend_from_slice(batch);
+            self.open_messages += batch.messages;
             return len;
         }
         self.seal();
@@ -69,6 +82,7 @@ impl Queue {
             Some(last) if used > 0 || last.frames.len() <= SHORT => {
                 self.open = BytesMut::with_capacity((last.frames.len() + len).min(SHARED));
                 self.open.extend_from_slice(batch);
+                self.open_messages = batch.messages;
                 len + OVERHEAD
             }
             _ => self.push_whole(batch),
@@ -76,7 +90,8 @@ impl Queue {
     }
 
     fn push_whole(&mut self, batch: &mut FrameBatch<'_>) -> usize {
-        self.push_alone(QueuedBatch { on_one_channel: batch.on_one_channel(), frames: batch.share() })
+        let (messages, one_channel) = (batch.messages, batch.one_channel);
+        self.push_alone(QueuedBatch { messages, one_channel, frames: batch.share() })
     }
 
     /// Adds a batch that keeps an allocation of its own.
@@ -123,7 +138,8 @@ impl Queue {
 
     fn seal(&mut self) {
         if !self.open.is_empty() {
-            self.batches.push_back(mem::take(&mut self.open).freeze().into());
+            let (frames, messages) = (mem::take(&mut self.open).freeze(), mem::take(&mut self.open_messages));
+            self.batches.push_back(QueuedBatch { frames, messages, one_channel: false });
         }
     }
 }

@@ -15,6 +15,13 @@ use crate::util::collections::shrink;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Source(IpAddr);
 
+impl Source {
+    /// The address, or the network's first.
+    pub(crate) fn ip(self) -> IpAddr {
+        self.0
+    }
+}
+
 impl From<IpAddr> for Source {
     fn from(ip: IpAddr) -> Self {
         Self(match ip.to_canonical() {
@@ -99,6 +106,11 @@ impl<V, K: Clone + Ord + Hash> SourceTable<V, K> {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// All entries, also expired ones, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.entries.iter().map(|(key, entry)| (key, &entry.value))
     }
 
     #[cfg(test)]

@@ -61,14 +61,14 @@ pub(crate) struct ChannelCounts {
     /// Published messages by bucket of their payload's size.
     pub(super) sizes: [u64; BUCKETS],
     /// Bytes of all payloads.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
     /// Subscriptions of open connections; `None` when there has never been one.
-    pub(super) subscriptions: Option<i64>,
+    pub(crate) subscriptions: Option<i64>,
 }
 
 impl ChannelCounts {
     /// How many messages were published; `None` when there has never been one.
-    pub(super) fn published(&self) -> Option<u64> {
+    pub(crate) fn published(&self) -> Option<u64> {
         Some(self.sizes.iter().sum()).filter(|messages| *messages > 0)
     }
 }
@@ -91,11 +91,16 @@ impl Drop for Subscribed {
     }
 }
 
-/// The number of channels over all idents, and the unrouted messages of each channel.
+/// Numbers over all idents, whether or not these are forgotten: how many channels there are, the
+/// unrouted messages of each, and the copies of ended connections.
 #[derive(Debug, Default)]
 pub(super) struct AllChannels {
     /// How many channels there are in the tables of all idents.
     pub(super) count: AtomicUsize,
+    /// The messages of ended connections, once for each subscriber, and those that the writers of
+    /// ended connections had taken.
+    pub(super) copies: Counter,
+    pub(super) taken: Counter,
     /// By channel alone: a sum over idents would fall when one of them is forgotten.
     unrouted: Mutex<Table<Channel, Counter>>,
 }

@@ -7,13 +7,16 @@ use std::{
 
 use crate::metrics::counter::SingleWriterCounter;
 
-/// The counters of one connection. Each has one writer at a time: `received` and `unparsed` the
-/// connection's task, the others the holder of its outbox's lock.
+/// The counters of one connection. Each has one writer at a time: `received`, `unparsed`,
+/// `published` and `copies` the connection's task, the others the holder of its outbox's lock.
 #[derive(Debug)]
-pub(super) struct ConnectionCounters {
+pub(crate) struct ConnectionCounters {
     pub(super) owner: Box<str>,
     pub(super) received: SingleWriterCounter,
     pub(super) unparsed: SingleWriterCounter,
+    pub(super) published: SingleWriterCounter,
+    pub(super) copies: SingleWriterCounter,
+    pub(super) taken: SingleWriterCounter,
     pub(super) filled: SingleWriterCounter,
     pub(super) drained: SingleWriterCounter,
     pub(super) queued: SingleWriterCounter,
@@ -28,12 +31,20 @@ impl ConnectionCounters {
             owner: owner.into(),
             received: SingleWriterCounter::default(),
             unparsed: SingleWriterCounter::default(),
+            published: SingleWriterCounter::default(),
+            copies: SingleWriterCounter::default(),
+            taken: SingleWriterCounter::default(),
             filled: SingleWriterCounter::default(),
             drained: SingleWriterCounter::default(),
             queued: SingleWriterCounter::default(),
             dropped: SingleWriterCounter::default(),
             blamed: AtomicBool::new(false),
         }
+    }
+
+    /// The messages that the client has published.
+    pub(crate) fn published(&self) -> u64 {
+        self.published.get()
     }
 
     pub(super) fn blame(&self) {
@@ -52,11 +63,13 @@ impl ConnectionCounters {
             dropped: self.dropped.get(),
             unparsed: self.unparsed.get(),
             queued: self.queued.get(),
+            copies: self.copies.get(),
+            taken: self.taken.get(),
         }
     }
 }
 
-/// Sums over connections. All but `dropped`, which counts messages, are bytes.
+/// Sums over connections. `dropped`, `copies` and `taken` count messages, all others bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct ConnectionTotals {
     /// Read from the client.
@@ -64,19 +77,24 @@ pub(crate) struct ConnectionTotals {
     /// Payloads that were queued for the subscriber.
     pub(super) filled: u64,
     /// Written to the subscriber.
-    pub(super) drained: u64,
+    pub(crate) drained: u64,
     /// Messages that were dropped because the subscriber was slow.
-    pub(super) dropped: u64,
+    pub(crate) dropped: u64,
     /// Received and not acted on. Of open connections only.
     pub(super) unparsed: u64,
     /// Queued and not written. Of open connections only.
-    pub(super) queued: u64,
+    pub(crate) queued: u64,
+    /// Messages that the client published, once for each subscriber at that time. Of open
+    /// connections only.
+    pub(super) copies: u64,
+    /// Messages that the writer has taken out of the queue. Of open connections only.
+    pub(super) taken: u64,
 }
 
 impl ConnectionTotals {
     /// The sums that remain when the connections have ended.
     pub(super) fn ended(self) -> Self {
-        Self { unparsed: 0, queued: 0, ..self }
+        Self { unparsed: 0, queued: 0, copies: 0, taken: 0, ..self }
     }
 }
 
@@ -88,5 +106,7 @@ impl AddAssign for ConnectionTotals {
         self.dropped += other.dropped;
         self.unparsed += other.unparsed;
         self.queued += other.queued;
+        self.copies += other.copies;
+        self.taken += other.taken;
     }
 }

@@ -27,6 +27,14 @@ pub(crate) struct Counters {
     pub(crate) unrouted: Counter,
     pub(crate) queued: Counter,
     pub(crate) unqueued: Counter,
+    /// Messages that a writer had taken and has not written.
+    pub(crate) returned: Counter,
+    /// Messages that no connection published, once for each subscriber.
+    pub(crate) copies: Counter,
+    /// Messages for which a publisher has begun to wait, once for each subscriber, and those that
+    /// have been decided since.
+    pub(crate) awaited: Counter,
+    pub(crate) decided: Counter,
     pub(crate) drops: Drops,
     pub(crate) discarded: Counter,
     pub(crate) sent_bytes: Counter,
@@ -53,6 +61,10 @@ impl Counters {
             unrouted: self.unrouted.get(),
             queued: self.queued.get(),
             unqueued,
+            returned: self.returned.get(),
+            copies: self.copies.get(),
+            awaited: self.awaited.get(),
+            decided: self.decided.get(),
             dropped: self.drops.total(),
             discarded: self.discarded.get(),
             sent_bytes: self.sent_bytes.get(),
@@ -83,6 +95,13 @@ pub(crate) struct Totals {
     pub(super) queued: u64,
     /// Queued messages that were dropped or discarded later.
     pub(super) unqueued: u64,
+    /// Messages that a writer had taken and has not written.
+    pub(super) returned: u64,
+    /// Copies of messages that no connection published.
+    pub(super) copies: u64,
+    /// Copies for which a publisher has begun to wait, and those that have been decided since.
+    pub(super) awaited: u64,
+    pub(super) decided: u64,
     pub(super) dropped: u64,
     pub(super) discarded: u64,
     pub(super) sent_bytes: u64,

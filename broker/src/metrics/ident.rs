@@ -84,7 +84,10 @@ impl IdentSeries {
         if let Some(index) = connections.open.iter().position(|open| Arc::ptr_eq(open, counters)) {
             connections.open.swap_remove(index);
         }
-        connections.ended += counters.totals().ended();
+        let totals = counters.totals();
+        connections.ended += totals.ended();
+        self.all_channels.copies.add(totals.copies);
+        self.all_channels.taken.add(totals.taken);
         self.lost();
     }
 
@@ -154,11 +157,11 @@ pub(crate) struct IdentCounts {
     pub(super) deadlines: u64,
     pub(super) recoveries: u64,
     /// Sums over all connections.
-    pub(super) totals: ConnectionTotals,
+    pub(crate) totals: ConnectionTotals,
     /// Open connections by owner of the key.
     pub(super) owners: BTreeMap<String, u64>,
     /// In the order of their names.
-    pub(super) channels: Vec<(Channel, ChannelCounts)>,
+    pub(crate) channels: Vec<(Channel, ChannelCounts)>,
 }
 
 impl IdentCounts {

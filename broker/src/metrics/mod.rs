@@ -10,18 +10,20 @@
 //! stranger cannot make the tables grow. A key can make them grow to
 //! [`MAX_SERIES`](table::MAX_SERIES) at most.
 
+pub(crate) mod books;
 pub(crate) mod category;
 pub(crate) mod channels;
-mod connection;
+pub(crate) mod connection;
 mod counter;
 pub(crate) mod counters;
 pub(crate) mod drops;
 pub(crate) mod endpoints;
 pub(crate) mod failures;
-mod ident;
+pub(crate) mod ident;
 pub(crate) mod latency;
 pub(crate) mod levels;
 mod process;
+pub(crate) mod rates;
 pub(crate) mod registry;
 pub(crate) mod render;
 mod row;

@@ -6,8 +6,10 @@ use hpfeeds::wire::Ident;
 use parking_lot::Mutex;
 
 use crate::metrics::{
+    books::Books,
     category::Category,
     channels::AllChannels,
+    connection::ConnectionTotals,
     counters::Counters,
     endpoints::Endpoints,
     failures::Reason,
@@ -15,6 +17,7 @@ use crate::metrics::{
     latency::{Latency, Timing},
     levels::Levels,
     process::ProcessUsage,
+    rates::RateSamples,
     session::SessionMetrics,
     snapshot::Snapshot,
     stall::{Stall, Stalls},
@@ -27,6 +30,7 @@ pub(crate) struct Metrics {
     /// The outboxes share them.
     pub(crate) counters: Arc<Counters>,
     pub(crate) endpoints: Endpoints,
+    pub(crate) rates: RateSamples,
     idents: Mutex<Table<Ident, IdentSeries>>,
     channels: Arc<AllChannels>,
     /// Clients that have not authenticated.
@@ -43,6 +47,7 @@ impl Metrics {
         Self {
             counters: Arc::default(),
             endpoints: Endpoints::new(addrs, unauthenticated.clone()),
+            rates: RateSamples::default(),
             idents: Mutex::default(),
             channels,
             unauthenticated,
@@ -99,8 +104,14 @@ impl Metrics {
         };
         let mut idents: Vec<_> = idents.into_iter().map(|(ident, series)| (ident, series.counts(now))).collect();
         idents.sort_by(|a, b| a.0.cmp(&b.0));
+        let totals = self.counters.totals();
+        let open =
+            |read: fn(&ConnectionTotals) -> u64| idents.iter().map(|(_, counts)| read(&counts.totals)).sum::<u64>();
+        let (copies, taken) = (totals.copies + open(|totals| totals.copies), open(|totals| totals.taken));
+        let books = Books::of(&totals, self.channels.copies.get() + copies, self.channels.taken.get() + taken);
         Snapshot {
-            totals: self.counters.totals(),
+            totals,
+            books,
             levels,
             authentication: self.authentication.counts(),
             stalls: self.stalls.counts(),
@@ -109,6 +120,8 @@ impl Metrics {
             idents,
             unrouted: self.channels.unrouted_counts(now),
             process: ProcessUsage::read(),
+            seen: Vec::new(),
+            certificates: Vec::new(),
         }
     }
 }

@@ -293,6 +293,24 @@ pub(super) const ROWS: &[Row] = &[
         Samples(unrouted),
     ),
     Row::new(
+        Gauge,
+        "hpfeeds_broker_last_publish_timestamp_seconds",
+        "When an ident published its last message, in seconds since 1970.",
+        Samples(last_publish),
+    ),
+    Row::new(
+        Gauge,
+        "hpfeeds_broker_last_connection_timestamp_seconds",
+        "When an ident was last connected, in seconds since 1970; now, while it is.",
+        Samples(last_connection),
+    ),
+    Row::new(
+        Gauge,
+        "hpfeeds_broker_certificate_expiry_timestamp_seconds",
+        "When the certificate of an endpoint expires, in seconds since 1970.",
+        Samples(certificates),
+    ),
+    Row::new(
         Counter,
         "hpfeeds_broker_handshake_failures",
         "Connections that did not become a session, by reason.",
@@ -385,6 +403,26 @@ fn unrouted(snapshot: &Snapshot, text: &mut Text) {
         if *count > 0 || published.contains(channel) {
             text.sample(&[("chan", channel)], count);
         }
+    }
+}
+
+fn last_publish(snapshot: &Snapshot, text: &mut Text) {
+    for (ident, published, _) in &snapshot.seen {
+        if let Some(published) = published {
+            text.sample(&[("ident", ident)], published);
+        }
+    }
+}
+
+fn last_connection(snapshot: &Snapshot, text: &mut Text) {
+    for (ident, _, connected) in &snapshot.seen {
+        text.sample(&[("ident", ident)], connected);
+    }
+}
+
+fn certificates(snapshot: &Snapshot, text: &mut Text) {
+    for (endpoint, expires) in &snapshot.certificates {
+        text.sample(&[("endpoint", &endpoint.to_string())], expires);
     }
 }
 

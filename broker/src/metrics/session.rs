@@ -40,6 +40,26 @@ impl SessionMetrics {
         Subscribed::new(self.series.channel(channel))
     }
 
+    /// The counters of the connection, for as long as somebody wants to read them.
+    pub(crate) fn counters(&self) -> &Arc<ConnectionCounters> {
+        &self.counters
+    }
+
+    /// Messages were published. Only for the connection's task, as the next.
+    pub(crate) fn published(&self, messages: u32) {
+        self.counters.published.add(messages.into());
+    }
+
+    /// So many copies of published messages were offered to subscribers.
+    pub(crate) fn copied(&self, copies: u64) {
+        self.counters.copies.add(copies);
+    }
+
+    /// Messages were taken out of the queue, to be written. Only under the lock of the outbox.
+    pub(crate) fn taken(&self, messages: u64) {
+        self.counters.taken.add(messages);
+    }
+
     /// Bytes were read. Only for the connection's task.
     pub(crate) fn received(&self, bytes: usize) {
         self.counters.received.add(bytes as u64);
@@ -99,11 +119,13 @@ impl SessionMetrics {
     }
 
     /// The session is refused. Counts an invalid message, unless another [`error`](Self::error) has
-    /// been counted.
-    pub(crate) fn refused(&self) {
-        if !self.counters.is_blamed() {
+    /// been counted: returns whether it was an invalid message.
+    pub(crate) fn refused(&self) -> bool {
+        let is_invalid = !self.counters.is_blamed();
+        if is_invalid {
             self.error(Category::InvalidMessage);
         }
+        is_invalid
     }
 
     /// A handle that belongs to no [`Metrics`](crate::metrics::registry::Metrics).
@@ -111,6 +133,12 @@ impl SessionMetrics {
     #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
     pub(crate) fn for_test(ident: &str) -> Self {
         Self::open(ident.parse().unwrap(), ident, Arc::new(IdentSeries::new(&Arc::default())))
+    }
+
+    /// How many messages the writer has taken.
+    #[cfg(test)]
+    pub(crate) fn taken_messages(&self) -> u64 {
+        self.counters.taken.get()
     }
 
     /// How many bytes are queued.

@@ -46,7 +46,7 @@ impl Broker {
         let mut frame = BytesMut::new();
         encode_publish(&mut frame, self.context.config.limits, ident, channel, payload)?;
         let subscribers = self.context.router.topic(channel).subscribers();
-        fanout::deliver(frame.freeze(), payload.len(), &subscribers, || self.context.metrics.stall()).await;
+        fanout::deliver(frame.freeze(), payload.len(), &subscribers, &self.context.metrics).await;
         Ok(())
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{fmt, io};
 
+use crate::presence::record::Departure;
+
 /// Reason for which a connection is no longer read from.
 #[derive(Debug)]
 pub(crate) enum End {
@@ -30,6 +32,23 @@ pub(crate) enum End {
         /// confirm them.
         unread: bool,
     },
+}
+
+impl From<&End> for Departure {
+    fn from(end: &End) -> Self {
+        match end {
+            End::Eof => Self::Closed,
+            End::Refused(_) => Self::Refused,
+            End::Failed(_) => Self::Broken,
+            End::Slow => Self::Slow,
+            End::Evicted => Self::Evicted,
+            End::Revoked => Self::Revoked,
+            End::Silent(_) => Self::Lifeless,
+            End::Fenced => Self::Fenced,
+            End::Unstored => Self::Unstored,
+            End::Shutdown { .. } => Self::Shutdown,
+        }
+    }
 }
 
 impl fmt::Display for End {

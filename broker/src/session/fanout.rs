@@ -12,7 +12,7 @@ use crate::{
         batch::FrameBatch,
         outbox::{EnqueueOutcome, Outbox},
     },
-    metrics::{counters::Counters, stall::Stall},
+    metrics::{counters::Counters, registry::Metrics, session::SessionMetrics, stall::Stall},
     net::buffer_pool::BufferPool,
     routing::{router::TopicHandle, topic::Subscribers},
     session::{read_buffer::ReadBuffer, storing::Storage, work_budget::WorkBudget},
@@ -110,6 +110,7 @@ impl Fanout {
     pub(crate) fn queue(
         &mut self,
         counters: &Counters,
+        session: &SessionMetrics,
         buffer: &mut ReadBuffer,
         pool: &Arc<BufferPool>,
         budget: &mut WorkBudget,
@@ -118,6 +119,7 @@ impl Fanout {
         // Received, whatever becomes of them.
         counters.received_messages.add(extent.messages.into());
         counters.received_bytes.add(extent.len as u64);
+        session.published(extent.messages);
         let Some(subscribers) = subscribers.filter(|subscribers| !subscribers.is_empty()) else {
             counters.unrouted.add(extent.messages.into());
             buffer.skip(extent.len);
@@ -130,7 +132,15 @@ impl Fanout {
         };
         batch.one_channel = batches == 1;
         let holds = taken.unwrap_or(extent.len);
-        let waiting = offer(&mut batch, batches, subscribers.iter(), subscribers.len(), budget);
+        let waiting = offer(
+            &mut batch,
+            batches,
+            subscribers.iter(),
+            subscribers.len(),
+            |copies| session.copied(copies),
+            counters,
+            budget,
+        );
         let pending = (!waiting.is_empty()).then(|| PendingFanout::new(batch.into_own(), holds, waiting));
         // Only now, as they were still in the read buffer.
         if taken.is_none() {
@@ -144,6 +154,7 @@ impl Fanout {
     pub(super) fn queue_stored(
         &mut self,
         counters: &Counters,
+        session: &SessionMetrics,
         frames: Bytes,
         holds: usize,
         is_stored: bool,
@@ -152,6 +163,7 @@ impl Fanout {
         let Self { subscribers, extent, payload, batches, withholds, withheld, .. } = mem::take(self);
         counters.received_messages.add(extent.messages.into());
         counters.received_bytes.add(extent.len as u64);
+        session.published(extent.messages);
         budget.charge(batches);
         let subscribers = subscribers.unwrap_or_default();
         if subscribers.is_empty() && !is_stored {
@@ -165,7 +177,7 @@ impl Fanout {
         let all = subscribers.iter().enumerate().filter(gets).map(|(_, outbox)| outbox);
         let mut batch = FrameBatch::new(frames, extent.messages, payload);
         batch.one_channel = batches == 1;
-        let waiting = offer(&mut batch, batches, all, usize::MAX, budget);
+        let waiting = offer(&mut batch, batches, all, usize::MAX, |copies| session.copied(copies), counters, budget);
         (!waiting.is_empty()).then(|| PendingFanout::new(batch.into_own(), holds, waiting))
     }
 }
@@ -174,7 +186,7 @@ impl Fanout {
 type Waiting = Vec<(Arc<Outbox>, Instant)>;
 
 /// Offers a batch to each subscriber; publishers wait for those that keep up and have no room.
-/// `count` is how many these are, or more.
+/// `count` is how many these are, or more; `copied` counts the copies.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "with a call a message alone costs 1 % more instructions")]
 fn offer<'a>(
@@ -182,10 +194,13 @@ fn offer<'a>(
     batches: usize,
     subscribers: impl Iterator<Item = &'a Arc<Outbox>>,
     count: usize,
+    copied: impl FnOnce(u64),
+    counters: &Counters,
     budget: &mut WorkBudget,
 ) -> Waiting {
-    let (mut waiting, mut left) = (Vec::new(), count);
+    let (mut waiting, mut left, mut offered) = (Vec::new(), count, 0);
     for outbox in subscribers {
+        offered += 1;
         left = left.saturating_sub(1);
         batch.is_last = left == 0 && waiting.is_empty();
         budget.charge(match outbox.enqueue(batch, Instant::now) {
@@ -198,17 +213,24 @@ fn offer<'a>(
             }
         });
     }
+    copied(u64::from(batch.messages) * offered);
+    if !waiting.is_empty() {
+        counters.awaited.add(u64::from(batch.messages) * waiting.len() as u64);
+    }
     waiting
 }
 
 /// Hands one message to subscribers, and waits for those that keep up and have no room.
 #[cfg(feature = "cli")]
-pub(crate) async fn deliver(frame: Bytes, payload: usize, subscribers: &Subscribers, stall: impl FnOnce() -> Stall) {
+pub(crate) async fn deliver(frame: Bytes, payload: usize, subscribers: &Subscribers, metrics: &Metrics) {
     let holds = frame.len();
     let mut batch = FrameBatch::new(frame, 1, payload);
-    let waiting = offer(&mut batch, 1, subscribers.iter(), subscribers.len(), &mut WorkBudget::default());
+    let (counters, mut budget) = (&*metrics.counters, WorkBudget::default());
+    // No session publishes it.
+    let copied = |copies| counters.copies.add(copies);
+    let waiting = offer(&mut batch, 1, subscribers.iter(), subscribers.len(), copied, counters, &mut budget);
     if !waiting.is_empty() {
-        PendingFanout::new(batch.into_own(), holds, waiting).deliver(stall()).await;
+        PendingFanout::new(batch.into_own(), holds, waiting).deliver(metrics.stall()).await;
     }
 }
 
@@ -240,6 +262,7 @@ impl PendingFanout {
     pub(crate) async fn deliver(mut self, _stall: Stall) {
         while let Some((outbox, until)) = self.waiting.last() {
             outbox.enqueue_waiting(&mut self.batch, *until).await;
+            outbox.decided(&self.batch);
             self.waiting.pop();
         }
     }
@@ -250,6 +273,7 @@ impl Drop for PendingFanout {
         // The broker stops, and does not wait any more.
         for (outbox, _) in &self.waiting {
             outbox.discard(&self.batch);
+            outbox.decided(&self.batch);
         }
     }
 }
@@ -281,11 +305,12 @@ mod tests {
             let mut buffer = ReadBuffer::new(BytesMut::from(&[0; 100][..]));
             let pool = Arc::new(BufferPool::new(usize::MAX));
             let (mut fanout, mut budget) = (Fanout::default(), WorkBudget::default());
+            let session = SessionMetrics::for_test("publisher");
             fanout.begin(&topic, topic.subscribers(), Storage::default());
             for _ in 0..3 {
                 fanout.add(BatchExtent { len: 30, messages: 1 }, 10);
             }
-            assert!(fanout.queue(&Counters::default(), &mut buffer, &pool, &mut budget).is_none());
+            assert!(fanout.queue(&Counters::default(), &session, &mut buffer, &pool, &mut budget).is_none());
             assert_eq!((budget.units(), buffer.bytes.len(), fanout.extent().len), (steps, 10, 0));
         }
     }

@@ -1,6 +1,6 @@
 //! Handshake of a connection: TLS, INFO and AUTH, and how each fails.
 
-use std::{io, net::SocketAddr, task::Poll, time::Duration};
+use std::{fmt, io, net::SocketAddr, task::Poll, time::Duration};
 
 use bytes::{Buf as _, BytesMut};
 use futures::{FutureExt as _, future::poll_fn};
@@ -12,6 +12,7 @@ use crate::{
     auth::AuthError,
     context::BrokerContext,
     identity::Membership,
+    incidents::IncidentKind,
     limits::{
         connections::TOO_MANY, log_sampler::Suppressed, pre_auth::PendingConnection, tls_handshakes::HandshakePermit,
     },
@@ -63,6 +64,18 @@ enum Cause {
     LookupTimeout,
 }
 
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownIdent => f.write_str("unknown ident"),
+            Self::WrongSecret => f.write_str("wrong secret"),
+            Self::Unusable(why) => f.write_str(why),
+            Self::Lookup(cause) => cause.fmt(f),
+            Self::LookupTimeout => f.write_str("the key store did not answer in time"),
+        }
+    }
+}
+
 impl Cause {
     /// The cause in the metrics.
     fn kind(&self) -> (Reason, Category) {
@@ -74,19 +87,25 @@ impl Cause {
         }
     }
 
+    fn incident(&self) -> IncidentKind {
+        match self {
+            Self::UnknownIdent => IncidentKind::UnknownIdent,
+            Self::WrongSecret | Self::Unusable(_) => IncidentKind::WrongSecret,
+            Self::Lookup(_) | Self::LookupTimeout => IncidentKind::StoreFailed,
+        }
+    }
+
     fn log(&self, ident: &Ident, peer: SocketAddr, unlogged: &Suppressed) {
         let ident = ident.as_str();
         let Suppressed { here: unlogged, elsewhere } = *unlogged;
         match self {
-            Self::UnknownIdent => info!(ident, %peer, unlogged, elsewhere, "authentication failed: unknown ident"),
-            Self::WrongSecret => info!(ident, %peer, unlogged, elsewhere, "authentication failed: wrong secret"),
-            Self::Unusable(why) => info!(ident, %peer, unlogged, elsewhere, "authentication failed: {why}"),
+            Self::UnknownIdent | Self::WrongSecret | Self::Unusable(_) => {
+                info!(ident, %peer, unlogged, elsewhere, "authentication failed: {self}");
+            }
             Self::Lookup(cause) => {
                 warn!(ident, %peer, unlogged, elsewhere, %cause, "authentication failed: cannot look up the key");
             }
-            Self::LookupTimeout => {
-                warn!(ident, %peer, unlogged, elsewhere, "authentication failed: the key store did not answer in time");
-            }
+            Self::LookupTimeout => warn!(ident, %peer, unlogged, elsewhere, "authentication failed: {self}"),
         }
     }
 }
@@ -100,7 +119,7 @@ pub(crate) async fn acquire_permit(
 ) -> Option<HandshakePermit> {
     let Ok(permit) = timeout(context.config.handshake_timeout, context.tls_handshakes.acquire(peer.ip())).await else {
         context.metrics.counters.rejected.add(1);
-        context.admission.log_refusal(peer.ip(), "Too many TLS handshakes from your address");
+        turned_away(None, peer, "Too many TLS handshakes from your address", context);
         return None;
     };
     let (read, _) = socket.split();
@@ -136,7 +155,11 @@ pub(crate) async fn secure(
     };
     pending.end_without_session();
     context.metrics.failed(Reason::Tls);
-    if cause.kind() == io::ErrorKind::UnexpectedEof && begun.elapsed() < PROBE_TIME {
+    let is_probe = cause.kind() == io::ErrorKind::UnexpectedEof && begun.elapsed() < PROBE_TIME;
+    if !is_probe {
+        context.incidents.add(IncidentKind::TlsFailed, None, peer.ip(), None, &cause.to_string());
+    }
+    if is_probe {
         debug!(%peer, %cause, "TLS handshake failed");
     } else if let Some(Suppressed { here: unlogged, elsewhere }) = context.log.refused.sample(peer.ip(), Instant::now())
     {
@@ -167,6 +190,7 @@ pub(crate) async fn authenticate(
     match failure {
         Failure::Refused(reason, text, other) => {
             context.metrics.failed(reason);
+            context.incidents.add(IncidentKind::NoAuth, None, peer.ip(), None, &text);
             if let Some(Suppressed { here: unlogged, elsewhere }) =
                 context.log.refused.sample(peer.ip(), Instant::now())
             {
@@ -180,6 +204,7 @@ pub(crate) async fn authenticate(
             let (reason, category) = cause.kind();
             context.metrics.failed(reason);
             context.metrics.rejected(&ident, category);
+            context.incidents.add(cause.incident(), Some(&ident), peer.ip(), None, &cause.to_string());
             let now = Instant::now();
             context.auth_failures.failed(peer.ip(), now);
             if let Some(unlogged) = context.log.rejected.sample(peer.ip(), now) {
@@ -191,7 +216,7 @@ pub(crate) async fn authenticate(
         Failure::TooMany(ident) => {
             context.metrics.counters.rejected.add(1);
             let reason = format!("Too many connections for {ident}");
-            context.admission.log_refusal(peer.ip(), &reason);
+            turned_away(Some(&ident), peer, &reason, context);
             // A client that connects again at once has to wait.
             context.auth_failures.failed(peer.ip(), Instant::now());
             send_error(&mut write, &reason, context).await;
@@ -203,6 +228,12 @@ pub(crate) async fn authenticate(
         }
     }
     None
+}
+
+/// Counts and logs a connection for which there is no room.
+fn turned_away(ident: Option<&Ident>, peer: SocketAddr, reason: &str, context: &BrokerContext) {
+    context.incidents.add(IncidentKind::TurnedAway, ident, peer.ip(), None, reason);
+    context.admission.log_refusal(peer.ip(), reason);
 }
 
 /// Ends a handshake because the broker shuts down.
@@ -220,7 +251,7 @@ pub(crate) fn evict(socket: &mut Socket, peer: SocketAddr, pending: &PendingConn
         return;
     }
     context.metrics.counters.rejected.add(1);
-    context.admission.log_refusal(peer.ip(), TOO_MANY);
+    turned_away(None, peer, TOO_MANY, context);
     // An end of stream without an ERROR would confirm messages that the client may have sent.
     socket.reset_on_close();
     let (mut read, mut write) = socket.split();

@@ -36,6 +36,7 @@ use crate::{
     config::Config,
     context::BrokerContext,
     delivery::outbox::Outbox,
+    incidents::IncidentKind,
     journal::mailbox,
     limits::{connections::Permit, pre_auth::PendingConnection, tls_handshakes::HandshakePermit},
     metrics::endpoints::Phase,
@@ -80,6 +81,7 @@ pub(crate) async fn serve(connection: Box<Connection>) {
     if let End::Shutdown { unread } = &mut end {
         *unread = reader.has_published() || read.has_unread();
     }
+    reader.attendance.leave((&end).into());
     if let Some(extension) = &mut reader.extension {
         extension.part(&connection.context);
     }
@@ -175,9 +177,10 @@ async fn shake_hands(
     let Authenticated { membership, received } = authenticated?;
     info!(ident = membership.ident().as_str(), owner = membership.key().owner, %peer, "connected");
     let session = context.metrics.session(membership.ident(), &membership.key().owner);
+    let attendance = context.presence.arrive(membership.ident(), peer, session.counters());
     let outbox = Outbox::new(session, peer, context.delivery.clone());
     membership.attach(&outbox);
-    Some(Box::new(SessionReader::new(context.clone(), service, membership, outbox, received)))
+    Some(Box::new(SessionReader::new(context.clone(), service, membership, attendance, outbox, received)))
 }
 
 /// Drives the session: reads and writes at the same time, until the client ends its stream or there
@@ -325,17 +328,21 @@ async fn close_session(
     poll_fn(|cx| writer.outbox().poll_clear(cx)).await;
     context.aborted.run_until_cancelled(pin!(finish(&end, read, writer, &context.config))).await;
     poll_fn(|cx| writer.outbox().poll_clear(cx)).await;
-    match end {
-        End::Refused(_) => {
+    let outbox = writer.outbox();
+    let incident = |kind, text: &str| context.incidents.add(kind, Some(outbox.ident()), peer.ip(), None, text);
+    match &end {
+        End::Refused(text) => {
             context.metrics.counters.refused.add(1);
-            writer.outbox().session().refused();
+            if outbox.session().refused() {
+                incident(IncidentKind::BadFrame, text);
+            }
         }
+        End::Slow | End::Evicted => incident(IncidentKind::Slow, &end.to_string()),
         End::Revoked => context.metrics.counters.revoked.add(1),
         End::Fenced => context.metrics.counters.fenced.add(1),
         End::Silent(_) => context.metrics.counters.silent.add(1),
         _ => {}
     }
-    let outbox = writer.outbox();
     info!(ident = outbox.ident().as_str(), %peer, reason = %end, dropped = outbox.dropped(), "disconnected");
 }
 

@@ -11,6 +11,7 @@ use tracing::{debug, info};
 
 use crate::{
     context::BrokerContext,
+    incidents::IncidentKind,
     limits::{connections::Permit, log_sampler::Suppressed, pre_auth::PendingConnection},
     metrics::failures::Reason,
     net::{
@@ -83,6 +84,7 @@ pub(crate) async fn identify(
             };
             pending.end_without_session();
             context.metrics.counters.rejected.add(1);
+            context.incidents.add(IncidentKind::TurnedAway, None, client.ip(), None, reason);
             context.admission.log_refusal(client.ip(), reason);
             if plain {
                 let (mut read, mut write) = socket.split();

@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
 use crate::{
+    incidents::IncidentKind,
     metrics::{category::Category, sizes::Sizes},
     net::endpoint::Mode,
     routing::patterns::prefixes,
@@ -29,6 +30,7 @@ macro_rules! route {
             budget: &mut $session.budget,
             extension: &mut $session.extension,
             storing: &mut $session.storing,
+            session: $session.subscriptions.outbox().session(),
         }
     };
 }
@@ -160,7 +162,9 @@ impl SessionReader {
         if *own != ident {
             session.error(Category::IdentMismatchPub);
             info!(ident = own.as_str(), %peer, channel, claimed = ident, "denied: publish in another's name");
-            return Err(Denial::Fatal(format!("Invalid authkey in message, ident={ident}")));
+            let text = format!("Invalid authkey in message, ident={ident}");
+            self.context.incidents.add(IncidentKind::OthersName, Some(own), peer.ip(), Some(channel), &text);
+            return Err(Denial::Fatal(text));
         }
         let owned = owned(channel, Opcode::Publish).map_err(Denial::Fatal)?;
         // The endpoint refuses with the words for a key: clients know them, and it is as much
@@ -172,6 +176,7 @@ impl SessionReader {
             }
             session.error(Category::NoPubPermission);
             info!(ident, %peer, channel, "denied: publish");
+            self.context.incidents.add(IncidentKind::DeniedPublish, Some(own), peer.ip(), Some(channel), &text);
             return Err(Denial::Fatal(text));
         }
         let prefixes = prefixes(channel).count();

@@ -17,6 +17,7 @@ use crate::{
         endpoint::{Mode, open::Service},
         socket::ReadHalf,
     },
+    presence::Attendance,
     routing::subscriptions::Subscriptions,
     session::{
         end::End, extension::Extension, mail::Post, publish_cache::PublishCache, read_buffer::ReadBuffer,
@@ -29,6 +30,7 @@ pub(crate) struct SessionReader {
     pub(super) context: Arc<BrokerContext>,
     pub(super) mode: Mode,
     pub(super) membership: Membership,
+    pub(super) attendance: Attendance,
     pub(super) subscriptions: Subscriptions,
     pub(super) cache: PublishCache,
     /// The client has published, or begun to.
@@ -53,6 +55,7 @@ impl SessionReader {
         context: Arc<BrokerContext>,
         service: &Service,
         membership: Membership,
+        attendance: Attendance,
         outbox: Arc<Outbox>,
         received: BytesMut,
     ) -> Self {
@@ -63,6 +66,7 @@ impl SessionReader {
             context,
             mode: service.mode,
             membership,
+            attendance,
             subscriptions,
             cache: PublishCache::default(),
             published: false,

@@ -10,7 +10,7 @@ use super::{
     storing::{Stored, Storing},
     work_budget::WorkBudget,
 };
-use crate::context::BrokerContext;
+use crate::{context::BrokerContext, metrics::session::SessionMetrics};
 
 /// The parts of a session that a batch goes through.
 pub(super) struct Route<'a> {
@@ -19,6 +19,7 @@ pub(super) struct Route<'a> {
     pub(super) budget: &'a mut WorkBudget,
     pub(super) extension: &'a mut Option<Box<Extension>>,
     pub(super) storing: &'a mut Option<Box<Storing>>,
+    pub(super) session: &'a SessionMetrics,
 }
 
 impl Route<'_> {
@@ -33,8 +34,8 @@ impl Route<'_> {
         if let Some(extension) = self.extension {
             extension.count(fanout.extent().messages)?;
         }
-        let Self { context, buffer, budget, .. } = &mut self;
-        let pending = fanout.queue(&context.metrics.counters, buffer, &context.pool, budget);
+        let Self { context, buffer, budget, session, .. } = &mut self;
+        let pending = fanout.queue(&context.metrics.counters, session, buffer, &context.pool, budget);
         self.settle(pending.is_none());
         Ok(pending)
     }
@@ -86,7 +87,8 @@ impl Route<'_> {
                 }
             }
         }
-        let pending = fanout.queue_stored(&self.context.metrics.counters, frames, holds, is_stored, self.budget);
+        let counters = &self.context.metrics.counters;
+        let pending = fanout.queue_stored(counters, self.session, frames, holds, is_stored, self.budget);
         self.settle(pending.is_none());
         Ok(pending)
     }

@@ -7,6 +7,7 @@ use hpfeeds::wire::{
 use tracing::{info, warn};
 
 use crate::{
+    incidents::IncidentKind,
     metrics::category::Category,
     net::endpoint::Mode,
     routing::patterns::{allowed, prefixes},
@@ -83,6 +84,7 @@ impl SessionReader {
         let Some(changed) = self.subscriptions.add(channel.clone(), self.membership.key()) else {
             return self.deny(channel);
         };
+        self.attendance.subscribes();
         // The one too many goes with the connection.
         if full {
             return Err(too_many());
@@ -162,7 +164,9 @@ impl SessionReader {
         let (session, peer) = (self.outbox().session(), self.outbox().peer());
         session.error(Category::NoSubPermission);
         info!(ident = self.membership.ident().as_str(), %peer, channel, "denied: subscribe");
-        self.denial_text(channel)
+        let (text, ident) = (self.denial_text(channel), Some(self.membership.ident()));
+        self.context.incidents.add(IncidentKind::DeniedSubscribe, ident, peer.ip(), Some(channel), &text);
+        text
     }
 
     fn denial_text(&self, channel: &str) -> String {

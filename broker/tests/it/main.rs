@@ -38,3 +38,4 @@ mod streams;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;
+mod view;

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use hpfeeds::wire::Ident;
 use serde_json::Value;
 use tokio::time::timeout;
 use tracing::warn;
@@ -31,6 +32,9 @@ use crate::auth::{
 /// The longest time that a lookup takes, with connecting: half of what the broker gives it by
 /// default.
 const DEADLINE: Duration = Duration::from_secs(5);
+
+/// As many idents as a snapshot has room for.
+const MOST_IDENTS: usize = 10_000;
 
 /// A database, and the connections to it.
 #[derive(Debug)]
@@ -144,6 +148,24 @@ impl Database {
                 self.connections.clear();
                 Err(self.silent(DEADLINE))
             }
+        }
+    }
+
+    /// The first idents, for [`AuthStore::idents`](crate::auth::AuthStore::idents). A name that no
+    /// ident can have is passed over.
+    pub(super) async fn idents(&self) -> Result<Vec<Ident>, AuthError> {
+        let listing = async {
+            let _permit = self.connections.permit().await?;
+            let mut connection = self.connect().await?;
+            let sql = format!("{} LIMIT {MOST_IDENTS}", self.table().select(connection.dialect()));
+            let rows = connection.rows(&sql, &[]).await?;
+            connection.close().await?;
+            Ok(rows)
+        };
+        match timeout(DEADLINE, listing).await {
+            Ok(Ok(rows)) => Ok(rows.into_iter().filter_map(|[ident, ..]| ident?.parse().ok()).collect()),
+            Ok(Err(cause)) => Err(self.error(&cause)),
+            Err(_) => Err(self.silent(DEADLINE)),
         }
     }
 

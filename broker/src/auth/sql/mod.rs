@@ -13,7 +13,7 @@ pub(crate) mod table;
 use std::path::Path;
 
 use self::{address::DatabaseAddress, create::NewFile, database::Database};
-use super::{AuthError, AuthStore, Lookup};
+use super::{AuthError, AuthStore, Idents, Lookup};
 
 /// Keys in a database, see [`DatabaseAddress`]. Each lookup asks the database, so a change counts
 /// for the next connection, and for live connections at the next
@@ -63,5 +63,9 @@ async fn create(address: &DatabaseAddress, file: &Path) -> Result<(), AuthError>
 impl AuthStore for SqlStore {
     fn lookup<'a>(&'a self, ident: &'a str) -> Lookup<'a> {
         Box::pin(self.database.key(ident))
+    }
+
+    fn idents(&self) -> Idents<'_> {
+        Box::pin(self.database.idents())
     }
 }

@@ -14,7 +14,10 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use tokio::time::Instant;
 
 use super::*;
-use crate::{metrics::session::SessionMetrics, util::property::cases};
+use crate::{
+    metrics::{books::Books, session::SessionMetrics},
+    util::property::cases,
+};
 
 /// The next thing that happens.
 #[derive(Debug, Clone)]
@@ -134,6 +137,11 @@ impl Reader {
         (batches().map(<[u8]>::len).sum::<usize>() - self.written, batches().count())
     }
 
+    /// Messages in its queue, which the writer has not taken.
+    fn waiting(&self) -> usize {
+        self.outbox.lock().queue.iter().map(|batch| numbers(batch).0.len()).sum()
+    }
+
     /// Messages that it has got, or may still get.
     fn messages(&self) -> Vec<u32> {
         let mut all = self.stream.clone();
@@ -240,6 +248,10 @@ proptest! {
             prop_assert_eq!(stats.sent_bytes, readers.iter().map(|reader| reader.stream.len() as u64).sum::<u64>());
             prop_assert_eq!(stats.buffered, buffered as u64);
             prop_assert_eq!(stats.delivered, delivered);
+            let taken = readers.iter().map(|reader| reader.outbox.session().taken_messages()).sum();
+            let books = Books::of(&delivery.counters.totals(), offered.iter().sum(), taken);
+            let waiting = readers.iter().map(|reader| reader.waiting() as u64).sum::<u64>();
+            prop_assert_eq!((books.difference(), books.queued), (0, waiting), "{:?}", books);
             prop_assert_eq!(stats.delivered + stats.dropped + stats.discarded, offered.iter().sum::<u64>());
             let drops: u64 = delivery.counters.drops.entries().iter().map(|entry| entry.messages).sum();
             prop_assert_eq!(drops, stats.dropped);

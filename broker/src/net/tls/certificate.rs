@@ -1,6 +1,13 @@
 //! The certificate and key of a TLS endpoint, as they are read from its files.
 
-use std::{fmt, fs, io, path::Path, sync::Arc};
+use std::{
+    fmt, fs, io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
+};
 
 use arc_swap::ArcSwap;
 use hpfeeds::x509;
@@ -37,6 +44,8 @@ pub(crate) struct Certificate {
     /// Replaced as a whole: a handshake sees either the old or the new pair, and connections keep
     /// what they have.
     config: ArcSwap<ServerConfig>,
+    /// The end of the certificate's validity in seconds since 1970.
+    expires: AtomicI64,
     /// The fingerprint of the files when `config` was read from them.
     read: Mutex<Fingerprint>,
 }
@@ -47,7 +56,10 @@ impl Certificate {
         // Before the files are read: a change meanwhile is found later.
         let read = Mutex::new(fingerprint(&files));
         match server_config(&files) {
-            Ok(config) => Ok(Self { endpoint, files, config: ArcSwap::from_pointee(config), read }),
+            Ok((config, expires)) => {
+                let (config, expires) = (ArcSwap::from_pointee(config), AtomicI64::new(expires));
+                Ok(Self { endpoint, files, config, expires, read })
+            }
             Err(fault) => Err(TlsError { endpoint, fault }),
         }
     }
@@ -57,9 +69,16 @@ impl Certificate {
         // Before the files are read: a change meanwhile is found later.
         let now = self.fingerprint();
         let fail = |fault| TlsError { endpoint: self.endpoint.clone(), fault };
-        self.config.store(Arc::new(server_config(&self.files).map_err(fail)?));
+        let (config, expires) = server_config(&self.files).map_err(fail)?;
+        self.config.store(Arc::new(config));
+        self.expires.store(expires, Relaxed);
         *self.read.lock() = now;
         Ok(())
+    }
+
+    /// The end of the certificate's validity in seconds since 1970.
+    pub(super) fn expires(&self) -> i64 {
+        self.expires.load(Relaxed)
     }
 
     /// The endpoint, as it is written.
@@ -95,8 +114,9 @@ fn fingerprint(files: &TlsFiles) -> Fingerprint {
 }
 
 /// A configuration of which every part is new, also the store of sessions to resume: a client that
-/// the new files would not let in must not come in with an old session.
-fn server_config(files: &TlsFiles) -> Result<ServerConfig, String> {
+/// the new files would not let in must not come in with an old session. With it the end of the
+/// certificate's validity.
+fn server_config(files: &TlsFiles) -> Result<(ServerConfig, i64), String> {
     let provider = Arc::new(ring::default_provider());
     let mut certs = certificates("cert", &files.cert)?;
     if let Some(chain) = &files.chain {
@@ -124,15 +144,17 @@ fn server_config(files: &TlsFiles) -> Result<ServerConfig, String> {
     };
     // Not `with_single_cert`, which takes certificates of version 3 only: clients may take others,
     // too.
-    Ok(builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified_key(files, certs, &key)?))))
+    let (certified, expires) = certified_key(files, certs, &key)?;
+    Ok((builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified))), expires))
 }
 
-/// The key with its certificate, which is the first, and the rest of the chain.
+/// The key with its certificate, which is the first, and the rest of the chain; and the end of the
+/// certificate's validity.
 fn certified_key(
     files: &TlsFiles,
     certs: Vec<CertificateDer<'static>>,
     key: &PrivateKeyDer<'static>,
-) -> Result<CertifiedKey, String> {
+) -> Result<(CertifiedKey, i64), String> {
     let key = ring::sign::any_supported_type(key).map_err(|_| {
         format!(
             "key {}: its kind is not supported: use a key of P-256, P-384, Ed25519, or RSA of 2048 to 4096 bits, and a \
@@ -151,7 +173,8 @@ fn certified_key(
             files.key.display()
         ));
     }
-    Ok(CertifiedKey::new(certs, key))
+    let expires = cert.not_after;
+    Ok((CertifiedKey::new(certs, key), expires))
 }
 
 fn certificates(name: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {

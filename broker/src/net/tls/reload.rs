@@ -1,6 +1,6 @@
 //! The reloader of TLS certificates: replaces them while the broker runs.
 
-use std::{mem, sync::Arc};
+use std::{mem, net::SocketAddr, sync::Arc};
 
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
@@ -18,11 +18,19 @@ const PATIENCE: u32 = u32::MAX;
 #[derive(Debug, Default)]
 pub(crate) struct Reloader {
     certificates: Vec<Arc<Certificate>>,
+    /// The address of the endpoint of each.
+    addrs: Vec<SocketAddr>,
 }
 
 impl Reloader {
-    pub(crate) fn new(certificates: Vec<Arc<Certificate>>) -> Self {
-        Self { certificates }
+    pub(crate) fn new(certificates: impl Iterator<Item = (SocketAddr, Arc<Certificate>)>) -> Self {
+        let (addrs, certificates) = certificates.unzip();
+        Self { certificates, addrs }
+    }
+
+    /// The end of each certificate's validity in seconds since 1970, with its endpoint's address.
+    pub(crate) fn expiries(&self) -> Vec<(SocketAddr, i64)> {
+        self.addrs.iter().copied().zip(self.certificates.iter().map(|certificate| certificate.expires())).collect()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

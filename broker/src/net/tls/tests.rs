@@ -53,7 +53,7 @@ async fn reloaded(certificate: &Certificate, change: impl FnOnce()) -> bool {
 }
 
 fn watch(certificate: &Arc<Certificate>) -> tokio::task::JoinHandle<()> {
-    let reloader = Reloader::new(vec![certificate.clone()]);
+    let reloader = Reloader::new(std::iter::once((([127, 0, 0, 1], 1).into(), certificate.clone())));
     tokio::spawn(async move { reloader.watch().await })
 }
 

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use crate::{
+    incidents::IncidentKind,
     limits::log_sampler::Suppressed,
     link::Link,
     metrics::category::Category,
@@ -48,6 +49,7 @@ impl SessionReader {
                 if self.extension.as_mut().is_some_and(|extension| extension.settles_first()) {
                     return Ok(false);
                 }
+                self.attendance.software(hello.software);
                 let stores = self.context.journal.is_some();
                 let (asked, outbox) = (Asked::of(&hello, stores), self.subscriptions.outbox());
                 let new = || {
@@ -117,7 +119,7 @@ impl SessionReader {
         self.context.metrics.counters.denied.add(batch.messages.into());
         self.outbox().session().denied(Category::NoPubPermission);
         self.buffer.skip(batch.len);
-        self.log_denial("denied: publish", channel);
+        self.log_denial(Some(IncidentKind::DeniedPublish), "denied: publish", channel, batch.messages);
         Ok(())
     }
 
@@ -130,9 +132,9 @@ impl SessionReader {
                 match code {
                     Code::NOT_ALLOWED => {
                         self.outbox().session().denied(Category::NoSubPermission);
-                        self.log_denial("denied: subscribe", channel);
+                        self.log_denial(Some(IncidentKind::DeniedSubscribe), "denied: subscribe", channel, 1);
                     }
-                    Code::TOO_MANY => self.log_denial("too many subscriptions: subscribe", channel),
+                    Code::TOO_MANY => self.log_denial(None, "too many subscriptions: subscribe", channel, 1),
                     _ => {}
                 }
                 Ok(())
@@ -142,9 +144,13 @@ impl SessionReader {
         }
     }
 
-    /// Logs a denial that does not end the connection: a client may cause very many.
-    fn log_denial(&self, what: &'static str, channel: &Channel) {
-        let (ident, peer) = (self.membership.ident().as_str(), self.outbox().peer());
+    /// Counts and logs a denial that does not end the connection: a client may cause very many.
+    fn log_denial(&self, kind: Option<IncidentKind>, what: &'static str, channel: &Channel, count: u32) {
+        let (ident, peer) = (self.membership.ident(), self.outbox().peer());
+        if let Some(kind) = kind {
+            self.context.incidents.add_many(kind, Some(ident), peer.ip(), Some(channel), what, count.into());
+        }
+        let ident = ident.as_str();
         if let Some(Suppressed { here: unlogged, elsewhere }) =
             self.context.log.denied.sample(peer.ip(), Instant::now())
         {
