@@ -8,33 +8,26 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use hpfeeds::wire::extension::NodeId;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     runtime::Handle,
-    sync::watch,
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-#[cfg(unix)]
-use crate::control;
 #[cfg(feature = "exporter")]
 use crate::http;
 use crate::{
     accept,
     auth::{chain::ChainStore, key::Key},
+    background,
     builder::BrokerBuilder,
     context::{BrokerContext, Samplers},
+    data_folder,
     delivery::context::DeliveryContext,
     error::{ReloadError, StartError},
-    identity::{IdentRegistry, recheck},
-    journal::{
-        setup::Setup,
-        state::{Health, Progress},
-        store::Store,
-    },
+    identity::IdentRegistry,
     limits::{auth_failures::AuthFailureDelay, connections::Admission},
     link::pulse::Pulse,
     metrics::{drops::Dropped, registry::Metrics, stats::Stats, text::Exposition},
@@ -54,10 +47,6 @@ use crate::{
 /// How long publishers are read after a shutdown has asked them to end their streams: some round
 /// trips.
 const STREAM_END_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// How long the last sync of the data folder may take at a shutdown: together with the longest drain
-/// less than a supervisor waits for.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running broker.
 ///
@@ -103,7 +92,7 @@ impl Broker {
         store.push(users);
         store.push(stores);
         // Before the listeners: another broker that uses the folder may have their addresses, too.
-        let storage = open_store(config.storage.clone()).await?;
+        let storage = data_folder::open(config.storage.clone()).await?;
         let (listeners, addrs) = open(endpoints, listeners).await?;
         #[cfg(feature = "exporter")]
         let (mut exporter, _) = open(builder.exporter.into_iter().collect(), Vec::new()).await?;
@@ -117,7 +106,7 @@ impl Broker {
         let metrics = Arc::new(Metrics::new(&addrs));
         let (journal, node) = match storage {
             Some((store, node)) => (Some(Arc::new(store)), node),
-            None => (None, random_node()?),
+            None => (None, data_folder::random_node()?),
         };
         let streams = StreamTable::new(journal.as_ref().map(|store| store.report.known.clone()).unwrap_or_default());
         let presence = sampler::load(config.storage.dir.clone()).await;
@@ -151,39 +140,11 @@ impl Broker {
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
         });
-        #[cfg(unix)]
-        serve_commands(&context);
         for ((listener, service), addr) in listeners.into_iter().zip(&addrs) {
             let listening = context.metrics.endpoints.listening(*addr);
             context.tasks.spawn(accept::run(listener, Arc::new(service), listening, context.clone()));
         }
-        let context_too = context.clone();
-        let sampling = async move { context_too.closing.run_until_cancelled(sampler::run(context_too.clone())).await };
-        context.tasks.spawn(sampling);
-        if context.config.offers_extension() {
-            let context_too = context.clone();
-            let sweeping = async move { context_too.closing.run_until_cancelled(context_too.pulse.run()).await };
-            context.tasks.spawn(sweeping);
-        }
-        if let Some(store) = &context.journal {
-            context.tasks.spawn(tell_failure(store.journal.progress(), context.clone()));
-        }
-        if !context.certificates.is_empty() {
-            let context_too = context.clone();
-            let watching =
-                async move { context_too.draining.run_until_cancelled(context_too.certificates.watch()).await };
-            context.tasks.spawn(watching);
-        }
-        if !context.config.recheck_keys.is_zero() {
-            let context = context.clone();
-            let tasks = context.tasks.clone();
-            tasks.spawn(async move {
-                let config = &context.config;
-                let rechecking =
-                    recheck::run(&context.identities, &*context.store, config.auth_timeout, config.recheck_keys);
-                context.draining.run_until_cancelled(rechecking).await
-            });
-        }
+        background::spawn(&context);
         Ok(Self {
             #[cfg(feature = "exporter")]
             exporter: exporter
@@ -377,7 +338,7 @@ impl Broker {
         sampler::save(&self.context).await;
         // After the last connection, whose mailboxes' cursors are stored, too.
         if let Some(store) = &self.context.journal {
-            close_store(store.clone()).await;
+            data_folder::close(store.clone()).await;
         }
         #[cfg(feature = "exporter")]
         if let Some(exporter) = &self.exporter {
@@ -434,89 +395,6 @@ fn handlers(context: &Arc<BrokerContext>) -> http::Handlers {
 fn dev_key() -> Key {
     let key = Key::new("dev", "dev").and_then(|key| key.publish(["*"])).and_then(|key| key.subscribe(["*"]));
     key.expect("these names are legal")
-}
-
-/// An identifier for a broker without a data folder.
-fn random_node() -> Result<NodeId, StartError> {
-    let mut node = [0; 16];
-    getrandom::fill(&mut node).map_err(|cause| StartError::Random(io::Error::other(cause)))?;
-    Ok(NodeId::new(node))
-}
-
-/// Counts what the journal has, and serves the commands of its operator.
-#[cfg(unix)]
-fn serve_commands(context: &Arc<BrokerContext>) {
-    let (Some(store), Some(dir)) = (&context.journal, &context.config.storage.dir) else { return };
-    let counting = Arc::clone(store);
-    let context_too = context.clone();
-    context.tasks.spawn(async move { context_too.draining.run_until_cancelled(counting.take_stock()).await });
-    match control::Control::open(dir) {
-        Ok(control) => {
-            let (store, context_too) = (Arc::clone(store), context.clone());
-            context.tasks.spawn(async move {
-                let serving = control.run(store, context_too.tasks.clone());
-                context_too.closing.run_until_cancelled(serving).await
-            });
-        }
-        // The broker works without.
-        Err(cause) => {
-            warn!(path = %dir.join(control::NAME).display(), %cause, "no commands: the control socket cannot be made");
-        }
-    }
-}
-
-/// Opens the store of the data folder, if there is one, and says what was found there that an
-/// operator has to know.
-async fn open_store(setup: Setup) -> Result<Option<(Store, NodeId)>, StartError> {
-    if setup.dir.is_none() {
-        return Ok(None);
-    }
-    // The lock may be waited for, and the last segment is read.
-    let opening = tokio::task::spawn_blocking(move || setup.open());
-    let opened = opening.await.map_err(|cause| StartError::DataDir(cause.to_string()))?;
-    let opened = opened.map_err(StartError::DataDir)?;
-    if let Some((store, _)) = &opened {
-        let (report, found) = (&store.report, &store.opened);
-        if report.is_lost {
-            warn!("the cursors of the mailboxes are gone: mailboxes begin at the oldest stored message");
-        }
-        for name in &report.foreign {
-            warn!(mailbox = %name, "its cursors are of another journal: it begins at the oldest stored message");
-        }
-        if report.damaged > 0 {
-            warn!(
-                records = report.damaged,
-                "records of cursors are damaged: mailboxes begin at the newest that are not"
-            );
-        }
-        for file in &found.bad {
-            warn!(%file, "a file of the journal cannot be read, and is set aside");
-        }
-        let (segments, mailboxes) = (found.segments, store.mailboxes.list().len());
-        info!(segments, mailboxes, streams = report.known.len(), "the store is open");
-    }
-    Ok(opened)
-}
-
-/// Ends the publishers that get confirmations once the journal has failed: they keep what they have.
-async fn tell_failure(mut progress: watch::Receiver<Progress>, context: Arc<BrokerContext>) {
-    let failed = progress.wait_for(|progress| progress.health == Health::Failed);
-    if let Some(Ok(_)) = context.closing.run_until_cancelled(failed).await {
-        error!(
-            "the journal has failed: mailboxes get nothing more until the broker is started again; look at its disk"
-        );
-        context.pulse.fail();
-    }
-}
-
-/// Closes the store: everything that was appended is durable then, and the cursors are stored.
-async fn close_store(store: Arc<Store>) {
-    let closing = tokio::task::spawn_blocking(move || store.close());
-    match timeout(CLOSE_TIMEOUT, closing).await {
-        Ok(Ok(true)) => {}
-        Ok(_) => error!("the journal has failed: what was not confirmed since then may be lost"),
-        Err(_) => error!("the disk of the data folder does not answer: what was not confirmed may be lost"),
-    }
 }
 
 /// Opens the listeners of all endpoints, or of none.

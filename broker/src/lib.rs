@@ -42,6 +42,7 @@
 
 mod accept;
 mod auth;
+mod background;
 mod broker;
 mod builder;
 // The program uses signals of Unix.
@@ -52,6 +53,7 @@ mod config;
 mod context;
 #[cfg(unix)]
 mod control;
+mod data_folder;
 mod delivery;
 mod error;
 #[cfg(fuzzing)]

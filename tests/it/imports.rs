@@ -40,12 +40,13 @@ const LIBRARY: &[&[&str]] = &[
 ];
 
 /// The broker.
-const BROKER: [&[&str]; 20] = [
+const BROKER: [&[&str]; 21] = [
     &["lib", "main", "fuzzing"],
     &["cli"],
     &["relay"],
     &["broker"],
     &["builder"],
+    &["background", "data_folder"],
     &["accept"],
     &["session"],
     &["view"],
