@@ -22,6 +22,7 @@ use crate::{
         tls_handshakes::HandshakeLimiter,
     },
     link::pulse::Pulse,
+    measure,
     metrics::{
         levels::Levels,
         registry::Metrics,
@@ -126,6 +127,7 @@ impl BrokerContext {
         let mut snapshot = self.metrics.snapshot(self.levels(), Instant::now());
         snapshot.seen = self.presence.last_seen(presence::now());
         snapshot.certificates = self.certificates.expiries();
+        snapshot.storage = self.journal.as_ref().map(|store| measure::storage(store));
         snapshot
     }
 

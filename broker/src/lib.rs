@@ -67,6 +67,7 @@ mod incidents;
 mod journal;
 mod limits;
 mod link;
+mod measure;
 mod metrics;
 mod net;
 mod presence;

@@ -51,6 +51,7 @@ const BROKER: [&[&str]; 21] = [
     &["session"],
     &["view"],
     &["context", "control"],
+    &["measure"],
     &["http"],
     &["config"],
     &["streams"],

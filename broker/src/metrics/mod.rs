@@ -33,5 +33,6 @@ pub(crate) mod sizes;
 pub(crate) mod snapshot;
 pub(crate) mod stall;
 pub(crate) mod stats;
+pub(crate) mod storage;
 mod table;
 pub(crate) mod text;

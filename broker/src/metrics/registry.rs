@@ -122,6 +122,7 @@ impl Metrics {
             process: ProcessUsage::read(),
             seen: Vec::new(),
             certificates: Vec::new(),
+            storage: None,
         }
     }
 }

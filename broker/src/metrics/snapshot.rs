@@ -6,7 +6,7 @@ use hpfeeds::wire::{Channel, Ident};
 
 use crate::metrics::{
     books::Books, counters::Totals, endpoints::EndpointCounts, ident::IdentCounts, latency::LatencyCounts,
-    levels::Levels, process::ProcessUsage, stall::StallCounts,
+    levels::Levels, process::ProcessUsage, stall::StallCounts, storage::StorageCounts,
 };
 
 /// The numbers that views such as the [exposition](crate::metrics::render::render) show. At most
@@ -32,4 +32,6 @@ pub(crate) struct Snapshot {
     pub(crate) seen: Vec<(Ident, Option<u32>, u32)>,
     /// The ends of the certificates in seconds since 1970.
     pub(crate) certificates: Vec<(SocketAddr, i64)>,
+    /// Of the data folder, if there is one.
+    pub(crate) storage: Option<StorageCounts>,
 }

@@ -8,6 +8,7 @@ mod delivery;
 mod extension_client;
 mod faults;
 mod folder;
+mod metrics;
 mod publishing;
 #[path = "../support/mod.rs"]
 mod support;
