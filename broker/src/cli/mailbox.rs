@@ -334,7 +334,7 @@ elastic/a-mailbox-with-a-v   >1,234,567     2 GiB      2 h  no, for 90 s
   stuck: crashed 7 times on 3:1400; mailbox skip
   lost: damage 3, retention 12,000
   not allowed by the key: 4
-new\\u{1b}                              1      99 B        -  no, for 0 s
+new\\u{1b}                             1      99 B        -  no, for 0 s
   nobody has ever subscribed
 journal: good, 5 GiB of 10 GiB used, 123 GiB of disk free
 ";
