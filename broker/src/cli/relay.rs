@@ -189,7 +189,7 @@ async fn run(command: &RelayCommand) -> Result<ExitCode, AnyError> {
     };
     let data_dir = command.storage.data_dir();
     let allows = command.storage.allow_network_fs;
-    let relay = Relay::start(&broker, &data_dir, allows, command.key.clone(), settings).await?;
+    let mut relay = Relay::start(&broker, &data_dir, allows, command.key.clone(), settings).await?;
     let figures = relay.figures().to_vec();
     let more = figures.clone();
     let (not_stored, told) = (broker.not_stored(), broker.not_stored());
@@ -213,6 +213,7 @@ async fn run(command: &RelayCommand) -> Result<ExitCode, AnyError> {
         () = reload(&broker, &mut hangup) => {}
         () = deliver(downwards, &broker) => {}
         () = follow(&mut above, &broker) => {}
+        cause = relay.failed() => return Err(cause.into()),
     }
     notify(NotifyState::Stopping);
     let ending = async {

@@ -67,6 +67,13 @@ impl Relay {
         &self.figures
     }
 
+    /// Waits until an uplink has ended by itself, which is a fault of the program.
+    pub(crate) async fn failed(&mut self) -> &'static str {
+        // There is at least one.
+        let _ = self.uplinks.join_next().await;
+        "an uplink has ended: the relay must be started again"
+    }
+
     /// Ends the sessions in order: what they have sent is confirmed first, if that does not take
     /// long. Returns the last figures.
     pub(crate) async fn stop(mut self) -> Vec<UplinkSnapshot> {

@@ -3,10 +3,19 @@
 use std::{collections::BTreeMap, mem, sync::Arc};
 
 use bytes::Bytes;
-use hpfeeds::log::{Disk, LogError};
+use hpfeeds::{
+    log::{Disk, LogError},
+    wire::Ident,
+};
 use parking_lot::Mutex;
 
 use crate::journal::table_log::TableLog;
+
+/// The tables of cursors by ident, of streams by ident and epoch, and of what is set aside by ident
+/// and channel.
+pub(super) const CURSORS: u8 = 1;
+pub(super) const STREAMS: u8 = 2;
+pub(super) const ASIDES: u8 = 3;
 
 /// The key of a row: which table it is of, and its name there.
 type Key = (u8, Vec<u8>);
@@ -51,4 +60,11 @@ impl Table {
         };
         tokio::task::spawn_blocking(commit).await.unwrap_or(Err(LogError::Failed))
     }
+}
+
+/// The begin of the names of an ident's rows.
+pub(super) fn prefix(ident: &Ident) -> Vec<u8> {
+    let mut prefix = vec![u8::try_from(ident.len()).unwrap_or(u8::MAX)];
+    prefix.extend_from_slice(ident.as_bytes());
+    prefix
 }

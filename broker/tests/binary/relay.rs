@@ -8,7 +8,9 @@ use hpfeeds_broker::{Broker, Key};
 use tokio::process::Command;
 
 use crate::{
-    Running, command, run,
+    Running, command,
+    pki::Pki,
+    run,
     support::{self, Peer, publish, within},
 };
 
@@ -156,6 +158,35 @@ async fn sensors_get_what_the_parent_publishes_and_it_does_not_go_back() {
     let (code, stderr) = running.stop("-TERM").await;
     assert_eq!(code, Some(0), "{stderr}");
     assert!(stderr.contains("the uplink has ended ident=one delivered=2 waiting=0 lost=0"), "{stderr}");
+}
+
+#[tokio::test]
+async fn relay_reaches_its_parent_over_tls_and_waits_for_one_that_it_trusts() {
+    let pki = Pki::new();
+    pki.issue("cert.pem", "key.pem", "localhost");
+    let one = Key::new("one", "s").unwrap().publish(["*"]).unwrap();
+    let parent = Broker::builder().endpoint(pki.endpoint()).user(one).start().await.unwrap();
+    let address = format!("localhost:{}", parent.local_addr().port());
+    let ca = pki.path("ca.pem");
+    for (more, expected) in
+        [(vec!["--parent-tls"], "last fault"), (vec!["--parent-ca", ca.to_str().unwrap()], "connected")]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let running = Running::start(relay(&address, "127.0.0.1:0", folder.path(), &more)).await;
+        let mut sensor = Peer::login(running.addr, "one", "s").await;
+        sensor.send(publish("one", "c", "event")).await;
+        until_status(folder.path(), expected).await;
+        let counts = if expected == "connected" {
+            ["delivered   1", "waiting     0"]
+        } else {
+            ["delivered   0", "waiting     1"]
+        };
+        for count in counts {
+            until_status(folder.path(), count).await;
+        }
+        let (code, stderr) = running.stop("-TERM").await;
+        assert_eq!(code, Some(0), "{stderr}");
+    }
 }
 
 #[tokio::test]

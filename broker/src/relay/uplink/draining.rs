@@ -15,6 +15,7 @@ use crate::{
         piece::pieces,
         queue::{CHUNK, Outgoing},
         source::Source,
+        table::{ASIDES, prefix},
     },
 };
 use tracing::{info, warn};
@@ -139,7 +140,7 @@ impl Uplink {
     fn forget(&mut self, channel: &Channel) {
         self.asides.remove(channel);
         self.kept.remove(channel);
-        self.table.put(super::ASIDES, &[&super::prefix(&self.ident)[..], channel.as_bytes()].concat(), None);
+        self.table.put(ASIDES, &[&prefix(&self.ident)[..], channel.as_bytes()].concat(), None);
         self.is_dirty = true;
     }
 

@@ -3,6 +3,7 @@
 
 mod draining;
 mod settling;
+mod storing;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,15 +37,9 @@ use super::{
     piece::{Piece, pieces},
     queue::{CHUNK, Outgoing, Queue},
     source::Source,
-    table::Table,
+    table::{ASIDES, CURSORS, STREAMS, Table, prefix},
 };
 use crate::journal::handle::{Entry, Journal};
-
-/// The tables of cursors by ident, of streams by ident and epoch, and of what is set aside by ident
-/// and channel.
-const CURSORS: u8 = 1;
-const STREAMS: u8 = 2;
-const ASIDES: u8 = 3;
 
 /// The interval at which cursors are stored.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -86,6 +81,7 @@ enum Ended {
 }
 
 /// The uplink of an ident.
+#[allow(clippy::struct_excessive_bools, reason = "what has happened, in ways that do not depend on each other")]
 pub(in crate::relay) struct Uplink {
     ident: Ident,
     settings: Settings,
@@ -114,6 +110,8 @@ pub(in crate::relay) struct Uplink {
     passed: Position,
     /// It is the first time: messages that were dropped before were no business of this ident.
     is_new: bool,
+    /// A stream was given up, and nothing was accepted since.
+    has_renewed: bool,
     is_dirty: bool,
     /// The rows must be durable before more is sent.
     is_due: bool,
@@ -166,6 +164,7 @@ impl Uplink {
             told_at: None,
             passed: Position::NONE,
             is_new,
+            has_renewed: false,
             is_dirty: true,
             is_due: false,
         }
@@ -274,7 +273,9 @@ impl Uplink {
                 // It was made at this start.
                 warn!(ident = %self.ident, "the parent knows another stream of this name: a new one begins");
                 self.streams.remove(&self.epoch);
-                return Some(Ended::Again);
+                // A parent that knows each new one is not dialled in a loop.
+                let has_renewed = std::mem::replace(&mut self.has_renewed, true);
+                return Some(if has_renewed { Ended::Later } else { Ended::Again });
             }
             self.settle();
         }
@@ -424,73 +425,6 @@ impl Uplink {
         self.read.1 += u64::from(piece.messages);
         self.queue.plan(Outgoing { stream, first, piece, aside: None });
     }
-
-    /// The cursor of all that is decided.
-    fn cursor(&self) -> Cursor {
-        if let Some(oldest) = self.queue.oldest() {
-            let mut position = oldest.piece.first;
-            position.number -= 1;
-            return Cursor { position, number: oldest.first - 1 };
-        }
-        let position = self.source.position();
-        Cursor { position, number: if position.epoch == self.read.0 { self.read.1 } else { 0 } }
-    }
-
-    /// Once a second.
-    async fn tick(&mut self) {
-        self.age();
-        if self.is_dirty || self.cursor() != self.stored {
-            self.store().await;
-        }
-        self.figure();
-    }
-
-    /// Stores cursor, streams and what is set aside, and waits until that is durable.
-    async fn store(&mut self) {
-        let cursor = self.cursor();
-        self.table.put(CURSORS, self.ident.as_bytes(), Some(cursor.encode()));
-        let name = |end: &[u8]| [&prefix(&self.ident)[..], end].concat();
-        let gone: Vec<_> = self.streams.keys().copied().filter(|epoch| *epoch < cursor.position.epoch).collect();
-        for epoch in gone {
-            self.streams.remove(&epoch);
-            self.table.put(STREAMS, &name(&epoch.to_be_bytes()), None);
-        }
-        for (epoch, stream) in &self.streams {
-            self.table.put(STREAMS, &name(&epoch.to_be_bytes()), Some(stream.as_bytes().to_vec().into()));
-        }
-        for (channel, aside) in &self.asides {
-            self.table.put(ASIDES, &name(channel.as_bytes()), Some(aside.encode()));
-        }
-        match self.table.commit().await {
-            Ok(()) => (self.stored, self.is_dirty, self.is_due) = (cursor, false, false),
-            Err(cause) => {
-                error!(ident = %self.ident, %cause, "cannot store how far messages are sent: a restart repeats some");
-                // It goes on all the same, and tries again in a second.
-                self.is_due = false;
-            }
-        }
-    }
-
-    pub(super) fn figure(&self) {
-        let cursor = self.cursor();
-        let waiting = self.journal.last().number.saturating_sub(cursor.position.number);
-        let oldest_ms = self.queue.oldest().map(|oldest| oldest.piece.unix_ms);
-        let oldest_ms = oldest_ms.or_else(|| match self.source.peek() {
-            Some(Entry::Batch(batch)) => Some(batch.unix_ms),
-            _ => None,
-        });
-        let held = self.held();
-        self.figures.change(|figures| {
-            (figures.waiting, figures.oldest_ms, figures.held) = (waiting, oldest_ms, held);
-        });
-    }
-}
-
-/// The begin of the names of an ident's rows.
-fn prefix(ident: &Ident) -> Vec<u8> {
-    let mut prefix = vec![u8::try_from(ident.len()).unwrap_or(u8::MAX)];
-    prefix.extend_from_slice(ident.as_bytes());
-    prefix
 }
 
 async fn next(events: &mut Events) -> SessionEvent {

@@ -24,6 +24,7 @@ impl Uplink {
             match (fate, outgoing.aside.clone()) {
                 (Fate::Accepted, aside) => {
                     let messages = u64::from(outgoing.piece.messages);
+                    self.has_renewed = false;
                     self.figures.change(|figures| figures.delivered += messages);
                     match aside {
                         Some(channel) => self.sent_aside(&outgoing, &channel),
