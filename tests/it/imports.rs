@@ -40,7 +40,7 @@ const LIBRARY: &[&[&str]] = &[
 ];
 
 /// The broker.
-const BROKER: [&[&str]; 21] = [
+const BROKER: [&[&str]; 22] = [
     &["lib", "main", "fuzzing"],
     &["cli"],
     &["relay"],
