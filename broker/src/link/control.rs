@@ -14,9 +14,6 @@ use hpfeeds::wire::{
 /// The bytes of frames beyond which the client is not read.
 pub(crate) const MAX_QUEUED: usize = 64 * 1024;
 
-/// An idle connection keeps room for so many bytes.
-const KEEP_CAPACITY: usize = 256;
-
 /// The length of ACK in bytes, which is counted while one waits.
 const ACK_LEN: usize = 13;
 
@@ -108,11 +105,8 @@ impl Control {
         std::mem::swap(&mut self.frames, chunk);
         self.writing = chunk.len();
         if chunk.is_empty() {
-            for buffer in [chunk, &mut self.frames] {
-                if buffer.capacity() > KEEP_CAPACITY {
-                    *buffer = BytesMut::new();
-                }
-            }
+            // An idle connection keeps no buffer.
+            (*chunk, self.frames) = (BytesMut::new(), BytesMut::new());
             return false;
         }
         true
@@ -255,7 +249,8 @@ mod tests {
         control.written();
         assert!(!control.is_full());
         chunk.clear();
-        assert!(!control.take(&mut chunk) && chunk.capacity() <= KEEP_CAPACITY, "an idle connection keeps little");
+        assert!(!control.take(&mut chunk) && chunk.capacity() == 0, "an idle connection keeps no buffer");
+        assert_eq!(control.frames.capacity(), 0);
         control.ack(1);
         control.close();
         control.ack(2);

@@ -70,12 +70,33 @@ struct State {
 struct Entry {
     /// The connection that publishes it.
     holder: Option<Arc<Link>>,
+    /// In a box, as most streams have a holder and no claimant.
+    rest: Option<Box<Rest>>,
+}
+
+/// The part of an entry without a holder, or with a claimant.
+#[derive(Debug, Default)]
+struct Rest {
     /// The connection that has asked for it last, and waits.
     claimant: Option<Arc<Link>>,
     /// While no connection holds it.
     progress: Progress,
     /// Its place among the idle ones, if it is one of them.
     turn: Option<Turn>,
+}
+
+impl Entry {
+    /// The connection holds it from now on, and has its progress.
+    fn hold(&mut self, link: &Arc<Link>) -> Progress {
+        self.holder = Some(link.clone());
+        self.rest.take().map(|rest| rest.progress).unwrap_or_default()
+    }
+
+    /// Takes the claim of a connection back; `false` when it is not the claimant.
+    fn unclaim(&mut self, link: &Arc<Link>) -> bool {
+        let claimant = self.rest.as_mut().and_then(|rest| rest.claimant.take_if(|own| Arc::ptr_eq(own, link)));
+        claimant.is_some()
+    }
 }
 
 /// The answer to a claim.
@@ -114,8 +135,7 @@ impl StreamTable {
         let seat = Seat { table: self.clone(), key, link: link.clone() };
         let mut state = self.0.lock();
         let Some(entry) = state.streams.get_mut(&seat.key) else {
-            let entry = Entry { holder: Some(link.clone()), claimant: None, progress: Progress::default(), turn: None };
-            state.streams.insert(seat.key.clone(), entry);
+            state.streams.insert(seat.key.clone(), Entry { holder: Some(link.clone()), rest: None });
             let stored = state.stored.remove(&StreamName::new(seat.key.stream, link.outbox().ident()));
             let is_known = stored.is_some();
             return Claimed::Now(
@@ -123,13 +143,12 @@ impl StreamTable {
                 is_known,
             );
         };
-        if let Some(turn) = entry.turn.take() {
-            entry.holder = Some(link.clone());
-            let progress = mem::take(&mut entry.progress);
+        if let Some(turn) = entry.rest.as_ref().and_then(|rest| rest.turn) {
+            let progress = entry.hold(link);
             state.idle.remove(turn, &seat.key);
             return Claimed::Now(StreamHold { seat, progress }, true);
         }
-        let before = entry.claimant.replace(link.clone());
+        let before = entry.rest.get_or_insert_default().claimant.replace(link.clone());
         let holder = entry.holder.clone();
         // Under the lock: a connection that has given its stream back is not fenced for it later.
         before.iter().chain(&holder).for_each(|link| link.fence());
@@ -153,11 +172,12 @@ impl State {
         let Some(entry) = self.streams.get_mut(key) else {
             return;
         };
-        if entry.progress.is_nothing() {
+        let rest = entry.rest.get_or_insert_default();
+        if rest.progress.is_nothing() {
             self.streams.remove(key);
         } else {
             let (turn, evicted) = self.idle.add(key.clone());
-            entry.turn = Some(turn);
+            rest.turn = Some(turn);
             for key in evicted {
                 self.streams.remove(&key);
             }
@@ -173,9 +193,10 @@ impl StreamClaim {
         let seat = self.0.as_ref()?;
         let mut state = seat.table.0.lock();
         let entry = state.streams.get_mut(&seat.key)?;
-        entry.claimant.take_if(|claimant| entry.holder.is_none() && Arc::ptr_eq(claimant, &seat.link))?;
-        entry.holder = Some(seat.link.clone());
-        let progress = mem::take(&mut entry.progress);
+        if entry.holder.is_some() || !entry.unclaim(&seat.link) {
+            return None;
+        }
+        let progress = entry.hold(&seat.link);
         drop(state);
         self.0.take().map(|seat| StreamHold { seat, progress })
     }
@@ -188,10 +209,13 @@ impl Drop for StreamClaim {
         };
         let mut state = table.0.lock();
         if let Some(entry) = state.streams.get_mut(key)
-            && entry.claimant.take_if(|claimant| Arc::ptr_eq(claimant, link)).is_some()
-            && entry.holder.is_none()
+            && entry.unclaim(link)
         {
-            state.rest(key);
+            if entry.holder.is_none() {
+                state.rest(key);
+            } else {
+                entry.rest = None;
+            }
         }
     }
 }
@@ -214,8 +238,9 @@ impl Drop for StreamHold {
             return;
         };
         entry.holder = None;
-        entry.progress = mem::take(&mut self.progress);
-        let Some(claimant) = entry.claimant.clone() else {
+        let rest = entry.rest.get_or_insert_default();
+        rest.progress = mem::take(&mut self.progress);
+        let Some(claimant) = rest.claimant.clone() else {
             return state.rest(key);
         };
         drop(state);

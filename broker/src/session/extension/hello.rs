@@ -48,7 +48,7 @@ impl Extension {
                 match context.streams.claim(key, &self.link) {
                     Claimed::Now(hold, known) => self.answer(asked, Some((hold, known)), context),
                     Claimed::Later(claim) => {
-                        self.asked = Some((claim, asked));
+                        self.asked = Some(Box::new((claim, asked)));
                         Ok(())
                     }
                 }
@@ -58,10 +58,10 @@ impl Extension {
 
     /// Answers the HELLO whose stream another connection held, once that one has given it back.
     pub(crate) fn claim(&mut self, context: &BrokerContext) -> Result<(), String> {
-        if let Some((claim, asked)) = &mut self.asked
-            && let Some(hold) = claim.take()
+        if let Some(waiting) = &mut self.asked
+            && let Some(hold) = waiting.0.take()
         {
-            let asked = *asked;
+            let asked = waiting.1;
             self.asked = None;
             return self.answer(asked, Some((hold, true)), context);
         }

@@ -53,8 +53,9 @@ pub(crate) struct Extension {
     flags: Flags,
     /// The stream that the client publishes, if its messages are numbered.
     stream: Option<Stream>,
-    /// A HELLO that is not answered yet, as another connection holds its stream.
-    asked: Option<(StreamClaim, Asked)>,
+    /// A HELLO that is not answered yet, as another connection holds its stream. In a box, as that is
+    /// rare.
+    asked: Option<Box<(StreamClaim, Asked)>>,
     /// Until when the pending batch of a fenced connection is waited for.
     patience: Option<Pin<Box<Sleep>>>,
     /// There is something new for the writer.
