@@ -92,7 +92,14 @@ async fn run(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
     // Before anything is printed: a reader of that may signal at once.
     let mut stop = Stop::listen()?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let broker = cli.builder().await?.start().await?;
+    // A data folder that another broker uses may be waited for.
+    let broker = tokio::select! {
+        started = async { Ok::<_, Box<dyn std::error::Error>>(cli.builder().await?.start().await?) } => started?,
+        (name, _) = stop.recv() => {
+            tracing::info!("{name}: stopping before the start is done");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     if let Err(cause) = print(|out| announce(out, cli, &broker)) {
         // The log has the same. A full disk must not keep the sensors out.
         tracing::warn!(%cause, "cannot print to stdout");

@@ -86,6 +86,9 @@ pub(crate) async fn serve(connection: Box<Connection>) {
         extension.part(&connection.context);
     }
     writer.close_mail();
+    // Nothing more is queued for the client from here on.
+    reader.unsubscribe_all().await;
+    // After that, as a connection that owns no mailbox gets everything live.
     if let Some(post) = reader.post.take() {
         // After its end of stream, what our system holds may still arrive.
         post.end(if let End::Eof | End::Unstored = end {
@@ -94,8 +97,6 @@ pub(crate) async fn serve(connection: Box<Connection>) {
             mailbox::window::End::Broken
         });
     }
-    // Nothing more is queued for the client from here on.
-    reader.unsubscribe_all().await;
     drop(reader);
     connection.permit.enter(Phase::Closing);
     Box::pin(close_session(end, connection.permit.peer, &mut read, &mut writer, &connection.context)).await;
