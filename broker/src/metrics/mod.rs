@@ -34,5 +34,6 @@ pub(crate) mod snapshot;
 pub(crate) mod stall;
 pub(crate) mod stats;
 pub(crate) mod storage;
+mod storage_rows;
 mod table;
 pub(crate) mod text;

@@ -14,7 +14,7 @@ use crate::metrics::{
     },
     sizes::BUCKETS,
     snapshot::Snapshot,
-    storage,
+    storage_rows as storage,
     text::{
         Kind::{Counter, Gauge, Histogram},
         Text,
