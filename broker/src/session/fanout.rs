@@ -12,7 +12,7 @@ use crate::{
         batch::FrameBatch,
         outbox::{EnqueueOutcome, Outbox},
     },
-    metrics::{counters::Counters, registry::Metrics, session::SessionMetrics, stall::Stall},
+    metrics::{counters::Counters, session::SessionMetrics, stall::Stall},
     net::buffer_pool::BufferPool,
     routing::{router::TopicHandle, topic::Subscribers},
     session::{read_buffer::ReadBuffer, storing::Storage, work_budget::WorkBudget},
@@ -222,7 +222,12 @@ fn offer<'a>(
 
 /// Hands one message to subscribers, and waits for those that keep up and have no room.
 #[cfg(feature = "cli")]
-pub(crate) async fn deliver(frame: Bytes, payload: usize, subscribers: &Subscribers, metrics: &Metrics) {
+pub(crate) async fn deliver(
+    frame: Bytes,
+    payload: usize,
+    subscribers: &Subscribers,
+    metrics: &crate::metrics::registry::Metrics,
+) {
     let holds = frame.len();
     let mut batch = FrameBatch::new(frame, 1, payload);
     let (counters, mut budget) = (&*metrics.counters, WorkBudget::default());
