@@ -1,5 +1,11 @@
 //! The batches and control frames that are being written to the socket.
 
+#[cfg(feature = "spool")]
+mod stored;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests;
+
 use std::{collections::VecDeque, io::IoSlice};
 
 use bytes::{Bytes, BytesMut};
@@ -265,65 +271,6 @@ impl InFlight {
         removed
     }
 
-    /// Gives a number to each message that has none, in order.
-    #[cfg(feature = "spool")]
-    pub(crate) fn number(&mut self) {
-        for batch in self.batches.iter_mut().chain(&mut self.kept).filter_map(OutgoingBatch::batch_mut) {
-            self.unconfirmed.number(batch);
-        }
-    }
-
-    /// Takes out the newest batches: from the first on that does not stay. One that is partly
-    /// written stays, and so does everything on a connection that is being left.
-    #[cfg(feature = "spool")]
-    pub(crate) fn split_off(&mut self, mut stays: impl FnMut(&Batch) -> bool) -> VecDeque<Batch> {
-        let begun = usize::from(self.offset > 0);
-        let goes =
-            |(at, batch): (usize, &OutgoingBatch)| batch.batch().is_some_and(|batch| !stays(batch) && at >= begun);
-        let Some(at) = self.batches.iter().enumerate().position(goes).filter(|_| self.kept.is_empty()) else {
-            return VecDeque::new();
-        };
-        let mut taken = VecDeque::new();
-        for batch in self.batches.split_off(at) {
-            match batch {
-                OutgoingBatch::Messages(batch) => {
-                    self.uncount(batch.messages().into(), batch.len());
-                    taken.push_back(batch);
-                }
-                // It goes before what is not written any more.
-                control @ OutgoingBatch::Control(_) => self.batches.push_back(control),
-            }
-        }
-        taken
-    }
-
-    /// Takes the room of the queue from messages up to here, which are durable. They stay in memory
-    /// until they are confirmed.
-    #[cfg(feature = "spool")]
-    pub(crate) fn take_room(&mut self, durable: u64) -> usize {
-        let here = self.batches.iter_mut().chain(&mut self.kept).filter_map(OutgoingBatch::batch_mut);
-        let here = here.filter(|batch| batch.last().is_some_and(|last| last <= durable)).map(Batch::take_room);
-        here.sum::<usize>() + self.unconfirmed.take_room(durable)
-    }
-
-    /// Puts batches behind everything that is here.
-    #[cfg(feature = "spool")]
-    pub(crate) fn append_batches(&mut self, batches: &mut VecDeque<Batch>) {
-        for batch in batches.drain(..) {
-            self.count(batch.messages().into(), batch.len());
-            let last = if self.kept.is_empty() { &mut self.batches } else { &mut self.kept };
-            last.push_back(OutgoingBatch::Messages(batch));
-        }
-    }
-
-    /// The newest number that is here, or was.
-    #[cfg(feature = "spool")]
-    pub(crate) fn newest(&self) -> u64 {
-        let here = self.batches.iter().chain(&self.kept).rev().find_map(OutgoingBatch::batch);
-        let written = || self.unconfirmed.batches().last();
-        here.or_else(written).and_then(Batch::last).unwrap_or(0).max(self.unconfirmed.next() - 1)
-    }
-
     /// Lets go what the broker has decided although it is not written: another program has sent it.
     pub(crate) fn drop_decided(&mut self) {
         let decided = self.unconfirmed.decided();
@@ -432,131 +379,5 @@ fn recycle(spent: &mut Vec<BytesMut>, batch: Batch) {
     {
         memory.clear();
         spent.push(memory);
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-mod tests {
-    use super::*;
-    use crate::wire::{Channel, Ident, Limits, encode_publish};
-
-    fn frame(channel: &str, payload: &[u8]) -> Bytes {
-        let mut bytes = BytesMut::new();
-        let (ident, channel) = (Ident::new("me").unwrap(), Channel::new(channel).unwrap());
-        encode_publish(&mut bytes, Limits::default(), &ident, &channel, payload).unwrap();
-        bytes.freeze()
-    }
-
-    fn batch(channels: &[&str]) -> OutgoingBatch {
-        let bytes: Vec<u8> = channels.iter().flat_map(|channel| frame(channel, b"xyz")).collect();
-        OutgoingBatch::Messages(Batch::small(
-            bytes.into(),
-            u32::try_from(channels.len()).unwrap(),
-            Instant::now(),
-            Vec::new(),
-        ))
-    }
-
-    fn refuses(refused: &[&str], channel: &str) -> Option<Error> {
-        refused.contains(&channel).then(Error::closed)
-    }
-
-    fn rest(in_flight: &InFlight) -> Vec<u8> {
-        let mut slices = [IoSlice::new(&[]); 16];
-        let n = in_flight.chunks(&mut slices, false);
-        slices[..n].iter().flat_map(|slice| slice.to_vec()).collect()
-    }
-
-    fn flight() -> InFlight {
-        let mut in_flight = InFlight::default();
-        let mut batches = VecDeque::from([batch(&["a", "b", "a"])]);
-        let whole = frame("c", &[7; 100]);
-        let (head, payload) = (whole.slice(..whole.len() - 100), whole.slice(whole.len() - 100..));
-        batches.push_back(OutgoingBatch::Messages(Batch::large(head, payload, Instant::now(), None)));
-        batches.push_back(batch(&["d"]));
-        in_flight.append(&mut batches);
-        in_flight.push_control(Bytes::from_static(b"control"));
-        in_flight
-    }
-
-    #[test]
-    fn a_cut_at_any_byte_repeats_exactly_the_frames_that_were_not_whole() {
-        let frames =
-            [frame("a", b"xyz"), frame("b", b"xyz"), frame("a", b"xyz"), frame("c", &[7; 100]), frame("d", b"xyz")];
-        let all = rest(&flight());
-        for cut in 0..=all.len() {
-            let mut in_flight = flight();
-            let first = in_flight.advance(cut);
-            assert_eq!(rest(&in_flight), all[cut..]);
-            let second = in_flight.rewind();
-
-            let mut sent = 7;
-            let whole =
-                frames.iter().take_while(|frame| (sent + frame.len() <= cut).then(|| sent += frame.len()).is_some());
-            let whole = whole.count();
-            assert_eq!(rest(&in_flight), frames[whole..].concat(), "cut at {cut}");
-            assert_eq!(first.messages + second.messages, whole as u64);
-            assert_eq!(first.room + second.room, frames[..whole].iter().map(Bytes::len).sum::<usize>());
-            assert_eq!(in_flight.unsent().0, (frames.len() - whole) as u64);
-        }
-    }
-
-    #[test]
-    fn batches_that_come_while_some_are_held_back_go_behind_these() {
-        for cut in [0, 7 + 5] {
-            let mut in_flight = flight();
-            let all = rest(&in_flight)[7..].to_vec();
-            in_flight.advance(cut);
-            in_flight.part();
-            assert!(in_flight.holds());
-            let now = rest(&in_flight);
-            in_flight.append(&mut VecDeque::from([batch(&["e"])]));
-            assert_eq!(rest(&in_flight), now, "not on this connection, cut at {cut}");
-            in_flight.rewind();
-            assert_eq!(rest(&in_flight), [&all[..], &frame("e", b"xyz")[..]].concat(), "cut at {cut}");
-            assert_eq!(in_flight.unsent().0, 6);
-        }
-    }
-
-    #[test]
-    fn control_frames_never_cut_a_message_in_two() {
-        let mut in_flight = flight();
-        in_flight.push_control(Bytes::from_static(b"more"));
-        assert_eq!(rest(&in_flight)[..11], *b"controlmore");
-        in_flight.advance(11 + 5);
-        let start = rest(&in_flight).len() - frame("c", &[7; 100]).len() - frame("d", b"xyz").len();
-        in_flight.push_control(Bytes::from_static(b"late"));
-        assert_eq!(rest(&in_flight)[start..start + 4], *b"late");
-    }
-
-    #[test]
-    fn chunks_stop_at_the_slices_given() {
-        let in_flight = flight();
-        let mut slices = [IoSlice::new(&[]); 2];
-        assert_eq!(in_flight.chunks(&mut slices, false), 2);
-        assert_eq!(in_flight.chunks(&mut slices, true), 1);
-    }
-
-    #[test]
-    fn retained_messages_are_in_no_more_batches_than_before() {
-        let mut batches =
-            VecDeque::from([batch(&["a", "b", "a", "b", "b", "a"]), batch(&["a", "a"]), batch(&["b", "b"])]);
-        let (removed, _) = retain(&mut batches, |channel, _| refuses(&["a"], channel));
-        assert_eq!((removed.messages, batches.len()), (5, 2));
-        let mut in_flight = InFlight::default();
-        in_flight.append(&mut batches);
-        assert_eq!(rest(&in_flight), frame("b", b"xyz").repeat(5));
-        assert_eq!(in_flight.unsent().0, 5);
-    }
-
-    #[test]
-    fn retain_takes_out_whole_messages_and_counts_them() {
-        let mut in_flight = flight();
-        in_flight.rewind();
-        let removed = in_flight.retain(|channel, _| refuses(&["a", "c"], channel));
-        assert_eq!(removed.messages, 3);
-        assert_eq!(removed.room, 2 * frame("a", b"xyz").len() + frame("c", &[7; 100]).len());
-        assert_eq!(rest(&in_flight), [frame("b", b"xyz"), frame("d", b"xyz")].concat());
     }
 }
