@@ -5,6 +5,9 @@
 //! written whole (or stored), and keeps it when it is sent again. Decided messages are settled from
 //! the front: its publishers hear of it, its memory and its room in the queue are free.
 
+#[cfg(feature = "spool")]
+mod stored;
+
 use std::{collections::VecDeque, ops::RangeInclusive};
 
 use tokio::{sync::oneshot, time::Instant};
@@ -82,23 +85,6 @@ enum Answer {
 }
 
 impl Unconfirmed {
-    /// A stream that an earlier start of the program has stored: what it has from `first` to `last`
-    /// is replayed.
-    #[cfg(feature = "spool")]
-    pub(crate) fn stored(stream: StreamId, first: u64, last: u64) -> Self {
-        let before = first.saturating_sub(1);
-        Self {
-            stream,
-            stored: Some(last),
-            settled: before,
-            decided: before,
-            written: before,
-            sent: before,
-            last: before,
-            ..Self::default()
-        }
-    }
-
     // ---- numbers ----
 
     pub(crate) fn stream(&self) -> StreamId {
@@ -113,12 +99,6 @@ impl Unconfirmed {
     /// The newest number that was ever written to a socket.
     pub(crate) fn sent(&self) -> u64 {
         self.sent
-    }
-
-    /// The newest number that was given to a message.
-    #[cfg(feature = "spool")]
-    pub(crate) fn last(&self) -> u64 {
-        self.last
     }
 
     /// The newest number that is written whole.
@@ -373,58 +353,6 @@ impl Unconfirmed {
         waiting
     }
 
-    /// Takes the room of the queue from messages up to here, which are durable. They stay in memory
-    /// until they are confirmed.
-    #[cfg(feature = "spool")]
-    pub(crate) fn take_room(&mut self, durable: u64) -> usize {
-        let durable = self.batches.iter_mut().take_while(|batch| batch.last() <= Some(durable));
-        durable.map(Batch::take_room).sum()
-    }
-
-    /// Answers those who wait until messages up to here are durable: that they are, or why they never
-    /// will be.
-    #[cfg(feature = "spool")]
-    pub(crate) fn answer_stored(&mut self, to: u64, answer: &Result<(), Error>) {
-        if self.storing == 0 {
-            return;
-        }
-        for (number, waiter) in &mut self.waiters {
-            if *number > to {
-                return;
-            }
-            if matches!(waiter, Waiter::Stored(_))
-                && let Waiter::Stored(stored) = std::mem::replace(waiter, Waiter::Told)
-            {
-                self.storing -= 1;
-                drop(stored.send(answer.clone()));
-            }
-        }
-    }
-
-    /// Gives up what is not settled of the numbers up to here, when nothing is unconfirmed: those
-    /// who wait for them hear why. Returns how many these are.
-    #[cfg(feature = "spool")]
-    pub(crate) fn give_up_to(&mut self, to: u64, cause: &Error) -> u64 {
-        debug_assert!(self.batches.is_empty(), "something is unconfirmed");
-        let Some(lost) = to.checked_sub(self.settled).filter(|lost| *lost > 0) else { return 0 };
-        let waiting = self.waiters.partition_point(|(number, _)| *number <= to);
-        self.refused.retain(|range| *range.start() > to);
-        self.totals.lost += lost;
-        for (_, waiter) in self.waiters.drain(..waiting) {
-            match waiter {
-                Waiter::Barrier(barrier) => self.answers.push(Answer::Barrier(barrier, self.totals)),
-                Waiter::Receipt(receipt) => self.answers.push(Answer::Receipt(receipt, Err(cause.clone()))),
-                waiter => {
-                    self.storing -= usize::from(matches!(waiter, Waiter::Stored(_)));
-                    waiter.fail(cause.clone());
-                }
-            }
-        }
-        (self.settled, self.decided) = (to, self.decided.max(to));
-        (self.written, self.last) = (self.written.max(to), self.last.max(to));
-        lost
-    }
-
     /// The newest number that the broker has decided.
     pub(crate) fn decided(&self) -> u64 {
         self.decided
@@ -489,12 +417,6 @@ impl Unconfirmed {
     /// When the oldest of them was accepted.
     pub(crate) fn oldest(&self) -> Option<Instant> {
         self.batches.front().map(Batch::since)
-    }
-
-    /// The batches, oldest first, each with its numbers.
-    #[cfg(feature = "spool")]
-    pub(crate) fn batches(&self) -> impl Iterator<Item = &Batch> {
-        self.batches.iter()
     }
 
     /// Tells everyone whose message is settled. One that has gone costs nothing.
