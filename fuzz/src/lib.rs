@@ -9,6 +9,7 @@ pub mod client_session;
 pub mod decode;
 pub mod endpoint;
 pub mod extension;
+pub mod hello;
 mod input;
 #[cfg(feature = "keys")]
 pub mod keys;

@@ -56,18 +56,18 @@ async fn play(mut input: Input<'_>) {
     for (at, ident) in IDENTS.into_iter().enumerate() {
         keys.lock().expect("one thread").insert(ident, RIGHTS.get(at).copied());
     }
+    let options = input.byte();
     let mut builder = Broker::builder()
         .without_endpoint()
         .auth(Store(keys.clone()))
         .name("model")
-        // The model is one of the base protocol.
-        .extensions(false)
+        // The model is one of the base protocol: with the extension, nobody speaks it.
+        .extensions(options & 32 != 0)
         .max_message(MAX)
         .max_subscriptions(MAX_SUBSCRIPTIONS)
         .auth_failure_delay(Duration::ZERO)
         .handshake_timeout(HOUR)
         .recheck_keys(24 * HOUR);
-    let options = input.byte();
     // With small marks it depends on who reads when what is dropped; otherwise nothing is.
     let strict = options.is_multiple_of(2);
     if !strict {
@@ -84,6 +84,7 @@ async fn play(mut input: Input<'_>) {
         broker,
         keys,
         strict: strict && options & 8 == 0,
+        extended: options & 32 != 0,
         peers: Vec::new(),
         number: 0,
         published: BTreeMap::new(),
@@ -124,6 +125,8 @@ struct Play {
     keys: Keys,
     /// Everybody gets everything.
     strict: bool,
+    /// The broker offers the extension.
+    extended: bool,
     peers: Vec<Peer>,
     number: u32,
     published: Published,
@@ -194,6 +197,8 @@ impl Play {
                     (claimed.parse().expect("a name"), input.choose(&TEXTS).parse().expect("a name"));
                 self.send(at, &model::encode(&Frame::Publish { ident, channel, payload: b"claimed"[..].into() })).await;
             }
+            // Which might be a frame of the extension.
+            10 if self.extended => {}
             10 => {
                 let garbage = input.short().to_vec();
                 self.send(at, &garbage).await;
@@ -244,7 +249,8 @@ impl Play {
         let [Frame::Info { name, nonce }] = &greeting.frames[..] else {
             panic!("{:?} is no greeting", peer.got);
         };
-        assert_eq!((&**name, nonce.as_bytes().len(), greeting.len()), ("model", 4, peer.got.len()));
+        let expected = if self.extended { "model hpx/1" } else { "model" };
+        assert_eq!((&**name, nonce.as_bytes().len(), greeting.len()), (expected, 4, peer.got.len()));
         peer.nonce = Some(nonce.clone());
         peer.got.clear();
     }
