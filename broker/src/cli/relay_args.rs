@@ -25,7 +25,7 @@ const DATA_DIR: &str = "/var/lib/hpfeeds-relay";
 /// Sizes are in bytes and may end in k, M or G (1024 each); times are in seconds, or end in m, h or
 /// d where TIME stands.
 #[derive(Debug, Args)]
-#[allow(clippy::doc_markdown, reason = "the text is help for a terminal")]
+#[allow(clippy::doc_markdown, rustdoc::invalid_html_tags, reason = "the text is help for a terminal")]
 #[command(arg_required_else_help = false, subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 pub(crate) struct RelayCommand {
     #[command(subcommand)]

@@ -3,6 +3,7 @@
 use crate::metrics::{
     rows::ROWS,
     snapshot::Snapshot,
+    storage_rows::STORAGE_ROWS,
     text::{Exposition, Text},
 };
 
@@ -11,6 +12,11 @@ pub(crate) fn render(snapshot: &Snapshot, exposition: Exposition, more: impl FnO
     let mut text = Text::new(exposition);
     for row in ROWS {
         row.write(snapshot, &mut text);
+    }
+    if snapshot.storage.is_some() {
+        for row in STORAGE_ROWS {
+            row.write(snapshot, &mut text);
+        }
     }
     more(&mut text);
     text.finish()

@@ -14,7 +14,6 @@ use crate::metrics::{
     },
     sizes::BUCKETS,
     snapshot::Snapshot,
-    storage_rows as storage,
     text::{
         Kind::{Counter, Gauge, Histogram},
         Text,
@@ -322,64 +321,6 @@ pub(super) const ROWS: &[Row] = &[
         "hpfeeds_broker_authentication_seconds",
         "Time from a client's AUTH to the decision about it, in seconds.",
         Samples(authentication),
-    ),
-    // Those of a data folder.
-    Row::new(
-        Gauge,
-        "hpfeeds_mailbox_messages",
-        "Messages that wait for a mailbox's collector; a part of some seconds' messages may count that is delivered.",
-        Samples(storage::messages),
-    ),
-    Row::new(Gauge, "hpfeeds_mailbox_bytes", "The bytes of their frames.", Samples(storage::bytes)),
-    Row::new(
-        Gauge,
-        "hpfeeds_mailbox_oldest_seconds",
-        "The age of the oldest message that waits, or some seconds more.",
-        Samples(storage::oldest),
-    ),
-    Row::new(
-        Gauge,
-        "hpfeeds_mailbox_attached",
-        "Whether a connection receives from the mailbox.",
-        Samples(storage::attached),
-    ),
-    Row::new(
-        Gauge,
-        "hpfeeds_mailbox_stuck",
-        "Whether the collector crashes on a message, or has ended three connections without progress.",
-        Samples(storage::stuck),
-    ),
-    Row::new(
-        Counter,
-        "hpfeeds_mailbox_lost_messages",
-        "Messages that the mailbox's collector will never get, by reason.",
-        Samples(storage::lost),
-    ),
-    Row::new(
-        Counter,
-        "hpfeeds_mailbox_denied_messages",
-        "Messages that were passed over because the collector's key does not allow their channel.",
-        Samples(storage::denied),
-    ),
-    Row::new(Gauge, "hpfeeds_journal_bytes", "Bytes of the journal's files.", Samples(storage::journal_bytes)),
-    Row::new(Gauge, "hpfeeds_journal_limit_bytes", "The most that they may have.", Samples(storage::journal_limit)),
-    Row::new(
-        Gauge,
-        "hpfeeds_journal_disk_free_bytes",
-        "Bytes that the journal's file system has left.",
-        Samples(storage::journal_free),
-    ),
-    Row::new(
-        Gauge,
-        "hpfeeds_journal_health",
-        "1 for the condition that the journal is in.",
-        Samples(storage::journal_health),
-    ),
-    Row::new(
-        Histogram,
-        "hpfeeds_journal_sync_seconds",
-        "Time that the disk took for a sync.",
-        Samples(storage::journal_syncs),
     ),
     // The metrics that every client library of Prometheus has.
     Row::new(

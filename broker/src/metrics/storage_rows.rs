@@ -1,12 +1,61 @@
-//! The samples of a data folder in the exposition: of its journal, and of each mailbox.
+//! The table of a data folder's metrics, and their samples: of its journal, and of each mailbox.
 
 use crate::metrics::{
     latency::LatencyCounts,
-    row::{Value::Seconds, seconds},
+    row::{Read::Samples, Row, Value::Seconds, seconds},
     snapshot::Snapshot,
     storage::MailboxCounts,
-    text::Text,
+    text::{
+        Kind::{Counter, Gauge, Histogram},
+        Text,
+    },
 };
+
+/// The metrics of a broker with a data folder.
+pub(super) const STORAGE_ROWS: &[Row] = &[
+    Row::new(
+        Gauge,
+        "hpfeeds_mailbox_messages",
+        "Messages that wait for a mailbox's collector; a part of some seconds' messages may count that is delivered.",
+        Samples(messages),
+    ),
+    Row::new(Gauge, "hpfeeds_mailbox_bytes", "The bytes of their frames.", Samples(bytes)),
+    Row::new(
+        Gauge,
+        "hpfeeds_mailbox_oldest_seconds",
+        "The age of the oldest message that waits, or some seconds more.",
+        Samples(oldest),
+    ),
+    Row::new(Gauge, "hpfeeds_mailbox_attached", "Whether a connection receives from the mailbox.", Samples(attached)),
+    Row::new(
+        Gauge,
+        "hpfeeds_mailbox_stuck",
+        "Whether the collector crashes on a message, or has ended three connections without progress.",
+        Samples(stuck),
+    ),
+    Row::new(
+        Counter,
+        "hpfeeds_mailbox_lost_messages",
+        "Messages that the mailbox's collector will never get, by reason.",
+        Samples(lost),
+    ),
+    Row::new(
+        Counter,
+        "hpfeeds_mailbox_denied_messages",
+        "Messages that were passed over because the collector's key does not allow their channel.",
+        Samples(denied),
+    ),
+    Row::new(Gauge, "hpfeeds_journal_bytes", "Bytes of the journal's files.", Samples(journal_bytes)),
+    Row::new(Gauge, "hpfeeds_journal_limit_bytes", "The most that they may have.", Samples(journal_limit)),
+    Row::new(
+        Gauge,
+        "hpfeeds_journal_disk_free_bytes",
+        "Bytes that the journal's file system has left.",
+        Samples(journal_free),
+    ),
+    Row::new(Gauge, "hpfeeds_journal_health", "1 for the condition that the journal is in.", Samples(journal_health)),
+    Row::new(Histogram, "hpfeeds_journal_sync_seconds", "Time that the disk took for a sync.", Samples(journal_syncs)),
+];
 
 /// The conditions of a journal.
 const HEALTH: [&str; 4] = ["good", "full", "no space", "failed"];

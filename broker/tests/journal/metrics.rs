@@ -31,6 +31,8 @@ async fn a_data_folder_has_metrics_which_the_manual_explains_and_alerts_ask_for(
     publish(&mut sensor, "m.a", 1..=7).await;
     let metrics = || broker.metrics(Exposition::Prometheus);
     until(|| metrics().lines().any(|line| line == "hpfeeds_mailbox_messages{mailbox=\"collector\"} 7")).await;
+    // A sync is counted when it has ended.
+    until(|| !metrics().lines().any(|line| line == "hpfeeds_journal_sync_seconds_count 0")).await;
     let text = metrics();
     let has = |line: &str| assert!(text.lines().any(|found| found == line), "{line} in {text}");
     has("hpfeeds_mailbox_attached{mailbox=\"collector\"} 0");
