@@ -63,7 +63,6 @@ pub mod fuzzing;
 mod http;
 mod identity;
 mod incidents;
-#[allow(dead_code, reason = "sessions do not use it yet: it is the next step")]
 mod journal;
 mod limits;
 mod link;

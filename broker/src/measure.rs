@@ -1,5 +1,7 @@
 //! The measurement of a data folder: what its metrics show of journal and mailboxes.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use crate::{
     journal::{handle::unix_ms, mailbox::snapshot::MailboxSnapshot, store::Store},
     metrics::storage::{MailboxCounts, StorageCounts},
@@ -18,6 +20,11 @@ pub(crate) fn storage(store: &Store) -> StorageCounts {
         free: figures.free(),
         health: store.journal.health().word(),
         syncs: figures.syncs.counts(),
+        not_stored: [
+            ("share", store.shares.figures().1),
+            ("disk", store.pace.behind.load(Relaxed)),
+            ("failed", store.pace.failed.load(Relaxed)),
+        ],
         mailboxes: store.mailboxes.list().iter().map(|snapshot| mailbox(snapshot, now)).collect(),
     }
 }

@@ -64,7 +64,7 @@ impl Engine {
         let program = programs::find(self.kind()).ok_or_else(|| io::Error::other("there is no such server"))?;
         let arguments: &[&str] = match self {
             Self::Plain => &[],
-            // Nobody is attached to the mailbox.
+            // The mailbox has no collector.
             Self::Ours => &["--data-dir", "data", "--mailbox", "archive=bench", "--journal-max-bytes", "64G"],
             Self::RedisAlways => &["--appendonly", "yes", "--appendfsync", "always"],
             Self::RedisEverysec => &["--appendonly", "yes", "--appendfsync", "everysec"],

@@ -56,7 +56,7 @@ impl Control {
         if fs::symlink_metadata(&path).is_ok_and(|found| found.file_type().is_socket()) {
             fs::remove_file(&path)?;
         }
-        // Nobody else gets into the folder meanwhile.
+        // The folder is closed to other users meanwhile.
         let listener = UnixListener::bind(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         Ok(Self { path, listener })

@@ -163,6 +163,7 @@ impl Handle {
     }
 
     /// Whether it owns the mailbox: otherwise it gets covered channels live.
+    #[cfg(test)]
     pub(crate) fn is_owner(&self) -> bool {
         self.slot.state.lock().claims.owner() == Some(self.claim.id)
     }

@@ -67,10 +67,6 @@ impl DataDir {
         self.node
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     pub(crate) fn journal(&self) -> Result<Arc<RealDisk>, DataDirError> {
         self.folder(JOURNAL)
     }

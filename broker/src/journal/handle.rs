@@ -229,6 +229,7 @@ impl Journal {
 
 impl Journal {
     /// As [`page`](Self::page), on this thread.
+    #[cfg(test)]
     pub(super) fn read(&self, after: Position) -> io::Result<Page> {
         self.shared.read(after, self.shared.readers.reader(after, Extent::Written))
     }

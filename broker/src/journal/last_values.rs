@@ -106,6 +106,7 @@ impl LastValues {
     }
 
     /// Channels with a value, their bytes, and how many have gone for want of room.
+    #[cfg(test)]
     pub(crate) fn figures(&self) -> (usize, usize, u64) {
         let state = self.state.lock();
         (state.values.len(), state.bytes, state.evicted)

@@ -31,11 +31,6 @@ impl Pace {
         *self.since.lock().get_or_insert(now) + PATIENCE
     }
 
-    /// Messages that are not stored and should be.
-    pub(crate) fn not_stored(&self) -> u64 {
-        self.behind.load(Relaxed) + self.failed.load(Relaxed)
-    }
-
     /// Something was appended: the incident is over.
     pub(crate) fn move_on(&self) {
         if self.is_behind.load(Relaxed) {

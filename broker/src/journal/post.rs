@@ -100,13 +100,6 @@ impl Mailboxes {
         all.keys().find(|other| *other.name == *name && belongs(&other.account)).cloned()
     }
 
-    /// The mailboxes of an account: its own first.
-    pub(crate) fn of(&self, account: &str) -> Vec<MailboxName> {
-        let first = MailboxName { account: account.into(), name: "".into() };
-        let all = self.inner.all.read();
-        all.range(first..).map(|(name, _)| name.clone()).take_while(|name| *name.account == *account).collect()
-    }
-
     /// The time before which messages of an age are too old, if the clock can be trusted.
     pub(super) fn oldest_ms(&self, age: Option<Duration>) -> Option<i64> {
         let trusted = self.inner.trusted_ms.load(Ordering::Relaxed);

@@ -103,12 +103,6 @@ impl Shared {
         }
     }
 
-    /// Wakes the writer for a turn.
-    pub(super) fn hurry(&self) {
-        self.inner.lock().is_urgent = true;
-        self.wake.notify_one();
-    }
-
     /// The writer's sleep between two turns: at most so long. Returns whether the journal is to be
     /// closed.
     pub(super) fn sleep(&self, most: Duration) -> bool {

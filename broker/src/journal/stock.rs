@@ -50,15 +50,14 @@ struct State {
     old: VecDeque<Block>,
     new: VecDeque<Block>,
     counts: usize,
-    /// What was there at the opening is counted up to here, and is to be up to there.
+    /// Messages from before the opening are counted up to the first position, and are to be up to the second.
     counted: Position,
     opened: Position,
 }
 
 #[derive(Debug)]
 struct Block {
-    /// The first and the last message.
-    first: Position,
+    /// The last message.
     last: Position,
     first_ms: i64,
     last_ms: i64,
@@ -198,7 +197,6 @@ impl State {
         if !blocks.back().is_some_and(fits) {
             let (first, unix_ms) = (batch.first, batch.unix_ms);
             blocks.push_back(Block {
-                first,
                 last: first,
                 first_ms: unix_ms,
                 last_ms: unix_ms,
@@ -295,7 +293,7 @@ mod tests {
         Draft::new(frames.freeze(), unix_ms, None).unwrap().at(Position::new(1, first))
     }
 
-    /// What waits behind a position for one who wants the channel a.
+    /// The messages of the channel a behind a position.
     fn waiting(stock: &Stock, number: u64) -> Waiting {
         let after = Some(Position::new(1, number));
         let channels: Vec<_> = stock.channels().iter().map(|channel| after.filter(|_| *channel == "a")).collect();

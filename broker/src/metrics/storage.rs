@@ -12,6 +12,8 @@ pub(crate) struct StorageCounts {
     /// The condition of the journal, as its state in the exposition.
     pub(crate) health: &'static str,
     pub(crate) syncs: LatencyCounts,
+    /// Messages that should be stored and are not, by reason.
+    pub(crate) not_stored: [(&'static str, u64); 3],
     pub(crate) mailboxes: Vec<MailboxCounts>,
 }
 

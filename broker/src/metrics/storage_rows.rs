@@ -54,6 +54,12 @@ pub(super) const STORAGE_ROWS: &[Row] = &[
         Samples(journal_free),
     ),
     Row::new(Gauge, "hpfeeds_journal_health", "1 for the condition that the journal is in.", Samples(journal_health)),
+    Row::new(
+        Counter,
+        "hpfeeds_journal_not_stored_messages",
+        "Messages that a mailbox wants and that are not stored, by reason; subscribers got them live.",
+        Samples(not_stored),
+    ),
     Row::new(Histogram, "hpfeeds_journal_sync_seconds", "Time that the disk took for a sync.", Samples(journal_syncs)),
 ];
 
@@ -130,6 +136,12 @@ pub(super) fn journal_health(snapshot: &Snapshot, text: &mut Text) {
         for state in HEALTH {
             text.sample(&[("state", state)], u64::from(storage.health == state));
         }
+    }
+}
+
+pub(super) fn not_stored(snapshot: &Snapshot, text: &mut Text) {
+    for (reason, count) in snapshot.storage.iter().flat_map(|storage| storage.not_stored) {
+        text.sample(&[("reason", reason)], count);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The host of a relay: what it asks of the broker that sensors talk to.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use bytes::BytesMut;
 use hpfeeds::wire::{Channel, EncodeError, Ident, encode_publish, extension::NodeId};
@@ -22,7 +22,7 @@ impl Broker {
     /// long, or the journal has failed.
     pub(crate) fn not_stored(&self) -> impl Fn() -> u64 + Clone + Send + Sync + use<> {
         let store = self.context.journal.clone();
-        move || store.as_ref().map_or(0, |store| store.pace.not_stored())
+        move || store.as_ref().map_or(0, |store| store.pace.behind.load(Relaxed) + store.pace.failed.load(Relaxed))
     }
 
     /// Sets the brokers above this one, nearest first. If they are others than before, clients that

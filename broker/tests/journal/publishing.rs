@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hpfeeds::wire::extension::{Code, Flags};
-use hpfeeds_broker::{Broker, BrokerBuilder, Endpoint, Key};
+use hpfeeds_broker::{Broker, BrokerBuilder, Endpoint, Exposition, Key};
 
 use crate::{
     extension_client::{Got, Scripted, ack, confirming, hello},
@@ -169,6 +169,9 @@ async fn a_key_that_publishes_without_end_is_live_only_above_its_share_and_other
     // Half of the limit is there for anybody; a quarter is the share above that.
     let bytes = sent * 100_000;
     assert!((4 << 20..5 << 20).contains(&bytes), "{bytes} bytes were stored before the first was refused");
+    let counted = format!("hpfeeds_journal_not_stored_messages_total{{reason=\"share\"}} {refused}");
+    let metrics = broker.metrics(Exposition::Prometheus);
+    assert!(metrics.lines().any(|line| line == counted), "{counted} in {metrics}");
     // Others go on, and are stored.
     honest.publish("a", 2..=9).await;
     assert_eq!(honest.until_ack(9).await, []);

@@ -57,7 +57,7 @@ impl Claims {
         self.owner.clone()
     }
 
-    /// Nobody claims it any more.
+    /// No connection claims it any more.
     pub(super) fn clear(&mut self) {
         self.all.clear();
         self.set_owner(None);

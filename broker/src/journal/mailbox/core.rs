@@ -59,6 +59,7 @@ pub(crate) struct Taken {
 
 impl Taken {
     /// Whether less than so many bytes were taken.
+    #[cfg(test)]
     pub(crate) fn bytes_left(&self, most: u64) -> bool {
         self.bytes < most
     }

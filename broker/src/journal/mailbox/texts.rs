@@ -48,10 +48,6 @@ impl Texts {
         self.all.iter()
     }
 
-    pub(super) fn cursor(&self, text: &str) -> Option<Position> {
-        self.all.get(text).map(|text| text.cursor)
-    }
-
     /// The texts that cover a channel, or another text.
     fn covering<'a>(&'a self, text: &'a str) -> impl Iterator<Item = &'a Text> {
         // A pattern is covered by itself, too, in the second part.
@@ -235,10 +231,5 @@ impl Texts {
     /// Whether some text covers a channel or a text.
     pub(super) fn cover(&self, text: &str) -> bool {
         self.covering(text).next().is_some()
-    }
-
-    /// The texts that are covered by a text.
-    pub(super) fn inside<'a>(&'a self, text: &'a str) -> impl Iterator<Item = &'a Channel> {
-        self.all.keys().filter(move |other| covers(text, other))
     }
 }

@@ -62,6 +62,7 @@ pub(super) struct Window {
 }
 
 impl Window {
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.pieces.is_empty()
     }

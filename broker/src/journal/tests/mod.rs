@@ -5,6 +5,7 @@ mod appending;
 mod crash;
 mod faults;
 mod figures;
+#[allow(dead_code, reason = "each crate that simulates a disk needs other parts of it")]
 #[path = "../../../../tests/support/sim_disk.rs"]
 pub(super) mod sim_disk;
 mod stack;

@@ -195,7 +195,7 @@ async fn messages_that_go_for_room_are_counted_and_the_rest_arrives() {
     let small =
         JournalOptions { max_bytes: 4 << 20, segment_bytes: 1 << 20, ring_bytes: 1 << 16, ..JournalOptions::default() };
     let relay = Relay::with(&folder, &parent, small);
-    // Nobody hands them upwards yet, and there is room for a part.
+    // No uplink hands them on yet, and there is room for a part.
     for number in 0..100 {
         relay.publish("one", &["a"], number..number + 1, 100_000);
         relay.store.journal.durable(relay.store.journal.last()).await.unwrap();
