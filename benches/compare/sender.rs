@@ -153,13 +153,13 @@ impl Sender {
     }
 
     /// The first publisher sends so many messages a second, however long each takes: those that are
-    /// late carry the time at which they were due.
+    /// late carry the time at which they were due. It can be called again, as [`run`](Self::run) can.
     pub(crate) fn pace(&mut self, rate: u32, epoch: Instant, until: Instant) -> Sent {
-        let (mut messages, mut due) = (0, Instant::now());
+        let mut due = Instant::now();
         let interval = Duration::from_secs(1) / rate;
         let Sender { publishers, shape } = self;
-        let Some(Publisher { socket, batch, .. }) = publishers.first_mut() else {
-            return Sent { messages, cut: false, broken: None };
+        let Some(Publisher { socket, batch, next: messages, .. }) = publishers.first_mut() else {
+            return Sent { messages: 0, cut: false, broken: None };
         };
         // Otherwise the kernel lets each sleep be 50 µs too long. Without it the figures are only
         // worse.
@@ -172,14 +172,14 @@ impl Sender {
                 if due > now {
                     break;
                 }
-                stamp(&mut frame[shape.payload..], messages, nanos(due.saturating_duration_since(epoch)));
-                (messages, due, end) = (messages + 1, due + interval, end + frame.len());
+                stamp(&mut frame[shape.payload..], *messages, nanos(due.saturating_duration_since(epoch)));
+                (*messages, due, end) = (*messages + 1, due + interval, end + frame.len());
             }
             if let Err(error) = socket.write_all(&batch[..end]) {
-                return Sent { messages, cut: false, broken: Some(error) };
+                return Sent { messages: *messages, cut: false, broken: Some(error) };
             }
         }
-        Sent { messages, cut: false, broken: None }
+        Sent { messages: *messages, cut: false, broken: None }
     }
 }
 
