@@ -88,8 +88,10 @@ impl ChannelStream {
         if shared.outcome().is_some() {
             return Err(shared.outbox.closed());
         }
+        let turn = shared.channels.turn.lock();
         let is_new = shared.want(channel.clone(), true);
         let id = shared.channels.add(pattern, shared.inbox.capacity(), is_new);
+        drop(turn);
         Ok(Self { shared: Arc::clone(shared), channel, id, has_ended: false })
     }
 
@@ -153,6 +155,7 @@ impl FusedStream for ChannelStream {
 
 impl Drop for ChannelStream {
     fn drop(&mut self) {
+        let _turn = self.shared.channels.turn.lock();
         if self.shared.channels.remove(self.id) {
             self.shared.want(self.channel.clone(), false);
         }

@@ -433,6 +433,7 @@ impl FusedStream for ClientSession {
 
 impl Drop for ClientSession {
     fn drop(&mut self) {
+        self.inner.shared.channels.go_on_alone();
         self.inner.shared.ask(Intent::Abort);
     }
 }

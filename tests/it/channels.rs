@@ -21,6 +21,7 @@ in_both_runtimes!(
     a_dropped_stream_unsubscribes_and_leaves_nothing_to_the_session,
     a_channel_of_the_program_stays_subscribed,
     streams_end_with_the_session,
+    a_stream_ends_when_its_session_is_dropped_with_unread_messages,
 );
 
 async fn connect(broker: &Broker) -> ClientSession {
@@ -196,4 +197,18 @@ async fn streams_end_with_the_session() {
     assert!(stream.wait_for(|_| true, SOON).await.unwrap_err().is_closed());
     assert!(handle.channel("b").unwrap_err().is_closed());
     assert!(timeout(SOON, session.next()).await.unwrap().is_none());
+}
+
+async fn a_stream_ends_when_its_session_is_dropped_with_unread_messages() {
+    let broker = Broker::dev().await.unwrap();
+    let session = ClientSession::builder(broker.local_addr(), "dev", "dev").receive_queue(1).connect().await.unwrap();
+    session.subscribe_confirmed("b").await.unwrap();
+    let mut stream = session.channel("a").unwrap();
+    session.publish_confirmed("b", "nobody reads this").await.unwrap();
+    session.publish_confirmed("a", "1").await.unwrap();
+    // The stream has dealt out the message on b, which keeps it from going on.
+    assert!(timeout(Duration::from_millis(200), stream.next()).await.is_err());
+    drop(session);
+    let ended = async { while stream.next().await.is_some() {} };
+    timeout(SOON, ended).await.unwrap();
 }

@@ -45,6 +45,8 @@ pub(crate) struct Channels {
     is_used: AtomicBool,
     state: Mutex<State>,
     waiting: Arc<Waiting>,
+    /// Held while a stream comes or goes together with its subscription.
+    pub(crate) turn: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -54,6 +56,8 @@ struct State {
     /// What no stream takes, each with what it is of a mailbox.
     rest: VecDeque<(BytesMut, Option<Box<Run>>)>,
     rest_bytes: usize,
+    /// The session is dropped: what no stream takes is for nobody.
+    is_alone: bool,
     /// Channels whose streams are gone, the newest last.
     gone: VecDeque<Pattern>,
     has_ended: bool,
@@ -117,6 +121,16 @@ impl Channels {
         // It may have been what the others waited for.
         self.waiting.wake_all();
         is_last
+    }
+
+    /// The session is dropped: the streams go on to their end without it.
+    pub(crate) fn go_on_alone(&self) {
+        let mut state = self.state.lock();
+        state.is_alone = true;
+        state.rest.clear();
+        state.rest_bytes = 0;
+        drop(state);
+        self.waiting.wake_all();
     }
 
     pub(crate) fn set(&self, id: u64, change: impl FnOnce(&mut usize, &mut WhenFull)) {
@@ -277,6 +291,9 @@ impl State {
 
     /// Leaves frames to the session, in one batch with those before them where that costs nothing.
     fn leave(&mut self, frames: BytesMut, run: Option<Box<Run>>, readers: &mut BTreeSet<u64>) {
+        if self.is_alone {
+            return;
+        }
         readers.insert(SESSION);
         self.rest_bytes += frames.len();
         match self.rest.back_mut() {
