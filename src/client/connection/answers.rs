@@ -116,6 +116,10 @@ impl Connection<'_> {
         }
         let cause = denial(code, &channel, &wish, text);
         self.subscribed.remove(&channel);
+        // The answer to what was asked before.
+        if self.shared.is_changed(&channel) {
+            return;
+        }
         self.shared.unwant(&channel, &cause);
         self.shared.emit(SessionEvent::SubscribeDenied { channel: Some(channel), cause });
     }

@@ -206,6 +206,11 @@ impl Shared {
         self.wanted.lock().unwant(channel, cause)
     }
 
+    /// Whether the wish for a channel changed after the broker was asked.
+    pub(crate) fn is_changed(&self, channel: &Channel) -> bool {
+        self.wanted.lock().is_changed(channel)
+    }
+
     /// The broker delivers a channel.
     pub(crate) fn granted(&self, channel: &Channel) {
         self.wanted.lock().grant(channel);

@@ -144,10 +144,15 @@ impl Wanted {
         wanted
     }
 
+    /// Whether the wish changed after the broker was asked.
+    pub(super) fn is_changed(&self, channel: &Channel) -> bool {
+        self.changed.contains(channel)
+    }
+
     /// The broker delivers a channel.
     pub(super) fn grant(&mut self, channel: &Channel) {
         // The answer to what was asked before.
-        if self.changed.contains(channel) {
+        if self.is_changed(channel) {
             return;
         }
         // From now on the cursor says where it goes on.
