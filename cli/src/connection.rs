@@ -126,14 +126,11 @@ impl ConnectionArgs {
         if let Some(url) = self.find_url()? {
             self.take(&url);
         } else {
-            fill(&mut self.host, environment::HOST, |text| host(&text))?;
+            fill(&mut self.host, environment::HOST, |text| environment::host(&text))?;
             fill(&mut self.port, environment::PORT, |text| environment::port(&text))?;
         }
-        if self.host.as_ref().is_some_and(|host| host.contains("://")) {
-            return Err((
-                ErrorKind::ValueValidation,
-                "the host is a URL: give it with --url, or in HPFEEDS_URL".into(),
-            ));
+        if let Some(fault) = self.host.as_ref().and_then(|host| environment::host(host).err()) {
+            return Err((ErrorKind::ValueValidation, format!("the host: {fault}")));
         }
         fill(&mut self.ident, environment::IDENT, |text| values::name(&text).map_err(|cause| cause.to_string()))?;
         if self.url_secret.is_none() {
@@ -398,15 +395,8 @@ fn port(text: &str) -> Result<u16, &'static str> {
 
 fn host(text: &str) -> Result<String, String> {
     // Refused later: here, the message would hold the value, with a secret.
-    if text.contains("://") {
+    if text.contains("://") || text.contains('@') {
         return Ok(text.to_owned());
     }
-    let host = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    if host.is_empty() {
-        return Err("it is empty".to_owned());
-    }
-    if host.contains(':') && host.parse::<std::net::Ipv6Addr>().is_err() && !host.contains('%') {
-        return Err("give a name or an address alone, and the port with --port".to_owned());
-    }
-    Ok(host.to_owned())
+    environment::host(text)
 }

@@ -74,7 +74,10 @@ impl<'a, E> Dispatcher<'a, E> {
     }
 
     /// How many functions run at once, all in the task of [`run`](Self::run). Default: 1. With more, a
-    /// message may be done with before an earlier one.
+    /// message may be done with before an earlier one. Messages of a mailbox count as processed when the
+    /// next one is taken: with more than one function at once, those that still run are lost when the
+    /// program, or one of them, fails. [`manual_commit`](crate::SessionBuilder::manual_commit), and a
+    /// commit when [`run`](Self::run) has ended, keeps them.
     pub fn concurrency(mut self, functions: usize) -> Self {
         self.at_once = functions.max(1);
         self

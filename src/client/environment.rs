@@ -2,7 +2,7 @@
 //!
 //! Not part of the library's interface; it may change at any time.
 
-use std::{env, ffi::OsString};
+use std::{env, ffi::OsString, net::Ipv6Addr};
 
 use super::{
     connect::{
@@ -34,9 +34,20 @@ pub(crate) struct Settings {
     pub(crate) channels: Vec<Channel>,
 }
 
-/// The value of a variable. An empty one, as compose files leave it, counts as not set.
-pub fn value(name: &'static str) -> Result<Option<String>, Error> {
-    text(name, env::var_os(name))
+/// Reads the host's name or address; an IPv6 address may stand in brackets. The fault comes behind the
+/// name of the variable, and quotes nothing: a URL holds a secret.
+pub fn host(text: &str) -> Result<String, String> {
+    if text.contains("://") || text.contains('@') {
+        return Err(IS_URL.to_owned());
+    }
+    let host = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    if host.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    if host.contains(':') && host.parse::<Ipv6Addr>().is_err() && !host.contains('%') {
+        return Err("give a name or an address alone, and the port with --port or HPFEEDS_PORT".to_owned());
+    }
+    Ok(host.to_owned())
 }
 
 /// Reads the port. The fault comes behind the name of the variable.
@@ -45,7 +56,9 @@ pub fn value(name: &'static str) -> Result<Option<String>, Error> {
 /// no setting of the user, but a default taken instead could be the wrong broker.
 pub fn port(text: &str) -> Result<u16, String> {
     text.parse().ok().filter(|port| *port != 0).ok_or_else(|| {
-        if text.contains("://") {
+        if text.contains('@') {
+            IS_URL.to_owned()
+        } else if text.contains("://") {
             format!(
                 "{text:?} is a link that Kubernetes sets for a service named hpfeeds, and no port: give --port, or set \
                  the variable or enableServiceLinks: false in the pod"
@@ -69,7 +82,7 @@ impl Settings {
         };
         let (addr, is_tls, channels) = match &url {
             Some(url) => (url.addr().clone(), url.is_tls(), url.channels().to_vec()),
-            None => (address(value(HOST)?, value(PORT)?)?, false, Vec::new()),
+            None => (address(value(HOST)?.as_deref(), value(PORT)?.as_deref())?, false, Vec::new()),
         };
         let ident = match url.as_ref().and_then(BrokerUrl::ident) {
             Some(ident) => ident.to_string(),
@@ -83,17 +96,15 @@ impl Settings {
     }
 }
 
-fn address(host: Option<String>, given: Option<String>) -> Result<BrokerAddr, Error> {
-    let host = host.unwrap_or_else(|| "localhost".to_owned());
-    if host.contains("://") {
-        return Err(Error::variable(HOST, &"it is a URL: set HPFEEDS_URL to it"));
-    }
-    let port = given.map_or(Ok(DEFAULT_PORT), |text| port(&text));
+fn address(host: Option<&str>, given: Option<&str>) -> Result<BrokerAddr, Error> {
+    let host = host.map_or_else(|| Ok("localhost".to_owned()), self::host);
+    let host = host.map_err(|fault| Error::variable(HOST, &fault))?;
+    let port = given.map_or(Ok(DEFAULT_PORT), port);
     let port = port.map_err(|fault| Error::variable(PORT, &fault))?;
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    Ok(BrokerAddr::new(bare.unwrap_or(&host), port))
+    Ok(BrokerAddr::new(host, port))
 }
 
+const IS_URL: &str = "it is a URL, or a part of one: give it with --url, or in HPFEEDS_URL";
 const MISSING: &str = "it is not set, and nothing says so in HPFEEDS_URL either";
 
 fn text(name: &'static str, value: Option<OsString>) -> Result<Option<String>, Error> {
@@ -149,6 +160,9 @@ mod tests {
             (&[(IDENT, "me"), (SECRET, "")], SECRET),
             (&[(URL, "hpfeeds://me:hunter2/@h")], URL),
             (&[(HOST, "hpfeeds://me:hunter2@h")], HOST),
+            (&[(HOST, "me:hunter2@h")], HOST),
+            (&[(HOST, "h:20000")], HOST),
+            (&[(PORT, "hpfeeds://me:hunter2@h")], PORT),
             (&[(PORT, "tcp://10.0.0.1:20000")], PORT),
         ] {
             let error = settings(variables).unwrap_err();
