@@ -124,11 +124,13 @@ impl Queue {
         if first > decided.number {
             return None;
         }
-        self.refused.retain(|range| range.stream == decided.stream && range.first + range.count > first);
-        let refused = self.refused.iter().find(|range| range.first <= first);
+        // Those of other streams are for later.
+        self.refused.retain(|range| range.stream != decided.stream || range.first + range.count > first);
+        let of_stream = || self.refused.iter().filter(|range| range.stream == decided.stream);
+        let refused = of_stream().find(|range| range.first <= first);
         let end = match refused {
             Some(range) => range.first + range.count,
-            None => self.refused.iter().map(|range| range.first).min().unwrap_or(u64::MAX),
+            None => of_stream().map(|range| range.first).min().unwrap_or(u64::MAX),
         };
         let fate = refused.map_or(Fate::Accepted, |range| Fate::Refused(range.code));
         let last = outgoing.last().min(decided.number).min(end - 1);
@@ -137,5 +139,41 @@ impl Queue {
             return Some((outgoing.split(messages), fate));
         }
         self.given.remove(at).map(|outgoing| (outgoing, fate))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use bytes::BytesMut;
+    use hpfeeds::wire::{Limits, encode_publish, extension::Position};
+
+    use super::*;
+
+    fn outgoing(stream: StreamId, channel: &str, aside: bool) -> Outgoing {
+        let (mut frames, channel) = (BytesMut::new(), channel.parse::<Channel>().unwrap());
+        encode_publish(&mut frames, Limits::default(), &"i".parse().unwrap(), &channel, b"1").unwrap();
+        let piece = Piece { first: Position::new(1, 1), messages: 1, frames: frames.freeze(), unix_ms: 0 };
+        Outgoing { stream, first: 1, piece, aside: aside.then_some(channel) }
+    }
+
+    #[test]
+    fn a_refusal_waits_until_its_own_stream_is_decided() {
+        let (own, aside) = (StreamId::new([1; 16]), StreamId::new([2; 16]));
+        let mut queue = Queue::default();
+        for next in [outgoing(own, "a", false), outgoing(aside, "denied", true)] {
+            queue.plan(next);
+            queue.give().unwrap();
+        }
+        // Both are heard of at once.
+        queue.refuse(FeedRefused { stream: aside, first: 1, count: 1, code: Some(Code::NOT_ALLOWED) });
+        let mut fates = Vec::new();
+        for stream in [own, aside] {
+            assert!(queue.release(StreamPosition { stream, number: 1 }));
+            while let Some((outgoing, fate)) = queue.settle() {
+                fates.push((outgoing.stream, fate));
+            }
+        }
+        assert_eq!(fates, [(own, Fate::Accepted), (aside, Fate::Refused(Some(Code::NOT_ALLOWED)))]);
     }
 }

@@ -1,10 +1,10 @@
 //! The relay as a service: the uplinks of a broker that stores everything, started and stopped
 //! together.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use hpfeeds::{log::RealDisk, wire::Ident};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -17,6 +17,9 @@ use crate::broker::Broker;
 
 /// The folder of the table in the data folder.
 const FOLDER: &str = "relay";
+
+/// The longest wait for the uplinks at the end: they give their sessions 6 s.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A running relay. Dropped, its uplinks end as by a kill: nothing is lost.
 pub(crate) struct Relay {
@@ -78,7 +81,10 @@ impl Relay {
     /// long. Returns the last figures.
     pub(crate) async fn stop(mut self) -> Vec<UplinkSnapshot> {
         self.stop.cancel();
-        while self.uplinks.join_next().await.is_some() {}
+        let ended = async { while self.uplinks.join_next().await.is_some() {} };
+        if timeout(PATIENCE, ended).await.is_err() {
+            warn!("the disk of the relay does not answer: a restart sends some messages once more");
+        }
         self.figures.iter().map(Figures::snapshot).collect()
     }
 }

@@ -11,11 +11,12 @@ use parking_lot::Mutex;
 
 use crate::journal::table_log::TableLog;
 
-/// The tables of cursors by ident, of streams by ident and epoch, and of what is set aside by ident
-/// and channel.
-pub(super) const CURSORS: u8 = 1;
-pub(super) const STREAMS: u8 = 2;
-pub(super) const ASIDES: u8 = 3;
+/// The tables of what is set aside by ident and channel, of cursors by ident, and of streams by ident
+/// and epoch. Rows are stored in this order, and a crash may keep the first ones alone: a cursor must
+/// not pass over what is not known to be set aside.
+pub(super) const ASIDES: u8 = 1;
+pub(super) const CURSORS: u8 = 2;
+pub(super) const STREAMS: u8 = 3;
 
 /// The key of a row: which table it is of, and its name there.
 type Key = (u8, Vec<u8>);

@@ -5,7 +5,11 @@ use std::{sync::Arc, time::Duration};
 use hpfeeds::wire::extension::{Level, NodeId};
 
 use super::world::{Parent, Relay, lines};
-use crate::{auth::key::Key, journal::options::JournalOptions, relay::figures::LinkState};
+use crate::{
+    auth::key::Key,
+    journal::options::JournalOptions,
+    relay::{figures::LinkState, table::CURSORS},
+};
 
 fn folder() -> Arc<tempfile::TempDir> {
     Arc::new(tempfile::tempdir().unwrap())
@@ -161,7 +165,7 @@ async fn a_message_that_is_longer_than_the_parent_takes_is_counted_and_holds_not
 /// Stores the cursor of a journal's first epoch, all of whose messages are of one ident.
 async fn set_cursor(relay: &Relay, number: u64) {
     let row = [1, number, number].map(u64::to_be_bytes).concat();
-    relay.table.put(1, b"one", Some(row.into()));
+    relay.table.put(CURSORS, b"one", Some(row.into()));
     relay.table.commit().await.unwrap();
 }
 

@@ -35,8 +35,12 @@ impl Uplink {
     /// Stores cursor, streams and what is set aside, and waits until that is durable.
     pub(super) async fn store(&mut self) {
         let cursor = self.cursor();
-        self.table.put(CURSORS, self.ident.as_bytes(), Some(cursor.encode()));
         let name = |end: &[u8]| [&prefix(&self.ident)[..], end].concat();
+        // Another ident may commit meanwhile: first what the cursor passes over.
+        for (channel, aside) in &self.asides {
+            self.table.put(ASIDES, &name(channel.as_bytes()), Some(aside.encode()));
+        }
+        self.table.put(CURSORS, self.ident.as_bytes(), Some(cursor.encode()));
         let gone: Vec<_> = self.streams.keys().copied().filter(|epoch| *epoch < cursor.position.epoch).collect();
         for epoch in gone {
             self.streams.remove(&epoch);
@@ -44,9 +48,6 @@ impl Uplink {
         }
         for (epoch, stream) in &self.streams {
             self.table.put(STREAMS, &name(&epoch.to_be_bytes()), Some(stream.as_bytes().to_vec().into()));
-        }
-        for (channel, aside) in &self.asides {
-            self.table.put(ASIDES, &name(channel.as_bytes()), Some(aside.encode()));
         }
         match self.table.commit().await {
             Ok(()) => (self.stored, self.is_dirty, self.is_due) = (cursor, false, false),
