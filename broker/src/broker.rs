@@ -335,7 +335,9 @@ impl Broker {
             tasks.wait().await;
         }
         // The last connections have left.
-        sampler::save(&self.context).await;
+        if timeout(data_folder::CLOSE_TIMEOUT, sampler::save(&self.context)).await.is_err() {
+            warn!("the disk of the data folder does not answer: a restart forgets the presence of idents");
+        }
         // After the last connection, whose mailboxes' cursors are stored, too.
         if let Some(store) = &self.context.journal {
             data_folder::close(store.clone()).await;

@@ -110,7 +110,11 @@ impl BrokerContext {
 
     /// All metrics as text.
     pub(crate) fn render(&self, exposition: Exposition) -> String {
-        render(&self.snapshot(), exposition, |text| {
+        let mut snapshot = self.snapshot();
+        snapshot.seen = self.presence.last_seen(presence::now());
+        snapshot.certificates = self.certificates.expiries();
+        snapshot.storage = self.journal.as_ref().map(|store| measure::storage(store));
+        render(&snapshot, exposition, |text| {
             if let Some(more) = self.more_metrics.get() {
                 more(text);
             }
@@ -124,11 +128,7 @@ impl BrokerContext {
 
     /// All numbers of the broker now, with those of each ident and channel.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let mut snapshot = self.metrics.snapshot(self.levels(), Instant::now());
-        snapshot.seen = self.presence.last_seen(presence::now());
-        snapshot.certificates = self.certificates.expiries();
-        snapshot.storage = self.journal.as_ref().map(|store| measure::storage(store));
-        snapshot
+        self.metrics.snapshot(self.levels(), Instant::now())
     }
 
     /// Why the broker does not accept connections, if so.

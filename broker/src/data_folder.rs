@@ -14,7 +14,7 @@ use crate::{
 
 /// How long the last sync of the data folder may take at a shutdown: together with the longest drain
 /// less than a supervisor waits for.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An identifier for a broker without a data folder.
 pub(crate) fn random_node() -> Result<NodeId, StartError> {

@@ -8,7 +8,7 @@ use hpfeeds::log::{RealDisk, Verified, verify};
 use super::{control::Folder, mailbox::print};
 
 /// The logs of a data folder.
-const LOGS: [&str; 4] = ["journal", "cursors", "last", "dead"];
+const LOGS: [&str; 5] = ["journal", "cursors", "last", "dead", "relay"];
 
 /// Check the journal of a data folder
 #[derive(Debug, Args)]

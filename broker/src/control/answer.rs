@@ -55,7 +55,7 @@ pub(super) async fn answer(store: &Arc<Store>, request: Request) -> Result<Value
             let name = find(&store.mailboxes, &name)?;
             let before = store.mailboxes.show(&name).ok_or_else(gone)?;
             let end = store.journal.last();
-            store.mailboxes.command(&name, |mailbox| mailbox.forget(end)).ok_or_else(gone)?;
+            store.mailboxes.command(&name, |mailbox| mailbox.drop_waiting(end)).ok_or_else(gone)?;
             Ok(json!({ "mailbox": name.to_string(), "dropped": before.waiting.messages }))
         }
         // The caller does that.

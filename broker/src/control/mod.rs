@@ -23,7 +23,7 @@ use tokio::{
     sync::Semaphore,
     time::{sleep, timeout},
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
 use self::request::Request;
@@ -62,17 +62,18 @@ impl Control {
         Ok(Self { path, listener })
     }
 
-    /// Serves commands without an end. Dropped, it accepts no more.
-    pub(crate) async fn run(self, store: Arc<Store>, tasks: TaskTracker) {
+    /// Serves commands without an end. Dropped, it accepts no more; commands that run end when the
+    /// broker closes.
+    pub(crate) async fn run(self, store: Arc<Store>, tasks: TaskTracker, closing: CancellationToken) {
         let places = Arc::new(Semaphore::new(MOST));
         loop {
             // The semaphore is never closed.
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let store = Arc::clone(&store);
+                    let (store, closing) = (Arc::clone(&store), closing.clone());
                     tasks.spawn(async move {
-                        if let Err(cause) = serve(stream, &store).await {
+                        if let Some(Err(cause)) = closing.run_until_cancelled(serve(stream, &store)).await {
                             debug!(%cause, "a command was not answered");
                         }
                         drop(place);

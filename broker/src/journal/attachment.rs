@@ -128,12 +128,20 @@ impl Handle {
     }
 
     /// Subscribes to a text. Returns the parts of it that come from the mailbox, none if it is not
-    /// covered; the rest is live.
-    pub(crate) fn subscribe(&self, text: &Channel) -> Result<Vec<Channel>, TooManyTexts> {
+    /// covered; the rest is live. With an error it is subscribed to no more parts than those that it
+    /// `holds` for other texts.
+    pub(crate) fn subscribe(
+        &self,
+        text: &Channel,
+        holds: impl Fn(&Channel) -> bool,
+    ) -> Result<Vec<Channel>, TooManyTexts> {
         let mut mailbox = self.slot.state.lock();
         let parts = mailbox.parts(text);
         let end = self.journal.last();
         let result = parts.iter().try_for_each(|part| mailbox.subscribe(&self.claim, part, end));
+        if result.is_err() {
+            parts.iter().filter(|part| !holds(part)).for_each(|part| mailbox.unsubscribe(self.claim.id, part));
+        }
         mailbox.seen_ms = self.mailboxes.unix_ms();
         drop(mailbox);
         self.slot.changed.notify_waiters();

@@ -9,7 +9,9 @@ pub(crate) mod record;
 
 use std::{
     collections::HashMap,
+    io,
     net::SocketAddr,
+    path::Path,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -38,6 +40,8 @@ const LONGEST_STEP: u32 = 10;
 #[derive(Debug, Default)]
 pub(crate) struct Presence {
     table: Mutex<Table>,
+    /// Held while the file is written.
+    storing: Mutex<()>,
     /// The idents that have keys, in order: as the key stores told them last.
     keys: Mutex<Arc<[Ident]>>,
     /// An ident has connected.
@@ -140,8 +144,15 @@ impl Presence {
         self.keys.lock().clone()
     }
 
+    /// Stores the records in a folder, if they have changed. Blocks; two calls at once, as at a
+    /// shutdown in the middle of the minute's, follow one another.
+    pub(crate) fn store(&self, folder: &Path) -> io::Result<()> {
+        let _turn = self.storing.lock();
+        self.save(now()).map_or(Ok(()), |text| file::store(folder, &text))
+    }
+
     /// The records as they are [stored](file), if they have changed since the last call.
-    pub(crate) fn save(&self, now: u32) -> Option<String> {
+    fn save(&self, now: u32) -> Option<String> {
         let mut table = self.table.lock();
         std::mem::take(&mut table.changed).then(|| file::write(&table.records, now))
     }

@@ -169,7 +169,9 @@ impl Fanout {
         if subscribers.is_empty() && !is_stored {
             counters.unrouted.add(extent.messages.into());
         }
-        let channel = wire::FrameBatch::checked(&frames).first_channel().map(str::to_owned).unwrap_or_default();
+        let first = || wire::FrameBatch::checked(&frames).first_channel().map(str::to_owned);
+        let is_asked = withholds && is_stored && subscribers.len() > MARKED;
+        let channel = is_asked.then(first).flatten().unwrap_or_default();
         let gets = |(at, outbox): &(usize, &Arc<Outbox>)| {
             let is_withheld = if *at < MARKED { withheld & 1 << at != 0 } else { outbox.withholds(&channel) };
             !(withholds && is_stored && is_withheld)

@@ -83,7 +83,8 @@ impl Post {
         }
         let at = at.unwrap_or(self.boxes.len() - 1);
         let Some(attached) = self.boxes.get_mut(at) else { return Err(Unattached::NoMailbox) };
-        let parts = attached.handle.subscribe(text).map_err(Unattached::TooManyTexts)?;
+        let holds = |part: &Channel| attached.texts.values().flatten().any(|held| held == part);
+        let parts = attached.handle.subscribe(text, holds).map_err(Unattached::TooManyTexts)?;
         if parts.is_empty() {
             return Err(Unattached::Uncovered);
         }

@@ -183,15 +183,15 @@ impl MailWriter {
         }
     }
 
-    /// Writes the chunk. Ready when nothing of it is left. Returns how many bytes of it were no
-    /// messages.
+    /// Writes the chunk. Ready when nothing of it is left. Adds to `others` how many of the bytes that
+    /// were written are no messages.
     pub(super) fn poll_write(
         &mut self,
         half: &mut WriteHalf<'_>,
         outbox: &Outbox,
+        others: &mut u64,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<u64>> {
-        let mut others = 0;
+    ) -> Poll<io::Result<()>> {
         while !self.chunk.is_empty() {
             let mut slices: SmallVec<[IoSlice<'_>; SLICES]> = SmallVec::new();
             let mut skip = self.written;
@@ -202,7 +202,7 @@ impl MailWriter {
             let written = half.poll_write(cx, &slices);
             drop(slices);
             match written {
-                Poll::Ready(Ok(n)) => others += self.advance(n, outbox),
+                Poll::Ready(Ok(n)) => *others += self.advance(n, outbox),
                 Poll::Ready(Err(cause)) => return Poll::Ready(Err(cause)),
                 Poll::Pending => {
                     self.is_blocked = true;
@@ -211,7 +211,7 @@ impl MailWriter {
             }
         }
         self.is_begun = false;
-        Poll::Ready(Ok(others))
+        Poll::Ready(Ok(()))
     }
 
     /// So many bytes have been written. Returns how many of them were no messages, as far as that is

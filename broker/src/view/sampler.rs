@@ -65,11 +65,8 @@ pub(crate) async fn save(context: &BrokerContext) {
     let Some(folder) = &context.config.storage.dir else {
         return;
     };
-    let Some(text) = context.presence.save(presence::now()) else {
-        return;
-    };
-    let folder = PathBuf::from(folder);
-    let storing = tokio::task::spawn_blocking(move || file::store(&folder, &text));
+    let (folder, presence) = (PathBuf::from(folder), context.presence.clone());
+    let storing = tokio::task::spawn_blocking(move || presence.store(&folder));
     match storing.await {
         Ok(Ok(())) => {}
         Ok(Err(cause)) => warn!(%cause, "the presence of idents cannot be stored: a restart will forget it"),

@@ -379,6 +379,21 @@ impl Mailbox {
         self.is_changed = true;
     }
 
+    /// Lets go what waits: it wants what comes after a position. Its connections keep their texts.
+    pub(crate) fn drop_waiting(&mut self, end: Position) {
+        if self.claims.owner().is_none() {
+            self.forget(end);
+            return;
+        }
+        self.let_go();
+        self.texts.set(None, |_| end);
+        self.skipped.clear();
+        self.probe = Probe::default();
+        self.declared = end;
+        self.serve();
+        self.is_changed = true;
+    }
+
     /// Forgets cursors and texts: it wants what comes after a position. Its connections subscribe
     /// anew.
     pub(crate) fn forget(&mut self, end: Position) {

@@ -133,7 +133,7 @@ impl Stack {
         let claim = Claim { id: self.ids, address: IpAddr::V4(Ipv4Addr::LOCALHOST), acknowledges: true };
         let name: MailboxName = name.parse().unwrap();
         let attachment = Attachment::new(&self.mailboxes, &self.journal, &name, claim, self.start).unwrap();
-        attachment.subscribe(&Channel::new(text).unwrap()).unwrap();
+        attachment.subscribe(&Channel::new(text).unwrap(), |_| false).unwrap();
         attachment
     }
 }

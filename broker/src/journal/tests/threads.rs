@@ -112,7 +112,7 @@ async fn two_collectors_follow_a_publisher_through_a_restart_and_each_gets_its_o
         let claim = Claim { id, address: IpAddr::V4(Ipv4Addr::LOCALHOST), acknowledges: true };
         let name = name.parse().unwrap();
         let attachment = Attachment::new(&store.mailboxes, &store.journal, &name, claim, start).unwrap();
-        attachment.subscribe(&Channel::new("*").unwrap()).unwrap();
+        attachment.subscribe(&Channel::new("*").unwrap(), |_| false).unwrap();
         attachment
     };
     let mut expected = [Vec::new(), Vec::new()];
@@ -162,7 +162,7 @@ async fn a_message_that_is_passed_over_stands_among_the_dead_letters() {
     for id in 1..30 {
         let claim = Claim { id, address: IpAddr::V4(Ipv4Addr::LOCALHOST), acknowledges: true };
         let mut attachment = Attachment::new(&store.mailboxes, &store.journal, &name, claim, start).unwrap();
-        attachment.subscribe(&Channel::new("a.x").unwrap()).unwrap();
+        attachment.subscribe(&Channel::new("a.x").unwrap(), |_| false).unwrap();
         let mut got = Vec::new();
         while got.last().is_none_or(|last| *last < 2) {
             let mail = attachment.next(1000, &|_| true).await;
@@ -210,7 +210,7 @@ async fn a_killed_store_hands_everything_out_that_was_durable_after_each_of_seve
         let dir = DataDir::open(&path(round), Duration::ZERO, true).unwrap();
         let store = store(&dir);
         let attachment = store.attach(&"d".parse().unwrap(), IpAddr::V4(Ipv4Addr::LOCALHOST), true).unwrap();
-        attachment.subscribe(&Channel::new("*").unwrap()).unwrap();
+        attachment.subscribe(&Channel::new("*").unwrap(), |_| false).unwrap();
         for number in round * 10..round * 10 + 10 {
             let position = store.journal.append(draft(&[("x", number)], 50)).unwrap();
             store.journal.durable(position).await.unwrap();

@@ -163,11 +163,13 @@ impl<'a> Writer<'a> {
     #[inline(never)]
     fn poll_mail(&mut self, cx: &mut Context<'_>) -> Option<Poll<WriteEnd>> {
         let mail = self.mail.as_mut().filter(|mail| mail.is_begun())?;
-        match mail.poll_write(&mut self.half, &self.outbox, cx) {
-            Poll::Ready(Ok(others)) => {
-                if let Some(control) = &mut self.control {
-                    control.total += others;
-                }
+        let mut others = 0;
+        let written = mail.poll_write(&mut self.half, &self.outbox, &mut others, cx);
+        if let Some(control) = &mut self.control {
+            control.total += others;
+        }
+        match written {
+            Poll::Ready(Ok(())) => {
                 self.is_mails_turn = false;
                 None
             }
