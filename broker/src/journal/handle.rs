@@ -23,7 +23,7 @@ use super::{
     keeper::Keeper,
     options::{JournalOptions, Now},
     ring::After,
-    state::{Health, Progress, Shared},
+    state::{Health, Progress, Shared, Vigil},
 };
 
 /// The longest batch: one record of the log.
@@ -320,9 +320,10 @@ impl Drop for JournalThread {
 fn run<K: Keeper>(mut engine: Engine<K>) -> bool {
     let start = Instant::now();
     let now = || Now { since: start.elapsed(), unix_ms: unix_ms() };
+    let mut vigil = Vigil::default();
     loop {
         let most = engine.turn(now());
-        if engine.shared.sleep(most) {
+        if engine.shared.sleep(most, &mut vigil) {
             return engine.close(now());
         }
     }

@@ -1,10 +1,14 @@
 //! The state that the journal's writer and its users share: the ring, what is durable, and what is
 //! asked for.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use hpfeeds::{log::ReaderSource, wire::extension::Position};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::{figures::Figures, ring::Ring};
@@ -13,6 +17,43 @@ use super::{figures::Figures, ring::Ring};
 const LINGER: Duration = Duration::from_millis(2);
 /// So much in the queue, and the writer does not wait for more.
 const HURRY: usize = 256 << 10;
+
+/// The writer stays awake for so long after a turn when the next request tends to follow at once: to
+/// be woken takes as long as half a sync does.
+const VIGIL: Duration = Duration::from_micros(100);
+/// Vigils in vain before the writer sleeps at once, and turns until it tries again.
+const VAIN: u32 = 4;
+const PAUSE: u32 = 64;
+
+/// The decision whether the writer stays awake for a moment between two turns: where publishers
+/// wait for one message before they send the next, but not for those that come now and then.
+#[derive(Debug, Default)]
+pub(super) struct Vigil {
+    /// Vigils in vain since the last one that was not.
+    vain: u32,
+    /// Turns without a vigil.
+    paused: u32,
+}
+
+impl Vigil {
+    /// Whether to stay awake now.
+    fn begin(&mut self) -> bool {
+        if self.vain < VAIN {
+            return true;
+        }
+        self.paused += 1;
+        if self.paused < PAUSE {
+            return false;
+        }
+        self.paused = 0;
+        true
+    }
+
+    /// Somebody asked for something during a vigil, or nobody did.
+    fn end(&mut self, was_asked: bool) {
+        self.vain = if was_asked { 0 } else { (self.vain + 1).min(VAIN) };
+    }
+}
 
 /// The condition of the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,10 +146,18 @@ impl Shared {
 
     /// The writer's sleep between two turns: at most so long. Returns whether the journal is to be
     /// closed.
-    pub(super) fn sleep(&self, most: Duration) -> bool {
+    pub(super) fn sleep(&self, most: Duration, vigil: &mut Vigil) -> bool {
         let mut inner = self.inner.lock();
         let is_due = |inner: &Inner| inner.is_urgent || inner.is_closing;
         let most = most.max(LINGER);
+        if !is_due(&inner) && vigil.begin() {
+            let start = Instant::now();
+            while !is_due(&inner) && start.elapsed() < VIGIL {
+                // The others have their turn, also where there is one processor only.
+                MutexGuard::unlocked(&mut inner, thread::yield_now);
+            }
+            vigil.end(is_due(&inner));
+        }
         if !is_due(&inner) {
             // Appends come in bursts, and one write for all of them costs less.
             self.wake.wait_while_for(&mut inner, |inner| !is_due(inner), LINGER);
@@ -127,5 +176,32 @@ impl Shared {
         if was_idle || inner.is_urgent {
             self.wake.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_writer_stays_awake_while_that_helps_and_seldom_otherwise() {
+        let mut vigil = Vigil::default();
+        for _ in 0..1000 {
+            assert!(vigil.begin());
+            vigil.end(true);
+        }
+        // A turn each second, each of them alone.
+        let mut vain = 0;
+        for _ in 0..6400 {
+            if vigil.begin() {
+                vigil.end(false);
+                vain += 1;
+            }
+        }
+        assert_eq!(vain, 4 + 99);
+        // One that helps is enough.
+        while !vigil.begin() {}
+        vigil.end(true);
+        assert!(vigil.begin());
     }
 }
