@@ -18,6 +18,8 @@ use tracing::{info, warn};
 
 #[cfg(feature = "exporter")]
 use crate::http;
+#[cfg(feature = "dashboard")]
+use crate::view::shown::{Prepared, Shown};
 use crate::{
     accept,
     auth::{chain::ChainStore, key::Key},
@@ -59,6 +61,8 @@ pub struct Broker {
     addrs: Vec<SocketAddr>,
     #[cfg(feature = "exporter")]
     exporter: Option<http::Exporter>,
+    #[cfg(feature = "dashboard")]
+    dashboard: Option<Shown>,
 }
 
 impl Broker {
@@ -96,9 +100,20 @@ impl Broker {
         let (listeners, addrs) = open(endpoints, listeners).await?;
         #[cfg(feature = "exporter")]
         let (mut exporter, _) = open(builder.exporter.into_iter().collect(), Vec::new()).await?;
+        #[cfg(feature = "dashboard")]
+        let (shown, shown_addrs) = open(builder.dashboard.endpoint.iter().cloned().collect(), Vec::new()).await?;
         let certificates = listeners.iter().zip(&addrs);
+        #[cfg(feature = "dashboard")]
+        let certificates = certificates.chain(shown.iter().zip(&shown_addrs));
         let certificates = certificates.filter_map(|((_, service), addr)| Some((*addr, service.tls.clone()?)));
         let certificates = Reloader::new(certificates);
+        #[cfg(feature = "dashboard")]
+        let (options, folder) = (builder.dashboard, config.storage.dir.as_deref());
+        #[cfg(feature = "dashboard")]
+        let dashboard =
+            shown.into_iter().next().map(|(listener, service)| Prepared::new(listener, service, options, folder));
+        #[cfg(feature = "dashboard")]
+        let dashboard = dashboard.transpose()?;
         let rules = config.rules();
         let auth_failures = AuthFailureDelay::new(config.auth_failure_delay);
         let admission = Arc::new(Admission::new(config.max_connections, config.max_connections_per_address));
@@ -122,6 +137,8 @@ impl Broker {
             pool,
             streams: Arc::new(streams),
             pulse: Pulse::default(),
+            #[cfg(feature = "dashboard")]
+            tap: Arc::default(),
             node,
             above: ArcSwap::default(),
             more_metrics: OnceLock::new(),
@@ -146,6 +163,8 @@ impl Broker {
         }
         background::spawn(&context);
         Ok(Self {
+            #[cfg(feature = "dashboard")]
+            dashboard: dashboard.map(|prepared| prepared.start(&context)),
             #[cfg(feature = "exporter")]
             exporter: exporter
                 .pop()
@@ -265,6 +284,20 @@ impl Broker {
         self.exporter.as_ref().map(http::Exporter::addr)
     }
 
+    /// The address that the dashboard listens on, if there is one, with the port that the system picked.
+    #[cfg(feature = "dashboard")]
+    #[must_use]
+    pub fn dashboard_addr(&self) -> Option<SocketAddr> {
+        self.dashboard.as_ref().map(|shown| shown.dashboard.addr())
+    }
+
+    /// The token of the dashboard that may do everything, if it was made at this start: to be shown once.
+    #[cfg(feature = "dashboard")]
+    #[must_use]
+    pub fn new_dashboard_token(&self) -> Option<&str> {
+        self.dashboard.as_ref()?.new_token.as_deref()
+    }
+
     /// Looks up the keys of all connections now, without waiting for
     /// [`recheck_keys`](BrokerBuilder::recheck_keys): for a program that has just changed its
     /// store. Returns at once; changes take effect as the store answers. Does nothing when
@@ -280,8 +313,8 @@ impl Broker {
         self.context.metrics.counters.drops.entries()
     }
 
-    /// Reloads the key stores and the certificates. A store or certificate that cannot be read
-    /// stays as it was, and is named in the error; the rest is replaced. Then the keys of live
+    /// Reloads the key stores, the certificates and the tokens of the dashboard. A store, certificate or
+    /// file of tokens that cannot be read stays as it was, and is named in the error; the rest is replaced. Then the keys of live
     /// connections are looked up, see [`recheck_now`](Self::recheck_now).
     ///
     /// A store that does not answer within [`auth_timeout`](BrokerBuilder::auth_timeout) has
@@ -300,6 +333,15 @@ impl Broker {
             Ok(Ok(())) => {}
             Ok(Err(cause)) => failures.push(cause.to_string()),
             Err(cause) => failures.push(cause.to_string()),
+        }
+        #[cfg(feature = "dashboard")]
+        if let Some(shown) = &self.dashboard {
+            let tokens = shown.dashboard.tokens().clone();
+            match tokio::task::spawn_blocking(move || tokens.reload()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(cause)) => failures.push(cause),
+                Err(cause) => failures.push(cause.to_string()),
+            }
         }
         self.recheck_now();
         ReloadError::unless_empty(failures)
@@ -345,6 +387,10 @@ impl Broker {
         #[cfg(feature = "exporter")]
         if let Some(exporter) = &self.exporter {
             exporter.stop().await;
+        }
+        #[cfg(feature = "dashboard")]
+        if let Some(shown) = &self.dashboard {
+            shown.dashboard.stop().await;
         }
         let stats = self.stats();
         let Stats { received_messages: received, delivered, dropped, discarded, unrouted, .. } = stats;

@@ -10,6 +10,8 @@ use hpfeeds::wire::extension::NodeId;
 use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+#[cfg(feature = "dashboard")]
+use crate::tap::Tap;
 use crate::{
     auth::AuthStore,
     config::Config,
@@ -64,6 +66,9 @@ pub(crate) struct BrokerContext {
     pub(crate) pool: Arc<BufferPool>,
     pub(crate) streams: Arc<StreamTable>,
     pub(crate) pulse: Pulse,
+    /// For those who look at what is published.
+    #[cfg(feature = "dashboard")]
+    pub(crate) tap: Arc<Tap>,
     /// This broker in the frames of the extension: for as long as its data folder exists, or, without
     /// one, from its start on.
     pub(crate) node: NodeId,

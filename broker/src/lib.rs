@@ -75,6 +75,8 @@ mod relay;
 mod routing;
 mod session;
 mod streams;
+#[cfg(feature = "dashboard")]
+mod tap;
 mod util;
 mod view;
 

@@ -58,7 +58,7 @@ const BROKER: [&[&str]; 22] = [
     &["journal"],
     &["identity", "routing", "link"],
     &["delivery"],
-    &["presence", "incidents"],
+    &["presence", "incidents", "tap"],
     &["limits"],
     &["metrics"],
     &["auth", "net", "error"],

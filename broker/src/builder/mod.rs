@@ -1,5 +1,7 @@
 //! The broker's builder: every option, with its default.
 
+#[cfg(feature = "dashboard")]
+mod dashboard;
 mod storage;
 
 #[cfg(feature = "cli")]
@@ -13,6 +15,8 @@ use std::{
 
 use hpfeeds::wire::Limits;
 
+#[cfg(feature = "dashboard")]
+use crate::http::dashboard::options::DashboardOptions;
 use crate::{
     auth::{AuthStore, chain::ChainStore, key::Key, memory::MemoryStore},
     config::Config,
@@ -37,6 +41,8 @@ pub struct BrokerBuilder {
     pub(crate) config: Config,
     #[cfg(feature = "exporter")]
     pub(crate) exporter: Option<Endpoint>,
+    #[cfg(feature = "dashboard")]
+    pub(crate) dashboard: DashboardOptions,
 }
 
 impl BrokerBuilder {
@@ -50,6 +56,8 @@ impl BrokerBuilder {
             config: Config::default(),
             #[cfg(feature = "exporter")]
             exporter: None,
+            #[cfg(feature = "dashboard")]
+            dashboard: DashboardOptions::default(),
         }
     }
 
@@ -366,7 +374,7 @@ impl BrokerBuilder {
     }
 
     /// The addresses where the broker would listen, if everything that [`start`](Self::start) needs
-    /// is there: its endpoints in their order, its listeners, and last the exporter. Nothing is
+    /// is there: its endpoints in their order, its listeners, the exporter, and last the dashboard. Nothing is
     /// opened: an address that is taken shows at the start only, and port 0 stays 0.
     #[cfg(feature = "cli")]
     pub(crate) async fn check(&self) -> Result<Vec<SocketAddr>, StartError> {
@@ -376,11 +384,15 @@ impl BrokerBuilder {
             addrs.push(listener.local_addr().map_err(StartError::Listener)?);
         }
         addrs.extend(resolve(self.exporter.iter().cloned().collect()).await?);
+        #[cfg(feature = "dashboard")]
+        addrs.extend(resolve(self.dashboard.endpoint.iter().cloned().collect()).await?);
         Ok(addrs)
     }
 
     pub(crate) fn check_options(&self) -> Result<(), StartError> {
         self.config.check()?;
+        #[cfg(feature = "dashboard")]
+        self.dashboard.check()?;
         if self.users.is_empty() && self.stores.is_empty() {
             return Err(StartError::NoKeys);
         }

@@ -12,6 +12,7 @@ use crate::{
     cli::{
         backpressure::Backpressure,
         config_file::{self, ConfigFile},
+        dashboard::Dashboard,
         exporter::Exporter,
         journal::JournalCommand,
         keys::KeysCommand,
@@ -111,7 +112,10 @@ pub(crate) struct Cli {
     threads: usize,
 
     #[command(flatten)]
-    exporter: Exporter,
+    pub(super) exporter: Exporter,
+
+    #[command(flatten)]
+    pub(super) dashboard: Dashboard,
 
     #[command(flatten)]
     limits: Limits,
@@ -185,6 +189,7 @@ impl Cli {
             builder = builder.endpoint(endpoint);
         }
         builder = self.exporter.apply(builder);
+        builder = self.dashboard.apply(builder);
         builder = self.limits.apply(builder);
         builder = self.backpressure.apply(builder);
         builder = self.storage.apply(builder);

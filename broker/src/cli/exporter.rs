@@ -15,6 +15,10 @@ pub(crate) struct Exporter {
 }
 
 impl Exporter {
+    pub(super) fn is_there(&self) -> bool {
+        matches!(&self.exporter, Some(Address(Some(_))))
+    }
+
     pub(crate) fn apply(&self, builder: BrokerBuilder) -> BrokerBuilder {
         match &self.exporter {
             Some(Address(Some(endpoint))) => builder.exporter_endpoint(endpoint.clone()),

@@ -5,6 +5,7 @@ mod backlog;
 mod backpressure;
 mod config_file;
 mod control;
+mod dashboard;
 mod exporter;
 mod journal;
 mod keys;

@@ -80,8 +80,13 @@ async fn check(cli: &Cli) -> Result<ExitCode, Box<dyn std::error::Error>> {
         for (endpoint, addr) in cli.endpoints().iter().zip(&mut addrs) {
             writeln!(out, "would listen on {addr} ({endpoint})")?;
         }
-        // Of the exporter, if there is one.
-        addrs.try_for_each(|addr| writeln!(out, "metrics would be at http://{addr}/metrics"))
+        // Of the exporter and the dashboard, if they are there.
+        if cli.exporter.is_there()
+            && let Some(addr) = addrs.next()
+        {
+            writeln!(out, "metrics would be at http://{addr}/metrics")?;
+        }
+        addrs.try_for_each(|addr| writeln!(out, "the dashboard would be at {}", cli.dashboard.url(addr)))
     });
     // Without its output, the check has no use.
     printed.map_err(|cause| format!("the configuration is valid, but cannot print to stdout: {cause}"))?;
@@ -126,6 +131,14 @@ fn announce(out: &mut dyn io::Write, cli: &Cli, broker: &Broker) -> io::Result<(
     }
     if let Some(addr) = broker.exporter_addr() {
         writeln!(out, "metrics at http://{addr}/metrics")?;
+    }
+    if let Some(addr) = broker.dashboard_addr() {
+        let url = cli.dashboard.url(addr);
+        match broker.new_dashboard_token() {
+            // Once, and behind the mark that no browser sends to a server.
+            Some(token) => writeln!(out, "dashboard at {url}#token={token}")?,
+            None => writeln!(out, "dashboard at {url}")?,
+        }
     }
     if cli.dev {
         out.write_all(hints(broker.local_addr()).as_bytes())?;

@@ -23,6 +23,11 @@ pub(super) fn parse_address(text: &str) -> Result<Address, EndpointError> {
     }
 }
 
+/// An address, or an endpoint with TLS.
+pub(super) fn parse_dashboard(text: &str) -> Result<Address, EndpointError> {
+    if text.starts_with("tls:") { text.parse().map(|endpoint| Address(Some(endpoint))) } else { parse_address(text) }
+}
+
 pub(super) fn parse_size(text: &str) -> Result<usize, &'static str> {
     usize::try_from(units::size(text)?).map_err(|_| "too large")
 }

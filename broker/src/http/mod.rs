@@ -3,6 +3,9 @@
 //! A connection carries one request. Slow clients are cut off, and at the limit of connections the
 //! oldest gives way to a new one: a client that holds connections open keeps no scraper out.
 
+#[cfg(feature = "dashboard")]
+pub(crate) mod dashboard;
+
 use std::{collections::VecDeque, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use http_body_util::Full;

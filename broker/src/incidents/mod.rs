@@ -7,6 +7,7 @@
 use std::{
     cmp::Reverse,
     net::IpAddr,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -81,6 +82,8 @@ impl IncidentKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Incident {
+    /// A number that no other incident of the broker has, for as long as it runs.
+    pub id: u64,
     /// The kind of fault.
     pub kind: IncidentKind,
     /// The ident of the client: a claim, unless the client has authenticated.
@@ -103,6 +106,7 @@ type Key = (Option<Ident>, Source, Option<Channel>);
 
 #[derive(Debug)]
 struct Entry {
+    id: u64,
     first: u64,
     last: u64,
     /// The last time that it moved to the front.
@@ -113,12 +117,17 @@ struct Entry {
 
 /// The incidents of one broker.
 #[derive(Debug)]
-pub(crate) struct Incidents([Mutex<SourceTable<Entry, Key>>; IncidentKind::ALL.len()]);
+pub(crate) struct Incidents {
+    tables: [Mutex<SourceTable<Entry, Key>>; IncidentKind::ALL.len()],
+    /// The number of the next one.
+    next: AtomicU64,
+}
 
 impl Default for Incidents {
     fn default() -> Self {
         let capacity = MAX_INCIDENTS / IncidentKind::ALL.len();
-        Self(std::array::from_fn(|_| Mutex::new(SourceTable::new(KEEP, capacity))))
+        let tables = std::array::from_fn(|_| Mutex::new(SourceTable::new(KEEP, capacity)));
+        Self { tables, next: AtomicU64::new(0) }
     }
 }
 
@@ -157,7 +166,7 @@ impl Incidents {
 
     fn count(&self, kind: IncidentKind, key: Key, count: u64, text: &str, now: Instant) {
         let time = unix_millis();
-        let mut table = self.0[kind as usize].lock();
+        let mut table = self.tables[kind as usize].lock();
         if let Some(entry) = table.get_mut(&key, now) {
             entry.count += count;
             entry.last = time;
@@ -165,7 +174,8 @@ impl Incidents {
                 return;
             }
         }
-        let new = || Entry { first: time, last: time, moved: time, count, text: String::new() };
+        let id = || self.next.fetch_add(1, Relaxed);
+        let new = || Entry { id: id(), first: time, last: time, moved: time, count, text: String::new() };
         let entry = table.refresh(key, now, new);
         entry.moved = time;
         entry.text.clear();
@@ -176,8 +186,9 @@ impl Incidents {
     pub(crate) fn all(&self) -> Vec<Incident> {
         let mut all = Vec::new();
         for kind in IncidentKind::ALL {
-            let table = self.0[kind as usize].lock();
+            let table = self.tables[kind as usize].lock();
             all.extend(table.iter().map(|((ident, source, channel), entry)| Incident {
+                id: entry.id,
                 kind,
                 ident: ident.as_ref().map(|ident| ident.as_str().to_owned()),
                 source: source.ip(),
@@ -232,6 +243,9 @@ mod tests {
         let mut counts: Vec<_> = all.iter().map(|incident| incident.count).collect();
         counts.sort_unstable();
         assert_eq!(counts, [1, 1, 1, 1, 1000]);
+        let mut ids: Vec<_> = all.iter().map(|incident| incident.id).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, [0, 1, 2, 3, 4]);
         let first = all.iter().find(|incident| incident.count == 1000).unwrap();
         assert_eq!((first.ident.as_deref(), first.channel.as_deref(), &*first.text), (Some("bob"), Some("a"), "no"));
         assert!(first.first <= first.last && all.iter().all(|incident| incident.text.len() <= MAX_TEXT));

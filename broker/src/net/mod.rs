@@ -6,3 +6,5 @@ pub(crate) mod peekable;
 pub(crate) mod proxy_header;
 pub(crate) mod socket;
 pub(crate) mod tls;
+#[cfg(feature = "dashboard")]
+pub(crate) mod whole_socket;

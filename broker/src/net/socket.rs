@@ -270,6 +270,12 @@ impl WriteHalf<'_> {
         }
     }
 
+    /// The half goes on with a write of which so many bytes are [committed](Self::committed).
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn resumed(self, taken: usize) -> Self {
+        Self { taken, ..self }
+    }
+
     /// How many bytes of the last write will be sent whatever comes next: TLS has encrypted them,
     /// or the stream has taken them.
     pub(crate) fn committed(&mut self) -> usize {
@@ -284,13 +290,16 @@ impl WriteHalf<'_> {
         Ok(())
     }
 
-    async fn shutdown(&mut self) -> io::Result<()> {
-        poll_fn(|cx| match &mut self.sink {
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.sink {
             Sink::Tcp { tcp, tls: None } => Pin::new(tcp).poll_shutdown(cx),
             Sink::Tcp { tcp, tls: Some(tls) } => tls.lock().poll_shutdown(tcp, cx),
             Sink::Stream(stream) => stream.lock().poll_shutdown(cx),
-        })
-        .await
+        }
+    }
+
+    async fn shutdown(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_shutdown(cx)).await
     }
 }
 

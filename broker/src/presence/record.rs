@@ -44,6 +44,19 @@ pub enum State {
     Ok,
 }
 
+#[cfg(feature = "dashboard")]
+impl State {
+    /// All states, the worst first, with their names.
+    pub(crate) const ALL: [(Self, &str); 6] = [
+        (Self::Gone, "gone"),
+        (Self::Silent, "silent"),
+        (Self::Flood, "flood"),
+        (Self::Never, "never"),
+        (Self::Learning, "learning"),
+        (Self::Ok, "ok"),
+    ];
+}
+
 /// Why a connection has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Departure {

@@ -28,6 +28,10 @@ impl Route<'_> {
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "with a call a message alone costs 1 % more instructions")]
     pub(super) fn take(mut self, fanout: &mut Fanout) -> Result<Option<PendingFanout>, String> {
+        #[cfg(feature = "dashboard")]
+        if self.context.tap.is_open() {
+            self.context.tap.offer(self.buffer.bytes.get(..fanout.extent().len).unwrap_or_default());
+        }
         if !fanout.storage().is_none() {
             return self.take_stored(fanout);
         }

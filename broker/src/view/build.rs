@@ -164,3 +164,36 @@ fn channels(numbers: &Snapshot) -> Vec<ChannelTotals> {
 fn stamp(seconds: u32) -> Option<u64> {
     (seconds > 0).then_some(seconds.into())
 }
+
+#[cfg(all(test, feature = "dashboard"))]
+pub(crate) mod tests {
+    use super::*;
+    use crate::metrics::{books::Books, rates::Rates};
+
+    /// A sensor in a state since a time, at a rate.
+    pub(crate) fn sensor(ident: &str, state: State, since: u64, rate: u32) -> Sensor {
+        let ident = &ident.parse().expect("a legal name");
+        Sensor { state, since: Some(since), rate, ..never(ident) }
+    }
+
+    /// A snapshot of these sensors.
+    pub(crate) fn snapshot(sensors: Vec<Sensor>) -> BrokerSnapshot {
+        BrokerSnapshot {
+            at: 0,
+            started: 0,
+            name: String::new(),
+            version: "",
+            ready: true,
+            connections: 0,
+            max_connections: 0,
+            states: States::default(),
+            rates: Rates::default(),
+            books: Books::default(),
+            difference: 0,
+            sensors: List::of(sensors),
+            consumers: List::of(Vec::new()),
+            channels: List::of(Vec::new()),
+            incidents: List::of(Vec::new()),
+        }
+    }
+}

@@ -2,7 +2,19 @@
 //! the books.
 
 pub(crate) mod build;
+#[cfg(feature = "dashboard")]
+pub(crate) mod fields;
+#[cfg(feature = "dashboard")]
+pub(crate) mod live;
+#[cfg(feature = "dashboard")]
+pub(crate) mod query;
 pub(crate) mod sampler;
+#[cfg(feature = "dashboard")]
+pub(crate) mod shown;
+#[cfg(feature = "dashboard")]
+pub(crate) mod sources;
+#[cfg(feature = "dashboard")]
+pub(crate) mod tail;
 
 use serde::Serialize;
 

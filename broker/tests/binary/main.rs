@@ -181,10 +181,11 @@ async fn a_failed_start_is_one_line_and_exit_1() {
     // A database that somebody else has made holds the tables that it holds.
     let empty = tempfile::NamedTempFile::new().unwrap();
     let (empty, database) = (empty.path().to_str().unwrap(), format!("database+sqlite:///{}", empty.path().display()));
-    let cases: [(&[&str], String); 8] = [
+    let cases: [(&[&str], String); 9] = [
         (&["--auth", &database], format!("{empty}: no such table: auth_keys")),
         (&["--dev", "--bind", &addr], format!("cannot listen on {addr}: Address already in use")),
         (&["--dev", "-p0", "--exporter", &addr], format!("cannot listen on {addr}: Address already in use")),
+        (&["--dev", "-p0", "--dashboard", &addr], format!("cannot listen on {addr}: Address already in use")),
         (&["--auth", "/nonexistent.json"], "/nonexistent.json: No such file or directory".to_owned()),
         (&["--auth", bad], format!("{bad}: expected `,` or `}}` at line 2 column 21")),
         (&["--auth", wrong], format!(r#"{wrong}: user "bob": "pubchans" must be a list of strings, not a string"#)),
@@ -216,6 +217,28 @@ async fn the_exporter_says_where_it_is() {
     assert_eq!(answer.status, 200);
     let exposed = scrape::Exposed::parse(&answer.body);
     assert_eq!(exposed.sum("hpfeeds_broker_connection_made_total"), Some(0.0));
+    assert_eq!(running.stop("-TERM").await.0, Some(0));
+}
+
+#[tokio::test]
+async fn the_dashboard_says_where_it_is_and_its_new_token_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = folder.path().join("tokens");
+    let arguments = ["--dev", "-p0", "--dashboard", "127.0.0.1:0", "--dashboard-tokens", tokens.to_str().unwrap()];
+    let mut running = Running::start(command(&arguments)).await;
+    let line = within(running.stdout.next_line()).await.unwrap().unwrap();
+    let (addr, token) = line.strip_prefix("dashboard at http://").expect(&line).split_once("/#token=").expect(&line);
+    let addr: SocketAddr = addr.parse().unwrap();
+    let more = |token: &str| format!("Authorization: Bearer {token}\r\nConnection: close\r\n");
+    let scope = scrape::request(addr, "GET", "/api/v1/scope", &more(token)).await;
+    assert_eq!((scope.status, &*scope.body), (200, r#"{"scope":"tail"}"#));
+    assert_eq!(scrape::request(addr, "GET", "/api/v1/scope", &more("x")).await.status, 401);
+    let (code, stderr) = running.stop("-TERM").await;
+    assert_eq!((code, stderr.contains(token)), (Some(0), false), "{stderr}");
+    // The second start finds the file.
+    let mut running = Running::start(command(&arguments)).await;
+    let line = within(running.stdout.next_line()).await.unwrap().unwrap();
+    assert!(line.starts_with("dashboard at http://127.0.0.1:") && line.ends_with('/'), "{line}");
     assert_eq!(running.stop("-TERM").await.0, Some(0));
 }
 

@@ -15,6 +15,8 @@ mod forwarding;
 mod keys;
 mod lifecycle;
 mod limits;
+#[cfg(feature = "dashboard")]
+mod live;
 mod manual;
 #[cfg(feature = "exporter")]
 mod metrics;
@@ -34,6 +36,8 @@ mod scrape;
 mod shutdown;
 #[path = "../../../tests/support/skip.rs"]
 mod skip;
+#[cfg(feature = "dashboard")]
+mod snapshot;
 mod streams;
 #[path = "../support/mod.rs"]
 mod support;

@@ -224,8 +224,20 @@ impl Endpoint {
     }
 
     /// The address or host name that the broker listens on, without brackets.
-    #[cfg(feature = "cli")]
+    #[cfg(any(feature = "cli", feature = "dashboard"))]
     pub(crate) fn interface(&self) -> &str {
         &self.interface
+    }
+
+    /// The port; 0 lets the system pick one.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Whether it speaks TLS.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn is_secure(&self) -> bool {
+        self.tls.is_some()
     }
 }
