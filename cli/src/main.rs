@@ -26,8 +26,10 @@ mod signals;
 mod spool;
 mod stdin;
 mod subscribe;
+mod terminal;
 mod values;
 mod watch;
+mod words;
 
 fn main() -> std::process::ExitCode {
     dispatch::main()

@@ -86,7 +86,9 @@ const TOOL: [&[&str]; 8] = [
         "exit",
         "pace",
         "profile",
+        "terminal",
         "values",
+        "words",
     ],
 ];
 

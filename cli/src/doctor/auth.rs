@@ -16,9 +16,11 @@ use super::{
     opening::{self, Greeted},
     report::Check,
     route::{Key, Route},
+};
+use crate::{
+    exit::REJECTED,
     words::{keys, shown, size, time},
 };
-use crate::exit::REJECTED;
 
 const AUTH: &str = "AUTH";
 

@@ -5,10 +5,8 @@ use std::time::Duration;
 use hpfeeds::{tls_probe::TlsFault, x509::Certificate};
 use jiff::Timestamp;
 
-use super::{
-    report::Check,
-    words::{days, shown},
-};
+use super::report::Check;
+use crate::words::{days, shown};
 
 const NAME: &str = "certificate";
 

@@ -17,9 +17,11 @@ use super::{
     conversation::{Fault, Heard},
     report::Check,
     route::{Key, Route},
+};
+use crate::{
+    exit::DENIED,
     words::{keys, shown, time, word},
 };
-use crate::exit::DENIED;
 
 const SUBSCRIBE: &str = "subscribe";
 

@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::words::{shown, time};
+use crate::words::{shown, time};
 
 /// How much is read at once, in bytes.
 const READ: usize = 64 * 1024;

@@ -24,9 +24,11 @@ use super::{
     conversation::{Fault, Heard},
     report::Check,
     route::{Key, Route},
+};
+use crate::{
+    exit::DENIED,
     words::{command, keys, shown, size, time, word},
 };
-use crate::exit::DENIED;
 
 const ECHO: &str = "echo";
 const LISTEN: &str = "listen";

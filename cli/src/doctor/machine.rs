@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn json_has_everything_that_the_text_has() {
-        let problem = Check::problem("AUTH", "rejected", super::super::words::keys("show", "a", &[]))
+        let problem = Check::problem("AUTH", "rejected", crate::words::keys("show", "a", &[]))
             .code(crate::exit::REJECTED)
             .with("text", "no")
             .took(Duration::from_millis(500));

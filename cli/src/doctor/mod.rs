@@ -14,7 +14,6 @@ mod report;
 mod route;
 mod settings;
 mod text;
-mod words;
 
 use std::ffi::OsString;
 
@@ -28,7 +27,7 @@ use self::{
     route::{Key, Route, Times},
     text::{Printer, Style},
 };
-use crate::{connection::ConnectionArgs, exit::Failure, signals::Stop};
+use crate::{connection::ConnectionArgs, exit::Failure, signals::Stop, words};
 
 /// Checks everything, prints the report, and ends with its exit code.
 pub(crate) async fn run(connection: ConnectionArgs, args: DoctorArgs, mut stop: Stop) -> Result<(), Failure> {

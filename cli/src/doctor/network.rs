@@ -14,10 +14,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::{
-    report::Check,
-    words::{command, shown, time, word},
-};
+use super::report::Check;
+use crate::words::{command, shown, time, word};
 
 /// The addresses of a host that are tried at most.
 const MAX_ADDRESSES: usize = 16;

@@ -19,8 +19,8 @@ use super::{
     network::Connected,
     report::Check,
     route::Route,
-    words::{shown, time},
 };
+use crate::words::{shown, time};
 
 /// The check of what speaks there.
 const PROTOCOL: &str = "protocol";

@@ -136,7 +136,7 @@ impl Report {
         if number(Status::Skipped) > 0 {
             parts.push(format!("{} not checked", number(Status::Skipped)));
         }
-        format!("{} in {}", parts.join(", "), super::words::time(elapsed))
+        format!("{} in {}", parts.join(", "), crate::words::time(elapsed))
     }
 
     /// The exit code: of the first problem, as the other actions would end with it.

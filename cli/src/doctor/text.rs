@@ -1,11 +1,9 @@
 //! The report as text: symbols, colours and lines that fit.
 
-use std::{
-    env,
-    io::{self, IsTerminal as _, Write as _},
-};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use super::report::{Check, Status};
+use crate::terminal;
 
 /// The width of the names of checks.
 const NAME: usize = 13;
@@ -29,33 +27,14 @@ impl Style {
     /// The style that suits stdout. Symbols are for terminals with UTF-8, and colours for those that
     /// have some and are wanted (`NO_COLOR`); files and pipes get ASCII.
     pub(super) fn of_stdout() -> Self {
-        let set = |name| env::var(name).ok().filter(|value: &String| !value.is_empty());
-        let terminal = io::stdout().is_terminal();
-        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default();
-        let dumb = set("TERM").is_none_or(|term| term == "dumb");
+        let on_terminal = io::stdout().is_terminal();
+        let width = if on_terminal { terminal::columns() } else { None };
         Self {
-            colour: terminal && !dumb && set("NO_COLOR").is_none(),
-            unicode: terminal && is_utf8(&locale),
-            width: if terminal { width() } else { WIDTH },
+            colour: on_terminal && terminal::wants_colours(),
+            unicode: on_terminal && terminal::has_utf8(),
+            width: width.unwrap_or(WIDTH).clamp(*WIDTHS.start(), *WIDTHS.end()),
         }
     }
-}
-
-fn is_utf8(locale: &str) -> bool {
-    let locale = locale.to_ascii_lowercase();
-    locale.contains("utf-8") || locale.contains("utf8")
-}
-
-/// The width of the terminal, or what stands for it.
-#[cfg(unix)]
-fn width() -> usize {
-    let columns = rustix::termios::tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_col));
-    if columns == 0 { WIDTH } else { columns.clamp(*WIDTHS.start(), *WIDTHS.end()) }
-}
-
-#[cfg(not(unix))]
-fn width() -> usize {
-    WIDTH.clamp(*WIDTHS.start(), *WIDTHS.end())
 }
 
 /// Prints a report to stdout as it grows.
@@ -192,7 +171,7 @@ mod tests {
             Check::problem(
                 "AUTH",
                 "rejected: \"Authentication failed for sensör\"",
-                format!("on the broker: {}", super::super::words::keys("show", "sensör", &[])),
+                format!("on the broker: {}", crate::words::keys("show", "sensör", &[])),
             ),
             Check::skipped("subscribe", "not checked: AUTH failed"),
         ]
@@ -243,14 +222,5 @@ mod tests {
         }
         let long = Check::passed("INFO", "x".repeat(200));
         assert_eq!(style(false, true).check(&long).lines().count(), 1);
-    }
-
-    #[test]
-    fn locales_say_whether_they_are_utf8() {
-        for (locale, expected) in
-            [("de_DE.UTF-8", true), ("C.utf8", true), ("C", false), ("", false), ("POSIX", false), ("de_DE", false)]
-        {
-            assert_eq!(is_utf8(locale), expected, "{locale}");
-        }
     }
 }

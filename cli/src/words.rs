@@ -1,4 +1,4 @@
-//! Words for times, sizes and names, the same in all checks.
+//! Words for times, sizes, names and commands, the same in all actions.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::escape::Escaped;
 const MAX_SHOWN: usize = 200;
 
 /// A time as people say it: `<1 ms`, `21 ms`, `1.5 s`, `2 min`.
-pub(super) fn time(time: Duration) -> String {
+pub(crate) fn time(time: Duration) -> String {
     match time.as_millis() {
         0 => "<1 ms".to_owned(),
         millis @ 1..1000 => format!("{millis} ms"),
@@ -21,7 +21,7 @@ pub(super) fn time(time: Duration) -> String {
 }
 
 /// A long time in the past or future: `3 hours`, `6 days`.
-pub(super) fn days(time: Duration) -> String {
+pub(crate) fn days(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
         0..7_200 => format!("{} min", seconds / 60),
@@ -31,7 +31,7 @@ pub(super) fn days(time: Duration) -> String {
 }
 
 /// A size in bytes: `24 B`, `64 KiB`, `1 MiB`, or exact where it is no whole number of them.
-pub(super) fn size(bytes: usize) -> String {
+pub(crate) fn size(bytes: usize) -> String {
     match bytes {
         bytes if bytes >= 1 << 20 && bytes.is_multiple_of(1 << 20) => format!("{} MiB", bytes >> 20),
         bytes if bytes >= 1 << 10 && bytes.is_multiple_of(1 << 10) => format!("{} KiB", bytes >> 10),
@@ -40,7 +40,7 @@ pub(super) fn size(bytes: usize) -> String {
 }
 
 /// A text from the network, on one line, escaped and at most 200 characters long.
-pub(super) fn shown(text: &[u8]) -> String {
+pub(crate) fn shown(text: &[u8]) -> String {
     let escaped = Escaped(text.get(..4 * MAX_SHOWN).unwrap_or(text)).to_string();
     match escaped.char_indices().nth(MAX_SHOWN) {
         Some((at, _)) => format!("{}…", &escaped[..at]),
@@ -50,7 +50,7 @@ pub(super) fn shown(text: &[u8]) -> String {
 
 /// A name as a word of a shell command, quoted where that is needed. Characters that a terminal
 /// would act on are escaped, so that such a name has to be typed otherwise.
-pub(super) fn word(name: &str) -> String {
+pub(crate) fn word(name: &str) -> String {
     let name = shown(name.as_bytes());
     let plain = |char: char| char.is_ascii_alphanumeric() || "._-@%+=:,/".contains(char);
     if !name.is_empty() && !name.starts_with('-') && name.chars().all(plain) {
@@ -61,12 +61,12 @@ pub(super) fn word(name: &str) -> String {
 }
 
 /// A command, which is not broken into several lines.
-pub(super) fn command(words: &[&str]) -> String {
+pub(crate) fn command(words: &[&str]) -> String {
     words.join(" ").replace(' ', "\u{a0}")
 }
 
 /// The command of `hpfeeds-broker keys` for a key.
-pub(super) fn keys(action: &str, ident: &str, more: &[&str]) -> String {
+pub(crate) fn keys(action: &str, ident: &str, more: &[&str]) -> String {
     let ident = word(ident);
     let words: Vec<_> = ["hpfeeds-broker", "keys", action, &ident].into_iter().chain(more.iter().copied()).collect();
     command(&words)
