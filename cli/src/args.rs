@@ -11,6 +11,8 @@ use hpfeeds::Channel;
 
 #[cfg(unix)]
 use crate::spool::args::{SpoolAction, SpoolArgs};
+#[cfg(feature = "top")]
+use crate::top::args::TopArgs;
 use crate::{
     beginning::BeginningArgs,
     bench::args::BenchArgs,
@@ -98,6 +100,25 @@ pub(crate) enum Action {
     /// Ends with the code of the first problem, as any other action would, and with 0 when there are
     /// only warnings.
     Doctor(DoctorArgs),
+
+    /// Watch a broker: which sensor is gone or silent, what was refused, messages as they come.
+    ///
+    /// Shows what its dashboard has (hpfeeds-broker --dashboard ADDR), in the terminal. The address is
+    /// `http://127.0.0.1:9432` unless --url or the variable `HPFEEDS_TOP_URL` says another, and may hold
+    /// the token as the broker prints both: `http://HOST:PORT/#token=TOKEN`. Others on this machine can
+    /// read a command line: give the token by --token-file, or in the variable `HPFEEDS_TOP_URL` or
+    /// `HPFEEDS_TOP_TOKEN`. The options of TLS are for an address that begins with https.
+    ///
+    /// Exit code 0 unless the dashboard cannot be asked; 3 when it does not take the token.
+    #[cfg(feature = "top")]
+    Top(TopArgs),
+
+    #[cfg(not(feature = "top"))]
+    #[command(hide = true, disable_help_flag = true)]
+    Top {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        ignored: Vec<OsString>,
+    },
 
     /// Measure what a broker can do; every message is numbered and verified.
     ///
@@ -279,6 +300,13 @@ impl Cli {
             }
             Action::Sendfile(args) => &mut args.channels,
             Action::Doctor(args) => return args.settle(before, &mut self.connection),
+            #[cfg(feature = "top")]
+            Action::Top(args) => {
+                self.connection.check_for_dashboard()?;
+                return args.settle();
+            }
+            #[cfg(not(feature = "top"))]
+            Action::Top { .. } => return Ok(()),
             Action::Bench(args) => {
                 self.connection.complete()?;
                 let needs_key = args.settle(before, &self.connection, matches)?;

@@ -198,6 +198,23 @@ impl ConnectionArgs {
         &self.channels
     }
 
+    /// Checks the options for a dashboard, which is said by `--url` alone.
+    #[cfg(feature = "top")]
+    pub(crate) fn check_for_dashboard(&self) -> Result<(), (ErrorKind, String)> {
+        if self.names_a_broker() || self.profile.is_some() {
+            let message = "--host, --port and --profile are for a broker's messages: give the address of its \
+                dashboard with --url http://HOST:PORT";
+            return Err((ErrorKind::ArgumentConflict, message.to_owned()));
+        }
+        self.check_client_certificate()
+    }
+
+    /// The URL as it was typed.
+    #[cfg(feature = "top")]
+    pub(crate) fn url_text(&self) -> Option<&str> {
+        self.url.as_ref().map(|url| &*url.0)
+    }
+
     /// Whether an option or the URL wants TLS.
     pub(crate) fn speaks_tls(&self) -> bool {
         self.tls_client_cert.is_some() || self.tls_options().is_some()

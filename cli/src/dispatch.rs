@@ -6,6 +6,8 @@ use std::{env, io, process::ExitCode, time::Duration};
 use tokio::runtime;
 use tracing_subscriber::EnvFilter;
 
+#[cfg(feature = "top")]
+use crate::top;
 use crate::{
     args::{Action, Cli},
     bench, completions, doctor,
@@ -48,6 +50,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Action::Spool(args) => spool::look(&args.action),
         Action::Bench(args) => in_runtime(supervise(|stop| bench::run(args, stop), Duration::ZERO)),
         Action::Doctor(args) => in_runtime(supervise(|stop| doctor::run(connection, args, stop), Duration::ZERO)),
+        #[cfg(feature = "top")]
+        Action::Top(args) => in_runtime(supervise(|stop| top::run(connection, args, stop), Duration::ZERO)),
+        #[cfg(not(feature = "top"))]
+        Action::Top { .. } => Err(Failure::new("this build has no top: it lacks the feature `top` of hpfeeds-cli")),
         Action::Subscribe(args) => in_runtime(supervise(|stop| subscribe::run(connection, args, stop), Duration::ZERO)),
         Action::Publish(args) => {
             let patience = args.spooling.patience(&args.patience);

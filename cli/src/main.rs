@@ -27,6 +27,8 @@ mod spool;
 mod stdin;
 mod subscribe;
 mod terminal;
+#[cfg(feature = "top")]
+mod top;
 mod values;
 mod watch;
 mod words;

@@ -22,6 +22,12 @@ pub(crate) fn columns() -> Option<usize> {
     size().map(|(columns, _)| columns).filter(|columns| *columns > 0)
 }
 
+/// The height of the terminal in lines, if it tells.
+#[cfg(feature = "top")]
+pub(crate) fn lines() -> Option<usize> {
+    size().map(|(_, lines)| lines).filter(|lines| *lines > 0)
+}
+
 #[cfg(unix)]
 fn size() -> Option<(usize, usize)> {
     let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;

@@ -69,7 +69,7 @@ const BROKER: [&[&str]; 22] = [
 const TOOL: [&[&str]; 8] = [
     &["main"],
     &["dispatch"],
-    &["completions", "publish", "sendfile", "subscribe", "bench", "doctor", "spool"],
+    &["completions", "publish", "sendfile", "subscribe", "bench", "doctor", "spool", "top"],
     &["lines"],
     &["output", "sending", "watch"],
     &["link", "ndjson", "record"],
@@ -80,6 +80,7 @@ const TOOL: [&[&str]; 8] = [
         "bench/args",
         "doctor/args",
         "spool/args",
+        "top/args",
         "beginning",
         "bench/batch",
         "escape",

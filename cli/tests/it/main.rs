@@ -28,4 +28,5 @@ mod subscribe;
 mod support;
 mod terminal;
 mod tls;
+mod top;
 mod url;

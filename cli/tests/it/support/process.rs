@@ -69,6 +69,11 @@ impl Running {
         self.wait_until(|[stdout, _]| stdout.starts_with(expected), &String::from_utf8_lossy(expected));
     }
 
+    /// Waits until stdout is such; `what` names it.
+    pub(crate) fn wait_for_stdout_that(&self, is: impl Fn(&[u8]) -> bool, what: &str) {
+        self.wait_until(|[stdout, _]| is(stdout), what);
+    }
+
     fn wait_until(&self, condition: impl Fn(&[Vec<u8>; 2]) -> bool, what: &str) {
         let bytes = self.output.bytes.lock().unwrap();
         let (bytes, timed_out) =
