@@ -6,6 +6,7 @@
 
 pub(crate) mod file;
 pub(crate) mod record;
+mod rounded;
 
 use std::{
     collections::HashMap,

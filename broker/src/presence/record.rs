@@ -7,6 +7,7 @@ use std::{
 
 use serde::Serialize;
 
+use super::rounded::Rounded;
 use crate::metrics::connection::ConnectionCounters;
 
 /// A day in seconds.
@@ -373,31 +374,6 @@ fn part(messages: u32, seconds: u32) -> u32 {
     u32::try_from(u64::from(messages) * u64::from(seconds) / 60).unwrap_or(u32::MAX)
 }
 
-/// A number in two bytes, rounded down to its eleven highest bits: less than a thousandth too small.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Rounded(u16);
-
-impl Rounded {
-    const BITS: u32 = 11;
-
-    fn of(number: u32) -> Self {
-        let shift = (u32::BITS - number.leading_zeros()).saturating_sub(Self::BITS);
-        // At most 21 for the shift, and eleven bits of the number.
-        Self(u16::try_from((shift << Self::BITS) | (number >> shift)).unwrap_or(u16::MAX))
-    }
-
-    fn get(self) -> u32 {
-        let mantissa = u32::from(self.0) & ((1 << Self::BITS) - 1);
-        mantissa << (u32::from(self.0) >> Self::BITS).min(u32::BITS - Self::BITS)
-    }
-
-    fn raise(&mut self, number: u32) {
-        if number > self.get() {
-            *self = Self::of(number);
-        }
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
@@ -418,14 +394,6 @@ mod tests {
         for second in from..from + seconds {
             session.published(messages(second - from));
             record.look(second, 1);
-        }
-    }
-
-    #[test]
-    fn numbers_are_rounded_by_less_than_a_thousandth() {
-        for number in [0, 1, 7, 2047, 2048, 2049, 65_535, 86_400, 604_799, 1 << 31, u32::MAX] {
-            let rounded = Rounded::of(number).get();
-            assert!(rounded <= number && number - rounded <= number / 1000, "{number}: {rounded}");
         }
     }
 
