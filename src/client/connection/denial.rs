@@ -157,7 +157,7 @@ impl Connection<'_> {
                 // A right that was there has been taken away, or the broker needs longer than it
                 // was given.
                 self.reconnect.proven.clear();
-                if let Some(age) = self.subscribed.values().map(Instant::elapsed).min() {
+                if let Some(age) = self.subscribed.values().map(|(sent, _)| sent.elapsed()).min() {
                     self.reconnect.refused_late(age);
                 }
             }
@@ -205,7 +205,7 @@ impl Connection<'_> {
             return last.clone();
         }
         let grace = self.reconnect.grace(self.shared);
-        let fresh = self.subscribed.iter().filter(|(_, sent)| sent.elapsed() <= grace);
+        let fresh = self.subscribed.iter().filter(|(_, (sent, _))| sent.elapsed() <= grace);
         fresh.map(|(channel, _)| channel).filter(|channel| !self.reconnect.proven.contains(*channel)).cloned().collect()
     }
 

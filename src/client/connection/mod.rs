@@ -355,22 +355,31 @@ impl<'a> Connection<'a> {
         if answers && extension.is_some_and(|extension| extension.unanswered.len() >= MAX_UNANSWERED) {
             return;
         }
-        let mut changes = self.shared.changes();
-        changes.retain(|(channel, wish)| match wish {
-            Wish::Nothing => self.subscribed.remove(channel).is_some(),
-            Wish::Plain if self.subscribed.contains_key(channel) => {
-                // Unsubscribed and wanted again between two looks: the answer is known, or on its way.
-                if answers && !self.is_unanswered(channel) {
-                    self.shared.granted(channel);
+        let mut changes = Vec::new();
+        for (channel, wish) in self.shared.changes() {
+            let asked = self.subscribed.get(&channel).map(|(_, asked)| asked);
+            match (&wish, asked) {
+                (Wish::Nothing, None) => continue,
+                (Wish::Nothing, Some(_)) => {
+                    self.subscribed.remove(&channel);
                 }
-                false
+                // Unsubscribed and wanted again between two looks: the answer is known, or on its way.
+                (Wish::Plain, Some(asked)) if !wish.leaves(asked) => {
+                    if answers && !self.is_unanswered(&channel) {
+                        self.shared.granted(&channel);
+                    }
+                    continue;
+                }
+                _ if !self.can(&channel, &wish) => continue,
+                (_, asked) => {
+                    if asked.is_some_and(|asked| wish.leaves(asked)) {
+                        changes.push((channel.clone(), Wish::Nothing));
+                    }
+                    self.subscribed.insert(channel.clone(), (Instant::now(), wish.clone()));
+                }
             }
-            Wish::Plain | Wish::From(_) if self.can(channel, wish) => {
-                self.subscribed.insert(channel.clone(), Instant::now());
-                true
-            }
-            Wish::Plain | Wish::From(_) => false,
-        });
+            changes.push((channel, wish));
+        }
         let frames = self.asking(changes.iter().map(|(channel, wish)| (channel, wish)));
         self.reconnect.in_flight.push_control(frames);
         if let Some(extension) = self.extension.as_mut().filter(|_| answers) {

@@ -41,7 +41,7 @@ impl Connection<'_> {
         self.say_hello();
         let frames = self.asking(&now);
         self.reconnect.in_flight.push_control(frames);
-        self.subscribed = now.keys().map(|channel| (channel.clone(), Instant::now())).collect();
+        self.subscribed = now.iter().map(|(channel, wish)| (channel.clone(), (Instant::now(), wish.clone()))).collect();
         if let Some(extension) = &mut self.extension {
             extension.unanswered.extend(now);
         }
@@ -82,7 +82,7 @@ impl Connection<'_> {
             return;
         }
         let asked = last.clone();
-        self.subscribed.extend(asked.iter().map(|channel| (channel.clone(), now)));
+        self.subscribed.extend(asked.iter().map(|channel| (channel.clone(), (now, Wish::Plain))));
         grace.as_mut().reset(now + reconnect.grace(self.shared));
         let frames = self.asking(asked.iter().map(|channel| (channel, &Wish::Plain)));
         self.reconnect.in_flight.push_control(frames);
@@ -148,7 +148,7 @@ impl Connection<'_> {
             let (now, grace) = (Instant::now(), self.reconnect.grace(self.shared));
             let mut next: Option<Instant> = None;
             for channel in self.shared.awaited() {
-                match self.subscribed.get(&channel).map(|sent| *sent + grace) {
+                match self.subscribed.get(&channel).map(|(sent, _)| *sent + grace) {
                     Some(at) if at <= now => self.shared.granted(&channel),
                     Some(at) => next = Some(next.map_or(at, |next| next.min(at))),
                     None => {}

@@ -80,8 +80,8 @@ pub(crate) struct Connection<'a> {
     /// No message is written until then: the broker has refused something, and most close after
     /// that.
     pub(super) hold: Option<Pin<Box<Sleep>>>,
-    /// The channels that the broker was asked for, and when.
-    pub(super) subscribed: BTreeMap<Channel, Instant>,
+    /// The channels that the broker was asked for, with when and what for.
+    pub(super) subscribed: BTreeMap<Channel, (Instant, Wish)>,
     pub(super) mailboxes: Mailboxes,
     /// When the connection is ended to have messages confirmed.
     pub(super) rotation: Option<Pin<Box<Sleep>>>,

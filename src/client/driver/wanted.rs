@@ -57,6 +57,19 @@ pub(crate) enum Wish {
 }
 
 impl Wish {
+    /// Whether the broker has to be told that a wish it was told before is over, when this one comes in
+    /// its place: it delivers a channel from every mailbox at which that was subscribed to.
+    pub(crate) fn leaves(&self, before: &Self) -> bool {
+        before.mailbox().is_some_and(|mailbox| self.mailbox() != Some(mailbox))
+    }
+
+    fn mailbox(&self) -> Option<&str> {
+        match self {
+            Self::From(from) if from.is_mailbox() => Some(from.name()),
+            _ => None,
+        }
+    }
+
     fn of(wanted: Option<&Option<SubscribeFrom>>) -> Self {
         match wanted {
             None => Self::Nothing,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::{FutureExt as _, StreamExt as _};
 use hpfeeds::{
     ClientSession, SessionBuilder, SessionEvent, SubscribeFrom, merge,
+    wire::Frame,
     wire::extension::{BrokerFrame, Code, Flags, GapReason, Mode, Position, StreamId, StreamPosition},
 };
 use tokio::time::{sleep, timeout};
@@ -155,13 +156,55 @@ async fn a_position_is_asked_for_until_it_is_granted_and_then_the_cursor() {
     granted.unwrap();
     // One channel has one subscription.
     let granted = session.subscribe_from("a", SubscribeFrom::live());
+    assert!(matches!(peer.heard().await, Heard::Frame(Frame::Unsubscribe { .. })));
+    peer.suback(Code::DONE, "a").await;
     let (granted, ()) = tokio::join!(granted, peer.expect_from(Mode::LIVE, 0, "", "a"));
     granted.unwrap();
     session.subscribe("a").unwrap();
     session.unsubscribe("a").unwrap();
-    assert!(matches!(peer.heard().await, Heard::Frame(hpfeeds::wire::Frame::Unsubscribe { .. })));
+    assert!(matches!(peer.heard().await, Heard::Frame(Frame::Unsubscribe { .. })));
     session.subscribe("a").unwrap();
     peer.expect_subscribe("a").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_is_wanted_without_its_mailbox_leaves_that() {
+    let (mut script, builder) = script();
+    let session = builder.start().unwrap();
+    let (mut peer, _) = script.confirm(0).await;
+    let unsubscribed = |heard| matches!(heard, Heard::Frame(Frame::Unsubscribe { channel, .. }) if channel == "a");
+    let granted = session.subscribe_from("a", SubscribeFrom::mailbox("m"));
+    peer.expect_from(Mode::CURSOR, 0, "m", "a").await;
+    granted.await.unwrap();
+    // Both between two looks of the driver.
+    session.unsubscribe("a").unwrap();
+    let granted = session.subscribe_confirmed("a");
+    assert!(unsubscribed(peer.heard().await));
+    peer.expect_subscribe("a").await;
+    peer.suback(Code::DONE, "a").await;
+    sleep(Duration::from_millis(1)).await;
+    assert!(granted.now_or_never().is_none(), "that was about the mailbox");
+    let granted = session.subscribe_confirmed("a");
+    peer.suback(Code::DONE, "a").await;
+    granted.await.unwrap();
+    // Another mailbox takes its place, and a position in the same one does not leave it.
+    for (mailbox, number, leaves) in [("m", 0, false), ("n", 0, true), ("n", 5, false)] {
+        let position = if number == 0 { Position::NONE } else { Position::new(7, number) };
+        let granted = session.subscribe_from("a", SubscribeFrom::mailbox(mailbox).first(position));
+        if leaves {
+            assert!(unsubscribed(peer.heard().await));
+            peer.suback(Code::DONE, "a").await;
+        }
+        peer.expect_from(Mode::CURSOR, number, mailbox, "a").await;
+        granted.await.unwrap();
+    }
+    // A new connection asks for what is wanted, and for nothing to be left.
+    session.unsubscribe("a").unwrap();
+    session.subscribe("a").unwrap();
+    drop(peer);
+    let (mut peer, _) = script.confirm(0).await;
+    peer.expect_subscribe("a").await;
+    assert_eq!(peer.heard_within(Duration::from_secs(1)).await, None);
 }
 
 #[tokio::test(start_paused = true)]
