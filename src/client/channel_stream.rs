@@ -126,7 +126,7 @@ impl ChannelStream {
     pub async fn wait_for(&mut self, wanted: impl FnMut(&Message) -> bool, limit: Duration) -> Result<Message, Error> {
         match wait::wait_for(self, wanted, limit).await {
             Ok(Some(message)) => Ok(message),
-            Ok(None) => Err(self.shared.outcome().and_then(Result::err).unwrap_or_else(Error::closed)),
+            Ok(None) => Err(self.shared.ended()),
             Err(timeout) => Err(timeout),
         }
     }

@@ -202,7 +202,7 @@ impl ClientSession {
     pub async fn wait_for(&mut self, wanted: impl FnMut(&Message) -> bool, limit: Duration) -> Result<Message, Error> {
         match wait::wait_for(self, wanted, limit).await {
             Ok(Some(message)) => Ok(message),
-            Ok(None) => Err(self.inner.shared.outcome().and_then(Result::err).unwrap_or_else(Error::closed)),
+            Ok(None) => Err(self.inner.shared.ended()),
             Err(timeout) => Err(timeout),
         }
     }
@@ -306,7 +306,7 @@ impl ClientSession {
         match connected.await {
             Ok(Ok(())) => Ok(session),
             Ok(Err(error)) => Err(error),
-            Err(_ended) => Err(session.inner.shared.outcome().and_then(Result::err).unwrap_or_else(Error::closed)),
+            Err(_ended) => Err(session.inner.shared.ended()),
         }
     }
 

@@ -319,4 +319,9 @@ impl Shared {
     pub(crate) fn outcome(&self) -> Option<Result<(), Error>> {
         self.outcome.get().cloned()
     }
+
+    /// Why nothing more comes of a session that has ended.
+    pub(crate) fn ended(&self) -> Error {
+        self.outcome().and_then(Result::err).unwrap_or_else(Error::closed)
+    }
 }
