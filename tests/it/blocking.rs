@@ -1,11 +1,18 @@
 //! The session for programs without asynchronous code, against the real broker.
 
 use std::{
+    cell::RefCell,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread,
     time::{Duration, Instant},
 };
 
-use hpfeeds::{Backoff, SessionState, blocking::ClientSession};
+use futures::future::BoxFuture;
+use hpfeeds::{Backoff, BrokerAddr, Connector, SessionState, Transport, blocking::ClientSession};
 use hpfeeds_broker::Broker;
 use tokio::runtime::Runtime;
 
@@ -52,13 +59,50 @@ fn a_wrong_secret_and_a_wrong_name_are_errors_of_connecting() {
     assert!(ClientSession::connect("nonsense", "dev", "dev").unwrap_err().is_usage());
 }
 
+/// Sets a flag when the thread that holds it has ended.
+struct Ended(Arc<AtomicBool>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+thread_local! {
+    static ENDED: RefCell<Option<Ended>> = const { RefCell::new(None) };
+}
+
+/// A network without a broker. The thread of a session that dials there tells of its own end.
+#[derive(Clone, Default)]
+struct Nowhere {
+    dialled: Arc<AtomicBool>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Connector for Nowhere {
+    fn connect<'a>(&'a self, _addr: &'a BrokerAddr) -> BoxFuture<'a, io::Result<Box<dyn Transport>>> {
+        if thread::current().name() == Some("hpfeeds") {
+            ENDED.with_borrow_mut(|ended| _ = ended.get_or_insert_with(|| Ended(self.ended.clone())));
+            self.dialled.store(true, Relaxed);
+        }
+        Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) })
+    }
+}
+
 #[test]
 fn a_session_that_is_dropped_takes_its_thread_along() {
-    let started = Instant::now();
-    let builder = hpfeeds::ClientSession::builder("127.0.0.1:1", "me", "secret");
+    let nowhere = Nowhere::default();
+    let builder = hpfeeds::ClientSession::builder("127.0.0.1:1", "me", "secret").connector(nowhere.clone());
+    // It waits for its next attempt when it is dropped.
     let session = ClientSession::start(builder.backoff(Backoff::new(SOON, SOON))).unwrap();
     session.publish("a", "x").unwrap();
+    let started = Instant::now();
+    while !nowhere.dialled.load(Relaxed) {
+        assert!(started.elapsed() < SOON, "it does not dial");
+        thread::sleep(Duration::from_millis(1));
+    }
     assert_ne!(session.state(), SessionState::Connected);
+    assert!(!nowhere.ended.load(Relaxed));
     drop(session);
-    assert!(started.elapsed() < SOON, "it does not wait for the next attempt");
+    assert!(nowhere.ended.load(Relaxed), "its thread has ended");
 }

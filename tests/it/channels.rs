@@ -105,7 +105,6 @@ async fn a_full_stream_holds_up_the_others_until_it_is_read() {
     let mut other = session.channel("other").unwrap();
     session.publish("full", "1").await.unwrap();
     session.publish_confirmed("full", "2").await.unwrap();
-    assert!(other.wait_for(|_| true, Duration::from_millis(20)).await.unwrap_err().is_timeout());
     // Its queue is full, so nothing more is dealt out until it is read.
     session.publish_confirmed("other", "3").await.unwrap();
     assert!(other.wait_for(|_| true, Duration::from_millis(20)).await.unwrap_err().is_timeout());

@@ -407,7 +407,7 @@ mod tests {
             in_flight.unconfirmed.give_up_to(settled, &Error::closed());
             spooling.stored = stored;
             spooling.release(&in_flight);
-            // Nobody is woken up for nothing: online, an acknowledgement costs the spool's thread no turn.
+            // An acknowledgement without news wakes up no thread: online, that of the spool sleeps.
             let news = feeder.news().now_or_never();
             let released = news.and_then(|news| news.released.last().map(|position| position.number));
             assert_eq!(released, expected, "{settled} settled, {stored} stored");
