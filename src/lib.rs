@@ -77,6 +77,8 @@ mod client;
 pub mod log;
 #[doc(hidden)]
 pub mod units;
+#[doc(hidden)]
+pub mod visible;
 pub mod wire;
 #[doc(hidden)]
 pub mod x509;

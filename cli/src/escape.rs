@@ -3,6 +3,8 @@
 
 use std::fmt::{self, Write as _};
 
+use hpfeeds::visible::acts_on_a_terminal;
+
 /// Shows bytes as text on one line. Characters that a terminal would act on are escaped as Rust
 /// writes it (`\n`, `\u{1b}`), and so are bytes that are not UTF-8 (`\xff`). Backslashes stay as
 /// they are: JSON remains JSON.
@@ -36,15 +38,6 @@ fn escape(f: &mut fmt::Formatter<'_>, character: char) -> fmt::Result {
         '\t' => f.write_str("\\t"),
         _ => character.escape_unicode().try_for_each(|part| f.write_char(part)),
     }
-}
-
-/// Controls (C0, DEL, C1), and the invisible characters that break lines, reorder text or hide in
-/// it. The joiners U+200C and U+200D are left: languages and emoji need them.
-pub(crate) fn acts_on_a_terminal(character: char) -> bool {
-    character.is_control()
-        || matches!(character,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]

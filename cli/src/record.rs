@@ -6,15 +6,12 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use hpfeeds::{Message, Origin};
+use hpfeeds::{Message, Origin, visible::acts_on_a_terminal};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter, Serializer};
 
-use crate::{
-    args::Format,
-    escape::{Escaped, acts_on_a_terminal},
-};
+use crate::{args::Format, escape::Escaped};
 
 /// Where a payload was stored.
 pub(crate) struct Saved<'a> {

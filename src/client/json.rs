@@ -8,6 +8,7 @@ use super::{
     publisher::Publisher,
     session::ClientSession,
 };
+use crate::visible::acts_on_a_terminal;
 
 impl Publisher {
     /// Publishes a value as JSON, on one line, as [`publish`](Self::publish) does.
@@ -100,16 +101,10 @@ impl Error {
     fn json(what: &str, fault: &serde_json::Error) -> Self {
         // It may name a field that an attacker has chosen.
         let shown = fault.to_string();
-        let safe = |char: char| if char.is_control() || is_invisible(char) { '\u{fffd}' } else { char };
+        let safe = |char: char| if acts_on_a_terminal(char) { '\u{fffd}' } else { char };
         let text = shown.chars().map(safe).take(LONGEST).collect::<String>();
         Self::new(Cause::Told { kind: Told::Json, text: format!("{what}: {text}") })
     }
-}
-
-/// Characters that change the direction of text, or are not seen.
-fn is_invisible(char: char) -> bool {
-    matches!(char, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ const LIBRARY: &[&[&str]] = &[
     &["client/spool"],
     &["client/when_full"],
     &["log"],
-    &["wire", "x509", "units"],
+    &["wire", "x509", "units", "visible"],
 ];
 
 /// The broker.

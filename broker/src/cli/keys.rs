@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use hpfeeds::units::period;
+use hpfeeds::{units::period, visible::acts_on_a_terminal};
 
 use super::store::{Store, StoreParser};
 use crate::auth::admin::{Change, Entry, Fields, Keys, Listing, from_json, remarks, to_json};
@@ -339,8 +339,8 @@ fn as_json(entries: &[Entry]) -> String {
     format!("{:#}\n", list.collect::<serde_json::Value>())
 }
 
-/// Columns with a heading. Control characters are written as escapes: a name in a store must not
-/// move the cursor.
+/// Columns with a heading. Characters that a terminal acts on are written as escapes: a name in a store
+/// must not move the cursor.
 fn as_table(entries: &[Entry]) -> String {
     let heading = ["IDENT", "OWNER", "PUBLISH", "SUBSCRIBE", "STATE"].map(str::to_owned);
     let rows = entries.iter().map(|entry| {
@@ -402,8 +402,8 @@ fn channels(list: &[String]) -> String {
 }
 
 fn plain(text: &str) -> String {
-    let characters = text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() });
-    characters.collect()
+    let escaped = |c: char| if acts_on_a_terminal(c) { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
 }
 
 /// A file that only its owner can read. An old one is not overwritten: others may read that.

@@ -28,7 +28,7 @@ pub(super) fn oddity(value: &str) -> Option<&'static str> {
         Some("begins with a space")
     } else if value.chars().count() > 1 && first == last && matches!(first, '"' | '\'' | '`') {
         Some("stands in quotes, which count as a part of it")
-    } else if value.chars().any(crate::escape::acts_on_a_terminal) {
+    } else if value.chars().any(hpfeeds::visible::acts_on_a_terminal) {
         Some("has a character in it that cannot be seen")
     } else {
         None
