@@ -9,9 +9,6 @@ use hpfeeds::{
 
 use crate::{exit::Failure, profile::Profile, values};
 
-/// The port that hpfeeds clients try by default.
-const PORT: u16 = 20000;
-
 /// Global options: they work before and after the action. Given twice, the later one counts, as
 /// with the Python tool.
 #[derive(Debug, Args)]
@@ -258,7 +255,7 @@ impl ConnectionArgs {
     }
 
     pub(crate) fn addr(&self) -> BrokerAddr {
-        BrokerAddr::new(self.host.as_deref().unwrap_or("localhost"), self.port.unwrap_or(PORT))
+        BrokerAddr::new(self.host.as_deref().unwrap_or("localhost"), self.port.unwrap_or(environment::DEFAULT_PORT))
     }
 
     /// The key's name and secret, which are empty when they were not given.
@@ -389,20 +386,20 @@ pub(crate) fn handshake_timeout(patience: Duration) -> Duration {
     patience.min(Duration::from_secs(10))
 }
 
-/// Sets what is not given to the value of a variable. An empty one, as compose files leave it,
-/// counts as not set.
+/// Sets what is not given to the value of a variable, if that is set. One that is not needed is not
+/// read.
 fn fill<T>(
     given: &mut Option<T>,
     variable: &str,
     parse: impl FnOnce(String) -> Result<T, String>,
 ) -> Result<(), (ErrorKind, String)> {
-    let Some(value) = env::var_os(variable).filter(|value| given.is_none() && !value.is_empty()) else {
-        return Ok(());
-    };
-    // Without the value, which may be the secret; those of the others are in what is wrong with
-    // them.
-    let parsed = value.into_string().map_err(|_| "is not UTF-8".to_owned()).and_then(parse);
-    *given = Some(parsed.map_err(|fault| (ErrorKind::ValueValidation, format!("the variable {variable}: {fault}")))?);
+    if given.is_none() {
+        let read = environment::read(variable).map_err(str::to_owned);
+        // Without the value, which may be the secret; those of the others are in what is wrong with
+        // them.
+        let parsed = read.and_then(|value| value.map(parse).transpose());
+        *given = parsed.map_err(|fault| (ErrorKind::ValueValidation, format!("the variable {variable}: {fault}")))?;
+    }
     Ok(())
 }
 

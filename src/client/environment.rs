@@ -4,11 +4,9 @@
 
 use std::{env, ffi::OsString, net::Ipv6Addr};
 
+pub use super::connect::url::PORT as DEFAULT_PORT;
 use super::{
-    connect::{
-        addr::BrokerAddr,
-        url::{BrokerUrl, PORT as DEFAULT_PORT},
-    },
+    connect::{addr::BrokerAddr, url::BrokerUrl},
     error::Error,
 };
 use crate::wire::{Channel, Secret};
@@ -75,7 +73,8 @@ impl Settings {
     }
 
     fn of(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, Error> {
-        let value = |name| text(name, variable(name));
+        // Without the value, which may be the secret.
+        let value = |name| text(variable(name)).map_err(|fault| Error::variable(name, &fault));
         let url = match value(URL)? {
             Some(url) => Some(url.parse::<BrokerUrl>().map_err(|fault| Error::variable(URL, &fault))?),
             None => None,
@@ -107,10 +106,14 @@ fn address(host: Option<&str>, given: Option<&str>) -> Result<BrokerAddr, Error>
 const IS_URL: &str = "it is a URL, or a part of one: give it with --url, or in HPFEEDS_URL";
 const MISSING: &str = "it is not set, and nothing says so in HPFEEDS_URL either";
 
-fn text(name: &'static str, value: Option<OsString>) -> Result<Option<String>, Error> {
-    // Without the value, which may be the secret.
-    let value = value.filter(|value| !value.is_empty()).map(OsString::into_string).transpose();
-    value.map_err(|_| Error::variable(name, &"it is not UTF-8"))
+/// Reads a variable; an empty one, as compose files leave it, counts as not set. The fault comes behind
+/// the name of the variable.
+pub fn read(name: &str) -> Result<Option<String>, &'static str> {
+    text(env::var_os(name))
+}
+
+fn text(value: Option<OsString>) -> Result<Option<String>, &'static str> {
+    value.filter(|value| !value.is_empty()).map(OsString::into_string).transpose().map_err(|_| "it is not UTF-8")
 }
 
 #[cfg(test)]

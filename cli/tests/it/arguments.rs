@@ -114,7 +114,7 @@ fn a_fault_in_a_variable_names_the_variable() {
     publish.env("HPFEEDS_SECRET", secret).args(["publish", "-i", "i", "-c", "a", "x"]);
     let (code, stderr) = outcome(&mut publish);
     assert_eq!(code, Some(2), "{stderr}");
-    assert!(stderr.contains("HPFEEDS_SECRET: is not UTF-8") && !stderr.contains("hunter2"), "{stderr}");
+    assert!(stderr.contains("HPFEEDS_SECRET: it is not UTF-8") && !stderr.contains("hunter2"), "{stderr}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The port that hpfeeds clients try by default, with TLS and without.
-pub(crate) const PORT: u16 = 20000;
+pub const PORT: u16 = 20000;
 
 const PLAIN: &str = "hpfeeds";
 const TLS: &str = "hpfeeds+tls";
