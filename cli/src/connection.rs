@@ -36,6 +36,10 @@ pub(crate) struct ConnectionArgs {
     #[arg(skip)]
     url_secret: Option<Secret>,
 
+    /// The settings that the URL has given.
+    #[arg(skip)]
+    of_url: Vec<&'static str>,
+
     #[arg(help = "The broker's name or address [env: HPFEEDS_HOST] [default: localhost]",
         long, global = true, overrides_with = "host", value_parser = host, value_hint = ValueHint::Hostname)]
     host: Option<String>,
@@ -94,6 +98,8 @@ pub(crate) enum Origin {
     /// The command line, and the variable says something else.
     FlagOverVariable,
     Variable,
+    /// The URL, wherever that comes from.
+    Url,
     /// Nothing gives it.
     Missing,
 }
@@ -178,14 +184,16 @@ impl ConnectionArgs {
         self.host = Some(url.addr().host().to_owned());
         self.port = Some(url.addr().port());
         self.tls |= url.is_tls();
-        if self.ident.is_none() {
-            self.ident = url.ident().map(ToString::to_string);
+        if let (None, Some(ident)) = (&self.ident, url.ident()) {
+            self.ident = Some(ident.to_string());
+            self.of_url.push("ident");
         }
-        if self.secret.is_none() {
+        if let (None, Some(secret)) = (&self.secret, url.secret()) {
             match url.secret_text() {
                 Some(text) => self.secret = Some(Hidden(text.to_owned())),
-                None => self.url_secret = url.secret(),
+                None => self.url_secret = Some(secret),
             }
+            self.of_url.push("secret");
         }
         self.channels = url.channels().to_vec();
     }
@@ -313,6 +321,11 @@ impl ConnectionArgs {
         let has_url = of_url.is_some();
         let others = flags.into_iter().filter(|(name, _)| !has_url || !matches!(*name, "host" | "port"));
         of_url.into_iter().chain(others.map(|(name, flag)| (name, origin(name, flag)))).collect()
+    }
+
+    /// The settings that the URL has given, after [`complete`](Self::complete).
+    pub(crate) fn of_url(&self) -> &[&'static str] {
+        &self.of_url
     }
 
     /// A session that does not exist yet.

@@ -83,6 +83,11 @@ impl DoctorArgs {
     ) -> Result<(), (ErrorKind, String)> {
         self.given.settings = connection.origins();
         connection.complete()?;
+        for (name, origin) in &mut self.given.settings {
+            if connection.of_url().contains(name) {
+                *origin = Origin::Url;
+            }
+        }
         let mut after = std::mem::take(&mut self.channels);
         if before.is_empty() && after.is_empty() {
             after = connection.channels().to_vec();

@@ -43,6 +43,7 @@ pub(super) fn settings(given: &Given, ident: &str, secret: &str) -> Vec<Check> {
             let origin = given.origin(name);
             let advice = match origin {
                 Origin::Variable => format!("set HPFEEDS_{} without it, if it is not meant", name.to_uppercase()),
+                Origin::Url => format!("write the {name} in the URL without it, if it is not meant"),
                 _ => format!("give --{name} without it, if it is not meant"),
             };
             odd.push(Check::warning(SETTINGS, format!("the {name} {oddity}"), advice).with("setting", name));
@@ -83,6 +84,7 @@ impl Given {
         let parts = [
             (of(&[Origin::Flag, Origin::FlagOverVariable]), "from the command line"),
             (of(&[Origin::Variable]), "from the environment"),
+            (of(&[Origin::Url]), "from the URL"),
         ];
         let given = parts.into_iter().filter(|(names, _)| !names.is_empty());
         let parts: Vec<_> = given.map(|(names, from)| format!("{names} {from}")).collect();
@@ -145,6 +147,11 @@ mod tests {
         let checks = settings(&given(&with_secret), "me", "secret");
         assert_eq!(checks[0].summary, "host, ident from the command line · secret from the environment");
         assert_eq!(settings(&Given::default(), "", "")[0].summary, "none given: the defaults count");
+        let of_url = [("url", Origin::Variable), ("ident", Origin::Url), ("secret", Origin::Url)];
+        let checks = settings(&given(&of_url), "me", "secret");
+        assert_eq!(checks[0].summary, "url from the environment · ident, secret from the URL");
+        let checks = settings(&given(&of_url), "me", "hunter2 ");
+        assert_eq!(checks[0].advice, ["write the secret in the URL without it, if it is not meant"]);
         let over = [("host", Origin::FlagOverVariable)];
         let checks = settings(&given(&over), "me", "secret");
         assert_eq!(checks[0].status, Status::Warning);
