@@ -173,7 +173,7 @@ async fn run(command: &RelayCommand) -> Result<ExitCode, AnyError> {
     // Before anything is printed: a reader of that may signal at once.
     let mut stop = Stop::listen()?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let parent = command.parent.as_ref().ok_or("--parent is missing")?;
+    let parent = command.parent().ok_or("--parent is missing")?;
     let keys = secrets(&command.key)?;
     let broker = builder(command, &keys)?.start().await?;
     let way = way(command, parent, keys);

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, env, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
-use hpfeeds::{BrokerAddr, Channel, Ident, units};
+use hpfeeds::{BrokerAddr, BrokerUrl, Channel, Ident, units};
 
 use super::{
     exporter::Exporter,
@@ -31,9 +31,9 @@ pub(crate) struct RelayCommand {
     #[command(subcommand)]
     pub(super) action: Option<RelayAction>,
 
-    /// The broker that gets everything: its host and port
-    #[arg(long, value_name = "HOST:PORT", required = true, help_heading = "Parent")]
-    pub(super) parent: Option<BrokerAddr>,
+    /// The broker that gets everything: its host and port, or its URL, as hpfeeds+tls://HOST:PORT
+    #[arg(long, value_name = "HOST:PORT", required = true, help_heading = "Parent", value_parser = parse_parent)]
+    parent: Option<Parent>,
 
     /// An ident that sensors here use, and whose messages go upwards with its own key (repeatable)
     #[arg(long, value_name = "IDENT", required = true, help_heading = "Parent")]
@@ -134,6 +134,32 @@ pub(crate) struct RelayStorage {
     pub(super) journal_sync: Duration,
 }
 
+/// The parent, or what is wrong with its URL: that is said without the URL, in which a secret may be.
+type Parent = Result<Place, String>;
+
+#[derive(Debug, Clone)]
+struct Place {
+    addr: BrokerAddr,
+    is_tls: bool,
+}
+
+fn parse_parent(text: &str) -> Result<Parent, hpfeeds::Error> {
+    if !text.contains("://") && !text.contains('@') {
+        return Ok(Ok(Place { addr: text.parse()?, is_tls: false }));
+    }
+    Ok(text.parse::<BrokerUrl>().map_err(|fault| fault.to_string()).and_then(|url| {
+        if url.ident().is_some() || url.secret().is_some() {
+            return Err("the URL has a key in it: name the ident with --key, and its secret in \
+                        HPFEEDS_<IDENT>_SECRET"
+                .to_owned());
+        }
+        if !url.channels().is_empty() {
+            return Err("the URL has channels in it: name those that come down with --parent-subscribe".to_owned());
+        }
+        Ok(Place { addr: url.addr().clone(), is_tls: url.is_tls() })
+    }))
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LocalAuth {
     Keys,
@@ -165,6 +191,9 @@ impl RelayStorage {
 impl RelayCommand {
     /// The fault of the arguments together, if they have one.
     pub(super) fn check(&self) -> Result<(), String> {
+        if let Some(Err(fault)) = &self.parent {
+            return Err(format!("--parent: {fault}"));
+        }
         let mut idents = BTreeSet::new();
         if let Some(ident) = self.key.iter().find(|ident| !idents.insert(ident.as_str())) {
             return Err(format!("--key {ident} is given twice"));
@@ -182,8 +211,21 @@ impl RelayCommand {
         self.bind.0.as_ref()
     }
 
+    fn place(&self) -> Option<&Place> {
+        self.parent.as_ref()?.as_ref().ok()
+    }
+
+    /// The address of the parent.
+    pub(super) fn parent(&self) -> Option<&BrokerAddr> {
+        self.place().map(|place| &place.addr)
+    }
+
     /// Whether the parent is reached over TLS.
     pub(super) fn uses_tls(&self) -> bool {
-        self.parent_tls || self.parent_ca.is_some() || self.parent_tls_name.is_some() || self.parent_tls_cert.is_some()
+        self.place().is_some_and(|place| place.is_tls)
+            || self.parent_tls
+            || self.parent_ca.is_some()
+            || self.parent_tls_name.is_some()
+            || self.parent_tls_cert.is_some()
     }
 }

@@ -73,6 +73,16 @@ async fn relay_that_cannot_start_says_why_in_one_line() {
         assert_eq!((ended, stderr.lines().count()), (*code, 1), "{stderr}");
         assert!(stderr.contains(expected), "{stderr}");
     }
+    for (parent, expected) in [
+        ("hpfeeds://one:hunter2@localhost:1", "--parent: the URL has a key in it"),
+        ("hpfeeds://localhost:1/events", "--parent-subscribe"),
+        ("http://one:hunter2@localhost:1", "another scheme than hpfeeds://"),
+        ("one:hunter2@localhost:1", "no scheme"),
+    ] {
+        let (code, stderr) = run(&["relay", "--parent", parent, "--key", "one", "--data-dir", dir]).await;
+        assert_eq!((code, stderr.lines().count()), (Some(2), 1), "{stderr}");
+        assert!(stderr.contains(expected) && !stderr.contains("hunter2"), "{stderr}");
+    }
     let (code, stderr) = run(&["relay", "status", "--data-dir", dir]).await;
     assert_eq!((code, stderr.lines().count()), (Some(1), 1), "{stderr}");
     assert!(stderr.contains("no relay answers in"), "{stderr}");
@@ -168,11 +178,14 @@ async fn relay_reaches_its_parent_over_tls_and_waits_for_one_that_it_trusts() {
     let parent = Broker::builder().endpoint(pki.endpoint()).user(one).start().await.unwrap();
     let address = format!("localhost:{}", parent.local_addr().port());
     let ca = pki.path("ca.pem");
-    for (more, expected) in
-        [(vec!["--parent-tls"], "last fault"), (vec!["--parent-ca", ca.to_str().unwrap()], "connected")]
-    {
+    let url = format!("hpfeeds+tls://{address}");
+    for (address, more, expected) in [
+        (&address, vec!["--parent-tls"], "last fault"),
+        (&url, vec![], "last fault"),
+        (&address, vec!["--parent-ca", ca.to_str().unwrap()], "connected"),
+    ] {
         let folder = tempfile::tempdir().unwrap();
-        let running = Running::start(relay(&address, "127.0.0.1:0", folder.path(), &more)).await;
+        let running = Running::start(relay(address, "127.0.0.1:0", folder.path(), &more)).await;
         let mut sensor = Peer::login(running.addr, "one", "s").await;
         sensor.send(publish("one", "c", "event")).await;
         until_status(folder.path(), expected).await;
