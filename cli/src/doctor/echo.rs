@@ -48,6 +48,15 @@ const MAX_PUBLISHERS: usize = 1000;
 /// Publishers that are shown.
 const SHOWN: usize = 5;
 
+/// The end of a message that went well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    /// It comes back.
+    Return,
+    /// The broker confirms it under this number.
+    Number(u64),
+}
+
 /// How an echo ended that did not come.
 enum Lost {
     /// Nothing moved for a while: where it is stuck.
@@ -96,7 +105,8 @@ pub(super) async fn echo(route: &Route, key: &Key, session: Session, channel: &C
     for payload_len in sizes {
         let begun = Instant::now();
         let number = numbering.count(1).unwrap_or(u64::MAX);
-        match message(route, key, &mut session, channel, payload_len, returns.then_some(()).ok_or(number)).await {
+        let proof = if returns { Proof::Return } else { Proof::Number(number) };
+        match message(route, key, &mut session, channel, payload_len, proof).await {
             Ok(()) => {
                 let elapsed = begun.elapsed();
                 first.get_or_insert(elapsed);
@@ -138,14 +148,14 @@ fn payload(len: usize) -> Bytes {
     text.into()
 }
 
-/// Publishes one message, and waits until it comes back, or until the number of an ACK covers it.
+/// Publishes one message, and waits for the proof that the broker has dealt with it.
 async fn message(
     route: &Route,
     key: &Key,
     session: &mut Session,
     channel: &Channel,
     len: usize,
-    ends: Result<(), u64>,
+    proof: Proof,
 ) -> Result<(), Lost> {
     let sent = payload(len);
     let frame = Frame::Publish { ident: key.ident.clone(), channel: channel.clone(), payload: sent.clone() };
@@ -181,11 +191,11 @@ async fn message(
         }
         match conversation.next(look).await {
             Ok(Heard::Frame(Frame::Publish { channel: of, payload, .. }))
-                if ends.is_ok() && of == *channel && payload == sent =>
+                if proof == Proof::Return && of == *channel && payload == sent =>
             {
                 return Ok(());
             }
-            Ok(Heard::Ack(number)) if ends.is_err_and(|wanted| number >= wanted) => return Ok(()),
+            Ok(Heard::Ack(number)) if matches!(proof, Proof::Number(wanted) if number >= wanted) => return Ok(()),
             Ok(Heard::Refused { code, text }) => {
                 return Err(Lost::Denied(if text.is_empty() { code.to_string() } else { shown(text.as_bytes()) }));
             }
