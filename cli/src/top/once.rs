@@ -2,6 +2,8 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
+use hpfeeds::visible::acts_on_a_terminal;
+
 use super::{
     args::TopArgs,
     header,
@@ -15,7 +17,6 @@ use super::{
     text::{Look, number},
 };
 use crate::{
-    escape::acts_on_a_terminal,
     exit::{FAILED, Failure},
     terminal,
 };

@@ -166,7 +166,7 @@ async fn hostile_names_and_payloads_are_text_in_their_cells() {
     };
     app.update_tail(TailUpdate::Messages(TailEvent { at: 1, rate: 1.0, messages: vec![message; 40] }));
     let text = text(&mut app, 80, 24);
-    assert!(text.chars().all(|char| char == '\n' || !crate::escape::acts_on_a_terminal(char)), "{text:?}");
+    assert!(text.chars().all(|char| char == '\n' || !hpfeeds::visible::acts_on_a_terminal(char)), "{text:?}");
     assert!(text.contains(r"\u{1b}]"), "{text}");
     assert!(text.lines().all(|line| super::text::width(line) <= 80));
 }

@@ -3,7 +3,7 @@
 use jiff::{Timestamp, tz::TimeZone};
 use unicode_width::UnicodeWidthChar as _;
 
-use crate::escape::acts_on_a_terminal;
+use hpfeeds::visible::acts_on_a_terminal;
 
 /// The most characters of a text that are looked at: nothing shown is longer.
 const LONGEST: usize = 1000;
