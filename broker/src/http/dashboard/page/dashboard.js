@@ -115,7 +115,7 @@ const whole = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle:
 /** What the broker's clock is ahead of ours, in milliseconds. */
 let ahead = 0;
 const now = () => Date.now() + ahead;
-const ago = (at) => (at ? `${span(now() / 1000 - at)} ago` : "–");
+const ago = (at) => (!at ? "–" : now() / 1000 - at < 2 ? "now" : `${span(now() / 1000 - at)} ago`);
 
 /** How long something lasts, and since when. */
 function since(at) {
@@ -217,7 +217,7 @@ $("details-close").addEventListener("click", () => $("details").close());
 // ---------------------------------------------------------------- tables
 
 const REASONS = {
-  closed: "it closed the connection", refused: "it did what its key does not allow", broken: "its connection broke",
+  closed: "it closed the connection", refused: "it did what its key denies", broken: "its connection broke",
   slow: "it read too slowly", evicted: "it had to give way to others", revoked: "its key was removed or changed",
   lifeless: "it answered no more", fenced: "another took its place", unstored: "its messages could not be stored",
   shutdown: "the broker was stopped", cut: "its connection was cut",
@@ -226,9 +226,9 @@ const REASONS = {
 function why(row) {
   switch (row.state) {
     case "gone": return REASONS[row.reason] ?? row.reason ?? "";
-    case "silent": return `connected; its longest gap in seven days was ${span(row.usual_gap)}`;
-    case "flood": return `${num(row.rate)} in a minute; ${num(row.usual_rate)} are usual`;
-    case "never": return "has a key, and has not connected in 30 days";
+    case "silent": return `longest gap in 7 days: ${span(row.usual_gap)}`;
+    case "flood": return `usual are ${num(row.usual_rate)} per minute`;
+    case "never": return "not connected in 30 days";
     case "learning": return "known for less than a day";
     default: return "";
   }
@@ -251,7 +251,7 @@ const LISTS = {
       { ...SINCE, sort: "-since" },
       { id: "why", label: "Why", text: why, extra: "minor" },
       { id: "published", label: "Last message", text: (row) => ago(row.published), ticks: true, sort: "-published", extra: "minor" },
-      { id: "rate", label: "In a minute", text: (row) => num(row.rate), sort: "-rate", num: true, spark: true, extra: "minor" },
+      { id: "rate", label: "Per minute", text: (row) => num(row.rate), sort: "-rate", num: true, spark: true, extra: "minor" },
       number("messages", "Messages", { sort: "-messages", extra: "minor" }),
       PEER,
     ],
@@ -540,13 +540,14 @@ function sparkline(row) {
     row.cells[RATE].prepend(row.svg);
   }
   const highest = row.history.reduce((most, rate) => (rate > most ? rate : most), 0);
-  const points = [];
-  for (let at = 0; highest && at < SAMPLES; at += 1) {
-    const rate = row.history[(slot + 1 + at) % SAMPLES];
-    if (!Number.isNaN(rate)) points.push(`${at},${(15 - (rate / highest) * 14).toFixed(1)}`);
+  const seen = [];
+  for (let at = 1; highest && at <= SAMPLES; at += 1) {
+    const rate = row.history[(slot + at) % SAMPLES];
+    if (!Number.isNaN(rate)) seen.push(rate);
   }
-  // One sample alone is a short line.
-  if (points.length === 1) points.unshift(points[0].replace(/^\d+/, (x) => x - 2));
+  // The last sample is at the right end, and the first at the left one, once there are enough.
+  const step = 60 / Math.max(seen.length - 1, 11);
+  const points = seen.map((rate, at) => `${(60 - (seen.length - 1 - at) * step).toFixed(1)},${(15 - (rate / highest) * 14).toFixed(1)}`);
   const text = points.join(" ");
   if (row.points !== text) row.svg.firstChild.setAttribute("points", (row.points = text));
 }
@@ -805,7 +806,6 @@ function takeSnapshot(data) {
     if (tables[name]) tables[name].all(given);
     else head[name] = given;
   }
-  tables.mailboxes.section.hidden = !data.mailboxes;
   show();
   // For measurements: from the snapshot to what is on the screen.
   requestAnimationFrame(() => setTimeout(() => performance.measure("snapshot", { start })));
