@@ -91,12 +91,16 @@ class Broker:
     def peer(self):
         return Peer(self.port)
 
+    def listen(self, port):
+        """The flags that say where it listens."""
+        return ["--bind", f"127.0.0.1:{port}"]
+
     def _spawn(self, port):
         argv = [binary("hpfeeds-broker") if self.ours else PYTHON_BIN / "hpfeeds-broker", *self.flags]
         # Without it the Python broker would serve its metrics on port 8080 of every interface.
         if self.exporter or not self.ours:
             argv += ["--exporter", f"127.0.0.1:{self.exporter or 0}"]
-        argv += ["--bind", f"127.0.0.1:{port}", "--auth", "env" if self.auth == "env" else self._users]
+        argv += [*self.listen(port), "--auth", "env" if self.auth == "env" else self._users]
         variables = users.as_env() if self.auth == "env" else {}
         return Process(argv, env=clean_environment(**variables), cwd=self.directory)
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from broker import PYTHON_BIN, Broker, binary
+from browser import Browser
+from dashboard import Dashboard
 from process import Process
 
 HERE = Path(__file__).parent
@@ -82,3 +84,36 @@ def python_tool(spawn):
 def run_peer(spawn):
     """Runs a script of peers/, which takes commands on stdin and prints what it receives."""
     return lambda name, *args: spawn(sys.executable, HERE / "peers" / name, *args, stdin=b"")
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    with closing(Browser(tmp_path_factory.mktemp("browser"))) as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser):
+    """The browser, as if it were new. At the end nothing was refused by a policy and no script has failed."""
+    browser.forget()
+    yield browser
+    assert browser.complaints() == []
+
+
+@pytest.fixture
+def start_dashboard(tmp_path):
+    """Starts a broker with a dashboard, and keys for the given idents."""
+    started = []
+
+    def start(*arguments):
+        started.append(Dashboard(tmp_path, *arguments))
+        return started[-1].serve()
+
+    yield start
+    for running in started:
+        running.close()
+
+
+@pytest.fixture
+def dashboard(start_dashboard):
+    return start_dashboard()

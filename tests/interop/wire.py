@@ -102,6 +102,7 @@ class Peer:
         self.transcript = []
         self._buffer = bytearray()
         self._in_sync = False
+        self.dialled()
         greeting = self.read()
         assert greeting and greeting.opcode == INFO, f"expected INFO, got {self.transcript}"
         self.nonce = greeting.fields(1)[1]
@@ -111,6 +112,9 @@ class Peer:
 
     def __exit__(self, *exc):
         self.close()
+
+    def dialled(self):
+        """What comes before the greeting is read: nothing."""
 
     def close(self):
         self.sock.close()
