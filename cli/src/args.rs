@@ -9,6 +9,8 @@ use clap::{
 use clap_complete::Shell;
 use hpfeeds::Channel;
 
+#[cfg(feature = "demo")]
+use crate::demo::args::DemoArgs;
 #[cfg(unix)]
 use crate::spool::args::{SpoolAction, SpoolArgs};
 #[cfg(feature = "top")]
@@ -116,6 +118,20 @@ pub(crate) enum Action {
     #[cfg(not(feature = "top"))]
     #[command(hide = true, disable_help_flag = true)]
     Top {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        ignored: Vec<OsString>,
+    },
+
+    /// Run a broker, four imagined honeypots and a subscriber, to look at.
+    ///
+    /// All in this process and on this machine alone; nothing is stored. Prints the events as
+    /// `subscribe` does, and on stderr the address of the broker and of its dashboard. Ends on Ctrl-C.
+    #[cfg(feature = "demo")]
+    Demo(DemoArgs),
+
+    #[cfg(not(feature = "demo"))]
+    #[command(hide = true, disable_help_flag = true)]
+    Demo {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         ignored: Vec<OsString>,
     },
@@ -307,6 +323,7 @@ impl Cli {
             }
             #[cfg(not(feature = "top"))]
             Action::Top { .. } => return Ok(()),
+            Action::Demo { .. } => return Ok(()),
             Action::Bench(args) => {
                 self.connection.complete()?;
                 let needs_key = args.settle(before, &self.connection, matches)?;

@@ -6,6 +6,8 @@ use std::{env, io, process::ExitCode, time::Duration};
 use tokio::runtime;
 use tracing_subscriber::EnvFilter;
 
+#[cfg(feature = "demo")]
+use crate::demo;
 #[cfg(feature = "top")]
 use crate::top;
 use crate::{
@@ -54,6 +56,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Action::Top(args) => in_runtime(supervise(|stop| top::run(connection, args, stop), Duration::ZERO)),
         #[cfg(not(feature = "top"))]
         Action::Top { .. } => Err(Failure::new("this build has no top: it lacks the feature `top` of hpfeeds-cli")),
+        #[cfg(feature = "demo")]
+        Action::Demo(args) => in_runtime(supervise(|stop| demo::run(args, stop), Duration::ZERO)),
+        #[cfg(not(feature = "demo"))]
+        Action::Demo { .. } => Err(Failure::new("this build has no demo: it lacks the feature `demo` of hpfeeds-cli")),
         Action::Subscribe(args) => in_runtime(supervise(|stop| subscribe::run(connection, args, stop), Duration::ZERO)),
         Action::Publish(args) => {
             let patience = args.spooling.patience(&args.patience);

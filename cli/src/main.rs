@@ -6,6 +6,8 @@ mod bench;
 mod completions;
 mod connection;
 mod delivery;
+#[cfg(feature = "demo")]
+mod demo;
 mod dispatch;
 mod doctor;
 mod escape;

@@ -38,6 +38,13 @@ pub(crate) fn count(text: &str) -> Result<NonZeroU64, &'static str> {
     NonZeroU64::new(count).ok_or("no message at all: give at least 1, or leave it out to receive without end")
 }
 
+/// Reads a number of events in a second: from one in a hundred seconds to a thousand.
+#[cfg(feature = "demo")]
+pub(crate) fn rate(text: &str) -> Result<f64, &'static str> {
+    let rate: f64 = text.parse().map_err(|_| "not a number of events a second such as 4 or 0.5")?;
+    if (0.01..=1000.0).contains(&rate) { Ok(rate) } else { Err("not between 0.01 and 1000 events a second") }
+}
+
 /// Reads a name of 1 to 255 bytes. An empty one counts as not given, and is reported as missing.
 pub(crate) fn name(text: &str) -> Result<String, NameError> {
     match text {

@@ -69,7 +69,7 @@ const BROKER: [&[&str]; 22] = [
 const TOOL: [&[&str]; 8] = [
     &["main"],
     &["dispatch"],
-    &["completions", "publish", "sendfile", "subscribe", "bench", "doctor", "spool", "top"],
+    &["completions", "publish", "sendfile", "subscribe", "bench", "demo", "doctor", "spool", "top"],
     &["lines"],
     &["output", "sending", "watch"],
     &["link", "ndjson", "record"],
@@ -78,6 +78,7 @@ const TOOL: [&[&str]; 8] = [
         "connection",
         "delivery",
         "bench/args",
+        "demo/args",
         "doctor/args",
         "spool/args",
         "top/args",

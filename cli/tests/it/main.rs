@@ -7,6 +7,7 @@ mod bench;
 #[path = "../../../tests/support/certificates.rs"]
 mod certificates;
 mod confirm;
+mod demo;
 mod doctor;
 mod formats;
 mod forward;
