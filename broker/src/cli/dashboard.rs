@@ -1,11 +1,11 @@
 //! Arguments about the dashboard.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 
 use super::values::{Address, parse_dashboard};
-use crate::builder::BrokerBuilder;
+use crate::{broker::Broker, builder::BrokerBuilder};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Monitoring")]
@@ -45,6 +45,16 @@ impl Dashboard {
         match self.names.first() {
             Some(name) => format!("{scheme}://{name}:{}/", addr.port()),
             None => format!("{scheme}://{addr}/"),
+        }
+    }
+
+    /// Prints where it is, if it is there.
+    pub(super) fn announce(&self, out: &mut dyn io::Write, broker: &Broker) -> io::Result<()> {
+        let Some(url) = broker.dashboard_addr().map(|addr| self.url(addr)) else { return Ok(()) };
+        match broker.new_dashboard_token() {
+            // Once, and behind the mark that no browser sends to a server.
+            Some(token) => writeln!(out, "dashboard at {url}#token={token}"),
+            None => writeln!(out, "dashboard at {url}"),
         }
     }
 

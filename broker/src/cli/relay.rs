@@ -127,7 +127,7 @@ fn builder(command: &RelayCommand, keys: &[(Ident, Secret)]) -> Result<BrokerBui
         .journal_max_age(storage.journal_max_age.0)
         .journal_sync(storage.journal_sync)
         .store_all();
-    Ok(command.exporter.apply(builder))
+    Ok(command.dashboard.apply(command.exporter.apply(builder)))
 }
 
 /// The way to the parent, for each ident with its key.
@@ -202,7 +202,7 @@ async fn run(command: &RelayCommand) -> Result<ExitCode, AnyError> {
             None
         }
     };
-    if let Err(cause) = print(|out| announce(out, parent, &broker)) {
+    if let Err(cause) = print(|out| announce(out, command, parent, &broker)) {
         // The log has the same. A full disk must not keep the sensors out.
         tracing::warn!(%cause, "cannot print to stdout");
     }
@@ -253,12 +253,13 @@ async fn follow(above: &mut watch::Receiver<Vec<NodeId>>, broker: &Broker) {
     pending::<()>().await;
 }
 
-fn announce(out: &mut dyn io::Write, parent: &BrokerAddr, broker: &Broker) -> io::Result<()> {
+fn announce(out: &mut dyn io::Write, command: &RelayCommand, parent: &BrokerAddr, broker: &Broker) -> io::Result<()> {
     for addr in broker.local_addrs() {
         writeln!(out, "listening on {addr}")?;
     }
     if let Some(addr) = broker.exporter_addr() {
         writeln!(out, "metrics at http://{addr}/metrics")?;
     }
+    command.dashboard.announce(out, broker)?;
     writeln!(out, "relaying to {parent}")
 }

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use hpfeeds::{BrokerAddr, BrokerUrl, Channel, Ident, units};
 
 use super::{
+    dashboard::Dashboard,
     exporter::Exporter,
     logging::Logging,
     values::{Address, Period, parse_address, parse_message, parse_period, parse_seconds},
@@ -97,6 +98,9 @@ pub(crate) struct RelayCommand {
 
     #[command(flatten)]
     pub(super) exporter: Exporter,
+
+    #[command(flatten)]
+    pub(super) dashboard: Dashboard,
 
     #[command(flatten)]
     pub(super) logging: Logging,

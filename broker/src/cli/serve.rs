@@ -132,14 +132,7 @@ fn announce(out: &mut dyn io::Write, cli: &Cli, broker: &Broker) -> io::Result<(
     if let Some(addr) = broker.exporter_addr() {
         writeln!(out, "metrics at http://{addr}/metrics")?;
     }
-    if let Some(addr) = broker.dashboard_addr() {
-        let url = cli.dashboard.url(addr);
-        match broker.new_dashboard_token() {
-            // Once, and behind the mark that no browser sends to a server.
-            Some(token) => writeln!(out, "dashboard at {url}#token={token}")?,
-            None => writeln!(out, "dashboard at {url}")?,
-        }
-    }
+    cli.dashboard.announce(out, broker)?;
     if cli.dev {
         out.write_all(hints(broker.local_addr()).as_bytes())?;
     }

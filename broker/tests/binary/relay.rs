@@ -10,7 +10,7 @@ use tokio::process::Command;
 use crate::{
     Running, command,
     pki::Pki,
-    run,
+    run, scrape,
     support::{self, Peer, publish, within},
 };
 
@@ -51,6 +51,31 @@ async fn parent() -> Broker {
 /// An address that nothing listens on at the moment.
 fn free_address() -> String {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+#[tokio::test]
+async fn a_relay_has_a_dashboard_of_its_sensors() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = relay(&free_address(), "127.0.0.1:0", folder.path(), &["--dashboard", "127.0.0.1:0"]);
+    let mut running = Running::start(relay).await;
+    let line = within(running.stdout.next_line()).await.unwrap().unwrap();
+    let (addr, token) = line.strip_prefix("dashboard at http://").expect(&line).split_once("/#token=").expect(&line);
+    let stored = std::fs::read_to_string(folder.path().join("dashboard.tokens")).unwrap();
+    assert!(stored.ends_with(&format!("tail {token}\n")), "{stored}");
+    let sensor = Peer::login(running.addr, "one", "s").await;
+    let more = format!("Authorization: Bearer {token}\r\nConnection: close\r\n");
+    within(async {
+        while !scrape::request(addr.parse().unwrap(), "GET", "/api/v1/snapshot?state=learning", &more)
+            .await
+            .body
+            .contains(r#""ident":"one""#)
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    drop(sensor);
+    assert_eq!(running.stop("-TERM").await.0, Some(0));
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hpfeeds_broker::Broker;
+use hpfeeds_broker::{Broker, BrokerBuilder, Key};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use crate::{
+    pki::Pki,
     scrape::request,
     snapshot::{addr, showing},
     support::{Peer, builder, publish, until, within},
@@ -272,6 +273,38 @@ async fn a_cookie_opens_the_page_and_is_given_back() {
     let logout = request(addr(&broker), "POST", "/api/v1/logout", &format!("{cookie}{close}")).await;
     assert_eq!((logout.status, logout.head.contains("; max-age=0")), (204, true), "{}", logout.head);
     drop(page);
+    broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn two_thousand_rows_arrive_whole_at_a_slow_reader_over_tls() {
+    let pki = Pki::new();
+    let folder = tempfile::tempdir().unwrap();
+    let keys = (0..2000).map(|n| Key::new(format!("sensor-{n:04}"), "s").unwrap());
+    let builder = keys.fold(builder(), BrokerBuilder::user).dashboard_endpoint(pki.endpoint());
+    let broker = builder.dashboard_tokens(folder.path().join("tokens")).start().await.unwrap();
+    let token = broker.new_dashboard_token().unwrap().to_owned();
+    until(|| broker.snapshot().sensors.total == 2002).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let tcp = within(socket.connect(addr(&broker))).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(pki.client(None));
+    let mut tls = within(connector.connect("localhost".try_into().unwrap(), tcp)).await.unwrap();
+    let head = format!("Host: localhost\r\nAuthorization: Bearer {token}\r\n\r\n");
+    within(tls.write_all(format!("GET /api/v1/stream?limit=2000 HTTP/1.0\r\n{head}").as_bytes())).await.unwrap();
+    let (mut text, mut bytes) = (Vec::new(), [0; 1000]);
+    while !text.ends_with(b"\n\n") || text.len() < 100_000 {
+        let n = within(tls.read(&mut bytes)).await.unwrap();
+        assert!(n > 0, "the stream has ended after {} bytes", text.len());
+        text.extend_from_slice(&bytes[..n]);
+        tokio::task::yield_now().await;
+    }
+    let text = String::from_utf8(text).unwrap();
+    let (_, data) = text.split_once("\ndata: ").unwrap();
+    let snapshot: Value = serde_json::from_str(data.lines().next().unwrap()).unwrap();
+    let rows = snapshot["sensors"]["rows"].as_array().unwrap();
+    assert_eq!((rows.len(), &snapshot["states"]["never"]), (2000, &2002.into()));
+    drop(tls);
     broker.shutdown().await;
 }
 
