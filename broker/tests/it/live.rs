@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A page's stream. HTTP/1.0, so that the events come as they are.
-struct Page {
+pub(crate) struct Page {
     stream: TcpStream,
     text: String,
 }
@@ -52,7 +52,7 @@ impl Page {
     }
 
     /// Asks, and takes the head and the snapshot.
-    async fn open(broker: &Broker, query: &str, token: &str) -> (Self, Value) {
+    pub(crate) async fn open(broker: &Broker, query: &str, token: &str) -> (Self, Value) {
         let mut page = Self::ask(broker, query, token).await;
         let head = page.until("\r\n\r\n").await.unwrap().to_lowercase();
         assert!(head.starts_with("http/1.0 200 ok\r\n"), "{head}");
@@ -81,7 +81,7 @@ impl Page {
     }
 
     /// The next event of a kind in which something holds.
-    async fn find(&mut self, name: &str, mut holds: impl FnMut(&Value) -> bool) -> Value {
+    pub(crate) async fn find(&mut self, name: &str, mut holds: impl FnMut(&Value) -> bool) -> Value {
         within(async {
             loop {
                 let (of, data) = self.next().await.expect("the stream has ended");
@@ -315,7 +315,7 @@ async fn a_token_that_is_replaced_lets_nobody_in() {
     let new = "0123456789abcdef";
     std::fs::write(folder.path().join("tokens"), format!("view {new}\ntail {new}x\n")).unwrap();
     broker.reload().await.unwrap();
-    while page.next().await.is_some() {}
+    within(async { while page.next().await.is_some() {} }).await;
     for (token, status) in [(&*old, 401), (new, 200)] {
         let more = format!("Authorization: Bearer {token}\r\nConnection: close\r\n");
         assert_eq!(request(addr(&broker), "GET", "/api/v1/snapshot", &more).await.status, status);

@@ -17,6 +17,8 @@ mod lifecycle;
 mod limits;
 #[cfg(feature = "dashboard")]
 mod live;
+#[cfg(feature = "dashboard")]
+mod live_fleet;
 mod manual;
 #[cfg(feature = "exporter")]
 mod metrics;
