@@ -248,8 +248,13 @@ fn decode(text: &str) -> Option<String> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
+    use proptest::{prop_assert, proptest};
+
     use super::*;
-    use crate::view::build::tests::{sensor, snapshot};
+    use crate::{
+        util::property::cases,
+        view::build::tests::{sensor, snapshot},
+    };
 
     fn idents(query: &str) -> (Vec<String>, usize, usize) {
         let mut all = snapshot(vec![
@@ -332,5 +337,16 @@ mod tests {
         }
         assert!(Query::parse(&format!("q={}", "a".repeat(256))).is_err());
         assert_eq!(Query::parse("limit=99999999").unwrap().limit, MAX_LIMIT);
+    }
+
+    proptest! {
+        #![proptest_config(cases(256))]
+
+        #[test]
+        fn any_text_is_a_query_or_is_refused_on_one_line(text in "([a-z%=&*.]|%[0-9a-f]{2}|field=|sort=|limit=|.){0,60}") {
+            let refused = [Query::parse(&text).err(), StreamQuery::parse(&text).err()];
+            // The name of a parameter is quoted, and may be anything.
+            prop_assert!(refused.iter().flatten().all(|fault| !fault.is_empty() && fault.len() < 600));
+        }
     }
 }

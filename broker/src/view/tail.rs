@@ -217,7 +217,10 @@ fn base64(bytes: &[u8]) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
+    use proptest::{collection::vec, prelude::any, prop_assert, prop_assert_eq, proptest};
+
     use super::*;
+    use crate::util::property::cases;
 
     fn message(payload: &[u8]) -> Tapped {
         let (ident, channel) = ("one".to_owned(), "a".to_owned());
@@ -327,5 +330,25 @@ mod tests {
         assert_eq!((tail.look(), tap.is_open()), (None, true));
         drop(tail);
         assert!(!tap.is_open());
+    }
+
+    proptest! {
+        #![proptest_config(cases(256))]
+
+        #[test]
+        fn any_payload_is_shown_on_one_line(payload in vec(any::<u8>(), 0..40), more in 0..2_usize, json_like in any::<bool>()) {
+            let payload = if json_like { [b"{\"peerIP\":\"".as_slice(), &payload, b"\"}"].concat() } else { payload };
+            let message = || Tapped { size: payload.len() + more, ..message(&payload) };
+            let mut tail = tail(&[("text", "a"), ("field", "peerIP=*")]);
+            tail.show(Sample { seen: 1, messages: vec![message()] }, Duration::ZERO);
+            let event = TailEvent { at: 0, rate: 1, shown: 1, messages: vec![Message::of(message(), false)] };
+            let text = serde_json::to_string(&event).unwrap();
+            prop_assert!(!text.contains(['\n', '\r']));
+            let row = &serde_json::from_str::<Value>(&text).unwrap()["messages"][0];
+            match std::str::from_utf8(&payload) {
+                Ok(whole) => prop_assert_eq!(&row["payload"], whole),
+                Err(_) => prop_assert_eq!(&row["encoding"], "base64"),
+            }
+        }
     }
 }
