@@ -110,7 +110,10 @@ pub use net::endpoint::{
 pub use net::tls::certificate::TlsError;
 
 pub use presence::record::State;
-pub use view::{BrokerSnapshot, ChannelTotals, Consumer, List, Sensor, States};
+pub use view::{
+    BrokerSnapshot, ChannelTotals, Consumer, List, Sensor, States,
+    mailboxes::{JournalView, MailboxView},
+};
 
 #[doc(no_inline)]
 pub use hpfeeds::{

@@ -1,14 +1,9 @@
 //! The measurement of a data folder: what its metrics show of journal and mailboxes.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use crate::{
     journal::{handle::unix_ms, mailbox::snapshot::MailboxSnapshot, store::Store},
     metrics::storage::{MailboxCounts, StorageCounts},
 };
-
-/// So many connections in a row without any progress are a collector that is stuck.
-const STUCK: u32 = 3;
 
 /// The numbers of a store now. Takes some milliseconds for each mailbox when there are very many
 /// channels.
@@ -20,11 +15,7 @@ pub(crate) fn storage(store: &Store) -> StorageCounts {
         free: figures.free(),
         health: store.journal.health().word(),
         syncs: figures.syncs.counts(),
-        not_stored: [
-            ("share", store.shares.figures().1),
-            ("disk", store.pace.behind.load(Relaxed)),
-            ("failed", store.pace.failed.load(Relaxed)),
-        ],
+        not_stored: store.not_stored(),
         mailboxes: store.mailboxes.list().iter().map(|snapshot| mailbox(snapshot, now)).collect(),
     }
 }
@@ -37,7 +28,7 @@ fn mailbox(snapshot: &MailboxSnapshot, now: i64) -> MailboxCounts {
         bytes: snapshot.waiting.bytes,
         oldest_ms: oldest.and_then(|oldest| u64::try_from(oldest).ok()).unwrap_or_default(),
         attached: snapshot.owner.is_some(),
-        stuck: snapshot.stuck.is_some() || snapshot.failures >= STUCK,
+        stuck: snapshot.is_stuck(),
         lost: snapshot.counts.losses.by_reason().map(|(reason, count)| (reason.word(), count)).collect(),
         denied: snapshot.counts.denied,
     }

@@ -320,7 +320,7 @@ impl Outbox {
     /// Accounts for bytes from a mailbox, which are written without being queued here, and for
     /// messages of which the last byte was among them.
     pub(crate) fn sent_mail(&self, bytes: usize, messages: u32) {
-        self.delivery.counters.queued.add(messages.into());
+        self.delivery.counters.mailed.add(messages.into());
         self.sent_control(bytes);
     }
 

@@ -81,6 +81,7 @@ impl<K: Keeper> Engine<K> {
                 is_urgent: false,
                 is_closing: false,
                 is_blocked: false,
+                has_failed: false,
             }),
             wake: Condvar::new(),
             progress: watch::Sender::new(progress),
@@ -338,7 +339,10 @@ impl<K: Keeper> Engine<K> {
         let mut inner = self.shared.inner.lock();
         inner.is_blocked = matches!(health, Health::Full | Health::NoSpace);
         let durable = self.log.durable();
-        if health == Health::Failed {
+        if health == Health::Failed && !inner.has_failed {
+            inner.has_failed = true;
+            let kept = durable.number.max(inner.ring.base().number);
+            self.shared.figures.fail(inner.ring.last().number.saturating_sub(kept));
             // The wait for room is over.
             inner.ring.give_up();
         }

@@ -11,6 +11,7 @@ pub(crate) struct Figures {
     bytes: AtomicU64,
     free: AtomicU64,
     limit: AtomicU64,
+    failed: AtomicU64,
     /// The syncs of the disk.
     pub(crate) syncs: Latency,
 }
@@ -23,6 +24,16 @@ impl Figures {
         if let Some(free) = free {
             self.free.store(free, Relaxed);
         }
+    }
+
+    /// The journal has failed: so many messages were appended and are not durable.
+    pub(super) fn fail(&self, messages: u64) {
+        self.failed.fetch_add(messages, Relaxed);
+    }
+
+    /// Messages that were appended and are not durable, as the journal has failed: at most so many are lost.
+    pub(crate) fn failed(&self) -> u64 {
+        self.failed.load(Relaxed)
     }
 
     pub(crate) fn bytes(&self) -> u64 {

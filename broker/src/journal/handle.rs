@@ -110,6 +110,9 @@ impl Journal {
         if inner.is_closing {
             return Err(AppendError::Closed);
         }
+        if inner.has_failed {
+            return Err(AppendError::Failed);
+        }
         let was_idle = inner.ring.pending_bytes() == 0;
         let last = inner.ring.push(draft, is_admitted).ok_or(AppendError::QueueFull)?;
         let readable = inner.ring.readable();
@@ -178,6 +181,12 @@ impl Journal {
     /// The condition of the journal.
     pub(crate) fn health(&self) -> Health {
         self.shared.progress.borrow().health
+    }
+
+    /// Messages that were appended since the opening, without those that are lost as it has failed.
+    pub(crate) fn stored(&self) -> u64 {
+        let inner = self.shared.inner.lock();
+        inner.ring.pushed().saturating_sub(self.shared.figures.failed())
     }
 
     /// The figures of its disk.

@@ -17,6 +17,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Pace {
     is_behind: AtomicBool,
     since: Mutex<Option<Instant>>,
+    /// Messages that a mailbox or their publisher wants stored, whatever becomes of them.
+    pub(crate) wanted: AtomicU64,
     /// Messages that a mailbox wants and that are not stored, as the disk did not follow.
     pub(crate) behind: AtomicU64,
     /// The same, as the journal has failed.

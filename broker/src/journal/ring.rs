@@ -126,13 +126,16 @@ impl Ring {
         self.evict();
     }
 
-    /// Throws away what was not appended: the log has failed. Returns how many messages that were.
-    pub(super) fn give_up(&mut self) -> u64 {
-        let start = self.batches.len() - self.pending;
-        let gone: u64 = self.batches.drain(start..).map(|batch| u64::from(batch.messages)).sum();
+    /// Messages that were pushed since the opening.
+    pub(super) fn pushed(&self) -> u64 {
+        self.next - 1 - self.base
+    }
+
+    /// Throws away what was not appended: the log has failed.
+    pub(super) fn give_up(&mut self) {
+        self.batches.truncate(self.batches.len() - self.pending);
         self.bytes -= self.pending_bytes;
         (self.pending, self.pending_bytes) = (0, 0);
-        gone
     }
 
     fn evict(&mut self) {

@@ -113,6 +113,7 @@ pub(super) struct Shared {
 
 /// The part behind the lock.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "what its users have asked for and what has become of it")]
 pub(super) struct Inner {
     pub(super) ring: Ring,
     /// Somebody waits until this is durable.
@@ -122,6 +123,8 @@ pub(super) struct Inner {
     pub(super) is_closing: bool,
     /// The queue waits for room on the disk.
     pub(super) is_blocked: bool,
+    /// Nothing more is taken.
+    pub(super) has_failed: bool,
 }
 
 impl Shared {

@@ -114,6 +114,17 @@ impl Store {
         })
     }
 
+    /// Messages that a mailbox or their publisher wants stored, since the start.
+    pub(crate) fn wanted(&self) -> u64 {
+        self.pace.wanted.load(Ordering::Relaxed)
+    }
+
+    /// Messages that should be stored and are not, by reason, since the start.
+    pub(crate) fn not_stored(&self) -> [(&'static str, u64); 3] {
+        let failed = self.pace.failed.load(Ordering::Relaxed) + self.journal.figures().failed();
+        [("share", self.shares.figures().1), ("disk", self.pace.behind.load(Ordering::Relaxed)), ("failed", failed)]
+    }
+
     /// Makes everything durable, and ends the writer. Blocks. Returns whether all of it has worked;
     /// only the first call tells.
     pub(crate) fn close(&self) -> bool {

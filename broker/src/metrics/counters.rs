@@ -29,6 +29,8 @@ pub(crate) struct Counters {
     pub(crate) unqueued: Counter,
     /// Messages that a writer had taken and has not written.
     pub(crate) returned: Counter,
+    /// Messages that were written to collectors from their mailboxes: of them nothing else counts.
+    pub(crate) mailed: Counter,
     /// Messages that no connection published, once for each subscriber.
     pub(crate) copies: Counter,
     /// Messages for which a publisher has begun to wait, once for each subscriber, and those that
@@ -62,6 +64,7 @@ impl Counters {
             queued: self.queued.get(),
             unqueued,
             returned: self.returned.get(),
+            mailed: self.mailed.get(),
             copies: self.copies.get(),
             awaited: self.awaited.get(),
             decided: self.decided.get(),
@@ -97,6 +100,8 @@ pub(crate) struct Totals {
     pub(super) unqueued: u64,
     /// Messages that a writer had taken and has not written.
     pub(super) returned: u64,
+    /// Messages that were written to collectors from their mailboxes.
+    pub(super) mailed: u64,
     /// Copies of messages that no connection published.
     pub(super) copies: u64,
     /// Copies for which a publisher has begun to wait, and those that have been decided since.

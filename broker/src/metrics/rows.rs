@@ -222,8 +222,8 @@ pub(super) const ROWS: &[Row] = &[
     Row::new(
         Counter,
         "hpfeeds_broker_forwarded_messages",
-        "Messages that were queued for a subscriber, once for each.",
-        Single(|s| Integer(s.totals.queued)),
+        "Messages that were queued for a subscriber, once for each, or written to a collector from its mailbox.",
+        Single(|s| Integer(s.totals.queued + s.totals.mailed)),
     ),
     Row::new(
         Counter,

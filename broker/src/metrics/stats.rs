@@ -42,7 +42,7 @@ pub struct Stats {
     /// Of those messages, how many had no subscriber: they went nowhere.
     pub unrouted: u64,
     /// Messages that were queued for a subscriber (once for each) and not dropped or discarded
-    /// since.
+    /// since, and those that were written to collectors from their mailboxes.
     pub delivered: u64,
     /// Messages that a slow subscriber did not get.
     /// [`Broker::dropped`](crate::broker::Broker::dropped) has them by ident and channel.
@@ -76,7 +76,7 @@ impl Stats {
             received_messages: totals.received_messages,
             received_bytes: totals.received_bytes,
             unrouted: totals.unrouted,
-            delivered: totals.delivered(),
+            delivered: totals.delivered() + totals.mailed,
             dropped: totals.dropped,
             discarded: totals.discarded,
             sent_bytes: totals.sent_bytes,

@@ -1,6 +1,6 @@
 //! The host of a relay: what it asks of the broker that sensors talk to.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use hpfeeds::wire::{Channel, EncodeError, Ident, encode_publish, extension::NodeId};
@@ -18,11 +18,11 @@ impl Broker {
         self.context.journal.as_ref().map(|store| &store.journal)
     }
 
-    /// How many messages the journal did not get, since the start: the disk did not follow for too
-    /// long, or the journal has failed.
+    /// How many messages the journal did not get or has lost, since the start: the disk did not follow
+    /// for too long, or the journal has failed. A relay has no shares.
     pub(crate) fn not_stored(&self) -> impl Fn() -> u64 + Clone + Send + Sync + use<> {
         let store = self.context.journal.clone();
-        move || store.as_ref().map_or(0, |store| store.pace.behind.load(Relaxed) + store.pace.failed.load(Relaxed))
+        move || store.iter().flat_map(|store| store.not_stored()).map(|(_, messages)| messages).sum()
     }
 
     /// Sets the brokers above this one, nearest first. If they are others than before, clients that

@@ -132,6 +132,7 @@ impl Storing {
             return Stored::Live;
         }
         let messages = u64::from(draft.messages);
+        store.pace.wanted.fetch_add(messages, Relaxed);
         if self.gave_up {
             store.pace.behind.fetch_add(messages, Relaxed);
             self.missed = true;

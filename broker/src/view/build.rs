@@ -1,6 +1,9 @@
 //! The builder of a snapshot: reads counters, presence and incidents of a broker.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    cell::LazyCell,
+    collections::{BTreeMap, HashMap, HashSet},
+};
 
 use hpfeeds::wire::Ident;
 use tokio::time::timeout;
@@ -14,7 +17,7 @@ use crate::{
         self,
         record::{Record, State},
     },
-    view::{BrokerSnapshot, ChannelTotals, Consumer, List, Sensor, States},
+    view::{BrokerSnapshot, ChannelTotals, Consumer, List, Sensor, States, mailboxes},
 };
 
 impl BrokerContext {
@@ -36,14 +39,23 @@ impl BrokerContext {
             known.insert(ident);
         }
         let keys = self.presence.keys();
-        sensors.extend(keys.iter().filter(|ident| !known.contains(*ident)).map(never));
+        // A key of the environment stands there in upper case, and is for every spelling.
+        let spelt: LazyCell<HashSet<String>, _> =
+            LazyCell::new(|| known.iter().map(|ident| ident.to_uppercase()).collect());
+        let is_new = |key: &&Ident| {
+            let is_upper = || key.as_str() == key.to_uppercase();
+            !(known.contains(*key) || is_upper() && spelt.contains(key.as_str()))
+        };
+        sensors.extend(keys.iter().filter(is_new).map(never));
         sensors.sort_unstable_by(|one, other| (one.state, &one.ident).cmp(&(other.state, &other.ident)));
         consumers.sort_unstable_by(|one, other| one.ident.cmp(&other.ident));
         let mut states = States::default();
         for sensor in &sensors {
             states.add(sensor.state);
         }
-        let books = numbers.books;
+        let mut books = numbers.books;
+        let stored = self.journal.as_ref().map(|store| mailboxes::of(store, &mut books));
+        let (journal, mailboxes) = stored.map_or((None, Vec::new()), |(journal, rows)| (Some(journal), rows));
         BrokerSnapshot {
             at: unix_millis(),
             started: self.started.into(),
@@ -56,10 +68,12 @@ impl BrokerContext {
             rates: self.metrics.rates.rates(&self.metrics.counters),
             books,
             difference: books.difference(),
+            journal,
             sensors: List::of(sensors),
             consumers: List::of(consumers),
             channels: List::of(channels(&numbers)),
             incidents: List::of(self.incidents.all()),
+            mailboxes: List::of(mailboxes),
         }
     }
 
@@ -190,10 +204,12 @@ pub(crate) mod tests {
             rates: Rates::default(),
             books: Books::default(),
             difference: 0,
+            journal: None,
             sensors: List::of(sensors),
             consumers: List::of(Vec::new()),
             channels: List::of(Vec::new()),
             incidents: List::of(Vec::new()),
+            mailboxes: List::of(Vec::new()),
         }
     }
 }

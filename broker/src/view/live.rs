@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{BrokerSnapshot, ChannelTotals, Consumer, List, Sensor};
+use super::{BrokerSnapshot, ChannelTotals, Consumer, List, Sensor, mailboxes::MailboxView};
 use crate::incidents::Incident;
 
 /// A row of a list, which a page knows by its key.
@@ -37,6 +37,8 @@ struct Lists<'a> {
     channels: Option<ListChange<'a, ChannelTotals>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     incidents: Option<ListChange<'a, Incident>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mailboxes: Option<ListChange<'a, MailboxView>>,
 }
 
 /// The difference between two pages of a list.
@@ -60,10 +62,11 @@ pub(crate) fn change(before: &BrokerSnapshot, now: &BrokerSnapshot) -> Option<St
         consumers: rows(&before.consumers, &now.consumers),
         channels: rows(&before.channels, &now.channels),
         incidents: rows(&before.incidents, &now.incidents),
+        mailboxes: rows(&before.mailboxes, &now.mailboxes),
     };
-    let Lists { sensors, consumers, channels, incidents } = &lists;
-    let is_same = sensors.is_none() && consumers.is_none() && channels.is_none() && incidents.is_none();
-    if set.is_empty() && is_same {
+    let Lists { sensors, consumers, channels, incidents, mailboxes } = &lists;
+    let is_same = sensors.is_none() && consumers.is_none() && channels.is_none();
+    if set.is_empty() && is_same && incidents.is_none() && mailboxes.is_none() {
         return None;
     }
     serde_json::to_string(&Change { at: now.at, set, lists }).ok()
@@ -73,10 +76,12 @@ pub(crate) fn change(before: &BrokerSnapshot, now: &BrokerSnapshot) -> Option<St
 fn head(snapshot: &BrokerSnapshot) -> Option<Map<String, Value>> {
     let head = BrokerSnapshot {
         name: snapshot.name.clone(),
+        journal: snapshot.journal.clone(),
         sensors: List::of(Vec::new()),
         consumers: List::of(Vec::new()),
         channels: List::of(Vec::new()),
         incidents: List::of(Vec::new()),
+        mailboxes: List::of(Vec::new()),
         ..*snapshot
     };
     let Ok(Value::Object(mut head)) = serde_json::to_value(&head) else { return None };
@@ -149,6 +154,18 @@ impl Row for Incident {
 
     fn key(&self) -> &u64 {
         &self.id
+    }
+
+    fn is_known(&self, before: &Self) -> bool {
+        self == before
+    }
+}
+
+impl Row for MailboxView {
+    type Key = str;
+
+    fn key(&self) -> &str {
+        &self.mailbox
     }
 
     fn is_known(&self, before: &Self) -> bool {

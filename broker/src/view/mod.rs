@@ -1,5 +1,5 @@
-//! The operator's view of a broker: one snapshot of sensors, consumers, channels and incidents, with
-//! the books.
+//! The operator's view of a broker: one snapshot of sensors, consumers, channels, incidents and
+//! mailboxes, with the books.
 
 pub(crate) mod build;
 #[cfg(feature = "dashboard")]
@@ -8,6 +8,7 @@ pub(crate) mod fields;
 pub(crate) mod live;
 #[cfg(feature = "dashboard")]
 pub(crate) mod query;
+pub(crate) mod mailboxes;
 pub(crate) mod sampler;
 #[cfg(feature = "dashboard")]
 pub(crate) mod shown;
@@ -18,6 +19,7 @@ pub(crate) mod tail;
 
 use serde::Serialize;
 
+use self::mailboxes::{JournalView, MailboxView};
 use crate::{
     incidents::Incident,
     metrics::{books::Books, rates::Rates},
@@ -49,10 +51,12 @@ pub struct BrokerSnapshot {
     pub states: States,
     /// Rates of the last seconds.
     pub rates: Rates,
-    /// Copies of messages, and what became of them.
+    /// Copies of messages and stored messages, and what became of them.
     pub books: Books,
     /// [`Books::difference`]: zero, or a fault in the broker.
     pub difference: i64,
+    /// The journal, if there is a data folder.
+    pub journal: Option<JournalView>,
     /// Idents that publish, or have not done anything yet: the worst first.
     pub sensors: List<Sensor>,
     /// Idents that have subscribed, in order.
@@ -61,6 +65,8 @@ pub struct BrokerSnapshot {
     pub channels: List<ChannelTotals>,
     /// Faults of clients, the last first.
     pub incidents: List<Incident>,
+    /// Mailboxes, in order; none without a data folder.
+    pub mailboxes: List<MailboxView>,
 }
 
 /// Rows of a table, all of them or a page.

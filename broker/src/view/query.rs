@@ -1,6 +1,6 @@
 //! The query of a snapshot: which lists, which of their rows, in which order, and which page.
 
-use super::{BrokerSnapshot, ChannelTotals, Consumer, List, Sensor, tail::Filters};
+use super::{BrokerSnapshot, ChannelTotals, Consumer, List, Sensor, mailboxes::MailboxView, tail::Filters};
 use crate::{incidents::Incident, presence::record::State};
 
 /// The rows of a page, unless the query says another number, and the most.
@@ -33,7 +33,7 @@ const COLUMNS: [&str; 18] = [
 ];
 
 /// The lists of a snapshot.
-const LISTS: [&str; 4] = ["sensors", "consumers", "channels", "incidents"];
+const LISTS: [&str; 5] = ["sensors", "consumers", "channels", "incidents", "mailboxes"];
 
 /// A query, as it stands behind the path of a request: `state=gone,silent&sort=-since&limit=50`.
 #[derive(Debug, PartialEq, Eq)]
@@ -146,10 +146,12 @@ impl Query {
             any([row.ident.as_deref(), row.channel.as_deref(), Some(&row.text)]) || has(&row.source.to_string())
         };
         snapshot.incidents.rows.retain(is_about);
+        snapshot.mailboxes.rows.retain(|row| has(&row.mailbox));
         self.page(&mut snapshot.sensors, "sensors", sort_sensors);
         self.page(&mut snapshot.consumers, "consumers", sort_consumers);
         self.page(&mut snapshot.channels, "channels", sort_channels);
         self.page(&mut snapshot.incidents, "incidents", sort_incidents);
+        self.page(&mut snapshot.mailboxes, "mailboxes", sort_mailboxes);
     }
 
     /// Sorts a list and leaves its page. Rows with the same value stay in the list's own order.
@@ -213,6 +215,18 @@ fn sort_incidents(rows: &mut [Incident], column: &str) -> bool {
         "last" => rows.sort_by_key(|row| row.last),
         "first" => rows.sort_by_key(|row| row.first),
         "count" => rows.sort_by_key(|row| row.count),
+        _ => return false,
+    }
+    true
+}
+
+/// The same; they come in the order of mailboxes.
+fn sort_mailboxes(rows: &mut [MailboxView], column: &str) -> bool {
+    match column {
+        "mailbox" => {}
+        "since" => rows.sort_by_key(|row| row.since),
+        "waiting" => rows.sort_by_key(|row| row.waiting),
+        "oldest" => rows.sort_by_key(|row| row.oldest),
         _ => return false,
     }
     true
@@ -308,13 +322,13 @@ mod tests {
 
     #[test]
     fn each_column_sorts_some_list() {
-        let of_no_list_here = ["mailbox", "waiting", "oldest"];
-        for column in COLUMNS.into_iter().filter(|column| !of_no_list_here.contains(column)) {
+        for column in COLUMNS {
             let known = [
                 sort_sensors(&mut [], column),
                 sort_consumers(&mut [], column),
                 sort_channels(&mut [], column),
                 sort_incidents(&mut [], column),
+                sort_mailboxes(&mut [], column),
             ];
             assert!(known.contains(&true), "{column}");
         }

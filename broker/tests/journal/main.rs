@@ -2,6 +2,7 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod books;
 mod collectors;
 mod delivery;
 #[path = "../support/extension.rs"]

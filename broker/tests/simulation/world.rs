@@ -171,6 +171,11 @@ impl World {
         self.until("the broker has let go of all connections", |world| {
             world.broker().is_some_and(|broker| broker.stats().connections == 0)
         })?;
+        // At rest, the books add up.
+        let snapshot = self.broker().map(|broker| broker.snapshot());
+        if let Some(snapshot) = snapshot.filter(|snapshot| (snapshot.difference, snapshot.books.queued) != (0, 0)) {
+            return Err(format!("the books do not add up: {:?}", snapshot.books));
+        }
         self.end_life();
         checks::sessions(&mut self.log.lock());
         let record = self.log.lock();

@@ -6,6 +6,9 @@ use hpfeeds::wire::{Channel, extension::Position};
 
 use super::{super::stock::Waiting, losses::Losses, spec::MailboxName};
 
+/// So many connections in a row without any progress are a collector that is stuck.
+const STUCK: u32 = 3;
+
 /// The counts of a mailbox, since it was declared.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
@@ -45,4 +48,11 @@ pub(crate) struct MailboxSnapshot {
     pub(crate) is_expired: bool,
     /// When a connection was attached last, in milliseconds since 1970.
     pub(crate) seen_ms: i64,
+}
+
+impl MailboxSnapshot {
+    /// Whether its collector crashes on a message, or ends its connections without progress.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stuck.is_some() || self.failures >= STUCK
+    }
 }
