@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
+use futures::TryStreamExt as _;
+use hpfeeds::wire::Ident;
 use mongodb::{
     Client, Collection,
     bson::{Bson, Document, doc},
@@ -13,7 +15,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::{
-    AuthError, AuthStore, Lookup,
+    AuthError, AuthStore, Idents, Lookup,
     entry::{Entry, list_or_text},
     key::Key,
 };
@@ -27,6 +29,9 @@ const SELECTION: Duration = Duration::from_secs(4);
 
 /// The most connections that one store opens to a server.
 const CONNECTIONS: u32 = 4;
+
+/// The most idents that are listed: more are of no use to a broker.
+const MOST_IDENTS: i64 = 10_000;
 
 const COLLECTION: &str = "auth_key";
 
@@ -127,6 +132,20 @@ impl MongoStore {
         Ok(Self { name, keys })
     }
 
+    async fn idents(&self) -> Result<Vec<Ident>, AuthError> {
+        let fail = |cause: &dyn fmt::Display| AuthError::new(format_args!("{}: {cause}", self.name));
+        let listing = async {
+            let documents = self.keys.find(doc! {}).projection(doc! {"_id": 0, "identifier": 1}).limit(MOST_IDENTS);
+            documents.await?.try_collect::<Vec<_>>().await
+        };
+        let found = timeout(DEADLINE, listing).await;
+        let found = found
+            .map_err(|_| fail(&format_args!("the database did not answer within {} s", DEADLINE.as_secs())))?
+            .map_err(|cause| fail(&one_line(&cause)))?;
+        // One that no client can have is none.
+        Ok(found.iter().filter_map(|found| Ident::new(found.get_str("identifier").ok()?).ok()).collect())
+    }
+
     async fn key(&self, ident: &str) -> Result<Option<Arc<Key>>, AuthError> {
         let fail = |cause: &dyn fmt::Display| AuthError::new(format_args!("{}: {cause}", self.name));
         let found = timeout(DEADLINE, self.keys.find_one(doc! {"identifier": ident})).await;
@@ -151,6 +170,10 @@ impl fmt::Debug for MongoStore {
 impl AuthStore for MongoStore {
     fn lookup<'a>(&'a self, ident: &'a str) -> Lookup<'a> {
         Box::pin(self.key(ident))
+    }
+
+    fn idents(&self) -> Idents<'_> {
+        Box::pin(self.idents())
     }
 }
 

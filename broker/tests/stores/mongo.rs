@@ -63,8 +63,13 @@ fn answer(command: &Document, documents: &HashMap<String, Document>) -> Document
         },
         "find" => {
             assert_eq!((value, command.get_str("$db").unwrap()), (&Bson::from("auth_key"), "keys"));
-            let ident = command.get_document("filter").unwrap().get_str("identifier").unwrap();
-            let found: Vec<_> = documents.get(ident).cloned().into_iter().map(Bson::from).collect();
+            let found: Vec<_> = if let Ok(ident) = command.get_document("filter").unwrap().get_str("identifier") {
+                documents.get(ident).cloned().into_iter().map(Bson::from).collect()
+            } else {
+                let all = command.get_document("projection").unwrap();
+                assert_eq!((all, command.get_i64("limit").unwrap()), (&doc! {"_id": 0, "identifier": 1}, 10_000));
+                documents.keys().map(|ident| Bson::from(doc! {"identifier": ident})).collect()
+            };
             doc! {"cursor": {"id": 0_i64, "ns": "keys.auth_key", "firstBatch": found}, "ok": 1.0}
         }
         _ => doc! {"ok": 1.0},
@@ -78,6 +83,11 @@ async fn mongodb() {
     });
     let address = stand_in(documents.collect()).await;
     let store = within(MongoStore::open(address.parse().unwrap())).await.unwrap();
+    let mut idents = within(store.idents()).await.unwrap();
+    idents.sort_unstable();
+    let mut expected: Vec<_> = suite::entries().into_iter().map(|entry| entry.ident).collect();
+    expected.sort_unstable();
+    assert_eq!(idents, expected);
     suite::reads(Arc::new(store)).await;
 }
 

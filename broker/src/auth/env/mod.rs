@@ -8,8 +8,8 @@ use std::{env, fmt, path::PathBuf, sync::Arc};
 
 use tokio::task::spawn_blocking;
 
-use self::variables::{both, entries, is_file, read};
-use super::{AuthError, AuthStore, Lookup, key::Key};
+use self::variables::{both, entries, idents, is_file, read};
+use super::{AuthError, AuthStore, Idents, Lookup, key::Key};
 
 /// Keys in environment variables, as the Python broker reads them.
 ///
@@ -24,6 +24,8 @@ use super::{AuthError, AuthStore, Lookup, key::Key};
 pub struct EnvStore {
     variable: Box<Variable>,
     may_change: bool,
+    /// The variables are those of this process, which can be listed.
+    is_process: bool,
 }
 
 type Variable = dyn Fn(&str) -> Result<String, env::VarError> + Send + Sync;
@@ -42,12 +44,12 @@ impl EnvStore {
     #[must_use]
     pub fn new() -> Self {
         let in_files = env::vars_os().any(|(name, _)| is_file(&name));
-        Self { may_change: in_files, ..Self::with(|name| env::var(name)) }
+        Self { may_change: in_files, is_process: true, ..Self::with(|name| env::var(name)) }
     }
 
     /// Reads variables through a function, at each lookup. Their values may change.
     pub fn with(variable: impl Fn(&str) -> Result<String, env::VarError> + Send + Sync + 'static) -> Self {
-        Self { variable: Box::new(variable), may_change: true }
+        Self { variable: Box::new(variable), may_change: true, is_process: false }
     }
 
     /// Remarks about the variables of this process that are probably not meant as they are: quotes,
@@ -135,6 +137,11 @@ impl AuthStore for EnvStore {
             };
             self.key(ident, &upper, secret)
         })
+    }
+
+    /// In upper case, as they stand in the variables of this process.
+    fn idents(&self) -> Idents<'_> {
+        Box::pin(async { Ok(if self.is_process { idents(env::vars_os()) } else { Vec::new() }) })
     }
 
     fn may_change(&self) -> bool {

@@ -1,6 +1,14 @@
 //! Names and values of the environment variables that make a key.
 
-use std::{ffi::OsStr, fmt, fs::File, io::Read as _, path::Path};
+use std::{
+    ffi::{OsStr, OsString},
+    fmt,
+    fs::File,
+    io::Read as _,
+    path::Path,
+};
+
+use hpfeeds::wire::Ident;
 
 use crate::auth::{AuthError, text::utf8};
 
@@ -19,6 +27,20 @@ pub(super) fn parts(name: &str) -> Option<(&str, &'static str)> {
 /// Whether a variable names a file with a secret.
 pub(super) fn is_file(name: &OsStr) -> bool {
     name.to_str().and_then(parts).is_some_and(|(_, field)| field == "_SECRET_FILE")
+}
+
+/// The idents that variables make known, in upper case as they stand there, in order.
+pub(super) fn idents(variables: impl Iterator<Item = (OsString, OsString)>) -> Vec<Ident> {
+    let known = variables.filter(|(_, value)| !value.is_empty()).filter_map(|(name, _)| {
+        let (ident, field) = parts(name.to_str()?)?;
+        // One that is not in upper case is never looked up.
+        let counts = matches!(field, "_SECRET" | "_SECRET_FILE") && ident == ident.to_uppercase();
+        Ident::new(ident).ok().filter(|_| counts)
+    });
+    let mut idents: Vec<_> = known.collect();
+    idents.sort_unstable();
+    idents.dedup();
+    idents
 }
 
 /// The error of two sources for one secret.
@@ -50,4 +72,27 @@ pub(super) fn read(variable: &str, path: &Path) -> Result<String, AuthError> {
 /// The channels of a list.
 pub(super) fn entries(list: &str) -> impl Iterator<Item = &str> {
     list.split(',').filter(|entry| !entry.is_empty())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_with_a_secret_make_idents_known() {
+        let variables = [
+            ("HPFEEDS_COWRIE_SECRET", "s"),
+            ("HPFEEDS_COWRIE_SECRET_FILE", ""),
+            ("HPFEEDS_A-1.B_SECRET_FILE", "/run/secrets/a"),
+            ("HPFEEDS_EMPTY_SECRET", ""),
+            ("HPFEEDS_LISTS_PUBCHANS", "a"),
+            ("HPFEEDS_lower_SECRET", "s"),
+            ("HPFEEDS__SECRET", "s"),
+            ("HPFEEDS_SECRET", "s"),
+            ("PATH", "/bin"),
+        ];
+        let found = idents(variables.into_iter().map(|(name, value)| (name.into(), value.into())));
+        assert_eq!(found, ["A-1.B", "COWRIE"].map(|ident| Ident::new(ident).unwrap()));
+    }
 }
