@@ -41,8 +41,8 @@ use crate::{
         },
         tls::reload::Reloader,
     },
-    presence,
     streams::StreamTable,
+    util::clock::unix_seconds,
     view::{BrokerSnapshot, sampler},
 };
 
@@ -128,7 +128,7 @@ impl Broker {
         let delivery = DeliveryContext::new(rules, metrics.counters.clone());
         let context = Arc::new(BrokerContext {
             config,
-            started: presence::now(),
+            started: unix_seconds(),
             presence: Arc::new(presence),
             incidents: delivery.incidents.clone(),
             store: Arc::new(store),

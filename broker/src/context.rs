@@ -34,9 +34,10 @@ use crate::{
         text::{Exposition, Text},
     },
     net::{buffer_pool::BufferPool, tls::reload::Reloader},
-    presence::{self, Presence},
+    presence::Presence,
     routing::router::Router,
     streams::StreamTable,
+    util::clock::unix_seconds,
 };
 
 /// Writes more metrics behind those of the broker.
@@ -116,7 +117,7 @@ impl BrokerContext {
     /// All metrics as text.
     pub(crate) fn render(&self, exposition: Exposition) -> String {
         let mut snapshot = self.snapshot();
-        snapshot.seen = self.presence.last_seen(presence::now());
+        snapshot.seen = self.presence.last_seen(unix_seconds());
         snapshot.certificates = self.certificates.expiries();
         snapshot.storage = self.journal.as_ref().map(|store| measure::storage(store));
         render(&snapshot, exposition, |text| {

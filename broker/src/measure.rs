@@ -1,8 +1,9 @@
 //! The measurement of a data folder: what its metrics show of journal and mailboxes.
 
 use crate::{
-    journal::{handle::unix_ms, mailbox::snapshot::MailboxSnapshot, store::Store},
+    journal::{mailbox::snapshot::MailboxSnapshot, store::Store},
     metrics::storage::{MailboxCounts, StorageCounts},
+    util::clock::unix_ms,
 };
 
 /// The numbers of a store now. Takes some milliseconds for each mailbox when there are very many

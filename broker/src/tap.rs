@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use hpfeeds::wire::{FrameBatch, FrameRef, Opcode};
 use parking_lot::Mutex;
 
-use crate::{incidents::unix_millis, util::glob::Glob};
+use crate::util::{clock::unix_ms, glob::Glob};
 
 /// The most messages of a sample, and the most bytes of their payloads.
 pub(crate) const MAX_MESSAGES: usize = 512;
@@ -166,7 +166,7 @@ impl Bucket {
         }
         // A publisher waits for nobody.
         let Some(mut filled) = self.filled.try_lock() else { return };
-        let at = unix_millis();
+        let at = unix_ms().unsigned_abs();
         for frame in FrameBatch::checked(run).frames() {
             let Some((_, body)) = FrameBatch::checked(frame).publish_at(0) else { continue };
             let Ok(FrameRef::Publish { payload, .. }) = FrameRef::parse(Opcode::Publish, body) else { continue };

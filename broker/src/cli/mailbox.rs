@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write as _},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use clap::{Args, Subcommand};
@@ -10,7 +10,10 @@ use hpfeeds::units::period;
 use serde_json::Value;
 
 use super::control::Folder;
-use crate::control::request::{Request, To, position};
+use crate::{
+    control::request::{Request, To, position},
+    util::clock::unix_ms,
+};
 
 /// Show the mailboxes of a running broker, and steer them
 #[derive(Debug, Args)]
@@ -88,17 +91,17 @@ impl MailboxCommand {
         match &self.action {
             Action::List { json } => {
                 let list = self.folder.ask(&Request::List, none)?;
-                print(&if *json { format!("{list:#}\n") } else { table(&list, now_ms()) })
+                print(&if *json { format!("{list:#}\n") } else { table(&list, unix_ms()) })
             }
             Action::Show { mailbox, json } => {
                 let shown = self.folder.ask(&Request::Show(mailbox.clone()), none)?;
-                print(&if *json { format!("{shown:#}\n") } else { describe(&shown, now_ms()) })
+                print(&if *json { format!("{shown:#}\n") } else { describe(&shown, unix_ms()) })
             }
             Action::Rewind { mailbox, to } => {
                 let to = match *to {
                     Back::To(to) => to,
                     Back::By(time) => {
-                        To::Time(now_ms().saturating_sub(i64::try_from(time.as_millis()).unwrap_or(i64::MAX)))
+                        To::Time(unix_ms().saturating_sub(i64::try_from(time.as_millis()).unwrap_or(i64::MAX)))
                     }
                 };
                 let done = self.folder.ask(&Request::Rewind(mailbox.clone(), to), none)?;
@@ -133,11 +136,6 @@ impl MailboxCommand {
             }
         }
     }
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// One screen of 80 columns: a line for each mailbox, and what is wrong under it.

@@ -8,7 +8,7 @@ use std::{
     cmp::Reverse,
     net::IpAddr,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use hpfeeds::wire::{Channel, Ident};
@@ -16,7 +16,10 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::limits::source::{Source, SourceTable};
+use crate::{
+    limits::source::{Source, SourceTable},
+    util::clock::unix_ms,
+};
 
 /// The most incidents of all kinds together.
 const MAX_INCIDENTS: usize = 1000;
@@ -165,7 +168,7 @@ impl Incidents {
     }
 
     fn count(&self, kind: IncidentKind, key: Key, count: u64, text: &str, now: Instant) {
-        let time = unix_millis();
+        let time = unix_ms().unsigned_abs();
         let mut table = self.tables[kind as usize].lock();
         if let Some(entry) = table.get_mut(&key, now) {
             entry.count += count;
@@ -210,12 +213,6 @@ fn cut(text: &str) -> &str {
         end -= 1;
     }
     text.get(..end).unwrap_or_default()
-}
-
-/// The time in milliseconds since 1970.
-pub(crate) fn unix_millis() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::{
     io,
     sync::Arc,
     thread::{self, JoinHandle},
-    time::{Instant, SystemTime},
+    time::Instant,
 };
 
 use hpfeeds::{
@@ -25,6 +25,7 @@ use super::{
     ring::After,
     state::{Health, Progress, Shared, Vigil},
 };
+use crate::util::clock::unix_ms;
 
 /// The longest batch: one record of the log.
 const LONGEST: usize = 1 << 30;
@@ -336,10 +337,4 @@ fn run<K: Keeper>(mut engine: Engine<K>) -> bool {
             return engine.close(now());
         }
     }
-}
-
-/// The time in milliseconds since 1970.
-pub(crate) fn unix_ms() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -35,6 +35,7 @@ use super::{
     table_log::TableLog,
 };
 
+use crate::util::clock::unix_ms;
 /// The table of mailboxes, and the one row that says that there is a table.
 const MAILBOXES: u8 = 1;
 const FOUNDED: u8 = 0;
@@ -233,7 +234,7 @@ impl PostKeeper {
         let is_founded = table.rows(FOUNDED).next().is_some();
         let has_data = journal.oldest() < journal.last() && journal.oldest().epoch < journal.epoch();
         let mut report = PostReport { damaged, is_lost: !is_founded && has_data, ..PostReport::default() };
-        let now = super::handle::unix_ms();
+        let now = unix_ms();
         let stored: BTreeMap<Vec<u8>, Bytes> =
             table.rows(MAILBOXES).map(|(name, value)| (name.to_vec(), value.clone())).collect();
         let mut all = BTreeMap::new();

@@ -8,14 +8,7 @@ pub(crate) mod file;
 pub(crate) mod record;
 mod rounded;
 
-use std::{
-    collections::HashMap,
-    io,
-    net::SocketAddr,
-    path::Path,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{collections::HashMap, io, net::SocketAddr, path::Path, sync::Arc};
 
 use hpfeeds::wire::Ident;
 use parking_lot::Mutex;
@@ -24,7 +17,7 @@ use tokio::sync::Notify;
 use crate::{
     metrics::connection::ConnectionCounters,
     presence::record::{Departure, Record},
-    util::collections::shrink,
+    util::{clock::unix_seconds, collections::shrink},
 };
 
 /// The most idents. A new one takes the place of the one that left longest ago; when all are
@@ -82,7 +75,7 @@ impl Presence {
         peer: SocketAddr,
         counters: &Arc<ConnectionCounters>,
     ) -> Attendance {
-        let now = now();
+        let now = unix_seconds();
         let mut table = self.table.lock();
         if table.records.contains_key(ident) || table.make_room() {
             table.changed = true;
@@ -149,7 +142,7 @@ impl Presence {
     /// shutdown in the middle of the minute's, follow one another.
     pub(crate) fn store(&self, folder: &Path) -> io::Result<()> {
         let _turn = self.storing.lock();
-        self.save(now()).map_or(Ok(()), |text| file::store(folder, &text))
+        self.save(unix_seconds()).map_or(Ok(()), |text| file::store(folder, &text))
     }
 
     /// The records as they are [stored](file), if they have changed since the last call.
@@ -197,7 +190,7 @@ impl Attendance {
         if std::mem::replace(&mut self.has_left, true) {
             return;
         }
-        let now = now();
+        let now = unix_seconds();
         let mut table = self.presence.table.lock();
         let record = table.records.get_mut(&self.ident);
         if record.is_some_and(|record| record.leave(&self.counters, reason, now)) {
@@ -211,12 +204,6 @@ impl Drop for Attendance {
     fn drop(&mut self) {
         self.leave(Departure::Cut);
     }
-}
-
-/// The time in seconds since 1970.
-pub(crate) fn now() -> u32 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u32::try_from(now.as_secs()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

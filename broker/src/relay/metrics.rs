@@ -4,8 +4,8 @@ use hpfeeds::wire::extension::Level;
 
 use super::figures::{Figures, LinkState, UplinkSnapshot};
 use crate::{
-    journal::handle::unix_ms,
     metrics::text::{Kind, Text},
+    util::clock::unix_ms,
 };
 
 /// Writes the metrics of all uplinks, and how many messages are not stored.

@@ -14,7 +14,7 @@ use tokio::{io::AsyncWriteExt as _, net::UnixListener, time::timeout};
 use tracing::debug;
 
 use super::figures::{Figures, LinkState, Refusals, UplinkSnapshot};
-use crate::journal::handle::unix_ms;
+use crate::util::clock::unix_ms;
 
 /// The name of the socket in the data folder.
 const SOCKET: &str = "relay.sock";

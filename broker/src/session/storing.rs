@@ -14,11 +14,14 @@ use hpfeeds::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use crate::journal::{
-    batch::{Draft, Runs},
-    handle::{AppendError, unix_ms},
-    pace,
-    store::Store,
+use crate::{
+    journal::{
+        batch::{Draft, Runs},
+        handle::AppendError,
+        pace,
+        store::Store,
+    },
+    util::clock::unix_ms,
 };
 
 /// The parts of the store that messages on a channel go to.

@@ -2,6 +2,7 @@
 
 pub(crate) mod accept_backoff;
 mod backoff;
+pub(crate) mod clock;
 pub(crate) mod collections;
 pub(crate) mod file_watch;
 #[cfg(feature = "dashboard")]

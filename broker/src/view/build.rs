@@ -11,19 +11,16 @@ use tracing::debug;
 
 use crate::{
     context::BrokerContext,
-    incidents::unix_millis,
     metrics::{ident::IdentCounts, snapshot::Snapshot},
-    presence::{
-        self,
-        record::{Record, State},
-    },
+    presence::record::{Record, State},
+    util::clock::{unix_ms, unix_seconds},
     view::{BrokerSnapshot, ChannelTotals, Consumer, List, Sensor, States, mailboxes},
 };
 
 impl BrokerContext {
     /// The operator's view, with all rows.
     pub(crate) fn view(&self) -> BrokerSnapshot {
-        let now = presence::now();
+        let now = unix_seconds();
         let numbers = self.snapshot();
         let counts: HashMap<_, _> = numbers.idents.iter().map(|(ident, counts)| (ident, counts)).collect();
         let (mut sensors, mut consumers, mut known) = (Vec::new(), Vec::new(), HashSet::new());
@@ -57,7 +54,7 @@ impl BrokerContext {
         let stored = self.journal.as_ref().map(|store| mailboxes::of(store, &mut books));
         let (journal, mailboxes) = stored.map_or((None, Vec::new()), |(journal, rows)| (Some(journal), rows));
         BrokerSnapshot {
-            at: unix_millis(),
+            at: unix_ms().unsigned_abs(),
             started: self.started.into(),
             name: self.config.name.clone(),
             version: env!("CARGO_PKG_VERSION"),

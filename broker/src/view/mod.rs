@@ -6,9 +6,9 @@ pub(crate) mod build;
 pub(crate) mod fields;
 #[cfg(feature = "dashboard")]
 pub(crate) mod live;
+pub(crate) mod mailboxes;
 #[cfg(feature = "dashboard")]
 pub(crate) mod query;
-pub(crate) mod mailboxes;
 pub(crate) mod sampler;
 #[cfg(feature = "dashboard")]
 pub(crate) mod shown;

@@ -8,7 +8,8 @@ use tracing::warn;
 
 use crate::{
     context::BrokerContext,
-    presence::{self, Presence, file},
+    presence::{Presence, file},
+    util::clock::unix_seconds,
 };
 
 const LOOK: Duration = Duration::from_secs(1);
@@ -28,11 +29,11 @@ pub(crate) async fn run(context: Arc<BrokerContext>) {
             let now = ticks.tick().await;
             let passed = now.saturating_duration_since(last).as_secs();
             last += Duration::from_secs(passed);
-            let open = context.presence.look(presence::now(), u32::try_from(passed).unwrap_or(u32::MAX));
+            let open = context.presence.look(unix_seconds(), u32::try_from(passed).unwrap_or(u32::MAX));
             context.metrics.rates.sample(&context.metrics.counters);
             looks = (looks + 1) % LOOKS_A_MINUTE;
             if looks == 0 {
-                context.presence.expire(presence::now());
+                context.presence.expire(unix_seconds());
                 save(&context).await;
                 context.list_keys().await;
             }

@@ -11,9 +11,8 @@ use super::{
     sources::{SourceFields, Sources},
 };
 use crate::{
-    incidents::unix_millis,
     tap::{Listener, MAX_PAYLOAD, Sample, Tap, Tapped, Wanted},
-    util::glob::Glob,
+    util::{clock::unix_ms, glob::Glob},
 };
 
 /// The most messages of one event.
@@ -163,7 +162,7 @@ impl Tail {
             if self.filters.looks_inside() { (sample.seen * passes).div_ceil(looked.max(1)) } else { sample.seen };
         let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
         let rate = all.saturating_mul(1000).div_ceil(millis);
-        TailEvent { at: unix_millis(), rate, shown: messages.len(), messages }
+        TailEvent { at: unix_ms().unsigned_abs(), rate, shown: messages.len(), messages }
     }
 }
 

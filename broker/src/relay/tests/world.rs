@@ -26,7 +26,6 @@ use crate::{
     builder::BrokerBuilder,
     journal::{
         batch::Draft,
-        handle::unix_ms,
         options::JournalOptions,
         store::{Disks, Store, StoreOptions},
     },
@@ -35,6 +34,7 @@ use crate::{
         table::Table,
         uplink::{Settings, Uplink},
     },
+    util::clock::unix_ms,
 };
 
 /// No wait of a test is longer.
