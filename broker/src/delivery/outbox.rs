@@ -201,10 +201,10 @@ impl Outbox {
         pressure.detector.end_window(&self.delivery.rules, Instant::now());
         self.charge_wait(pressure);
         pressure.detector.state = ConsumerState::RateLimited;
-        let recovered = pressure.deadline.take().is_some();
+        let recovered = pressure.deadline.take().is_some().then(|| pressure.drops.take_untold());
         drop(state);
-        if recovered {
-            self.log_recovery();
+        if let Some(untold) = recovered {
+            self.log_recovery(untold);
         }
         self.release_publishers();
     }
@@ -297,11 +297,11 @@ impl Outbox {
         let Some(pressure) = &mut state.pressure else {
             return;
         };
-        let recovered = pressure.on_sent(bytes, queued, rules, clock);
+        let recovered = pressure.on_sent(bytes, queued, rules, clock).then(|| pressure.drops.take_untold());
         self.charge_wait(pressure);
         drop(state);
-        if recovered {
-            self.log_recovery();
+        if let Some(untold) = recovered {
+            self.log_recovery(untold);
         }
         if queued <= low {
             self.room.notify_one();
@@ -444,19 +444,24 @@ impl Outbox {
         let messages = tally.messages;
         self.delivery.counters.drops.add(self.ident(), tally.channels());
         self.session.dropped(messages);
-        self.delivery.incidents.dropped(self.ident(), self.peer.ip(), channel, messages, now);
         if was_queued {
             self.delivery.counters.unqueued.add(messages);
         }
         let Pressure { drops, detector, .. } = state.pressure();
+        // All outboxes share them.
+        if let Some(untold) = drops.tell(messages, now) {
+            self.delivery.incidents.dropped(self.ident(), self.peer.ip(), Some(channel), untold, now);
+        }
         if let Some(dropped) = drops.count(messages, now) {
             warn!(ident = self.ident().as_str(), peer = %self.peer, channel, dropped, total = drops.total,
                 consumer = ?detector.state, "messages dropped for a slow subscriber");
         }
     }
 
-    pub(super) fn log_recovery(&self) {
+    /// `untold` are drops that the incidents have not been told of.
+    pub(super) fn log_recovery(&self, untold: u64) {
         self.session.recovered();
+        self.delivery.incidents.dropped(self.ident(), self.peer.ip(), None, untold, Instant::now());
         info!(ident = self.ident().as_str(), peer = %self.peer, "slow subscriber has recovered");
     }
 
@@ -469,8 +474,11 @@ impl Outbox {
 impl Drop for Outbox {
     fn drop(&mut self) {
         // The queue that an aborted task has left behind.
-        let left = self.state.get_mut().queued;
+        let state = self.state.get_mut();
+        let left = state.queued;
+        let untold = state.pressure.as_mut().map_or(0, |pressure| pressure.drops.take_untold());
         self.delivery.buffered.fetch_sub(left, Relaxed);
+        self.delivery.incidents.dropped(self.ident(), self.peer.ip(), None, untold, Instant::now());
     }
 }
 

@@ -58,7 +58,7 @@ impl Outbox {
     fn on_backlog(&self, pressure: &mut Pressure, now: Instant) -> Option<Instant> {
         let DeliveryContext { rules, slow_history, .. } = &*self.delivery;
         if pressure.measure(rules, now) {
-            self.log_recovery();
+            self.log_recovery(pressure.drops.take_untold());
         }
         let used = || slow_history.used(self.ident(), self.peer.ip(), now);
         let until = pressure.detector.on_backlog(rules, now, used);

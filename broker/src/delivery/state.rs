@@ -15,6 +15,9 @@ use crate::delivery::{
 /// How often drops of one subscriber are logged.
 pub(super) const REPORT: Duration = Duration::from_secs(10);
 
+/// How often the incidents are told of drops of one subscriber.
+const TELL: Duration = Duration::from_secs(1);
+
 /// The fields behind the lock of an outbox.
 #[derive(Default)]
 pub(super) struct OutboxState {
@@ -52,6 +55,9 @@ pub(super) struct Drops {
     pub(super) total: u64,
     logged: u64,
     last_log: Option<Instant>,
+    /// Not told to the incidents yet, and when some were last.
+    untold: u64,
+    told: Option<Instant>,
 }
 
 /// Whether a batch may be queued.
@@ -137,5 +143,20 @@ impl Drops {
         }
         self.last_log = Some(now);
         Some(self.total - mem::replace(&mut self.logged, self.total))
+    }
+
+    /// Messages that the incidents have not been told of, at most once in [`TELL`].
+    pub(super) fn tell(&mut self, messages: u64, now: Instant) -> Option<u64> {
+        self.untold += messages;
+        if self.told.is_some_and(|told| now < told + TELL) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(self.take_untold())
+    }
+
+    /// The messages that the incidents have not been told of, at an end.
+    pub(super) fn take_untold(&mut self) -> u64 {
+        mem::take(&mut self.untold)
     }
 }

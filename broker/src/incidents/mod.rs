@@ -159,15 +159,19 @@ impl Incidents {
     ) {
         // A name that no channel can have is in the text.
         let channel = channel.and_then(|name| Channel::new(name).ok());
-        self.count(kind, (ident.cloned(), source.into(), channel), count, text, Instant::now());
+        self.count(kind, (ident.cloned(), source.into(), channel), count, Some(text), Instant::now());
     }
 
-    /// Counts messages that a slow subscriber does not get.
-    pub(crate) fn dropped(&self, ident: &Ident, source: IpAddr, channel: &str, messages: u64, now: Instant) {
-        self.count(IncidentKind::Dropped, (Some(ident.clone()), source.into(), None), messages, channel, now);
+    /// Counts messages that a slow subscriber does not get. The text is the channel of the last, as far as
+    /// that is told.
+    pub(crate) fn dropped(&self, ident: &Ident, source: IpAddr, channel: Option<&str>, messages: u64, now: Instant) {
+        if messages > 0 {
+            self.count(IncidentKind::Dropped, (Some(ident.clone()), source.into(), None), messages, channel, now);
+        }
     }
 
-    fn count(&self, kind: IncidentKind, key: Key, count: u64, text: &str, now: Instant) {
+    /// Without a text, an incident keeps the one that it has.
+    fn count(&self, kind: IncidentKind, key: Key, count: u64, text: Option<&str>, now: Instant) {
         let time = unix_ms().unsigned_abs();
         let mut table = self.tables[kind as usize].lock();
         if let Some(entry) = table.get_mut(&key, now) {
@@ -181,8 +185,10 @@ impl Incidents {
         let new = || Entry { id: id(), first: time, last: time, moved: time, count, text: String::new() };
         let entry = table.refresh(key, now, new);
         entry.moved = time;
-        entry.text.clear();
-        entry.text.push_str(cut(text));
+        if let Some(text) = text {
+            entry.text.clear();
+            entry.text.push_str(cut(text));
+        }
     }
 
     /// All incidents, those of the last moment first.
@@ -252,8 +258,9 @@ mod tests {
     fn dropped_messages_are_counted_each() {
         let (incidents, ident) = (Incidents::default(), "slow".parse().unwrap());
         for _ in 0..3 {
-            incidents.dropped(&ident, ip(1), "a", 5, Instant::now());
+            incidents.dropped(&ident, ip(1), Some("a"), 5, Instant::now());
         }
+        incidents.dropped(&ident, ip(1), None, 0, Instant::now());
         let all = incidents.all();
         assert_eq!((all.len(), all[0].count, &*all[0].text), (1, 15, "a"));
     }
