@@ -18,6 +18,7 @@ pub(crate) mod mailbox;
 pub(crate) mod options;
 pub(crate) mod pace;
 pub(crate) mod post;
+mod refused;
 mod ring;
 pub(crate) mod setup;
 pub(crate) mod shares;

@@ -29,13 +29,14 @@ use super::{
         spec::{MailboxName, MailboxSpec},
     },
     options::Now,
+    refused::RefusedRanges,
     shares::Shares,
     stock::Stock,
-    streams::{KnownStream, StreamEnds, StreamName, lengthen},
+    streams::{KnownStream, StreamEnds, StreamName},
     table_log::TableLog,
 };
-
 use crate::util::clock::unix_ms;
+
 /// The table of mailboxes, and the one row that says that there is a table.
 const MAILBOXES: u8 = 1;
 const FOUNDED: u8 = 0;
@@ -63,7 +64,7 @@ struct Inner {
     unix_ms: AtomicI64,
     stock: Stock,
     dead: Mutex<Vec<(MailboxName, Delivery)>>,
-    refused: Mutex<Vec<(StreamName, RefusedRange)>>,
+    refused: Mutex<RefusedRanges>,
 }
 
 /// A mailbox and those who wait for it.
@@ -120,11 +121,7 @@ impl Mailboxes {
 
     /// A range of a stream is refused: told before anything behind it is appended.
     pub(crate) fn refused(&self, name: StreamName, range: RefusedRange) {
-        let mut refused = self.inner.refused.lock();
-        let last = refused.last_mut().filter(|(last, _)| *last == name);
-        if !last.is_some_and(|(_, last)| lengthen(last, range)) {
-            refused.push((name, range));
-        }
+        self.inner.refused.lock().add(name, range);
     }
 
     /// The names of all.
@@ -289,8 +286,10 @@ impl PostKeeper {
     }
 
     fn take_refused(&mut self) {
-        for (name, range) in mem::take(&mut *self.mailboxes.inner.refused.lock()) {
-            self.streams.refused(name, range);
+        for (name, ranges) in mem::take(&mut *self.mailboxes.inner.refused.lock()) {
+            for range in ranges {
+                self.streams.refused(&name, range);
+            }
         }
     }
 

@@ -15,7 +15,7 @@ pub(super) const COVERED: u8 = 4;
 /// Streams that are kept; of more, those go that were stored the longest time ago.
 const MOST: usize = 65_536;
 /// Refused ranges of one stream.
-const RANGES: usize = 64;
+pub(super) const RANGES: usize = 64;
 
 /// The name of a stream: the ident of its publisher, as ids are chosen by clients, and its id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -94,7 +94,7 @@ impl StreamEnds {
     }
 
     /// A range of a stream was refused, and is stored before anything behind it.
-    pub(super) fn refused(&mut self, name: StreamName, range: RefusedRange) {
+    pub(super) fn refused(&mut self, name: &StreamName, range: RefusedRange) {
         let ranges = self.refused.entry(name.clone()).or_default();
         if !ranges.last_mut().is_some_and(|last| lengthen(last, range)) {
             if ranges.len() == RANGES {
@@ -102,7 +102,7 @@ impl StreamEnds {
             }
             ranges.push(range);
         }
-        self.changed.push(name);
+        self.changed.push(name.clone());
     }
 
     /// Whether something was refused that is not in the table yet.
