@@ -59,6 +59,10 @@ impl Route<'_> {
         if extent.messages == 0 {
             return Ok(None);
         }
+        if let Some(extension) = self.extension {
+            // Before anything is stored: it would be stored, and neither counted nor acknowledged.
+            extension.has_numbers(extent.messages)?;
+        }
         let (frames, holds) = self.buffer.take(extent.len, &self.context.pool).unwrap_or_else(|| {
             let frames = Bytes::copy_from_slice(self.buffer.bytes.get(..extent.len).unwrap_or_default());
             self.buffer.skip(extent.len);

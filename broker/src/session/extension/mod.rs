@@ -118,6 +118,13 @@ impl Extension {
         Ok(())
     }
 
+    /// Whether so many messages more can be counted: an error is the ERROR text.
+    pub(super) fn has_numbers(&self, messages: u32) -> Result<(), String> {
+        let mut numbering = self.stream.as_ref().map(|stream| stream.numbering);
+        let counted = numbering.as_mut().map(|numbering| numbering.count(messages.into()));
+        if counted == Some(None) { Err(NO_NUMBERS.to_owned()) } else { Ok(()) }
+    }
+
     /// All messages that were counted have gone to their subscribers.
     #[inline(never)]
     pub(super) fn settle(&mut self) {
