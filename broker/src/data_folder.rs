@@ -50,7 +50,7 @@ pub(crate) async fn open(setup: Setup) -> Result<Option<(Store, NodeId)>, StartE
         for file in &found.bad {
             warn!(%file, "a file of the journal cannot be read, and is set aside");
         }
-        let (segments, mailboxes) = (found.segments, store.mailboxes.list().len());
+        let (segments, mailboxes) = (found.segments, store.mailboxes.names().len());
         info!(segments, mailboxes, streams = report.known.len(), "the store is open");
     }
     Ok(opened)
