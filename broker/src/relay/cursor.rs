@@ -1,8 +1,6 @@
 //! The cursor of an uplink: how far the journal is sent, and which number that message has in the
 //! stream of its epoch.
 
-use std::hash::{BuildHasher as _, RandomState};
-
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use hpfeeds::wire::extension::{Position, StreamId};
 
@@ -31,12 +29,12 @@ impl Cursor {
     }
 }
 
-/// An identifier that no other stream has: of 128 random bits, by the keys of the standard
-/// library's hash maps, which the system's randomness makes.
+/// An identifier that no other stream has: 128 random bits of the system.
+///
+/// # Panics
+/// Where the system has no randomness: the node's identifier and every nonce need it before.
 pub(super) fn new_stream() -> StreamId {
-    let half = || RandomState::new().hash_one(0_u8).to_be_bytes();
     let mut id = [0; 16];
-    id[..8].copy_from_slice(&half());
-    id[8..].copy_from_slice(&half());
+    getrandom::fill(&mut id).expect("the system gives random bytes, as it did at the start");
     StreamId::new(id)
 }

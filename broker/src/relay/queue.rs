@@ -107,12 +107,14 @@ impl Queue {
         self.refused.push(refused);
     }
 
-    /// Everything up to here is decided. `false` if nothing of the stream was given, or less than
-    /// that.
-    pub(super) fn release(&mut self, position: StreamPosition) -> bool {
+    /// The newest message that was given.
+    pub(super) fn newest(&self) -> Option<StreamPosition> {
+        self.newest
+    }
+
+    /// Everything up to here is decided.
+    pub(super) fn release(&mut self, position: StreamPosition) {
         self.decided = Some(position);
-        let is_of = |newest: StreamPosition| newest.stream == position.stream && position.number <= newest.number;
-        self.newest.is_some_and(is_of) || self.given.iter().any(|outgoing| outgoing.stream == position.stream)
     }
 
     /// Takes the next messages that are decided, all with one fate.
@@ -169,7 +171,7 @@ mod tests {
         queue.refuse(FeedRefused { stream: aside, first: 1, count: 1, code: Some(Code::NOT_ALLOWED) });
         let mut fates = Vec::new();
         for stream in [own, aside] {
-            assert!(queue.release(StreamPosition { stream, number: 1 }));
+            queue.release(StreamPosition { stream, number: 1 });
             while let Some((outgoing, fate)) = queue.settle() {
                 fates.push((outgoing.stream, fate));
             }

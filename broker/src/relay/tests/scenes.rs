@@ -8,7 +8,10 @@ use super::world::{Parent, Relay, lines};
 use crate::{
     auth::key::Key,
     journal::options::JournalOptions,
-    relay::{figures::LinkState, table::CURSORS},
+    relay::{
+        figures::LinkState,
+        table::{CURSORS, STREAMS, prefix},
+    },
 };
 
 fn folder() -> Arc<tempfile::TempDir> {
@@ -277,4 +280,62 @@ async fn a_parent_that_leads_back_here_gets_nothing() {
     let one = relay.start("one");
     parent.receive(10).await;
     one.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_the_parent_knows_from_elsewhere_gives_way_to_a_new_one() {
+    let mut parent = Parent::start(|parent| parent).await;
+    let (first, second) = (Relay::open(&folder(), &parent), Relay::open(&folder(), &parent));
+    // Both have one name for what they send, as when a table was copied.
+    let row = [&prefix(&"one".parse().unwrap())[..], &1_u64.to_be_bytes()].concat();
+    for relay in [&first, &second] {
+        relay.table.put(STREAMS, &row, Some(vec![9; 16].into()));
+        relay.table.commit().await.unwrap();
+    }
+    let one = first.start("one");
+    first.publish("one", &["a"], 0..100, 10);
+    parent.receive(100).await;
+    one.until(|figures| figures.delivered == 100).await;
+    one.stop().await;
+    let one = second.start("one");
+    second.publish("one", &["a"], 100..110, 10);
+    parent.receive(110).await;
+    assert_eq!(parent.received, lines("one", &["a"], 0..110), "nothing is taken for what the other one has sent");
+    let figures = one.until(|figures| figures.delivered == 10).await;
+    assert_eq!(figures.lost, 0);
+    one.stop().await;
+    let name = second.table.rows(STREAMS, &row).into_iter().map(|(_, name)| name.to_vec()).collect::<Vec<_>>();
+    assert!(name.len() == 1 && name[0] != [9; 16], "{name:?}");
+    parent.rests().await;
+}
+
+#[tokio::test]
+async fn messages_above_the_share_at_the_parent_are_counted_and_not_sent_again() {
+    let stored = tempfile::tempdir().unwrap();
+    // Nobody takes what the mailbox has.
+    let storing = |parent: crate::builder::BrokerBuilder| {
+        parent.data_dir(stored.path()).mailbox("other=*").unwrap().journal_max_bytes(8 << 20)
+    };
+    let mut parent = Parent::start(storing).await;
+    let relay = Relay::open(&folder(), &parent);
+    // An account that is alone has no share.
+    let two = relay.start("two");
+    relay.publish("two", &["a"], 0..1, 10);
+    two.until(|figures| figures.delivered == 1).await;
+    let one = relay.start("one");
+    for number in 0..80 {
+        relay.publish("one", &["a"], number..number + 1, 100_000);
+    }
+    let figures = one.until(|figures| figures.delivered + figures.refused.share == 80).await;
+    assert!((40..80).contains(&figures.delivered), "half of 8 MiB is for anybody: {figures:?}");
+    assert_eq!((figures.lost, figures.refused.other, figures.refused.denied), (0, 0, 0));
+    // All of them have come live, once.
+    parent.receive(81).await;
+    parent.received.sort_by_key(|line| line.split(' ').map(|word| word.parse().unwrap_or(0_u32)).sum::<u32>());
+    let (one_alone, two_alone): (Vec<_>, Vec<_>) =
+        parent.received.iter().cloned().partition(|line| line.starts_with("one"));
+    assert_eq!((one_alone, two_alone), (lines("one", &["a"], 0..80), lines("two", &["a"], 0..1)));
+    parent.rests().await;
+    one.stop().await;
+    two.stop().await;
 }

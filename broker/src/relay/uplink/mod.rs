@@ -18,7 +18,7 @@ use hpfeeds::{
     spool::{Feed, FeedBroker, FeedNews, Feeder, feed},
     wire::{
         Channel, Ident,
-        extension::{Level, NodeId, Position, StreamId},
+        extension::{Level, NodeId, Position, StreamId, StreamPosition},
     },
 };
 use tokio::{
@@ -93,6 +93,8 @@ pub(in crate::relay) struct Uplink {
     /// The cursor as it was stored last.
     stored: Cursor,
     source: Source,
+    /// The number of the last message of this epoch's stream that any session was given.
+    sent: u64,
     /// The epoch and the number of the ident's last message that was read.
     read: (u64, u64),
     streams: BTreeMap<u64, StreamId>,
@@ -148,6 +150,7 @@ impl Uplink {
             streams: streams.collect(),
             asides: asides.collect(),
             source: Source::new(journal, stored.position),
+            sent: 0,
             read: (stored.position.epoch, stored.number),
             ident,
             settings,
@@ -211,6 +214,11 @@ impl Uplink {
                 if let Some(chunk) = self.queue.give() {
                     feeder.give(chunk);
                 }
+                if let Some(newest) = self.queue.newest()
+                    && self.streams.get(&self.epoch) == Some(&newest.stream)
+                {
+                    self.sent = self.sent.max(newest.number);
+                }
                 self.settle();
             }
             let wants = feeder.is_wanted() && self.broker.is_some() && !self.queue.has_planned();
@@ -268,15 +276,15 @@ impl Uplink {
             self.queue.refuse(refused);
         }
         for position in news.released {
-            let is_known = self.queue.release(position);
-            if !is_known && self.streams.get(&self.epoch) == Some(&position.stream) {
-                // It was made at this start.
+            if self.is_foreign(position) {
                 warn!(ident = %self.ident, "the parent knows another stream of this name: a new one begins");
                 self.streams.remove(&self.epoch);
+                self.sent = 0;
                 // A parent that knows each new one is not dialled in a loop.
                 let has_renewed = std::mem::replace(&mut self.has_renewed, true);
                 return Some(if has_renewed { Ended::Later } else { Ended::Again });
             }
+            self.queue.release(position);
             self.settle();
         }
         let mut ended = None;
@@ -288,6 +296,12 @@ impl Uplink {
             ended = Some(if self.kept.insert(channel) || is_draining { Ended::Again } else { Ended::Later });
         }
         if news.is_over { Some(Ended::Later) } else { ended }
+    }
+
+    /// Whether the parent has decided more than there is of the stream that was made at this start: those
+    /// messages are of somebody else. (Of earlier streams it may know more than the stored cursor says.)
+    fn is_foreign(&self, position: StreamPosition) -> bool {
+        self.streams.get(&self.epoch) == Some(&position.stream) && position.number > self.sent
     }
 
     /// The parent has accepted the key.
