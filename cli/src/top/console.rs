@@ -61,7 +61,9 @@ impl Console {
 
     /// Draws all of the next screen.
     pub(super) fn clear(&mut self) -> io::Result<()> {
-        self.terminal.clear()
+        // `Terminal::clear` asks the terminal where the cursor is, whose answer the reader of keys may take.
+        let size = self.terminal.size()?;
+        self.terminal.resize(size.into())
     }
 
     /// Stops this process, with those that were started together with it if so wanted, as Ctrl-Z does
