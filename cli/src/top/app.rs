@@ -9,6 +9,7 @@ use super::{
     args::TopArgs,
     baseline::Baseline,
     fault::Fault,
+    header::Counting,
     model::Snapshot,
     pane::Pane,
     poll::{Update, Wanted},
@@ -18,6 +19,9 @@ use super::{
 
 /// The rows that are asked for at once.
 pub(super) const WINDOW: usize = 200;
+
+/// The books are read while others change them: a difference is a fault when so many answers repeat it.
+const FAULT_AFTER: u32 = 5;
 
 /// The longest filter in bytes, which is what a broker takes.
 const LONGEST_FILTER: usize = 255;
@@ -72,6 +76,8 @@ pub(super) struct App {
     /// The filter that is being typed.
     pub(super) prompt: Option<String>,
     pub(super) helps: bool,
+    /// How often the books have had the same difference, one answer after the other.
+    differs: u32,
     /// The rows of a list that the screen has room for.
     room: usize,
 }
@@ -99,6 +105,7 @@ impl App {
             is_paused: false,
             prompt: None,
             helps: false,
+            differs: 0,
             room: 1,
         }
     }
@@ -135,6 +142,12 @@ impl App {
         Wanted { query, baseline: self.counted }
     }
 
+    /// How the counts of the header are to be read.
+    pub(super) fn counting(&self) -> Counting {
+        let fault = (self.differs >= FAULT_AFTER).then_some(self.raw.difference);
+        Counting { since: self.baseline.as_ref().map(|baseline| baseline.at), fault }
+    }
+
     /// The filter of the tail, while its pane is open.
     pub(super) fn tail_filter(&self) -> Option<&str> {
         (self.pane == Pane::Tail).then(|| self.view().filter.as_str())
@@ -165,6 +178,8 @@ impl App {
                 self.away = None;
                 // An answer to what another pane wanted has only its header.
                 let key = self.row_key();
+                let is_same = self.raw.difference == snapshot.difference;
+                self.differs = if is_same && snapshot.difference != 0 { self.differs + 1 } else { 0 };
                 (self.query, self.raw) = (query, *snapshot);
                 self.count();
                 self.follow(key);

@@ -1,7 +1,7 @@
 //! The header: the broker, its sensors by state, the rates, and the books.
 
 use super::{
-    model::{Books, Snapshot},
+    model::{Books, Journal, Snapshot},
     pane::Pane,
     table::{Line, Span, Tone},
     text::{Look, bytes, long_span, number, rate, short, span, whole},
@@ -20,12 +20,25 @@ pub(super) fn title(snapshot: &Snapshot, address: &str, look: &Look) -> String {
     look.own(&format!("{title} · up {up}"))
 }
 
-/// The lines below the title, for so many columns. `since` is the moment that counts begin at, in
-/// milliseconds, if that is not the start of the broker.
-pub(super) fn lines(snapshot: &Snapshot, since: Option<u64>, look: &Look, room: usize) -> Vec<Line> {
-    let exact = books(snapshot, since, look, number);
-    let books = if exact.width() <= room { exact } else { books(snapshot, since, look, short) };
-    vec![states(snapshot), rates(snapshot, look), books]
+/// The counts of a header are not those since the start of the broker.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counting {
+    /// The moment that they begin at, in milliseconds.
+    pub(super) since: Option<u64>,
+    /// The difference of the books, when that has been the same for so long that it is a fault.
+    pub(super) fault: Option<i64>,
+}
+
+/// The lines below the title, for so many columns.
+pub(super) fn lines(snapshot: &Snapshot, counting: Counting, look: &Look, room: usize) -> Vec<Line> {
+    let fitting = |line: &dyn Fn(fn(u64) -> String) -> Line| {
+        let exact = line(number);
+        if exact.width() <= room { exact } else { line(short) }
+    };
+    let mut lines =
+        vec![states(snapshot), rates(snapshot, look), fitting(&|number| copies(snapshot, counting, look, number))];
+    lines.extend(snapshot.journal.as_ref().map(|journal| fitting(&|number| stored(snapshot, journal, look, number))));
+    lines
 }
 
 /// Numbers of sensors; a state that needs somebody is bright when there are any.
@@ -65,26 +78,41 @@ fn rates(snapshot: &Snapshot, look: &Look) -> Line {
     Line::of(spans)
 }
 
-/// The copies of messages, and what became of them, with numbers as `number` writes them.
-fn books(snapshot: &Snapshot, since: Option<u64>, look: &Look, number: fn(u64) -> String) -> Line {
-    let Books { copies, delivered, queued, dropped, cut_off, stored, lost } = snapshot.books;
-    let mut spans = vec![Span::new("copies  ", Tone::Head)];
-    spans.push(format!("{} = {} delivered + {} queued", number(copies), number(delivered), number(queued)).into());
-    let losses = [(dropped, "dropped"), (cut_off, "cut off"), (lost.unwrap_or(0), "lost")];
-    for (count, name) in losses.into_iter().filter(|(count, name)| *name != "lost" || *count > 0) {
-        spans.push(" + ".into());
-        let tone = if count > 0 { Tone::Warning } else { Tone::Plain };
-        spans.push(Span::new(format!("{} {name}", number(count)), tone));
+/// A number of lost messages.
+fn loss(count: u64, name: &str, number: fn(u64) -> String) -> Span {
+    Span::new(format!("{} {name}", number(count)), if count > 0 { Tone::Warning } else { Tone::Plain })
+}
+
+/// The books of copies of messages, and what became of them, with numbers as `number` writes them.
+fn copies(snapshot: &Snapshot, counting: Counting, look: &Look, number: fn(u64) -> String) -> Line {
+    let Books { copies, delivered, queued, dropped, cut_off, .. } = snapshot.books;
+    let sum = format!("{} = {} delivered + {} queued + ", number(copies), number(delivered), number(queued));
+    let mut spans = vec![Span::new("copies  ", Tone::Head), sum.into()];
+    spans.extend([loss(dropped, "dropped", number), " + ".into(), loss(cut_off, "cut off", number)]);
+    if let Some(difference) = counting.fault {
+        let text = format!(" · differ by {difference}: a fault of the broker");
+        spans.push(Span::new(look.own(&text), Tone::Bad));
     }
-    if let Some(stored) = stored.filter(|stored| *stored > 0) {
-        spans.push(look.own(&format!(" · {} stored", number(stored))).into());
-    }
-    if snapshot.difference != 0 {
-        spans.push(Span::new(look.own(&format!(" · differ by {}", snapshot.difference)), Tone::Bad));
-    }
-    if let Some(since) = since {
+    if let Some(since) = counting.since {
         let text = format!(" · in the last {}", span(snapshot.at.saturating_sub(since) / 1000));
         spans.push(Span::new(look.own(&text), Tone::Head));
+    }
+    Line::of(spans)
+}
+
+/// The books of messages that were to be stored, and the journal.
+fn stored(snapshot: &Snapshot, journal: &Journal, look: &Look, number: fn(u64) -> String) -> Line {
+    let Books { wanted, stored, not_stored, lost, .. } = snapshot.books;
+    let sum = format!("{} = {} stored + ", number(wanted), number(stored));
+    let mut spans = vec![Span::new("to disk ", Tone::Head), sum.into(), loss(not_stored, "not stored", number)];
+    let full = journal.bytes.saturating_mul(100) / journal.limit.max(1);
+    let (health, tone) = match &*journal.health {
+        "good" => (format!("good, {full} % full"), Tone::Plain),
+        health => (look.plain(health), Tone::Bad),
+    };
+    spans.extend([look.own(" · journal ").into(), Span::new(health, tone)]);
+    if lost > 0 {
+        spans.extend([look.own(" · ").into(), loss(lost, "lost", number)]);
     }
     Line::of(spans)
 }

@@ -21,6 +21,7 @@ pub(super) struct Snapshot {
     pub(super) rates: Rates,
     pub(super) books: Books,
     pub(super) difference: i64,
+    pub(super) journal: Option<Journal>,
     pub(super) sensors: List<Sensor>,
     pub(super) consumers: List<Consumer>,
     pub(super) channels: List<Channel>,
@@ -82,9 +83,23 @@ pub(super) struct Books {
     pub(super) queued: u64,
     pub(super) dropped: u64,
     pub(super) cut_off: u64,
-    /// Of a broker with mailboxes.
-    pub(super) stored: Option<u64>,
-    pub(super) lost: Option<u64>,
+    /// Messages that were to be stored, of a broker with a data folder.
+    pub(super) wanted: u64,
+    pub(super) stored: u64,
+    pub(super) not_stored: u64,
+    /// Stored messages that the collector of a mailbox will never get, once for each mailbox.
+    pub(super) lost: u64,
+}
+
+/// The journal of a data folder.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(super) struct Journal {
+    /// `good`, or what is wrong.
+    pub(super) health: String,
+    /// The bytes of its files, and how many they may have.
+    pub(super) bytes: u64,
+    pub(super) limit: u64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -157,20 +172,28 @@ pub(super) struct Incident {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-#[allow(clippy::struct_field_names, reason = "the name in the JSON")]
+#[allow(clippy::struct_field_names, clippy::struct_excessive_bools, reason = "the fields in the JSON")]
 pub(super) struct Mailbox {
     pub(super) mailbox: String,
     pub(super) attached: bool,
-    /// When a connection was attached last, or since when one is.
+    pub(super) peer: Option<String>,
+    /// Since when a connection is attached, or none is.
     pub(super) since: Option<u64>,
     pub(super) waiting: u64,
+    /// More may wait.
+    pub(super) at_least: bool,
     pub(super) waiting_bytes: u64,
     /// The oldest message that waits.
     pub(super) oldest: Option<u64>,
     pub(super) in_flight: u64,
     pub(super) stuck: bool,
+    /// It was forgotten, as nobody came for too long.
+    pub(super) expired: bool,
     pub(super) lost: u64,
+    /// Why most of them are lost.
     pub(super) reason: Option<String>,
+    /// Messages that the collector's key does not allow.
+    pub(super) denied: u64,
 }
 
 /// An event `tail` of the stream.
@@ -229,7 +252,7 @@ mod tests {
         assert_eq!((snapshot.now(), snapshot.states.gone, snapshot.states.troubled()), (1, 1, 1));
         let sensor = Sensor { ident: "a".to_owned(), state: "asleep".to_owned(), ..Sensor::default() };
         assert_eq!(snapshot.sensors, List { total: 7, matching: 1, rows: vec![sensor] });
-        assert_eq!((snapshot.books.stored, snapshot.mailboxes.total), (None, 0));
+        assert_eq!((snapshot.books.stored, &snapshot.journal, snapshot.mailboxes.total), (0, &None, 0));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use hpfeeds::visible::acts_on_a_terminal;
 
 use super::{
     args::TopArgs,
-    header,
+    header::{self, Counting},
     http::Client,
     model::Snapshot,
     pane::Pane,
@@ -26,7 +26,7 @@ const COLUMNS: usize = 80;
 const ROWS: usize = 24;
 
 /// The lines that are no rows of the list.
-const OTHERS: usize = 8;
+const OTHERS: usize = 9;
 
 /// The rows of each list as JSON.
 const LIMIT: usize = 1000;
@@ -69,7 +69,7 @@ fn screen_rows(pane: Pane) -> usize {
 /// A screen of text, without anything that a terminal acts on.
 fn text(snapshot: &Snapshot, pane: Pane, address: &str, look: &Look, columns: usize) -> String {
     let mut lines = vec![Line::of([header::title(snapshot, address, look)])];
-    lines.extend(header::lines(snapshot, None, look, columns));
+    lines.extend(header::lines(snapshot, Counting::default(), look, columns));
     if pane != Pane::Refused && snapshot.incidents.total > 0 {
         let refused = crate::exit::count(snapshot.incidents.total as u64, "fault");
         lines.push(Line::of([format!("refused {refused} of clients (hpfeeds top --once --show refused)")]));

@@ -43,14 +43,14 @@ const CHANNELS: [Column; 6] = [
 ];
 
 const MAILBOXES: [Column; 8] = [
-    Column::long("MAILBOX", 12, 0),
+    Column::long("MAILBOX", 20, 0),
     Column::text("COLLECTOR", 2),
     Column::text("SINCE", 5),
     Column::number("WAITING", 1),
     Column::number("BYTES", 6),
     Column::number("OLDEST", 4),
     Column::number("LOST", 3),
-    Column::long("WHY", 8, 7),
+    Column::long("WHY LOST", 8, 7),
 ];
 
 /// The list of a pane.
@@ -242,16 +242,21 @@ fn channel_details(row: &Channel, look: &Look) -> Vec<String> {
 }
 
 fn mailbox(row: &Mailbox, now: u64, look: &Look) -> Vec<Span> {
-    let (state, tone) = match (row.stuck, row.attached) {
-        (true, _) => ("stuck", Tone::Bad),
-        (false, true) => ("attached", Tone::Good),
-        (false, false) => ("away", Tone::Warning),
+    let (state, tone) = if row.stuck {
+        ("stuck", Tone::Bad)
+    } else if row.expired {
+        ("expired", Tone::Bad)
+    } else if row.attached {
+        ("attached", Tone::Good)
+    } else {
+        ("away", Tone::Warning)
     };
+    let least = if row.at_least { "> " } else { "" };
     vec![
         look.plain(&row.mailbox).into(),
         Span::new(state, tone),
         ago(row.since, now),
-        short(row.waiting).into(),
+        format!("{least}{}", short(row.waiting)).into(),
         bytes(row.waiting_bytes).into(),
         ago(row.oldest, now),
         trouble(row.lost),
@@ -262,13 +267,22 @@ fn mailbox(row: &Mailbox, now: u64, look: &Look) -> Vec<Span> {
 fn mailbox_details(row: &Mailbox, look: &Look) -> Vec<String> {
     let mut parts = vec![look.plain(&row.mailbox)];
     parts.push(format!("{} waiting, {} on their way", short(row.waiting), short(row.in_flight)));
-    parts.extend(row.reason.as_deref().map(|reason| look.plain(reason)));
+    parts.extend(row.peer.as_deref().filter(|_| row.attached).map(|peer| format!("to {}", look.plain(peer))));
+    let reason = row.reason.as_deref().map(|reason| format!(", mostly by {}", look.plain(reason)));
+    if row.lost > 0 {
+        parts.push(format!("{} lost{}", short(row.lost), reason.unwrap_or_default()));
+    }
+    if row.denied > 0 {
+        parts.push(format!("{} that its key does not allow", short(row.denied)));
+    }
     let advice = if row.stuck {
-        "its collector fails on one message: see the collector's log"
+        "its collector ends without progress, or on one message: see the collector's log"
+    } else if row.expired {
+        "nobody came for too long, so that it was forgotten: the next connection begins anew"
     } else if !row.attached {
         "no collector is attached: messages wait until one is, or until they are too old"
     } else if row.lost > 0 {
-        "messages were lost: too old, no room, or a damaged disk; hpfeeds-broker mailbox list says which"
+        "messages were lost before its collector took them: hpfeeds-broker mailbox list says more"
     } else {
         ""
     };

@@ -50,8 +50,8 @@ struct Layout {
 
 impl Layout {
     /// Title, header, panes, the titles of columns, rows, a rule, details, and the last line.
-    fn new(height: usize) -> Self {
-        let header = if height >= 14 { 3 } else { 0 };
+    fn new(height: usize, header: usize) -> Self {
+        let header = if height >= 14 { header } else { 0 };
         let details = match height {
             24.. => 4,
             18.. => 3,
@@ -72,15 +72,14 @@ pub(super) struct Screen {
 
 /// Draws a screen of this size.
 pub(super) fn draw(app: &mut App, look: &Look, columns: usize, height: usize, now: Instant) -> Screen {
-    let layout = Layout::new(height);
+    let header = header::lines(&app.snapshot, app.counting(), look, columns);
+    let layout = Layout::new(height, header.len());
     app.set_room(layout.rows);
     let app = &*app;
     let title = header::title(&app.snapshot, &app.address, look);
     let clock = look.clock(app.snapshot.at);
     let mut lines = vec![spread(&title, &clock, look, columns).reversed()];
-    if layout.header > 0 {
-        lines.extend(header::lines(&app.snapshot, app.baseline.as_ref().map(|baseline| baseline.at), look, columns));
-    }
+    lines.extend(header.into_iter().take(layout.header));
     lines.push(header::tabs(&app.snapshot, app.pane, columns));
     if app.helps {
         let help = HELP.iter().map(|text| Line::of([*text]));

@@ -306,6 +306,19 @@ async fn a_broker_that_is_away_leaves_its_last_picture() {
 }
 
 #[tokio::test]
+async fn books_that_differ_are_a_fault_only_when_they_stay_so() {
+    let mut app = app(Show::Sensors);
+    let mut differing = snapshot();
+    for (difference, expected) in
+        [(3, false), (2, false), (2, false), (2, false), (2, false), (2, false), (2, true), (0, false)]
+    {
+        differing.difference = difference;
+        answer(&mut app, differing.clone());
+        assert_eq!(text(&mut app, 120, 24).contains("differ by 2: a fault of the broker"), expected, "{difference}");
+    }
+}
+
+#[tokio::test]
 async fn help_names_the_keys() {
     let mut app = app(Show::Sensors);
     press(&mut app, "?");

@@ -20,7 +20,7 @@ fn a_screen_of_text_is_printed_where_there_is_no_terminal() {
     let dashboard = dashboard();
     let text = printed(&dashboard, &[]);
     assert_eq!(text, SENSORS);
-    assert_eq!(dashboard.paths(), ["GET /api/v1/snapshot?list=sensors&limit=16 HTTP/1.1"]);
+    assert_eq!(dashboard.paths(), ["GET /api/v1/snapshot?list=sensors&limit=15 HTTP/1.1"]);
     let head = dashboard.requests.lock().unwrap()[0].clone();
     for header in
         ["host: 127.0.0.1:".to_owned(), format!("authorization: bearer {TOKEN}"), "accept: application/json".into()]
