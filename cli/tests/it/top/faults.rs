@@ -21,7 +21,7 @@ fn a_command_line_that_makes_no_sense_says_so() {
     };
     fails(&mut without_token(&[]), 2, "no token: give --token-file FILE");
     fails(&mut without_token(&["--token-file", "/nonexistent"]), 2, "the token file /nonexistent: No such file");
-    fails(&mut top(&["--url", "hpfeeds://a:0123456789abcdef-the-token@b"]), 2, "that is the address for messages");
+    fails(&mut top(&["--url", "hpfeeds://a:0123456789abcdefthetoken@b"]), 2, "that is the address for messages");
     fails(&mut top(&["--url", "http://127.0.0.1:1", "--tls"]), 2, "give one with https://");
     let folder = tempfile::tempdir().unwrap();
     let file = private_file(&folder, "secret");

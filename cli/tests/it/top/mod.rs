@@ -1,5 +1,6 @@
 //! `hpfeeds top` against dashboards that answer what a test says, and against others.
 
+mod broker;
 mod faults;
 mod once;
 mod screen;
@@ -16,7 +17,7 @@ use crate::support::tool;
 const SNAPSHOT: &str = include_str!("snapshot.json");
 
 /// A token that is easy to find where it must not be.
-const TOKEN: &str = "0123456789abcdef-the-token";
+const TOKEN: &str = "0123456789abcdefthetoken";
 
 /// `hpfeeds top`, with the token in the environment.
 fn top(args: &[&str]) -> Command {
