@@ -1,10 +1,9 @@
 //! The command line: its clap definition, and the checks of what goes with what.
 
-use std::{ffi::OsString, num::NonZeroU64, path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{
-    ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, ValueHint,
-    error::ErrorKind,
+    ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueHint, error::ErrorKind,
 };
 use clap_complete::Shell;
 use hpfeeds::Channel;
@@ -16,13 +15,14 @@ use crate::spool::args::{SpoolAction, SpoolArgs};
 #[cfg(feature = "top")]
 use crate::top::args::TopArgs;
 use crate::{
-    beginning::BeginningArgs,
     bench::args::BenchArgs,
+    channels::ChannelArgs,
     connection::ConnectionArgs,
     delivery::{PatienceArgs, SpoolingArgs},
     doctor::args::DoctorArgs,
     pace::{Speed, speed},
-    values::{count, seconds},
+    subscribe::args::SubscribeArgs,
+    values::seconds,
 };
 
 const AFTER_HELP: &str = "\
@@ -153,52 +153,6 @@ pub(crate) enum Action {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct SubscribeArgs {
-    #[command(flatten)]
-    pub(crate) channels: ChannelArgs,
-
-    /// More channels.
-    #[arg(value_name = "CHANNEL")]
-    more: Vec<Channel>,
-
-    /// How to print a message.
-    #[arg(short, long, value_enum, default_value_t)]
-    pub(crate) format: Format,
-
-    /// Append to this file instead of printing to stdout; it is opened again on SIGHUP, and when it
-    /// has been moved or removed.
-    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) output: Option<PathBuf>,
-
-    /// Store each payload here under its SHA-256, and print where instead of the payload.
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(crate) save_dir: Option<PathBuf>,
-
-    /// End after N messages.
-    #[arg(short = 'n', long, value_name = "N", value_parser = count)]
-    pub(crate) count: Option<NonZeroU64>,
-
-    /// End after this time in total. Exit code 5 when nothing arrived, or fewer than --count.
-    #[arg(short, long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = seconds)]
-    pub(crate) timeout: Option<Duration>,
-
-    #[command(flatten)]
-    pub(crate) beginning: BeginningArgs,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
-    /// `[channel] ident: payload`, one line each; what a terminal would act on is escaped.
-    #[default]
-    Line,
-    /// A JSON object a line: time, ident, channel, and payload, or `payload_base64` when it is not
-    /// UTF-8; of a mailbox also position.
-    Ndjson,
-    /// The payload's bytes and nothing else, not even a newline; not to a terminal.
-    Raw,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct PublishArgs {
     #[command(flatten)]
     pub(crate) channels: ChannelArgs,
@@ -276,13 +230,6 @@ pub(crate) struct CompletionsArgs {
     pub(crate) shell: Shell,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct ChannelArgs {
-    /// Channel; can be given many times.
-    #[arg(short = 'c', long = "chan", value_name = "CHANNEL", help_heading = "Connection", allow_hyphen_values = true)]
-    pub(crate) channels: Vec<Channel>,
-}
-
 impl Cli {
     /// The checked command line of this process, or what to print instead.
     pub(crate) fn from_arguments() -> Result<Self, clap::Error> {
@@ -301,7 +248,7 @@ impl Cli {
         let channels = match &mut self.action {
             Action::Subscribe(args) => {
                 args.output = args.output.take().or(output);
-                args.channels.channels.append(&mut args.more);
+                args.gather();
                 args.check()?;
                 &mut args.channels
             }
@@ -342,40 +289,6 @@ impl Cli {
         self.connection.complete()?;
         channels.check(may_lack_channels, self.connection.channels())?;
         self.connection.check()
-    }
-}
-
-impl ChannelArgs {
-    /// Each channel once: a message must not go twice to the same one.
-    fn complete(&mut self, before: Vec<Channel>) {
-        let after = std::mem::take(&mut self.channels);
-        for channel in before.into_iter().chain(after) {
-            if !self.channels.contains(&channel) {
-                self.channels.push(channel);
-            }
-        }
-    }
-
-    /// Takes the channels of the URL where no option names one.
-    fn check(&mut self, may_lack: bool, of_url: &[Channel]) -> Result<(), (ErrorKind, String)> {
-        if self.channels.is_empty() && !may_lack {
-            self.channels.extend_from_slice(of_url);
-        }
-        if self.channels.is_empty() && !may_lack {
-            let message = "no channel: give at least one with --chan CHANNEL, or in the URL";
-            return Err((ErrorKind::MissingRequiredArgument, message.to_owned()));
-        }
-        Ok(())
-    }
-}
-
-impl SubscribeArgs {
-    fn check(&self) -> Result<(), (ErrorKind, String)> {
-        if self.save_dir.is_some() && self.format == Format::Raw {
-            let message = "--save-dir prints where each payload is stored, which --format raw has no place for";
-            return Err((ErrorKind::ArgumentConflict, message.to_owned()));
-        }
-        self.beginning.check().map_err(|message| (ErrorKind::ArgumentConflict, message.to_owned()))
     }
 }
 

@@ -1,7 +1,10 @@
 //! Text from the network, made safe to show: no byte of it can move the cursor, change colours or
 //! reorder a line.
 
-use std::fmt::{self, Write as _};
+use std::{
+    fmt::{self, Write as _},
+    io,
+};
 
 use hpfeeds::visible::acts_on_a_terminal;
 
@@ -38,6 +41,24 @@ fn escape(f: &mut fmt::Formatter<'_>, character: char) -> fmt::Result {
         '\t' => f.write_str("\\t"),
         _ => character.escape_unicode().try_for_each(|part| f.write_char(part)),
     }
+}
+
+/// Writes JSON, or a part of it, as it stands, but for characters that a terminal would act on: those
+/// as JSON escapes them (`\u009b`). They can only be in strings.
+pub(crate) fn write_json(to: &mut (impl io::Write + ?Sized), json: &str) -> io::Result<()> {
+    let mut rest = json;
+    while let Some(at) = rest.find(acts_on_a_terminal) {
+        let (plain, behind) = rest.split_at(at);
+        to.write_all(plain.as_bytes())?;
+        let mut characters = behind.chars();
+        if let Some(character) = characters.next() {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                write!(to, "\\u{unit:04x}")?;
+            }
+        }
+        rest = characters.as_str();
+    }
+    to.write_all(rest.as_bytes())
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 mod args;
 mod beginning;
 mod bench;
+mod channels;
+mod columns;
 mod completions;
 mod connection;
 mod delivery;

@@ -12,14 +12,18 @@ use std::{
     thread,
 };
 
-use hpfeeds::{Message, Origin};
+use hpfeeds::Origin;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    args::{Format, SubscribeArgs},
     exit::Failure,
-    record::{self, Saved},
+    record::{self, Form, Saved},
     save::{self, SaveDir},
+    subscribe::{
+        args::{Format, SubscribeArgs},
+        field::Looked,
+    },
+    terminal::wants_colours,
 };
 
 /// From so many bytes on the buffer is written even if there is more to print.
@@ -27,10 +31,12 @@ const FULL: usize = 64 * 1024;
 
 pub(crate) struct Output {
     to: Target,
-    format: Format,
+    form: Form,
     save: Option<SaveDir>,
-    /// Whole records: what is written at once never ends within a line.
+    /// Whole records: what is written at once never ends within one.
     buffer: Vec<u8>,
+    /// The end of each record in the buffer.
+    ends: Vec<usize>,
     /// Messages in the buffer, or those of them that could not be written.
     unprinted: Arc<AtomicU64>,
 }
@@ -52,7 +58,7 @@ impl Output {
     pub(crate) fn open(args: &SubscribeArgs) -> Result<Self, Failure> {
         let to = match &args.output {
             Some(path) => Target::File(Appended::open(path, args.beginning.commits()).map_err(Failure::new)?),
-            None if args.format == Format::Raw && io::stdout().is_terminal() => {
+            None if args.show.format() == Some(Format::Raw) && io::stdout().is_terminal() => {
                 return Err(Failure::with_code(
                     crate::exit::USAGE,
                     "--format raw does not print to a terminal, which would act on what is in the payloads; redirect \
@@ -69,7 +75,8 @@ impl Output {
             ),
             None => None,
         };
-        Ok(Self { to, format: args.format, save, buffer: Vec::new(), unprinted: Arc::default() })
+        let form = form(args);
+        Ok(Self { to, form, save, buffer: Vec::new(), ends: Vec::new(), unprinted: Arc::default() })
     }
 
     /// How many messages were taken and are not printed, now or at any time.
@@ -79,26 +86,35 @@ impl Output {
 
     /// Takes a message. It is printed at the next [`flush`](Self::flush), or now when a lot has
     /// gathered.
-    pub(crate) fn print(&mut self, message: &Message, origin: Option<&Origin>) -> Result<(), Stuck> {
+    pub(crate) fn print(&mut self, looked: &Looked<'_>, origin: Option<&Origin>) -> Result<(), Stuck> {
         let stored = match &self.save {
-            Some(dir) => {
-                Some(dir.store(&message.2).map_err(|cause| Stuck::Failed(format!("cannot store a payload: {cause}")))?)
-            }
+            Some(dir) => Some(
+                dir.store(&looked.message.2)
+                    .map_err(|cause| Stuck::Failed(format!("cannot store a payload: {cause}")))?,
+            ),
             None => None,
         };
         let saved = stored.as_ref().map(|(path, sha256)| Saved { path, sha256 });
-        record::format(&mut self.buffer, self.format, message, origin, saved.as_ref())
+        record::format(&mut self.buffer, &self.form, looked, origin, saved.as_ref())
             .map_err(|cause| Stuck::Failed(format!("cannot print a message: {cause}")))?;
+        self.ends.push(self.buffer.len());
         self.unprinted.fetch_add(1, Relaxed);
         if self.buffer.len() >= FULL { self.flush() } else { Ok(()) }
+    }
+
+    /// Prints a text that is no message.
+    pub(crate) fn write(&mut self, text: &[u8]) -> Result<(), Stuck> {
+        self.buffer.extend_from_slice(text);
+        self.flush()
     }
 
     pub(crate) fn flush(&mut self) -> Result<(), Stuck> {
         let written = match &mut self.to {
             Target::Stdout(_) => {
-                let (printed, written) = print(&self.buffer);
-                if written.is_err() && self.format != Format::Raw {
-                    self.unprinted.fetch_sub(printed, Relaxed);
+                let (length, written) = print(&self.buffer);
+                if written.is_err() {
+                    let printed = self.ends.partition_point(|end| *end <= length);
+                    self.unprinted.fetch_sub(printed as u64, Relaxed);
                 }
                 written
             }
@@ -111,12 +127,14 @@ impl Output {
                     // Lines in the buffer are taken: they are in the old file at least, if that is
                     // still somewhere.
                     self.buffer.clear();
+                    self.ends.clear();
                     return Err(Stuck::Failed(why));
                 }
                 written
             }
         };
         self.buffer.clear();
+        self.ends.clear();
         if written.is_ok() {
             self.unprinted.store(0, Relaxed);
         }
@@ -160,18 +178,29 @@ impl Output {
     }
 }
 
-/// Prints to stdout. Returns how many lines were printed whole, and whether all were.
-fn print(mut lines: &[u8]) -> (u64, io::Result<()>) {
+/// The form that is asked for, or that suits stdout.
+fn form(args: &SubscribeArgs) -> Form {
+    let is_terminal = args.output.is_none() && io::stdout().is_terminal();
+    let pretty = || Form::Pretty { colour: is_terminal && wants_colours() };
+    match (args.show.fields(), args.show.format()) {
+        (Some(fields), Some(Format::Ndjson)) => Form::Objects(fields.to_vec()),
+        (Some(fields), _) => Form::Columns(fields.to_vec()),
+        (None, Some(Format::Ndjson)) => Form::Ndjson,
+        (None, Some(Format::Raw)) => Form::Raw,
+        (None, Some(Format::Pretty)) => pretty(),
+        (None, None) if is_terminal => pretty(),
+        (None, Some(Format::Line) | None) => Form::Line,
+    }
+}
+
+/// Prints to stdout. Returns how many bytes were written, and whether all were.
+fn print(bytes: &[u8]) -> (usize, io::Result<()>) {
     let mut stdout = io::stdout().lock();
     let mut printed = 0;
-    while !lines.is_empty() {
-        match stdout.write(lines) {
+    while let Some(rest) = bytes.get(printed..).filter(|rest| !rest.is_empty()) {
+        match stdout.write(rest) {
             Ok(0) => return (printed, Err(io::ErrorKind::WriteZero.into())),
-            Ok(written) => {
-                let (done, rest) = lines.split_at(written);
-                printed += done.split(|byte| *byte == b'\n').skip(1).count() as u64;
-                lines = rest;
-            }
+            Ok(written) => printed += written,
             Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
             Err(cause) => return (printed, Err(cause)),
         }

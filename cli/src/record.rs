@@ -1,4 +1,5 @@
-//! One received message as a line, a JSON object or its bytes.
+//! One received message in a form that is printed: a line, indented JSON, a JSON object, some of its
+//! fields, or its bytes.
 
 use std::{
     io::{self, Write as _},
@@ -6,12 +7,36 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use hpfeeds::{Message, Origin, visible::acts_on_a_terminal};
+use hpfeeds::{Message, Origin};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter, Serializer};
 
-use crate::{args::Format, escape::Escaped};
+use crate::{
+    columns,
+    escape::{Escaped, write_json},
+    subscribe::{
+        field::{Field, Looked},
+        json::{self, Layout},
+    },
+};
+
+/// A form of messages.
+#[derive(Debug)]
+pub(crate) enum Form {
+    /// `[channel] ident: payload`, one line each.
+    Line,
+    /// The same, with JSON on a line for each member and element.
+    Pretty { colour: bool },
+    /// A JSON object a line.
+    Ndjson,
+    /// The bytes of the payload.
+    Raw,
+    /// Some fields, with tabs between them.
+    Columns(Vec<Field>),
+    /// Some fields, a JSON object a line.
+    Objects(Vec<Field>),
+}
 
 /// Where a payload was stored.
 pub(crate) struct Saved<'a> {
@@ -22,21 +47,35 @@ pub(crate) struct Saved<'a> {
 /// Appends a message to `to`. A payload that is stored is not printed as well.
 pub(crate) fn format(
     to: &mut Vec<u8>,
-    format: Format,
-    message: &Message,
+    form: &Form,
+    looked: &Looked<'_>,
     origin: Option<&Origin>,
     saved: Option<&Saved<'_>>,
 ) -> io::Result<()> {
-    match format {
-        Format::Line => line(to, message, saved),
-        Format::Ndjson => json(to, message, origin, saved, Timestamp::now()),
-        Format::Raw => to.write_all(&message.2),
+    let message = looked.message;
+    match form {
+        Form::Line => line(to, message, saved),
+        Form::Pretty { colour } => pretty(to, looked, saved, *colour),
+        Form::Ndjson => record(to, message, origin, saved, Timestamp::now()),
+        Form::Raw => to.write_all(&message.2),
+        Form::Columns(fields) => columns::line(to, fields, looked),
+        Form::Objects(fields) => columns::object(to, fields, looked),
     }
 }
 
 /// Writes a message of that time as a JSON object on a line.
 pub(crate) fn ndjson(to: impl io::Write, message: &Message, time: Timestamp) -> io::Result<()> {
-    json(to, message, None, None, time)
+    record(to, message, None, None, time)
+}
+
+/// Objects and arrays are laid out; what else a payload is stands on the line.
+fn pretty(to: &mut Vec<u8>, looked: &Looked<'_>, saved: Option<&Saved<'_>>, colour: bool) -> io::Result<()> {
+    let laid_out = looked.json().filter(|json| saved.is_none() && json::is_container(json));
+    let Some(text) = laid_out else { return line(to, looked.message, saved) };
+    let (ident, channel, _) = looked.message;
+    write!(to, "[{}] {}: ", Escaped(channel.as_bytes()), Escaped(ident.as_bytes()))?;
+    json::write(to, text, Layout::Indented { colour })?;
+    to.write_all(b"\n")
 }
 
 fn line(to: &mut Vec<u8>, (ident, channel, payload): &Message, saved: Option<&Saved<'_>>) -> io::Result<()> {
@@ -69,7 +108,7 @@ enum Payload<'a> {
     Saved { path: String, sha256: &'a str, size: usize },
 }
 
-fn json(
+fn record(
     mut to: impl io::Write,
     (ident, channel, payload): &Message,
     origin: Option<&Origin>,
@@ -91,24 +130,12 @@ fn json(
     to.write_all(b"\n")
 }
 
-/// JSON that is safe to show: [`acts_on_a_terminal`] knows more characters than JSON must escape,
-/// and JSON may.
+/// JSON that is safe to show.
 struct Printable(CompactFormatter);
 
 impl Formatter for Printable {
     fn write_string_fragment<W: io::Write + ?Sized>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
-        let mut rest = fragment;
-        while let Some(at) = rest.find(acts_on_a_terminal) {
-            writer.write_all(&rest.as_bytes()[..at])?;
-            let mut characters = rest[at..].chars();
-            if let Some(character) = characters.next() {
-                for unit in character.encode_utf16(&mut [0; 2]) {
-                    write!(writer, "\\u{unit:04x}")?;
-                }
-            }
-            rest = characters.as_str();
-        }
-        self.0.write_string_fragment(writer, rest)
+        write_json(writer, fragment)
     }
 }
 
@@ -127,7 +154,7 @@ mod tests {
     fn printed(payload: &'static [u8], saved: Option<&Saved<'_>>) -> [String; 2] {
         let (mut one, mut other) = (Vec::new(), Vec::new());
         line(&mut one, &message(payload), saved).unwrap();
-        json(&mut other, &message(payload), None, saved, "2025-01-02T03:04:05.678901Z".parse().unwrap()).unwrap();
+        record(&mut other, &message(payload), None, saved, "2025-01-02T03:04:05.678901Z".parse().unwrap()).unwrap();
         [one, other].map(|bytes| String::from_utf8(bytes).unwrap())
     }
 
@@ -150,6 +177,24 @@ mod tests {
         let [line, json] = printed(b"\x00\xff\xfe", None);
         assert_eq!(line, "[a.b] se\\u{1b}nsor: \\u{0}\\xff\\xfe\n");
         assert!(json.ends_with(r#""payload_base64":"AP/+"}"#.to_owned().as_str()) || json.contains("AP/+"), "{json}");
+    }
+
+    #[test]
+    fn objects_and_arrays_are_laid_out_and_nothing_else() {
+        let printed = |payload: &'static [u8], saved| {
+            let (mut text, message) = (Vec::new(), message(payload));
+            format(&mut text, &Form::Pretty { colour: false }, &Looked::at(&message), None, saved).unwrap();
+            String::from_utf8(text).unwrap()
+        };
+        assert_eq!(printed(b" {\"a\":[1]}\n", None), "[a.b] se\\u{1b}nsor: {\n  \"a\": [\n    1\n  ]\n}\n");
+        assert_eq!(printed(b"[]", None), "[a.b] se\\u{1b}nsor: []\n");
+        for payload in [&b"5"[..], b"\"a\\n\"", b"{\"a\":", b"", b"\xff", b"[1]\n[2]\n"] {
+            let mut expected = Vec::new();
+            line(&mut expected, &message(payload), None).unwrap();
+            assert_eq!(printed(payload, None).as_bytes(), expected);
+        }
+        let saved = Saved { path: Path::new("d/ab"), sha256: "ab" };
+        assert_eq!(printed(b"{}", Some(&saved)), "[a.b] se\\u{1b}nsor: d/ab (2 bytes)\n");
     }
 
     #[test]

@@ -66,13 +66,14 @@ const BROKER: [&[&str]; 22] = [
 ];
 
 /// The tool.
-const TOOL: [&[&str]; 8] = [
+const TOOL: [&[&str]; 9] = [
     &["main"],
     &["dispatch"],
     &["completions", "publish", "sendfile", "subscribe", "bench", "demo", "doctor", "spool", "top"],
     &["lines"],
     &["output", "sending", "watch"],
     &["link", "ndjson", "record"],
+    &["columns"],
     &["args", "save", "stdin", "signals"],
     &[
         "connection",
@@ -82,8 +83,13 @@ const TOOL: [&[&str]; 8] = [
         "doctor/args",
         "spool/args",
         "top/args",
+        "subscribe/args",
+        "subscribe/condition",
+        "subscribe/field",
+        "subscribe/json",
         "beginning",
         "bench/batch",
+        "channels",
         "escape",
         "exit",
         "pace",

@@ -133,6 +133,26 @@ fn only_so_many_messages_are_told_as_were_wanted() {
 }
 
 #[test]
+fn messages_that_meet_no_condition_count_as_processed() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("out");
+    let (scripted, told) = broker(&["one", "two", "three"]);
+    let args = ["--where", "payload=two", "--output", file.to_str().unwrap()];
+    let mut tool = Running::start(&mut subscribe(&scripted, &args));
+    wait_for(&told, 12);
+    assert_eq!(fs::read_to_string(&file).unwrap(), "[events] i: two\n");
+    tool.signal("INT");
+    assert_eq!(tool.wait(), Some(0), "{}", tool.stderr());
+    scripted.done();
+    // One that cannot be written is not processed, and nothing behind it.
+    let (scripted, told) = broker(&["one", "two", "three"]);
+    let mut tool = Running::start(&mut subscribe(&scripted, &["--where", "payload!=one", "--output", "/dev/full"]));
+    assert_eq!(tool.wait(), Some(1), "{}", tool.stderr());
+    scripted.done();
+    assert_eq!(told.lock().unwrap().last(), None);
+}
+
+#[test]
 fn a_file_is_told_of_when_it_is_on_the_disk_also_where_it_was_moved() {
     let dir = tempfile::tempdir().unwrap();
     let (file, moved) = (dir.path().join("out"), dir.path().join("moved"));

@@ -15,11 +15,13 @@ mod interrupted;
 mod keep_going;
 mod lines;
 mod mailbox;
+mod manual;
 mod ndjson;
 mod publish;
 mod reconnect;
 mod refusals;
 mod secrecy;
+mod selecting;
 mod sendfile;
 #[path = "../../../tests/support/skip.rs"]
 mod skip;

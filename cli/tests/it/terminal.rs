@@ -1,17 +1,22 @@
 //! The tool on a terminal. `script` (util-linux) gives the tool one.
 
-use std::{fs, process::Command};
+use std::{fs, io::Write as _, net::Shutdown, process::Command};
 
 use crate::{
     skip::skip,
-    support::{SECRET, TestBroker},
+    support::{SECRET, Scripted, TestBroker, message, read_frame},
 };
 
 /// The exit code, and what a person would have seen; nothing when there is no `script`.
 fn on_a_terminal(arguments: &str) -> Option<(Option<i32>, String)> {
+    on_a_terminal_with(&[], arguments)
+}
+
+fn on_a_terminal_with(variables: &[(&str, &str)], arguments: &str) -> Option<(Option<i32>, String)> {
     let mut script = Command::new("script");
     script.args(["--quiet", "--return", "--command", &format!("{} {arguments}", env!("CARGO_BIN_EXE_hpfeeds"))]);
     script.arg("/dev/null").env("HPFEEDS_SECRET", SECRET).env("TERM", "xterm").stdin(std::process::Stdio::null());
+    script.env_remove("NO_COLOR").envs(variables.iter().copied());
     match script.output() {
         Ok(output) => Some((output.status.code(), String::from_utf8(output.stdout).unwrap())),
         Err(cause) => {
@@ -38,6 +43,36 @@ fn raw_payloads_do_not_go_to_a_terminal() {
     let Some((code, seen)) = on_a_terminal("subscribe --format raw -i sensor -c events") else { return };
     assert_eq!(code, Some(2));
     assert!(seen.contains("--format raw does not print to a terminal"), "{seen:?}");
+}
+
+#[test]
+fn json_is_laid_out_on_a_terminal_with_colours_unless_they_are_unwanted() {
+    let payload = "{\"k\u{9b}\": [1, \"\u{202e}x\\u001b\", null]}";
+    let safe = "{\n  \"k\\u009b\": [\n    1,\n    \"\\u202ex\\u001b\",\n    null\n  ]\n}";
+    let painted = safe
+        .replace("\"k\\u009b\"", "\u{1b}[36m\"k\\u009b\"\u{1b}[0m")
+        .replace("1,\n", "\u{1b}[33m1\u{1b}[0m,\n")
+        .replace("\"\\u202ex\\u001b\"", "\u{1b}[32m\"\\u202ex\\u001b\"\u{1b}[0m")
+        .replace("null", "\u{1b}[33mnull\u{1b}[0m");
+    for (variables, format, expected) in [
+        (&[][..], "", &*painted),
+        (&[("NO_COLOR", "1")], "", safe),
+        (&[("TERM", "dumb")], "", safe),
+        (&[], "--format line", "{\"k\\u{9b}\": [1, \"\\u{202e}x\\u001b\", null]}"),
+    ] {
+        let broker = Scripted::authenticated(1, move |_, stream| {
+            read_frame(stream).unwrap();
+            stream.write_all(&message(payload.as_bytes())).unwrap();
+            while read_frame(stream).is_some() {}
+            stream.shutdown(Shutdown::Both).unwrap();
+        });
+        let arguments = format!("subscribe -p {} -i sensor events --count 1 {format}", broker.port());
+        let Some((code, seen)) = on_a_terminal_with(variables, &arguments) else { return };
+        assert_eq!(code, Some(0), "{seen:?}");
+        let seen = seen.replace("\r\n", "\n");
+        assert!(seen.contains(&format!("[events] i: {expected}\n")), "{seen:?}\n{expected:?}");
+        broker.done();
+    }
 }
 
 #[test]

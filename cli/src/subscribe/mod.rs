@@ -1,4 +1,10 @@
-//! `hpfeeds subscribe`: prints messages as they arrive.
+//! `hpfeeds subscribe`: prints messages as they arrive, or those that meet its conditions, or a report.
+
+pub(crate) mod args;
+mod condition;
+pub(crate) mod field;
+pub(crate) mod json;
+mod report;
 
 use std::{num::NonZeroU64, sync::atomic::Ordering::Relaxed, time::Duration};
 
@@ -13,8 +19,8 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
+use self::{args::SubscribeArgs, condition::Condition, field::Looked, report::Report};
 use crate::{
-    args::{Format, SubscribeArgs},
     connection::ConnectionArgs,
     escape::Escaped,
     exit::{Failure, TOO_FEW, USAGE, messages, notice},
@@ -46,11 +52,25 @@ pub(crate) async fn run(connection: ConnectionArgs, args: SubscribeArgs, mut sto
         0 => None,
         n => Some(format!("{} were received and may not be printed", messages(n))),
     });
-    let is_for_programs = args.format == Format::Ndjson;
-    let (wanted, received) = (args.count, 0);
-    let uncommitted = None;
-    let mut subscriber =
-        Subscriber { session, output, hangup, watch, wanted, received, grants, is_for_programs, commits, uncommitted };
+    let show = &args.show;
+    let is_for_programs = show.is_for_programs();
+    let report = show.report.then(|| Report::new(show.fields().unwrap_or_default(), is_for_programs));
+    let mut subscriber = Subscriber {
+        session,
+        output,
+        hangup,
+        watch,
+        conditions: args.show.conditions,
+        report,
+        report_every: args.show.report_every,
+        wanted: args.count,
+        received: 0,
+        passed_over: 0,
+        grants,
+        is_for_programs,
+        commits,
+        uncommitted: None,
+    };
     let end = tokio::select! {
         end = subscriber.receive() => end,
         _ = stop.requested() => Ok(End::Asked),
@@ -105,8 +125,16 @@ struct Subscriber {
     output: Output,
     hangup: Hangup,
     watch: Watch,
+    /// What a message must meet to be printed or counted.
+    conditions: Vec<Condition>,
+    /// Takes the messages, if they are counted instead of printed.
+    report: Option<Report>,
+    report_every: Option<Duration>,
     wanted: Option<NonZeroU64>,
+    /// Messages that meet the conditions.
     received: u64,
+    /// Messages that do not.
+    passed_over: u64,
     /// The broker's answers to the subscriptions, in this connection or the next.
     grants: FuturesOrdered<Granted>,
     /// A program that reads the output wants to know of a message that is missing in it.
@@ -131,6 +159,7 @@ enum End {
 impl Subscriber {
     async fn receive(&mut self) -> Result<End, Failure> {
         let mut events = self.session.events();
+        let mut next_report = self.after_report();
         loop {
             tokio::select! {
                 // Events are told before the messages that came after them.
@@ -142,6 +171,15 @@ impl Subscriber {
                 Some(granted) = self.grants.next(), if !self.grants.is_empty() => {
                     if let Some(channel) = granted {
                         self.watch.subscribed(&channel);
+                    }
+                }
+                // Before the messages, of which there may always be more.
+                () = due(next_report) => {
+                    next_report = self.after_report();
+                    match self.print_report() {
+                        Ok(()) => {}
+                        Err(Stuck::ClosedPipe) => return Ok(End::ClosedPipe),
+                        Err(Stuck::Failed(why)) => return Err(Failure::new(why)),
                     }
                 }
                 message = self.session.next() => match message.map(|message| self.take_all(message)) {
@@ -179,13 +217,12 @@ impl Subscriber {
         // Not without end: events want to be told.
         let mut budget = 1000;
         while let Some(message) = next {
-            if let Err(stuck) = self.output.print(&message, self.session.origin().as_ref()) {
+            if let Err(stuck) = self.take(&message) {
                 // The messages before it are taken, and stored: their lines are printed whatever is
                 // wrong with this one.
                 drop(self.output.flush());
                 return Err(stuck);
             }
-            self.received += 1;
             budget -= 1;
             if self.is_done() || budget == 0 {
                 break;
@@ -203,6 +240,37 @@ impl Subscriber {
         Ok(self.is_done())
     }
 
+    /// Prints or counts a message, if it meets the conditions.
+    fn take(&mut self, message: &Message) -> Result<(), Stuck> {
+        let looked = Looked::at(message);
+        if !self.is_wanted(&looked) {
+            self.passed_over += 1;
+            return Ok(());
+        }
+        match &mut self.report {
+            Some(report) => report.count(&looked),
+            None => self.output.print(&looked, self.session.origin().as_ref())?,
+        }
+        self.received += 1;
+        Ok(())
+    }
+
+    fn is_wanted(&self, looked: &Looked<'_>) -> bool {
+        self.conditions.iter().all(|condition| condition.is_met(looked))
+    }
+
+    fn print_report(&mut self) -> Result<(), Stuck> {
+        let Some(report) = &self.report else { return Ok(()) };
+        let mut text = Vec::new();
+        report.write(&mut text).map_err(|cause| Stuck::Failed(format!("cannot print the report: {cause}")))?;
+        self.output.write(&text)
+    }
+
+    /// When the next report but the last one is due.
+    fn after_report(&self) -> Option<Instant> {
+        self.report_every.map(|every| Instant::now() + every)
+    }
+
     /// Tells the mailbox that everything that was taken is printed, once that is where it stays.
     fn commit(&mut self) -> Result<(), Stuck> {
         if self.uncommitted.take().is_some() {
@@ -217,7 +285,14 @@ impl Subscriber {
     }
 
     async fn finish(mut self, end: Result<End, Failure>, timeout: Option<Duration>) -> Result<(), Failure> {
-        let end = end?;
+        let end = match end {
+            Ok(end) => end,
+            Err(failure) => {
+                // The counts hold, whatever has gone wrong since.
+                drop(self.print_report());
+                return Err(failure);
+            }
+        };
         if self.commits {
             self.commit_last(&end).await?;
         }
@@ -228,8 +303,12 @@ impl Subscriber {
             self.print_rest().await?;
         }
         drop(self.session.close().await);
-        if let End::ClosedPipe = end {
-            self.count_rest();
+        match end {
+            End::ClosedPipe => self.count_rest(),
+            _ => match self.print_report() {
+                Ok(()) | Err(Stuck::ClosedPipe) => {}
+                Err(Stuck::Failed(why)) => return Err(Failure::new(why)),
+            },
         }
         if self.session.skipped() > 0 {
             notice(format_args!("messages skipped: {}", self.session.skipped()));
@@ -275,18 +354,26 @@ impl Subscriber {
     /// that it did not take out of the pipe.
     fn count_rest(&mut self) {
         let mut left = self.output.unprinted().load(Relaxed);
-        while let Some(Some(_message)) = self.session.next().now_or_never() {
-            left += 1;
+        while let Some(Some(message)) = self.session.next().now_or_never() {
+            left += u64::from(self.is_wanted(&Looked::at(&message)));
         }
-        if left > 0 && self.is_for_programs {
+        if left > 0 && self.is_for_programs && self.report.is_none() {
             notice(format_args!("nobody reads the output any more: {} were received and not printed", messages(left)));
         }
     }
 
     fn enough(&self, timeout: Option<Duration>) -> Result<(), Failure> {
         let (received, timeout) = (self.received, timeout.unwrap_or_default());
+        let passed_over = match self.passed_over {
+            0 => String::new(),
+            1 => ", and 1 message that does not meet --where".to_owned(),
+            n => format!(", and {n} messages that do not meet --where"),
+        };
         let message = match self.wanted {
-            Some(wanted) => format!("only {received} of {wanted} messages arrived within {timeout:?}"),
+            Some(wanted) => format!("only {received} of {wanted} messages arrived within {timeout:?}{passed_over}"),
+            None if received == 0 && self.passed_over > 0 => {
+                format!("nothing wanted arrived within {timeout:?}{passed_over}")
+            }
             None if received == 0 => format!("nothing arrived within {timeout:?}"),
             None => return Ok(()),
         };
