@@ -8,9 +8,12 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use hpfeeds::{units::period, visible::acts_on_a_terminal};
+use hpfeeds::{environment, units::period, visible::acts_on_a_terminal};
 
-use super::store::{Store, StoreParser};
+use super::{
+    honeypots::{Account, Configuration, Honeypot},
+    store::{Store, StoreParser},
+};
 use crate::auth::admin::{Change, Entry, Fields, Keys, Listing, from_json, remarks, to_json};
 
 /// Add, list, change and remove keys, in SQLite files, databases and JSON files
@@ -37,6 +40,8 @@ enum Action {
         ident: String,
         #[command(flatten)]
         fields: Given,
+        #[command(flatten)]
+        target: Target,
     },
     /// Change the given fields of a key; the others stay
     Set {
@@ -112,6 +117,23 @@ struct Given {
     subscribe: Vec<String>,
 }
 
+/// The program that a new key is for.
+#[derive(Debug, Args)]
+struct Target {
+    /// Print the configuration of this program with the key, ready to paste, instead of the secret alone
+    ///
+    /// Without --publish, the key may publish to the channels that the program has by itself.
+    #[arg(long = "for", value_name = "PROGRAM", value_enum)]
+    honeypot: Option<Honeypot>,
+    /// The name or address of this broker in that configuration
+    #[arg(long, value_name = "NAME", requires = "honeypot")]
+    host: Option<String>,
+    /// The port of this broker in that configuration
+    #[arg(long, value_name = "PORT", requires = "honeypot", default_value_t = environment::DEFAULT_PORT)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+}
+
 /// Arguments about a key that exists.
 #[derive(Debug, Args)]
 struct Changes {
@@ -156,7 +178,7 @@ impl KeysCommand {
     pub(crate) async fn run(&self) -> Result<(), Failure> {
         let keys = self.auth.keys()?;
         match &self.action {
-            Action::Add { ident, fields } => add(&keys, ident, fields).await,
+            Action::Add { ident, fields, target } => add(&keys, ident, fields, target).await,
             Action::Set { ident, fields, changes } => set(&keys, ident, fields, changes).await,
             Action::Disable { ident } => able(&keys, ident, false).await,
             Action::Enable { ident } => able(&keys, ident, true).await,
@@ -242,23 +264,50 @@ async fn able(keys: &Keys, ident: &str, able: bool) -> Result<(), Failure> {
     Ok(keys.apply(&[Change::Set { ident: ident.to_owned(), fields }]).await?)
 }
 
-async fn add(keys: &Keys, ident: &str, fields: &Given) -> Result<(), Failure> {
+async fn add(keys: &Keys, ident: &str, fields: &Given, target: &Target) -> Result<(), Failure> {
     let owner = fields.owner(keys, ident)?.unwrap_or_else(|| ident.to_owned());
     let given = fields.secret()?;
     let is_new = given.is_none();
     let secret = given.map_or_else(random_secret, Ok)?;
+    let may_publish = match target.honeypot {
+        Some(honeypot) if fields.publish.is_empty() => honeypot.grants(),
+        _ => fields.publish.clone(),
+    };
+    // Before there is a key, which would be in the way of another try.
+    let configuration = target.configuration(ident, &secret, &may_publish, &fields.subscribe)?;
     let entry = Entry {
         ident: ident.to_owned(),
         owner,
         secret: secret.clone(),
-        publish: fields.publish.clone(),
+        publish: may_publish,
         subscribe: fields.subscribe.clone(),
         ..Entry::default()
     };
     let notes = remarks([&entry]);
     keys.apply(&[Change::Add(entry)]).await?;
     say(&notes);
-    if is_new { print(&format!("{secret}\n")) } else { Ok(()) }
+    match configuration {
+        Some(Configuration { text, notes }) => {
+            print(&text)?;
+            say(&notes);
+            Ok(())
+        }
+        None if is_new => print(&format!("{secret}\n")),
+        None => Ok(()),
+    }
+}
+
+impl Target {
+    fn configuration(
+        &self,
+        ident: &str,
+        secret: &str,
+        publish: &[String],
+        subscribe: &[String],
+    ) -> Result<Option<Configuration>, String> {
+        let account = Account { host: self.host.as_deref(), port: self.port, ident, secret, publish, subscribe };
+        self.honeypot.map(|honeypot| honeypot.configuration(&account)).transpose()
+    }
 }
 
 async fn import(keys: &Keys, file: &Path, replace: bool) -> Result<(), Failure> {

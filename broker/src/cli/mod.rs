@@ -7,6 +7,7 @@ mod config_file;
 mod control;
 mod dashboard;
 mod exporter;
+mod honeypots;
 mod journal;
 mod keys;
 mod limits;

@@ -15,15 +15,29 @@ REAL = {"cowrie": "cowrie_plugin.py", "opencanary": "opencanary_handler.py"}
 
 class Sensor:
     def __init__(self, name, route, secret, directory, channels=()):
+        settings = {"port": route.sensor_port, "secret": secret}
+        if name == "cowrie":
+            settings |= {"server": "127.0.0.1", "identifier": name}
+        else:
+            settings |= {"ident": name, "channels": channels}
+        self._begin(name, settings, directory)
+
+    @classmethod
+    def configured(cls, name, settings, directory):
+        """With the settings of its own configuration file."""
+        made = cls.__new__(cls)
+        made._begin(name, settings, directory)
+        return made
+
+    def _begin(self, name, settings, directory):
         self.name = name
         python = python_of(name) if name in REAL else sys.executable
         argv, extra = [python, HERE / REAL.get(name, f"{name}.py")], {}
         if name == "cowrie":
             # As its documentation says: a setting of a section is COWRIE_SECTION_NAME in the environment.
-            settings = {"server": "127.0.0.1", "port": route.sensor_port, "identifier": name, "secret": secret}
             extra = {f"COWRIE_OUTPUT_HPFEEDS3_{key.upper()}": str(value) for key, value in settings.items()}
         else:
-            argv += [route.sensor_port, name, secret, *channels]
+            argv += [settings["port"], settings["ident"], settings["secret"], *settings["channels"]]
         self.process = Process(argv, env=clean_environment(**extra), cwd=directory, stdin=b"")
 
     @property
