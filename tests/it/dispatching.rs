@@ -26,14 +26,19 @@ in_both_runtimes!(
     a_dispatcher_runs_on_the_stream_of_a_channel,
 );
 
-async fn connect(broker: &Broker) -> ClientSession {
-    ClientSession::connect(broker.local_addr(), "dev", "dev").await.unwrap()
+/// A session that gets what is published to these channels from now on, as its dispatcher will want: that
+/// subscribes when it runs.
+async fn connect(broker: &Broker, channels: &[&str]) -> ClientSession {
+    let session = ClientSession::connect(broker.local_addr(), "dev", "dev").await.unwrap();
+    for channel in channels {
+        session.subscribe_confirmed(channel).await.unwrap();
+    }
+    session
 }
 
 async fn a_message_goes_to_the_first_function_that_matches() {
     let broker = Broker::dev().await.unwrap();
-    let mut session = connect(&broker).await;
-    session.subscribe("z").unwrap();
+    let mut session = connect(&broker, &["a.one", "a.*", "end", "z"]).await;
     let heard = Mutex::new(Vec::new());
     let note = |name: &str, (_, channel, payload): Message| {
         heard.lock().push(format!("{name} {channel} {}", payload.escape_ascii()));
@@ -62,7 +67,7 @@ async fn functions_run_one_after_the_other_unless_more_are_allowed() {
     const AT_ONCE: usize = 4;
     let broker = Broker::dev().await.unwrap();
     for at_once in [1, AT_ONCE] {
-        let mut session = connect(&broker).await;
+        let mut session = connect(&broker, &["a"]).await;
         let handle = session.handle();
         let (now, most, done) = (&AtomicUsize::new(0), &AtomicUsize::new(0), &AtomicUsize::new(0));
         // With several at once, they wait for each other.
@@ -88,7 +93,7 @@ async fn functions_run_one_after_the_other_unless_more_are_allowed() {
 
 async fn an_error_of_a_function_ends_the_dispatcher_and_not_the_session() {
     let broker = Broker::dev().await.unwrap();
-    let mut session = connect(&broker).await;
+    let mut session = connect(&broker, &["a", "b"]).await;
     let alive = Arc::new(());
     let held = Arc::clone(&alive);
     let dispatcher = Dispatcher::<Box<dyn std::error::Error + Send + Sync>>::new()
@@ -118,7 +123,7 @@ async fn an_error_of_a_function_ends_the_dispatcher_and_not_the_session() {
 
 async fn a_dispatcher_runs_on_the_stream_of_a_channel() {
     let broker = Broker::dev().await.unwrap();
-    let mut session = connect(&broker).await;
+    let mut session = connect(&broker, &[]).await;
     let mut stream = session.channel("a").unwrap();
     let handled = &AtomicUsize::new(0);
     let dispatcher = Dispatcher::<Error>::new().otherwise(async move |_| {
