@@ -47,6 +47,24 @@ fn an_option_that_says_where_the_broker_is_goes_before_the_variable() {
 }
 
 #[test]
+fn doctor_says_what_a_url_has_given() {
+    let broker = TestBroker::start();
+    let full = url(&broker, "events");
+    let told = |command: &mut assert_cmd::Command| {
+        let output = command.env("LANG", "C").env_remove("LC_ALL").output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(!text.contains(SECRET), "{text}");
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let said = told(tool().args(["doctor", "--url", &full]));
+    assert!(said.contains("ok settings url from the command line | ident, secret from the URL"), "{said}");
+    let said = told(tool().env("HPFEEDS_URL", &full).args(["doctor", "-i", "sensor"]));
+    assert!(said.contains("ident from the command line | url from the environment | secret from the URL"), "{said}");
+    let said = told(tool().args(["doctor", "--url", &full.replace(SECRET, "hunter2%20")]));
+    assert!(said.contains("the secret ends in a space write the secret in the URL without it"), "{said}");
+}
+
+#[test]
 fn a_url_that_makes_no_sense_is_refused_without_its_secret() {
     let given = ["publish", "-c", "events", "x"];
     for (bad, text) in [
