@@ -16,8 +16,8 @@ impl FromStr for BrokerAddr {
             None => host,
         };
         match port.parse() {
-            // No address and no name has brackets of its own.
-            Ok(port) if !host.is_empty() && !host.contains(['[', ']']) => Ok(Self::new(host, port)),
+            // No address and no name has brackets of its own, or a part of a URL.
+            Ok(port) if !host.is_empty() && !host.contains(['[', ']', '@', '/']) => Ok(Self::new(host, port)),
             _ => Err(Error::address(given)),
         }
     }
@@ -65,6 +65,11 @@ mod tests {
         for text in ["localhost", ":20000", "localhost:port", "localhost:70000", "::1:20000", "[::1:5", "[[a]:1"] {
             let error = text.parse::<BrokerAddr>().unwrap_err();
             assert!(error.is_usage() && error.to_string().contains("HOST:PORT"), "{text}: {error}");
+        }
+        for text in ["hpfeeds://me:hunter2@h:1", "hpfeeds://h:1", "me:hunter2@h:1", "hunter2@h:1", "hpfeeds+tls://h"] {
+            let error = text.parse::<BrokerAddr>().unwrap_err();
+            let said = error.to_string();
+            assert!(error.is_usage() && said.contains("from_url") && !said.contains("hunter2"), "{said}");
         }
     }
 }

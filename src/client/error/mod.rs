@@ -196,6 +196,11 @@ impl Error {
     }
 
     pub(crate) fn address(given: &str) -> Self {
+        if given.contains("://") || given.contains('@') {
+            // There may be a secret in it.
+            let text = "a URL is not a broker address: use SessionBuilder::from_url, or HOST:PORT alone".to_owned();
+            return Self::new(Cause::Told { kind: Told::Usage, text });
+        }
         Self::new(Cause::Address { given: given.to_owned() })
     }
 
