@@ -1,6 +1,7 @@
 """Our broker with a dashboard, and what its page shows."""
 
 import json
+import urllib.request
 from pathlib import Path
 
 from broker import Broker, pick_port
@@ -16,7 +17,7 @@ HOSTILE_SHOWN = "<img src=x onerror=alert(1)>\\u{202e}gnp.\\u{1b}[31m'\"&amp;</t
 class Dashboard(Broker):
     """Our broker with a dashboard, and keys for the given idents."""
 
-    def __init__(self, directory, idents=("sensor-1",), *flags, proxied=False, denied="denied"):
+    def __init__(self, directory, idents=("sensor-1",), *flags, proxied=False, denied="denied", channels="*"):
         self.proxied = proxied
         self.web = pick_port()
         tokens = Path(directory) / "tokens"
@@ -24,7 +25,9 @@ class Dashboard(Broker):
         tokens.write_text("".join(f"{scope} {token}\n" for scope, token in TOKENS.items()))
         dashboard = ("--dashboard", f"127.0.0.1:{self.web}", "--dashboard-tokens", tokens, "--data-dir", "data")
         super().__init__("rust", directory, flags=(*dashboard, *flags))
-        keys = {ident: {"owner": "test", "secret": "s", "pubchans": ["*"], "subchans": ["*"]} for ident in idents}
+        keys = {
+            ident: {"owner": "test", "secret": "s", "pubchans": [channels], "subchans": [channels]} for ident in idents
+        }
         keys[denied] = {"owner": "test", "secret": "s", "pubchans": ["allowed"], "subchans": []}
         self._users.write_text(json.dumps(keys))
         self.origin = f"http://127.0.0.1:{self.web}"
@@ -42,6 +45,18 @@ class Dashboard(Broker):
 
     def address(self, scope="tail"):
         return f"{self.origin}/#token={TOKENS[scope]}"
+
+    def remember(self, **presence):
+        """What an earlier run has stored of idents."""
+        folder = self.directory / "data"
+        folder.mkdir()
+        (folder / "presence.json").write_text(json.dumps({"version": 1, "idents": presence}))
+
+    def snapshot(self, query=""):
+        address = f"{self.origin}/api/v1/snapshot?{query}"
+        request = urllib.request.Request(address, headers={"Authorization": f"Bearer {TOKENS['view']}"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
 
     def connect(self, ident="sensor-1"):
         """A client that has authenticated and has subscribed to nothing."""

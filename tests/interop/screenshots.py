@@ -10,7 +10,7 @@ import random
 import struct
 import time
 import zlib
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -89,15 +89,12 @@ def event(ident):
 @pytest.fixture
 def fleet(tmp_path):
     """A broker with a past, and a function that lets its sensors go on for some seconds."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    remembered = {ident: history(ident, at) for at, ident in enumerate(SENSORS) if ident not in NEVER}
-    (folder / "presence.json").write_text(json.dumps({"version": 1, "idents": remembered}))
     flags = ("--name", "hive.example", "--mailbox", "collector=cowrie.*,dionaea.connections")
     with ExitStack() as stack:
-        broker = stack.enter_context(
-            closing(Dashboard(tmp_path, (*SENSORS, *READERS), *flags, proxied=True, denied="snare-fra-1"))
-        ).serve()
+        broker = Dashboard(tmp_path, (*SENSORS, *READERS), *flags, proxied=True, denied="snare-fra-1")
+        stack.callback(broker.close)
+        broker.remember(**{ident: history(ident, at) for at, ident in enumerate(SENSORS) if ident not in NEVER})
+        broker.serve()
         dial = lambda ident, at, secret="s": sign_in(stack, broker, ident, at, secret)  # noqa: E731
         there = {ident: dial(ident, at) for at, ident in enumerate(SENSORS) if ident not in NEVER and ident not in GONE}
         readers = [dial(ident, 200 + at) for at, ident in enumerate(READERS)]

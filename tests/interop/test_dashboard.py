@@ -117,7 +117,7 @@ def test_hidden_characters_are_written_out(page, dashboard):
         ("\u202a\u202e\u2066\u2069\u200e\u061c", "\\u{202a}\\u{202e}\\u{2066}\\u{2069}\\u{200e}\\u{61c}"),
         ("a\u200bb\u2060c\ufeffd\u00ade", "a\\u{200b}b\\u{2060}c\\u{feff}d\\u{ad}e"),
         ("a\u00a0b\u2003c\u3000d\u2028e", "a\\u{a0}b\\u{2003}c\\u{3000}d\\u{2028}e"),
-        ("\u3164\uffa0\u2800\U000e0041\ue000", "\\u{3164}\\u{ffa0}\\u{2800}\\u{e0041}\\u{e000}"),
+        ("\u3164\uffa0\u2800\ufff9\U000e0041\ue000", "\\u{3164}\\u{ffa0}\\u{2800}\\u{fff9}\\u{e0041}\\u{e000}"),
     ]
     shown = page.run(
         "const { escape } = await import('/dashboard.js'); return arguments[0].map(escape)",

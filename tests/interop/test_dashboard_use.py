@@ -2,13 +2,19 @@
 and with a screen reader.
 """
 
+import json
+import socket
+import struct
+import time
+from collections import Counter
+from contextlib import ExitStack, closing
 from urllib.parse import urlsplit
 
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-from dashboard import HOSTILE, TOKENS, open_page, wait_for_state
-from wire import publish
+from dashboard import HOSTILE, TOKENS, Dashboard, open_page, wait_for_state
+from wire import Peer, publish
 
 pytestmark = [pytest.mark.rust, pytest.mark.timeout(180)]
 
@@ -59,6 +65,90 @@ def test_two_thousand_sensors_are_on_the_screen_in_less_than_a_second(page, star
         sensor.send(publish("sensor-1234", "events", b"x"))
         wait_for_state(page, "sensor-1234", "learning")
         assert page.run("return [...touched]") == ["sensor-1234"]
+
+
+def known(now, **more):
+    """An ident that the broker knows for twenty days, with a message now and then, and that left half a minute ago."""
+    stamps = {"first": now - 20 * 86_400, "published": now - 60, "connected": now - 9000, "left": now - 30}
+    usual = {"day": now // 86_400, "gaps": [900] * 7, "peaks": [2] * 7}
+    return {**stamps, "reason": "shutdown", "quiet": 5, "subscribes": False, **usual, **more}
+
+
+# Each shows a state, and what the others do hides none of them.
+FATES = {
+    "stops": 40,
+    "vanishes": 30,
+    "is denied": 20,
+    "floods": 5,
+    "is silent": 25,
+    "has a wrong secret": 10,
+    "is new": 15,
+}
+
+
+def test_each_of_two_thousand_sensors_has_its_state_within_five_seconds(page, tmp_path):
+    idents = [f"sensor-{number:04}" for number in range(1999)]
+    fate = dict(zip(idents, (name for name, count in FATES.items() for _ in range(count))))
+    having = lambda name: [ident for ident in idents if fate.get(ident) == name]  # noqa: E731
+    now = int(time.time())
+    past = {ident: known(now, quiet=9000 if fate.get(ident) == "is silent" else 5) for ident in idents}
+    for ident in having("is new"):
+        del past[ident]
+    with ExitStack() as stack:
+        dashboard = stack.enter_context(closing(Dashboard(tmp_path, idents, channels="events")))
+        dashboard.remember(**past)
+        dashboard.serve()
+        absent = {*having("has a wrong secret"), *having("is new")}
+        there = {ident: dashboard.connect(ident) for ident in idents if ident not in absent}
+        stack.callback(lambda: [peer.close() for peer in there.values()])
+        open_page(page, dashboard)
+        buttons = "[...document.querySelectorAll('#states button')]"
+        states = f"Object.fromEntries({buttons}.map((one) => [one.classList[0], one.firstChild.textContent]))"
+        page.wait_for(f"({states}).ok === '{len(there) - FATES['is silent']:,}'", "all to be there", seconds=60)
+
+        # The machine says how long it needs for one look at all of them.
+        began = time.monotonic()
+        dashboard.snapshot("limit=2000")
+        look = time.monotonic() - began
+        page.run(f"""
+            window.seen = [];
+            const see = () => seen.push([Date.now(), JSON.stringify({states})]);
+            const all = {{ subtree: true, childList: true, characterData: true }};
+            new MutationObserver(see).observe(document.querySelector("#states"), all);
+        """)
+        for ident in having("floods"):
+            there[ident].send(*[publish(ident, "events", b"x")] * 700)
+        for ident in having("is denied"):
+            there[ident].send(publish(ident, "others", b"x"))
+        for ident in having("has a wrong secret"):
+            peer = stack.enter_context(Peer(dashboard.port))
+            peer.send(peer.auth(ident, "wrong"))
+        for ident in having("stops"):
+            there[ident].close()
+        for ident in having("vanishes"):
+            there[ident].sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            there[ident].close()
+        done = time.time()
+
+        shown = {"stops": "gone", "vanishes": "gone", "is denied": "gone", "has a wrong secret": "gone"}
+        shown |= {"floods": "flood", "is silent": "silent", "is new": "never", None: "ok"}
+        expected = {ident: shown[fate.get(ident)] for ident in idents} | {"denied": "never"}
+        counts = Counter(expected.values())
+        wanted = json.dumps(
+            {name: f"{counts[name]:,}" for name in ("gone", "silent", "flood", "never", "learning", "ok")}
+        )
+        at = "(seen.find(([, states]) => states === arguments[0]) ?? [0])[0]"
+        reached = page.wait_for(at, f"{wanted}", wanted.replace(", ", ",").replace(": ", ":"), seconds=60)
+        print(f"{reached / 1000 - done:.1f} s; a snapshot takes {look:.2f} s")
+        assert reached / 1000 - done < 5 + 5 * look
+        # Each sensor has its own, here and in the snapshot.
+        rows = "[...document.querySelectorAll('#sensors tbody tr')]"
+        pairs = f"{rows}.map((row) => [row.children[1].textContent, row.children[0].textContent])"
+        assert dict(page.run(f"return {pairs}")) == expected
+        taken = dashboard.snapshot("limit=2000")
+        assert {row["ident"]: row["state"] for row in taken["sensors"]["rows"]} == expected
+        kinds = Counter(row["kind"] for row in taken["incidents"]["rows"])
+        assert (kinds["denied-publish"], kinds["wrong-secret"]) == (FATES["is denied"], FATES["has a wrong secret"])
 
 
 def test_counters_text_and_columns_choose_the_rows(page, start_dashboard):
