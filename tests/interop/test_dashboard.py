@@ -35,6 +35,9 @@ def test_a_form_takes_a_token_and_says_when_it_is_wrong(page, dashboard):
     page.open(dashboard.origin)
     page.wait_for("document.activeElement.id === 'token'", "the form, with the focus in its field")
     assert not page.is_shown("#view")
+    nodes = page.cdp("Accessibility.getFullAXTree")["nodes"]
+    named = [(node["role"]["value"], node["name"]["value"]) for node in nodes if node.get("name")]
+    assert {("textbox", "Token"), ("button", "Log in")} <= set(named)
     page.press("wrong", Keys.ENTER)
     page.wait_for("document.querySelector('#login-why').textContent.includes('does not know')", "why it is wrong")
     page.press(TOKENS["view"], Keys.ENTER)

@@ -894,7 +894,7 @@ function may(scope) {
   const reads = scope === "tail";
   $("tail-none").hidden = reads;
   for (const id of ["tail-filter", "messages", "pause", "pretty"]) $(id).hidden = !reads;
-  tables.sources.section.hidden = !reads;
+  tables.sources.section.hidden = tables.sources.link.parentNode.hidden = !reads;
   showRate();
 }
 
