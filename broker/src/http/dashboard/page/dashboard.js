@@ -26,7 +26,7 @@ function button(label, className, action) {
   return node;
 }
 
-// ---------------------------------------------------------------- text
+// ---- text
 
 /** Characters that show nothing, or that change how others show: control, format (bidi among them), blanks
  * other than the space, private and unassigned ones, halves of surrogate pairs. */
@@ -125,7 +125,7 @@ function since(at) {
   return `${span(age)} · ${age < 72_000 ? clock : `${day.format(at * 1000)} ${clock}`}`;
 }
 
-// ---------------------------------------------------------------- commands
+// ---- commands
 
 /** A word for a POSIX shell. `null` for what no command should hold, as its reader could not see it. */
 export function quote(word) {
@@ -185,7 +185,7 @@ function copyable(text) {
   return [code, copy];
 }
 
-// ---------------------------------------------------------------- details
+// ---- details
 
 const MILLIS = new Set(["first", "last", "at"]);
 const SECONDS = new Set(["since", "published", "connected", "left", "oldest", "started"]);
@@ -214,7 +214,7 @@ function details(title, row, commands = [], ...more) {
 
 $("details-close").addEventListener("click", () => $("details").close());
 
-// ---------------------------------------------------------------- tables
+// ---- tables
 
 const REASONS = {
   closed: "it closed the connection", refused: "it did what its key denies", broken: "its connection broke",
@@ -223,10 +223,15 @@ const REASONS = {
   shutdown: "the broker was stopped", cut: "its connection was cut",
 };
 
+/** By ident the last wrong secret that came with it. It may be a stranger's. */
+let wrongSecrets = new Map();
+
 function why(row) {
+  const wrong = wrongSecrets.get(row.ident);
+  if (!row.connections && wrong && wrong.last / 1000 >= (row.left ?? 0)) return `wrong secret from ${wrong.source}`;
   switch (row.state) {
     case "gone": return REASONS[row.reason] ?? row.reason ?? "";
-    case "silent": return `longest gap in 7 days: ${span(row.usual_gap)}`;
+    case "silent": return `its gaps were up to ${span(row.usual_gap)}`;
     case "flood": return `usual are ${num(row.usual_rate)} per minute`;
     case "never": return "not connected in 30 days";
     case "learning": return "known for less than a day";
@@ -523,7 +528,7 @@ function settle(owner, root) {
   if (owner.current) owner.current.tabIndex = 0;
 }
 
-// ---------------------------------------------------------------- sparklines
+// ---- sparklines
 
 const SVG = "http://www.w3.org/2000/svg";
 const RATE = LISTS.sensors.columns.findIndex((column) => column.spark);
@@ -557,7 +562,7 @@ function sample() {
   for (const row of tables.sensors.rows.values()) row.history[slot] = row.data.rate;
 }
 
-// ---------------------------------------------------------------- the summary
+// ---- the summary
 
 /** The fields of the snapshot that are no lists. */
 let head = {};
@@ -666,7 +671,7 @@ function books() {
   write($("notice"), faults.join(" "));
 }
 
-// ---------------------------------------------------------------- live messages
+// ---- live messages
 
 const tail = { kept: [], paused: false, missed: 0, current: null, rate: 0, shown: [], at: 0 };
 
@@ -740,7 +745,7 @@ function takeSources({ sources }) {
   tables.sources.all({ rows, total: rows.length, matching: rows.length });
 }
 
-// ---------------------------------------------------------------- the stream
+// ---- the stream
 
 const session = { scope: null, version: null, sort: "state", turn: 0, aborting: null, wake: () => {}, isAsleep: false };
 const tables = {};
@@ -785,11 +790,20 @@ function take(name, data) {
       ahead = data.at - Date.now();
       Object.assign(head, data.set);
       for (const [list, changes] of Object.entries(data.lists ?? {})) tables[list]?.change(changes);
+      if (data.lists?.incidents) takeIncidents([...tables.incidents.body.children].map(({ row }) => row.data));
       show();
       break;
     case "tail": takeMessages(data); break;
     case "sources": takeSources(data); break;
     case "gone": fate = "Broker stopped"; break;
+  }
+}
+
+function takeIncidents(rows) {
+  wrongSecrets = new Map(rows.filter(({ kind }) => kind === "wrong-secret").reverse().map((row) => [row.ident, row]));
+  for (const ident of wrongSecrets.keys()) {
+    const row = tables.sensors.rows.get(ident);
+    if (row) row.isStale = true;
   }
 }
 
@@ -802,6 +816,7 @@ function takeSnapshot(data) {
   awaySince = 0;
   fate = "";
   head = {};
+  takeIncidents(data.incidents.rows);
   for (const [name, given] of Object.entries(data)) {
     if (tables[name]) tables[name].all(given);
     else head[name] = given;
@@ -886,7 +901,7 @@ function showSort() {
   });
 }
 
-// ---------------------------------------------------------------- the session
+// ---- the session
 
 /** Sets what the token may do. */
 function may(scope) {
