@@ -4,8 +4,10 @@ keeps up.
 
 import json
 import os
+import socket
 import subprocess
 import time
+from contextlib import ExitStack
 
 import pytest
 from selenium.webdriver.common.keys import Keys
@@ -250,6 +252,23 @@ def test_the_page_survives_a_restart_of_the_broker(page, dashboard):
         )
     assert "unreachable" not in page.text("#summary")
     assert page.run("return window.same"), "the page was not loaded again"
+
+
+def test_more_pages_than_the_broker_serves_say_so(page, dashboard):
+    """Eight streams are open elsewhere: the page says what the broker answers, and comes when one of them ends."""
+    request = f"GET /api/v1/stream HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKENS['view']}\r\n\r\n"
+    with ExitStack() as stack:
+        for _ in range(8):
+            stream = stack.enter_context(socket.create_connection(("127.0.0.1", dashboard.web)))
+            stream.sendall(request.encode())
+            assert stream.recv(12) == b"HTTP/1.1 200"
+        page.open(dashboard.address())
+        page.wait_for("document.querySelector('#summary').textContent.startsWith('Broker answers 503')", "the summary")
+        assert "too many pages are open" in page.text("#filter-fault")
+    page.wait_for(
+        "document.querySelector('#summary').textContent === 'No sensor has connected yet'", "a turn", seconds=30
+    )
+    assert not page.is_shown("#filter-fault")
 
 
 def test_live_messages_pass_the_filters_and_can_be_held_and_saved(page, dashboard):

@@ -505,14 +505,9 @@ function roam(owner, root) {
     const item = event.target.closest("tbody tr, li");
     if (!item || event.ctrlKey || event.altKey || event.metaKey) return;
     const among = [...item.querySelectorAll("button")], place = among.indexOf(event.target);
-    const step = (from, by) => {
-      let to = from;
-      for (let left = Math.abs(by); left && to; left -= 1) to = (by > 0 ? to.nextElementSibling : to.previousElementSibling) ?? (left = 1, to);
-      return to;
-    };
-    const parent = item.parentNode;
-    const to = { ArrowDown: () => step(item, 1), ArrowUp: () => step(item, -1), PageDown: () => step(item, 15), PageUp: () => step(item, -15),
-      Home: () => parent.firstElementChild, End: () => parent.lastElementChild }[event.key]?.();
+    const items = [...item.parentNode.children];
+    const by = { ArrowDown: 1, ArrowUp: -1, PageDown: 15, PageUp: -15, Home: -Infinity, End: Infinity }[event.key] ?? 0;
+    const to = by && items[Math.min(Math.max(items.indexOf(item) + by, 0), items.length - 1)];
     const side = { ArrowRight: place + 1, ArrowLeft: place - 1 }[event.key];
     const target = to ? [...to.querySelectorAll("button")][place] ?? to.querySelector("button") : among[side];
     if (!to && side === undefined) return;
@@ -568,8 +563,9 @@ function sample() {
 let head = {};
 /** Since when the broker is away, and since when the books differ; of our clock, in milliseconds. */
 let awaySince = 0, differsSince = 0;
-/** Why it is away. */
+/** What is to be said of it, when there is more than that it is unreachable. */
 let fate = "";
+const STOPPED = "Broker stopped";
 const states = {};
 
 for (const name of STATES) {
@@ -611,11 +607,12 @@ function write(node, text) {
 
 let icon = "";
 function show() {
-  if (!head.states) return;
+  if (!head.states && !awaySince) return;
   const [worst, text] = summary();
   write($("summary"), text);
   $("summary").className = worst;
   $("view").classList.toggle("stale", awaySince > 0);
+  if (!head.states) return;
   document.title = escape(awaySince ? `away · ${head.name}` : head.states.gone ? `${num(head.states.gone)} gone · ${head.name}` : `${head.name} · hpfeeds`);
   const colour = { gone: "c0291f", away: "c0291f", silent: "c98500", flood: "8b2fa0" }[worst] ?? "1d7340";
   if (icon !== colour) {
@@ -795,7 +792,7 @@ function take(name, data) {
       break;
     case "tail": takeMessages(data); break;
     case "sources": takeSources(data); break;
-    case "gone": fate = "Broker stopped"; break;
+    case "gone": fate = STOPPED; break;
   }
 }
 
@@ -860,7 +857,8 @@ async function follow() {
         await events(response.body, alive, (name, data) => mine === session.turn && take(name, data));
       } else fate = `Broker answers ${response.status}`;
     } catch {
-      // The connection broke: the same as its end.
+      // The connection broke, or there was none: the same as its end.
+      if (fate !== STOPPED) fate = "";
     } finally {
       clearTimeout(timer);
     }
@@ -926,6 +924,7 @@ function leave(reason) {
   session.aborting?.abort();
   Object.assign(session, { scope: null, version: null });
   head = {};
+  wrongSecrets = new Map();
   awaySince = 0;
   for (const table of Object.values(tables)) table.clear();
   tail.kept = [];
