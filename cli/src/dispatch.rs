@@ -4,7 +4,12 @@
 use std::{env, io, process::ExitCode, time::Duration};
 
 use tokio::runtime;
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::{
+    filter::Targets,
+    layer::{Layer as _, SubscriberExt as _},
+    util::SubscriberInitExt as _,
+};
 
 #[cfg(feature = "demo")]
 use crate::demo;
@@ -88,11 +93,11 @@ fn in_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Fai
 
 /// Logs what the library does, for `--debug`. The library is told no secret to log.
 fn log_to_stderr() {
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new("hpfeeds=debug"))
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
         // Without this, a closed stderr would be a panic.
-        .log_internal_errors(false)
-        .init();
+        .log_internal_errors(false);
+    let library = Targets::new().with_target("hpfeeds", Level::DEBUG);
+    tracing_subscriber::registry().with(lines.with_filter(library)).init();
 }

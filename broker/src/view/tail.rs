@@ -344,9 +344,10 @@ mod tests {
             let text = serde_json::to_string(&event).unwrap();
             prop_assert!(!text.contains(['\n', '\r']));
             let row = &serde_json::from_str::<Value>(&text).unwrap()["messages"][0];
-            match std::str::from_utf8(&payload) {
-                Ok(whole) => prop_assert_eq!(&row["payload"], whole),
-                Err(_) => prop_assert_eq!(&row["encoding"], "base64"),
+            if let Ok(whole) = std::str::from_utf8(&payload) {
+                prop_assert_eq!(&row["payload"], whole);
+            } else {
+                prop_assert_eq!(&row["encoding"], "base64");
             }
         }
     }

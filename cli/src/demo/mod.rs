@@ -19,7 +19,7 @@ use self::{
     args::DemoArgs,
     events::{Events, SENSORS},
 };
-use crate::{args::Format, exit::Failure, record, signals::Stop};
+use crate::{exit::Failure, record, signals::Stop, subscribe::field::Looked};
 
 /// The ident and the secret of the demo's consumer: for this machine only, as long as it runs.
 const CONSUMER: &str = "demo";
@@ -139,7 +139,7 @@ async fn publish(
 
 fn print(message: &Message) -> Result<(), Failure> {
     let mut line = Vec::new();
-    let printed = record::format(&mut line, Format::Line, message, None, None)
+    let printed = record::format(&mut line, &record::Form::Line, &Looked::at(message), None, None)
         .and_then(|()| io::stdout().write_all(&line))
         .and_then(|()| io::stdout().flush());
     printed.map_err(|cause| Failure::new(format!("cannot print: {cause}")))
