@@ -3,6 +3,7 @@
 
 pub(crate) mod access;
 mod body;
+mod handshakes;
 mod lease;
 pub(crate) mod options;
 mod page;
@@ -18,12 +19,12 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::{AbortHandle, JoinSet},
-    time::{sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-use self::{access::Access, lease::Lease, tokens::CurrentTokens};
+use self::{access::Access, handshakes::Handshakes, lease::Lease, tokens::CurrentTokens};
 use crate::{
     net::{endpoint::open::Service, socket::Socket, whole_socket::WholeSocket},
     util::accept_backoff::AcceptBackoff,
@@ -89,6 +90,7 @@ pub(crate) enum Kind {
 /// The state that all connections share.
 struct Shared {
     access: Access,
+    handshakes: Handshakes,
     source: Arc<dyn Source>,
     building: Arc<Semaphore>,
     streams: Arc<Semaphore>,
@@ -117,7 +119,14 @@ impl Dashboard {
         let (closing, stopped) = (CancellationToken::new(), CancellationToken::new());
         let (building, streams) = (Arc::new(Semaphore::new(MAX_BUILDING)), Arc::new(Semaphore::new(MAX_STREAMS)));
         let tokens = access.tokens.clone();
-        let shared = Arc::new(Shared { access, source, building, streams, closing: closing.clone() });
+        let shared = Arc::new(Shared {
+            access,
+            handshakes: Handshakes::default(),
+            source,
+            building,
+            streams,
+            closing: closing.clone(),
+        });
         let dashboard = Self { addr, tokens, closing, stopped, task: TaskTracker::new() };
         let serving = serve(listener, Arc::new(service), shared);
         dashboard.task.spawn(dashboard.stopped.clone().run_until_cancelled_owned(serving));
@@ -196,10 +205,14 @@ async fn connection(
     lease: Arc<Lease>,
 ) {
     let Ok(mut socket) = Socket::new(stream, service.keepalive) else { return };
-    if let Some(certificate) = &service.tls
-        && !matches!(timeout(TLS_TIMEOUT, socket.secure(certificate.config())).await, Ok(Ok(())))
-    {
-        return debug!(%peer, "the dashboard's client has not come to terms about TLS");
+    if let Some(certificate) = &service.tls {
+        let Some(turn) = shared.handshakes.turn(Instant::now()) else {
+            return debug!(%peer, "too many clients of the dashboard want TLS");
+        };
+        sleep_until(turn).await;
+        if !matches!(timeout(TLS_TIMEOUT, socket.secure(certificate.config())).await, Ok(Ok(()))) {
+            return debug!(%peer, "the dashboard's client has not come to terms about TLS");
+        }
     }
     let answering = service_fn(|request| route::answer(request, &shared, &lease));
     let serving = http1::Builder::new()

@@ -166,6 +166,7 @@ mod tests {
     use crate::http::dashboard::{
         MAX_STREAMS, Source, Unavailable,
         access::Access,
+        handshakes::Handshakes,
         tokens::{CurrentTokens, Tokens},
     };
 
@@ -204,7 +205,14 @@ mod tests {
         let tokens = Arc::new(CurrentTokens::new(Tokens::make().unwrap(), None));
         let access = Access { tokens, names: Vec::new(), port: 0, is_secure: false };
         let (building, streams) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(MAX_STREAMS)));
-        Arc::new(Shared { access, source: Arc::new(Nothing), building, streams, closing: CancellationToken::new() })
+        Arc::new(Shared {
+            access,
+            handshakes: Handshakes::default(),
+            source: Arc::new(Nothing),
+            building,
+            streams,
+            closing: CancellationToken::new(),
+        })
     }
 
     fn start(shared: &Arc<Shared>, lease: &Arc<Lease>, watch: Scripted) -> BoxStream<'static, Bytes> {
