@@ -60,8 +60,7 @@ fn serve_commands(context: &Arc<BrokerContext>) {
         Ok(control) => {
             let (store, context_too) = (Arc::clone(store), context.clone());
             context.tasks.spawn(async move {
-                let serving = control.run(store, context_too.tasks.clone(), context_too.closing.clone());
-                context_too.closing.run_until_cancelled(serving).await
+                context_too.closing.run_until_cancelled(control.run(store, context_too.clone())).await
             });
         }
         // The broker works without.

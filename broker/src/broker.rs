@@ -142,6 +142,7 @@ impl Broker {
             node,
             above: ArcSwap::default(),
             more_metrics: OnceLock::new(),
+            status: OnceLock::new(),
             journal,
             auth_failures,
             tls_handshakes: Arc::default(),

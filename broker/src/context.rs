@@ -40,6 +40,9 @@ use crate::{
     util::clock::unix_seconds,
 };
 
+/// Shows what runs this broker, as a screen for its operator.
+pub(crate) type Status = Box<dyn Fn() -> String + Send + Sync>;
+
 /// Writes more metrics behind those of the broker.
 pub(crate) type MoreMetrics = Box<dyn Fn(&mut Text) + Send + Sync>;
 
@@ -77,6 +80,8 @@ pub(crate) struct BrokerContext {
     pub(crate) above: ArcSwap<Vec<NodeId>>,
     /// Metrics of what runs this broker, behind its own.
     pub(crate) more_metrics: OnceLock<MoreMetrics>,
+    /// The screen of what runs this broker: of a relay.
+    pub(crate) status: OnceLock<Status>,
     /// The journal with its mailboxes, if there is a data folder. (`store` is that of keys.)
     pub(crate) journal: Option<Arc<Store>>,
 

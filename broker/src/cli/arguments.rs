@@ -13,6 +13,7 @@ use crate::{
         backpressure::Backpressure,
         config_file::{self, ConfigFile},
         dashboard::Dashboard,
+        drain::DrainCommand,
         exporter::Exporter,
         journal::JournalCommand,
         keys::KeysCommand,
@@ -139,6 +140,7 @@ pub(crate) enum Command {
     Keys(Box<KeysCommand>),
     Relay(Box<RelayCommand>),
     Mailbox(MailboxCommand),
+    Drain(DrainCommand),
     Journal(JournalCommand),
 }
 

@@ -24,6 +24,10 @@ pub(super) struct Folder {
 }
 
 impl Folder {
+    pub(super) fn of(data_dir: PathBuf) -> Self {
+        Self { data_dir }
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.data_dir
     }

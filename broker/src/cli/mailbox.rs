@@ -239,16 +239,16 @@ fn describe(one: &Value, now_ms: i64) -> String {
     lines.join("\n") + "\n"
 }
 
-fn number(value: &Value) -> u64 {
+pub(super) fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or_default()
 }
 
-fn messages(count: u64) -> String {
+pub(super) fn messages(count: u64) -> String {
     format!("{} {}", grouped(count), if count == 1 { "message" } else { "messages" })
 }
 
 /// A text for a terminal.
-fn plain(value: &Value) -> String {
+pub(super) fn plain(value: &Value) -> String {
     value.as_str().map(clean).unwrap_or_default()
 }
 

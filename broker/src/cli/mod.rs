@@ -6,6 +6,7 @@ mod backpressure;
 mod config_file;
 mod control;
 mod dashboard;
+mod drain;
 mod exporter;
 mod honeypots;
 mod journal;

@@ -1,6 +1,6 @@
 //! The relay as a program: a broker for the sensors of this machine, and its uplinks.
 
-use std::{future::pending, io, process::ExitCode, sync::Arc, time::Duration};
+use std::{future::pending, io, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use hpfeeds::{
     Backoff, BrokerAddr, ClientSession, Ident, Limits, Secret, SessionBuilder, TlsOptions,
@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use super::{
+    control::Folder,
     output::complain,
     process::{Stop, keep_freed_memory, notify, print, reload},
     relay_args::{LocalAuth, RelayAction, RelayCommand, data_dir},
@@ -22,14 +23,11 @@ use crate::{
     auth::{AuthError, env::EnvStore},
     broker::Broker,
     builder::BrokerBuilder,
+    control::request::Request,
     relay::{
-        downlink,
-        local_keys::LocalKeys,
-        metrics,
-        service::Relay,
-        status::{self, StatusSocket},
-        uplink::Settings,
+        downlink, figures::Figures, local_keys::LocalKeys, metrics, service::Relay, status::screen, uplink::Settings,
     },
+    util::clock::unix_ms,
 };
 
 /// The interval of attempts with a key or channel that the parent refuses.
@@ -44,7 +42,7 @@ type AnyError = Box<dyn std::error::Error>;
 /// Runs the subcommand: a relay until a signal ends it, or one look at a running one.
 pub(super) fn main(command: &RelayCommand) -> ExitCode {
     if let Some(RelayAction::Status { data_dir: dir }) = &command.action {
-        return show(&data_dir(dir.as_ref()));
+        return show(data_dir(dir.as_ref()));
     }
     if let Err(cause) = command.check() {
         complain(format_args!("{cause} (try --help)"));
@@ -67,19 +65,16 @@ pub(super) fn main(command: &RelayCommand) -> ExitCode {
 }
 
 /// Prints the status of the relay that uses a folder.
-fn show(data_dir: &std::path::Path) -> ExitCode {
-    let screen = match status::read(data_dir) {
-        Ok(screen) => screen,
-        Err(cause) => {
-            let dir = data_dir.display();
-            complain(format_args!("no relay answers in {dir}: {cause} (is it running, and is --data-dir its folder?)"));
-            return ExitCode::FAILURE;
-        }
-    };
-    match print(|out| out.write_all(screen.as_bytes())) {
+fn show(data_dir: PathBuf) -> ExitCode {
+    let shown = Folder::of(data_dir).ask(&Request::Status, |_| Ok(()));
+    let printed = shown.and_then(|screen| {
+        let screen = screen.as_str().unwrap_or_default().to_owned();
+        print(|out| out.write_all(screen.as_bytes())).map_err(|cause| format!("cannot print to stdout: {cause}"))
+    });
+    match printed {
         Ok(()) => ExitCode::SUCCESS,
-        Err(cause) => {
-            complain(format_args!("cannot print to stdout: {cause}"));
+        Err(fault) => {
+            complain(fault);
             ExitCode::FAILURE
         }
     }
@@ -192,16 +187,13 @@ async fn run(command: &RelayCommand) -> Result<ExitCode, AnyError> {
     let mut relay = Relay::start(&broker, &data_dir, allows, command.key.clone(), settings).await?;
     let figures = relay.figures().to_vec();
     let more = figures.clone();
-    let (not_stored, told) = (broker.not_stored(), broker.not_stored());
-    broker.add_metrics(Box::new(move |text| metrics::write(&more, told(), text)));
+    broker.add_metrics(Box::new(move |text| metrics::write(&more, text)));
+    let (name, not_stored) = (parent.to_string(), broker.not_stored());
+    broker.set_status(Box::new(move || {
+        let uplinks: Vec<_> = figures.iter().map(Figures::snapshot).collect();
+        screen(&name, &uplinks, not_stored(), unix_ms())
+    }));
     let downwards = downwards(command, &way)?;
-    let answering = match StatusSocket::open(&data_dir) {
-        Ok(socket) => Some(tokio::spawn(socket.serve(parent.to_string(), figures, not_stored))),
-        Err(cause) => {
-            tracing::warn!(%cause, "`hpfeeds-broker relay status` will not work");
-            None
-        }
-    };
     if let Err(cause) = print(|out| announce(out, command, parent, &broker)) {
         // The log has the same. A full disk must not keep the sensors out.
         tracing::warn!(%cause, "cannot print to stdout");
@@ -220,9 +212,6 @@ async fn run(command: &RelayCommand) -> Result<ExitCode, AnyError> {
         for uplink in relay.stop().await {
             let (ident, delivered, waiting, lost) = (uplink.ident, uplink.delivered, uplink.waiting, uplink.lost);
             tracing::info!(%ident, delivered, waiting, lost, "the uplink has ended");
-        }
-        if let Some(answering) = answering {
-            answering.abort();
         }
         broker.shutdown().await
     };

@@ -28,6 +28,7 @@ pub fn main() -> ExitCode {
             Command::Keys(keys) => cli.runtime().map_err(Into::into).and_then(|runtime| runtime.block_on(keys.run())),
             Command::Relay(relay) => return relay::main(relay),
             Command::Mailbox(mailbox) => mailbox.run().map_err(Into::into),
+            Command::Drain(drain) => drain.run().map_err(Into::into),
             Command::Journal(journal) => journal.run().map_err(Into::into),
         };
         return match done {

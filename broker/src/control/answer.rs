@@ -5,42 +5,53 @@ use std::sync::Arc;
 use hpfeeds::wire::extension::Position;
 use serde_json::{Map, Value, json};
 
-use super::request::{Request, To};
-use crate::journal::{
-    mailbox::{core::Mailbox, losses::Losses, snapshot::MailboxSnapshot, spec::MailboxName},
-    post::Mailboxes,
-    store::Store,
+use super::{
+    drain,
+    request::{Request, To},
+};
+use crate::{
+    context::BrokerContext,
+    journal::{
+        mailbox::{core::Mailbox, losses::Losses, snapshot::MailboxSnapshot, spec::MailboxName},
+        post::Mailboxes,
+        store::Store,
+    },
 };
 
 /// Does what a request asks for. An error is a line for the operator.
-pub(super) async fn answer(store: &Arc<Store>, request: Request) -> Result<Value, String> {
+pub(super) async fn answer(
+    store: &Arc<Store>,
+    context: &Arc<BrokerContext>,
+    request: Request,
+) -> Result<Value, String> {
+    // The only one that reads the journal.
+    let to = match &request {
+        Request::Rewind(_, To::Time(unix_ms)) => {
+            store.position_before(*unix_ms).await.map_err(|cause| format!("the journal: {cause}"))?
+        }
+        // Everything behind the message before it.
+        Request::Rewind(_, To::Position(position)) => Position::new(position.epoch, position.number - 1),
+        _ => Position::NONE,
+    };
+    let (store, context) = (Arc::clone(store), Arc::clone(context));
+    // With very many channels, what waits for a mailbox takes some milliseconds to count.
+    let answering = tokio::task::spawn_blocking(move || act(&store, &context, request, to));
+    answering.await.map_err(|cause| cause.to_string())?
+}
+
+/// Does it at once; `to` is the position that a mailbox is set back to.
+fn act(store: &Store, context: &BrokerContext, request: Request, to: Position) -> Result<Value, String> {
     match request {
         Request::List => {
-            let store = Arc::clone(store);
-            // Very many channels take some milliseconds for each mailbox.
-            let list = tokio::task::spawn_blocking(move || {
-                let mailboxes: Vec<_> = store.mailboxes.list().iter().map(brief).collect();
-                json!({ "journal": journal(&store), "mailboxes": mailboxes })
-            });
-            list.await.map_err(|cause| cause.to_string())
+            let mailboxes: Vec<_> = store.mailboxes.list().iter().map(brief).collect();
+            Ok(json!({ "journal": journal(store), "mailboxes": mailboxes }))
         }
         Request::Show(name) => {
             let name = find(&store.mailboxes, &name)?;
-            let store = Arc::clone(store);
-            let shown = tokio::task::spawn_blocking(move || store.mailboxes.show(&name));
-            let shown = shown.await.map_err(|cause| cause.to_string())?;
-            shown.as_ref().map(full).ok_or_else(gone)
+            store.mailboxes.show(&name).as_ref().map(full).ok_or_else(gone)
         }
-        Request::Rewind(name, to) => {
+        Request::Rewind(name, _) => {
             let name = find(&store.mailboxes, &name)?;
-            let to = match to {
-                To::Start => Position::NONE,
-                // Everything behind the message before it.
-                To::Position(position) => Position::new(position.epoch, position.number - 1),
-                To::Time(unix_ms) => {
-                    store.position_before(unix_ms).await.map_err(|cause| format!("the journal: {cause}"))?
-                }
-            };
             store.mailboxes.command(&name, |mailbox| mailbox.rewind(to)).ok_or_else(gone)?;
             let shown = store.mailboxes.show(&name).ok_or_else(gone)?;
             Ok(json!({ "mailbox": name.to_string(), "to": to.to_string(), "messages": shown.waiting.messages }))
@@ -58,6 +69,11 @@ pub(super) async fn answer(store: &Arc<Store>, request: Request) -> Result<Value
             store.mailboxes.command(&name, |mailbox| mailbox.drop_waiting(end)).ok_or_else(gone)?;
             Ok(json!({ "mailbox": name.to_string(), "dropped": before.waiting.messages }))
         }
+        Request::Drain => Ok(drain::drain(store, context)),
+        Request::Status => match context.status.get() {
+            Some(status) => Ok(json!(status())),
+            None => Err("this broker is no relay".to_owned()),
+        },
         // The caller does that.
         Request::Dump(_) => Err("a dump is no single answer".to_owned()),
     }

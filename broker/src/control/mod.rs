@@ -5,6 +5,7 @@
 //! gets a line `{"message": …}` for each message before that.
 
 mod answer;
+mod drain;
 mod dump;
 pub(crate) mod request;
 
@@ -23,11 +24,10 @@ use tokio::{
     sync::Semaphore,
     time::{sleep, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
 use self::request::Request;
-use crate::journal::store::Store;
+use crate::{context::BrokerContext, journal::store::Store};
 
 /// The name of the socket in the data folder.
 pub(crate) const NAME: &str = "control";
@@ -64,16 +64,17 @@ impl Control {
 
     /// Serves commands without an end. Dropped, it accepts no more; commands that run end when the
     /// broker closes.
-    pub(crate) async fn run(self, store: Arc<Store>, tasks: TaskTracker, closing: CancellationToken) {
+    pub(crate) async fn run(self, store: Arc<Store>, context: Arc<BrokerContext>) {
         let places = Arc::new(Semaphore::new(MOST));
         loop {
             // The semaphore is never closed.
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let (store, closing) = (Arc::clone(&store), closing.clone());
-                    tasks.spawn(async move {
-                        if let Some(Err(cause)) = closing.run_until_cancelled(serve(stream, &store)).await {
+                    let (store, context_too) = (Arc::clone(&store), Arc::clone(&context));
+                    context.tasks.spawn(async move {
+                        let serving = serve(stream, &store, &context_too);
+                        if let Some(Err(cause)) = context_too.closing.run_until_cancelled(serving).await {
                             debug!(%cause, "a command was not answered");
                         }
                         drop(place);
@@ -95,7 +96,7 @@ impl Drop for Control {
     }
 }
 
-async fn serve(mut stream: UnixStream, store: &Arc<Store>) -> io::Result<()> {
+async fn serve(mut stream: UnixStream, store: &Arc<Store>, context: &Arc<BrokerContext>) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let mut line = String::new();
     let mut read = BufReader::new(read.take(LONGEST));
@@ -106,7 +107,7 @@ async fn serve(mut stream: UnixStream, store: &Arc<Store>) -> io::Result<()> {
     };
     let result = match request {
         Request::Dump(name) => dump::dump(store, &name, &mut write).await?,
-        request => match timeout(WORK, answer::answer(store, request)).await {
+        request => match timeout(WORK, answer::answer(store, context, request)).await {
             Ok(result) => result,
             Err(_) => Err(format!("the answer took more than {} s", WORK.as_secs())),
         },

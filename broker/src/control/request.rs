@@ -18,6 +18,10 @@ pub(crate) enum Request {
     Drop(String),
     /// Shows the messages that wait, and leaves them.
     Dump(String),
+    /// Begins a drain, and shows what is left.
+    Drain,
+    /// Shows the screen of a relay.
+    Status,
 }
 
 /// The place that a mailbox is set back to.
@@ -36,6 +40,8 @@ impl fmt::Display for Request {
         let named = |command: &str, name: &str| json!({ "command": command, "mailbox": name });
         let value = match self {
             Self::List => json!({ "command": "list" }),
+            Self::Drain => json!({ "command": "drain" }),
+            Self::Status => json!({ "command": "status" }),
             Self::Show(name) => named("show", name),
             Self::Skip(name) => named("skip", name),
             Self::Drop(name) => named("drop", name),
@@ -68,6 +74,8 @@ impl FromStr for Request {
         };
         Ok(match value["command"].as_str().unwrap_or_default() {
             "list" => Self::List,
+            "drain" => Self::Drain,
+            "status" => Self::Status,
             "show" => Self::Show(name()?),
             "skip" => Self::Skip(name()?),
             "drop" => Self::Drop(name()?),
@@ -107,6 +115,8 @@ mod tests {
         let name = || "c/\"ü\n".to_owned();
         for request in [
             Request::List,
+            Request::Drain,
+            Request::Status,
             Request::Show(name()),
             Request::Skip(name()),
             Request::Drop(name()),

@@ -5,7 +5,12 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use hpfeeds::wire::{Channel, EncodeError, Ident, encode_publish, extension::NodeId};
 
-use crate::{broker::Broker, context::MoreMetrics, journal::handle::Journal, session::fanout};
+use crate::{
+    broker::Broker,
+    context::{MoreMetrics, Status},
+    journal::handle::Journal,
+    session::fanout,
+};
 
 impl Broker {
     /// This broker in the frames of the extension.
@@ -32,6 +37,12 @@ impl Broker {
             self.context.above.store(Arc::new(above));
             self.context.pulse.move_away();
         }
+    }
+
+    /// Sets what the operator's command `relay status` shows, once.
+    pub(crate) fn set_status(&self, status: Status) {
+        // Only the first one counts.
+        let _ = self.context.status.set(status);
     }
 
     /// Adds metrics behind those of the broker, once.

@@ -8,14 +8,8 @@ use crate::{
     util::clock::unix_ms,
 };
 
-/// Writes the metrics of all uplinks, and how many messages are not stored.
-pub(crate) fn write(figures: &[Figures], not_stored: u64, text: &mut Text) {
-    text.metric(
-        Kind::Counter,
-        "hpfeeds_relay_not_stored_messages",
-        "Messages of sensors that are lost, as the disk did not follow or the journal has failed",
-    );
-    text.sample(&[], not_stored);
+/// Writes the metrics of all uplinks.
+pub(crate) fn write(figures: &[Figures], text: &mut Text) {
     let uplinks: Vec<_> = figures.iter().map(Figures::snapshot).collect();
     let now = unix_ms();
     let mut each = |kind, name, help, value: &dyn Fn(&UplinkSnapshot) -> u64| {

@@ -1,77 +1,10 @@
-//! The status of a relay: its figures as a screen for an operator, and the socket that gives it.
+//! The status of a relay: its figures as a screen for an operator.
 
-use std::{
-    fmt::Write as _,
-    fs,
-    io::{self, Read as _},
-    os::unix::{fs::PermissionsExt as _, net::UnixStream},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::fmt::Write as _;
 
 use hpfeeds::wire::extension::Level;
-use tokio::{io::AsyncWriteExt as _, net::UnixListener, time::timeout};
-use tracing::debug;
 
-use super::figures::{Figures, LinkState, Refusals, UplinkSnapshot};
-use crate::util::clock::unix_ms;
-
-/// The name of the socket in the data folder.
-const SOCKET: &str = "relay.sock";
-/// A reader of the status that takes longer is left alone.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// A socket that gives the status to each that connects. Only the user of the relay can.
-pub(crate) struct StatusSocket {
-    listener: UnixListener,
-    path: PathBuf,
-}
-
-impl StatusSocket {
-    /// Opens the socket in a data folder, which is locked for this process.
-    pub(crate) fn open(data_dir: &Path) -> io::Result<Self> {
-        let path = data_dir.join(SOCKET);
-        // Of an earlier process, which does not listen any more.
-        match fs::remove_file(&path) {
-            Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&path)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path })
-    }
-
-    /// Answers, one after the other, until it is dropped.
-    pub(crate) async fn serve(self, parent: String, figures: Vec<Figures>, not_stored: impl Fn() -> u64) {
-        loop {
-            let Ok((mut stream, _)) = self.listener.accept().await else {
-                tokio::time::sleep(PATIENCE).await;
-                continue;
-            };
-            let snapshots: Vec<_> = figures.iter().map(Figures::snapshot).collect();
-            let text = screen(&parent, &snapshots, not_stored(), unix_ms());
-            if let Err(cause) = timeout(PATIENCE, stream.write_all(text.as_bytes())).await {
-                debug!(%cause, "a reader of the status is too slow");
-            }
-        }
-    }
-}
-
-impl Drop for StatusSocket {
-    fn drop(&mut self) {
-        // The next start removes it otherwise.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-/// Reads the status of the relay that uses a data folder.
-pub(crate) fn read(data_dir: &Path) -> io::Result<String> {
-    let mut stream = UnixStream::connect(data_dir.join(SOCKET))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
-}
+use super::figures::{LinkState, Refusals, UplinkSnapshot};
 
 /// The screen: some lines for each ident, one for each denied channel, and one for messages of all
 /// sensors that are not stored.
@@ -133,8 +66,10 @@ fn age(ms: i64) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::relay::figures::Held;
+    use crate::relay::figures::{Figures, Held};
 
     fn uplink() -> UplinkSnapshot {
         let figures = Figures::new("cowrie-1".parse().unwrap());
@@ -176,23 +111,5 @@ mod tests {
                 "lost        9",
             ]
         );
-    }
-
-    #[tokio::test]
-    async fn the_socket_gives_the_screen_and_takes_the_place_of_an_old_one() {
-        let folder = tempfile::tempdir().unwrap();
-        assert!(read(folder.path()).is_err());
-        std::os::unix::net::UnixListener::bind(folder.path().join(SOCKET)).unwrap();
-        let socket = StatusSocket::open(folder.path()).unwrap();
-        let mode = fs::metadata(folder.path().join(SOCKET)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        let figures = vec![Figures::new("one".parse().unwrap())];
-        let serving = tokio::spawn(socket.serve("p:1".to_owned(), figures, || 0));
-        let path = folder.path().to_owned();
-        let text = tokio::task::spawn_blocking(move || read(&path)).await.unwrap().unwrap();
-        assert!(text.starts_with("parent p:1\none: connecting\n"), "{text}");
-        serving.abort();
-        let _ = serving.await;
-        assert!(!folder.path().join(SOCKET).exists());
     }
 }

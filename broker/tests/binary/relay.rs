@@ -110,7 +110,7 @@ async fn relay_that_cannot_start_says_why_in_one_line() {
     }
     let (code, stderr) = run(&["relay", "status", "--data-dir", dir]).await;
     assert_eq!((code, stderr.lines().count()), (Some(1), 1), "{stderr}");
-    assert!(stderr.contains("no relay answers in"), "{stderr}");
+    assert!(stderr.contains("no broker runs with the data folder"), "{stderr}");
     // Two on one folder.
     let first = Running::start(relay("127.0.0.1:1", "127.0.0.1:0", folder.path(), &[])).await;
     let output = within(relay("127.0.0.1:1", "127.0.0.1:0", folder.path(), &[]).output()).await.unwrap();

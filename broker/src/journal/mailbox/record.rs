@@ -19,6 +19,7 @@ impl Mailbox {
             name: self.spec.name.clone(),
             owner: self.claims.owner(),
             claims: self.claims.len(),
+            acknowledges: self.claims.acknowledges(),
             address: self.claims.address(),
             texts: self.texts.iter().map(|(name, text)| (name.clone(), text.cursor)).collect(),
             lowest: self.lowest(),

@@ -30,6 +30,8 @@ pub(crate) struct MailboxSnapshot {
     /// The connection that owns it, and how many claim it.
     pub(crate) owner: Option<u64>,
     pub(crate) claims: usize,
+    /// Whether the owner says what it has processed.
+    pub(crate) acknowledges: bool,
     /// The owner's address.
     pub(crate) address: Option<IpAddr>,
     /// Texts and their cursors.
