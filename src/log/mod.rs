@@ -2,7 +2,7 @@
 //! it, for spool and journal. Not part of the library's interface yet; it may change at any time.
 //!
 //! [`Log`] appends records, makes them durable in groups and keeps the cursor; [`Reader`] reads
-//! them; [`verify`](verify::verify) checks a folder. [`Disk`] is all that they do to a file system, and every call
+//! them; [`verify`](verify::verify) checks a folder, and [`copy`](copy::copy) copies one. [`Disk`] is all that they do to a file system, and every call
 //! blocks. The format, its rules, and what a crash leaves stand in the repository's
 //! `docs/architecture.md`.
 //!
@@ -28,6 +28,7 @@
 //! # #[cfg(unix)] run().unwrap();
 //! ```
 
+mod copy;
 mod cursor;
 mod disk;
 mod error;
@@ -48,6 +49,7 @@ mod writer;
 #[cfg(unix)]
 pub use self::real_disk::RealDisk;
 pub use self::{
+    copy::copy,
     disk::{Disk, Entry, File, Guard, LockError, Space},
     error::LogError,
     layout::record::StreamEnd,

@@ -109,3 +109,138 @@ fn missing_and_copied_segments_are_told_once() {
     assert!(found.contains(&Finding::Lost(lost)), "{lost:?}");
     assert_eq!(damage(&found).len(), 1);
 }
+
+#[cfg(unix)]
+#[test]
+fn copies_of_a_log_that_is_written_and_dropped_meanwhile_are_whole_and_hold_what_was_durable() {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+        },
+        thread,
+    };
+
+    use hpfeeds::log::{Log, RealDisk, copy, verify};
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (mut log, _) = Log::open(Arc::new(RealDisk::open(path("log")).unwrap()), &small()).unwrap();
+    let (durable, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let (told, over) = (durable.clone(), is_over.clone());
+    let writing = thread::spawn(move || {
+        while !over.load(SeqCst) {
+            for _ in 0..10 {
+                append(&mut log, 2, 1000).unwrap();
+            }
+            let last = log.sync().unwrap();
+            told.store(last.number, SeqCst);
+            // Some segments stay.
+            let consumed = last.number.saturating_sub(150);
+            if consumed > 0 {
+                log.consume(Position::new(1, consumed)).unwrap();
+            }
+        }
+        log.last().number
+    });
+    while durable.load(SeqCst) == 0 {
+        thread::yield_now();
+    }
+    for round in 0..40 {
+        let before = durable.load(SeqCst);
+        let target = path(&round.to_string());
+        let copied = copy(&RealDisk::open(path("log")).unwrap(), &RealDisk::open(&target).unwrap()).unwrap();
+        let verified = verify(&RealDisk::open(&target).unwrap()).unwrap();
+        assert!(verified.lost == 0 && verified.damage.iter().all(|place| place.is_tail), "{verified:?}");
+        let last = verified.range.map_or(0, |(_, last)| last.number);
+        assert!(last >= before && copied > 0, "{last} of {before}");
+        let (log, report) = Log::open(Arc::new(RealDisk::open(&target).unwrap()), &small()).unwrap();
+        assert!(report.bad.is_empty() && log.last().number >= before, "{report:?}");
+        // Nothing behind the cursor is missing.
+        let first = verified.range.map_or(1, |(first, _)| first.number);
+        assert!(first <= verified.cursor.map_or(1, |cursor| cursor.number + 1), "{verified:?}");
+        let again = copy(&RealDisk::open(path("log")).unwrap(), &RealDisk::open(&target).unwrap()).unwrap_err();
+        assert_eq!(again.kind(), std::io::ErrorKind::AlreadyExists);
+    }
+    is_over.store(true, SeqCst);
+    assert!(writing.join().unwrap() > 0);
+}
+
+/// A disk whose log lets segments go while somebody looks at the folder: after the first list, and before
+/// the second.
+#[derive(Debug)]
+struct Moving {
+    disk: SimDisk,
+    log: std::sync::Mutex<hpfeeds::log::Log>,
+    lists: std::sync::atomic::AtomicU64,
+}
+
+impl Moving {
+    fn consume(&self, number: u64) {
+        self.log.lock().unwrap().consume(Position::new(1, number)).unwrap();
+    }
+}
+
+impl hpfeeds::log::Disk for Moving {
+    fn list(&self) -> std::io::Result<Vec<hpfeeds::log::Entry>> {
+        let turn = self.lists.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        if turn == 1 {
+            self.consume(60);
+        }
+        let list = self.disk.list();
+        if turn == 0 {
+            self.consume(30);
+        }
+        list
+    }
+
+    fn create(&self, name: &str) -> std::io::Result<Box<dyn hpfeeds::log::File>> {
+        self.disk.create(name)
+    }
+
+    fn open(&self, name: &str) -> std::io::Result<Box<dyn hpfeeds::log::File>> {
+        self.disk.open(name)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> std::io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn unlink(&self, name: &str) -> std::io::Result<()> {
+        self.disk.unlink(name)
+    }
+
+    fn sync_dir(&self) -> std::io::Result<()> {
+        self.disk.sync_dir()
+    }
+
+    fn lock(&self) -> Result<hpfeeds::log::Guard, hpfeeds::log::LockError> {
+        self.disk.lock()
+    }
+
+    fn space(&self) -> std::io::Result<hpfeeds::log::Space> {
+        self.disk.space()
+    }
+
+    fn random(&self) -> u64 {
+        self.disk.random()
+    }
+}
+
+#[test]
+fn a_copy_has_the_cursor_of_its_segments_whatever_goes_while_they_are_opened() {
+    let disk = SimDisk::new(1);
+    let (mut log, _) = open(&disk, &small()).unwrap();
+    for _ in 0..60 {
+        append(&mut log, 2, 1000).unwrap();
+    }
+    log.sync().unwrap();
+    let moving = Moving { disk, log: log.into(), lists: 0.into() };
+    let copied = SimDisk::new(2);
+    hpfeeds::log::copy(&moving, &copied).unwrap();
+    assert_eq!(moving.lists.into_inner(), 3, "one look for each change, and one without");
+    let verified = hpfeeds::log::verify(&copied).unwrap();
+    assert_eq!((verified.lost, verified.cursor), (0, Some(Position::new(1, 60))));
+    let (first, last) = verified.range.unwrap();
+    assert!((2..=61).contains(&first.number) && last.number == 120, "{verified:?}");
+}

@@ -1,16 +1,20 @@
-//! `hpfeeds-broker journal`: checks the files of a data folder, beside a broker or without one.
+//! `hpfeeds-broker journal`: checks and copies the files of a data folder, beside a broker or without one.
 
-use std::{fmt::Write as _, io, path::Path};
+use std::{
+    fmt::Write as _,
+    io,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Subcommand};
 use hpfeeds::log::{RealDisk, Verified, verify};
 
-use super::{control::Folder, mailbox::print};
+use super::{backup::back_up, control::Folder, mailbox::print};
 
 /// The logs of a data folder.
 const LOGS: [&str; 5] = ["journal", "cursors", "last", "dead", "relay"];
 
-/// Check the journal of a data folder
+/// Check or back up the journal of a data folder, with all that belongs to it
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = false)]
 pub(crate) struct JournalCommand {
@@ -28,33 +32,51 @@ enum Action {
     /// A broker may run meanwhile: what it is just writing is no damage. Exit code 1 if there is
     /// damage.
     Verify,
+    /// Copy the data folder to a new one, and verify the copy
+    ///
+    /// A broker may run meanwhile: the copy is as after a power cut, and a broker can start on it. What
+    /// mailboxes have delivered since comes again then. It holds captured credentials and malware, and is
+    /// readable for this user alone. Exit code 1 if there is no copy, or damage in it.
+    Backup {
+        /// The new folder
+        to: PathBuf,
+    },
 }
 
 impl JournalCommand {
     pub(crate) fn run(&self) -> Result<(), String> {
-        let Action::Verify = self.action;
         let dir = self.folder.path();
-        let mut text = String::new();
-        let mut damaged = Vec::new();
-        let mut found = false;
-        for log in LOGS {
-            let path = dir.join(log);
-            if !path.is_dir() {
-                continue;
-            }
-            found = true;
-            let verified = check(&path)?;
-            report(&mut text, log, &verified);
-            if verified.lost > 0 || verified.damage.iter().any(|place| !place.is_tail) || verified.more_damage > 0 {
-                damaged.push(log);
+        match &self.action {
+            Action::Verify => verify_all(dir),
+            Action::Backup { to } => {
+                print(&back_up(dir, to)?)?;
+                verify_all(to)
             }
         }
-        if !found {
-            return Err(format!("{} is no data folder of a broker: name one with --data-dir", dir.display()));
-        }
-        print(&text)?;
-        if damaged.is_empty() { Ok(()) } else { Err(format!("damaged: {}", damaged.join(", "))) }
     }
+}
+
+fn verify_all(dir: &Path) -> Result<(), String> {
+    let mut text = String::new();
+    let mut damaged = Vec::new();
+    let mut found = false;
+    for log in LOGS {
+        let path = dir.join(log);
+        if !path.is_dir() {
+            continue;
+        }
+        found = true;
+        let verified = check(&path)?;
+        report(&mut text, log, &verified);
+        if verified.lost > 0 || verified.damage.iter().any(|place| !place.is_tail) || verified.more_damage > 0 {
+            damaged.push(log);
+        }
+    }
+    if !found {
+        return Err(format!("{} is no data folder of a broker: name one with --data-dir", dir.display()));
+    }
+    print(&text)?;
+    if damaged.is_empty() { Ok(()) } else { Err(format!("damaged: {}", damaged.join(", "))) }
 }
 
 fn check(path: &Path) -> Result<Verified, String> {

@@ -3,6 +3,7 @@
 pub(crate) mod arguments;
 mod backlog;
 mod backpressure;
+mod backup;
 mod config_file;
 mod control;
 mod dashboard;
