@@ -4,6 +4,7 @@
 mod config;
 mod logs;
 mod mailboxes;
+mod maintenance;
 #[path = "../support/pki.rs"]
 mod pki;
 mod python;
@@ -47,6 +48,11 @@ async fn run(arguments: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 
+async fn kill(signal: &str, pid: u32) {
+    let kill = Command::new("/bin/kill").args([signal, &pid.to_string()]).status();
+    assert!(within(kill).await.unwrap().success());
+}
+
 struct Running {
     child: Child,
     addr: SocketAddr,
@@ -63,9 +69,7 @@ impl Running {
     }
 
     async fn signal(&self, signal: &str) {
-        let pid = self.child.id().unwrap().to_string();
-        let kill = Command::new("/bin/kill").args([signal, &pid]).status();
-        assert!(within(kill).await.unwrap().success());
+        kill(signal, self.child.id().unwrap()).await;
     }
 
     /// Signals it and waits for the end: exit code and stderr.

@@ -165,3 +165,27 @@ async fn many_keys_take_little_memory_however_often_they_are_read() {
     assert!(start <= KEYS * 400 + SLACK, "{start} bytes at the start");
     assert!(again <= KEYS * 1536 + SLACK, "{again} bytes after they have been read again");
 }
+
+/// Whether a process has a handler for SIGTERM by now.
+#[cfg(target_os = "linux")]
+fn handles_terminate(pid: u32) -> bool {
+    const SIGTERM: u32 = 15;
+    let Ok(process) = procfs::process::Process::new(pid.try_into().unwrap()) else { return false };
+    process.status().is_ok_and(|status| status.sigcgt & 1 << (SIGTERM - 1) != 0)
+}
+
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn a_broker_that_waits_for_its_data_folder_ends_at_a_signal() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["--dev", "--port=0", "--data-dir", folder.path().to_str().unwrap(), "--data-dir-wait", "3600"];
+    let first = Running::start(command(&arguments)).await;
+    let mut second = command(&arguments).spawn().unwrap();
+    let pid = second.id().unwrap();
+    crate::support::until(|| handles_terminate(pid)).await;
+    super::kill("-TERM", pid).await;
+    assert_eq!(within(second.wait()).await.unwrap().code(), Some(0));
+    // And the one that has the folder goes on.
+    Peer::login(first.addr, "dev", "dev").await.settle().await;
+    assert_eq!(first.stop("-TERM").await.0, Some(0));
+}

@@ -2,7 +2,9 @@
 
 use std::{fs, os::unix::fs::symlink, path::Path, process::Stdio, time::Duration};
 
-use hpfeeds_broker::{AuthStore, Broker, ChainStore, DatabaseAddress, Endpoint, JsonStore, MemoryStore, SqlStore};
+use hpfeeds_broker::{
+    AuthStore, Broker, ChainStore, DatabaseAddress, Endpoint, EnvStore, JsonStore, MemoryStore, SqlStore,
+};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
     process::{ChildStderr, Command},
@@ -119,6 +121,26 @@ async fn a_bad_json_file_changes_nothing_and_the_log_says_why() {
     assert!(line.contains("keys=1"), "{line}");
     Peer::login(addr, "eve", "s").await.settle().await;
     Peer::login(addr, "bob", "s").await.expect_error("Authentication failed for bob").await;
+}
+
+/// A secret that is mounted as a file.
+#[tokio::test]
+async fn another_secret_in_a_file_of_the_environment_ends_connections_with_the_old_one() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, "leaked\n").unwrap();
+    let path = file.path().to_str().unwrap().to_owned();
+    let store = EnvStore::with(move |name| match name {
+        "HPFEEDS_BOB_SECRET_FILE" => Ok(path.clone()),
+        "HPFEEDS_BOB_PUBCHANS" | "HPFEEDS_BOB_SUBCHANS" => Ok("private".to_owned()),
+        _ => Err(std::env::VarError::NotPresent),
+    });
+    let builder = Broker::builder().auth(store).recheck_keys(Duration::from_millis(50));
+    let broker = builder.endpoint(Endpoint::tcp("127.0.0.1", 0)).start().await.unwrap();
+    let mut bob = Peer::login(broker.local_addr(), "bob", "leaked").await;
+    bob.settle().await;
+    fs::write(&file, "new\n").unwrap();
+    bob.expect_error("Authentication failed for bob").await;
+    Peer::login(broker.local_addr(), "bob", "new").await.settle().await;
 }
 
 /// The next line of a log that says something.

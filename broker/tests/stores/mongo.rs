@@ -2,7 +2,11 @@
 //! protocol (`OP_MSG` with `hello` and `find`) as a lookup needs. Things that only a real server does, such as authentication
 //! and fail-over, is left to the driver.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use hpfeeds_broker::{AuthStore, MongoStore};
 use mongodb::bson::{Bson, Document, deserialize_from_slice, doc, serialize_to_vec};
@@ -20,22 +24,31 @@ use crate::{
 const HEADER: usize = 16;
 const OP_MSG: i32 = 2013;
 
+/// The documents by ident, which a test may change.
+type Documents = Arc<Mutex<HashMap<String, Document>>>;
+
 /// Serves documents until the test ends, and returns the address of the database.
 async fn stand_in(documents: Vec<Document>) -> String {
+    changing(documents).await.0
+}
+
+/// The same, with the documents.
+async fn changing(documents: Vec<Document>) -> (String, Documents) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let by_ident = documents.into_iter().map(|document| (document.get_str("identifier").unwrap().to_owned(), document));
-    let documents: Arc<HashMap<_, _>> = Arc::new(by_ident.collect());
+    let documents: Documents = Arc::new(Mutex::new(by_ident.collect()));
+    let served = documents.clone();
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(serve(stream, documents.clone()));
+            tokio::spawn(serve(stream, served.clone()));
         }
     });
-    format!("mongodb://{addr}/keys")
+    (format!("mongodb://{addr}/keys"), documents)
 }
 
-async fn serve(mut stream: TcpStream, documents: Arc<HashMap<String, Document>>) {
+async fn serve(mut stream: TcpStream, documents: Documents) {
     let mut header = [0; HEADER];
     // Until the driver hangs up.
     while stream.read_exact(&mut header).await.is_ok() {
@@ -44,7 +57,7 @@ async fn serve(mut stream: TcpStream, documents: Arc<HashMap<String, Document>>)
         let mut body = vec![0; usize::try_from(length).unwrap() - HEADER];
         stream.read_exact(&mut body).await.unwrap();
         let command: Document = deserialize_from_slice(&body[5..]).unwrap();
-        let reply = serialize_to_vec(&answer(&command, &documents)).unwrap();
+        let reply = serialize_to_vec(&answer(&command, &documents.lock().unwrap())).unwrap();
         let length = i32::try_from(HEADER + 5 + reply.len()).unwrap();
         let mut message: Vec<u8> = [length, 1, id, OP_MSG, 0].into_iter().flat_map(i32::to_le_bytes).collect();
         message.push(0);
@@ -121,6 +134,23 @@ async fn one_string_and_a_list_with_a_number_are_lists() {
         bob.send(subscribe("bob", "priv")).await;
         bob.expect_error("Authkey not allowed to sub here. ident=bob, chan=priv").await;
     }
+}
+
+#[tokio::test]
+async fn a_removed_document_ends_the_connections_of_its_ident() {
+    let document =
+        |ident: &str| doc! {"identifier": ident, "secret": "s", "publish": ["private"], "subscribe": ["private"]};
+    let (address, documents) = changing(vec![document("bob"), document("eve")]).await;
+    let store = within(MongoStore::open(address.parse().unwrap())).await.unwrap();
+    let broker = hpfeeds_broker::Broker::builder().auth(store).listen("127.0.0.1:0").unwrap();
+    let broker = broker.recheck_keys(Duration::from_millis(50)).start().await.unwrap();
+    let mut bob = Peer::login(broker.local_addr(), "bob", "s").await;
+    bob.settle().await;
+    let mut eve = Peer::login(broker.local_addr(), "eve", "s").await;
+    documents.lock().unwrap().remove("bob");
+    bob.expect_error("Authentication failed for bob").await;
+    Peer::login(broker.local_addr(), "bob", "s").await.expect_error("Authentication failed for bob").await;
+    eve.settle().await;
 }
 
 #[tokio::test]
