@@ -17,20 +17,20 @@ use crate::{
 };
 
 /// A small disk. It is taken away when this is dropped.
-struct Disk {
+pub(crate) struct Disk {
     folder: TempDir,
 }
 
 impl Disk {
     /// `None`, and a word about it, where nothing can be mounted.
-    async fn mount(size: &str) -> Option<Self> {
+    pub(crate) async fn mount(size: &str) -> Option<Self> {
         let disk = Self { folder: tempfile::tempdir().unwrap() };
         let size = format!("size={size}");
         let path = disk.folder.path().to_str().unwrap();
         can("mount", &["-t", "tmpfs", "-o", &size, "tmpfs", path]).await.then_some(disk)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -52,7 +52,7 @@ impl Disk {
         names
     }
 
-    async fn remount(&self, how: &str) {
+    pub(crate) async fn remount(&self, how: &str) {
         run("mount", &["-o", &format!("remount,{how}"), self.folder.path().to_str().unwrap()]).await;
     }
 }
@@ -65,7 +65,7 @@ impl Drop for Disk {
 }
 
 /// Runs it to its end: exit code, stdout and stderr.
-async fn output(mut command: Command) -> (Option<i32>, String, String) {
+pub(crate) async fn output(mut command: Command) -> (Option<i32>, String, String) {
     let output = within(command.output()).await.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
@@ -81,7 +81,7 @@ async fn fails(auth: &str, arguments: &[&str], place: &Path, expected: &[&str]) 
     is_one_line(code, &stderr, place, expected);
 }
 
-fn is_one_line(code: Option<i32>, stderr: &str, place: &Path, expected: &[&str]) {
+pub(crate) fn is_one_line(code: Option<i32>, stderr: &str, place: &Path, expected: &[&str]) {
     assert_eq!((code, stderr.lines().count()), (Some(1), 1), "{stderr}");
     assert!(stderr.contains(place.to_str().unwrap()), "{} is not named in {stderr}", place.display());
     assert!(expected.iter().any(|text| stderr.contains(text)), "{stderr}");

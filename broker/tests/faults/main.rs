@@ -6,6 +6,7 @@
 mod clock;
 mod descriptors;
 mod disk;
+mod journal;
 mod kill;
 mod network;
 #[path = "../../../tests/support/skip.rs"]
@@ -32,7 +33,7 @@ struct Running {
     child: Child,
     addr: SocketAddr,
     /// Kept open: it may still print there.
-    _stdout: Lines<BufReader<ChildStdout>>,
+    stdout: Lines<BufReader<ChildStdout>>,
     log: Lines<BufReader<ChildStderr>>,
 }
 
@@ -45,7 +46,7 @@ impl Running {
         let log = BufReader::new(child.stderr.take().unwrap()).lines();
         let line = within(stdout.next_line()).await.unwrap().expect("it listens");
         let addr = line.strip_prefix("listening on ").expect(&line).parse().unwrap();
-        Self { child, addr, _stdout: stdout, log }
+        Self { child, addr, stdout, log }
     }
 
     fn pid(&self) -> u32 {

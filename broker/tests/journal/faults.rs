@@ -13,6 +13,7 @@ use std::{
 
 use hpfeeds::wire::extension::{Code, Flags, GapReason, Mode, Position};
 use hpfeeds_broker::{AuthStore, Broker, Endpoint, Exposition, JournalFull, Key, Lookup};
+use tokio::io::AsyncWriteExt as _;
 
 use crate::{
     delivery::{collector, consumed, keys, modern, next_number, numbers, publish, sensor, storing, subscribe_from},
@@ -347,5 +348,34 @@ async fn on_a_full_disk(folder: &Path) {
     assert!(matches!(client.next().await, Got::Origin { .. }));
     let Got::Publish(_, payload) = client.next().await else { panic!("no message") };
     assert_eq!(u64::from_be_bytes(payload[..8].try_into().unwrap()), lost + 1);
+    broker.shutdown().await;
+}
+
+/// In virtual time, on a pipe: the journal is full, and its disk never has room again.
+#[tokio::test(start_paused = true)]
+async fn a_publisher_that_acknowledges_nothing_is_held_up_for_thirty_seconds_and_then_live_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = storing(folder.path()).journal_max_bytes(8 << 20).journal_full(JournalFull::Wait);
+    let broker = start(settings).await;
+    let (ours, theirs) = tokio::io::duplex(1 << 20);
+    broker.serve(theirs, ([127, 0, 0, 1], 1).into());
+    let mut old = Scripted::greeted(ours).await;
+    let begun = tokio::time::Instant::now();
+    let auth = old.auth("sensor", "s");
+    old.stream.write_all(&auth).await.unwrap();
+    // Without a deadline: thirty seconds are longer than any here.
+    for n in 1..=400_u64 {
+        let payload = [&n.to_be_bytes()[..], &vec![0; 100_000]].concat();
+        old.stream.write_all(&support::bytes([support::publish("sensor", "m.a", payload)])).await.unwrap();
+    }
+    while broker.stats().received_messages < 400 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(begun.elapsed() >= Duration::from_secs(30), "{:?}", begun.elapsed());
+    let snapshot = broker.snapshot();
+    let (books, journal) = (snapshot.books, snapshot.journal.unwrap());
+    assert_eq!((books.wanted, snapshot.difference), (400, 0), "{books:?}");
+    assert_eq!(journal.not_stored["disk"], books.not_stored);
+    assert!((100..320).contains(&books.not_stored), "8 MiB and a queue of 40 MB are stored: {books:?}");
     broker.shutdown().await;
 }
