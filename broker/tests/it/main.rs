@@ -3,6 +3,8 @@
 //! A module for each subject; those that need a feature say so here.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "../../examples/fleet/crowd.rs"]
+mod crowd;
 mod cuts;
 #[cfg(feature = "exporter")]
 mod dashboard;
@@ -10,6 +12,7 @@ mod endpoints;
 mod extension;
 #[path = "../support/extension.rs"]
 mod extension_client;
+mod fleet;
 mod forwarding;
 #[cfg(feature = "cli")]
 mod keys;
