@@ -16,7 +16,7 @@ const SENSORS: [Column; 10] = [
     Column::number("MSG/MIN", 3),
     Column::number("USUAL", 6),
     Column::number("MESSAGES", 5),
-    Column::long("ENDED", 6, 7),
+    Column::text("ENDED", 7),
     Column::long("PEER", 12, 8),
     Column::long("PROGRAM", 8, 9),
 ];
@@ -174,7 +174,12 @@ fn sensor_details(row: &Sensor, now: u64, look: &Look) -> Vec<String> {
     parts.extend(row.peer.as_deref().map(|peer| format!("from {}", look.plain(peer))));
     parts.extend(row.software.as_deref().map(|software| look.plain(software)));
     let advice = match &*row.state {
-        "gone" => "its host or the network is down: hpfeeds doctor there says which link is broken",
+        "gone" => match row.reason.as_deref() {
+            Some("closed") => "its client closed the connection: does the honeypot run?",
+            Some("shutdown") => "the broker was stopped, and it has not come back: hpfeeds doctor there says why",
+            Some("revoked") => "its key was removed or changed: hpfeeds-broker keys list shows those that there are",
+            _ => "its host or the network is down: hpfeeds doctor there says which link is broken",
+        },
         "silent" => "its honeypot is connected, and publishes less than it used to: see its log",
         "flood" => "over ten times as many messages as on a busy day: an attack, or a loop in it",
         "never" => "does it run, with this ident and secret? hpfeeds doctor there says",
