@@ -113,8 +113,7 @@ impl Output {
             Target::Stdout(_) => {
                 let (length, written) = print(&self.buffer);
                 if written.is_err() {
-                    let printed = self.ends.partition_point(|end| *end <= length);
-                    self.unprinted.fetch_sub(printed as u64, Relaxed);
+                    self.unprinted.fetch_sub(whole(&self.ends, length), Relaxed);
                 }
                 written
             }
@@ -191,6 +190,11 @@ fn form(args: &SubscribeArgs) -> Form {
         (None, None) if is_terminal => pretty(),
         (None, Some(Format::Line) | None) => Form::Line,
     }
+}
+
+/// How many records are whole in so many bytes, by their ends.
+fn whole(ends: &[usize], length: usize) -> u64 {
+    ends.partition_point(|end| *end <= length) as u64
 }
 
 /// Prints to stdout. Returns how many bytes were written, and whether all were.
@@ -314,4 +318,17 @@ fn wait_for_hangup() -> bool {
 #[cfg(not(unix))]
 fn wait_for_hangup() -> bool {
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_count_as_printed_when_they_are_whole_however_many_lines_they_have() {
+        let ends = [10, 10, 25, 40];
+        for (length, expected) in [(0, 0), (9, 0), (10, 2), (24, 2), (25, 3), (39, 3), (40, 4)] {
+            assert_eq!(whole(&ends, length), expected, "{length}");
+        }
+    }
 }
