@@ -167,7 +167,7 @@ def test_pictures(fleet, browser):
         (folder / f"{name}.png").write_bytes(smaller(browser.driver.get_screenshot_as_png()))
 
     browser.cdp("Emulation.setScrollbarsHidden", hidden=True)
-    browser.resize(1240, 800)
+    browser.resize(1240, 740)
     browser.emulate(prefers_color_scheme="light")
     open_page(browser, broker)
     # A minute's worth of rates: sparklines have a shape then.

@@ -149,7 +149,7 @@ def test_each_of_two_thousand_sensors_has_its_state_within_five_seconds(page, tm
         # And why: a wrong secret is told a little later, as its answer is delayed.
         reasons = f"return {rows}.map((row) => [row.children[1].textContent, row.children[3].textContent])"
         why = lambda name: {text for ident, text in page.run(reasons) if fate.get(ident) == name}  # noqa: E731
-        wait_until(lambda: why("has a wrong secret") == {"wrong secret from 127.0.0.1"}, "the reasons", seconds=60)
+        wait_until(lambda: why("has a wrong secret") == {"wrong secret, 127.0.0.1"}, "the reasons", seconds=60)
         assert why("is denied") == {"it did what its key denies"}
         taken = dashboard.snapshot("limit=2000")
         assert {row["ident"]: row["state"] for row in taken["sensors"]["rows"]} == expected
@@ -296,6 +296,9 @@ def test_a_telephone_shows_it_without_scrolling_sideways(page, start_dashboard):
             "return [...document.querySelectorAll('.box')].filter((box) => box.scrollWidth > box.clientWidth).length"
         )
         assert page.run(boxes) == 0, "nor does a table"
+        # Each row is one line.
+        rows = "[...document.querySelectorAll('tbody tr')].filter((row) => row.checkVisibility())"
+        assert max(page.run(f"return {rows}.map((row) => row.offsetHeight)")) < 40
         # The dialog shows whole what is cut here.
         page.run(
             "[...document.querySelectorAll('#sensors th button')].find((one) => one.textContent.length > 200).click()"

@@ -228,7 +228,7 @@ let wrongSecrets = new Map();
 
 function why(row) {
   const wrong = wrongSecrets.get(row.ident);
-  if (!row.connections && wrong && wrong.last / 1000 >= (row.left ?? 0)) return `wrong secret from ${wrong.source}`;
+  if (!row.connections && wrong && wrong.last / 1000 >= (row.left ?? 0)) return `wrong secret, ${wrong.source}`;
   switch (row.state) {
     case "gone": return REASONS[row.reason] ?? row.reason ?? "";
     case "silent": return `its gaps were up to ${span(row.usual_gap)}`;
