@@ -12,6 +12,7 @@ from contextlib import ExitStack
 import pytest
 from selenium.webdriver.common.keys import Keys
 
+from broker import binary
 from dashboard import HOSTILE, HOSTILE_SHOWN, TOKENS, open_page, open_row, state_of, wait_for_state
 from process import wait_until
 from wire import Peer, publish
@@ -31,6 +32,17 @@ def test_a_token_in_the_address_becomes_a_cookie_and_leaves_the_address(page, da
     # The cookie is enough from now on.
     page.open(dashboard.origin)
     page.wait_for("!document.querySelector('#view').hidden", "the page by its cookie")
+
+
+def test_a_throwaway_broker_prints_the_address_of_a_page_with_live_data(page, spawn):
+    broker = spawn(binary("hpfeeds-broker"), "--dev", "--bind", "127.0.0.1:0", "--dashboard", "127.0.0.1:0")
+    port = int(broker.wait_for(r"^listening on 127\.0\.0\.1:(\d+)$")[1])
+    page.open(broker.wait_for(r"dashboard at (http://127\.0\.0\.1:\d+/#token=\w+)$")[1])
+    page.wait_for("!document.querySelector('#view').hidden", "the page")
+    with Peer(port) as sensor:
+        sensor.send(sensor.auth("dev", "dev"), publish("dev", "cowrie.sessions", b'{"peerIP": "192.0.2.1"}'))
+        wait_for_state(page, "dev", "learning")
+    page.wait_for("document.querySelector('#sources tbody')?.textContent.includes('192.0.2.1')", "the source")
 
 
 def test_a_form_takes_a_token_and_says_when_it_is_wrong(page, dashboard):
