@@ -338,6 +338,25 @@ def test_live_messages_pass_the_filters_and_can_be_held_and_saved(page, dashboar
         assert wait_until(file.read_bytes, "its content") == saved
 
 
+def test_a_page_in_the_background_asks_for_no_messages(page, dashboard):
+    # The minute that it waits passes at once, and the test says what is seen.
+    hasten = """const later = window.setTimeout;
+        window.setTimeout = (run, after, ...more) => later(run, after === 60_000 ? 0 : after, ...more);
+        Object.defineProperty(document, "hidden", { get: () => window.isHidden ?? false });"""
+    made = page.cdp("Page.addScriptToEvaluateOnNewDocument", source=hasten)
+    try:
+        open_page(page, dashboard)
+        last = "performance.getEntriesByType('resource').findLast((one) => one.name.includes('/stream?')).name"
+        for is_hidden in ("false", "true", "false"):
+            page.run(f"window.isHidden = {is_hidden}; document.dispatchEvent(new Event('visibilitychange'))")
+            # An entry is there when its request has ended: a stream that goes on has none yet.
+            page.run("document.querySelector('#states .ok').click()")
+            wanted = "false" if is_hidden == "true" else "true"
+            page.wait_for(f"{last}.includes('tail=1') === {wanted}", f"the request of a page with hidden = {is_hidden}")
+    finally:
+        page.cdp("Page.removeScriptToEvaluateOnNewDocument", identifier=made["identifier"])
+
+
 def test_books_that_differ_are_reported(page, dashboard):
     watch = """const parse = JSON.parse;
         JSON.parse = (text) => { const made = parse(text); if (made.books) made.difference = 3; return made; };"""

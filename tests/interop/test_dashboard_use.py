@@ -387,4 +387,4 @@ def test_the_page_is_small_and_whole(page, dashboard):
     sizes = page.run("""
         const files = ["/", "/dashboard.css", "/dashboard.js"];
         return Promise.all(files.map(async (file) => (await (await fetch(file)).arrayBuffer()).byteLength))""")
-    assert sum(sizes) < 60 * 1024 and min(sizes) > 1000, sizes
+    assert sum(sizes) < 60_000 and min(sizes) > 1000, sizes

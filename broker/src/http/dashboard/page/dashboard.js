@@ -60,7 +60,7 @@ function beginning(text, length) {
 }
 
 /** Puts the parts of a JSON text on lines of their own, and leaves each as it is: a parser would change long
- * numbers and drop repeated names. The depth of blanks is bounded, as nesting is an attacker's. */
+ * numbers and drop repeated names. The depth is bounded, as nesting is an attacker's. */
 export function indent(json) {
   const tokens = json.match(/"[^"\\]*(?:\\.[^"\\]*)*"?|[{}[\],:]|[^\s"{}[\],:]+/gs) ?? [];
   const out = [];
@@ -93,7 +93,6 @@ export function dump(bytes) {
 const numbers = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const small = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 const num = (value) => (Math.abs(value) < 10 ? small : numbers).format(value ?? 0);
-const count = (value, one, many = `${one}s`) => `${num(value)} ${value === 1 ? one : many}`;
 
 function bytes(value) {
   const unit = ["B", "KiB", "MiB", "GiB", "TiB"].findIndex((_, at) => value < 1024 ** (at + 1) || at === 4);
@@ -141,8 +140,8 @@ export function command(action, ident, flag = "", value = null) {
   return `hpfeeds-broker keys ${action}${ident.startsWith("-") ? `${option} -- ${name}` : ` ${name}${option}`}`;
 }
 
-const UNPRINTABLE = "The name holds characters that cannot be seen: nothing that you have named. No command is offered.";
-const WILD = "Its channel is a pattern: as an entry of a key it would allow many. No command is offered.";
+const UNPRINTABLE = "The name holds characters that cannot be seen. No command is offered.";
+const WILD = "The channel is a pattern, which would allow many. No command is offered.";
 
 /** What mends an incident: a command, or a text where none would. */
 export function remedy({ kind, ident, channel }) {
@@ -223,7 +222,7 @@ const REASONS = {
   shutdown: "the broker was stopped", cut: "its connection was cut",
 };
 
-/** By ident the last wrong secret that came with it. It may be a stranger's. */
+/** By ident the last wrong secret, which may be a stranger's. */
 let wrongSecrets = new Map();
 
 function why(row) {
@@ -584,17 +583,14 @@ function summary() {
     return ["away", `${fate || "Broker unreachable"} since ${at}, reconnecting`];
   }
   const { gone, silent, flood } = head.states;
-  const total = STATES.reduce((sum, name) => sum + head.states[name], 0);
-  const are = (value) => `${num(value)} ${value === 1 ? "is" : "are"}`;
   const said = [];
-  if (gone) said.push(`${count(gone, "sensor is", "sensors are")} gone`);
-  if (silent) said.push(said.length ? `${are(silent)} silent` : `${count(silent, "sensor is", "sensors are")} silent`);
-  if (flood) said.push(said.length ? `${are(flood)} flooding` : `${count(flood, "sensor is", "sensors are")} flooding`);
+  for (const [value, word] of [[gone, "gone"], [silent, "silent"], [flood, "flooding"]]) {
+    if (value) said.push(`${num(value)} ${said.length ? "" : value === 1 ? "sensor " : "sensors "}${value === 1 ? "is" : "are"} ${word}`);
+  }
   const worst = gone ? "gone" : silent ? "silent" : flood ? "flood" : "ok";
   if (said.length) return [worst, said.join(", ")];
   const connected = head.states.ok + head.states.learning;
-  if (!total) return [worst, "No sensor yet"];
-  return [worst, connected ? `All is well: ${count(connected, "sensor is", "sensors are")} connected` : "No sensor has connected yet"];
+  return [worst, connected ? `All is well: ${num(connected)} ${connected === 1 ? "sensor is" : "sensors are"} connected` : "No sensor has connected yet"];
 }
 
 const lastText = new Map();
@@ -623,7 +619,7 @@ function show() {
   for (const name of STATES) {
     write(states[name].firstChild, num(head.states[name]));
     states[name].classList.toggle("zero", !head.states[name]);
-    states[name].classList.toggle("bad", head.states[name] > 0 && ["gone", "silent", "flood"].includes(name));
+    states[name].classList.toggle("bad", head.states[name] > 0 && STATES.indexOf(name) < 3);
   }
   write($("name"), head.name);
   facts();
