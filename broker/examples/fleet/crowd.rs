@@ -29,8 +29,8 @@ pub(crate) const CHANNEL: &str = "cowrie.sessions";
 const AT_ONCE: usize = 32;
 /// The time for a connection to be made.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Messages of a flood: more than ten times the usual minute.
-const FLOOD: usize = 700;
+/// Messages of a flood: more than ten times the usual minute, for half a minute.
+const FLOOD: usize = 1300;
 /// Of 25 sensors each role that is not steady has one: 80 of 2,000, as many as incidents of a kind are kept.
 const ROLES: usize = 25;
 

@@ -17,7 +17,7 @@ const ORDER: [&str; 5] = ["relay", "cursors", "last", "dead", "journal"];
 /// Files that are replaced by renaming, or never change.
 const FILES: [&str; 3] = ["node", "presence.json", "dashboard.tokens"];
 
-/// What belongs to the process that uses the folder.
+/// Files of the process that uses the folder.
 const OTHERS: [&str; 2] = ["lock", "control"];
 
 /// Copies a data folder to a new one, which is there once it is whole. Returns a line for each thing
@@ -44,7 +44,7 @@ pub(super) fn back_up(from: &Path, to: &Path) -> Result<String, String> {
         Ok(text)
     });
     if copied.is_err() {
-        // What is left of it says nothing to anybody.
+        // A part is of no use.
         let _ = fs::remove_dir_all(&partial);
     }
     copied

@@ -62,7 +62,7 @@ impl DrainCommand {
     }
 }
 
-/// What is left to wait for, each in some words.
+/// The rest to wait for, each part in some words.
 fn rest(left: &Value, is_quiet: bool) -> Vec<String> {
     let mut rest = Vec::new();
     let (publishers, queued) = (number(&left["publishers"]), number(&left["queued"]));

@@ -121,7 +121,7 @@ async fn a_drained_broker_is_replaced_and_no_event_is_lost() {
     let text = done(&["drain", "--data-dir", &data, "--timeout", "60"]).await.unwrap();
     assert!(text.starts_with("drained: 1 connection open; stop the broker now\n"), "{text}");
     assert!(text.contains("wait in mailboxes, on disk"), "{text}");
-    // Nobody gets in any more, and the sensor keeps what it has.
+    // The port is closed, and the sensor keeps what it has.
     assert!(tokio::net::TcpStream::connect(addr).await.is_err());
     sensor.more(500).await;
     let (code, stderr) = first.stop("-TERM").await;
