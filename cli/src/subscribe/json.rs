@@ -323,4 +323,84 @@ mod tests {
         assert_eq!(text(r#""""#), "");
         assert_eq!(text("\"\u{fc}\\u00fc\""), "üü");
     }
+
+    /// A random value, with blanks where they may be.
+    fn random(random: &mut fastrand::Rng, depth: u32) -> String {
+        let blank = |random: &mut fastrand::Rng| " \t\r\n".repeat(random.usize(..2));
+        let many = random.usize(..4);
+        let mut value = blank(random);
+        match random.u32(..if depth == 0 { 5 } else { 7 }) {
+            0 => {
+                value += random.choice(["0", "-1.50", "1e9", "12345678901234567890123", "true", "false"]).unwrap_or("0")
+            }
+            1 => value += "null",
+            2..5 => {
+                let text: String = (0..many).map(|_| random.char(..)).chain("\"\\{[,:".chars().take(many)).collect();
+                value += &serde_json::to_string(&text).unwrap();
+            }
+            5 => {
+                let elements: Vec<_> = (0..many).map(|_| self::random(random, depth - 1)).collect();
+                value += &format!("[{}]", if many == 0 { blank(random) } else { elements.join(",") });
+            }
+            _ => {
+                let member = |random: &mut fastrand::Rng, name| {
+                    format!("{}\"{name}\" :{}", blank(random), self::random(random, depth - 1))
+                };
+                let members: Vec<_> =
+                    ["a", "b", "a", "\\u0061"].into_iter().take(many).map(|name| member(random, name)).collect();
+                value += &format!("{{{}}}", members.join(","));
+            }
+        }
+        value + &blank(random)
+    }
+
+    /// Compares a value with what a parser makes of it, and all that is in it.
+    fn compare(value: &str, parsed: &serde_json::Value) {
+        use serde_json::Value;
+
+        assert_eq!(&serde_json::from_str::<Value>(value).unwrap(), parsed);
+        for layout in [Layout::Line, Layout::Indented { colour: false }] {
+            let shown = laid_out(value, layout);
+            assert_eq!(&serde_json::from_str::<Value>(&shown).unwrap(), parsed, "{value} {shown}");
+            assert!(shown.chars().all(|char| char == '\n' || !hpfeeds::visible::acts_on_a_terminal(char)), "{shown:?}");
+        }
+        match parsed {
+            Value::String(expected) => assert_eq!(text(value), *expected),
+            Value::Array(elements) => {
+                for (at, expected) in elements.iter().enumerate() {
+                    compare(element(value, at).unwrap(), expected);
+                }
+                assert_eq!(element(value, elements.len()), None);
+            }
+            Value::Object(members) => {
+                for (name, expected) in members {
+                    compare(member(value, name).unwrap(), expected);
+                }
+                assert_eq!(member(value, "c"), None);
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn values_are_those_that_a_parser_finds() {
+        let mut source = fastrand::Rng::with_seed(1);
+        for _ in 0..2_000 {
+            let payload = random(&mut source, 5);
+            compare(checked(payload.as_bytes()).unwrap(), &serde_json::from_str(&payload).unwrap());
+        }
+    }
+
+    #[test]
+    fn texts_that_are_no_json_lead_nowhere_and_end() {
+        let mut source = fastrand::Rng::with_seed(2);
+        for _ in 0..20_000 {
+            let tokens = ["{", "}", "[", "]", ",", ":", "\"", "\\", "a", "1", " ", "\u{fc}"];
+            let odd: String = (0..source.usize(..12)).map(|_| tokens[source.usize(..tokens.len())]).collect();
+            let mut shown = Vec::new();
+            write(&mut shown, &odd, Layout::Indented { colour: true }).unwrap();
+            let found = [member(&odd, "a"), element(&odd, 0), element(&odd, 3)];
+            assert!(found.into_iter().flatten().all(|value| odd.contains(value)) && text(&odd).len() <= 4 * odd.len());
+        }
+    }
 }
