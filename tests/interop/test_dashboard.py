@@ -15,7 +15,7 @@ from selenium.webdriver.common.keys import Keys
 from broker import binary
 from dashboard import HOSTILE, HOSTILE_SHOWN, TOKENS, open_page, open_row, state_of, wait_for_state
 from process import wait_until
-from wire import Peer, publish
+from wire import Peer, publish, subscribe
 
 pytestmark = [pytest.mark.rust, pytest.mark.timeout(180)]
 
@@ -368,3 +368,27 @@ def test_books_that_differ_are_reported(page, dashboard):
         assert page.text("#notice").startswith("The books differ by 3: a fault in the broker.")
     finally:
         page.cdp("Page.removeScriptToEvaluateOnNewDocument", identifier=made["identifier"])
+
+
+def test_mailboxes_and_the_books_are_shown(page, start_dashboard):
+    dashboard = start_dashboard(("sensor-1", "collector"), "--mailbox", "collector=events")
+    cells = "(row) => [...row.children].map((cell) => cell.textContent)"
+    rows = f"[...document.querySelectorAll('#mailboxes tbody tr')].map({cells})"
+    with dashboard.connect() as sensor:
+        open_page(page, dashboard)
+        page.wait_for(f"({rows})[0]?.[0] === 'collector'", "the mailbox")
+        sensor.send(*[publish("sensor-1", "events", b"x")] * 7)
+        page.wait_for(f"({rows})[0][2] === '7'", "what waits")
+        with dashboard.connect("collector") as collector:
+            collector.send(subscribe("collector", "events"))
+            page.wait_for(f"({rows})[0][1] === 'there'", "the collector")
+            for _ in range(7):
+                collector.read()
+        page.wait_for(f"({rows})[0][1].startsWith('away')", "that it has left")
+    page.wait_for(
+        "document.querySelector('#books').textContent.includes('7 to be stored = 7 stored + 0 not stored')", "books"
+    )
+    assert page.text("#books").endswith("They add up.")
+    page.wait_for(
+        "[...document.querySelectorAll('#facts dt')].some((one) => one.textContent === 'journal')", "the journal"
+    )
