@@ -31,8 +31,8 @@ pub(crate) struct Dashboard {
     #[arg(long = "dashboard-host", value_name = "NAME", requires = "dashboard")]
     names: Vec<String>,
 
-    /// A field of JSON payloads that names the source of an attack, such as client.address or
-    /// remote[0], besides those of the usual honeypots (repeatable)
+    /// A field of JSON payloads that names the source of an attack, such as client.address,
+    /// besides those of the usual honeypots (repeatable)
     #[arg(long, value_name = "FIELD", requires = "dashboard")]
     source_field: Vec<String>,
 }

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod crowd;
+mod dashboard;
 mod exporter;
 mod extension;
 #[path = "../support/extension.rs"]

@@ -9,9 +9,9 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines},
     net::{TcpSocket, TcpStream},
-    process::{Child, Command},
+    process::{Child, ChildStdout, Command},
 };
 
 use crate::{
@@ -79,6 +79,7 @@ pub(crate) struct Target {
     pub(crate) exporter: SocketAddr,
     pub(crate) pki: Pki,
     _keys: tempfile::TempPath,
+    stdout: Lines<BufReader<ChildStdout>>,
     log: Arc<Mutex<Vec<String>>>,
     sensor: Peer,
     collector: Peer,
@@ -144,6 +145,7 @@ impl Target {
             exporter: addrs[2],
             pki,
             _keys: keys,
+            stdout,
             log,
             sensor,
             collector,
@@ -153,6 +155,11 @@ impl Target {
         target.exchange().await;
         target.before = target.resources();
         target
+    }
+
+    /// The next line that it prints.
+    pub(crate) async fn next_line(&mut self) -> String {
+        within(self.stdout.next_line()).await.unwrap().expect("a line")
     }
 
     /// Checks while an attack lasts: honest clients that were there before exchange messages. Returns how long that
