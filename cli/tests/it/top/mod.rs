@@ -2,6 +2,7 @@
 
 mod broker;
 mod faults;
+mod fleet;
 mod once;
 mod screen;
 mod server;
