@@ -328,30 +328,30 @@ mod tests {
     fn random(random: &mut fastrand::Rng, depth: u32) -> String {
         let blank = |random: &mut fastrand::Rng| " \t\r\n".repeat(random.usize(..2));
         let many = random.usize(..4);
-        let mut value = blank(random);
-        match random.u32(..if depth == 0 { 5 } else { 7 }) {
-            0 => {
-                value += random.choice(["0", "-1.50", "1e9", "12345678901234567890123", "true", "false"]).unwrap_or("0")
-            }
-            1 => value += "null",
+        let value = match random.u32(..if depth == 0 { 5 } else { 7 }) {
+            0 => random
+                .choice(["0", "-1.50", "1e9", "12345678901234567890123", "true", "false"])
+                .unwrap_or("0")
+                .to_owned(),
+            1 => "null".to_owned(),
             2..5 => {
-                let text: String = (0..many).map(|_| random.char(..)).chain("\"\\{[,:".chars().take(many)).collect();
-                value += &serde_json::to_string(&text).unwrap();
+                let odd = "\"\\{[,:".chars().take(many);
+                serde_json::to_string(&(0..many).map(|_| random.char(..)).chain(odd).collect::<String>()).unwrap()
             }
+            5 if many == 0 => format!("[{}]", blank(random)),
             5 => {
                 let elements: Vec<_> = (0..many).map(|_| self::random(random, depth - 1)).collect();
-                value += &format!("[{}]", if many == 0 { blank(random) } else { elements.join(",") });
+                format!("[{}]", elements.join(","))
             }
             _ => {
-                let member = |random: &mut fastrand::Rng, name| {
-                    format!("{}\"{name}\" :{}", blank(random), self::random(random, depth - 1))
-                };
-                let members: Vec<_> =
-                    ["a", "b", "a", "\\u0061"].into_iter().take(many).map(|name| member(random, name)).collect();
-                value += &format!("{{{}}}", members.join(","));
+                let names = ["a", "b", "a", "\\u0061"].into_iter().take(many);
+                let members: Vec<_> = names
+                    .map(|name| format!("{}\"{name}\" :{}", blank(random), self::random(random, depth - 1)))
+                    .collect();
+                format!("{{{}}}", members.join(","))
             }
-        }
-        value + &blank(random)
+        };
+        blank(random) + &value + &blank(random)
     }
 
     /// Compares a value with what a parser makes of it, and all that is in it.
