@@ -7,14 +7,14 @@ use std::{
     time::Duration,
 };
 
-use hpfeeds_broker::{Broker, BrokerBuilder, BrokerSnapshot, Key};
+use hpfeeds_broker::{BrokerBuilder, BrokerSnapshot, Key};
 
 use crate::{
     crowd::{CHANNEL, Crowd, Role, ident, keys, presence},
     support::{builder, start, within},
 };
 
-const SENSORS: usize = 2000;
+pub(crate) const SENSORS: usize = 2000;
 
 /// Looks at the snapshot ten times a second for five seconds.
 const LOOKS: u32 = 50;
@@ -49,7 +49,8 @@ fn missing(snapshot: &BrokerSnapshot) -> Vec<String> {
     expected.filter(|incident| !found.contains(incident)).map(|(kind, ident)| format!("{kind} of {ident}")).collect()
 }
 
-async fn broker(folder: &std::path::Path) -> Broker {
+/// A broker for the fleet, which has been known for some days.
+pub(crate) fn of_fleet(folder: &std::path::Path) -> BrokerBuilder {
     fs::write(
         folder.join("presence.json"),
         presence(SENSORS, std::time::UNIX_EPOCH.elapsed().unwrap().as_secs()).to_string(),
@@ -57,14 +58,14 @@ async fn broker(folder: &std::path::Path) -> Broker {
     .unwrap();
     let keys = keys(SENSORS).map(|(ident, secret)| Key::new(&ident, secret).unwrap().publish([CHANNEL]).unwrap());
     let builder = keys.fold(builder(), BrokerBuilder::user);
-    start(builder.data_dir(folder).client_timeout(CLIENT_TIMEOUT)).await
+    builder.data_dir(folder).client_timeout(CLIENT_TIMEOUT)
 }
 
 #[tokio::test]
 async fn each_of_two_thousand_sensors_has_its_state_within_five_seconds() {
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let broker = broker(folder.path()).await;
+    let broker = start(of_fleet(folder.path())).await;
     let mut crowd = Crowd::connect(broker.local_addr(), SENSORS).await.unwrap();
     assert_eq!(crowd.len(), 22 * SENSORS / 25);
     crowd.live(Duration::from_secs(1)).await.unwrap();

@@ -1,154 +1,84 @@
-//! Two thousand sensors, of which some stop, flood, are denied or have a wrong secret: the snapshot and the page
-//! show each as what it is.
+//! The page of two thousand sensors: the changes that it is told give each the state that it has in the snapshot.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use hpfeeds_broker::{Broker, BrokerBuilder, Key};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::{
+    crowd::{Crowd, Role, ident},
+    fleet::{SENSORS, of_fleet},
     live::Page,
     scrape::request,
     snapshot::{addr, showing},
-    support::{Peer, builder, publish, within},
+    support::within,
 };
 
-const SENSORS: usize = 2000;
-const DAY: u64 = 24 * 60 * 60;
-
-/// The groups of sensors, ten of each. All others are `ok`.
-const GROUPS: [(&str, &str); 7] = [
-    ("stops", "gone"),
-    ("absent", "gone"),
-    ("silent", "silent"),
-    ("floods", "flood"),
-    ("never", "never"),
-    ("denied", "gone"),
-    ("wrong", "never"),
-];
-
-fn ident(n: usize) -> String {
-    match GROUPS.get(n / 10) {
-        Some((group, _)) => format!("{group}-{n:04}"),
-        None => format!("sensor-{n:04}"),
-    }
-}
-
-fn expected() -> BTreeMap<String, &'static str> {
-    (0..SENSORS).map(|n| (ident(n), GROUPS.get(n / 10).map_or("ok", |(_, state)| *state))).collect()
-}
-
-/// What an earlier run has stored: all but those that were never there are known for ten days.
-fn presence(now: u64) -> Value {
-    let known = (0..SENSORS).map(ident).filter(|ident| !ident.starts_with("never") && !ident.starts_with("wrong"));
-    let entry = |ident: String| {
-        let quiet = if ident.starts_with("silent") { 1300 } else { 0 };
-        let (first, peaks) = (now - 10 * DAY, [60; 7]);
-        let entry = json!({
-            "first": first, "published": first, "connected": first, "left": now - 60, "reason": "shutdown",
-            "subscribes": false, "quiet": quiet, "day": now / DAY, "gaps": [5, 0, 0, 0, 0, 0, 0], "peaks": peaks,
-        });
-        (ident, entry)
-    };
-    json!({"version": 1, "idents": known.map(entry).collect::<serde_json::Map<_, _>>()})
-}
+/// The query of page and snapshot: the sensors of the fleet, and all incidents.
+const QUERY: &str = "limit=5000&q=sensor-";
 
 /// A page that applies what it is told.
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Model {
-    rows: BTreeMap<String, Value>,
-    incidents: BTreeMap<u64, Value>,
+    /// States by ident.
+    states: BTreeMap<String, String>,
+    /// Kinds of incidents, with the ident of each.
+    incidents: BTreeSet<(String, String)>,
 }
 
 impl Model {
     fn of(snapshot: &Value) -> Self {
-        let mut model = Self { rows: BTreeMap::new(), incidents: BTreeMap::new() };
-        model.add(&snapshot["sensors"], &snapshot["incidents"]);
+        let mut model = Self::default();
+        model.add(snapshot);
         model
     }
 
-    fn add(&mut self, sensors: &Value, incidents: &Value) {
-        for row in sensors["rows"].as_array().into_iter().flatten() {
-            self.rows.insert(row["ident"].as_str().unwrap().to_owned(), row.clone());
-        }
-        for row in incidents["rows"].as_array().into_iter().flatten() {
-            self.incidents.insert(row["id"].as_u64().unwrap(), row.clone());
-        }
+    /// Takes the rows of a snapshot, or of the lists of a change.
+    fn add(&mut self, lists: &Value) {
+        let rows = |list: &str| lists[list]["rows"].as_array().cloned().unwrap_or_default();
+        let text = |row: &Value, name: &str| row[name].as_str().unwrap_or_default().to_owned();
+        self.states.extend(rows("sensors").iter().map(|row| (text(row, "ident"), text(row, "state"))));
+        self.incidents.extend(rows("incidents").iter().map(|row| (text(row, "kind"), text(row, "ident"))));
     }
 
-    fn states(&self) -> BTreeMap<String, &str> {
-        self.rows.iter().map(|(ident, row)| (ident.clone(), row["state"].as_str().unwrap())).collect()
-    }
-
-    fn incidents(&self, kind: &str) -> usize {
-        self.incidents.values().filter(|row| row["kind"] == kind).count()
+    /// As it should be in the end.
+    fn expected() -> Self {
+        let roles = || (0..SENSORS).map(|number| (ident(number), Role::of(number)));
+        let states = roles().filter_map(|(ident, role)| Some((ident, role.state()?.to_owned()))).collect();
+        let incidents = roles().filter_map(|(ident, role)| Some((role.incident()?.to_owned(), ident))).collect();
+        Self { states, incidents }
     }
 }
 
-async fn snapshot(broker: &Broker, token: &str) -> Model {
-    let more = format!("Authorization: Bearer {token}\r\nConnection: close\r\n");
-    let answer = request(addr(broker), "GET", "/api/v1/snapshot?limit=5000&q=-", &more).await;
-    Model::of(&serde_json::from_str(&answer.body).unwrap())
-}
-
-/// Does what each sensor does. Those that stay connected are returned.
-async fn come(broker: &Broker) -> Vec<Peer> {
-    let mut peers = Vec::new();
-    for ident in (0..SENSORS).map(ident).filter(|ident| !ident.starts_with("never") && !ident.starts_with("absent")) {
-        let wrong = ident.starts_with("wrong");
-        let mut peer = Peer::login(broker.local_addr(), &ident, if wrong { "x" } else { "s" }).await;
-        match ident.split('-').next().unwrap() {
-            "wrong" => peer.expect_error(format!("Authentication failed for {ident}")).await,
-            "denied" => {
-                peer.send(publish(&ident, "forbidden", "x")).await;
-                let error = format!("Authkey not allowed to pub here. ident={ident}, chan=forbidden");
-                peer.expect_error(error).await;
-            }
-            "floods" => {
-                for _ in 0..2000 {
-                    peer.send(publish(&ident, "a", "x")).await;
-                }
-                peers.push(peer);
-            }
-            "silent" => peers.push(peer),
-            _ => {
-                peer.send(publish(&ident, "a", "x")).await;
-                peers.push(peer);
-            }
-        }
-    }
-    peers
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_thousand_sensors_have_their_states_in_snapshot_and_page() {
+#[tokio::test]
+async fn a_page_has_the_states_of_two_thousand_sensors_as_the_snapshot_has() {
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
-    fs::write(folder.path().join("presence.json"), presence(now).to_string()).unwrap();
-    let keys = (0..SENSORS).map(|n| Key::new(ident(n), "s").unwrap().publish(["a"]).unwrap());
-    let builder = keys.fold(builder().auth_failure_delay(Duration::ZERO), BrokerBuilder::user);
-    let (broker, [token, _], _tokens) = showing(builder.data_dir(folder.path())).await;
-    let (mut page, first) = Page::open(&broker, "limit=5000&q=-", &token).await;
-    let mut page_has = Model::of(&first);
-    let mut peers = come(&broker).await;
-    // The last change: ten that were there go.
-    let (stops, stay) = peers.into_iter().partition::<Vec<_>, _>(|peer| peer.ident.starts_with("stops"));
-    peers = stay;
-    drop(stops);
-    let (changed, expected) = (Instant::now(), expected());
-    let faults = |model: &Model| (model.incidents("wrong-secret"), model.incidents("denied-publish"));
+    let (broker, [token, _], _tokens) = showing(of_fleet(folder.path())).await;
+    let (mut page, first) = Page::open(&broker, QUERY, &token).await;
+    let mut shown = Model::of(&first);
+    let mut crowd = Crowd::connect(broker.local_addr(), SENSORS).await.unwrap();
+    crowd.live(Duration::from_secs(1)).await.unwrap();
+    within(crowd.act(|_| ())).await.unwrap();
+    let (acted, expected) = (Instant::now(), Model::expected());
+    let going_on = tokio::spawn(async move { crowd.go_on().await });
     within(async {
-        while page_has.states() != expected || faults(&page_has) != (10, 10) {
+        while shown != expected {
             let change = page.find("change", |_| true).await;
-            page_has.add(&change["lists"]["sensors"], &change["lists"]["incidents"]);
+            shown.add(&change["lists"]);
         }
     })
     .await;
-    let shown = changed.elapsed();
-    let snapshot = snapshot(&broker, &token).await;
-    assert_eq!((snapshot.states(), faults(&snapshot)), (expected, (10, 10)));
-    println!("figures: {SENSORS} sensors have their states on the page after {shown:.1?}");
-    drop((page, peers));
+    let took = acted.elapsed();
+    let more = format!("Authorization: Bearer {token}\r\nConnection: close\r\n");
+    let answer = request(addr(&broker), "GET", &format!("/api/v1/snapshot?{QUERY}"), &more).await;
+    assert_eq!(Model::of(&serde_json::from_str(&answer.body).unwrap()), expected);
+    println!("figures: {SENSORS} sensors have their states on the page after {took:.1?}");
+    assert!(!going_on.is_finished(), "all others go on");
+    going_on.abort();
+    drop(page);
     broker.shutdown().await;
 }
