@@ -208,7 +208,7 @@ fn rule(app: &App, listing: &Listing, look: &Look, columns: usize, now: Instant)
         parts.push(format!("only {}", app.state_filter()));
     }
     let dash = if look.unicode { "─" } else { "-" };
-    let text = look.own(&format!("{dash} {} ", parts.join(" · ")));
+    let text = if parts.is_empty() { String::new() } else { look.own(&format!("{dash} {} ", parts.join(" · "))) };
     let fill = dash.repeat(columns.saturating_sub(width(&text)));
     Line::of([Span::new(text + &fill, Tone::Faint)])
 }

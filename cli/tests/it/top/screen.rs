@@ -165,6 +165,28 @@ fn messages_come_as_a_stream_and_are_text() {
 }
 
 #[test]
+fn a_stream_that_is_refused_or_breaks_says_so_below_the_list() {
+    let refused = ("403 Forbidden", "text/plain", "", "this token may look, and not read messages");
+    let broken =
+        ("200 OK", "text/event-stream", "event: tail\ndata: {\n\n", "an event of the stream is not as expected");
+    let other = ("200 OK", "text/html", "<p>", "is no dashboard of a broker");
+    let ended = ("200 OK", "text/event-stream", "event: gone\ndata: {}\n\n", "the broker is stopping");
+    for (status, kind, body, expected) in [refused, broken, other, ended] {
+        let dashboard = Dashboard::start(move |head, stream| {
+            if head[0].contains("/stream") {
+                respond(stream, status, kind, body)
+            } else {
+                respond(stream, "200 OK", "application/json", SNAPSHOT)
+            }
+        });
+        let Some(mut top) = on_a_terminal(&dashboard, "--show tail") else { return };
+        top.shows(expected);
+        top.press(b"q");
+        assert_eq!(top.end().0, Some(0));
+    }
+}
+
+#[test]
 fn a_first_answer_that_does_not_come_is_told_without_a_screen() {
     let dashboard = Dashboard::of("401 Unauthorized", "text/plain", "");
     let Some(top) = on_a_terminal(&dashboard, "") else { return };

@@ -1,7 +1,7 @@
 //! The TLS handshake for a diagnosis: over a connection that is there, with the certificates that
 //! the broker presented and the kind of what is wrong.
 //!
-//! Public for `hpfeeds doctor` alone; it may change at any time.
+//! Public for `hpfeeds doctor` and `hpfeeds top` alone; it may change at any time.
 
 use std::{io, sync::Arc, time::Duration};
 
