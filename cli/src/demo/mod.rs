@@ -106,10 +106,13 @@ fn introduce(broker: &Broker) {
         (Some(addr), Some(token)) => format!("http://{addr}/#token={token}"),
         _ => "none".to_owned(),
     };
+    let watch =
+        if cfg!(feature = "top") { format!("watch      hpfeeds top --url '{dashboard}'\n") } else { String::new() };
     let names: Vec<_> = SENSORS.iter().map(|sensor| sensor.ident).collect();
     let text = format!(
         "broker     {addr}\n\
          dashboard  {dashboard}\n\
+         {watch}\
          sensors    {}\n\
          subscribe  hpfeeds --host {} --port {} -i {CONSUMER} -s {} subscribe '*'\n\n\
          Ctrl-C ends all of it.\n\n",

@@ -37,6 +37,11 @@ fn another_program_can_subscribe_and_the_dashboard_answers() {
     let words: Vec<_> = command.split(' ').skip(1).map(|word| word.trim_matches('\'')).collect();
     let mut subscriber = Running::start(bare_tool().args(words).args(["--count", "3"]));
     assert_eq!(subscriber.wait(), Some(0), "{}", subscriber.stderr());
+    let command = behind(&stderr, "watch");
+    let words = command.split(' ').skip(1).map(|word| word.trim_matches('\''));
+    let watched = tool().args(words).arg("--once").output().unwrap();
+    let text = String::from_utf8(watched.stdout).unwrap();
+    assert!(watched.status.success() && text.contains("cowrie-oslo"), "{text}");
 
     let url = behind(&stderr, "dashboard");
     let (addr, token) = url.strip_prefix("http://").and_then(|url| url.split_once("/#token=")).unwrap();
