@@ -16,7 +16,7 @@ use crate::{exit::Failure, profile::Profile, values};
 pub(crate) struct ConnectionArgs {
     #[arg(
         help = "Broker, key and channels in one: hpfeeds://IDENT:SECRET@HOST:PORT/CHANNEL,CHANNEL, or hpfeeds+tls://… \
-            for TLS; better without the secret [env: HPFEEDS_URL]",
+            for TLS; better without the secret [env: HPFEEDS_URL]. For top, the address of a dashboard",
         long,
         global = true,
         overrides_with = "url",

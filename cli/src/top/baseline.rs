@@ -51,7 +51,7 @@ impl Baseline {
         self.started == snapshot.started
     }
 
-    /// Takes the counts of then off those of a snapshot. What was not there then stays as it is; a count
+    /// Takes the counts of then off those of a snapshot. Counts of rows that were not there then stay; a count
     /// that began anew is shown whole.
     pub(super) fn take_off(&self, snapshot: &mut Snapshot) {
         let Books { copies, delivered, queued, dropped, cut_off, wanted, stored, not_stored, lost } = self.books;
