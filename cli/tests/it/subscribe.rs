@@ -136,7 +136,7 @@ fn all_channels_denied_is_4() {
 fn one_channel_denied_is_4_at_the_end_and_the_others_flow() {
     let broker = TestBroker::start();
     let mut tool = broker.subscribed(&["-c", "forbidden", "--count", "1"]);
-    assert!(tool.stderr().contains(r#"subscribe to "forbidden""#), "{}", tool.stderr());
+    tool.wait_for_stderr(r#"subscribe to "forbidden""#);
     assert!(!tool.stderr().contains("subscribed to forbidden"), "{}", tool.stderr());
     broker.publish(["one"]);
     assert_eq!(tool.wait(), Some(4));
