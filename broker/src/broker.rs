@@ -256,8 +256,9 @@ impl Broker {
         self.context.stats()
     }
 
-    /// The operator's view: sensors and their states, consumers, channels, incidents, and the books. Takes
-    /// about 1 ms for each thousand idents.
+    /// The operator's view: sensors and their states, consumers, channels, incidents, mailboxes, and the
+    /// books. Takes about 1 ms for each thousand idents, and some milliseconds for each mailbox where there are
+    /// very many channels.
     #[must_use]
     pub fn snapshot(&self) -> BrokerSnapshot {
         self.context.view()
