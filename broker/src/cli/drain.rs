@@ -67,19 +67,15 @@ fn rest(left: &Value, is_quiet: bool) -> Vec<String> {
     let mut rest = Vec::new();
     let (publishers, queued) = (number(&left["publishers"]), number(&left["queued"]));
     if publishers > 0 && !is_quiet {
-        rest.push(format!(
-            "{} still {}",
-            connections(publishers),
-            if publishers == 1 { "publishes" } else { "publish" }
-        ));
+        rest.push(format!("{} still {}", connections(publishers), verb(publishers, "publishes", "publish")));
     }
     if queued > 0 {
-        rest.push(format!("{} are queued for consumers", messages(queued)));
+        rest.push(format!("{} {} queued for consumers", messages(queued), verb(queued, "is", "are")));
     }
     let waited_for = on_their_way(left).filter(|mailbox| mailbox["acknowledges"] == true);
     rest.extend(waited_for.map(|mailbox| {
-        let on_its_way = messages(number(&mailbox["messages"]));
-        format!("{} has not acknowledged {on_its_way}, which come again", plain(&mailbox["mailbox"]))
+        let (name, count) = (plain(&mailbox["mailbox"]), number(&mailbox["messages"]));
+        format!("{name} has not acknowledged {}, which {} again", messages(count), verb(count, "comes", "come"))
     }));
     rest
 }
@@ -92,17 +88,22 @@ fn done(left: &Value) -> String {
         lines.push(format!("  {} may still publish: their streams are not ended", connections(publishers)));
     }
     if waiting > 0 {
-        lines.push(format!("  {} wait in mailboxes, on disk", messages(waiting)));
+        lines.push(format!("  {} {} in mailboxes, on disk", messages(waiting), verb(waiting, "waits", "wait")));
     }
     lines.extend(on_their_way(left).map(|mailbox| {
-        let (name, most) = (plain(&mailbox["mailbox"]), messages(number(&mailbox["messages"])));
-        format!("  {name}: at most {most} come again, as its collector acknowledges nothing")
+        let (name, most) = (plain(&mailbox["mailbox"]), number(&mailbox["messages"]));
+        let come = verb(most, "comes", "come");
+        format!("  {name}: at most {} {come} again, as its collector acknowledges nothing", messages(most))
     }));
     lines.join("\n") + "\n"
 }
 
 fn on_their_way(left: &Value) -> impl Iterator<Item = &Value> {
     left["on_their_way"].as_array().into_iter().flatten()
+}
+
+fn verb(count: u64, one: &'static str, many: &'static str) -> &'static str {
+    if count == 1 { one } else { many }
 }
 
 fn connections(count: u64) -> String {
@@ -138,7 +139,7 @@ mod tests {
                 "  2 connections may still publish: their streams are not ended",
                 "  50 messages wait in mailboxes, on disk",
                 "  a: at most 3 messages come again, as its collector acknowledges nothing",
-                "  b\\u{1b}: at most 1 message come again, as its collector acknowledges nothing",
+                "  b\\u{1b}: at most 1 message comes again, as its collector acknowledges nothing",
             ]
         );
         let nothing = json!({"publishers": 0, "received": 7, "queued": 0, "waiting": 0, "connections": 1});

@@ -162,6 +162,46 @@ async fn a_drain_says_what_is_left_when_its_time_is_over() {
     assert!(stderr.contains("no broker runs with the data folder"), "{stderr}");
 }
 
+/// Of a collector that acknowledges nothing: what it gets up to the end of its connection.
+async fn payloads(peer: &mut Peer) -> Vec<String> {
+    let mut payloads = Vec::new();
+    while let Some(frame) = peer.next().await {
+        if let hpfeeds::wire::Frame::Publish { payload, .. } = frame {
+            payloads.push(String::from_utf8(payload.to_vec()).unwrap());
+        }
+    }
+    payloads
+}
+
+#[tokio::test]
+async fn mailboxes_hand_out_nothing_more_in_a_drain_and_it_comes_after_the_restart() {
+    let place = place();
+    let broker = start(place.path(), "data", "127.0.0.1:0").await;
+    let mut collector = Peer::login(broker.addr, "collector", "s").await;
+    collector.send_subscribe(&["cowrie.*"]).await;
+    collector.settle().await;
+    let mut sensor = Peer::login(broker.addr, "sensor", "s").await;
+    sensor.send(crate::support::publish("sensor", "cowrie.a", "before")).await;
+    assert_eq!(collector.next().await, Some(crate::support::publish("sensor", "cowrie.a", "before")));
+    let text = done(&["drain", "--data-dir", &at(place.path(), "data")]).await.unwrap();
+    assert!(text.contains("2 connections may still publish"), "{text}");
+    assert!(text.contains("collector: at most 1 message comes again, as its collector acknowledges nothing"), "{text}");
+    // It does, and the end of its stream confirms that.
+    sensor.send(crate::support::publish("sensor", "cowrie.a", "after")).await;
+    sensor.asked_to_end().await;
+    sensor.confirm().await;
+    let ending = tokio::spawn(async move { payloads(&mut collector).await });
+    assert_eq!(broker.stop("-TERM").await.0, Some(0));
+    assert_eq!(within(ending).await.unwrap(), [""; 0]);
+    let broker = start(place.path(), "data", "127.0.0.1:0").await;
+    let mut collector = Peer::login(broker.addr, "collector", "s").await;
+    collector.send_subscribe(&["cowrie.*"]).await;
+    for expected in ["before", "after"] {
+        assert_eq!(collector.next().await, Some(crate::support::publish("sensor", "cowrie.a", expected)));
+    }
+    broker.stop("-TERM").await;
+}
+
 #[tokio::test]
 async fn a_backup_that_is_taken_while_messages_come_is_whole_and_a_broker_starts_on_it() {
     let place = place();
