@@ -60,6 +60,12 @@ pub(crate) fn word(name: &str) -> String {
     }
 }
 
+/// The same, unless the name is cut or escaped: then it would be another one.
+#[cfg(feature = "top")]
+pub(crate) fn exact_word(name: &str) -> Option<String> {
+    (shown(name.as_bytes()) == name).then(|| word(name))
+}
+
 /// A command, which is not broken into several lines.
 pub(crate) fn command(words: &[&str]) -> String {
     words.join(" ").replace(' ', "\u{a0}")

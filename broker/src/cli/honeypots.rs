@@ -59,7 +59,7 @@ impl Honeypot {
         }
     }
 
-    /// What a key may publish to that is made for it.
+    /// The channels of a key that is made for it.
     pub(super) fn grants(self) -> Vec<String> {
         let grants = match self {
             Self::Dionaea => &["dionaea.*", "mwbinary.dionaea.sensorunique"],
@@ -148,7 +148,7 @@ impl Honeypot {
     }
 }
 
-/// What goes into a configuration.
+/// The values of a configuration.
 struct Lines<'a> {
     host: &'a str,
     account: &'a Account<'a>,
@@ -239,7 +239,7 @@ impl Lines<'_> {
         let mut text = "services:\n  ewsposter:\n    environment:\n".to_owned();
         for (name, value) in variables {
             // Nothing fails in memory.
-            let _ = writeln!(text, "      - EWS_HPFEEDS_{name}={value}");
+            let _ = writeln!(text, "      - {}", quoted(&format!("EWS_HPFEEDS_{name}={value}")));
         }
         text
     }

@@ -55,7 +55,12 @@ pub(crate) async fn run(args: DemoArgs, mut stop: Stop) -> Result<(), Failure> {
     let end = loop {
         tokio::select! {
             message = consumer.next() => match message {
-                Some(message) => print(&message)?,
+                Some(message) => match print(&message) {
+                    Ok(()) => {}
+                    // Its reader has seen enough.
+                    Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => break Ok(()),
+                    Err(cause) => break Err(Failure::new(format!("cannot print: {cause}"))),
+                },
                 None => break Err(Failure::new("the broker of the demo has ended")),
             },
             Some(ended) = sensors.join_next() => match ended {
@@ -140,10 +145,10 @@ async fn publish(
     }
 }
 
-fn print(message: &Message) -> Result<(), Failure> {
+fn print(message: &Message) -> io::Result<()> {
     let mut line = Vec::new();
-    let printed = record::format(&mut line, &record::Form::Line, &Looked::at(message), None, None)
-        .and_then(|()| io::stdout().write_all(&line))
-        .and_then(|()| io::stdout().flush());
-    printed.map_err(|cause| Failure::new(format!("cannot print: {cause}")))
+    record::format(&mut line, &record::Form::Line, &Looked::at(message), None, None)?;
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(&line)?;
+    stdout.flush()
 }

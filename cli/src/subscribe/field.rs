@@ -45,7 +45,7 @@ impl<'a> Looked<'a> {
     }
 }
 
-/// What a message has of a field.
+/// The value of a field in a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Value<'a> {
     Bytes(&'a [u8]),
@@ -54,7 +54,7 @@ pub(crate) enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// What it is compared by: the characters of a string, and other values as JSON on one line.
+    /// The text that it is compared by: the characters of a string, and other values as JSON on one line.
     pub(crate) fn text(&self) -> Cow<'a, [u8]> {
         match self {
             Self::Bytes(bytes) => Cow::Borrowed(bytes),

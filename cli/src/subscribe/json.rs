@@ -63,7 +63,7 @@ pub(crate) fn element(value: &str, number: usize) -> Option<&str> {
     Some(split_value(rest).0).filter(|value| !value.is_empty())
 }
 
-/// What a value says: of a string its characters, of an object or array its JSON on one line, and of
+/// The text of a value: of a string its characters, of an object or array its JSON on one line, and of
 /// the others the characters that they are written with.
 pub(crate) fn text(value: &str) -> Cow<'_, str> {
     if let Some(inside) = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {

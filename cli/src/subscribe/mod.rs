@@ -125,7 +125,7 @@ struct Subscriber {
     output: Output,
     hangup: Hangup,
     watch: Watch,
-    /// What a message must meet to be printed or counted.
+    /// The conditions for a message to be printed or counted.
     conditions: Vec<Condition>,
     /// Takes the messages, if they are counted instead of printed.
     report: Option<Report>,

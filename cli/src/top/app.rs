@@ -121,7 +121,9 @@ impl App {
     /// The question for the broker.
     pub(super) fn wanted(&self) -> Wanted {
         let view = self.view();
-        let mut query = Query::of(self.pane, self.limit);
+        // A page that does not fill the screen would leave the worst rows out when it moves.
+        let limit = self.limit.max(self.room);
+        let mut query = Query::of(self.pane, limit);
         if self.pane == Pane::Tail {
             // The header alone.
             return Wanted { query, baseline: self.counted };
@@ -133,11 +135,11 @@ impl App {
         }
         // The page stays until the screen leaves it.
         let is_same = Query { offset: 0, ..self.query.clone() } == query;
-        let page = self.query.offset..(self.query.offset + self.limit).max(1);
+        let page = self.query.offset..(self.query.offset + limit).max(1);
         query.offset = if is_same && page.contains(&view.top) && page.contains(&(view.top + self.room - 1)) {
             self.query.offset
         } else {
-            (view.top + self.room / 2).saturating_sub(self.limit / 2)
+            (view.top + self.room / 2).saturating_sub(limit / 2)
         };
         Wanted { query, baseline: self.counted }
     }

@@ -24,6 +24,15 @@ impl Fault {
         Self { text: text.into(), code: FAILED }
     }
 
+    /// The token would cross the network in plain text.
+    pub(super) fn plain(address: &Address) -> Self {
+        Self::new(format!(
+            "{} is on another machine, and the token would cross the network in plain text: use https://, or a tunnel \
+             (ssh -L 9432:127.0.0.1:9432 HOST) and http://127.0.0.1:9432",
+            address.broker
+        ))
+    }
+
     /// No connection to any address.
     pub(super) fn unreachable(address: &Address, cause: &io::Error) -> Self {
         let advice = match cause.kind() {

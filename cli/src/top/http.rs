@@ -184,7 +184,10 @@ impl Client {
             Err(_elapsed) => return Err(unreachable(io::ErrorKind::TimedOut.into())),
             Ok(tcp) => tcp.map_err(unreachable)?,
         };
+        let is_near = tcp.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_loopback());
         let transport: Box<dyn Transport> = match &self.tls {
+            // As the broker does at its end.
+            None if !is_near => return Err(Fault::plain(&self.address)),
             None => Box::new(tcp),
             Some(tls) => {
                 let probe = tls.probe(&self.address.broker, tcp, CONNECTING).await;

@@ -46,10 +46,10 @@ pub(super) async fn run(mut client: Client, args: &TopArgs, look: &Look) -> Resu
     let body = client.json(&query.path(), query.most_bytes()).await?;
     let snapshot = poll::parse(&client, &body)?;
     if args.json {
-        print(&(harmless(String::from_utf8_lossy(&body).trim()) + "\n"));
+        print(&(harmless(String::from_utf8_lossy(&body).trim()) + "\n"))?;
     } else {
         let columns = if io::stdout().is_terminal() { terminal::columns() } else { None };
-        print(&text(&snapshot, pane, &client.address.to_string(), look, columns.unwrap_or(COLUMNS)));
+        print(&text(&snapshot, pane, &client.address.to_string(), look, columns.unwrap_or(COLUMNS)))?;
     }
     let troubled = snapshot.states.troubled();
     if args.strict && troubled > 0 {
@@ -115,7 +115,12 @@ fn harmless(json: &str) -> String {
 }
 
 /// Writes to stdout. A reader that is gone is no reason for another exit code.
-fn print(text: &str) {
+fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    drop(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()));
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(cause) if cause.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(format!("cannot write to stdout: {cause}")))
+        }
+        _ => Ok(()),
+    }
 }

@@ -5,7 +5,7 @@ use super::{
     table::{Column, Span, Tone},
     text::{Look, short, span},
 };
-use crate::words::word;
+use crate::words::exact_word;
 
 pub(super) const COLUMNS: [Column; 7] = [
     Column::number("LAST", 2),
@@ -40,6 +40,11 @@ pub(super) fn cells(row: &Incident, now: u64, look: &Look) -> Vec<Span> {
     ]
 }
 
+/// The words in place of a command that would be about another name.
+const UNPRINTABLE: &str = "the name cannot be shown as it is: no command is offered";
+/// The words in place of a command that would allow what a client has asked for.
+const WILD: &str = "the channel is a pattern, which would allow many: no command is offered";
+
 /// The fault, and how to mend it.
 pub(super) fn details(row: &Incident, now: u64, look: &Look) -> Vec<String> {
     let ago = |moment: u64| span(now.saturating_sub(moment) / 1000);
@@ -53,18 +58,28 @@ pub(super) fn details(row: &Incident, now: u64, look: &Look) -> Vec<String> {
 
 /// The command on the broker, or the words for what to do.
 fn mending(row: &Incident, look: &Look) -> String {
-    let name = |text: &Option<String>| text.as_deref().map(|text| look.plain(&word(text)));
-    let (ident, channel) = (name(&row.ident), name(&row.channel));
-    let keys = |action: &str, ident: &str| format!("on the broker: hpfeeds-broker keys {action} {ident}");
+    let (ident, channel) = (row.ident.as_deref(), row.channel.as_deref());
+    // A name that is shown otherwise than it is, or cut, would be another one in the command.
+    let exact = |name: &str| exact_word(name).filter(|word| look.plain(word) == *word);
+    let keys = |action: &str, ident: &str, option: &str, more: &str| {
+        let Some(word) = exact(ident) else { return UNPRINTABLE.to_owned() };
+        let words = if ident.starts_with('-') { format!("{option} -- {word}") } else { format!(" {word}{option}") };
+        format!("on the broker: hpfeeds-broker keys {action}{words}{more}")
+    };
+    let allow = |flag: &str, ident: &str, channel: &str| match exact(channel) {
+        None => UNPRINTABLE.to_owned(),
+        Some(_) if channel == "*" || channel.ends_with(".*") => WILD.to_owned(),
+        Some(word) => keys("set", ident, &format!(" {flag}={word}"), ""),
+    };
     match (&*row.kind, ident, channel) {
-        ("unknown-ident", Some(ident), _) => format!("{}, if it is yours", keys("add", &ident)),
+        ("unknown-ident", Some(ident), _) => keys("add", ident, "", ", if it is yours"),
         ("wrong-secret", Some(ident), _) => {
-            format!("{} --new-secret, and give the sensor the one that it prints", keys("set", &ident))
+            // Others may know the ident: the old secret goes on opening for the sensor that is right.
+            let more = ", and give the sensor the one that it prints";
+            keys("set", ident, " --new-secret --grace=1d", more)
         }
-        ("denied-publish", Some(ident), Some(channel)) => format!("{} --add-publish {channel}", keys("set", &ident)),
-        ("denied-subscribe", Some(ident), Some(channel)) => {
-            format!("{} --add-subscribe {channel}", keys("set", &ident))
-        }
+        ("denied-publish", Some(ident), Some(channel)) => allow("--add-publish", ident, channel),
+        ("denied-subscribe", Some(ident), Some(channel)) => allow("--add-subscribe", ident, channel),
         ("others-name", ..) => "give each sensor a key of its own: a message carries the ident of its key".to_owned(),
         ("store-failed", ..) => "the keys cannot be read: see the broker's log, and the database of --auth".to_owned(),
         ("tls-failed", ..) => {
@@ -105,38 +120,39 @@ mod tests {
     fn each_kind_says_what_mends_it() {
         let look = Look { colour: false, unicode: true, zone: TimeZone::UTC };
         let mends = |kind, ident, channel| details(&incident(kind, ident, channel), 120_000, &look)[1].clone();
+        let long = "x".repeat(201);
         for (kind, ident, channel, expected) in [
             ("unknown-ident", "new-1", "", "on the broker: hpfeeds-broker keys add new-1, if it is yours"),
-            ("denied-publish", "a b", "c;d", "on the broker: hpfeeds-broker keys set 'a b' --add-publish 'c;d'"),
+            ("denied-publish", "a b", "c;d", "on the broker: hpfeeds-broker keys set 'a b' --add-publish='c;d'"),
+            ("denied-subscribe", "a", "cowrie*", "on the broker: hpfeeds-broker keys set a --add-subscribe='cowrie*'"),
+            ("denied-publish", "$(reboot)", "x", "on the broker: hpfeeds-broker keys set '$(reboot)' --add-publish=x"),
+            ("denied-publish", "-x", "-y", "on the broker: hpfeeds-broker keys set --add-publish='-y' -- '-x'"),
             (
-                "denied-subscribe",
+                "wrong-secret",
                 "a",
-                "cowrie.*",
-                "on the broker: hpfeeds-broker keys set a --add-subscribe 'cowrie.*'",
+                "",
+                "on the broker: hpfeeds-broker keys set a --new-secret --grace=1d, and give the sensor the one that \
+                 it prints",
             ),
-            (
-                "denied-publish",
-                "$(reboot)\n",
-                "x",
-                r"on the broker: hpfeeds-broker keys set '$(reboot)\n' --add-publish x",
-            ),
+            // A client has asked for all of them.
+            ("denied-subscribe", "a", "*", WILD),
+            ("denied-publish", "a", "cowrie.*", WILD),
+            // Typed as they are shown, they would be others.
+            ("denied-publish", "$(reboot)\n", "x", UNPRINTABLE),
+            ("unknown-ident", "x\u{202e}", "", UNPRINTABLE),
+            ("unknown-ident", &long, "", UNPRINTABLE),
+            ("denied-publish", "a", "x\n", UNPRINTABLE),
         ] {
             assert_eq!(mends(kind, ident, channel), expected);
         }
-        for kind in [
-            "wrong-secret",
-            "store-failed",
-            "tls-failed",
-            "no-auth",
-            "turned-away",
-            "others-name",
-            "bad-frame",
-            "slow",
-            "dropped",
-        ] {
+        for kind in
+            ["store-failed", "tls-failed", "no-auth", "turned-away", "others-name", "bad-frame", "slow", "dropped"]
+        {
             assert!(!mends(kind, "a", "").is_empty(), "{kind}");
         }
         assert_eq!(mends("of-a-newer-broker", "a", "b"), "");
+        let ascii = Look { unicode: false, ..look.clone() };
+        assert_eq!(mending(&incident("unknown-ident", "sens\u{f6}r", ""), &ascii), UNPRINTABLE);
         let lines = details(&incident("no-auth", "", ""), 120_000, &look);
         assert_eq!(lines[0], "no · from 192.0.2.9 · 12 times, first 2 min ago, last 60 s ago");
     }
