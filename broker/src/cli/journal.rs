@@ -49,6 +49,8 @@ impl JournalCommand {
         match &self.action {
             Action::Verify => verify_all(dir),
             Action::Backup { to } => {
+                // A file for each segment, all of them open at once.
+                let _ = rlimit::increase_nofile_limit(u64::MAX);
                 print(&back_up(dir, to)?)?;
                 verify_all(to)
             }

@@ -1,5 +1,7 @@
 //! The drain of a broker: the first step of a shutdown, begun by a command, and what is left to do.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use serde_json::{Value, json};
 use tracing::info;
 
@@ -27,6 +29,8 @@ pub(super) fn drain(store: &Store, context: &BrokerContext) -> Value {
         "publishers": context.publishing.len(),
         "received": context.stats().received_messages,
         "queued": numbers.books.queued,
+        // What a writer has taken is on its way until the socket has it.
+        "unwritten_bytes": context.delivery.buffered.load(Relaxed),
         "on_their_way": on_their_way.collect::<Value>(),
         "waiting": mailboxes.iter().map(|mailbox| mailbox.waiting.messages).sum::<u64>(),
         "connections": numbers.levels.connections,

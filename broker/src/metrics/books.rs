@@ -13,7 +13,7 @@ use crate::metrics::counters::Totals;
 /// threads, the numbers are read one after the other while others change: the sides may differ for a
 /// moment.
 ///
-/// What mailboxes do with stored messages is no such sum: one message is for several mailboxes, is
+/// Mailboxes make no such sum of stored messages: one message is for several mailboxes, is
 /// delivered once more after a crash of its collector, and what waits is counted by blocks of some
 /// seconds. Each mailbox says what waits and what it has lost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]

@@ -120,7 +120,7 @@ impl Presence {
         all
     }
 
-    /// What `read` makes of each record, in no order.
+    /// The results of `read` for each record, in no order.
     pub(crate) fn map<T>(&self, mut read: impl FnMut(&Ident, &Record) -> T) -> Vec<T> {
         self.table.lock().records.iter().map(|(ident, record)| read(ident, record)).collect()
     }

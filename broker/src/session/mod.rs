@@ -242,7 +242,7 @@ async fn drive(
         if ended.is_pending() && reader.extension.is_some() {
             speak(reader, writer, &mut writing, &mut stop, cx);
         }
-        // What is not handed out any more comes after the restart, once.
+        // The rest of the mailbox comes after the restart, once.
         if ended.is_pending() && writing && !draining && reader.post.is_some() {
             deliver(reader, writer, &mut writing, &mut stop, cx);
         }

@@ -28,20 +28,26 @@ impl Route<'_> {
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "with a call a message alone costs 1 % more instructions")]
     pub(super) fn take(mut self, fanout: &mut Fanout) -> Result<Option<PendingFanout>, String> {
-        #[cfg(feature = "dashboard")]
-        if self.context.tap.is_open() {
-            self.context.tap.offer(self.buffer.bytes.get(..fanout.extent().len).unwrap_or_default());
-        }
         if !fanout.storage().is_none() {
             return self.take_stored(fanout);
         }
         if let Some(extension) = self.extension {
             extension.count(fanout.extent().messages)?;
         }
+        #[cfg(feature = "dashboard")]
+        self.show(fanout);
         let Self { context, buffer, budget, session, .. } = &mut self;
         let pending = fanout.queue(&context.metrics.counters, session, buffer, &context.pool, budget);
         self.settle(pending.is_none());
         Ok(pending)
+    }
+
+    /// Lets pages that show messages see those of the batch, which nothing keeps from going out now.
+    #[cfg(feature = "dashboard")]
+    fn show(&self, fanout: &Fanout) {
+        if self.context.tap.is_open() {
+            self.context.tap.offer(self.buffer.bytes.get(..fanout.extent().len).unwrap_or_default());
+        }
     }
 
     fn settle(&mut self, is_done: bool) {
@@ -63,6 +69,8 @@ impl Route<'_> {
             // Before anything is stored: it would be stored, and neither counted nor acknowledged.
             extension.has_numbers(extent.messages)?;
         }
+        #[cfg(feature = "dashboard")]
+        self.show(fanout);
         let (frames, holds) = self.buffer.take(extent.len, &self.context.pool).unwrap_or_else(|| {
             let frames = Bytes::copy_from_slice(self.buffer.bytes.get(..extent.len).unwrap_or_default());
             self.buffer.skip(extent.len);

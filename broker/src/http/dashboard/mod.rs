@@ -204,6 +204,10 @@ async fn connection(
     shared: Arc<Shared>,
     lease: Arc<Lease>,
 ) {
+    // A client that says nothing takes no turn from others.
+    if service.tls.is_some() && !matches!(timeout(TLS_TIMEOUT, stream.readable()).await, Ok(Ok(()))) {
+        return debug!(%peer, "the dashboard's client says nothing");
+    }
     let Ok(mut socket) = Socket::new(stream, service.keepalive) else { return };
     if let Some(certificate) = &service.tls {
         let Some(turn) = shared.handshakes.turn(Instant::now()) else {

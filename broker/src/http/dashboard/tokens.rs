@@ -128,14 +128,25 @@ impl Tokens {
         Ok(Self { view, tail })
     }
 
+    /// Beside it first: a full disk or a power cut leaves no file that is half one.
     fn store(&self, path: &Path) -> io::Result<()> {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".new");
+        let beside = PathBuf::from(beside);
         let mut options = fs::OpenOptions::new();
-        options.write(true).create_new(true);
+        options.write(true).create(true).truncate(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(path)?;
-        file.write_all(format!("view {}\ntail {}\n", self.view, self.tail).as_bytes())?;
-        file.sync_all()
+        let mut file = options.open(&beside)?;
+        let written = file
+            .write_all(format!("view {}\ntail {}\n", self.view, self.tail).as_bytes())
+            .and_then(|()| file.sync_all())
+            .and_then(|()| fs::rename(&beside, path));
+        if written.is_err() {
+            // The error says what is wrong.
+            let _ = fs::remove_file(&beside);
+        }
+        written
     }
 
     /// The rights of a token, if it is one.

@@ -312,7 +312,7 @@ async fn a_stream_that_the_parent_knows_from_elsewhere_gives_way_to_a_new_one() 
 #[tokio::test]
 async fn messages_above_the_share_at_the_parent_are_counted_and_not_sent_again() {
     let stored = tempfile::tempdir().unwrap();
-    // Nobody takes what the mailbox has.
+    // The mailbox has no collector.
     let storing = |parent: crate::builder::BrokerBuilder| {
         parent.data_dir(stored.path()).mailbox("other=*").unwrap().journal_max_bytes(8 << 20)
     };

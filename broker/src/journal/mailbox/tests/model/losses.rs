@@ -1,4 +1,4 @@
-//! What the random world loses: the oldest messages, and in a crash the newest and all that was not
+//! The losses of the random world: the oldest messages, and in a crash the newest and all that was not
 //! stored.
 
 use hpfeeds::wire::extension::Position;
