@@ -107,7 +107,7 @@ fn keys_open_lists_and_the_terminal_is_left_as_it_was() {
     top.press(b"3");
     top.shows("dionaea.capture");
     top.press(b"4");
-    top.shows("--add-publish cowrie.sessions");
+    top.shows("--add-publish=cowrie.sessions");
     top.press(b"/203\r");
     top.shows("filter: 203");
     top.press(b"q");
