@@ -1,7 +1,7 @@
 //! Internals for fuzz targets, which programs must not use.
 
 /// The strings and files that operators write.
-#[cfg(feature = "cli")]
+#[cfg(all(feature = "cli", feature = "_sql"))]
 #[allow(missing_docs, reason = "for fuzz targets")]
 pub mod operator {
     use std::ffi::OsString;

@@ -38,6 +38,18 @@
 //!   and then meets the [`SlowPolicy`]. It slows down publishers for at most the
 //!   [floor window](BrokerBuilder::floor_window), 3 s by default.
 //! - Memory is bounded, see [`BrokerBuilder::max_buffered`].
+//!
+//! # Features
+//! A program that embeds the broker needs none of them: `default-features = false`.
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `cli` | the program `hpfeeds-broker`, with the two next; by default |
+//! | `dashboard` | [`BrokerBuilder::dashboard`](BrokerBuilder), with the next |
+//! | `exporter` | [`BrokerBuilder::exporter`](BrokerBuilder), an HTTP server of metrics |
+//! | `sqlite`, `postgres`, `mysql` | `SqlStore`, for each kind of database with a driver of its own |
+//! | `sql` | these three; by default |
+//! | `mongodb` | `MongoStore` |
 #![doc(test(attr(deny(warnings))))]
 
 mod accept;
@@ -85,7 +97,7 @@ mod view;
 pub use auth::admin as keys;
 #[cfg(feature = "mongodb")]
 pub use auth::mongo::{MongoAddress, MongoStore};
-#[cfg(feature = "sql")]
+#[cfg(feature = "_sql")]
 pub use auth::sql::{SqlStore, address::DatabaseAddress};
 pub use auth::{
     AuthError, AuthStore, Changes, Idents, Lookup, Reload, chain::ChainStore, env::EnvStore, json::JsonStore, key::Key,

@@ -207,7 +207,7 @@ pub(crate) fn list(value: &Value) -> Result<List, String> {
 /// A list of channels where the Python broker takes one string for a list, too: all channels in
 /// which are parts of it. That is a list written as JSON twice, or channels with commas between
 /// them. Other parts, such as the first half of a name, allow nothing here.
-#[cfg(any(feature = "sql", feature = "mongodb"))]
+#[cfg(any(feature = "_sql", feature = "mongodb"))]
 pub(crate) fn list_or_text(value: &Value) -> Result<List, String> {
     let Value::String(text) = value else {
         return list(value);
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg(any(feature = "sql", feature = "mongodb"))]
+    #[cfg(any(feature = "_sql", feature = "mongodb"))]
     fn one_string_is_a_list_where_it_is_one_for_the_python_broker() {
         for (text, expected) in [
             ("cowrie.sessions", &["cowrie.sessions"][..]),

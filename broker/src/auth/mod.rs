@@ -12,7 +12,7 @@ pub(crate) mod memory;
 #[cfg(feature = "mongodb")]
 pub(crate) mod mongo;
 pub(crate) mod remarks;
-#[cfg(feature = "sql")]
+#[cfg(feature = "_sql")]
 pub(crate) mod sql;
 mod text;
 
@@ -123,6 +123,15 @@ async fn sleep_until_time(time: SystemTime) {
     {
         sleep(left.min(LONGEST_SLEEP)).await;
     }
+}
+
+/// What to build for a kind of store that this program lacks.
+#[cfg(any(
+    all(feature = "_sql", not(all(feature = "sqlite", feature = "postgres", feature = "mysql"))),
+    all(feature = "cli", not(all(feature = "_sql", feature = "mongodb"))),
+))]
+pub(crate) fn built_without(name: &str, feature: &str) -> String {
+    format!("this hpfeeds-broker is built without {name}: build it with --features {feature}")
 }
 
 /// A key store that cannot be read: one line that names the store and the cause.

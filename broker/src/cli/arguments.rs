@@ -168,7 +168,11 @@ impl Cli {
     pub(super) fn checked(mut self) -> Result<Self, clap::Error> {
         self.listen.check().map_err(|text| clap::Error::raw(ErrorKind::MissingRequiredArgument, text))?;
         if self.auth.is_empty() && !self.dev {
-            self.auth.push(Store::usual());
+            let usual = Store::usual().map_err(|cause| {
+                let text = format!("{cause}, or say with --auth or --dev where the keys are");
+                clap::Error::raw(ErrorKind::MissingRequiredArgument, text)
+            })?;
+            self.auth.push(usual);
         }
         if self.dev
             && let Some(endpoint) = self.endpoints().iter().find(|endpoint| !is_loopback(endpoint))

@@ -24,9 +24,10 @@ use crate::auth::admin::{Change, Entry, Fields, Keys, Listing, from_json, remark
 pub(crate) struct KeysCommand {
     /// Where the keys are, as for the broker: sqlite (the file sqlite.db here), a file that ends in
     /// .json, .db, .sqlite or .sqlite3, or database+postgresql://…, database+mysql://…,
-    /// database+sqlite:///…
-    #[arg(long, global = true, value_name = "STORE", default_value = "sqlite", value_parser = StoreParser)]
-    auth: Store,
+    /// database+sqlite:///… [default: sqlite]
+    // No default of clap, which a program without SQLite could not have.
+    #[arg(long, global = true, value_name = "STORE", value_parser = StoreParser)]
+    auth: Option<Store>,
 
     #[command(subcommand)]
     action: Action,
@@ -176,7 +177,7 @@ type Failure = Box<dyn std::error::Error>;
 
 impl KeysCommand {
     pub(crate) async fn run(&self) -> Result<(), Failure> {
-        let keys = self.auth.keys()?;
+        let keys = self.auth.clone().map_or_else(Store::usual, Ok)?.keys()?;
         match &self.action {
             Action::Add { ident, fields, target } => add(&keys, ident, fields, target).await,
             Action::Set { ident, fields, changes } => set(&keys, ident, fields, changes).await,

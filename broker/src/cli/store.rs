@@ -1,8 +1,10 @@
 //! Arguments about key stores: `--auth`, and the stores that it names.
 
+#[cfg(feature = "_sql")]
+use std::io;
 use std::{
     ffi::{OsStr, OsString},
-    fs, io,
+    fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     str::FromStr,
@@ -11,19 +13,17 @@ use std::{
 use clap::{Arg, Command, builder::TypedValueParser, error::ErrorKind};
 use tracing::warn;
 
+#[cfg(not(all(feature = "_sql", feature = "mongodb")))]
+use crate::auth::built_without;
+#[cfg(feature = "_sql")]
+use crate::auth::sql::{SqlStore, address::DatabaseAddress};
 use crate::{
-    auth::{
-        AuthError,
-        admin::Keys,
-        chain::ChainStore,
-        env::EnvStore,
-        json::JsonStore,
-        sql::{SqlStore, address::DatabaseAddress},
-    },
+    auth::{AuthError, admin::Keys, env::EnvStore, json::JsonStore},
     builder::BrokerBuilder,
 };
 
 /// How many faulty keys a check names.
+#[cfg(feature = "_sql")]
 const SHOWN: usize = 20;
 
 /// A value of `--auth`.
@@ -31,6 +31,7 @@ const SHOWN: usize = 20;
 pub(crate) enum Store {
     Env,
     Json(PathBuf),
+    #[cfg(feature = "_sql")]
     Sql(DatabaseAddress),
     #[cfg(feature = "mongodb")]
     Mongo(crate::auth::mongo::MongoAddress),
@@ -38,11 +39,12 @@ pub(crate) enum Store {
 
 impl Store {
     /// The default store, as of the Python broker.
-    pub(crate) fn usual() -> Self {
-        Self::Sql(DatabaseAddress::usual())
+    pub(crate) fn usual() -> Result<Self, String> {
+        "sqlite".parse()
     }
 
     /// Opens the store and adds it to the builder. With `check`, nothing is created.
+    #[cfg_attr(not(feature = "_sql"), allow(unused_variables, clippy::unused_async, reason = "for databases"))]
     pub(crate) async fn add_to(&self, builder: BrokerBuilder, check: bool) -> Result<BrokerBuilder, AuthError> {
         Ok(match self {
             Self::Env => {
@@ -52,6 +54,7 @@ impl Store {
                 builder.auth(EnvStore::new())
             }
             Self::Json(path) => builder.auth(JsonStore::open(path)?),
+            #[cfg(feature = "_sql")]
             Self::Sql(address) if check => {
                 if let Some(file) = address.would_create() {
                     could_be_created(file)?;
@@ -59,8 +62,9 @@ impl Store {
                     SqlStore::check(address.clone()).await?;
                     warn_of_rows(address).await;
                 }
-                builder.auth(ChainStore::new())
+                builder.auth(crate::auth::chain::ChainStore::new())
             }
+            #[cfg(feature = "_sql")]
             Self::Sql(address) => builder.auth(SqlStore::open(address.clone()).await?),
             #[cfg(feature = "mongodb")]
             Self::Mongo(address) => builder.auth(crate::auth::mongo::MongoStore::open(address.clone()).await?),
@@ -72,6 +76,7 @@ impl Store {
     pub(crate) fn warn_if_exposed(&self) {
         let file = match self {
             Self::Json(path) => Some(&**path),
+            #[cfg(feature = "_sql")]
             Self::Sql(address) => address.path(),
             Self::Env => None,
             #[cfg(feature = "mongodb")]
@@ -88,6 +93,7 @@ impl Store {
         match self {
             Self::Env => Err("keys in the environment are changed where it is set".to_owned()),
             Self::Json(path) => Ok(Keys::json(path)),
+            #[cfg(feature = "_sql")]
             Self::Sql(address) => Ok(Keys::sql(address.clone())),
             #[cfg(feature = "mongodb")]
             Self::Mongo(_) => Err("keys in MongoDB are changed with its own tools".to_owned()),
@@ -97,6 +103,7 @@ impl Store {
 
 /// Warns of keys that cannot be read, and of such that are probably not meant as they are: the
 /// broker would start with them. A database that is absent has been named already.
+#[cfg(feature = "_sql")]
 async fn warn_of_rows(address: &DatabaseAddress) {
     let Ok(listing) = Keys::sql(address.clone()).listing().await else {
         return;
@@ -111,6 +118,7 @@ async fn warn_of_rows(address: &DatabaseAddress) {
 }
 
 /// Checks that a file could be created, by a temporary one without a name in its folder.
+#[cfg(feature = "_sql")]
 fn could_be_created(file: &Path) -> Result<(), AuthError> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let fault =
@@ -131,11 +139,15 @@ impl FromStr for Store {
             #[cfg(feature = "mongodb")]
             (text, _) if text.starts_with("mongo") => text.parse().map(Self::Mongo),
             #[cfg(not(feature = "mongodb"))]
-            (text, _) if text.starts_with("mongo") => {
-                Err("this program is built without MongoDB: the feature mongodb adds it".to_owned())
-            }
+            (text, _) if text.starts_with("mongo") => Err(built_without("MongoDB", "mongodb")),
+            #[cfg(feature = "_sql")]
             (text, _) if text.starts_with("database+") => text.parse().map(Self::Sql),
+            #[cfg(not(feature = "_sql"))]
+            (text, _) if text.starts_with("database+") => Err(built_without("databases", "sql")),
+            #[cfg(feature = "_sql")]
             ("sqlite", _) | (_, Some("db" | "sqlite" | "sqlite3")) => text.parse().map(Self::Sql),
+            #[cfg(not(feature = "_sql"))]
+            ("sqlite", _) | (_, Some("db" | "sqlite" | "sqlite3")) => Err(built_without("SQLite", "sqlite")),
             _ => {
                 Err("unknown kind of key store: use env, sqlite, a file that ends in .json, .db, .sqlite or .sqlite3, \
                       database+postgresql://…, database+mysql://… or database+sqlite:///…"

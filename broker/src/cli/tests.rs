@@ -145,6 +145,7 @@ fn passwords_are_taken_out() {
 }
 
 #[test]
+#[cfg(feature = "sql")]
 fn stores_are_told_apart_in_the_order_of_the_python_broker() {
     assert_eq!("env".parse(), Ok(Store::Env));
     assert_eq!("users.json".parse(), Ok(Store::Json("users.json".into())));
@@ -170,11 +171,12 @@ fn mongodb_is_a_feature() {
     let parsed = "mongodb://h/d".parse::<Store>();
     assert_eq!(parsed.is_ok(), cfg!(feature = "mongodb"));
     if let Err(error) = parsed {
-        assert_eq!(error, "this program is built without MongoDB: the feature mongodb adds it");
+        assert_eq!(error, "this hpfeeds-broker is built without MongoDB: build it with --features mongodb");
     }
 }
 
 #[test]
+#[cfg(feature = "sqlite")]
 fn the_usual_store_is_that_of_the_python_broker() {
     assert_eq!(parse(&[]).checked().unwrap().auth, ["sqlite".parse().unwrap()]);
     assert_eq!(parse(&["--auth=env"]).checked().unwrap().auth, [Store::Env]);
@@ -182,6 +184,25 @@ fn the_usual_store_is_that_of_the_python_broker() {
 }
 
 #[test]
+#[cfg(not(feature = "sqlite"))]
+fn usual_store_without_its_feature_is_a_fault_of_one_line() {
+    let missing = "this hpfeeds-broker is built without SQLite: build it with --features sqlite";
+    let error = one_line(&parse(&[]).checked().unwrap_err());
+    assert_eq!(error, format!("{missing}, or say with --auth or --dev where the keys are"));
+    assert_eq!("keys.db".parse::<Store>().unwrap_err(), missing);
+    assert_eq!(parse(&["--dev"]).checked().unwrap().auth, []);
+    assert_eq!(parse(&["--auth=env"]).checked().unwrap().auth, [Store::Env]);
+}
+
+#[test]
+#[cfg(not(feature = "_sql"))]
+fn databases_are_a_feature() {
+    let error = "database+mysql://u:hunter2@h/d".parse::<Store>().unwrap_err();
+    assert_eq!(error, "this hpfeeds-broker is built without databases: build it with --features sql");
+}
+
+#[test]
+#[cfg(feature = "sql")]
 fn an_address_that_is_wrong_does_not_show_its_password() {
     for arguments in [["--auth", "database+postgresql://u:hun/ter2@h/d"], ["--auth", "database+oracle://u:hunter2@h/d"]]
     {

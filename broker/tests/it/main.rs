@@ -14,7 +14,7 @@ mod extension;
 mod extension_client;
 mod fleet;
 mod forwarding;
-#[cfg(feature = "cli")]
+#[cfg(all(feature = "cli", feature = "sql"))]
 mod keys;
 mod lifecycle;
 mod limits;

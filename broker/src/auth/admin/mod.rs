@@ -25,6 +25,7 @@ mod change;
 mod file;
 mod format;
 mod listing;
+#[cfg(feature = "_sql")]
 mod sql;
 
 use std::path::PathBuf;
@@ -35,11 +36,10 @@ pub use self::{
     format::{from_json, to_json},
     listing::{Listing, remarks},
 };
+use crate::auth::AuthError;
 pub use crate::auth::entry::{Entry, OldSecret};
-use crate::auth::{
-    AuthError,
-    sql::{address::DatabaseAddress, database::Database},
-};
+#[cfg(feature = "_sql")]
+use crate::auth::sql::{address::DatabaseAddress, database::Database};
 
 /// A store whose keys can be changed.
 #[derive(Debug)]
@@ -50,6 +50,7 @@ pub struct Keys {
 #[derive(Debug)]
 enum Place {
     Json(PathBuf),
+    #[cfg(feature = "_sql")]
     Sql(Box<DatabaseAddress>),
 }
 
@@ -62,6 +63,7 @@ impl Keys {
     }
 
     /// The keys in a database. The first change creates its table, and an SQLite file.
+    #[cfg(feature = "_sql")]
     #[must_use]
     pub fn sql(address: DatabaseAddress) -> Self {
         Self { place: Place::Sql(Box::new(address)) }
@@ -72,6 +74,7 @@ impl Keys {
     pub fn has_owners(&self) -> bool {
         match &self.place {
             Place::Json(_) => true,
+            #[cfg(feature = "_sql")]
             Place::Sql(address) => address.table.owner.is_some(),
         }
     }
@@ -87,6 +90,7 @@ impl Keys {
     pub async fn listing(&self) -> Result<Listing, AuthError> {
         match &self.place {
             Place::Json(path) => file::all(path),
+            #[cfg(feature = "_sql")]
             Place::Sql(address) => sql::all(&Database::new(address.creating(false))).await,
         }
     }
@@ -95,6 +99,7 @@ impl Keys {
     pub async fn get(&self, ident: &str) -> Result<Option<Entry>, AuthError> {
         match &self.place {
             Place::Json(path) => file::get(path, ident),
+            #[cfg(feature = "_sql")]
             Place::Sql(address) => sql::get(&Database::new(address.creating(false)), ident).await,
         }
     }
@@ -110,6 +115,7 @@ impl Keys {
         }
         match &self.place {
             Place::Json(path) => file::apply(path, changes).await,
+            #[cfg(feature = "_sql")]
             Place::Sql(address) => {
                 let adds = changes.iter().any(|change| matches!(change, Change::Add(_) | Change::Put(_)));
                 sql::apply(&address.creating(adds), changes, adds).await

@@ -4,16 +4,11 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
-    time::Duration,
 };
 
-use sqlx::{ConnectOptions as _, mysql::MySqlConnectOptions, postgres::PgConnectOptions, sqlite::SqliteConnectOptions};
 use url::Url;
 
-use super::table::Table;
-
-/// How long SQLite waits for another program that writes.
-const BUSY: Duration = Duration::from_secs(4);
+use super::{dialect::Dialect, driver, table::Table};
 
 /// A database that holds keys, such as
 /// `database+postgresql://broker:secret@db.example.org/hpfeeds`.
@@ -28,6 +23,9 @@ const BUSY: Duration = Duration::from_secs(4);
 ///
 /// Lists of channels are JSON: text, or a column of such a type.
 ///
+/// An address of a database whose feature (`sqlite`, `postgres`, `mysql`) is missing is an error that
+/// names the feature.
+///
 /// `Display` and `Debug` show neither user nor password.
 #[derive(Clone)]
 pub struct DatabaseAddress {
@@ -37,44 +35,57 @@ pub struct DatabaseAddress {
     name: String,
 }
 
+/// What a driver needs to connect; that it is there has been checked.
 #[derive(Clone)]
 pub(super) enum Server {
     Sqlite {
-        options: Box<SqliteConnectOptions>,
+        path: PathBuf,
         /// Whether a file that is absent is created.
         create: bool,
     },
-    // Large, and there is one of it.
-    Postgres(Box<PgConnectOptions>),
-    MySql(Box<MySqlConnectOptions>),
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "nothing connects to it"))]
+    Postgres(Url),
+    #[cfg_attr(not(feature = "mysql"), allow(dead_code, reason = "nothing connects to it"))]
+    MySql(Url),
+}
+
+impl Server {
+    pub(super) fn dialect(&self) -> Dialect {
+        match self {
+            Self::Sqlite { .. } => Dialect::Sqlite,
+            Self::Postgres(_) => Dialect::Postgres,
+            Self::MySql(_) => Dialect::MySql,
+        }
+    }
 }
 
 impl DatabaseAddress {
+    /// The file that the Python broker uses when it is told nothing.
     const DEFAULT: &'static str = "sqlite.db";
 
-    /// The file that the Python broker uses when it is told nothing.
-    #[cfg(feature = "cli")]
-    pub(crate) fn usual() -> Self {
-        Self::sqlite(Self::DEFAULT)
-    }
-
     /// An SQLite file with the table of the Python broker. Both are created when they are absent.
+    #[cfg(feature = "sqlite")]
     #[must_use]
     pub fn sqlite(path: impl Into<PathBuf>) -> Self {
-        Self::file(path.into(), &Table::AUTHKEYS, true)
+        let path = path.into();
+        let name = path.display().to_string();
+        Self { server: Server::Sqlite { path, create: true }, table: &Table::AUTHKEYS, name }
     }
 
-    fn file(path: PathBuf, table: &'static Table, create: bool) -> Self {
-        let name = path.display().to_string();
-        let options = SqliteConnectOptions::new().filename(path).busy_timeout(BUSY).disable_statement_logging();
-        Self { server: Server::Sqlite { options: options.into(), create }, table, name }
+    fn new(server: Server, table: &'static Table, name: String) -> Result<Self, String> {
+        driver::check(&server)?;
+        Ok(Self { server, table, name })
+    }
+
+    fn file(path: &str, table: &'static Table, create: bool) -> Result<Self, String> {
+        Self::new(Server::Sqlite { path: path.into(), create }, table, path.to_owned())
     }
 
     /// The file, when it is an SQLite database.
     #[cfg(feature = "cli")]
     pub(crate) fn path(&self) -> Option<&Path> {
         match &self.server {
-            Server::Sqlite { options, .. } => Some(options.get_filename()),
+            Server::Sqlite { path, .. } => Some(path),
             _ => None,
         }
     }
@@ -82,7 +93,7 @@ impl DatabaseAddress {
     /// The file that opening it would create, as there is none yet.
     pub(crate) fn would_create(&self) -> Option<&Path> {
         match &self.server {
-            Server::Sqlite { options, create: true } => Some(options.get_filename()).filter(|file| !file.exists()),
+            Server::Sqlite { path, create: true } => Some(path.as_path()).filter(|file| !file.exists()),
             _ => None,
         }
     }
@@ -100,8 +111,8 @@ impl DatabaseAddress {
     /// The same, in another file. Errors name it as before.
     pub(crate) fn in_file(&self, path: &Path) -> Self {
         let mut address = self.clone();
-        if let Server::Sqlite { options, .. } = &mut address.server {
-            **options = options.as_ref().clone().filename(path);
+        if let Server::Sqlite { path: file, .. } = &mut address.server {
+            path.clone_into(file);
         }
         address
     }
@@ -110,9 +121,7 @@ impl DatabaseAddress {
     #[cfg(feature = "cli")]
     pub(super) fn writable(&self) -> std::io::Result<()> {
         match &self.server {
-            Server::Sqlite { options, .. } => {
-                std::fs::OpenOptions::new().write(true).open(options.get_filename()).map(drop)
-            }
+            Server::Sqlite { path, .. } => std::fs::OpenOptions::new().write(true).open(path).map(drop),
             Server::Postgres(_) | Server::MySql(_) => Ok(()),
         }
     }
@@ -125,9 +134,7 @@ impl DatabaseAddress {
             "postgresql" | "postgres" => {
                 let url = server(&format!("postgres://{rest}"), POSTGRES_OPTIONS)?;
                 let name = place("postgresql", &url);
-                let options = PgConnectOptions::from_url(&url).map_err(|cause| refused(&cause))?;
-                let server = Server::Postgres(options.disable_statement_logging().into());
-                Ok(Self { server, table: &Table::AUTH_KEYS, name })
+                Self::new(Server::Postgres(url), &Table::AUTH_KEYS, name)
             }
             "mysql" | "mariadb" => {
                 let url = server(&format!("mysql://{rest}"), MYSQL_OPTIONS)?;
@@ -135,9 +142,7 @@ impl DatabaseAddress {
                 if url.path().trim_start_matches('/').is_empty() {
                     return Err(format!("{name}: the name of the database is missing"));
                 }
-                let options = MySqlConnectOptions::from_url(&url).map_err(|cause| refused(&cause))?;
-                let server = Server::MySql(options.disable_statement_logging().into());
-                Ok(Self { server, table: &Table::AUTH_KEYS, name })
+                Self::new(Server::MySql(url), &Table::AUTH_KEYS, name)
             }
             _ => Err(format!("unknown database {dialect:?}: use postgresql, mysql or sqlite")),
         }
@@ -153,8 +158,10 @@ impl FromStr for DatabaseAddress {
             return Self::database(database);
         }
         match text {
-            "sqlite" => Ok(Self::sqlite(Self::DEFAULT)),
-            _ if [".db", ".sqlite", ".sqlite3"].iter().any(|end| text.ends_with(end)) => Ok(Self::sqlite(text)),
+            "sqlite" => Self::file(Self::DEFAULT, &Table::AUTHKEYS, true),
+            _ if [".db", ".sqlite", ".sqlite3"].iter().any(|end| text.ends_with(end)) => {
+                Self::file(text, &Table::AUTHKEYS, true)
+            }
             _ => Err("neither sqlite, nor a file that ends in .db, .sqlite or .sqlite3, nor database+…".to_owned()),
         }
     }
@@ -246,10 +253,6 @@ fn server(text: &str, options: Options) -> Result<Url, String> {
     Ok(url)
 }
 
-fn refused(cause: &sqlx::Error) -> String {
-    format!("the address of the database: {cause}")
-}
-
 /// The address without user, password and parameters.
 fn place(scheme: &str, url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
@@ -272,10 +275,10 @@ fn sqlite_file(rest: &str) -> Result<DatabaseAddress, String> {
     if path == ":memory:" {
         return Err("a database in memory holds no keys: name a file".to_owned());
     }
-    Ok(DatabaseAddress::file(path.as_ref().into(), &Table::AUTH_KEYS, false))
+    DatabaseAddress::file(&path, &Table::AUTH_KEYS, false)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "sqlite", feature = "postgres", feature = "mysql"))]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use super::*;
@@ -288,7 +291,8 @@ mod tests {
     fn addresses_of_python_users_are_understood() {
         for scheme in ["postgresql", "postgres", "postgresql+psycopg2", "postgresql+asyncpg", "postgresql+aiopg"] {
             let address = parse(&format!("database+{scheme}://u:p%40%2F@h:5433/d?ssl=true&min_size=1&max_size=5"));
-            let Server::Postgres(options) = &address.server else { panic!("{address}") };
+            let Server::Postgres(url) = &address.server else { panic!("{address}") };
+            let options = driver::postgres(url).unwrap();
             assert_eq!((options.get_host(), options.get_port()), ("h", 5433), "{scheme}");
             assert_eq!((options.get_username(), options.get_database()), ("u", Some("d")));
             assert_eq!(format!("{:?}", options.get_ssl_mode()), "Require");
@@ -304,8 +308,8 @@ mod tests {
     #[test]
     fn a_socket_may_stand_for_a_host() {
         let address = parse("database+postgresql:///d?host=/run/postgresql");
-        let Server::Postgres(options) = &address.server else { panic!("{address}") };
-        assert_eq!(options.get_socket(), Some(&"/run/postgresql".into()));
+        let Server::Postgres(url) = &address.server else { panic!("{address}") };
+        assert_eq!(driver::postgres(url).unwrap().get_socket(), Some(&"/run/postgresql".into()));
     }
 
     #[test]
@@ -351,5 +355,26 @@ mod tests {
         let address = parse("database+postgresql://someone:hunter2@h/d?password=hunter2");
         let shown = format!("{address} {address:?}");
         assert!(!shown.contains("hunter2") && !shown.contains("someone"), "{shown}");
+    }
+}
+
+#[cfg(all(test, not(all(feature = "sqlite", feature = "postgres", feature = "mysql"))))]
+mod missing {
+    use super::*;
+
+    #[test]
+    fn database_without_its_driver_is_named_with_its_feature() {
+        let addresses = [
+            ("database+postgresql://u:hunter2@h/d", "PostgreSQL", "postgres", cfg!(feature = "postgres")),
+            ("database+mariadb://u:hunter2@h/d", "MySQL", "mysql", cfg!(feature = "mysql")),
+            ("database+sqlite:///keys", "SQLite", "sqlite", cfg!(feature = "sqlite")),
+            ("sqlite", "SQLite", "sqlite", cfg!(feature = "sqlite")),
+            ("keys.db", "SQLite", "sqlite", cfg!(feature = "sqlite")),
+        ];
+        for (text, name, feature, is_there) in addresses {
+            let said = text.parse::<DatabaseAddress>().map(drop);
+            let missing = format!("this hpfeeds-broker is built without {name}: build it with --features {feature}");
+            assert_eq!(said, if is_there { Ok(()) } else { Err(missing) }, "{text}");
+        }
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod connection;
 pub(crate) mod create;
 pub(crate) mod database;
 pub(crate) mod dialect;
+mod driver;
 pub(crate) mod kept;
 mod pool;
 pub(crate) mod row;
