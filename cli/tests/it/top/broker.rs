@@ -116,8 +116,9 @@ fn refusals_of_a_real_broker_say_what_mends_them() {
     let (code, text, _) = outcome(&mut top(&["--url", &url, "--show", "refused"]));
     assert_eq!(code, Some(0));
     for line in [
-        "    on the broker: hpfeeds-broker keys set sensor-1 --add-publish dionaea.capture",
-        "    on the broker: hpfeeds-broker keys set sensor-2 --new-secret, and give the sensor the one that it prints",
+        "    on the broker: hpfeeds-broker keys set sensor-1 --add-publish=dionaea.capture",
+        "    on the broker: hpfeeds-broker keys set sensor-2 --new-secret --grace=1d, and give the sensor the one that it \
+         prints",
         "    on the broker: hpfeeds-broker keys add stranger, if it is yours",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in {text}");
