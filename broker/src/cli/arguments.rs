@@ -15,6 +15,7 @@ use crate::{
         dashboard::Dashboard,
         drain::DrainCommand,
         exporter::Exporter,
+        health::HealthCommand,
         journal::JournalCommand,
         keys::KeysCommand,
         limits::Limits,
@@ -142,6 +143,7 @@ pub(crate) enum Command {
     Mailbox(MailboxCommand),
     Drain(DrainCommand),
     Journal(JournalCommand),
+    Health(HealthCommand),
 }
 
 impl Cli {

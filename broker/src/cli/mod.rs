@@ -9,6 +9,7 @@ mod control;
 mod dashboard;
 mod drain;
 mod exporter;
+mod health;
 mod honeypots;
 mod journal;
 mod keys;

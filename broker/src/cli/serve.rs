@@ -30,6 +30,7 @@ pub fn main() -> ExitCode {
             Command::Mailbox(mailbox) => mailbox.run().map_err(Into::into),
             Command::Drain(drain) => drain.run().map_err(Into::into),
             Command::Journal(journal) => journal.run().map_err(Into::into),
+            Command::Health(health) => health.run().map_err(Into::into),
         };
         return match done {
             Ok(()) => ExitCode::SUCCESS,

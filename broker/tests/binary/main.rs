@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod config;
+mod health;
 mod logs;
 mod mailboxes;
 mod maintenance;
