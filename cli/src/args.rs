@@ -150,6 +150,11 @@ pub(crate) enum Action {
     ///
     /// For bash: hpfeeds completions bash > ~/.local/share/bash-completion/completions/hpfeeds
     Completions(CompletionsArgs),
+
+    /// Write the manual pages of this program and its actions into a folder.
+    ///
+    /// For one user: hpfeeds man ~/.local/share/man/man1
+    Man(ManArgs),
 }
 
 #[derive(Debug, Args)]
@@ -230,6 +235,13 @@ pub(crate) struct CompletionsArgs {
     pub(crate) shell: Shell,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// The folder, which must exist.
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) folder: PathBuf,
+}
+
 impl Cli {
     /// The checked command line of this process, or what to print instead.
     pub(crate) fn from_arguments() -> Result<Self, clap::Error> {
@@ -283,7 +295,7 @@ impl Cli {
             }
             #[cfg(unix)]
             Action::Spool(_) => return Ok(()),
-            Action::Completions(_) => return Ok(()),
+            Action::Completions(_) | Action::Man(_) => return Ok(()),
         };
         channels.complete(before);
         self.connection.complete()?;

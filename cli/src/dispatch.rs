@@ -19,7 +19,7 @@ use crate::{
     args::{Action, Cli},
     bench, completions, doctor,
     exit::{self, Failure},
-    publish, sendfile,
+    man, publish, sendfile,
     signals::supervise,
     subscribe,
 };
@@ -48,6 +48,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let connection = cli.connection;
     match cli.action {
         Action::Completions(args) => completions::run(&args),
+        Action::Man(args) => man::run(&args),
         #[cfg(unix)]
         Action::Spool(SpoolArgs { action: SpoolAction::Drain { dir, patience } }) => {
             let limit = spool_patience(&patience);

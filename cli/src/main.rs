@@ -16,6 +16,7 @@ mod escape;
 mod exit;
 mod lines;
 mod link;
+mod man;
 mod ndjson;
 mod output;
 mod pace;

@@ -69,7 +69,7 @@ const BROKER: [&[&str]; 22] = [
 const TOOL: [&[&str]; 9] = [
     &["main"],
     &["dispatch"],
-    &["completions", "publish", "sendfile", "subscribe", "bench", "demo", "doctor", "spool", "top"],
+    &["completions", "man", "publish", "sendfile", "subscribe", "bench", "demo", "doctor", "spool", "top"],
     &["lines"],
     &["output", "sending", "watch"],
     &["link", "ndjson", "record"],

@@ -24,6 +24,7 @@ use crate::{
         mailbox::MailboxCommand,
         output::{complain, one_line},
         relay_args::RelayCommand,
+        shell::{CompletionsCommand, ManCommand},
         storage::Storage,
         store::{Store, StoreParser},
         values::{parse_threads, switch},
@@ -144,6 +145,8 @@ pub(crate) enum Command {
     Drain(DrainCommand),
     Journal(JournalCommand),
     Health(HealthCommand),
+    Completions(CompletionsCommand),
+    Man(ManCommand),
 }
 
 impl Cli {

@@ -22,6 +22,7 @@ mod process;
 mod relay;
 mod relay_args;
 mod serve;
+mod shell;
 mod storage;
 mod store;
 #[cfg(test)]

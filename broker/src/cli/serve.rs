@@ -31,6 +31,8 @@ pub fn main() -> ExitCode {
             Command::Drain(drain) => drain.run().map_err(Into::into),
             Command::Journal(journal) => journal.run().map_err(Into::into),
             Command::Health(health) => health.run().map_err(Into::into),
+            Command::Completions(completions) => completions.run().map_err(Into::into),
+            Command::Man(man) => man.run().map_err(Into::into),
         };
         return match done {
             Ok(()) => ExitCode::SUCCESS,

@@ -6,6 +6,8 @@ mod health;
 mod logs;
 mod mailboxes;
 mod maintenance;
+#[path = "../../../tests/support/pages.rs"]
+mod pages;
 #[path = "../support/pki.rs"]
 mod pki;
 mod python;
@@ -13,6 +15,8 @@ mod relay;
 #[path = "../support/scrape.rs"]
 mod scrape;
 mod signals;
+#[path = "../../../tests/support/skip.rs"]
+mod skip;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -129,6 +133,49 @@ async fn keys_come_from_the_environment_and_files() {
     assert_eq!(code, Some(0), "{stderr}");
     assert!(!stderr.contains("hunter2") && !stderr.contains("s3cret"), "{stderr}");
     assert!(stderr.contains(r#"ident="ev\r\ne""#), "{stderr}");
+}
+
+#[test]
+fn manual_pages_are_there_for_each_subcommand() {
+    let subcommands = [
+        "completions",
+        "drain",
+        "health",
+        "journal",
+        "journal-backup",
+        "journal-verify",
+        "keys",
+        "keys-add",
+        "keys-disable",
+        "keys-enable",
+        "keys-export",
+        "keys-import",
+        "keys-list",
+        "keys-remove",
+        "keys-set",
+        "keys-show",
+        "mailbox",
+        "man",
+        "relay",
+    ];
+    let pages = pages::written(env!("CARGO_BIN_EXE_hpfeeds-broker"));
+    for subcommand in subcommands {
+        assert!(pages.contains(&format!("hpfeeds-broker-{subcommand}.1")), "{subcommand}: {pages:?}");
+    }
+    assert!(pages.contains(&"hpfeeds-broker.1".to_owned()), "{pages:?}");
+}
+
+#[tokio::test]
+async fn completions_are_there_for_every_shell() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let output = within(command(&["completions", shell]).output()).await.unwrap();
+        let script = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{shell}");
+        assert!(
+            ["slow-policy", "new-secret", "check-config"].iter().all(|word| script.contains(word)),
+            "{shell}: {script}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -218,6 +218,40 @@ fn version() {
 }
 
 #[test]
+fn manual_pages_are_there_for_each_action() {
+    let mut expected = vec!["hpfeeds.1".to_owned()];
+    let actions = [
+        "bench",
+        "bench-connect",
+        "bench-idle",
+        "bench-latency",
+        "bench-throughput",
+        "completions",
+        "demo",
+        "doctor",
+        "man",
+        "publish",
+        "sendfile",
+        "spool",
+        "spool-drain",
+        "spool-dump",
+        "spool-status",
+        "spool-verify",
+        "subscribe",
+        "top",
+    ];
+    let built_in = |action: &&str| match *action {
+        "demo" => cfg!(feature = "demo"),
+        "top" => cfg!(feature = "top"),
+        _ => true,
+    };
+    expected.extend(actions.into_iter().filter(built_in).map(|action| format!("hpfeeds-{action}.1")));
+    expected.sort();
+    assert_eq!(crate::pages::written(env!("CARGO_BIN_EXE_hpfeeds")), expected);
+    fails(tool().args(["man", "/nonexistent"]), 1, "cannot write manual pages into /nonexistent: No such file");
+}
+
+#[test]
 fn completions_for_every_shell() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let assert = tool().args(["completions", shell]).assert().success().stderr("");

@@ -17,6 +17,8 @@ mod lines;
 mod mailbox;
 mod manual;
 mod ndjson;
+#[path = "../../../tests/support/pages.rs"]
+mod pages;
 mod publish;
 mod reconnect;
 mod refusals;
