@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how it fails")]
 
 mod broker;
+mod chain;
 mod check;
 mod collector;
 mod disk;
@@ -43,6 +44,9 @@ fn main() -> ExitCode {
         sensor::run(&orders);
         return ExitCode::SUCCESS;
     }
+    if chain::is_part() {
+        return ExitCode::SUCCESS;
+    }
     let Some(rounds) = setting("HPFEEDS_KILL_ROUNDS") else {
         skip("HPFEEDS_KILL_ROUNDS is not set (scripts/kill-rounds ROUNDS sets it)");
         return ExitCode::SUCCESS;
@@ -52,7 +56,12 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let kept = Kept(Some(folder));
-    let result = runtime.block_on(kill(usize::try_from(rounds).unwrap(), Rng::with_seed(seed), kept.path()));
+    let (rounds, rng) = (usize::try_from(rounds).unwrap(), Rng::with_seed(seed));
+    let result = if env::var_os("HPFEEDS_KILL_CHAIN").is_some() {
+        runtime.block_on(chain::kill(rounds, rng, kept.path()))
+    } else {
+        runtime.block_on(kill(rounds, rng, kept.path()))
+    };
     if let Err(fault) = result {
         println!("with the seed {seed}: {fault}");
         return ExitCode::FAILURE;
@@ -145,6 +154,6 @@ async fn start_sensor(rng: &mut Rng, ledger: &mut Ledger, folder: &Path, broker:
     Sensor::start(orders, ledger).await
 }
 
-fn millis(rng: &mut Rng, from: u64, to: u64) -> Duration {
+pub(crate) fn millis(rng: &mut Rng, from: u64, to: u64) -> Duration {
     Duration::from_millis(rng.u64(from..=to))
 }

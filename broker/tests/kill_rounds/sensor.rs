@@ -69,7 +69,7 @@ impl Orders {
     }
 }
 
-fn say(line: &Line) {
+pub(crate) fn say(line: &Line) {
     let mut out = stdout().lock();
     // One write: what is printed is whole, and with the driver once it is in the pipe.
     let text = format!("{line}\n");
@@ -96,29 +96,20 @@ async fn publish(orders: Orders) {
     let builder = ClientSession::builder(orders.addr, IDENT, SECRET).backoff(backoff);
     let mut session = builder.spool(spool).start().expect("the spool opens");
     say(&Line::Started);
-    tokio::spawn(stay_awake(orders.folder.with_extension("awake")));
+    tokio::spawn(stay_awake(orders.folder.with_extension("awake"), |at, awake| {
+        say(&Line::Awake { at, micros: u64::try_from(awake.as_micros()).unwrap() });
+    }));
     let mut events = session.events();
     tokio::spawn(async move {
         while let Some(event) = events.next().await {
             say(&Line::Note(event.to_string()));
         }
     });
-    let draining = Arc::new(AtomicBool::new(false));
-    thread::spawn({
-        let draining = draining.clone();
-        move || {
-            let orders = stdin().lock().lines().next();
-            if orders.is_none() {
-                // The driver has gone.
-                std::process::exit(1);
-            }
-            draining.store(true, SeqCst);
-        }
-    });
+    let draining = orders_to_drain();
     let mut rng = Rng::with_seed(orders.seed);
     let publisher = session.publisher();
     if rng.u8(..4) == 0 {
-        wait_for_each(&publisher, &draining, orders.first, &mut rng).await;
+        wait_for_each(&publisher, &draining, orders.first, &mut rng, channel).await;
     } else {
         flush_sometimes(&publisher, &draining, orders.first, &mut rng).await;
     }
@@ -138,9 +129,26 @@ async fn publish(orders: Orders) {
     say(&Line::Drained);
 }
 
+/// Set when the driver says so. The process ends when the driver has gone.
+pub(crate) fn orders_to_drain() -> Arc<AtomicBool> {
+    let draining = Arc::new(AtomicBool::new(false));
+    thread::spawn({
+        let draining = draining.clone();
+        move || {
+            let orders = stdin().lock().lines().next();
+            if orders.is_none() {
+                // The driver has gone.
+                std::process::exit(1);
+            }
+            draining.store(true, SeqCst);
+        }
+    });
+    draining
+}
+
 /// The clock of this process: it goes on while timers fire, threads run and a file can be made durable, which is all that
 /// a spool needs.
-async fn stay_awake(path: PathBuf) {
+pub(crate) async fn stay_awake(path: PathBuf, tell: impl Fn(Moment, Duration)) {
     let (mut awake, mut last) = (Duration::ZERO, Instant::now());
     loop {
         sleep(TURN).await;
@@ -154,7 +162,7 @@ async fn stay_awake(path: PathBuf) {
         let now = Instant::now();
         awake += (now - last).min(LONGEST_TURN);
         last = now;
-        say(&Line::Awake { at: Moment::now(), micros: u64::try_from(awake.as_micros()).unwrap() });
+        tell(Moment::now(), awake);
     }
 }
 
@@ -196,15 +204,25 @@ async fn flush_sometimes(publisher: &Publisher, draining: &AtomicBool, first: u6
     flush().await;
 }
 
+/// The channel of a number: now and then one that is denied.
+fn channel(number: u64) -> &'static str {
+    if number.is_multiple_of(DENIED_EACH) { FORBIDDEN } else { CHANNEL }
+}
+
 /// Publishes, with the receipt of each event.
-async fn wait_for_each(publisher: &Publisher, draining: &AtomicBool, first: u64, rng: &mut Rng) {
+pub(crate) async fn wait_for_each(
+    publisher: &Publisher,
+    draining: &AtomicBool,
+    first: u64,
+    rng: &mut Rng,
+    channel: impl Fn(u64) -> &'static str,
+) {
     let mut waiting = FuturesUnordered::new();
     for number in first.. {
         if draining.load(SeqCst) {
             break;
         }
-        let channel = if number % DENIED_EACH == 0 { FORBIDDEN } else { CHANNEL };
-        waiting.push(confirm(publisher, channel, number));
+        waiting.push(confirm(publisher, channel(number), number));
         while waiting.len() as u64 >= PIPELINED {
             waiting.next().await;
         }

@@ -84,7 +84,7 @@ impl Sensor {
     }
 }
 
-async fn read(mut lines: Lines<BufReader<ChildStdout>>) -> Vec<Line> {
+pub(crate) async fn read(mut lines: Lines<BufReader<ChildStdout>>) -> Vec<Line> {
     let mut read = Vec::new();
     while let Some(line) = lines.next_line().await.unwrap() {
         // A line that the kill has cut is not there: each is one write, of fewer bytes than a pipe takes at once.
