@@ -309,8 +309,8 @@ def test_live_messages_pass_the_filters_and_can_be_held_and_saved(page, dashboar
         # The stream before this one may have shown what it had. From now on there is the filtered one alone.
         page.run("document.querySelector('#pretty').click()")
         before = page.run("return document.querySelectorAll('#messages li').length")
-        arrives()
-        page.wait_for("document.querySelectorAll('#messages li').length > arguments[0]", "another one", before)
+        more = "return document.querySelectorAll('#messages li').length > arguments[0]"
+        wait_until(lambda: arrives() and page.run(more, before), "another one", every=0.2)
         assert page.text("#messages li:first-child pre") == wanted.decode()
         assert "showing" in page.text("#tail-rate") and "/s" in page.text("#tail-rate")
         # Held: nothing moves, and what is not shown is counted.
@@ -338,6 +338,53 @@ def test_live_messages_pass_the_filters_and_can_be_held_and_saved(page, dashboar
         assert wait_until(file.read_bytes, "its content") == saved
 
 
+def test_a_filter_that_is_refused_leaves_the_page_with_the_one_before(page, start_dashboard):
+    dashboard = start_dashboard(("sensor-1", "other"))
+    idents = "[...document.querySelectorAll('#sensors tbody th')].map((cell) => cell.textContent).join()"
+    open_page(page, dashboard)
+    with dashboard.connect() as sensor:
+        wait_for_state(page, "sensor-1", "learning")
+        page.press("/", "sensor")
+        page.wait_for(f"{idents} === 'sensor-1'", "the row that passes the filter")
+        page.run("document.querySelector('#tail-filter [name=field]').focus()")
+        page.press("peerIP")
+        fault = "document.querySelector('#filter-fault')"
+        page.wait_for(f"{fault}.checkVisibility() && {fault}.textContent.startsWith('field: ')", "what is wrong")
+
+        def arrives():
+            sensor.send(publish("sensor-1", "events", b"x"))
+            return "events" in page.text("#messages")
+
+        wait_until(arrives, "a message", every=0.3)
+    wait_for_state(page, "sensor-1", "gone")
+    assert page.is_shown("#filter-fault") and page.run(f"return {idents}") == "sensor-1"
+    # It is so after another connection, too, until the filter is mended.
+    dashboard.process.kill()
+    page.wait_for("document.querySelector('#summary').textContent.includes('reconnecting')", "word of it")
+    dashboard.serve()
+    with dashboard.connect():
+        wait_for_state(page, "sensor-1", "learning", seconds=30)
+        assert page.is_shown("#filter-fault") and page.run(f"return {idents}") == "sensor-1"
+        page.press("=192.0.2.1")
+        page.wait_for(f"!{fault}.checkVisibility()", "no fault")
+
+
+def test_a_logout_that_did_not_happen_is_not_claimed(page, dashboard):
+    open_page(page, dashboard)
+    page.run("""
+        const { fetch } = window;
+        const fails = () => Promise.reject(new TypeError("no network"));
+        window.fetch = (path, ...more) => (path.endsWith("/logout") ? fails() : fetch(path, ...more));
+    """)
+    page.find("#logout").click()
+    page.wait_for("document.querySelector('#login').checkVisibility()", "the form")
+    assert page.text("#login-why").startswith("Not logged out: the cookie is still there.")
+    page.open(dashboard.origin)
+    page.wait_for("!document.querySelector('#view').hidden", "the page by its cookie")
+    page.find("#logout").click()
+    page.wait_for("document.querySelector('#login-why').textContent === 'Logged out.'", "the form")
+
+
 def test_a_page_in_the_background_asks_for_no_messages(page, dashboard):
     # The minute that it waits passes at once, and the test says what is seen.
     hasten = """const later = window.setTimeout;
@@ -353,6 +400,21 @@ def test_a_page_in_the_background_asks_for_no_messages(page, dashboard):
             page.run("document.querySelector('#states .ok').click()")
             wanted = "false" if is_hidden == "true" else "true"
             page.wait_for(f"{last}.includes('tail=1') === {wanted}", f"the request of a page with hidden = {is_hidden}")
+        # A page that sleeps when its session ends is awake after a login.
+        page.run("window.isHidden = true; document.dispatchEvent(new Event('visibilitychange'))")
+        page.run("await new Promise((resolve) => setTimeout(resolve, 100)); document.querySelector('#logout').click()")
+        page.wait_for("document.querySelector('#login').checkVisibility()", "the form")
+        page.run("window.isHidden = false; document.dispatchEvent(new Event('visibilitychange'))")
+        page.find("#token").click()
+        page.press(TOKENS["tail"], Keys.ENTER)
+        page.wait_for("!document.querySelector('#view').hidden", "the page")
+        with dashboard.connect() as sensor:
+
+            def arrives():
+                sensor.send(publish("sensor-1", "events", b"x"))
+                return "events" in page.text("#messages")
+
+            wait_until(arrives, "a message", every=0.3)
     finally:
         page.cdp("Page.removeScriptToEvaluateOnNewDocument", identifier=made["identifier"])
 

@@ -1,4 +1,4 @@
-// The script of the dashboard: it follows the broker's stream of snapshots and changes, and shows them.
+// The dashboard follows the broker's stream of snapshots and changes, and shows them.
 //
 // Idents, channels, payloads and texts are written by attackers. They reach the page by `put` alone, which
 // makes text of them; nothing here makes markup, and the page's policy lets nothing do it.
@@ -39,7 +39,7 @@ const escaped = (char) => SHORT[char] ?? `\\u{${char.codePointAt(0).toString(16)
 /** A text with all hidden characters written out. */
 export const escape = (text) => text.split(PARTS).map((part, at) => (at % 2 ? escaped(part) : part)).join("");
 
-/** Shows a text in a node, hidden characters written out and marked. With `lines`, line breaks and tabs stay. */
+/** Shows a text, hidden characters written out and marked. With `lines`, line breaks and tabs stay. */
 function put(node, text, lines = false) {
   if (!HIDDEN.test(text)) {
     node.textContent = text;
@@ -59,8 +59,8 @@ function beginning(text, length) {
   return text.length > length ? `${text.slice(0, half ? length - 1 : length)}…` : text;
 }
 
-/** Puts the parts of a JSON text on lines of their own, and leaves each as it is: a parser would change long
- * numbers and drop repeated names. The depth is bounded, as nesting is an attacker's. */
+/** Puts the parts of a JSON text on lines, each as it is: a parser would change long numbers and drop repeated
+ * names. The depth is bounded, as nesting is an attacker's. */
 export function indent(json) {
   const tokens = json.match(/"[^"\\]*(?:\\.[^"\\]*)*"?|[{}[\],:]|[^\s"{}[\],:]+/gs) ?? [];
   const out = [];
@@ -95,8 +95,9 @@ const small = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 const num = (value) => (Math.abs(value) < 10 ? small : numbers).format(value ?? 0);
 
 function bytes(value) {
-  const unit = ["B", "KiB", "MiB", "GiB", "TiB"].findIndex((_, at) => value < 1024 ** (at + 1) || at === 4);
-  return `${num(value / 1024 ** unit)} ${["B", "KiB", "MiB", "GiB", "TiB"][unit]}`;
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  const unit = units.findIndex((_, at) => value < 1024 ** (at + 1) || at === 4);
+  return `${num(value / 1024 ** unit)} ${units[unit]}`;
 }
 
 /** A time span in its largest fitting unit. */
@@ -111,7 +112,7 @@ const seconds = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-d
 const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
 const whole = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "long" });
 
-/** What the broker's clock is ahead of ours, in milliseconds. */
+/** The broker's clock less ours, in milliseconds. */
 let ahead = 0;
 const now = () => Date.now() + ahead;
 const ago = (at) => (!at ? "–" : now() / 1000 - at < 2 ? "now" : `${span(now() / 1000 - at)} ago`);
@@ -143,7 +144,7 @@ export function command(action, ident, flag = "", value = null) {
 const UNPRINTABLE = "The name holds characters that cannot be seen. No command is offered.";
 const WILD = "The channel is a pattern, which would allow many. No command is offered.";
 
-/** What mends an incident: a command, or a text where none would. */
+/** Mends an incident: by a command, or a text where none would. */
 export function remedy({ kind, ident, channel }) {
   const given = (made) => (made === null ? { text: UNPRINTABLE } : { command: made });
   const allow = (flag) => {
@@ -239,8 +240,11 @@ function why(row) {
 }
 
 const address = (row) => row.peer?.replace(/:\d+$/, "") ?? "–";
-const number = (id, label, extra = {}) => ({ id, label, text: (row) => num(row[id]), num: true, ...extra });
-const STATE = { id: "state", label: "State", text: (row) => row.state, badge: true };
+const plain = (id, label, extra) => ({ id, label, text: (row) => row[id], ...extra });
+const named = (id, label) => plain(id, label, { opens: true });
+const number = (id, label, extra) => ({ id, label, text: (row) => num(row[id]), num: true, ...extra });
+const size = (id, label) => number(id, label, { text: (row) => bytes(row[id]), extra: "minor" });
+const STATE = plain("state", "State", { badge: true });
 const SINCE = { id: "since", label: "Since", text: (row) => since(row.since), ticks: true };
 const PEER = { id: "peer", label: "Address", text: address, extra: "minor wider" };
 
@@ -251,11 +255,11 @@ const LISTS = {
     commands: (row) => [command("show", row.ident), command("disable", row.ident)],
     columns: [
       { ...STATE, sort: "state" },
-      { id: "ident", label: "Ident", text: (row) => row.ident, sort: "ident", opens: true },
+      { ...named("ident", "Ident"), sort: "ident" },
       { ...SINCE, sort: "-since" },
       { id: "why", label: "Why", text: why, extra: "minor" },
       { id: "published", label: "Last message", text: (row) => ago(row.published), ticks: true, sort: "-published", extra: "minor" },
-      { id: "rate", label: "Per minute", text: (row) => num(row.rate), sort: "-rate", num: true, spark: true, extra: "minor" },
+      number("rate", "Per minute", { sort: "-rate", spark: true, extra: "minor" }),
       number("messages", "Messages", { sort: "-messages", extra: "minor" }),
       PEER,
     ],
@@ -268,25 +272,25 @@ const LISTS = {
       { id: "kind", label: "What", text: (row) => row.kind.replaceAll("-", " "), opens: true },
       { id: "ident", label: "Ident", text: (row) => row.ident ?? "–" },
       { id: "channel", label: "Channel", text: (row) => row.channel ?? "–", extra: "minor" },
-      { id: "source", label: "From", text: (row) => row.source, extra: "minor" },
+      plain("source", "From", { extra: "minor" }),
       number("count", "Times"),
       { id: "last", label: "Last", text: (row) => ago(row.last / 1000), ticks: true, extra: "minor" },
       { id: "do", label: "Mend it", text: (row) => remedy(row).command ?? remedy(row).text, mends: true },
     ],
   },
   consumers: {
-    title: "Consumers", key: "ident", none: "Nobody has subscribed.",
+    title: "Consumers", key: "ident", none: "No client has subscribed.",
     commands: (row) => [command("show", row.ident), command("disable", row.ident)],
     columns: [
-      STATE, { id: "ident", label: "Ident", text: (row) => row.ident, opens: true }, SINCE,
-      { id: "queued", label: "Queued", text: (row) => bytes(row.queued), num: true, extra: "minor" },
+      STATE, named("ident", "Ident"), SINCE,
+      size("queued", "Queued"),
       number("dropped", "Dropped"), number("subscriptions", "Channels", { extra: "minor" }),
     ],
   },
   mailboxes: {
     title: "Mailboxes", key: "mailbox", none: "No mailbox is declared.",
     columns: [
-      { id: "mailbox", label: "Mailbox", text: (row) => row.mailbox, opens: true },
+      named("mailbox", "Mailbox"),
       { id: "attached", label: "Reader", ticks: true,
         text: (row) => (row.stuck ? "stuck" : row.attached ? "there" : row.since ? `away, ${span(now() / 1000 - row.since)}` : "none yet") },
       number("waiting", "Waiting"),
@@ -297,17 +301,17 @@ const LISTS = {
   channels: {
     title: "Channels", key: "channel", none: "Nothing was published.",
     columns: [
-      { id: "channel", label: "Channel", text: (row) => row.channel, opens: true },
+      named("channel", "Channel"),
       number("messages", "Messages"),
-      { id: "bytes", label: "Bytes", text: (row) => bytes(row.bytes), num: true, extra: "minor" },
+      size("bytes", "Bytes"),
       number("publishers", "Sensors", { extra: "minor" }), number("subscriptions", "Readers"),
     ],
   },
   sources: {
     title: "Top sources", key: "key", none: "No message had a known field of a source while this page was open.",
     columns: [
-      { id: "source", label: "Source", text: (row) => row.source, opens: true },
-      { id: "field", label: "Field", text: (row) => row.field },
+      named("source", "Source"),
+      plain("field", "Field"),
       number("messages", "Messages"),
     ],
   },
@@ -493,6 +497,8 @@ class Table {
 
 // One tab stop for a table: arrow keys go on from there.
 
+const isChord = (event) => event.ctrlKey || event.altKey || event.metaKey;
+
 function roam(owner, root) {
   root.addEventListener("focusin", ({ target }) => {
     if (!target.closest("tbody, li")) return;
@@ -502,7 +508,7 @@ function roam(owner, root) {
   });
   root.addEventListener("keydown", (event) => {
     const item = event.target.closest("tbody tr, li");
-    if (!item || event.ctrlKey || event.altKey || event.metaKey) return;
+    if (!item || isChord(event)) return;
     const among = [...item.querySelectorAll("button")], place = among.indexOf(event.target);
     const items = [...item.parentNode.children];
     const by = { ArrowDown: 1, ArrowUp: -1, PageDown: 15, PageUp: -15, Home: -Infinity, End: Infinity }[event.key] ?? 0;
@@ -560,9 +566,9 @@ function sample() {
 
 /** The fields of the snapshot that are no lists. */
 let head = {};
-/** Since when the broker is away, and since when the books differ; of our clock, in milliseconds. */
-let awaySince = 0, differsSince = 0;
-/** What is to be said of it, when there is more than that it is unreachable. */
+/** Since when the broker is away; by how much the books differ, and since when; of our clock, in milliseconds. */
+let awaySince = 0, differs = 0, differsSince = 0;
+/** More to say of it than that it is unreachable. */
 let fate = "";
 const STOPPED = "Broker stopped";
 const states = {};
@@ -589,8 +595,8 @@ function summary() {
   }
   const worst = gone ? "gone" : silent ? "silent" : flood ? "flood" : "ok";
   if (said.length) return [worst, said.join(", ")];
-  const connected = head.states.ok + head.states.learning;
-  return [worst, connected ? `All is well: ${num(connected)} ${connected === 1 ? "sensor is" : "sensors are"} connected` : "No sensor has connected yet"];
+  const there = head.states.ok + head.states.learning;
+  return [worst, there ? `All is well: ${num(there)} sensor${there === 1 ? " is" : "s are"} connected` : "No sensor has connected yet"];
 }
 
 const lastText = new Map();
@@ -653,10 +659,10 @@ function books() {
   if (known.wanted) said.push(sum("wanted", "to be stored", "stored", "not_stored"));
   if (known.lost) said.push(`${num(known.lost)} lost by mailboxes`);
   write($("books"), `Books: ${said.join("; ")}. ${difference ? `They differ by ${num(difference)}.` : "They add up."}`);
-  // With several threads the numbers are read one after the other, and may differ for a moment.
-  differsSince = difference && (differsSince || Date.now());
+  // Threads are read one after the other, and messages pass meanwhile: only what stays the same is a fault.
+  if (difference !== differs || awaySince) [differs, differsSince] = [difference, Date.now()];
   const faults = [];
-  if (differsSince && Date.now() - differsSince > 5000) {
+  if (difference && Date.now() - differsSince > 5000) {
     faults.push(`The books differ by ${num(difference)}: a fault in the broker. Please report it, with the answer of /api/v1/snapshot.`);
   }
   if (journal && journal.health !== "good") faults.push(`The journal is ${journal.health}, with ${bytes(journal.disk_free)} of disk free.`);
@@ -672,7 +678,7 @@ const isPretty = () => $("pretty").getAttribute("aria-pressed") === "true";
 const content = ({ encoding, payload }) =>
   encoding === "base64" ? Uint8Array.from(atob(payload), (char) => char.charCodeAt(0)) : new TextEncoder().encode(payload);
 
-/** A payload for reading, at most so many characters of it, or all. */
+/** A payload for reading, at most so many characters of it. */
 function readable(message, length = 1e6) {
   const { encoding, payload } = message;
   if (encoding === "base64") return dump(content({ encoding, payload: payload.slice(0, length & ~3) }));
@@ -740,18 +746,18 @@ function takeSources({ sources }) {
 
 // ---- the stream
 
-const session = { scope: null, version: null, sort: "state", turn: 0, aborting: null, wake: () => {}, isAsleep: false };
+const session = { scope: null, version: null, sort: "state", turn: 0, aborting: null, wake: () => {}, isAsleep: false, accepted: {} };
 const tables = {};
 
-function query() {
-  const asked = new URLSearchParams({ sort: session.sort, limit: ROWS });
-  const add = (name, text) => text && asked.set(name, text);
+/** The query for the filters of now, or for those of an `accepted` one. */
+function query(accepted) {
+  const reads = session.scope === "tail";
+  const asked = { ...accepted, sort: session.sort, limit: ROWS, tail: reads && !session.isAsleep ? 1 : 0 };
+  if (accepted) return asked;
+  const add = (name, text) => text && (asked[name] = text);
   add("q", $("filter").value.trim());
   add("state", STATES.filter((name) => states[name].getAttribute("aria-pressed") === "true").join());
-  if (session.scope === "tail" && !session.isAsleep) {
-    asked.set("tail", "1");
-    for (const { name, value: text } of $("tail-filter").elements) add(name, text.trim());
-  }
+  if (reads) for (const { name, value: text } of $("tail-filter").elements) add(name, text.trim());
   return asked;
 }
 
@@ -806,7 +812,7 @@ function takeSnapshot(data) {
   if (session.version && session.version !== data.version) return location.reload();
   session.version = data.version;
   ahead = data.at - Date.now();
-  awaySince = 0;
+  awaySince = differs = 0;
   fate = "";
   head = {};
   takeIncidents(data.incidents.rows);
@@ -825,9 +831,11 @@ function away() {
   showRate();
 }
 
-/** Follows a stream for the filters of now, in the place of the one before, until the session is over. */
+/** Follows a stream for the filters of now, or those accepted last when these are refused, in the place of the one
+ * before, until the session is over. */
 async function follow() {
   const mine = ++session.turn;
+  let refused = "";
   session.aborting?.abort();
   session.wake();
   for (let wait = RETRY; mine === session.turn; ) {
@@ -839,10 +847,15 @@ async function follow() {
     };
     alive();
     try {
-      const response = await fetch(`api/v1/stream?${query()}`, { signal: aborting.signal, cache: "no-store" });
+      const asked = query(refused && session.accepted);
+      const response = await fetch(`api/v1/stream?${new URLSearchParams(asked)}`, { signal: aborting.signal, cache: "no-store" });
+      const said = response.ok || [401, 403].includes(response.status) ? "" : await response.text();
       if (mine !== session.turn) return;
-      fault(response.ok || [401, 403].includes(response.status) ? "" : await response.text());
-      if (response.status === 400) return;
+      if (response.status === 400 && !refused) {
+        fault((refused = said || "The filter is refused."));
+        continue;
+      }
+      fault(refused || said);
       if (response.status === 401) return leave("The session is over: the broker has other tokens now, or the cookie is gone.");
       if (response.status === 403 && session.scope === "tail") {
         may("view");
@@ -850,6 +863,7 @@ async function follow() {
       }
       if (response.ok) {
         wait = RETRY;
+        session.accepted = asked;
         await events(response.body, alive, (name, data) => mine === session.turn && take(name, data));
       } else fate = `Broker answers ${response.status}`;
     } catch {
@@ -910,6 +924,7 @@ function may(scope) {
 function enter(scope) {
   $("login").hidden = true;
   $("view").hidden = false;
+  session.isAsleep = document.hidden;
   may(scope);
   follow();
 }
@@ -921,7 +936,7 @@ function leave(reason) {
   Object.assign(session, { scope: null, version: null });
   head = {};
   wrongSecrets = new Map();
-  awaySince = 0;
+  awaySince = differs = 0;
   for (const table of Object.values(tables)) table.clear();
   tail.kept = [];
   $("messages").replaceChildren();
@@ -971,13 +986,13 @@ $("login").querySelector("form").addEventListener("submit", (event) => {
   trade(token);
 });
 $("logout").addEventListener("click", async () => {
-  await fetch("api/v1/logout", { method: "POST" }).catch(() => {});
-  leave("Logged out.");
+  const { ok, status } = await fetch("api/v1/logout", { method: "POST" }).catch(() => ({}));
+  leave(ok || status === 401 ? "Logged out." : "Not logged out: the cookie is still there. Load the page and try again, or close the browser.");
 });
-$("search").addEventListener("submit", (event) => event.preventDefault());
-$("filter").addEventListener("input", followSoon);
-$("tail-filter").addEventListener("input", followSoon);
-$("tail-filter").addEventListener("submit", (event) => event.preventDefault());
+for (const form of [$("search"), $("tail-filter")]) {
+  form.addEventListener("input", followSoon);
+  form.addEventListener("submit", (event) => event.preventDefault());
+}
 $("pause").addEventListener("click", () => {
   tail.paused = !tail.paused;
   $("pause").setAttribute("aria-pressed", tail.paused);
@@ -990,7 +1005,7 @@ $("pretty").addEventListener("click", () => {
 });
 document.addEventListener("keydown", (event) => {
   const isTyping = event.target.closest("input, textarea, dialog");
-  if (event.key !== "/" || isTyping || event.ctrlKey || event.altKey || event.metaKey || $("view").hidden) return;
+  if (event.key !== "/" || isTyping || isChord(event) || $("view").hidden) return;
   event.preventDefault();
   $("filter").select();
 });
@@ -1003,9 +1018,8 @@ let hidden = 0;
 // A page in the background keeps its title, and needs no messages.
 document.addEventListener("visibilitychange", () => {
   clearTimeout(hidden);
-  if (!session.scope) return;
   const change = (isAsleep) => {
-    if (session.isAsleep === isAsleep) return;
+    if (!session.scope || session.isAsleep === isAsleep) return;
     session.isAsleep = isAsleep;
     follow();
   };
