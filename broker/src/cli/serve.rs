@@ -2,6 +2,7 @@
 
 use std::{io, process::ExitCode};
 
+use clap::CommandFactory as _;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -31,8 +32,8 @@ pub fn main() -> ExitCode {
             Command::Drain(drain) => drain.run().map_err(Into::into),
             Command::Journal(journal) => journal.run().map_err(Into::into),
             Command::Health(health) => health.run().map_err(Into::into),
-            Command::Completions(completions) => completions.run().map_err(Into::into),
-            Command::Man(man) => man.run().map_err(Into::into),
+            Command::Completions(completions) => completions.run(Cli::command()).map_err(Into::into),
+            Command::Man(man) => man.run(Cli::command()).map_err(Into::into),
         };
         return match done {
             Ok(()) => ExitCode::SUCCESS,

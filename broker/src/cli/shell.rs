@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory as _};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use super::{arguments::Cli, mailbox::print};
+use super::mailbox::print;
 
 /// Print a script that completes these arguments in a shell
 ///
@@ -17,10 +17,10 @@ pub(crate) struct CompletionsCommand {
 }
 
 impl CompletionsCommand {
-    pub(crate) fn run(&self) -> Result<(), String> {
+    pub(crate) fn run(&self, mut program: Command) -> Result<(), String> {
         // Into memory first: the generator panics when it cannot write.
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "hpfeeds-broker", &mut script);
+        clap_complete::generate(self.shell, &mut program, "hpfeeds-broker", &mut script);
         print(&String::from_utf8_lossy(&script))
     }
 }
@@ -34,8 +34,8 @@ pub(crate) struct ManCommand {
 }
 
 impl ManCommand {
-    pub(crate) fn run(&self) -> Result<(), String> {
-        clap_mangen::generate_to(Cli::command(), &self.folder)
+    pub(crate) fn run(&self, program: Command) -> Result<(), String> {
+        clap_mangen::generate_to(program, &self.folder)
             .map_err(|cause| format!("cannot write manual pages into {}: {cause}", self.folder.display()))
     }
 }

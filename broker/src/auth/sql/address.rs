@@ -8,7 +8,7 @@ use std::{
 
 use url::Url;
 
-use super::{dialect::Dialect, driver, table::Table};
+use super::{driver, server::Server, table::Table};
 
 /// A database that holds keys, such as
 /// `database+postgresql://broker:secret@db.example.org/hpfeeds`.
@@ -33,30 +33,6 @@ pub struct DatabaseAddress {
     pub(crate) table: &'static Table,
     /// The address without user and password, for errors.
     name: String,
-}
-
-/// What a driver needs to connect; that it is there has been checked.
-#[derive(Clone)]
-pub(super) enum Server {
-    Sqlite {
-        path: PathBuf,
-        /// Whether a file that is absent is created.
-        create: bool,
-    },
-    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "nothing connects to it"))]
-    Postgres(Url),
-    #[cfg_attr(not(feature = "mysql"), allow(dead_code, reason = "nothing connects to it"))]
-    MySql(Url),
-}
-
-impl Server {
-    pub(super) fn dialect(&self) -> Dialect {
-        match self {
-            Self::Sqlite { .. } => Dialect::Sqlite,
-            Self::Postgres(_) => Dialect::Postgres,
-            Self::MySql(_) => Dialect::MySql,
-        }
-    }
 }
 
 impl DatabaseAddress {

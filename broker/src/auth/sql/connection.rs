@@ -15,7 +15,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection as _, Executor as _, Row as _};
 
-use super::{address::Server, dialect::Dialect, driver, row::Row};
+use super::{dialect::Dialect, driver, row::Row, server::Server};
 
 pub(crate) struct Connection {
     dialect: Dialect,

@@ -15,11 +15,12 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::{
-    address::{DatabaseAddress, Server},
+    address::DatabaseAddress,
     connection::Connection,
     kept,
     pool::ConnectionPool,
     row::{Kept, Row, has_kept},
+    server::Server,
     table::Table,
 };
 use crate::auth::{

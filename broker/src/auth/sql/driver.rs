@@ -9,9 +9,9 @@ use sqlx::postgres::PgConnectOptions;
 #[cfg(feature = "sqlite")]
 use sqlx::sqlite::SqliteConnectOptions;
 
-use super::address::Server;
 #[cfg(not(all(feature = "sqlite", feature = "postgres", feature = "mysql")))]
 use super::dialect::Dialect;
+use super::server::Server;
 
 /// How long SQLite waits for another program that writes.
 #[cfg(feature = "sqlite")]

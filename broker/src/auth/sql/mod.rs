@@ -9,6 +9,7 @@ mod driver;
 pub(crate) mod kept;
 mod pool;
 pub(crate) mod row;
+mod server;
 pub(crate) mod table;
 
 use std::path::Path;
