@@ -85,7 +85,7 @@ impl<'a> Certificate<'a> {
                 return None;
             }
             match attribute.next()? {
-                (UTF8_STRING | PRINTABLE_STRING | TELETEX_STRING | IA5_STRING, name) => str::from_utf8(name).ok(),
+                (UTF8_STRING | PRINTABLE_STRING | TELETEX_STRING | IA5_STRING, name) => std::str::from_utf8(name).ok(),
                 _ => None,
             }
         })

@@ -340,19 +340,19 @@ impl ClientSession {
         }
         loop {
             // The names of the message before are cloned, which allocates nothing.
-            if let Some(last) = &self.inner.last
-                && let Some((at, length)) = last.repeated(&self.inner.batch, ANY_LENGTH)
-            {
-                let (ident, channel) = (last.ident.clone(), last.channel.clone());
-                let payload = payload_of(&mut self.inner.batch, at, length);
-                if self.inner.batch.is_empty() {
-                    // It would keep the driver from receiving into the same memory again.
-                    self.inner.batch = BytesMut::new();
+            if let Some(last) = &self.inner.last {
+                if let Some((at, length)) = last.repeated(&self.inner.batch, ANY_LENGTH) {
+                    let (ident, channel) = (last.ident.clone(), last.channel.clone());
+                    let payload = payload_of(&mut self.inner.batch, at, length);
+                    if self.inner.batch.is_empty() {
+                        // It would keep the driver from receiving into the same memory again.
+                        self.inner.batch = BytesMut::new();
+                    }
+                    if let Some(run) = &mut self.inner.run {
+                        run.taken += 1;
+                    }
+                    return Some((ident, channel, payload));
                 }
-                if let Some(run) = &mut self.inner.run {
-                    run.taken += 1;
-                }
-                return Some((ident, channel, payload));
             }
             // Other names: they are remembered, and the next round finds them.
             self.look_ahead()?;

@@ -66,10 +66,10 @@ pub fn copy(from: &dyn Disk, to: &dyn Disk) -> io::Result<u64> {
 fn files(disk: &dyn Disk) -> io::Result<Files> {
     for _ in 0..TRIES {
         let cursor = cursor(disk)?;
-        if let Some(segments) = segments(disk)?
-            && cursor == self::cursor(disk)?
-        {
-            return Ok(Files { cursor, segments });
+        if let Some(segments) = segments(disk)? {
+            if cursor == self::cursor(disk)? {
+                return Ok(Files { cursor, segments });
+            }
         }
         thread::sleep(REST);
     }

@@ -121,14 +121,17 @@ impl<'a> FrameBatch<'a> {
     #[must_use]
     pub fn portion(self, messages: u64, len: u64) -> BatchExtent {
         let mut portion = BatchExtent::default();
-        while let Some(rest) = self.bytes.get(portion.len..)
-            && let Ok(Some(header)) = Header::parse(rest, self.limits)
-            && header.length <= rest.len()
-            && (portion.len == 0
+        while let Some(rest) = self.bytes.get(portion.len..) {
+            let Ok(Some(header)) = Header::parse(rest, self.limits) else {
+                break;
+            };
+            let fits = portion.len == 0
                 || header.opcode == Opcode::Publish
                     && u64::from(portion.messages) < messages
-                    && (portion.len + header.length) as u64 <= len)
-        {
+                    && (portion.len + header.length) as u64 <= len;
+            if header.length > rest.len() || !fits {
+                break;
+            }
             portion.push(header.length);
         }
         portion

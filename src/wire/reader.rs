@@ -113,12 +113,12 @@ impl<'a> Iterator for Frames<'a> {
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         // The names of the PUBLISH before: nothing to check but the length.
-        if let Some(last) = &mut self.last
-            && let Some((frame, rest)) = last.repeated(self.rest, self.limits)
-        {
-            (last.frame, self.rest) = (frame, rest);
-            let payload = &frame[last.head..];
-            return Some(Ok(FrameRef::Publish { ident: last.ident, channel: last.channel, payload }));
+        if let Some(last) = &mut self.last {
+            if let Some((frame, rest)) = last.repeated(self.rest, self.limits) {
+                (last.frame, self.rest) = (frame, rest);
+                let payload = &frame[last.head..];
+                return Some(Ok(FrameRef::Publish { ident: last.ident, channel: last.channel, payload }));
+            }
         }
         // Other names, another frame, or none.
         let (next, frame) = self.clone().other();

@@ -53,10 +53,10 @@ impl Transport for TcpStream {
 
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn status(&self) -> Option<TransportStatus> {
-        if let (Ok(local), Ok(peer)) = (self.local_addr(), self.peer_addr())
-            && let Some(status) = sock_diag::status(local, peer)
-        {
-            return Some(status);
+        if let (Ok(local), Ok(peer)) = (self.local_addr(), self.peer_addr()) {
+            if let Some(status) = sock_diag::status(local, peer) {
+                return Some(status);
+            }
         }
         // Both sides have ended their streams, and know of the other's end: a socket that waits for
         // an acknowledgement still has a peer. So has none that was reset, also when the peer's end

@@ -72,7 +72,7 @@ impl BrokerUrl {
     #[doc(hidden)]
     #[must_use]
     pub fn secret_text(&self) -> Option<&str> {
-        str::from_utf8(&self.secret).ok().filter(|text| !text.is_empty())
+        std::str::from_utf8(&self.secret).ok().filter(|text| !text.is_empty())
     }
 
     /// The channels, in their order.

@@ -199,10 +199,10 @@ impl Connection<'_> {
     /// Subscriptions that the broker may have refused when it does not say which: those that it had
     /// no time to refuse yet.
     fn suspects(&self) -> Vec<Channel> {
-        if let Phase::Proving { last, .. } = &self.phase
-            && !last.is_empty()
-        {
-            return last.clone();
+        if let Phase::Proving { last, .. } = &self.phase {
+            if !last.is_empty() {
+                return last.clone();
+            }
         }
         let grace = self.reconnect.grace(self.shared);
         let fresh = self.subscribed.iter().filter(|(_, (sent, _))| sent.elapsed() <= grace);

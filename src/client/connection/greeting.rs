@@ -146,11 +146,11 @@ impl Connection<'_> {
         }
         extension.granted = hello.flags & extension.asked;
         let confirms = extension.granted.contains(Flags::CONFIRM).then_some(hello.level);
-        if let Confirm::Required(required) = self.shared.config.confirm
-            && confirms.is_none_or(|level| level < required)
-        {
-            let cause = Cause::LevelTooLow { addr: addr.clone(), required, offered: confirms };
-            return Err(End::Failed(Error::new(cause)));
+        if let Confirm::Required(required) = self.shared.config.confirm {
+            if confirms.is_none_or(|level| level < required) {
+                let cause = Cause::LevelTooLow { addr: addr.clone(), required, offered: confirms };
+                return Err(End::Failed(Error::new(cause)));
+            }
         }
         let takes = self.reconnect.is_direct(self.shared);
         let in_flight = &mut self.reconnect.in_flight;

@@ -225,9 +225,10 @@ impl<'a> Connection<'a> {
 
     /// Acts on what has been read, or on as much of it as the budget allows.
     fn process_received(&mut self) -> Result<(), End> {
-        while self.frames < FRAME_BUDGET
-            && let Some(received) = self.transport.next().map_err(|cause| self.protocol(cause))?
-        {
+        while self.frames < FRAME_BUDGET {
+            let Some(received) = self.transport.next().map_err(|cause| self.protocol(cause))? else {
+                break;
+            };
             self.frames += 1;
             match received {
                 Received::Batch(batch) => self.delivered(batch)?,
@@ -281,10 +282,10 @@ impl<'a> Connection<'a> {
                 }
                 let parting = self.parting.is_some();
                 // Messages that a broker should acknowledge, and has not, are not decided.
-                if self.reconnect.in_flight.unconfirmed.is_decided()
-                    && let Some(end) = if parting { self.parted() } else { Some(End::Confirmed) }
-                {
-                    return end;
+                if self.reconnect.in_flight.unconfirmed.is_decided() {
+                    if let Some(end) = if parting { self.parted() } else { Some(End::Confirmed) } {
+                        return end;
+                    }
                 }
             }
             (Phase::Proving { last, .. }, None) => {

@@ -45,12 +45,12 @@ impl Connection<'_> {
     }
 
     pub(super) fn poll_parting(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        if let Some(parting) = &mut self.parting
-            && parting.deadline.as_mut().poll(cx).is_ready()
-        {
-            let addr = self.shared.config.addr.clone();
-            let cause = parting.cause.clone();
-            return Err(End::Failed(cause.unwrap_or_else(|| Error::new(Cause::NoEnd { addr, after: PARTING }))));
+        if let Some(parting) = &mut self.parting {
+            if parting.deadline.as_mut().poll(cx).is_ready() {
+                let addr = self.shared.config.addr.clone();
+                let cause = parting.cause.clone();
+                return Err(End::Failed(cause.unwrap_or_else(|| Error::new(Cause::NoEnd { addr, after: PARTING }))));
+            }
         }
         Ok(())
     }

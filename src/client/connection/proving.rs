@@ -52,10 +52,10 @@ impl Connection<'_> {
 
     /// A message came: the key is good.
     pub(super) fn proven(&mut self) {
-        if let Phase::Proving { replay, .. } = &self.phase
-            && replay.is_empty()
-        {
-            self.accept();
+        if let Phase::Proving { replay, .. } = &self.phase {
+            if replay.is_empty() {
+                self.accept();
+            }
         }
     }
 

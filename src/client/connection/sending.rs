@@ -33,13 +33,12 @@ impl Connection<'_> {
             }
             self.needs_flush = false;
         }
-        if matches!(self.phase, Phase::Closing)
-            && !held
-            && let Poll::Ready(shut) = self.transport.poll_shutdown(cx)
-        {
-            shut?;
-            self.phase = Phase::HalfClosed;
-            sent = true;
+        if matches!(self.phase, Phase::Closing) && !held {
+            if let Poll::Ready(shut) = self.transport.poll_shutdown(cx) {
+                shut?;
+                self.phase = Phase::HalfClosed;
+                sent = true;
+            }
         }
         Ok(sent)
     }
@@ -50,10 +49,10 @@ impl Connection<'_> {
             self.outcome.written.push(written.messages, written.published_bytes);
         }
         self.outcome.published |= written.published;
-        if written.bytes > 0
-            && let Some(life) = self.extension.as_mut().and_then(|extension| extension.life.as_mut())
-        {
-            life.wrote();
+        if written.bytes > 0 {
+            if let Some(life) = self.extension.as_mut().and_then(|extension| extension.life.as_mut()) {
+                life.wrote();
+            }
         }
         self.watch.wrote(written.bytes);
     }

@@ -251,7 +251,7 @@ impl Driver {
             },
         };
         let (broker, offered) = strip(&name);
-        if !offered && let Confirm::Required(required) = config.confirm {
+        if let (false, Confirm::Required(required)) = (offered, config.confirm) {
             let cause = Cause::LevelTooLow { addr: config.addr.clone(), required, offered: None };
             return (End::Failed(Error::new(cause)), ConnectionOutcome::default());
         }
@@ -318,12 +318,12 @@ impl Driver {
     /// gave up.
     async fn verdict(&mut self, why: Option<Error>, gave_up: bool) -> Result<(), Error> {
         self.shared.outbox.close(Error::closed());
-        if self.shared.intent() != Intent::Abort
-            && let ReconnectState { spooling: Some(spooling), in_flight, .. } = &mut self.reconnect
-        {
-            let left = spooling.finish(&self.shared, in_flight).await;
-            if let Some(cause) = left.into_cause(why.clone()) {
-                return Err(Error::new(cause));
+        if self.shared.intent() != Intent::Abort {
+            if let ReconnectState { spooling: Some(spooling), in_flight, .. } = &mut self.reconnect {
+                let left = spooling.finish(&self.shared, in_flight).await;
+                if let Some(cause) = left.into_cause(why.clone()) {
+                    return Err(Error::new(cause));
+                }
             }
         }
         let denial = self.reconnect.denial.take();
@@ -372,16 +372,16 @@ async fn asked(shared: &Shared, reconnect: &mut ReconnectState) -> Intent {
 /// Completes when what happens between connections must stop: at once when there is nothing to
 /// send or nobody to send it for, otherwise at the deadline of closing. The spool works meanwhile.
 async fn stopping(shared: &Shared, reconnect: &mut ReconnectState) {
-    if let Intent::Close(deadline) = asked(shared, reconnect).await
-        && has_more(shared, reconnect)
-    {
-        let mut deadline = pin!(sleep_until(deadline));
-        poll_fn(|cx| {
-            shared.driver.register(cx.waker());
-            reconnect.keep(cx, shared, spooling::Link::None);
-            if shared.intent() == Intent::Abort { Poll::Ready(()) } else { deadline.as_mut().poll(cx) }
-        })
-        .await;
+    if let Intent::Close(deadline) = asked(shared, reconnect).await {
+        if has_more(shared, reconnect) {
+            let mut deadline = pin!(sleep_until(deadline));
+            poll_fn(|cx| {
+                shared.driver.register(cx.waker());
+                reconnect.keep(cx, shared, spooling::Link::None);
+                if shared.intent() == Intent::Abort { Poll::Ready(()) } else { deadline.as_mut().poll(cx) }
+            })
+            .await;
+        }
     }
 }
 

@@ -251,9 +251,10 @@ impl Recent {
             Some(last) if last.1 + bytes <= PORTION => *last = (last.0 + messages, last.1 + bytes),
             _ => self.portions.push_back((messages, bytes)),
         }
-        while let Some((messages, bytes)) = self.portions.front()
-            && self.bytes - bytes >= ON_THE_WAY
-        {
+        while let Some((messages, bytes)) = self.portions.front() {
+            if self.bytes - bytes < ON_THE_WAY {
+                break;
+            }
             self.bytes -= bytes;
             self.messages -= messages;
             self.portions.pop_front();

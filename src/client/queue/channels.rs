@@ -321,11 +321,10 @@ impl Queue {
         }
         self.bytes += weight;
         self.messages.push_back(message);
-        while self.when_full == WhenFull::DropOldest
-            && self.bytes > self.capacity
-            && self.messages.len() > 1
-            && let Some(oldest) = self.messages.pop_front()
-        {
+        while self.when_full == WhenFull::DropOldest && self.bytes > self.capacity && self.messages.len() > 1 {
+            let Some(oldest) = self.messages.pop_front() else {
+                break;
+            };
             self.bytes -= self::weight(&oldest);
             self.missed += 1;
         }

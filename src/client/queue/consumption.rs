@@ -105,12 +105,13 @@ impl Consumption {
     /// One run is used up, and another begins, if there are such.
     pub(crate) fn turn(&self, before: Option<&Run>, next: Option<&Run>) {
         let mut state = self.state.lock();
-        if let Some(run) = before.filter(|run| run.connection == self.connection())
-            && run.taken > state.seen
-            && let Some(last) = run.last()
-        {
-            let positions = if self.manual { &mut state.taken } else { &mut state.processed };
-            set(positions, &run.mailbox, last);
+        if let Some(run) = before.filter(|run| run.connection == self.connection()) {
+            if run.taken > state.seen {
+                if let Some(last) = run.last() {
+                    let positions = if self.manual { &mut state.taken } else { &mut state.processed };
+                    set(positions, &run.mailbox, last);
+                }
+            }
         }
         self.in_run.store(0, Release);
         state.seen = 0;
@@ -124,12 +125,13 @@ impl Consumption {
         for (mailbox, last) in taken.drain(..) {
             set(processed, &mailbox, last);
         }
-        if let Some(run) = run.filter(|run| run.connection == self.connection())
-            && run.taken > *seen
-            && let Some(last) = run.last()
-        {
-            set(processed, &run.mailbox, last);
-            *seen = run.taken;
+        if let Some(run) = run.filter(|run| run.connection == self.connection()) {
+            if run.taken > *seen {
+                if let Some(last) = run.last() {
+                    set(processed, &run.mailbox, last);
+                    *seen = run.taken;
+                }
+            }
         }
         drop(state);
         self.committed.store(true, Release);

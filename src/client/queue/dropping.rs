@@ -16,9 +16,10 @@ pub(crate) fn drop_oldest(batches: &mut VecDeque<OutgoingBatch>, begun: usize, b
     let mut end = begun.min(batches.len());
     let mut found = 0;
     // Only as many are looked through as are needed.
-    while found < bytes
-        && let Some(batch) = batches.get(end)
-    {
+    while found < bytes {
+        let Some(batch) = batches.get(end) else {
+            break;
+        };
         end += 1;
         found += batch.batch().filter(|batch| batch.number().is_none()).map_or(0, Batch::len);
     }

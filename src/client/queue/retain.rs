@@ -47,11 +47,11 @@ pub(crate) fn retain(
         }
     }
     // Behind the last message that is left.
-    if let Some(OutgoingBatch::Messages(batch)) = kept.back_mut()
-        && batch.number().is_none()
-    {
-        for barrier in barriers.drain(..) {
-            batch.push_barrier(barrier);
+    if let Some(OutgoingBatch::Messages(batch)) = kept.back_mut() {
+        if batch.number().is_none() {
+            for barrier in barriers.drain(..) {
+                batch.push_barrier(barrier);
+            }
         }
     }
     *batches = kept;

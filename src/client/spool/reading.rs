@@ -93,9 +93,10 @@ impl Reading {
 
     /// The next messages of what was read, and is not released.
     pub(super) fn take(&mut self, released: Position, want: Want) -> Option<Chunk> {
-        while let Some(piece) = self.ready.front()
-            && piece.at.number <= released.number
-        {
+        while let Some(piece) = self.ready.front() {
+            if piece.at.number > released.number {
+                break;
+            }
             let number = (released.number - piece.at.number).saturating_add(piece.first);
             let rest = self.ready.pop_front().and_then(|piece| piece.after(number));
             if let Some(rest) = rest {

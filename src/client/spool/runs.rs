@@ -44,16 +44,16 @@ impl Runs {
     pub(super) fn add(&mut self, first: StreamPosition, at: Position, count: u64, since: Option<Instant>) {
         let StreamPosition { stream, number } = first;
         let index = self.0.partition_point(|run| run.at <= at);
-        if let Some(before) = index.checked_sub(1).and_then(|index| self.0.get_mut(index))
-            && before.at.epoch == at.epoch
-        {
-            if at.number < before.end() {
-                return;
-            }
-            let grows = number.checked_sub(before.first) == at.number.checked_sub(before.at.number);
-            if before.stream == stream && grows && is_close(before.since, since) {
-                before.count = at.number - before.at.number + count;
-                return;
+        if let Some(before) = index.checked_sub(1).and_then(|index| self.0.get_mut(index)) {
+            if before.at.epoch == at.epoch {
+                if at.number < before.end() {
+                    return;
+                }
+                let grows = number.checked_sub(before.first) == at.number.checked_sub(before.at.number);
+                if before.stream == stream && grows && is_close(before.since, since) {
+                    before.count = at.number - before.at.number + count;
+                    return;
+                }
             }
         }
         self.0.insert(index, Run { stream, first: number, at, count, since });

@@ -132,7 +132,7 @@ impl<'a> Tlv<'a> {
         len: usize,
         entry: impl Fn(&mut Reader<'a>) -> Result<T, ExtensionDecodeError>,
     ) -> Result<Vec<T>, ExtensionDecodeError> {
-        if !self.value.len().is_multiple_of(len) {
+        if self.value.len() % len != 0 {
             return Err(self.length(field));
         }
         let mut reader = Reader { opcode: self.opcode, rest: self.value };

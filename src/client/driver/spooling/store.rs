@@ -165,10 +165,10 @@ impl Spooling {
             // more is taken before it is written, and while half a queue of it is unconfirmed.
             shared.outbox.release(in_flight.take_room(self.durable));
         }
-        while let Some(batch) = self.tail.front()
-            && let Some(last) = batch.last()
-            && last <= self.durable
-        {
+        while let Some(batch) = self.tail.front() {
+            let Some(last) = batch.last().filter(|last| *last <= self.durable) else {
+                break;
+            };
             self.on_disk = last;
             shared.outbox.release(batch.room());
             self.tail.pop_front();
@@ -181,9 +181,10 @@ impl Spooling {
     /// Drops the oldest messages of the tail: nothing can be stored, and somebody waits for room.
     fn drop_oldest(&mut self, shared: &Shared) {
         let mut room = 0;
-        while room < RECORD
-            && let Some(batch) = self.tail.pop_front()
-        {
+        while room < RECORD {
+            let Some(batch) = self.tail.pop_front() else {
+                break;
+            };
             room += batch.room();
             shared.count_dropped(batch.messages().into());
         }

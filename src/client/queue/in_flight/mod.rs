@@ -195,11 +195,11 @@ impl InFlight {
     /// Splits what is written whole off the batch that is being written, so that it can be decided.
     pub(crate) fn split_written(&mut self) -> Written {
         let mut written = Written::default();
-        if let Some(OutgoingBatch::Messages(batch)) = self.batches.front_mut()
-            && let Some(whole) = batch.split_ended(self.offset)
-        {
-            self.offset -= whole.len();
-            self.wrote(whole, &mut written);
+        if let Some(OutgoingBatch::Messages(batch)) = self.batches.front_mut() {
+            if let Some(whole) = batch.split_ended(self.offset) {
+                self.offset -= whole.len();
+                self.wrote(whole, &mut written);
+            }
         }
         written
     }
@@ -248,11 +248,12 @@ impl InFlight {
 
     /// Splits the frames that are written, or begun, off those behind them.
     fn split_begun(&mut self) {
-        if let Some(OutgoingBatch::Messages(batch)) = self.batches.front_mut()
-            && self.offset > 0
-            && let Some(begun) = batch.split_begun(self.offset)
-        {
-            self.batches.push_front(OutgoingBatch::Messages(begun));
+        if let Some(OutgoingBatch::Messages(batch)) = self.batches.front_mut() {
+            if self.offset > 0 {
+                if let Some(begun) = batch.split_begun(self.offset) {
+                    self.batches.push_front(OutgoingBatch::Messages(begun));
+                }
+            }
         }
     }
 
@@ -318,10 +319,10 @@ impl InFlight {
             return false;
         };
         let mut rest = self.batches.split_off(at);
-        if let Some(first) = rest.front_mut().and_then(OutgoingBatch::batch_mut)
-            && let Some(shorter) = first.split_messages(before)
-        {
-            self.batches.push_back(OutgoingBatch::Messages(shorter));
+        if let Some(first) = rest.front_mut().and_then(OutgoingBatch::batch_mut) {
+            if let Some(shorter) = first.split_messages(before) {
+                self.batches.push_back(OutgoingBatch::Messages(shorter));
+            }
         }
         rest.append(&mut self.kept);
         self.kept = rest;
@@ -373,11 +374,10 @@ impl InFlight {
 
 /// Keeps the memory of a batch that is done with, unless the batch shares it with another.
 fn recycle(spent: &mut Vec<BytesMut>, batch: Batch) {
-    if spent.len() < SPENT
-        && !batch.is_large()
-        && let Ok(mut memory) = batch.into_bytes().try_into_mut()
-    {
-        memory.clear();
-        spent.push(memory);
+    if spent.len() < SPENT && !batch.is_large() {
+        if let Ok(mut memory) = batch.into_bytes().try_into_mut() {
+            memory.clear();
+            spent.push(memory);
+        }
     }
 }

@@ -236,9 +236,10 @@ impl Outbox {
         }
         to.append(&mut state.sealed);
         // Memory of batches that are written comes back for the next ones.
-        while state.spare.len() < SPENT
-            && let Some(mut memory) = to.reuse()
-        {
+        while state.spare.len() < SPENT {
+            let Some(mut memory) = to.reuse() else {
+                break;
+            };
             // It may begin in the middle of its allocation; what is too small for a batch is let
             // go.
             if memory.try_reclaim(BATCH) {

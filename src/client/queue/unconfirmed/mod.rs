@@ -178,11 +178,12 @@ impl Unconfirmed {
         }
         let whole = self.batches.partition_point(|batch| batch.last() <= Some(self.decided));
         let mut back = self.batches.split_off(whole);
-        if let Some(first) = back.front_mut()
-            && let Some(decided) = first.number().and_then(|number| (self.decided + 1).checked_sub(number))
-            && let Some(done) = first.split_messages(u32::try_from(decided).unwrap_or(u32::MAX))
-        {
-            self.batches.push_back(done);
+        if let Some(first) = back.front_mut() {
+            if let Some(decided) = first.number().and_then(|number| (self.decided + 1).checked_sub(number)) {
+                if let Some(done) = first.split_messages(u32::try_from(decided).unwrap_or(u32::MAX)) {
+                    self.batches.push_back(done);
+                }
+            }
         }
         for batch in &back {
             self.messages -= u64::from(batch.messages());
@@ -305,12 +306,13 @@ impl Unconfirmed {
             }
         }
         if self.settled < self.decided {
-            if let Some(first) = self.batches.front_mut()
-                && let Some(decided) = first.number().and_then(|number| (self.decided + 1).checked_sub(number))
-                && let Some(part) = first.split_messages(u32::try_from(decided).unwrap_or(u32::MAX))
-            {
-                self.batches.push_front(part);
-                self.pop(&mut done);
+            if let Some(first) = self.batches.front_mut() {
+                if let Some(decided) = first.number().and_then(|number| (self.decided + 1).checked_sub(number)) {
+                    if let Some(part) = first.split_messages(u32::try_from(decided).unwrap_or(u32::MAX)) {
+                        self.batches.push_front(part);
+                        self.pop(&mut done);
+                    }
+                }
             }
             self.settle_to(self.decided);
         }
@@ -372,10 +374,11 @@ impl Unconfirmed {
             return;
         };
         let mut refused = 0;
-        while let Some(range) = self.refused.front_mut()
-            && *range.start() <= to
-        {
+        while let Some(range) = self.refused.front_mut() {
             let (first, last) = (*range.start(), *range.end());
+            if first > to {
+                break;
+            }
             refused += last.min(to) + 1 - first;
             if last > to {
                 *range = to + 1..=last;

@@ -49,11 +49,11 @@ impl Unconfirmed {
             if *number > to {
                 return;
             }
-            if matches!(waiter, Waiter::Stored(_))
-                && let Waiter::Stored(stored) = std::mem::replace(waiter, Waiter::Told)
-            {
-                self.storing -= 1;
-                drop(stored.send(answer.clone()));
+            if matches!(waiter, Waiter::Stored(_)) {
+                if let Waiter::Stored(stored) = std::mem::replace(waiter, Waiter::Told) {
+                    self.storing -= 1;
+                    drop(stored.send(answer.clone()));
+                }
             }
         }
     }

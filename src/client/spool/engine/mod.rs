@@ -266,15 +266,15 @@ impl Engine {
         let after = if let Want::After(after) = want { Some(after) } else { None };
         let (mut answers, mut bytes) = (VecDeque::new(), 0);
         while let Some(opened) = &self.opened {
-            if !self.reading.is_at(want)
-                && let Some(chunk) = self.reading.take(opened.log.cursor(), want)
-            {
-                bytes += chunk.bytes();
-                answers.push_back(Answer::Chunk(chunk));
-                if bytes >= wanted {
-                    break;
+            if !self.reading.is_at(want) {
+                if let Some(chunk) = self.reading.take(opened.log.cursor(), want) {
+                    bytes += chunk.bytes();
+                    answers.push_back(Answer::Chunk(chunk));
+                    if bytes >= wanted {
+                        break;
+                    }
+                    continue;
                 }
-                continue;
             }
             if !self.reading.is_at(want) {
                 self.reading.seek(&opened.log, after.and_then(|after| self.runs.locate(after)));

@@ -13,10 +13,10 @@ use crate::{
 impl Engine {
     /// Removes the segments that are consumed.
     pub(super) fn remove(&mut self, now: Instant) {
-        if let Some(opened) = &mut self.opened
-            && let Err(error) = opened.log.consume(opened.log.cursor())
-        {
-            self.fail_log(&error, now);
+        if let Some(opened) = &mut self.opened {
+            if let Err(error) = opened.log.consume(opened.log.cursor()) {
+                self.fail_log(&error, now);
+            }
         }
     }
 
