@@ -50,6 +50,7 @@
 //! | `sqlite`, `postgres`, `mysql` | `SqlStore`, for each kind of database with a driver of its own |
 //! | `sql` | these three; by default |
 //! | `mongodb` | `MongoStore` |
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![doc(test(attr(deny(warnings))))]
 
 mod accept;
