@@ -157,7 +157,7 @@ impl Subscriber {
     fn count(&mut self, (number, due): (u64, u64), now: Option<u64>, check: &mut Check) -> io::Result<()> {
         let publisher = usize::try_from(number / NUMBERS).unwrap_or(usize::MAX);
         let number = number % NUMBERS;
-        let index = publisher.checked_sub(self.first).filter(|distance| distance.is_multiple_of(self.spread));
+        let index = publisher.checked_sub(self.first).filter(|distance| distance % self.spread == 0);
         let progress = index.and_then(|distance| self.progress.get_mut(distance / self.spread));
         let progress = progress.ok_or_else(|| io::Error::other("a subscriber got what is not for it"))?;
         if number == GREETING {

@@ -244,7 +244,7 @@ impl Publisher {
 
     /// Whether the last of them has been written only in part.
     fn is_between(&self, shape: &Shape) -> bool {
-        !self.written.is_multiple_of(shape.frame.len())
+        self.written % shape.frame.len() != 0
     }
 
     /// How many messages have been written, at least in part.

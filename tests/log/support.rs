@@ -28,7 +28,7 @@ pub(crate) fn body(first: Position, length: usize) -> Vec<u8> {
 /// Appends messages whose body follows from where they will stand and from the length.
 pub(crate) fn append(log: &mut Log, messages: u32, length: usize) -> Result<Position, LogError> {
     let first = Position::new(log.epoch(), log.last().number + 1);
-    let stream = first.number.is_multiple_of(3).then_some(StreamEnd { id: [7; 16], last: first.number });
+    let stream = (first.number % 3 == 0).then_some(StreamEnd { id: [7; 16], last: first.number });
     let unix_ms = i64::try_from(first.number).unwrap() * 1000;
     let body = body(first, length);
     log.append(&Append { kind: FRAMES, unix_ms, messages, stream, channels: &[("a", 1)], body: &body })
