@@ -87,6 +87,7 @@ impl Keys {
     }
 
     /// Every key that can be read, and an error for each of the others.
+    #[cfg_attr(not(feature = "_sql"), allow(clippy::unused_async, reason = "only a database is waited for"))]
     pub async fn listing(&self) -> Result<Listing, AuthError> {
         match &self.place {
             Place::Json(path) => file::all(path),
@@ -96,6 +97,7 @@ impl Keys {
     }
 
     /// The key of an ident.
+    #[cfg_attr(not(feature = "_sql"), allow(clippy::unused_async, reason = "only a database is waited for"))]
     pub async fn get(&self, ident: &str) -> Result<Option<Entry>, AuthError> {
         match &self.place {
             Place::Json(path) => file::get(path, ident),

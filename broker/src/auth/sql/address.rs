@@ -1,10 +1,6 @@
 //! Addresses of databases, as users of the Python broker write them.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    str::FromStr,
-};
+use std::{fmt, path::Path, str::FromStr};
 
 use url::Url;
 
@@ -42,7 +38,7 @@ impl DatabaseAddress {
     /// An SQLite file with the table of the Python broker. Both are created when they are absent.
     #[cfg(feature = "sqlite")]
     #[must_use]
-    pub fn sqlite(path: impl Into<PathBuf>) -> Self {
+    pub fn sqlite(path: impl Into<std::path::PathBuf>) -> Self {
         let path = path.into();
         let name = path.display().to_string();
         Self { server: Server::Sqlite { path, create: true }, table: &Table::AUTHKEYS, name }
